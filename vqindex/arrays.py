@@ -1,0 +1,133 @@
+"""The door: the only place that looks at, casts or copies the arrays users pass.
+
+NumPy arrays, memory maps, h5py datasets, nested lists, torch and CuPy tensors and anything with DLPack come in;
+C-contiguous float32 or int64 NumPy arrays go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InvalidInputError
+
+__all__ = ["as_ids", "as_matrix", "as_queries", "float_chunks"]
+
+F32 = NDArray[np.float32]
+_SHOWN = 5
+
+
+def _to_host(array: Any) -> Any:
+    """Return something NumPy can slice: device tensors and DLPack objects are copied to the host."""
+    if isinstance(array, np.ndarray) or type(array).__module__.startswith("h5py"):
+        return array
+    if hasattr(array, "detach"):  # torch: also leaves the graph and the device
+        array = array.detach().cpu()
+        if str(array.dtype) == "torch.bfloat16":
+            array = array.float()
+        return array.numpy()
+    if hasattr(array, "get") and hasattr(array, "__cuda_array_interface__"):  # CuPy
+        return array.get()
+    if hasattr(array, "__array__"):
+        return np.asarray(array)
+    if hasattr(array, "__dlpack__"):
+        return np.from_dlpack(array)
+    try:
+        return np.asarray(array)
+    except ValueError as error:
+        raise InvalidInputError(f"vectors are ragged; expected rows of equal length ({error})") from None
+
+
+def as_matrix(array: Any, dim: int, what: str) -> Any:
+    """Check that `array` is a numeric (n, dim) array and return it unread (a memory map stays one).
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not two-dimensional, not real-valued, or has another number of columns.
+    """
+    array = _to_host(array)
+    if array.shape == (0,):
+        array = np.empty((0, dim), np.float32)
+    if len(array.shape) != 2:
+        raise InvalidInputError(f"{what} have shape {tuple(array.shape)}; expected (n, {dim})")
+    if array.dtype.kind not in "fiu":
+        raise InvalidInputError(f"{what} have dtype {array.dtype}; expected a float or integer type")
+    if array.shape[1] != dim:
+        raise InvalidInputError(f"{what} have {array.shape[1]} columns; the index has dim {dim}")
+    return array
+
+
+def _checked_float32(block: Any, first_row: int, what: str) -> F32:
+    raw = np.asarray(block)
+    with np.errstate(over="ignore", under="ignore"):
+        out = np.ascontiguousarray(raw, np.float32)
+    bad = ~np.isfinite(out)
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise InvalidInputError(
+            f"{what}[{first_row + row}, {column}] is {raw[row, column]}; expected a finite float32 value"
+        )
+    return out
+
+
+def float_chunks(matrix: Any, rows: int, what: str) -> Iterator[F32]:
+    """Yield C-contiguous float32 blocks of at most `rows` rows of a checked matrix.
+
+    Raises
+    ------
+    InvalidInputError
+        At the block that holds a NaN or an infinity (also after the cast to float32), naming row and column.
+    """
+    for start in range(0, matrix.shape[0], rows):
+        yield _checked_float32(matrix[start : start + rows], start, what)
+
+
+def as_queries(array: Any, dim: int) -> tuple[F32, bool]:
+    """Return float32 queries of shape (nq, dim) and whether a single 1-D query was given."""
+    array = _to_host(array)
+    single = len(array.shape) == 1 and (array.shape[0] == dim or array.shape[0] != 0)
+    if single:
+        array = array[:][None, :]
+    matrix = as_matrix(array, dim, "queries")
+    return _checked_float32(matrix[:], 0, "queries"), single
+
+
+def as_ids(ids: Any, count: int | None = None) -> NDArray[np.int64]:
+    """Return int64 ids of shape (n,), checked to be whole, non-negative and distinct.
+
+    Parameters
+    ----------
+    ids : array-like
+        Integers.
+    count : int, optional
+        The number of ids expected; then they must also be distinct.
+    """
+    array = np.asarray(_to_host(ids))
+    if array.ndim != 1:
+        raise InvalidInputError(f"ids have shape {array.shape}; expected one dimension")
+    if array.size and array.dtype.kind not in "iu":
+        raise InvalidInputError(f"ids have dtype {array.dtype}; expected an integer type")
+    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
+        raise InvalidInputError(f"id {array.max()} does not fit int64")
+    out = array.astype(np.int64)
+    if out.size and out.min() < 0:
+        raise InvalidInputError(f"id {out.min()} is negative; expected ids from 0 to 2**63 - 1")
+    if count is not None:
+        if out.size != count:
+            raise InvalidInputError(f"{out.size} ids were given for {count} vectors")
+        ordered = np.sort(out)
+        repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+        if repeated.size:
+            raise InvalidInputError(f"ids are given twice: {_listed(repeated)}")
+    return out
+
+
+def _listed(values: NDArray[np.int64]) -> str:
+    """Return the first few distinct values as text."""
+    distinct = np.unique(values)
+    more = f" and {distinct.size - _SHOWN} more" if distinct.size > _SHOWN else ""
+    return ", ".join(map(str, distinct[:_SHOWN].tolist())) + more

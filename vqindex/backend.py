@@ -1,0 +1,144 @@
+"""The Backend protocol, what passes through it, and which backend ``auto`` means.
+
+Arrays go down, results come up: a backend sees float32 vectors, packed codes and row numbers, never ids or files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .codec import Codec
+from .errors import BackendError
+
+__all__ = ["Backend", "Encoded", "Queries", "available", "make_backend", "resolve"]
+
+F32 = NDArray[np.float32]
+
+
+class Encoded(NamedTuple):
+    """Rows of an index: what is stored per vector.
+
+    Attributes
+    ----------
+    codes : ndarray of uint8, shape (n, code_bytes)
+        Packed fields (``packing.py``).
+    factor : ndarray of float32, shape (n,)
+        Scale of the estimate (``estimator.py``).
+    norm : ndarray of float32, shape (n,), or None
+        |x|; None for cosine.
+    """
+
+    codes: NDArray[np.uint8]
+    factor: F32
+    norm: F32 | None
+
+    def __getitem__(self, at: slice | NDArray[np.int64]) -> Encoded:  # type: ignore[override]
+        return Encoded(self.codes[at], self.factor[at], None if self.norm is None else self.norm[at])
+
+    @property
+    def rows(self) -> int:
+        """Number of rows n (len() of a tuple is its number of fields)."""
+        return self.codes.shape[0]
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Prepared queries.
+
+    Attributes
+    ----------
+    lead : ndarray of int16, shape (nq, d)
+        P q on the int16 grid.
+    lead_scale : ndarray of float32, shape (nq,)
+        Value of a step of `lead`.
+    tail : ndarray of int16, shape (nq, m), or None
+        S P q, for codecs with a sketch of their own.
+    tail_scale : ndarray of float32, shape (nq,), or None
+        Value of a step of `tail`.
+    norm : ndarray of float32, shape (nq,)
+        |q|; for cosine 1, or 0 for a zero query.
+    """
+
+    lead: NDArray[np.int16]
+    lead_scale: F32
+    tail: NDArray[np.int16] | None
+    tail_scale: F32 | None
+    norm: F32
+
+    def take(self, at: slice) -> Queries:
+        """Return some of the queries."""
+        tail = None if self.tail is None else self.tail[at]
+        tail_scale = None if self.tail_scale is None else self.tail_scale[at]
+        return Queries(self.lead[at], self.lead_scale[at], tail, tail_scale, self.norm[at])
+
+
+class Backend(Protocol):
+    """Encodes and scans for one codec. Every implementation gives the reference's bytes, scores and order."""
+
+    name: str
+
+    def encode(self, vectors: F32) -> Encoded:
+        """Encode finite float32 vectors of shape (n, d)."""
+
+    def prepare(self, queries: F32) -> Queries:
+        """Rotate and quantise finite float32 queries of shape (nq, d)."""
+
+    def search(self, queries: Queries, blocks: Sequence[Encoded], k: int) -> tuple[F32, NDArray[np.int64]]:
+        """Return the k best scores and rows, (nq, k), best first; rows count on from block to block.
+
+        Missing places hold row -1 and score -inf (+inf for l2). Ties go to the lower row.
+        """
+
+    def scores(self, queries: Queries, block: Encoded) -> F32:
+        """Return all scores, shape (nq, n)."""
+
+    def stderr(self, queries: Queries, block: Encoded) -> F32:
+        """Return the standard error of all scores, shape (nq, n)."""
+
+    def decode(self, block: Encoded) -> F32:
+        """Return the vectors xhat with <q, xhat> = estimate, shape (n, d)."""
+
+
+def _reference(codec: Codec) -> Backend:
+    from .reference import ReferenceBackend
+
+    return ReferenceBackend(codec)
+
+
+# A new backend is one line here: a name and a factory that may raise BackendError with the reason.
+_FACTORIES: dict[str, Callable[[Codec], Backend]] = {"reference": _reference}
+
+
+def available() -> tuple[str, ...]:
+    """Return the names of the backends this build has."""
+    return tuple(_FACTORIES)
+
+
+def resolve(device: str = "auto") -> str:
+    """Return the backend's name for a device: ``auto``, ``cpu``, ``cuda`` or a backend's own name.
+
+    The environment variable VQINDEX_BACKEND decides what ``auto`` and ``cpu`` mean.
+
+    Raises
+    ------
+    BackendError
+        If this build has no such backend.
+    """
+    wanted = device
+    if device in ("auto", "cpu"):
+        wanted = os.environ.get("VQINDEX_BACKEND") or "reference"
+    if wanted not in _FACTORIES:
+        origin = f"VQINDEX_BACKEND is {wanted!r}" if wanted != device else f"device is {device!r}"
+        raise BackendError(f"{origin}; this build has: auto, cpu, {', '.join(_FACTORIES)}")
+    return wanted
+
+
+def make_backend(codec: Codec, device: str = "auto") -> Backend:
+    """Build the backend for a device."""
+    return _FACTORIES[resolve(device)](codec)

@@ -1,0 +1,139 @@
+"""Codec: the frozen tables of one IndexSpec, which every backend is built from.
+
+A code row holds one field of `bits` bits per coordinate of the rotated vector y = P x:
+
+=================  ==============================================  =====================================
+codec              field j                                          estimate of <q, x>
+=================  ==============================================  =====================================
+turboquant-mse     Lloyd-Max cell of y_j                            factor <Pq, L>
+prod, shared       the same, one bit fewer, then the side of the    factor <Pq, L>
+                   centroid: a cell of ``codebook.embedded``
+prod, orthogonal   cell with one bit fewer, then sign of (S r)_j    factor (<Pq, L> + beta <SPq, z>)
+prod, gaussian     the same                                         norm c <Pq, L> + factor <SPq, z>
+qjl                signs of rows j*bits .. j*bits + bits - 1 of SPx  factor <SPq, z>
+=================  ==============================================  =====================================
+
+L are integer levels, z = +-1 signs, r = y - (scale of x) * (levels) the residual of the stored cell. For turboquant-mse and
+prod, field = 2 * cell + sign bit wherever both are there. ``factor`` (and ``norm``, unless the metric is cosine) are
+the float32 scalars kept per vector; ``estimator.py`` says how they are computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import codebook as books
+from .codebook import Codebook
+from .rotation import Rotation, gaussian_matrix, make_rotation
+from .spec import IndexSpec
+
+__all__ = ["Codec"]
+
+
+class GaussianSketch:
+    """The paper's sketch S: i.i.d. N(0, 1), shape (m, d), m = d for prod and d * bits for qjl."""
+
+    def __init__(self, rows: int, dim: int, seed: int) -> None:
+        self.rows, self.dim, self.seed = rows, dim, seed
+
+    @cached_property
+    def matrix(self) -> NDArray[np.float32]:
+        """S as float32, shape (m, d)."""
+        return gaussian_matrix(self.rows, self.dim, self.seed).astype(np.float32)
+
+    def forward(self, columns: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return S r for every column, shape (m, rows)."""
+        return self.matrix @ columns
+
+    def inverse(self, columns: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return S^T z for every column, shape (d, rows)."""
+        return self.matrix.T @ columns
+
+
+@dataclass(frozen=True)
+class Codec:
+    """Rotation, codebook and sketch of a spec. Build one with ``Codec(spec)``; equal specs give equal tables."""
+
+    spec: IndexSpec
+
+    @property
+    def index_bits(self) -> int:
+        """Bits of the scalar cell in a field (the whole field for mse and the shared sketch)."""
+        if self.spec.codec == "qjl":
+            return 0
+        return self.spec.bits - 1 if self.has_sketch else self.spec.bits
+
+    @property
+    def has_sketch(self) -> bool:
+        """Whether signs of a second projection are stored and scored apart from the levels."""
+        return self.spec.sketch in ("orthogonal", "gaussian")
+
+    @property
+    def renormalised(self) -> bool:
+        """Whether ``factor`` is |x|^2 / <y, yhat>, which makes the estimate unbiased."""
+        return self.spec.codec == "turboquant-prod" and self.spec.sketch != "gaussian"
+
+    @property
+    def signs(self) -> int:
+        """Number m of stored signs per vector that belong to a second projection."""
+        if self.spec.codec == "qjl":
+            return self.spec.dim * self.spec.bits
+        return self.spec.dim if self.has_sketch else 0
+
+    @cached_property
+    def rotation(self) -> Rotation:
+        """P."""
+        rotation: Rotation = make_rotation(self.spec.rotation, self.spec.dim, self.spec.seed)
+        return rotation
+
+    @cached_property
+    def sketch(self) -> Any:
+        """S, with ``forward`` and ``inverse`` on columns; only for codecs that have one."""
+        if self.spec.sketch == "gaussian":
+            return GaussianSketch(self.signs, self.spec.dim, self.spec.seed)
+        return make_rotation(self.spec.rotation, self.spec.dim, self.spec.seed, sketch=True)
+
+    @cached_property
+    def codebook(self) -> Codebook:
+        """Scalar codebook of the cell part of a field."""
+        if self.spec.sketch == "shared":
+            return books.embedded(self.spec.dim, self.spec.bits)
+        if self.index_bits == 0:
+            nothing = np.zeros(1)
+            return Codebook(nothing[:0].astype(np.float32), nothing.astype(np.int8), 1.0, 1.0, nothing + 1.0)
+        return books.lloyd_max(self.spec.dim, self.index_bits)
+
+    @cached_property
+    def beta(self) -> np.float32:
+        """Size of a sign of the orthogonal sketch, in grid steps: least squares for a residual of expected energy."""
+        return np.float32(math.sqrt(2.0 / math.pi * self.codebook.mse) / self.codebook.step)
+
+    @cached_property
+    def cell_scale(self) -> np.float32:
+        """c: what a grid step is worth in a coordinate of a unit vector, step / sqrt(d)."""
+        return np.float32(self.codebook.step / math.sqrt(self.spec.dim))
+
+    @property
+    def expected_mse(self) -> float:
+        """E|x - xhat|^2 of a unit vector x for the best-scaled reconstruction; nan where the paper gives none."""
+        if self.spec.codec == "qjl" or self.spec.sketch == "gaussian":
+            return math.nan
+        if self.spec.sketch == "orthogonal":
+            return self.codebook.mse * (1.0 - 2.0 / math.pi)
+        return self.codebook.mse
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the rotation and the codebook; a file with another one can't be read by this version."""
+        digest = hashlib.sha256(self.rotation.fingerprint.encode())
+        digest.update(self.codebook.thresholds.astype("<f4").tobytes())
+        digest.update(self.codebook.levels.astype("<i2").tobytes())
+        digest.update(np.float32(self.codebook.step).astype("<f4").tobytes())
+        return digest.hexdigest()

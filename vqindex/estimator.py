@@ -1,0 +1,145 @@
+"""FROZEN: norms, scalars and scores. DO NOT CHANGE: results are compared bit for bit (tests/golden/gate.json).
+
+Scaled domain. Subnormal coordinates become +0; the vector is multiplied by the power of two that brings its largest
+    |coordinate| into [2, 4); coordinates then under 2^-31 become +0. The multiplication is exact, so codes do not depend on the vector's scale, nothing
+    overflows, and (16384 coordinates, three Hadamard rounds, 24-bit mantissas) no later step can meet a subnormal: a
+    processor that flushes them agrees with one that does not. x' = x 2^(1 - e), e = floor(log2 max|x_j|).
+    A vector without a normal float32 coordinate is the zero vector: field values 0, scalars 0.
+sum64. Sums of products are taken in float64: partial p (of 32) adds the terms j = p, p + 32, p + 64, ... in order, then
+    partials p and p + 16 are added, p and p + 8, 4, 2, 1. All products are exact in float64.
+N = sqrt(sum64(x'_j^2)), s = float32(N / sqrt(d)): y_j / s is the coordinate in the codebook's unit u.
+    field = #{i: y_j > fl(T_i s)}.
+factor, for renormalised codecs (RaBitQ's argument, arXiv 2405.12497): with yhat the decoded levels in grid steps and
+    dot = sum64(y_j yhat_j): |x|^2 / <y, yhat>, that is N^2 / dot 2^(e-1), for cosine N / dot. dot <= 0 gives 0.
+    By the rotation's symmetry what of yhat is orthogonal to y has mean zero, so factor * <Pq, yhat> is unbiased.
+Query. y' as above; the int16 query is rint(fl(y'_j * fl(32767 / max|y'|))), its scale max|y'| / 32767 2^(e-1), for
+    cosine divided by N instead. Sums over int16 x level are exact integers; no order of summation matters.
+Score. ip = fl(fl(float(sum) * query scale) * lead) [+ the same of the signs, with tail], each step in float32.
+    l2 = fl(fl(norm^2 + query norm^2) - 2 ip). Best first: ties go to the row that was added first.
+Scalars that would be subnormal are stored as 0.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Scaled", "flush", "integer_query", "l2_from_ip", "renormalised_variance", "stderr", "sum64", "to_scaled"]
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+TINY = np.float32(np.finfo(np.float32).tiny)
+_CUT = np.float32(2.0**-31)
+QUERY_LIMIT = 32767
+# Norms under 2^63 have squares that are finite in float32.
+MAX_NORM = 2.0**63
+
+
+class Scaled(NamedTuple):
+    """Vectors in the scaled domain, one a column.
+
+    Attributes
+    ----------
+    columns : ndarray of float32, shape (d, n)
+        x'.
+    shift : ndarray of int32, shape (n,)
+        e - 1: x = x' * 2**shift.
+    norm2 : ndarray of float64, shape (n,)
+        Squared norm of x'; 0 only for zero vectors.
+    """
+
+    columns: F32
+    shift: NDArray[np.int32]
+    norm2: F64
+
+
+def sum64(terms: F64) -> F64:
+    """Sum (d, n) float64 terms over d in the frozen order; returns shape (n,)."""
+    d, n = terms.shape
+    partial = np.zeros((32, n))
+    for start in range(0, d, 32):
+        part = terms[start : start + 32]
+        partial[: len(part)] += part
+    half = 16
+    while half:
+        partial = partial[:half] + partial[half:]
+        half //= 2
+    return partial[0]
+
+
+def to_scaled(rows: F32) -> Scaled:
+    """Bring finite float32 rows of shape (n, d) into the scaled domain."""
+    columns = rows.T.copy()
+    magnitude = np.abs(columns)
+    peak = magnitude.max(axis=0, initial=0)
+    zero = peak < TINY
+    _, exponent = np.frexp(np.where(zero, np.float32(1), peak))  # peak = m 2^exponent, m in [0.5, 1)
+    shift = (exponent - 2).astype(np.int32)
+    with np.errstate(under="ignore"):
+        columns *= np.ldexp(np.float32(1), -shift)
+    columns[(magnitude < TINY) | (np.abs(columns) < _CUT)] = 0
+    shift[zero] = 0
+    wide = columns.astype(np.float64)
+    return Scaled(columns, shift, sum64(wide * wide))
+
+
+def flush(values: F64) -> F32:
+    """Round float64 scalars to float32, subnormal results to +0."""
+    with np.errstate(under="ignore"):
+        narrow = values.astype(np.float32)
+    narrow[np.abs(narrow) < TINY] = 0
+    return narrow
+
+
+def integer_query(columns: F32) -> tuple[NDArray[np.int16], F64]:
+    """Quantise projected queries, (m, n) float32, to int16 of shape (n, m); also return their float64 steps (n,)."""
+    peak = np.abs(columns).max(axis=0, initial=0)
+    inverse = np.float32(QUERY_LIMIT) / np.where(peak > 0, peak, np.float32(1))
+    whole = np.rint(columns * inverse).astype(np.int16)
+    return np.ascontiguousarray(whole.T), peak.astype(np.float64) / QUERY_LIMIT
+
+
+def l2_from_ip(ip: F32, norm: F32, query_norm: F32) -> F32:
+    """Squared distances from inner products (nq, n), row norms (n,) and query norms (nq,)."""
+    squares = (norm * norm)[None, :] + (query_norm * query_norm)[:, None]
+    return squares - np.float32(2) * ip
+
+
+def stderr(query_norm: F32, variance: F64) -> F32:
+    """Standard error of inner-product estimates.
+
+    Parameters
+    ----------
+    query_norm : ndarray of float32
+        |q|, broadcast against `variance`.
+    variance : ndarray of float64
+        Variance of the estimate for a unit query.
+
+    Returns
+    -------
+    ndarray of float32
+        |q| sqrt(variance).
+    """
+    result: F32 = (query_norm * np.sqrt(np.maximum(variance, 0.0))).astype(np.float32)
+    return result
+
+
+def renormalised_variance(dim: int, decoded_norm2: F64, norm: F64) -> F64:
+    """Variance over the rotation, for a unit query, of a renormalised estimate (arXiv 2405.12497, section 3.2).
+
+    Only the part of factor * yhat that is orthogonal to y errs; its direction is uniform in d - 1 dimensions.
+
+    Parameters
+    ----------
+    dim : int
+        Dimension d; for d = 1 the estimate is exact.
+    decoded_norm2 : ndarray of float64
+        factor^2 |yhat|^2; 0 for rows that decode to nothing.
+    norm : ndarray of float64
+        |x|.
+    """
+    excess = np.where(decoded_norm2 > 0, decoded_norm2 - norm**2, 0.0)
+    return excess / (dim - 1) if dim > 1 else np.zeros_like(excess)

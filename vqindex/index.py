@@ -1,0 +1,341 @@
+"""VQIndex: the one object a user holds. It orchestrates; maths, files and kernels live elsewhere."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import storage
+from .arrays import as_ids, as_matrix, as_queries, float_chunks
+from .backend import Encoded, make_backend
+from .codec import Codec
+from .errors import InvalidInputError
+from .estimator import MAX_NORM
+from .ids import IdMap
+from .result import SearchResult, SearchResultWithError, squeeze
+from .rows import RowStore
+from .spec import IndexSpec
+
+__all__ = ["VQIndex"]
+
+_CHUNK_VALUES = 2**24  # float32 values encoded at a time: 64 MiB of input
+_MAX_K = 2**31 - 1
+
+
+class VQIndex:
+    """An approximate nearest-neighbour index of quantised vectors that trains nothing.
+
+    Parameters
+    ----------
+    dim : int
+        Number of coordinates, 1 to 16384.
+    bits : int, default 4
+        Bits per coordinate, 1 to 8.
+    metric : {"ip", "cosine", "l2"}, default "ip"
+        What scores mean: inner product, cosine similarity (both: higher is better), or squared Euclidean distance
+        (lower is better). All three go through the same unbiased inner-product estimate.
+    codec : {"turboquant-prod", "turboquant-mse", "qjl"}, default "turboquant-prod"
+        TurboQuant-prod and -mse are arXiv 2504.19874, QJL is arXiv 2406.03482.
+    sketch : {"shared", "orthogonal", "gaussian"}, optional
+        For turboquant-prod: the matrix whose signs of the residual are stored. ``"shared"`` (default) uses the
+        rotation itself, ``"gaussian"`` is the paper's.
+    rotation : {"hadamard", "haar"}, default "hadamard"
+        ``"haar"`` is a dense matrix, for fidelity tests.
+    seed : int, default 0
+        Seed of the rotation and the sketch.
+    device : str, default "auto"
+        ``"auto"``, ``"cpu"``, or a backend's name.
+
+    Raises
+    ------
+    InvalidInputError
+        If a parameter is out of range.
+    BackendError
+        If the device has no backend here.
+
+    Examples
+    --------
+    >>> import numpy as np, vqindex
+    >>> vectors = np.random.default_rng(0).standard_normal((1000, 64), dtype=np.float32)
+    >>> index = vqindex.VQIndex(dim=64, bits=4, metric="cosine")
+    >>> index.add(vectors)
+    >>> scores, ids = index.search(vectors[:3], k=5)
+    >>> ids[:, 0].tolist()
+    [0, 1, 2]
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        bits: int = 4,
+        metric: str = "ip",
+        *,
+        codec: str = "turboquant-prod",
+        sketch: str | None = None,
+        rotation: str = "hadamard",
+        seed: int = 0,
+        device: str = "auto",
+    ) -> None:
+        self._start(IndexSpec(dim, bits, metric, codec, sketch, rotation, seed), device)
+
+    def _start(self, spec: IndexSpec, device: str) -> None:
+        self._spec = spec
+        self._codec = Codec(spec)
+        self._backend = make_backend(self._codec, device)
+        self._rows = RowStore(spec)
+        self._ids = IdMap()
+        self._meta: dict[str, Any] = {}
+
+    # ---- what it is
+
+    @property
+    def spec(self) -> IndexSpec:
+        """The index's IndexSpec."""
+        return self._spec
+
+    @property
+    def dim(self) -> int:
+        """Number of coordinates."""
+        return self._spec.dim
+
+    @property
+    def ntotal(self) -> int:
+        """Number of vectors."""
+        return len(self._ids)
+
+    @property
+    def is_trained(self) -> bool:
+        """Always True: there is nothing to train."""
+        return True
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """Free JSON-able notes that are saved with the index (the CLI keeps build times here)."""
+        return self._meta
+
+    def train(self, vectors: Any = None) -> None:
+        """Do nothing; there so that code written for faiss runs unchanged."""
+
+    def __len__(self) -> int:
+        return self.ntotal
+
+    def __contains__(self, id: object) -> bool:
+        if not isinstance(id, int | np.integer) or isinstance(id, bool):
+            return False
+        return -(2**63) <= id < 2**63 and bool(self._ids.find(np.array([id], np.int64))[0] >= 0)
+
+    def __repr__(self) -> str:
+        s = self._spec
+        sketch = "" if s.sketch == "none" else f", sketch={s.sketch!r}"
+        return (
+            f"VQIndex(dim={s.dim}, bits={s.bits}, metric={s.metric!r}, codec={s.codec!r}{sketch}, "
+            f"ntotal={self.ntotal}, backend={self._backend.name!r})"
+        )
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """All ids in row order, int64, shape (ntotal,)."""
+        return self._ids.ids(np.arange(self.ntotal, dtype=np.int64))
+
+    def stats(self) -> dict[str, Any]:
+        """Return the spec, sizes in bytes, the backend, and the quantizer's expected error as a plain dict."""
+        explicit = self._ids.explicit
+        return {
+            **self._spec.as_dict(),
+            "ntotal": self.ntotal,
+            "backend": self._backend.name,
+            "code_bytes": self._spec.code_bytes,
+            "bytes_per_vector": self._spec.bytes_per_vector,
+            "id_bytes": 0 if explicit is None else 8,
+            "memory_bytes": self._rows.nbytes + (0 if explicit is None else explicit.nbytes),
+            "expected_mse": None if np.isnan(self._codec.expected_mse) else self._codec.expected_mse,
+        }
+
+    # ---- add
+
+    def add(self, vectors: Any, ids: Any = None) -> None:
+        """Append vectors; encoded in chunks, so the input may be a memory map larger than memory.
+
+        Parameters
+        ----------
+        vectors : array-like, shape (n, dim)
+            Any float or integer dtype; NumPy, torch, CuPy, DLPack, h5py or nested lists.
+        ids : array-like of int, shape (n,), optional
+            Distinct ids from 0 to 2**63 - 1, new to the index. Without them row i gets id i.
+
+        Raises
+        ------
+        InvalidInputError
+            Wrong shape or dtype, a NaN or infinity (named by row and column), a norm of 2**63 or more (not for
+            cosine), or ids that are negative, repeated or already there. The index is then unchanged.
+        """
+        matrix = as_matrix(vectors, self.dim, "vectors")
+        new_ids = None if ids is None else as_ids(ids, matrix.shape[0])
+        if matrix.shape[0]:
+            self._ids.check_new(new_ids)
+        encoded: list[Encoded] = []
+        rows = max(1, _CHUNK_VALUES // self.dim)
+        for number, chunk in enumerate(float_chunks(matrix, rows, "vectors")):
+            encoded.append(self._backend.encode(chunk))
+            self._check_norms(encoded[-1].norm, "vectors", number * rows)
+        for block in encoded:
+            self._rows.append(block)
+        if matrix.shape[0]:
+            self._ids.extend(matrix.shape[0], new_ids)
+
+    @staticmethod
+    def _check_norms(norm: NDArray[np.float32] | None, what: str, first_row: int) -> None:
+        if norm is not None and norm.size and not norm.max() < MAX_NORM:
+            row = int(np.argmax(~(norm < MAX_NORM)))
+            raise InvalidInputError(
+                f"{what}[{first_row + row}] has norm {norm[row]:g}; expected less than 2**63 for metrics ip and l2"
+            )
+
+    # ---- search
+
+    @overload
+    def search(self, queries: Any, k: int = 10, *, return_stderr: Literal[False] = False) -> SearchResult: ...
+    @overload
+    def search(self, queries: Any, k: int = 10, *, return_stderr: Literal[True]) -> SearchResultWithError: ...
+
+    def search(
+        self, queries: Any, k: int = 10, *, return_stderr: bool = False
+    ) -> SearchResult | SearchResultWithError:
+        """Find the k best vectors for each query by a full scan of the codes.
+
+        Parameters
+        ----------
+        queries : array-like, shape (nq, dim) or (dim,)
+            A 1-D query gives 1-D results.
+        k : int, default 10
+            Number of results; may exceed the number of vectors.
+        return_stderr : bool, default False
+            Also return the standard error of every score over the random rotation.
+
+        Returns
+        -------
+        SearchResult
+            ``scores`` float32 and ``ids`` int64, each (nq, k), best first. Ties go to the vector added first.
+            Places without a result hold id -1 and score -inf (+inf for l2).
+
+        Raises
+        ------
+        InvalidInputError
+            Wrong shape, a NaN or infinity, or k < 1.
+        """
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= _MAX_K:
+            raise InvalidInputError(f"k is {k!r}; expected an integer from 1 to {_MAX_K}")
+        block, single = as_queries(queries, self.dim)
+        prepared = self._backend.prepare(block)
+        if self._spec.stores_norm:
+            self._check_norms(prepared.norm, "queries", 0)
+        scores, rows = self._backend.search(prepared, self._rows.blocks(), int(k))
+        result: Any = SearchResult(scores, self._ids.ids(rows))
+        if return_stderr:
+            found = self._rows.take(np.maximum(rows, 0).ravel()) if self.ntotal else None
+            errors = np.full(rows.shape, np.nan, np.float32)
+            for i in range(rows.shape[0] if found is not None else 0):
+                at = slice(i * k, (i + 1) * k)
+                assert found is not None
+                errors[i] = self._backend.stderr(prepared.take(slice(i, i + 1)), found[at])[0]
+            errors[rows < 0] = np.nan
+            result = SearchResultWithError(*result, errors)
+        return squeeze(result) if single else result
+
+    def estimate(self, queries: Any, ids: Any) -> NDArray[np.float32]:
+        """Return the score of every query with every given id.
+
+        Parameters
+        ----------
+        queries : array-like, shape (nq, dim) or (dim,)
+            Queries.
+        ids : array-like of int, shape (m,)
+            Ids in the index.
+
+        Returns
+        -------
+        ndarray of float32, shape (nq, m) or (m,)
+            Equal, bit for bit, to the scores that `search` returns.
+
+        Raises
+        ------
+        UnknownIdError
+            If an id is not in the index.
+        """
+        block, single = as_queries(queries, self.dim)
+        stored = self._rows.take(self._ids.rows(as_ids(ids)))
+        scores = self._backend.scores(self._backend.prepare(block), stored)
+        return scores[0] if single else scores
+
+    def reconstruct(self, ids: Any) -> NDArray[np.float32]:
+        """Return approximate vectors xhat whose inner product with a query is the estimate: <q, xhat>.
+
+        For cosine the direction is returned: an unbiased estimate of x / |x|.
+
+        Parameters
+        ----------
+        ids : int or array-like of int, shape (m,)
+            Ids in the index.
+
+        Returns
+        -------
+        ndarray of float32, shape (m, dim), or (dim,) for a single id
+            Note that an unbiased reconstruction is longer than x: |xhat|^2 is about |x|^2 / (1 - mse).
+
+        Raises
+        ------
+        UnknownIdError
+            If an id is not in the index.
+        """
+        single = isinstance(ids, int | np.integer)
+        wanted = as_ids([ids] if single else ids)
+        decoded = self._backend.decode(self._rows.take(self._ids.rows(wanted)))
+        return decoded[0] if single else decoded
+
+    # ---- files
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the index to one ``.vqi`` file, atomically: the old file stays until the new one is on disk.
+
+        Raises
+        ------
+        OSError
+            If the file can't be written; an older file at `path` is then untouched.
+        """
+        storage.write(path, self._codec, self._rows.blocks(), self._ids.explicit, self._meta)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], *, mmap: bool = False, verify: bool | None = None, device: str = "auto"
+    ) -> VQIndex:
+        """Open a ``.vqi`` file.
+
+        Parameters
+        ----------
+        path : str or path
+            The file.
+        mmap : bool, default False
+            Map codes and scalars instead of reading them; opens at once whatever the size.
+        verify : bool, optional
+            Check every block against its checksum. Default: True, or False with `mmap`, where that would read the
+            whole file; the header and the codebook are checked always.
+        device : str, default "auto"
+            As for the constructor.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        FileFormatError
+            If it is not an index, is truncated or damaged (naming the block), or its version is unknown.
+        """
+        stored = storage.read(path, mmap=mmap, verify=not mmap if verify is None else verify)
+        index = cls.__new__(cls)
+        index._start(stored.spec, device)
+        index._rows.seal(stored.rows)
+        index._ids = IdMap(stored.rows.rows, stored.ids)
+        index._meta = stored.meta
+        return index

@@ -1,0 +1,246 @@
+"""The reference backend: slow, obvious NumPy, the oracle every kernel is tested against.
+
+Sums of an int16 query with integer levels are taken as float64 matrix products: every partial sum is an integer
+below 2^53, so they are exact whatever order BLAS chooses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .backend import Encoded, Queries
+from .codec import Codec
+from .estimator import Scaled, flush, integer_query, l2_from_ip, renormalised_variance, stderr, sum64, to_scaled
+from .packing import pack, unpack
+
+__all__ = ["ReferenceBackend"]
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+_CACHE_VALUES = 2**17  # float32 values of an encode block: its passes stay in the second-level cache
+_SCORES = 2**23  # scores held at a time while searching
+
+
+def _ldexp(values: F64, shift: NDArray[np.int32]) -> F64:
+    result: F64 = np.ldexp(values, shift)
+    return result
+
+
+class ReferenceBackend:
+    """Encode and scan with NumPy."""
+
+    name = "reference"
+
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+        self.spec = codec.spec
+        self._ascending = self.spec.metric == "l2"
+
+    # ---- encode
+
+    def encode(self, vectors: F32) -> Encoded:
+        """Encode finite float32 vectors of shape (n, d)."""
+        n = vectors.shape[0]
+        codes = np.empty((n, self.spec.code_bytes), np.uint8)
+        factor = np.empty(n, np.float32)
+        norm = np.empty(n, np.float32) if self.spec.stores_norm else None
+        step = max(1, _CACHE_VALUES // self.spec.dim)
+        for start in range(0, n, step):
+            at = slice(start, start + step)
+            codes[at], factor[at], block_norm = self._encode_block(vectors[at])
+            if norm is not None:
+                norm[at] = block_norm
+        return Encoded(codes, factor, norm)
+
+    def _encode_block(self, vectors: F32) -> tuple[NDArray[np.uint8], F32, F32]:
+        codec, d = self.codec, self.spec.dim
+        x = to_scaled(vectors)
+        y = codec.rotation.forward(x.columns)
+        scale = np.sqrt(x.norm2 / d).astype(np.float32)
+        cells = np.zeros(y.shape, np.uint8)
+        for threshold in codec.codebook.thresholds:
+            cells += y > threshold * scale
+        norm = flush(_ldexp(np.sqrt(x.norm2), x.shift))
+        if not codec.has_sketch:
+            fields = cells.T
+            factor = self._factor(x, y, codec.codebook.levels[cells])
+            return pack(np.ascontiguousarray(fields), self.spec.bits), factor, norm
+        residual = y - codec.codebook.values[cells] * scale
+        projected = codec.sketch.forward(residual)
+        signs = projected > 0
+        if codec.spec.codec == "qjl":
+            packed = pack(np.ascontiguousarray(signs.T).astype(np.uint8), 1)
+        else:
+            packed = pack(np.ascontiguousarray((2 * cells + signs).T.astype(np.uint8)), self.spec.bits)
+        if codec.renormalised:
+            plus_minus = signs.astype(np.float32) * 2 - 1
+            decoded = codec.codebook.levels[cells] + codec.beta * codec.sketch.inverse(plus_minus)
+            return packed, self._factor(x, y, decoded), norm
+        # QJL of the residual: sqrt(pi/2) / m |r| (arXiv 2406.03482, Definition 3.1)
+        wide = residual.astype(np.float64)
+        gamma = np.sqrt(sum64(wide * wide)) * (math.sqrt(math.pi / 2) / codec.signs)
+        return packed, self._rescaled(x, gamma), norm
+
+    def _rescaled(self, x: Scaled, values: F64) -> F32:
+        """Turn lengths of the scaled domain into those of the metric: |x| units, or for cosine parts of |x|."""
+        if self.spec.metric == "cosine":
+            return flush(np.divide(values, np.sqrt(x.norm2), out=np.zeros_like(values), where=x.norm2 > 0))
+        return flush(_ldexp(values, x.shift))
+
+    def _factor(self, x: Scaled, y: F32, decoded: NDArray[np.generic]) -> F32:
+        if not self.codec.renormalised:
+            return self._rescaled(x, np.sqrt(x.norm2) * np.float64(self.codec.cell_scale))
+        dot = sum64(y.astype(np.float64) * decoded.astype(np.float64))
+        positive = dot > 0
+        if self.spec.metric == "cosine":
+            return flush(np.divide(np.sqrt(x.norm2), dot, out=np.zeros_like(dot), where=positive))
+        return flush(_ldexp(np.divide(x.norm2, dot, out=np.zeros_like(dot), where=positive), x.shift))
+
+    # ---- decode
+
+    def _levels(self, codes: NDArray[np.uint8]) -> NDArray[np.generic]:
+        """Integer levels of the cells, shape (n, d)."""
+        fields = unpack(codes, self.spec.dim, self.spec.bits)
+        if self.codec.has_sketch:
+            fields >>= 1
+        return self.codec.codebook.levels[fields]
+
+    def _signs(self, codes: NDArray[np.uint8]) -> NDArray[np.int8]:
+        """Signs +-1 of the second projection, shape (n, m)."""
+        if self.spec.codec == "qjl":
+            bits = unpack(codes, self.codec.signs, 1)
+        else:
+            bits = unpack(codes, self.spec.dim, self.spec.bits) & 1
+        return (2 * bits.astype(np.int8) - 1).astype(np.int8)
+
+    def _weights(self, block: Encoded) -> tuple[F32, F32]:
+        """Per-row weights (lead, tail) of the two sums."""
+        codec = self.codec
+        if not codec.has_sketch:
+            return block.factor, block.factor
+        if codec.renormalised:
+            return block.factor, block.factor * codec.beta
+        if block.norm is not None:
+            return block.norm * codec.cell_scale, block.factor
+        # Cosine: unit vectors, but a zero vector (factor 0) stays zero.
+        return np.where(block.factor > 0, codec.cell_scale, np.float32(0)), block.factor
+
+    def _rotated(self, block: Encoded) -> F32:
+        """P xhat, with <Pq, P xhat> = estimate, shape (d, n)."""
+        lead, tail = self._weights(block)
+        rotated: F32 = self._levels(block.codes).T.astype(np.float32) * lead
+        if self.codec.has_sketch:
+            signs = np.ascontiguousarray(self._signs(block.codes).T.astype(np.float32))
+            rotated += self.codec.sketch.inverse(signs) * tail
+        return rotated
+
+    def decode(self, block: Encoded) -> F32:
+        """Return the vectors xhat with <q, xhat> = estimate, shape (n, d)."""
+        return np.ascontiguousarray(self.codec.rotation.inverse(self._rotated(block)).T)
+
+    # ---- search
+
+    def prepare(self, queries: F32) -> Queries:
+        """Rotate and quantise finite float32 queries of shape (nq, d)."""
+        x = to_scaled(queries)
+        norm = np.sqrt(x.norm2)
+        y = self.codec.rotation.forward(x.columns)
+
+        def quantise(columns: F32) -> tuple[NDArray[np.int16], F32]:
+            whole, step = integer_query(columns)
+            return whole, self._rescaled(x, step)
+
+        lead, lead_scale = quantise(y)
+        tail, tail_scale = quantise(self.codec.sketch.forward(y)) if self.codec.has_sketch else (None, None)
+        return Queries(lead, lead_scale, tail, tail_scale, self._rescaled(x, norm))
+
+    def _inner_products(self, queries: Queries, block: Encoded) -> F32:
+        lead, tail = self._weights(block)
+        total = np.zeros((queries.lead.shape[0], block.rows), np.float32)
+        if self.codec.index_bits:
+            sums = queries.lead.astype(np.float64) @ self._levels(block.codes).T.astype(np.float64)
+            total = sums.astype(np.float32) * queries.lead_scale[:, None] * lead
+        if queries.tail is not None and queries.tail_scale is not None:
+            sums = queries.tail.astype(np.float64) @ self._signs(block.codes).T.astype(np.float64)
+            total = total + sums.astype(np.float32) * queries.tail_scale[:, None] * tail
+        return total
+
+    def scores(self, queries: Queries, block: Encoded) -> F32:
+        """Return all scores, shape (nq, n)."""
+        ip = self._inner_products(queries, block)
+        if self._ascending and block.norm is not None:
+            return l2_from_ip(ip, block.norm, queries.norm)
+        return ip
+
+    def stderr(self, queries: Queries, block: Encoded) -> F32:
+        """Return the standard error of all scores, shape (nq, n)."""
+        codec, d = self.codec, self.spec.dim
+        norm = np.ones(block.rows) if block.norm is None else block.norm.astype(np.float64)
+        if codec.renormalised:
+            wide = self._rotated(block).astype(np.float64)
+            variance = renormalised_variance(d, sum64(wide * wide), norm)
+        elif codec.spec.codec == "turboquant-mse":
+            # The scatter around its bias: the error has energy D, of which D^2 lies along x.
+            mse = codec.codebook.mse
+            variance = norm**2 * mse * (1.0 - mse) / max(d - 1, 1)
+        else:  # variance pi/2 / m |r|^2, and factor = sqrt(pi/2) / m |r|
+            variance = block.factor.astype(np.float64) ** 2 * codec.signs
+        error = stderr(queries.norm[:, None], variance[None, :])
+        return error * np.float32(2) if self._ascending else error
+
+    def search(self, queries: Queries, blocks: Sequence[Encoded], k: int) -> tuple[F32, I64]:
+        """Return the k best scores and rows, (nq, k), best first."""
+        nq = queries.lead.shape[0]
+        worst = np.float32(np.inf if self._ascending else -np.inf)
+        scores = np.full((nq, k), worst, np.float32)
+        rows = np.full((nq, k), -1, np.int64)
+        at_once = max(1, min(1024, _SCORES // (4 * k)))
+        for start in range(0, nq, at_once):
+            at = slice(start, start + at_once)
+            scores[at], rows[at] = self._search_part(queries.take(at), blocks, scores[at], rows[at])
+        return scores, rows
+
+    def _search_part(self, queries: Queries, blocks: Sequence[Encoded], best: F32, rows: I64) -> tuple[F32, I64]:
+        nq, k = best.shape
+        step = max(k, _SCORES // max(nq, 512))
+        offset = 0
+        for block in blocks:
+            for start in range(0, block.rows, step):
+                piece = block[start : start + step]
+                scores = self.scores(queries, piece)
+                best, rows = _merge(best, rows, scores, offset + start, self._ascending)
+            offset += block.rows
+        return best, rows
+
+
+def _merge(best: F32, rows: I64, scores: F32, first_row: int, ascending: bool) -> tuple[F32, I64]:
+    """Merge the scores of new, higher rows into the best lists; ties keep the lower row."""
+    nq, k = best.shape
+    sign = np.float32(-1 if ascending else 1)
+    keys = scores * sign
+    bar = best[:, -1] * sign
+    if np.any(rows[:, -1] < 0) and scores.shape[1] > k:
+        # Some list is not full yet: its bar is the k-th best of this block, ties of it included.
+        kth = np.partition(keys, keys.shape[1] - k, axis=1)[:, keys.shape[1] - k]
+        bar = np.maximum(bar, np.nextafter(kth, np.float32(-np.inf)))
+    query, column = np.nonzero(keys > bar[:, None])
+    if query.size == 0:
+        return best, rows
+    old_query, old_place = np.nonzero(rows >= 0)
+    all_query = np.concatenate([old_query, query])
+    all_key = np.concatenate([best[old_query, old_place] * sign, keys[query, column]])
+    all_row = np.concatenate([rows[old_query, old_place], column + first_row])
+    order = np.lexsort((all_row, -all_key, all_query))
+    all_query, all_key, all_row = all_query[order], all_key[order], all_row[order]
+    place = np.arange(all_query.size) - np.searchsorted(all_query, all_query)
+    keep = place < k
+    best, rows = best.copy(), rows.copy()
+    best[all_query[keep], place[keep]] = all_key[keep] * sign
+    rows[all_query[keep], place[keep]] = all_row[keep]
+    return best, rows

@@ -1,0 +1,39 @@
+"""What a search returns."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["SearchResult", "SearchResultWithError"]
+
+
+class SearchResult(NamedTuple):
+    """Scores and ids, best first; unpacks as ``scores, ids``.
+
+    Attributes
+    ----------
+    scores : ndarray of float32, shape (nq, k) or (k,)
+        Estimated inner product or cosine (higher is better), or squared distance (lower is better). Columns without a
+        result hold -inf (ip, cosine) or +inf (l2).
+    ids : ndarray of int64, shape (nq, k) or (k,)
+        -1 where there is no result.
+    """
+
+    scores: NDArray[np.float32]
+    ids: NDArray[np.int64]
+
+
+class SearchResultWithError(NamedTuple):
+    """A `SearchResult` with the standard error of each score; unpacks as ``scores, ids, stderr``."""
+
+    scores: NDArray[np.float32]
+    ids: NDArray[np.int64]
+    stderr: NDArray[np.float32]
+
+
+def squeeze(result: Any) -> Any:
+    """Drop the query axis of a result for a single 1-D query."""
+    return type(result)(*(part[0] for part in result))

@@ -1,0 +1,116 @@
+"""IndexSpec: what defines an index before any vector is seen, and the only place that validates it."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .errors import InvalidInputError
+
+__all__ = ["CODECS", "MAX_DIM", "METRICS", "ROTATIONS", "SKETCHES", "IndexSpec"]
+
+METRICS = ("ip", "cosine", "l2")
+CODECS = ("turboquant-prod", "turboquant-mse", "qjl")
+SKETCHES = ("shared", "orthogonal", "gaussian")
+ROTATIONS = ("hadamard", "haar")
+MAX_DIM = 16384
+MAX_BITS = 8
+
+# The sketches each codec can use, the default first. turboquant-mse has no sign bit, hence no sketch.
+_SKETCHES_OF: dict[str, tuple[str, ...]] = {
+    "turboquant-prod": SKETCHES,
+    "turboquant-mse": ("none",),
+    "qjl": ("gaussian",),
+}
+
+
+def _integer(name: str, value: object, low: int, high: int) -> int:
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise InvalidInputError(f"{name} is {value!r}; expected an integer from {low} to {high}") from None
+    if isinstance(value, bool) or not low <= number <= high:
+        raise InvalidInputError(f"{name} is {value!r}; expected an integer from {low} to {high}")
+    return number
+
+
+def _choice(name: str, value: object, allowed: tuple[str, ...]) -> str:
+    if not isinstance(value, str) or value not in allowed:
+        raise InvalidInputError(f"{name} is {value!r}; expected one of {', '.join(allowed)}")
+    return value
+
+
+@dataclass(frozen=True)
+class IndexSpec:
+    """Everything that decides how vectors become codes and scores.
+
+    Two indexes with equal specs give the same bytes for the same vectors.
+
+    Parameters
+    ----------
+    dim : int
+        Number of coordinates, 1 to 16384.
+    bits : int
+        Bits per coordinate, 1 to 8, the sign bit of the residual included.
+    metric : {"ip", "cosine", "l2"}
+        Inner product, cosine similarity, or squared Euclidean distance.
+    codec : {"turboquant-prod", "turboquant-mse", "qjl"}
+        How coordinates become bits (arXiv 2504.19874 and 2406.03482).
+    sketch : {"shared", "orthogonal", "gaussian"}, optional
+        The matrix whose signs of the residual turboquant-prod stores; ``None`` takes the codec's default.
+    rotation : {"hadamard", "haar"}
+        ``haar`` is a dense rotation, for fidelity tests only.
+    seed : int
+        0 to 2**64 - 1.
+
+    Raises
+    ------
+    InvalidInputError
+        If a value is out of range; the message names the value and the range.
+    """
+
+    dim: int
+    bits: int = 4
+    metric: str = "ip"
+    codec: str = "turboquant-prod"
+    sketch: str | None = None
+    rotation: str = "hadamard"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        def put(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        put("dim", _integer("dim", self.dim, 1, MAX_DIM))
+        put("bits", _integer("bits", self.bits, 1, MAX_BITS))
+        put("seed", _integer("seed", self.seed, 0, 2**64 - 1))
+        _choice("metric", self.metric, METRICS)
+        _choice("codec", self.codec, CODECS)
+        _choice("rotation", self.rotation, ROTATIONS)
+        allowed = _SKETCHES_OF[self.codec]
+        if self.sketch is None:
+            put("sketch", allowed[0])
+        elif self.sketch not in allowed:
+            raise InvalidInputError(
+                f"sketch is {self.sketch!r}; codec {self.codec!r} expects one of {', '.join(allowed)}"
+            )
+
+    @property
+    def code_bytes(self) -> int:
+        """Bytes of one packed code row."""
+        return (self.dim * self.bits + 7) // 8
+
+    @property
+    def stores_norm(self) -> bool:
+        """Whether a norm is kept per vector (cosine needs none)."""
+        return self.metric != "cosine"
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """Bytes stored per vector: the code row and every float32 scalar. Explicit ids are not counted."""
+        return self.code_bytes + (8 if self.stores_norm else 4)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain Python values, in order."""
+        return asdict(self)

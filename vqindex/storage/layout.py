@@ -1,0 +1,72 @@
+"""Names, version and checksums shared by the writer and the readers. FORMAT.md says the same in prose."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "CHECK_BYTES",
+    "FORMAT_NAME",
+    "FORMAT_VERSION",
+    "HEADER",
+    "Checksummer",
+    "canonical_json",
+    "dtypes_of",
+]
+
+FORMAT_NAME = "vqindex"
+FORMAT_VERSION = 1
+HEADER = "header"
+CHECK_BYTES = 2**22  # one CRC-32 for every 4 MiB of a block
+PAGE = 4096  # blocks of a page or more begin at a multiple of it, for mmap
+
+# Blocks in file order, with their little-endian types; levels may be int8 or int16.
+BLOCKS = ("thresholds", "levels", "codes", "factor", "norm", "ids")
+
+
+def dtypes_of(block: str) -> tuple[str, ...]:
+    """Return the types a block may have."""
+    return {
+        "thresholds": ("<f4",),
+        "levels": ("|i1", "<i2"),
+        "codes": ("|u1",),
+        "factor": ("<f4",),
+        "norm": ("<f4",),
+        "ids": ("<i8",),
+    }[block]
+
+
+class Checksummer:
+    """CRC-32 of a byte stream, one per CHECK_BYTES, however the stream is cut."""
+
+    def __init__(self) -> None:
+        self._done: list[int] = []
+        self._crc = 0
+        self._filled = 0
+
+    def update(self, array: NDArray[Any]) -> None:
+        """Take the bytes of a C-contiguous array."""
+        view = memoryview(array.reshape(-1)).cast("B") if array.size else memoryview(b"")
+        while len(view):
+            part = view[: CHECK_BYTES - self._filled]
+            self._crc = zlib.crc32(part, self._crc)
+            self._filled += len(part)
+            view = view[len(part) :]
+            if self._filled == CHECK_BYTES:
+                self._done.append(self._crc)
+                self._crc = self._filled = 0
+
+    def sums(self) -> list[int]:
+        """Return the checksums so far, the last for what does not fill CHECK_BYTES."""
+        return [*self._done, self._crc] if self._filled else list(self._done)
+
+
+def canonical_json(value: dict[str, Any]) -> NDArray[np.uint8]:
+    """Return the UTF-8 bytes of a JSON object with sorted keys and no spaces."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return np.frombuffer(text.encode(), np.uint8)

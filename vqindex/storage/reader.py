@@ -1,0 +1,235 @@
+"""Reading, with a reader per format version. What does not check is refused by file and block; nothing is guessed."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backend import Encoded
+from ..codec import Codec
+from ..errors import FileFormatError, InvalidInputError
+from ..spec import IndexSpec
+from .layout import CHECK_BYTES, FORMAT_NAME, FORMAT_VERSION, HEADER, Checksummer, dtypes_of
+
+__all__ = ["Stored", "read", "read_header", "verify"]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a file holds: spec, rows, explicit ids or None, notes."""
+
+    spec: IndexSpec
+    rows: Encoded
+    ids: NDArray[np.int64] | None
+    meta: dict[str, Any]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """Open a file for reading; whatever HDF5 trips over becomes a FileFormatError."""
+    with open(path, "rb"):
+        pass  # a missing or unreadable file keeps the system's own error
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise FileFormatError(f"{path}: not an HDF5 file, or truncated ({error})") from None
+    try:
+        with file:
+            yield file
+    except (FileFormatError, MemoryError):
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise FileFormatError(f"{path}: damaged HDF5 structure ({error})") from error
+
+
+def _check_version(path: Path, file: h5py.File) -> int:
+    name = file.attrs.get("format")
+    if name is None or bytes(name) != FORMAT_NAME.encode():
+        raise FileFormatError(f"{path}: format is {name!r}; expected an index written by vqindex")
+    version = int(file.attrs["format_version"])
+    if version not in _READERS:
+        known = ", ".join(map(str, sorted(_READERS)))
+        raise FileFormatError(f"{path}: format version is {version}; this vqindex reads: {known}")
+    return version
+
+
+def _header(path: Path, file: h5py.File) -> dict[str, Any]:
+    dataset = file[HEADER]
+    raw = dataset[()].astype(np.uint8).tobytes()
+    if zlib.crc32(raw) != int(dataset.attrs["crc32"]):
+        raise FileFormatError(f"{path}: block 'header' is damaged (its CRC-32 differs)")
+    header: dict[str, Any] = json.loads(raw)
+    return header
+
+
+def _expected(path: Path, header: dict[str, Any], spec: IndexSpec) -> dict[str, tuple[int, ...]]:
+    """Shapes the blocks must have, from the spec alone."""
+    n = int(header["ntotal"])
+    levels = header["blocks"]["levels"]["shape"][0]
+    shapes: dict[str, tuple[int, ...]] = {
+        "thresholds": (levels - 1,),
+        "levels": (levels,),
+        "codes": (n, spec.code_bytes),
+        "factor": (n,),
+    }
+    if spec.stores_norm:
+        shapes["norm"] = (n,)
+    if "ids" in header["blocks"]:
+        shapes["ids"] = (n,)
+    if set(shapes) != set(header["blocks"]):
+        raise FileFormatError(f"{path}: holds blocks {sorted(header['blocks'])}; expected {sorted(shapes)}")
+    return shapes
+
+
+class _Blocks:
+    """The blocks of an open file, checked against the header as they are fetched."""
+
+    def __init__(self, path: Path, file: h5py.File, header: dict[str, Any], spec: IndexSpec) -> None:
+        self.path, self.file, self.entries = path, file, header["blocks"]
+        self.shapes = _expected(path, header, spec)
+
+    def dataset(self, name: str) -> h5py.Dataset:
+        entry = self.entries[name]
+        if name not in self.file:
+            raise FileFormatError(f"{self.path}: block {name!r} is missing")
+        dataset = self.file[name]
+        if dataset.shape != self.shapes[name] or list(dataset.shape) != entry["shape"]:
+            raise FileFormatError(
+                f"{self.path}: block {name!r} has shape {dataset.shape}; expected {self.shapes[name]}"
+            )
+        if dataset.dtype.str != entry["dtype"] or entry["dtype"] not in dtypes_of(name):
+            raise FileFormatError(
+                f"{self.path}: block {name!r} has dtype {dataset.dtype.str}; expected {' or '.join(dtypes_of(name))}"
+            )
+        if dataset.chunks is not None:
+            raise FileFormatError(f"{self.path}: block {name!r} is chunked; expected contiguous storage")
+        return dataset
+
+    def check(self, name: str, array: NDArray[Any]) -> None:
+        checks = Checksummer()
+        checks.update(array)
+        found, stored = checks.sums(), self.entries[name]["crc32"]
+        if found != stored:
+            bad = next((i for i, (a, b) in enumerate(zip(found, stored, strict=False)) if a != b), 0)
+            first = bad * CHECK_BYTES
+            last = min(first + CHECK_BYTES, array.nbytes) - 1
+            raise FileFormatError(
+                f"{self.path}: block {name!r} is damaged in bytes {first} to {last} (CRC-32 differs)"
+            )
+
+    def load(self, name: str) -> NDArray[Any]:
+        """Read a block into memory and check it."""
+        dataset = self.dataset(name)
+        array = np.empty(dataset.shape, dataset.dtype)
+        if array.size:
+            dataset.read_direct(array)
+        self.check(name, array)
+        return array
+
+    def map(self, name: str, verify: bool) -> NDArray[Any]:
+        """Memory-map a block."""
+        dataset = self.dataset(name)
+        offset = dataset.id.get_offset()
+        if offset is None or 0 in dataset.shape:
+            return np.empty(dataset.shape, dataset.dtype)
+        array = np.memmap(self.path, dataset.dtype, "r", offset, dataset.shape)
+        if verify:
+            self.check(name, array)
+        return array
+
+
+def _spec(path: Path, header: dict[str, Any]) -> IndexSpec:
+    try:
+        return IndexSpec(**header["spec"])
+    except (InvalidInputError, TypeError) as error:
+        raise FileFormatError(f"{path}: can't be read by this version of vqindex: {error}") from None
+
+
+def _check_definition(blocks: _Blocks, header: dict[str, Any], codec: Codec) -> None:
+    """Refuse a file whose codebook or rotation this build would not reproduce exactly."""
+    book = codec.codebook
+    same = (
+        np.array_equal(blocks.load("thresholds"), book.thresholds)
+        and np.array_equal(blocks.load("levels"), book.levels)
+        and header["step"] == book.step
+    )
+    if not same:
+        raise FileFormatError(f"{blocks.path}: its codebook is not the one this vqindex computes for {codec.spec}")
+    if header["fingerprint"] != codec.fingerprint:
+        raise FileFormatError(
+            f"{blocks.path}: its rotation fingerprint is {header['fingerprint']}; this vqindex has {codec.fingerprint}"
+        )
+
+
+def _read_v1(path: Path, file: h5py.File, mmap: bool, verify: bool) -> Stored:
+    header = _header(path, file)
+    spec = _spec(path, header)
+    blocks = _Blocks(path, file, header, spec)
+    _check_definition(blocks, header, Codec(spec))
+
+    def fetch(name: str) -> NDArray[Any]:
+        return blocks.map(name, verify) if mmap else blocks.load(name)
+
+    norm = fetch("norm") if spec.stores_norm else None
+    ids = fetch("ids").astype(np.int64, copy=False) if "ids" in blocks.shapes else None
+    return Stored(spec, Encoded(fetch("codes"), fetch("factor"), norm), ids, header["meta"])
+
+
+_READERS: dict[int, Callable[[Path, h5py.File, bool, bool], Stored]] = {FORMAT_VERSION: _read_v1}
+
+
+def read(path: str | os.PathLike[str], *, mmap: bool = False, verify: bool = True) -> Stored:
+    """Read an index file.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    mmap : bool
+        Map the per-vector blocks instead of reading them.
+    verify : bool
+        Check mapped blocks too (blocks that are read are checked always).
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError
+        From the system.
+    FileFormatError
+        If the file is not an index, damaged or of an unknown version.
+    """
+    where = Path(path)
+    with _opened(where) as file:
+        return _READERS[_check_version(where, file)](where, file, mmap, verify)
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the checked header of a file (spec, ntotal, blocks, meta, writer) with its ``format_version``."""
+    where = Path(path)
+    with _opened(where) as file:
+        version = _check_version(where, file)
+        return {"format_version": version, **_header(where, file)}
+
+
+def verify(path: str | os.PathLike[str]) -> list[tuple[str, int]]:
+    """Check every block of a file, in bounded memory; return (name, bytes) of each.
+
+    Raises
+    ------
+    FileFormatError
+        At the first block that does not check.
+    """
+    stored = read(path, mmap=True, verify=True)
+    header = read_header(path)
+    sizes = {name: int(np.prod(e["shape"])) * np.dtype(e["dtype"]).itemsize for name, e in header["blocks"].items()}
+    assert stored.rows.rows == header["ntotal"]
+    return list(sizes.items())
