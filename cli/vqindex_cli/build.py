@@ -1,0 +1,107 @@
+"""``vqindex build``: vectors from a file into an index file, in bounded memory."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+import vqindex
+from vqindex.arrays import as_ids
+from vqindex.spec import CODECS, METRICS, ROTATIONS, SKETCHES
+from vqindex_datasets import VectorSource, is_annbench, load_annbench, open_vectors
+
+from .output import json_option, progress_bar, show_fields, show_json
+
+__all__ = ["build", "build_index"]
+
+
+def build_index(
+    index: vqindex.VQIndex, source: VectorSource, label: str, ids: NDArray[np.int64] | None = None
+) -> None:
+    """Add all vectors of a source with a progress bar; notes the seconds spent in ``index.meta``."""
+    start = time.perf_counter()
+    encoding = 0.0
+    rows = max(1, 2**22 // index.dim)
+    with progress_bar(label) as report:
+        for chunk in source.chunks(rows):
+            before = time.perf_counter()
+            index.add(chunk, None if ids is None else ids[index.ntotal : index.ntotal + len(chunk)])
+            encoding += time.perf_counter() - before
+            report(index.ntotal, source.shape[0])
+    index.meta["encode_seconds"] = encoding
+    index.meta["build_seconds"] = time.perf_counter() - start
+
+
+def _read_ids(path: Path | None, count: int) -> NDArray[np.int64] | None:
+    """Read and check the ids before anything is encoded."""
+    if path is None:
+        return None
+    try:
+        ids = np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise click.ClickException(f"{path}: not a .npy file of integers ({error})") from None
+    return as_ids(ids, count)
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Index file to write (.vqi).")
+@click.option("--bits", type=click.IntRange(1, 8), default=4, show_default=True, help="Bits per coordinate.")
+@click.option("--metric", type=click.Choice(METRICS), help="Default: what an ann-benchmarks file names, else ip.")
+@click.option("--codec", type=click.Choice(CODECS), default="turboquant-prod", show_default=True)
+@click.option("--sketch", type=click.Choice(SKETCHES), help="For turboquant-prod. Default: shared.")
+@click.option("--rotation", type=click.Choice(ROTATIONS), default="hadamard", show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
+@click.option("--ids", type=click.Path(path_type=Path), help="File of int64 ids (.npy), one per vector.")
+@click.option("--dataset", help="Which dataset, key or column of DATA holds the vectors.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, or a backend's name.")
+@click.option("--force", is_flag=True, help="Replace OUTPUT if it exists.")
+@json_option
+def build(
+    data: Path,
+    output: Path,
+    bits: int,
+    metric: str | None,
+    codec: str,
+    sketch: str | None,
+    rotation: str,
+    seed: int,
+    ids: Path | None,
+    dataset: str | None,
+    device: str,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Encode the vectors of DATA into an index file.
+
+    DATA is .npy .npz .hdf5/.h5 .fvecs .bvecs .fbin .u8bin .i8bin or .parquet.
+    """
+    if output.exists() and not force:
+        raise click.ClickException(f"{output} exists; choose another name or give --force")
+    if not output.parent.is_dir():
+        raise click.ClickException(f"{output.parent} is not a folder")
+    if metric is None:
+        metric = load_annbench(data).metric if dataset is None and is_annbench(data) else "ip"
+    with open_vectors(data, dataset) as source:
+        index = vqindex.VQIndex(
+            source.shape[1], bits, metric, codec=codec, sketch=sketch, rotation=rotation, seed=seed, device=device
+        )
+        build_index(index, source, f"encoding {data.name}", _read_ids(ids, source.shape[0]))
+    start = time.perf_counter()
+    index.save(output)
+    stats = index.stats()
+    summary = {
+        "index": str(output),
+        **{key: stats[key] for key in ("ntotal", "dim", "bits", "metric", "codec", "sketch", "bytes_per_vector")},
+        "file_bytes": output.stat().st_size,
+        **index.meta,
+        "save_seconds": time.perf_counter() - start,
+    }
+    if as_json:
+        show_json(summary)
+    else:
+        show_fields(f"built {output}", summary)

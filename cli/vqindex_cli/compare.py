@@ -1,0 +1,96 @@
+"""Indexes to set side by side at equal bits: ours, the paper's, and faiss PQ. Used by the demo and the benchmarks."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import vqindex
+
+__all__ = ["OURS", "Built", "build_faiss_pq", "build_ours", "has_faiss", "unit"]
+
+F32 = NDArray[np.float32]
+
+# Label and the spec's fields beyond dim, bits and metric.
+OURS: dict[str, dict[str, str]] = {
+    "vqindex default": {},
+    "prod as in the paper": {"sketch": "gaussian"},
+}
+
+
+@dataclass(frozen=True)
+class Built:
+    """An index ready to search: ``search(queries, k)`` returns row numbers, int64 (nq, k).
+
+    ``bytes_per_vector`` counts everything stored per vector; ``train_seconds`` is 0 for what trains nothing;
+    ``build_seconds`` includes it.
+    """
+
+    label: str
+    bits: int
+    bytes_per_vector: float
+    train_seconds: float
+    build_seconds: float
+    search: Callable[[F32, int], NDArray[np.int64]]
+
+
+def unit(rows: NDArray[Any]) -> F32:
+    """Return rows of length one as float32; zero rows stay zero."""
+    rows = np.asarray(rows, np.float32)
+    return np.ascontiguousarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30))
+
+
+def has_faiss() -> bool:
+    """Whether faiss can be imported."""
+    return importlib.util.find_spec("faiss") is not None
+
+
+def build_ours(label: str, train: F32, bits: int, metric: str, save_to: Path | None = None) -> Built:
+    """Build one of `OURS`; with `save_to` it is saved, loaded again, and the loaded index searched."""
+    start = time.perf_counter()
+    index = vqindex.VQIndex(train.shape[1], bits, metric, **OURS[label])  # type: ignore[arg-type]
+    index.add(train)
+    seconds = time.perf_counter() - start
+    if save_to is not None:
+        index.meta["build_seconds"] = index.meta["encode_seconds"] = seconds
+        index.save(save_to)
+        index = vqindex.VQIndex.load(save_to)
+    size = index.spec.bytes_per_vector
+    return Built(label, bits, size, 0.0, seconds, lambda q, k: index.search(q, k).ids)
+
+
+def build_faiss_pq(train: F32, bits: int, metric: str) -> Built:
+    """Train and fill faiss ``PQ{d*bits/8}x8``: the same bytes for codes as ours. Vectors are normalised for cosine.
+
+    Raises
+    ------
+    ValueError
+        If d * bits / 8 sub-quantizers do not divide d.
+    """
+    import faiss
+
+    d = train.shape[1]
+    if d * bits % 8 or d % (d * bits // 8):
+        raise ValueError(f"faiss PQ has no {bits}-bit form for dim {d}: {d * bits / 8:g} sub-quantizers do not divide it")
+    normalise = unit if metric == "cosine" else lambda rows: rows
+    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    vectors = normalise(train)
+    start = time.perf_counter()
+    index = faiss.index_factory(d, f"PQ{d * bits // 8}x8", kind)
+    index.train(vectors)
+    trained = time.perf_counter()
+    index.add(vectors)
+    done = time.perf_counter()
+
+    def search(queries: F32, k: int) -> NDArray[np.int64]:
+        found: NDArray[np.int64] = index.search(normalise(queries), k)[1]
+        return found
+
+    return Built(f"faiss PQ{d * bits // 8}x8", bits, index.code_size, trained - start, done - start, search)

@@ -1,0 +1,107 @@
+"""``vqindex eval``: recall and speed of an index on data with known nearest neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+import vqindex
+from vqindex_datasets import exact_neighbors, is_annbench, load_annbench, open_vectors
+from vqindex_datasets.recall import recall_1_at_k, recall_at_k
+
+from .measure import time_search
+from .output import json_option, progress_bar, show_fields, show_json
+
+__all__ = ["evaluate"]
+
+
+def _truth(
+    index: vqindex.VQIndex, data: Path, queries: Path | None, k: int, exact: bool
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the queries and the row numbers of their true neighbours, from the file or computed."""
+    metric = index.spec.metric
+    if is_annbench(data) and queries is None:
+        known = load_annbench(data)
+        _check_size(index, data, known.n, known.dim)
+        if not exact:
+            if known.metric != metric:
+                raise click.ClickException(
+                    f"{data} has neighbours for distance {known.distance!r}, the index has metric {metric!r}; "
+                    "--exact computes the right ones"
+                )
+            if known.gt_k < k:
+                raise click.ClickException(f"{data} has {known.gt_k} neighbours a query, k is {k}; --exact computes more")
+            return known.test, known.neighbors
+        test, dataset = known.test, "train"
+    elif queries is None:
+        raise click.UsageError(f"{data} holds no queries of its own: give them with --queries FILE")
+    else:
+        with open_vectors(queries, "test" if is_annbench(queries) else None) as source:
+            test, dataset = np.asarray(source.read(), np.float32), None
+    with open_vectors(data, dataset) as source:
+        _check_size(index, data, source.shape[0], source.shape[1])
+        with progress_bar("exact neighbours") as report:
+            truth, _ = exact_neighbors(source, test, k, metric, progress=report)
+    return test, truth
+
+
+def _check_size(index: vqindex.VQIndex, data: Path, n: int, dim: int) -> None:
+    if (n, dim) != (index.ntotal, index.dim):
+        raise click.ClickException(
+            f"{data} holds {n} vectors of dim {dim}, the index {index.ntotal} of dim {index.dim}; "
+            "expected the data the index was built from"
+        )
+
+
+@click.command("eval")
+@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("-k", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--queries", type=click.Path(path_type=Path), help="Query vectors, if DATA is not an ann-benchmarks file.")
+@click.option("--exact", is_flag=True, help="Compute the true neighbours instead of taking DATA's.")
+@click.option("--mmap/--no-mmap", default=False, show_default=True, help="Map the index instead of reading it.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, or a backend's name.")
+@json_option
+def evaluate(
+    index: Path, data: Path, k: int, queries: Path | None, exact: bool, mmap: bool, device: str, as_json: bool
+) -> None:
+    """Measure recall, speed and size of INDEX, built from DATA.
+
+    DATA is an ann-benchmarks HDF5 file, or the base vectors in any format together with --queries; the true
+    neighbours are then computed. Recall is the overlap of id lists; 1@k asks whether the true nearest is among k.
+    """
+    loaded = vqindex.VQIndex.load(index, mmap=mmap, device=device)
+    if k > loaded.ntotal:
+        raise click.ClickException(f"k is {k}, but the index holds {loaded.ntotal} vectors")
+    test, rows = _truth(loaded, data, queries, k, exact)
+    truth = loaded.ids[rows]
+    found = loaded.search(test, k).ids
+    times = time_search(lambda q: loaded.search(q, k), test)
+    stats = loaded.stats()
+    report: dict[str, Any] = {
+        "index": str(index),
+        "data": str(data),
+        "n": stats["ntotal"],
+        **{key: stats[key] for key in ("dim", "bits", "metric", "codec", "sketch")},
+        "device": device,
+        "backend": stats["backend"],
+        "queries": len(test),
+        "k": k,
+        "recall_at_k": recall_at_k(found, truth, k),
+        "recall_1_at_k": recall_1_at_k(found, truth, k),
+        "recall_1_at_1": recall_1_at_k(found, truth, 1),
+        "bytes_per_vector": stats["bytes_per_vector"],
+        "id_bytes": stats["id_bytes"],
+        "build_seconds": loaded.meta.get("build_seconds"),
+        "encode_seconds": loaded.meta.get("encode_seconds"),
+        **asdict(times),
+    }
+    if as_json:
+        show_json(report)
+    else:
+        show_fields(f"{index} on {data}", report)

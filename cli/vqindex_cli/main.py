@@ -1,0 +1,55 @@
+"""Entry point: the group of commands, and how errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+import vqindex
+
+from .build import build
+from .data import datasets
+from .demo import demo
+from .evaluate import evaluate
+from .inspect import info, verify
+from .search import search
+
+__all__ = ["cli", "main"]
+
+
+@click.group(context_settings={"auto_envvar_prefix": "VQINDEX", "help_option_names": ["-h", "--help"]})
+@click.version_option(vqindex.__version__, prog_name="vqindex")
+def cli() -> None:
+    """Build, search and measure vector indexes that train nothing.
+
+    Every option can also be given as an environment variable: --bits of `build` as VQINDEX_BUILD_BITS.
+    Exit codes: 0 done, 1 failed, 2 wrong usage.
+    """
+
+
+for command in (build, search, evaluate, info, verify, datasets, demo):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; library, data and system errors become one line on stderr and exit code 1."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        sys.exit(1)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except (vqindex.VQIndexError, OSError, ValueError, MemoryError, ImportError) as error:
+        click.echo(f"error: {error or type(error).__name__}", err=True)
+        sys.exit(1)

@@ -1,0 +1,62 @@
+"""``vqindex search``: queries from a file, results to a file or the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+import numpy as np
+
+import vqindex
+from vqindex_datasets import is_annbench, open_vectors
+
+from .output import json_option, show_table
+
+__all__ = ["search"]
+
+_SHOWN = 10
+
+
+@click.command()
+@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("queries", type=click.Path(path_type=Path))
+@click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Results per query.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write scores and ids here (.npz).")
+@click.option("--dataset", help="Which dataset of QUERIES to use. Default: test, if it is an ann-benchmarks file.")
+@click.option("--mmap/--no-mmap", default=False, show_default=True, help="Map the index instead of reading it.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, or a backend's name.")
+@json_option
+def search(
+    index: Path, queries: Path, k: int, output: Path | None, dataset: str | None, mmap: bool, device: str, as_json: bool
+) -> None:
+    """Search INDEX for the vectors of QUERIES.
+
+    With --json, prints one line per query: {"query": 0, "ids": [...], "scores": [...]}.
+    """
+    if output is not None and output.suffix != ".npz":
+        raise click.BadParameter(f"{output} should end in .npz", param_hint="--output")
+    if dataset is None and is_annbench(queries):
+        dataset = "test"
+    loaded = vqindex.VQIndex.load(index, mmap=mmap, device=device)
+    with open_vectors(queries, dataset) as source:
+        result = loaded.search(source.read(), k)
+    if output is not None:
+        temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp.npz")
+        np.savez(temporary, scores=result.scores, ids=result.ids)
+        os.replace(temporary, output)
+        click.echo(f"wrote {result.ids.shape[0]} x {k} results to {output}", err=True)
+    if as_json:
+        for i, (scores, ids) in enumerate(zip(result.scores, result.ids, strict=True)):
+            there = ids >= 0
+            line = {"query": i, "ids": ids[there].tolist(), "scores": [float(f"{s:.9g}") for s in scores[there]]}
+            click.echo(json.dumps(line, allow_nan=False))
+    elif output is None:
+        rows = [
+            (i, " ".join(f"{d}:{s:.4g}" for d, s in zip(ids, scores, strict=True) if d >= 0))
+            for i, (scores, ids) in enumerate(zip(result.scores[:_SHOWN], result.ids[:_SHOWN], strict=True))
+        ]
+        show_table(("query", "id:score, best first"), rows)
+        if len(result.ids) > _SHOWN:
+            click.echo(f"... and {len(result.ids) - _SHOWN} more queries; -o FILE.npz or --json gives all")
