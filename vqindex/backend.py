@@ -38,13 +38,14 @@ class Encoded(NamedTuple):
     factor: F32
     norm: F32 | None
 
-    def __getitem__(self, at: slice | NDArray[np.int64]) -> Encoded:  # type: ignore[override]
+    def take(self, at: slice | NDArray[np.int64]) -> Encoded:
+        """Return some of the rows."""
         return Encoded(self.codes[at], self.factor[at], None if self.norm is None else self.norm[at])
 
     @property
     def rows(self) -> int:
         """Number of rows n (len() of a tuple is its number of fields)."""
-        return self.codes.shape[0]
+        return len(self.codes)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ above, of the step that loses least; code = #{i: u > threshold_i}.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -70,7 +71,7 @@ class Codebook:
 
 
 def _angle_limit(dim: int) -> float:
-    return min(np.pi / 2, _REACH / np.sqrt(dim))
+    return min(math.pi / 2, _REACH / math.sqrt(dim))
 
 
 def _moments(dim: int, edges: F64) -> tuple[F64, F64]:

@@ -13,8 +13,8 @@ prod, gaussian     the same                                         norm c <Pq, 
 qjl                signs of rows j*bits .. j*bits + bits - 1 of SPx  factor <SPq, z>
 =================  ==============================================  =====================================
 
-L are integer levels, z = +-1 signs, r = y - (scale of x) * (levels) the residual of the stored cell. For turboquant-mse and
-prod, field = 2 * cell + sign bit wherever both are there. ``factor`` (and ``norm``, unless the metric is cosine) are
+L are integer levels, z = +-1 signs, r = y minus its cell's level (at the scale of x) the residual. Where a cell and
+a sign are kept, field = 2 * cell + sign bit. ``factor`` (and ``norm``, unless the metric is cosine) are
 the float32 scalars kept per vector; ``estimator.py`` says how they are computed.
 """
 

@@ -1,9 +1,10 @@
 """FROZEN: norms, scalars and scores. DO NOT CHANGE: results are compared bit for bit (tests/golden/gate.json).
 
 Scaled domain. Subnormal coordinates become +0; the vector is multiplied by the power of two that brings its largest
-    |coordinate| into [2, 4); coordinates then under 2^-31 become +0. The multiplication is exact, so codes do not depend on the vector's scale, nothing
-    overflows, and (16384 coordinates, three Hadamard rounds, 24-bit mantissas) no later step can meet a subnormal: a
-    processor that flushes them agrees with one that does not. x' = x 2^(1 - e), e = floor(log2 max|x_j|).
+    |coordinate| into [2, 4); coordinates then under 2^-31 become +0. The multiplication is exact, so codes do not
+    depend on the vector's scale, nothing overflows, and (16384 coordinates, three Hadamard rounds, 24-bit mantissas)
+    no step of codecs without a second projection can meet a subnormal: a processor that flushes them agrees with one
+    that does not. x' = x 2^(1 - e), e = floor(log2 max|x_j|).
     A vector without a normal float32 coordinate is the zero vector: field values 0, scalars 0.
 sum64. Sums of products are taken in float64: partial p (of 32) adds the terms j = p, p + 32, p + 64, ... in order, then
     partials p and p + 16 are added, p and p + 8, 4, 2, 1. All products are exact in float64.
@@ -67,7 +68,8 @@ def sum64(terms: F64) -> F64:
     while half:
         partial = partial[:half] + partial[half:]
         half //= 2
-    return partial[0]
+    total: F64 = partial[0]
+    return total
 
 
 def to_scaled(rows: F32) -> Scaled:
@@ -105,11 +107,12 @@ def integer_query(columns: F32) -> tuple[NDArray[np.int16], F64]:
 def l2_from_ip(ip: F32, norm: F32, query_norm: F32) -> F32:
     """Squared distances from inner products (nq, n), row norms (n,) and query norms (nq,)."""
     squares = (norm * norm)[None, :] + (query_norm * query_norm)[:, None]
-    return squares - np.float32(2) * ip
+    distances: F32 = squares - np.float32(2) * ip
+    return distances
 
 
 def stderr(query_norm: F32, variance: F64) -> F32:
-    """Standard error of inner-product estimates.
+    """Return the standard error of inner-product estimates.
 
     Parameters
     ----------
@@ -128,9 +131,9 @@ def stderr(query_norm: F32, variance: F64) -> F32:
 
 
 def renormalised_variance(dim: int, decoded_norm2: F64, norm: F64) -> F64:
-    """Variance over the rotation, for a unit query, of a renormalised estimate (arXiv 2405.12497, section 3.2).
+    """Return the variance over the rotation, for a unit query, of a renormalised estimate.
 
-    Only the part of factor * yhat that is orthogonal to y errs; its direction is uniform in d - 1 dimensions.
+    arXiv 2405.12497, section 3.2. Only the part of factor * yhat that is orthogonal to y errs; its direction is uniform in d - 1 dimensions.
 
     Parameters
     ----------

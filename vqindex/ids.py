@@ -65,7 +65,9 @@ class IdMap:
         """Raise InvalidInputError if ids can't be added; `ids` are distinct already."""
         if ids is None:
             if self.explicit is not None and self._count:
-                raise InvalidInputError("ids is None, but this index holds explicit ids; expected ids= for every vector")
+                raise InvalidInputError(
+                    "ids is None, but this index holds explicit ids; expected ids= for every vector"
+                )
             return
         known = ids[self.find(ids) >= 0]
         if known.size:

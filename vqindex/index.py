@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from . import storage
 from .arrays import as_ids, as_matrix, as_queries, float_chunks
-from .backend import Encoded, make_backend
+from .backend import Encoded, Queries, make_backend
 from .codec import Codec
 from .errors import InvalidInputError
 from .estimator import MAX_NORM
@@ -125,7 +125,7 @@ class VQIndex:
     def __contains__(self, id: object) -> bool:
         if not isinstance(id, int | np.integer) or isinstance(id, bool):
             return False
-        return -(2**63) <= id < 2**63 and bool(self._ids.find(np.array([id], np.int64))[0] >= 0)
+        return bool(0 <= id < 2**63) and bool(self._ids.find(np.array([id], np.int64))[0] >= 0)
 
     def __repr__(self) -> str:
         s = self._spec
@@ -201,9 +201,7 @@ class VQIndex:
     @overload
     def search(self, queries: Any, k: int = 10, *, return_stderr: Literal[True]) -> SearchResultWithError: ...
 
-    def search(
-        self, queries: Any, k: int = 10, *, return_stderr: bool = False
-    ) -> SearchResult | SearchResultWithError:
+    def search(self, queries: Any, k: int = 10, *, return_stderr: bool = False) -> SearchResult | SearchResultWithError:
         """Find the k best vectors for each query by a full scan of the codes.
 
         Parameters
@@ -233,17 +231,20 @@ class VQIndex:
         if self._spec.stores_norm:
             self._check_norms(prepared.norm, "queries", 0)
         scores, rows = self._backend.search(prepared, self._rows.blocks(), int(k))
-        result: Any = SearchResult(scores, self._ids.ids(rows))
+        result = SearchResult(scores, self._ids.ids(rows))
         if return_stderr:
-            found = self._rows.take(np.maximum(rows, 0).ravel()) if self.ntotal else None
-            errors = np.full(rows.shape, np.nan, np.float32)
-            for i in range(rows.shape[0] if found is not None else 0):
-                at = slice(i * k, (i + 1) * k)
-                assert found is not None
-                errors[i] = self._backend.stderr(prepared.take(slice(i, i + 1)), found[at])[0]
-            errors[rows < 0] = np.nan
-            result = SearchResultWithError(*result, errors)
+            with_error = SearchResultWithError(*result, self._stderr(prepared, rows))
+            return squeeze(with_error) if single else with_error
         return squeeze(result) if single else result
+
+    def _stderr(self, prepared: Queries, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the standard errors of found rows, nan where there is none."""
+        errors = np.full(rows.shape, np.nan, np.float32)
+        for i, found in enumerate(rows):
+            there = found >= 0
+            stored = self._rows.take(found[there])
+            errors[i, there] = self._backend.stderr(prepared.take(slice(i, i + 1)), stored)[0]
+        return errors
 
     def estimate(self, queries: Any, ids: Any) -> NDArray[np.float32]:
         """Return the score of every query with every given id.

@@ -18,11 +18,11 @@ def pack(fields: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     n, m = fields.shape
     groups = -(-m // 8)
     padded = np.zeros((n, groups, 8), np.uint8)
-    padded.reshape(n, -1)[:, :m] = fields
+    padded.reshape(n, groups * 8)[:, :m] = fields
     words = np.zeros((n, groups), "<u8")
     for i in range(8):
         words |= padded[:, :, i].astype(np.uint64) << np.uint64(i * bits)
-    stream = words.view(np.uint8).reshape(n, groups, 8)[:, :, :bits].reshape(n, -1)
+    stream = words.view(np.uint8).reshape(n, groups, 8)[:, :, :bits].reshape(n, groups * bits)
     return np.ascontiguousarray(stream[:, : -(-m * bits // 8)])
 
 
@@ -39,4 +39,4 @@ def unpack(rows: NDArray[np.uint8], fields: int, bits: int) -> NDArray[np.uint8]
     mask = np.uint64(2**bits - 1)
     for i in range(8):
         out[:, :, i] = words >> np.uint64(i * bits) & mask
-    return np.ascontiguousarray(out.reshape(n, -1)[:, :fields])
+    return np.ascontiguousarray(out.reshape(n, groups * 8)[:, :fields])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,17 +108,17 @@ class ReferenceBackend:
     def _levels(self, codes: NDArray[np.uint8]) -> NDArray[np.generic]:
         """Integer levels of the cells, shape (n, d)."""
         fields = unpack(codes, self.spec.dim, self.spec.bits)
-        if self.codec.has_sketch:
-            fields >>= 1
-        return self.codec.codebook.levels[fields]
+        cells = fields >> 1 if self.codec.has_sketch else fields
+        levels: NDArray[np.generic] = self.codec.codebook.levels[cells]
+        return levels
 
-    def _signs(self, codes: NDArray[np.uint8]) -> NDArray[np.int8]:
+    def _signs(self, codes: NDArray[np.uint8]) -> NDArray[np.signedinteger[Any]]:
         """Signs +-1 of the second projection, shape (n, m)."""
         if self.spec.codec == "qjl":
-            bits = unpack(codes, self.codec.signs, 1)
+            bits = unpack(codes, self.codec.signs, 1).astype(np.int8)
         else:
-            bits = unpack(codes, self.spec.dim, self.spec.bits) & 1
-        return (2 * bits.astype(np.int8) - 1).astype(np.int8)
+            bits = (unpack(codes, self.spec.dim, self.spec.bits) & 1).astype(np.int8)
+        return 2 * bits - 1
 
     def _weights(self, block: Encoded) -> tuple[F32, F32]:
         """Per-row weights (lead, tail) of the two sums."""
@@ -212,7 +213,7 @@ class ReferenceBackend:
         offset = 0
         for block in blocks:
             for start in range(0, block.rows, step):
-                piece = block[start : start + step]
+                piece = block.take(slice(start, start + step))
                 scores = self.scores(queries, piece)
                 best, rows = _merge(best, rows, scores, offset + start, self._ascending)
             offset += block.rows
@@ -221,7 +222,7 @@ class ReferenceBackend:
 
 def _merge(best: F32, rows: I64, scores: F32, first_row: int, ascending: bool) -> tuple[F32, I64]:
     """Merge the scores of new, higher rows into the best lists; ties keep the lower row."""
-    nq, k = best.shape
+    k = best.shape[1]
     sign = np.float32(-1 if ascending else 1)
     keys = scores * sign
     bar = best[:, -1] * sign

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,9 @@ class SearchResultWithError(NamedTuple):
     stderr: NDArray[np.float32]
 
 
-def squeeze(result: Any) -> Any:
+Result = TypeVar("Result", SearchResult, SearchResultWithError)
+
+
+def squeeze(result: Result) -> Result:
     """Drop the query axis of a result for a single 1-D query."""
     return type(result)(*(part[0] for part in result))

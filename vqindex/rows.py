@@ -68,7 +68,7 @@ class RowStore:
 
     def blocks(self) -> list[Encoded]:
         """Return the blocks in row order, as views."""
-        return [*self._sealed, self._tail[: self._used]] if self._used else list(self._sealed)
+        return [*self._sealed, self._tail.take(slice(self._used))] if self._used else list(self._sealed)
 
     def take(self, rows: NDArray[np.int64]) -> Encoded:
         """Gather rows, shape (m,), into one block."""
@@ -76,7 +76,7 @@ class RowStore:
         offset = 0
         for block in self.blocks():
             here = np.flatnonzero((rows >= offset) & (rows < offset + block.rows))
-            picked = block[rows[here] - offset]
+            picked = block.take(rows[here] - offset)
             for target, source in zip(out, picked, strict=True):
                 if target is not None and source is not None:
                     target[here] = source

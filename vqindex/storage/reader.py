@@ -123,9 +123,7 @@ class _Blocks:
             bad = next((i for i, (a, b) in enumerate(zip(found, stored, strict=False)) if a != b), 0)
             first = bad * CHECK_BYTES
             last = min(first + CHECK_BYTES, array.nbytes) - 1
-            raise FileFormatError(
-                f"{self.path}: block {name!r} is damaged in bytes {first} to {last} (CRC-32 differs)"
-            )
+            raise FileFormatError(f"{self.path}: block {name!r} is damaged in bytes {first} to {last} (CRC-32 differs)")
 
     def load(self, name: str) -> NDArray[Any]:
         """Read a block into memory and check it."""
