@@ -1,0 +1,280 @@
+"""The HDF5 layout of ann-benchmarks: train, test, neighbors, distances.
+
+Two layouts are in use. Older files hold float32 vectors and int32 neighbours and have no ``type`` and
+``dimension`` attributes; the current writer stores int64 neighbours and float64 distances and has them. Both
+are read, float16 and integer vectors too. `write_annbench` writes the current layout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from .errors import DatasetError
+from .readers import VectorSource, open_vectors
+
+__all__ = ["DISTANCES", "Dataset", "is_annbench", "load_annbench", "write_annbench"]
+
+DISTANCES: dict[str, str] = {
+    "angular": "cosine",
+    "cosine": "cosine",
+    # VIBE's name for unit vectors under cosine: both metrics rank these alike, and this one forgives their
+    # rounding.
+    "normalized": "cosine",
+    "euclidean": "l2",
+    "l2": "l2",
+    "ip": "ip",
+    "dot": "ip",
+}
+"""What the ``distance`` attribute may say, and the metric that it means."""
+
+_PARTS = ("train", "test", "neighbors", "distances")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An ann-benchmarks file that has been checked. The arrays are read when asked for, afresh each time.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    metric : str
+        "cosine", "l2" or "ip".
+    distance : str
+        What the file calls it.
+    n, nq, dim, gt_k : int
+        Train rows, queries, dimension, and true neighbours per query.
+    """
+
+    path: Path
+    metric: str
+    distance: str
+    n: int
+    nq: int
+    dim: int
+    gt_k: int
+
+    @property
+    def train(self) -> VectorSource:
+        """The train rows, shape (n, dim), read in chunks. Each access opens the file; close what it gives."""
+        return open_vectors(self.path, "train")
+
+    @property
+    def test(self) -> NDArray[np.float32]:
+        """The queries, float32 of shape (nq, dim)."""
+        return np.asarray(_read(self.path, "test"), np.float32)
+
+    @property
+    def neighbors(self) -> NDArray[np.int64]:
+        """Row numbers of the true neighbours, nearest first, int64 of shape (nq, gt_k)."""
+        return np.asarray(_read(self.path, "neighbors"), np.int64)
+
+    @property
+    def distances(self) -> NDArray[np.float64]:
+        """Distances of the true neighbours, float64 (nq, gt_k): 1 - cos, unsquared Euclidean, or -<q, x>."""
+        return np.asarray(_read(self.path, "distances"), np.float64)
+
+
+def _read(path: Path, name: str) -> Any:
+    with h5py.File(path, "r") as file:
+        return file[name][()]
+
+
+def is_annbench(path: str | Path) -> bool:
+    """Say whether `path` is HDF5 with train, test, neighbors and distances; contents are not checked."""
+    if not Path(path).is_file() or not h5py.is_hdf5(path):
+        return False
+    try:
+        with h5py.File(path, "r") as file:
+            return all(isinstance(file.get(name), h5py.Dataset) for name in _PARTS)
+    except OSError:  # cut short after the signature
+        return False
+
+
+def load_annbench(path: str | Path) -> Dataset:
+    """Open and check an ann-benchmarks file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The HDF5 file, old or current layout.
+
+    Returns
+    -------
+    Dataset
+        Its description; the arrays are read lazily.
+
+    Raises
+    ------
+    DatasetError
+        If the file is missing, not in this layout, sparse or binary, of an unknown distance, if shapes
+        disagree, or if a neighbour is not a train row.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DatasetError(f"{path}: no such file; expected an ann-benchmarks HDF5 file")
+    if not is_annbench(path):
+        raise DatasetError(f"{path}: not in the ann-benchmarks layout; expected HDF5 with {', '.join(_PARTS)}")
+    with h5py.File(path, "r") as file:
+        distance = _text(file, path, "distance")
+        if distance not in DISTANCES:
+            raise DatasetError(f"{path}: distance {distance!r}; expected one of {', '.join(DISTANCES)}")
+        if _text(file, path, "type", "dense") != "dense":
+            raise DatasetError(f"{path}: type {_text(file, path, 'type')!r}; expected 'dense'")
+        for name in _PARTS:
+            if file[name].ndim != 2:
+                raise DatasetError(f"{path}: {name} has shape {file[name].shape}; expected 2-D")
+            if file[name].dtype.kind not in "fiu":
+                raise DatasetError(f"{path}: {name} has dtype {file[name].dtype}; expected floats or integers")
+        (n, dim), (nq, test_dim) = file["train"].shape, file["test"].shape
+        if test_dim != dim or int(file.attrs.get("dimension", dim)) != dim:
+            raise DatasetError(
+                f"{path}: test has dimension {test_dim} and the attribute says "
+                f"{file.attrs.get('dimension')}; expected {dim}, that of train"
+            )
+        neighbors = file["neighbors"][()]
+        _check_neighbors(str(path), neighbors, file["distances"].shape, n, nq)
+    return Dataset(path, DISTANCES[distance], distance, n, nq, dim, neighbors.shape[1])
+
+
+def _text(file: Any, path: Path, name: str, default: str | None = None) -> str:
+    value = file.attrs.get(name, default)
+    if value is None:
+        raise DatasetError(f"{path}: no attribute {name!r}; expected one of {', '.join(DISTANCES)}")
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _check_neighbors(name: str, neighbors: NDArray[Any], distances: tuple[int, ...], n: int, nq: int) -> None:
+    if neighbors.ndim != 2 or len(neighbors) != nq:
+        raise DatasetError(f"{name}: neighbors has shape {neighbors.shape}; expected ({nq}, k)")
+    if neighbors.dtype.kind not in "iu":
+        raise DatasetError(f"{name}: neighbors has dtype {neighbors.dtype}; expected integers")
+    if tuple(distances) != neighbors.shape:
+        raise DatasetError(f"{name}: distances has shape {tuple(distances)}; expected {neighbors.shape}, as neighbors")
+    wrong = np.flatnonzero(((neighbors < 0) | (neighbors >= n)).ravel())
+    if wrong.size:
+        row, column = divmod(int(wrong[0]), neighbors.shape[1])
+        raise DatasetError(
+            f"{name}: neighbors[{row}, {column}] is {neighbors[row, column]}; expected 0 to {n - 1}, a train row"
+        )
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` that takes its place when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_annbench(
+    path: str | Path,
+    train: NDArray[Any] | VectorSource | Iterable[NDArray[Any]],
+    test: NDArray[Any],
+    neighbors: NDArray[Any],
+    distances: NDArray[Any],
+    distance: str,
+    *,
+    dtype: DTypeLike = np.float32,
+    point_type: str = "float",
+    neighbors_dtype: DTypeLike = np.int64,
+    distances_dtype: DTypeLike = np.float64,
+) -> Path:
+    """Write an ann-benchmarks file, whole or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; one already there is replaced in the end.
+    train : ndarray of shape (n, d), VectorSource, or iterable of such arrays
+        The rows. With an array or a source they lie contiguous in the file; with an iterable, whose length is
+        unknown before its end, in HDF5 chunks.
+    test : ndarray of shape (nq, d)
+        The queries.
+    neighbors, distances : ndarray of shape (nq, k)
+        The exact neighbours, nearest first; distances as in `Dataset.distances`.
+    distance : str
+        A key of `DISTANCES`.
+    dtype, point_type : dtype, str
+        How vectors are stored, and the attribute of that name.
+    neighbors_dtype, distances_dtype : dtype
+        int64 and float64 as the current ann-benchmarks writer has them; int32 and float32 take half the room.
+
+    Returns
+    -------
+    Path
+        `path`.
+
+    Raises
+    ------
+    DatasetError
+        If shapes or neighbours do not fit, the distance is unknown, or a value does not fit in `dtype`.
+    """
+    path, neighbors, distances = Path(path), np.asarray(neighbors), np.asarray(distances)
+    if distance not in DISTANCES:
+        raise DatasetError(f"distance {distance!r}; expected one of {', '.join(DISTANCES)}")
+    test = _cast(np.asarray(test), np.dtype(dtype), "test")
+    if test.ndim != 2:
+        raise DatasetError(f"{path}: test has shape {test.shape}; expected (nq, d)")
+    # In this order: the HDF5 file is closed before the temporary file is synced and renamed.
+    with _replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        n = _write_train(file, train, test.shape[1], np.dtype(dtype))
+        _check_neighbors(str(path), neighbors, distances.shape, n, len(test))
+        file["test"] = test
+        file["neighbors"] = _cast(neighbors, np.dtype(neighbors_dtype), "neighbors")
+        file["distances"] = _cast(distances, np.dtype(distances_dtype), "distances")
+        dimension = test.shape[1]
+        file.attrs.update(type="dense", distance=distance, dimension=dimension, point_type=point_type)
+    return path
+
+
+def _cast(array: NDArray[Any], dtype: np.dtype[Any], what: str) -> NDArray[Any]:
+    """Change the type; refuse values that are not finite afterwards, or integers that change."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        out = array.astype(dtype)
+    bad = ~np.isfinite(out) if dtype.kind == "f" else out != array
+    if bad.any():
+        first = tuple(int(x) for x in np.argwhere(bad)[0])
+        raise DatasetError(f"{what}{list(first)} is {array[first]}; expected a finite value that {dtype} can hold")
+    return out
+
+
+def _write_train(
+    file: Any, train: NDArray[Any] | VectorSource | Iterable[NDArray[Any]], dim: int, dtype: np.dtype[Any]
+) -> int:
+    """Write the train rows chunk by chunk and give their number."""
+    if isinstance(train, np.ndarray) and train.ndim != 2:
+        raise DatasetError(f"train has shape {train.shape}; expected (n, {dim})")
+    if isinstance(train, (VectorSource, np.ndarray)):
+        rows = file.create_dataset("train", (train.shape[0], dim), dtype)
+        parts: Iterable[NDArray[Any]] = train.chunks() if isinstance(train, VectorSource) else [train]
+    else:
+        # Chunks of about 1 MiB: large enough for fast scans, small enough for the default chunk cache.
+        step = max(1, (1 << 20) // (dim * dtype.itemsize))
+        rows = file.create_dataset("train", (0, dim), dtype, maxshape=(None, dim), chunks=(step, dim))
+        parts = train
+    done = 0
+    for part in parts:
+        if part.ndim != 2 or part.shape[1] != dim:
+            raise DatasetError(f"train rows have shape {part.shape}; expected (m, {dim}), the dimension of test")
+        if done + len(part) > len(rows):
+            rows.resize(done + len(part), axis=0)
+        rows[done : done + len(part)] = _cast(part, dtype, "train")
+        done += len(part)
+    return done

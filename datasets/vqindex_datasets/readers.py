@@ -1,0 +1,381 @@
+"""Read vectors from the usual file formats in bounded memory.
+
+Every format becomes a :class:`VectorSource`: a 2-D table of numbers that is read in chunks of rows. Nothing
+here unpickles, and no reader holds the whole file in memory.
+"""
+
+from __future__ import annotations
+
+import importlib
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import DatasetError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from Python 3.11 on
+
+__all__ = ["EXTENSIONS", "ArraySource", "VectorSource", "open_vectors"]
+
+# What an array of vectors may be made of: floats, signed and unsigned integers. Not bool, complex, text or
+# objects.
+_NUMERIC_KINDS = "fiu"
+
+
+class VectorSource:
+    """Rows of vectors that are read on demand; also a context manager.
+
+    Parameters
+    ----------
+    name : str
+        What messages call this source: usually the path.
+    shape : tuple of int
+        ``(n, d)``.
+    dtype : numpy dtype
+        The type of the arrays that `read` and `chunks` give.
+
+    Notes
+    -----
+    A subclass supplies ``_rows(start, stop)``; the bounds that it gets are already checked.
+    """
+
+    def __init__(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        if len(shape) != 2:
+            raise DatasetError(f"{name}: the array has shape {tuple(shape)}; expected 2-D (n, d)")
+        if dtype.kind not in _NUMERIC_KINDS:
+            raise DatasetError(f"{name}: the array has dtype {dtype}; expected floats or integers")
+        if shape[1] < 1:
+            raise DatasetError(f"{name}: the array has shape {tuple(shape)}; expected at least one column")
+        self.name = name
+        self.shape: tuple[int, int] = (int(shape[0]), int(shape[1]))
+        self.dtype = dtype
+        self._open = True
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, shape={self.shape}, dtype={self.dtype})"
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file. Reading afterwards raises `DatasetError`; closing twice is harmless."""
+        if self._open:
+            self._open = False
+            self._release()
+
+    def read(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Give rows ``start:stop`` as a new array of shape (stop - start, d).
+
+        Raises
+        ------
+        DatasetError
+            If the bounds lie outside ``0 <= start <= stop <= n``, the source is closed, or the file is
+            damaged.
+        """
+        n = self.shape[0]
+        stop = n if stop is None else stop
+        if not 0 <= start <= stop <= n:
+            raise DatasetError(f"{self.name}: rows {start}:{stop} asked for; expected 0 <= start <= stop <= {n}")
+        self._check_open()
+        return self._rows(start, stop)
+
+    def chunks(self, rows: int = 65536) -> Iterator[NDArray[Any]]:
+        """Yield all rows in order, at most `rows` at a time, as new arrays of shape (<= rows, d)."""
+        if rows < 1:
+            raise DatasetError(f"{self.name}: chunks of {rows} rows asked for; expected at least 1")
+        for start in range(0, self.shape[0], rows):
+            yield self.read(start, min(start + rows, self.shape[0]))
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise DatasetError(f"{self.name}: the source is closed; expected an open one")
+
+    def _rows(self, start: int, stop: int) -> NDArray[Any]:
+        raise NotImplementedError
+
+    def _release(self) -> None:
+        """Close what the subclass holds open."""
+
+
+class ArraySource(VectorSource):
+    """A source over anything with shape, dtype and slicing: an array, a memory map, an HDF5 data set.
+
+    Parameters
+    ----------
+    array : array-like of shape (n, d)
+        Read by slices only; never copied as a whole.
+    name : str
+        What messages call it.
+    release : callable, optional
+        Called once by `close`, for the file behind the array.
+    """
+
+    def __init__(self, array: Any, name: str = "array", release: Callable[[], None] | None = None) -> None:
+        super().__init__(name, array.shape, array.dtype)
+        self._array = array
+        self._on_release = release
+
+    def _rows(self, start: int, stop: int) -> NDArray[Any]:
+        return np.array(self._array[start:stop], order="C", subok=False)
+
+    def _release(self) -> None:
+        self._array = None
+        if self._on_release is not None:
+            self._on_release()
+
+
+class _VecsSource(VectorSource):
+    """The fvecs family: each row is an int32 dimension and then the values."""
+
+    def __init__(self, path: Path, value: str) -> None:
+        size = path.stat().st_size
+        head = _head(path, 4)
+        d = int(np.frombuffer(head, "<i4")[0])
+        if d < 1:
+            raise DatasetError(f"{path}: row 0 says dimension {d}; expected at least 1")
+        record = np.dtype([("d", "<i4"), ("v", value, (d,))])
+        if size % record.itemsize:
+            raise DatasetError(
+                f"{path}: {size} bytes; expected a multiple of {record.itemsize} (one row of dimension {d})"
+            )
+        super().__init__(str(path), (size // record.itemsize, d), np.dtype(value))
+        self._records: Any = np.memmap(path, record, mode="r")
+
+    def _rows(self, start: int, stop: int) -> NDArray[Any]:
+        part = self._records[start:stop]
+        wrong = np.flatnonzero(part["d"] != self.shape[1])
+        if wrong.size:
+            found = int(part["d"][wrong[0]])
+            raise DatasetError(
+                f"{self.name}: row {start + int(wrong[0])} says dimension {found}; expected {self.shape[1]}"
+            )
+        return np.array(part["v"], order="C", subok=False)
+
+    def _release(self) -> None:
+        self._records = None
+
+
+class _NpzSource(VectorSource):
+    """One member of a .npz, streamed from the zip, which cannot be mapped and may be compressed."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile, key: str) -> None:
+        self._archive = archive
+        self._stream: IO[bytes] = archive.open(key + ".npy")
+        shape, fortran, dtype = _npy_header(self._stream, f"{path}[{key}]")
+        super().__init__(f"{path}[{key}]", shape, dtype)
+        if fortran:
+            raise DatasetError(f"{self.name}: stored in Fortran order; expected C order (np.ascontiguousarray)")
+        self._offset = self._stream.tell()
+
+    def _rows(self, start: int, stop: int) -> NDArray[Any]:
+        row_bytes = self.shape[1] * self.dtype.itemsize
+        want = (stop - start) * row_bytes
+        try:
+            # Reading on in order costs nothing here; only a jump backwards makes the zip start again.
+            self._stream.seek(self._offset + start * row_bytes)
+            data = self._stream.read(want)
+        except (zipfile.BadZipFile, EOFError, OSError) as error:
+            raise DatasetError(f"{self.name}: damaged archive ({error}); expected rows {start}:{stop}") from error
+        if len(data) != want:
+            raise DatasetError(f"{self.name}: rows {start}:{stop} hold {len(data)} bytes; expected {want}")
+        rows: NDArray[Any] = np.frombuffer(data, self.dtype).reshape(stop - start, self.shape[1]).copy()
+        return rows
+
+    def _release(self) -> None:
+        self._stream.close()
+        self._archive.close()
+
+
+def _head(path: Path, count: int) -> bytes:
+    """Read the first `count` bytes, all of them."""
+    with path.open("rb") as file:
+        head = file.read(count)
+    if len(head) != count:
+        raise DatasetError(f"{path}: {len(head)} bytes; expected a header of {count} bytes")
+    return head
+
+
+def _npy_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Parse a .npy header: shape, Fortran order, dtype; objects are refused before any could be unpickled."""
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version == (1, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        elif version == (2, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+        else:
+            raise DatasetError(f"{name}: .npy version {version}; expected 1.0 or 2.0")
+    except DatasetError:
+        raise
+    except (ValueError, EOFError) as error:
+        raise DatasetError(f"{name}: not a .npy array ({error}); expected a header from np.save") from error
+    if dtype.hasobject:
+        raise DatasetError(f"{name}: dtype {dtype} needs pickle, which is never loaded; expected floats or integers")
+    return shape, fortran, dtype
+
+
+def _no_dataset(path: Path, dataset: str | None) -> None:
+    if dataset is not None:
+        raise DatasetError(f"{path}: dataset={dataset!r} given; expected none, this format holds one unnamed array")
+
+
+def _open_npy(path: Path, dataset: str | None) -> VectorSource:
+    _no_dataset(path, dataset)
+    with path.open("rb") as stream:
+        shape, _, dtype = _npy_header(stream, str(path))
+        offset = stream.tell()
+    need = offset + int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if path.stat().st_size < need:
+        raise DatasetError(f"{path}: {path.stat().st_size} bytes; expected {need} for shape {shape} of {dtype}")
+    if 0 in shape:  # an empty file part cannot be mapped
+        return ArraySource(np.empty(shape, dtype), str(path))
+    return ArraySource(np.load(path, mmap_mode="r", allow_pickle=False), str(path))
+
+
+def _pick(path: Path, shapes: dict[str, tuple[int, ...]], dataset: str | None, preferred: tuple[str, ...]) -> str:
+    """Choose the array to read: the one asked for, a preferred name, or the only one that is 2-D."""
+    if dataset is not None:
+        name = dataset.strip("/")
+        if name not in shapes:
+            raise DatasetError(f"{path}: no array {dataset!r}; expected one of {sorted(shapes)}")
+        return name
+    flat = sorted(name for name, shape in shapes.items() if len(shape) == 2)
+    for name in preferred:
+        if name in flat:
+            return name
+    if len(flat) != 1:
+        raise DatasetError(f"{path}: 2-D arrays {flat} of {sorted(shapes)}; expected one, or name it with dataset=")
+    return flat[0]
+
+
+def _open_npz(path: Path, dataset: str | None) -> VectorSource:
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise DatasetError(f"{path}: not a zip archive ({error}); expected a file from np.savez") from error
+    try:
+        shapes: dict[str, tuple[int, ...]] = {}
+        for member in archive.namelist():
+            if member.endswith(".npy"):
+                with archive.open(member) as stream:
+                    shapes[member[:-4]] = _npy_header(stream, f"{path}[{member[:-4]}]")[0]
+        return _NpzSource(path, archive, _pick(path, shapes, dataset, ("train", "vectors")))
+    except BaseException:
+        archive.close()
+        raise
+
+
+def _open_hdf5(path: Path, dataset: str | None) -> VectorSource:
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be opened ({error}); expected an HDF5 file") from error
+    try:
+        shapes: dict[str, tuple[int, ...]] = {}
+
+        def note(name: str, node: Any) -> None:
+            if isinstance(node, h5py.Dataset):
+                # A data set without a shape (h5py.Empty) counts as 0-D, so that it is never the one chosen.
+                shapes[name] = tuple(node.shape or ())
+
+        file.visititems(note)
+        key = _pick(path, shapes, dataset, ("train",))
+        return ArraySource(file[key], f"{path}[{key}]", file.close)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _vecs(value: str) -> Callable[[Path, str | None], VectorSource]:
+    def opener(path: Path, dataset: str | None) -> VectorSource:
+        _no_dataset(path, dataset)
+        return _VecsSource(path, value)
+
+    return opener
+
+
+def _bin(value: str) -> Callable[[Path, str | None], VectorSource]:
+    """Give an opener for the big-ann layout: two int32, n and d, then n x d values."""
+
+    def opener(path: Path, dataset: str | None) -> VectorSource:
+        _no_dataset(path, dataset)
+        n, d = (int(x) for x in np.frombuffer(_head(path, 8), "<i4"))
+        size, need = path.stat().st_size, 8 + n * d * np.dtype(value).itemsize
+        if n < 0 or d < 1 or size != need:
+            raise DatasetError(f"{path}: {size} bytes; expected {need} for the {n} x {d} that its header says")
+        if n == 0:
+            return ArraySource(np.empty((0, d), value), str(path))
+        return ArraySource(np.memmap(path, value, mode="r", offset=8, shape=(n, d)), str(path))
+
+    return opener
+
+
+def _open_parquet(path: Path, dataset: str | None) -> VectorSource:
+    # Loaded by name: this reader alone needs pyarrow, which its module therefore imports.
+    module = importlib.import_module("._parquet", __package__)
+    source: VectorSource = module.ParquetSource(path, dataset)
+    return source
+
+
+_OPENERS: dict[str, Callable[[Path, str | None], VectorSource]] = {
+    ".npy": _open_npy,
+    ".npz": _open_npz,
+    ".hdf5": _open_hdf5,
+    ".h5": _open_hdf5,
+    ".fvecs": _vecs("<f4"),
+    ".bvecs": _vecs("u1"),
+    ".ivecs": _vecs("<i4"),
+    ".fbin": _bin("<f4"),
+    ".u8bin": _bin("u1"),
+    ".i8bin": _bin("i1"),
+    ".parquet": _open_parquet,
+}
+
+EXTENSIONS: tuple[str, ...] = tuple(_OPENERS)
+"""The file extensions that `open_vectors` knows."""
+
+
+def open_vectors(path: str | Path, dataset: str | None = None) -> VectorSource:
+    """Open a file of vectors; its extension says the format.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file with one of `EXTENSIONS`.
+    dataset : str, optional
+        The array in a .npz (by default "train", "vectors" or the only 2-D array), the data set in an HDF5
+        file (by default "train" or the only 2-D one), the column of a .parquet (by default the only list
+        column).
+
+    Returns
+    -------
+    VectorSource
+        Its ``shape`` is (n, d), its ``dtype`` that of the file. Close it, or use it in a ``with`` statement.
+
+    Raises
+    ------
+    DatasetError
+        If the file is missing, of an unknown kind, damaged, or does not hold a 2-D array of numbers.
+    """
+    path = Path(path)
+    opener = _OPENERS.get(path.suffix.lower())
+    if opener is None:
+        raise DatasetError(f"{path}: extension {path.suffix!r}; expected one of {', '.join(EXTENSIONS)}")
+    if not path.is_file():
+        raise DatasetError(f"{path}: no such file; expected a file of vectors")
+    return opener(path, dataset)

@@ -1,0 +1,30 @@
+"""The two recalls the field reports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+__all__ = ["recall_1_at_k", "recall_at_k"]
+
+
+def recall_at_k(found: NDArray[Any], truth: NDArray[Any], k: int) -> float:
+    """Overlap of the first k found ids with the true k, averaged over queries ("k-recall@k").
+
+    Parameters
+    ----------
+    found : ndarray of int, shape (nq, >= k)
+        Ids found, best first; -1 marks missing ones and never counts.
+    truth : ndarray of int, shape (nq, >= k)
+        True ids, best first.
+    k : int
+        Length of both lists.
+    """
+    hits = (found[:, :k, None] == truth[:, None, :k]) & (found[:, :k, None] >= 0)
+    return float(hits.any(axis=2).sum() / (found.shape[0] * k))
+
+
+def recall_1_at_k(found: NDArray[Any], truth: NDArray[Any], k: int) -> float:
+    """Share of queries whose true nearest neighbour is among the first k found ("recall 1@k")."""
+    return float((found[:, :k] == truth[:, :1]).any(axis=1).mean())
