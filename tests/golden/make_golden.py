@@ -1,0 +1,103 @@
+"""Write the golden files. Definitions are frozen: run this only when a NEW definition is added, never to mend a test.
+
+    python tests/golden/make_golden.py NAME...      names: rotation codebook packing gate file
+
+Existing files are not replaced.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "support"))
+
+import gate  # noqa: E402
+
+import vqindex  # noqa: E402
+from vqindex import codebook, packing  # noqa: E402
+from vqindex.backend import make_backend  # noqa: E402
+from vqindex.rotation import Hadamard, counter_words, gaussian_matrix, golden_stride  # noqa: E402
+
+
+def rotation():
+    """Words of the generator, strides, and digests of rotated corpora."""
+    return {
+        "words": [f"{w:016x}" for w in counter_words(3, 0, 3)] + [f"{w:016x}" for w in counter_words(2**64 - 1, 17, 3)],
+        "strides": {str(d): golden_stride(d) for d in (*gate.DIMS, 2, 16384)},
+        "forward": {
+            str(d): gate.digest(Hadamard(d, 3).forward(np.ascontiguousarray(gate.corpus(d)[14:].T))) for d in gate.DIMS
+        },
+        "gaussian": [[float(f"{v:.9g}") for v in row] for row in gaussian_matrix(2, 4, 3)],
+    }
+
+
+def codebooks():
+    """Thresholds in units of 2^-20, levels, and steps."""
+    out = {}
+    for kind in (codebook.lloyd_max, codebook.embedded):
+        for d in (1, 2, 3, 17, 100, 384, 1536, 16384):
+            for bits in range(1, 9):
+                book = kind(d, bits)
+                key = f"{kind.__name__} {d} {bits}"
+                out[key] = {"digest": gate.digest(book.thresholds, book.levels), "step": book.step.hex()}
+                if bits <= 3:
+                    out[key]["thresholds"] = (book.thresholds * 2.0**20).astype(int).tolist()
+                    out[key]["levels"] = book.levels.tolist()
+    return out
+
+
+def packed():
+    """Bytes of the fields (5 j + 3) mod 2^bits."""
+    out = {}
+    for bits in range(1, 9):
+        fields = ((5 * np.arange(19) + 3) % 2**bits).astype(np.uint8)[None]
+        out[str(bits)] = packing.pack(fields, bits).tobytes().hex()
+    return out
+
+
+def gates():
+    """Digests of codes and of search results."""
+    return {
+        f"{name} {dim}": {
+            "encode": gate.encode_digests(make_backend, dim, name),
+            "search": gate.search_digests(make_backend, dim, name),
+        }
+        for dim in gate.DIMS
+        for name in gate.PORTABLE
+    }
+
+
+def write(name, value):
+    path = HERE / name
+    if path.exists():
+        sys.exit(f"{path} exists and is frozen")
+    path.write_text(json.dumps(value, indent=1) + "\n")
+    print("wrote", path)
+
+
+def index_file():
+    """A file of format 1 that every later version must read, and what a search of it gives."""
+    path = HERE / "format1.vqi"
+    if path.exists():
+        sys.exit(f"{path} exists and is frozen")
+    index = vqindex.VQIndex(17, 3, "l2", seed=5)
+    index.add(gate.corpus(17)[14:], ids=np.arange(82) * 10 + 7)
+    index.meta["note"] = "golden"
+    index.save(path)
+    scores, ids = index.search(gate.queries(17), 5)
+    write("format1.json", {"scores": [[s.hex() for s in row] for row in scores.astype(float)], "ids": ids.tolist()})
+
+
+if __name__ == "__main__":
+    makers = {
+        "rotation": lambda: write("rotation.json", rotation()),
+        "codebook": lambda: write("codebook.json", codebooks()),
+        "packing": lambda: write("packing.json", packed()),
+        "gate": lambda: write("gate.json", gates()),
+        "file": index_file,
+    }
+    for wanted in sys.argv[1:]:
+        makers[wanted]()

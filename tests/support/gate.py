@@ -1,0 +1,85 @@
+"""The hash gate: fixed corpora, and what each backend must make of them, bit for bit.
+
+Corpora are made from the frozen counter generator, so that they do not depend on NumPy's random streams.
+"""
+
+import hashlib
+
+import numpy as np
+
+from vqindex.backend import Encoded
+from vqindex.codec import Codec
+from vqindex.rotation import counter_words
+from vqindex.spec import IndexSpec
+
+DIMS = (1, 3, 17, 64, 100, 384, 768, 1536, 3072)
+# The codecs that promise equal bits everywhere: no dense matrix products.
+PORTABLE = {
+    "prod-shared": {"codec": "turboquant-prod", "sketch": "shared"},
+    "prod-orthogonal": {"codec": "turboquant-prod", "sketch": "orthogonal"},
+    "mse": {"codec": "turboquant-mse"},
+}
+K = 12
+
+
+def corpus(dim, rows=96, seed=7):
+    """Float32 rows with ties, zeros, subnormals, extremes, one-hot rows, constants and negative zeros."""
+    words = counter_words(seed, 1000 + dim, rows * dim)
+    x = ((words >> np.uint64(40)).astype(np.int64) - 2**23).astype(np.float32) * np.float32(2.0**-21)
+    x = x.reshape(rows, dim).copy()
+    x[1] = 0
+    x[2] = -0.0
+    x[3] = x[0]
+    x[4] = -x[0]
+    x[5] = 0
+    x[5, dim // 2] = 1
+    x[6] = 1
+    x[7] = x[8] * np.float32(2.0**40)
+    x[9] = x[8] * np.float32(2.0**-80)
+    x[10] = np.float32(1e-42)
+    x[11, 0] = np.float32(1e-42)
+    x[12, 0] = np.float32(2.0**30)
+    x[13] = 0
+    x[13, dim - 1] = np.float32(-3.5)
+    x[14] = np.arange(dim)
+    x[15] = x[16]
+    return x
+
+
+def queries(dim):
+    """A few queries, a zero one and a row of the corpus among them."""
+    q = corpus(dim, rows=20, seed=11)[[0, 1, 5, 6, 7, 9, 14, 17, 18, 19]]
+    q[3] = corpus(dim)[3]
+    return q
+
+
+def digest(*arrays):
+    """Short SHA-256 over dtype, shape and bytes."""
+    h = hashlib.sha256()
+    for a in arrays:
+        if a is not None:
+            a = np.ascontiguousarray(a)
+            h.update(f"{a.dtype.str}{a.shape}".encode() + a.tobytes())
+    return h.hexdigest()[:24]
+
+
+def encode_digests(make_backend, dim, name):
+    """Digest of codes and scalars for all widths, by width and metric."""
+    out = {}
+    for bits in range(1, 9):
+        for metric in ("ip", "cosine"):
+            backend = make_backend(Codec(IndexSpec(dim, bits, metric, seed=3, **PORTABLE[name])))
+            out[f"{bits} {metric}"] = digest(*backend.encode(corpus(dim)))
+    return out
+
+
+def search_digests(make_backend, dim, name):
+    """Digest of scores and rows over two blocks, by width and metric."""
+    out = {}
+    for bits in (1, 2, 4, 5):
+        for metric in ("ip", "cosine", "l2"):
+            backend = make_backend(Codec(IndexSpec(dim, bits, metric, seed=3, **PORTABLE[name])))
+            whole = backend.encode(corpus(dim))
+            blocks = [Encoded(*(None if a is None else a[at] for a in whole)) for at in (slice(0, 41), slice(41, None))]
+            out[f"{bits} {metric}"] = digest(*backend.search(backend.prepare(queries(dim)), blocks, K))
+    return out

@@ -1,0 +1,139 @@
+"""Synthetic data: reproducible, and each set has the property that its name promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vqindex_datasets import SYNTHETIC, DatasetError, load_annbench, make, make_synthetic_file
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+N, DIM, NQ = 2_000, 32, 100
+
+
+def _both(name: str) -> np.ndarray:
+    train, test, _ = make(name, N, DIM, queries=NQ, seed=11)
+    return np.concatenate([train, test]).astype(np.float64)
+
+
+@pytest.mark.parametrize("name", SYNTHETIC)
+def test_shape_and_seed(name: str) -> None:
+    train, test, distance = make(name, N, DIM, queries=NQ, seed=11)
+    assert train.shape == (N, DIM)
+    assert test.shape == (NQ, DIM)
+    assert train.dtype == test.dtype == np.float32
+    assert distance in ("angular", "euclidean", "ip")
+    assert np.isfinite(train).all()
+    again = make(name, N, DIM, queries=NQ, seed=11)
+    np.testing.assert_array_equal(again[0], train)
+    np.testing.assert_array_equal(again[1], test)
+    assert not np.array_equal(make(name, N, DIM, queries=NQ, seed=12)[0], train)
+
+
+@pytest.mark.parametrize("name", SYNTHETIC)
+@pytest.mark.parametrize("n", [1, 2, 25])
+def test_small(name: str, n: int) -> None:
+    train, test, _ = make(name, n, 1, queries=1, seed=0)
+    assert train.shape == (n, 1)
+    assert test.shape == (1, 1)
+
+
+def test_gaussian() -> None:
+    rows = _both("gaussian")
+    # 67,200 values: the standard error of the mean is 0.004, that of the variance 0.0055; five of them.
+    assert abs(rows.mean()) < 0.02
+    assert abs(rows.var() - 1) < 0.028
+
+
+def test_sphere() -> None:
+    # float32 rounds each coordinate by at most 6e-8 of itself, so the norm by no more.
+    np.testing.assert_allclose(np.linalg.norm(_both("sphere"), axis=1), 1, rtol=0, atol=1.2e-7)
+
+
+def test_clustered() -> None:
+    """Neighbours in one cluster are far nearer than other rows: 0.2 sqrt(64) against sqrt(64)."""
+    train, test, _ = make("clustered", N, DIM, queries=NQ, seed=11)
+    distances = np.linalg.norm(test[:, None].astype(np.float64) - train, axis=2)
+    # A chi variable with 32 degrees of freedom stays within half of its mean in any sample of this size.
+    assert distances.min(axis=1).max() < 0.5 * np.median(distances)
+
+
+def test_decay() -> None:
+    values = np.linalg.svd(_both("decay"), compute_uv=False)
+    slope = np.polyfit(np.log(np.arange(1, DIM + 1)), np.log(values), 1)[0]
+    # The spectrum is 1/i; 2,100 rows tell each value to about 2 %, and the slope over three octaves far
+    # better than 0.1.
+    assert abs(slope + 1) < 0.1
+    # In a random basis no single coordinate carries the first direction alone, as it would in the plain one.
+    share = _both("decay").var(axis=0)
+    assert share.max() < 0.6 * share.sum()
+
+
+def test_large_mean() -> None:
+    rows = _both("large-mean")
+    assert np.linalg.norm(rows.mean(axis=0)) > 100 * np.sqrt(DIM)
+    # The noise has variance 1; 2,100 rows tell it to 3 % per coordinate, four of these are 12 %.
+    np.testing.assert_allclose(rows.var(axis=0), 1, rtol=0, atol=0.12)
+
+
+def test_duplicates() -> None:
+    distinct = len(np.unique(_both("duplicates"), axis=0))
+    assert 0.5 * (N + NQ) / 10 < distinct <= (N + NQ) // 10
+
+
+@pytest.mark.parametrize("n", [5, N])
+def test_zeros(n: int) -> None:
+    train, test, _ = make("zeros", n, DIM, queries=NQ, seed=11)
+    assert (~np.concatenate([train, test]).any(axis=1)).sum() == (n + NQ + 19) // 20
+
+
+def test_outlier_norms() -> None:
+    norms = np.linalg.norm(_both("outlier-norms"), axis=1)
+    # Log-normal with sigma 1.5: the 99 % quantile is exp(2.33 * 1.5) = 33 medians.
+    assert np.quantile(norms, 0.99) > 15 * np.median(norms)
+
+
+def test_sparse() -> None:
+    rows = _both("sparse")
+    np.testing.assert_array_equal((rows != 0).sum(axis=1), 1)
+    assert ((rows != 0).sum(axis=0) > 0).all()
+
+
+def test_binary() -> None:
+    rows = _both("binary")
+    np.testing.assert_array_equal(np.unique(rows), [-1, 1])
+    # 67,200 fair signs: the mean has standard error 0.004; five of them.
+    assert abs(rows.mean()) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("uniform", 5, 5, 5, 0), "'uniform'; expected one of gaussian"),
+        (("gaussian", 0, 5, 5, 0), "n = 0"),
+        (("gaussian", 5, 0, 5, 0), "dim = 0"),
+        (("gaussian", 5, 5, 0, 0), "queries = 0"),
+        (("gaussian", 5, 5, 5, -1), "seed = -1"),
+    ],
+)
+def test_errors(arguments: tuple[str, int, int, int, int], message: str) -> None:
+    name, n, dim, queries, seed = arguments
+    with pytest.raises(DatasetError, match=message):
+        make(name, n, dim, queries=queries, seed=seed)
+
+
+@pytest.mark.parametrize(("metric", "k"), [(None, 100), ("cosine", 5), ("l2", 5), ("ip", 5)])
+def test_file(tmp_path: Path, metric: str | None, k: int) -> None:
+    path = make_synthetic_file("outlier-norms", tmp_path / "a.hdf5", 60, 4, 3, 1, k=k, metric=metric)
+    data = load_annbench(path)
+    assert (data.n, data.dim, data.nq, data.gt_k) == (60, 4, 3, min(k, 60))
+    assert data.metric == (metric or "ip")
+    np.testing.assert_array_equal(data.train.read(), make("outlier-norms", 60, 4, queries=3, seed=1)[0])
+
+
+def test_file_with_wrong_metric(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="'angular'; expected one of cosine"):
+        make_synthetic_file("zeros", tmp_path / "a.hdf5", 60, 4, 3, 1, metric="angular")

@@ -1,0 +1,41 @@
+"""The hash gate: every backend gives the committed codes, scalars, scores and order, bit for bit."""
+
+import gate
+import numpy as np
+import pytest
+
+from vqindex.backend import available
+from vqindex.backend import make_backend as make
+from vqindex.codec import Codec
+from vqindex.spec import IndexSpec
+
+
+@pytest.fixture(params=available())
+def make_backend(request):
+    return lambda codec: make(codec, request.param)
+
+
+@pytest.mark.parametrize("name", gate.PORTABLE)
+@pytest.mark.parametrize("dim", gate.DIMS)
+def test_codes_and_scalars(make_backend, dim, name, golden):
+    assert gate.encode_digests(make_backend, dim, name) == golden("gate.json")[f"{name} {dim}"]["encode"]
+
+
+@pytest.mark.parametrize("name", gate.PORTABLE)
+@pytest.mark.parametrize("dim", gate.DIMS)
+def test_search_results(make_backend, dim, name, golden):
+    assert gate.search_digests(make_backend, dim, name) == golden("gate.json")[f"{name} {dim}"]["search"]
+
+
+@pytest.mark.parametrize("dim", gate.DIMS)
+def test_the_corpus_holds_what_it_promises(make_backend, dim):
+    x = gate.corpus(dim)
+    rows = make_backend(Codec(IndexSpec(dim, 4, "ip", seed=3))).encode(x)
+    assert rows.factor[1] == rows.factor[2] == rows.factor[10] == 0, "zero, negative zero, subnormal: the zero vector"
+    np.testing.assert_array_equal(rows.codes[0], rows.codes[3])
+    assert not rows.codes[1].any()
+    # Powers of two change the scalars alone.
+    np.testing.assert_array_equal(rows.codes[7], rows.codes[8])
+    np.testing.assert_array_equal(rows.codes[9], rows.codes[8])
+    assert rows.factor[7] == rows.factor[8] * 2.0**40
+    assert np.all(np.isfinite(rows.factor))
