@@ -133,7 +133,8 @@ def stderr(query_norm: F32, variance: F64) -> F32:
 def renormalised_variance(dim: int, decoded_norm2: F64, norm: F64) -> F64:
     """Return the variance over the rotation, for a unit query, of a renormalised estimate.
 
-    arXiv 2405.12497, section 3.2. Only the part of factor * yhat that is orthogonal to y errs; its direction is uniform in d - 1 dimensions.
+    arXiv 2405.12497, section 3.2: only the part of factor * yhat that is orthogonal to y errs, and its direction is
+    uniform in d - 1 dimensions.
 
     Parameters
     ----------
