@@ -1,7 +1,7 @@
 """The door: the only place that looks at, casts or copies the arrays users pass.
 
-NumPy arrays, memory maps, h5py datasets, nested lists, torch and CuPy tensors and anything with DLPack come in;
-C-contiguous float32 or int64 NumPy arrays go on.
+NumPy arrays, memory maps, h5py datasets, nested lists, torch and CuPy tensors and anything with DLPack come in, also
+objects that can only be sliced; C-contiguous float32 or int64 NumPy arrays go on.
 """
 
 from __future__ import annotations
@@ -20,9 +20,19 @@ F32 = NDArray[np.float32]
 _SHOWN = 5
 
 
+def _is_sliced(array: Any) -> bool:
+    """Whether an object has shape, dtype and slices, and no other way to become an array: it is then read by slices."""
+    ways = ("__array__", "__dlpack__", "__cuda_array_interface__")
+    return all(hasattr(array, name) for name in ("shape", "dtype", "__getitem__")) and not any(
+        hasattr(array, name) for name in ways
+    )
+
+
 def _to_host(array: Any) -> Any:
     """Return something NumPy can slice: device tensors and DLPack objects are copied to the host."""
-    if isinstance(array, np.ndarray) or type(array).__module__.startswith("h5py"):
+    if np.ma.is_masked(array):
+        raise InvalidInputError("the array has masked values; expected all values to be there")
+    if isinstance(array, np.ndarray) or type(array).__module__.startswith("h5py") or _is_sliced(array):
         return array
     if hasattr(array, "detach"):  # torch: also leaves the graph and the device
         array = array.detach().cpu()
@@ -38,7 +48,7 @@ def _to_host(array: Any) -> Any:
     try:
         return np.asarray(array)
     except ValueError as error:
-        raise InvalidInputError(f"vectors are ragged; expected rows of equal length ({error})") from None
+        raise InvalidInputError(f"nested lists are ragged; expected rows of equal length ({error})") from None
 
 
 def as_matrix(array: Any, dim: int, what: str) -> Any:
@@ -63,6 +73,8 @@ def as_matrix(array: Any, dim: int, what: str) -> Any:
 
 def _checked_float32(block: Any, first_row: int, what: str) -> F32:
     raw = np.asarray(block)
+    if raw.ndim != 2 or raw.dtype.kind not in "fiu":  # only of an object that says one thing and slices to another
+        raise InvalidInputError(f"{what} slice to {raw.dtype} of shape {raw.shape}; expected two-dimensional numbers")
     with np.errstate(over="ignore", under="ignore"):
         out = np.ascontiguousarray(raw, np.float32)
     bad = ~np.isfinite(out)
@@ -89,7 +101,7 @@ def float_chunks(matrix: Any, rows: int, what: str) -> Iterator[F32]:
 def as_queries(array: Any, dim: int) -> tuple[F32, bool]:
     """Return float32 queries of shape (nq, dim) and whether a single 1-D query was given."""
     array = _to_host(array)
-    single = len(array.shape) == 1 and (array.shape[0] == dim or array.shape[0] != 0)
+    single = len(array.shape) == 1 and array.shape[0] != 0
     if single:
         array = array[:][None, :]
     matrix = as_matrix(array, dim, "queries")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -19,21 +22,36 @@ from .output import json_option, progress_bar, show_fields, show_json
 __all__ = ["build", "build_index"]
 
 
-def build_index(
-    index: vqindex.VQIndex, source: VectorSource, label: str, ids: NDArray[np.int64] | None = None
-) -> None:
+class _Rows:
+    """The vectors of a source, sliced by `VQIndex.add` chunk by chunk: so its errors name rows of the file."""
+
+    def __init__(self, source: VectorSource, report: Callable[[int, int | None], None]) -> None:
+        self.shape, self.dtype = source.shape, source.dtype
+        self._source, self._report = source, report
+        self.read_seconds = 0.0
+
+    def __getitem__(self, at: slice) -> NDArray[Any]:
+        start, stop, _ = at.indices(self.shape[0])
+        self._report(start, self.shape[0])
+        before = time.perf_counter()
+        rows = self._source.read(start, stop)
+        self.read_seconds += time.perf_counter() - before
+        return rows
+
+
+def build_index(index: vqindex.VQIndex, source: VectorSource, label: str, ids: NDArray[np.int64] | None = None) -> None:
     """Add all vectors of a source with a progress bar; notes the seconds spent in ``index.meta``."""
     start = time.perf_counter()
-    encoding = 0.0
-    rows = max(1, 2**22 // index.dim)
     with progress_bar(label) as report:
-        for chunk in source.chunks(rows):
-            before = time.perf_counter()
-            index.add(chunk, None if ids is None else ids[index.ntotal : index.ntotal + len(chunk)])
-            encoding += time.perf_counter() - before
-            report(index.ntotal, source.shape[0])
-    index.meta["encode_seconds"] = encoding
-    index.meta["build_seconds"] = time.perf_counter() - start
+        rows = _Rows(source, report)
+        try:
+            index.add(rows, ids)
+        except vqindex.InvalidInputError as error:
+            raise vqindex.InvalidInputError(f"{source.name}: {error}") from None
+        report(source.shape[0], source.shape[0])
+    seconds = time.perf_counter() - start
+    index.meta["encode_seconds"] = seconds - rows.read_seconds
+    index.meta["build_seconds"] = seconds
 
 
 def _read_ids(path: Path | None, count: int) -> NDArray[np.int64] | None:
@@ -41,10 +59,17 @@ def _read_ids(path: Path | None, count: int) -> NDArray[np.int64] | None:
     if path is None:
         return None
     try:
-        ids = np.load(path, allow_pickle=False)
-    except ValueError as error:
+        with path.open("rb") as file:
+            ids = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise click.ClickException(f"{path}: not a .npy file of integers ({error})") from None
-    return as_ids(ids, count)
+    if not isinstance(ids, np.ndarray):
+        ids.close()
+        raise click.ClickException(f"{path}: a .npz archive; expected a .npy file of integers")
+    try:
+        return as_ids(ids, count)
+    except vqindex.InvalidInputError as error:
+        raise click.ClickException(f"{path}: {error}") from None
 
 
 @click.command()

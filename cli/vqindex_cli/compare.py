@@ -52,10 +52,10 @@ def has_faiss() -> bool:
     return importlib.util.find_spec("faiss") is not None
 
 
-def build_ours(label: str, train: F32, bits: int, metric: str, save_to: Path | None = None) -> Built:
+def build_ours(label: str, train: F32, bits: int, metric: str, *, seed: int = 0, save_to: Path | None = None) -> Built:
     """Build one of `OURS`; with `save_to` it is saved, loaded again, and the loaded index searched."""
     start = time.perf_counter()
-    index = vqindex.VQIndex(train.shape[1], bits, metric, **OURS[label])  # type: ignore[arg-type]
+    index = vqindex.VQIndex(train.shape[1], bits, metric, seed=seed, **OURS[label])
     index.add(train)
     seconds = time.perf_counter() - start
     if save_to is not None:
@@ -78,12 +78,14 @@ def build_faiss_pq(train: F32, bits: int, metric: str) -> Built:
 
     d = train.shape[1]
     if d * bits % 8 or d % (d * bits // 8):
-        raise ValueError(f"faiss PQ has no {bits}-bit form for dim {d}: {d * bits / 8:g} sub-quantizers do not divide it")
+        raise ValueError(
+            f"faiss PQ has no {bits}-bit form for dim {d}: {d * bits / 8:g} sub-quantizers do not divide it"
+        )
     normalise = unit if metric == "cosine" else lambda rows: rows
     kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
     vectors = normalise(train)
     start = time.perf_counter()
-    index = faiss.index_factory(d, f"PQ{d * bits // 8}x8", kind)
+    index: Any = faiss.index_factory(d, f"PQ{d * bits // 8}x8", kind)
     index.train(vectors)
     trained = time.perf_counter()
     index.add(vectors)
@@ -93,4 +95,4 @@ def build_faiss_pq(train: F32, bits: int, metric: str) -> Built:
         found: NDArray[np.int64] = index.search(normalise(queries), k)[1]
         return found
 
-    return Built(f"faiss PQ{d * bits // 8}x8", bits, index.code_size, trained - start, done - start, search)
+    return Built(f"faiss PQ{d * bits // 8}x8", bits, int(index.code_size), trained - start, done - start, search)

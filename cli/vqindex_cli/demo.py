@@ -27,13 +27,15 @@ _FILES = {"vqindex default": "default", "prod as in the paper": "paper"}
 def _contenders(output: Path, train: NDArray[np.float32], bits: int, metric: str, peers: bool) -> Iterator[Built]:
     for label, name in _FILES.items():
         click.echo(f"  {bits} bits: {label}", err=True)
-        yield build_ours(label, train, bits, metric, output / f"glove-{name}-{bits}.vqi")
+        yield build_ours(label, train, bits, metric, save_to=output / f"glove-{name}-{bits}.vqi")
     if peers:
         click.echo(f"  {bits} bits: faiss PQ (trains; most of the demo's time)", err=True)
         yield build_faiss_pq(train, bits, metric)
 
 
-def _measure(built: Built, queries: NDArray[np.float32], truth: NDArray[np.int64]) -> tuple[dict[str, Any], list[float]]:
+def _measure(
+    built: Built, queries: NDArray[np.float32], truth: NDArray[np.int64]
+) -> tuple[dict[str, Any], list[float]]:
     """Search once; return the table's row and the curve of recall 1@k."""
     start = time.perf_counter()
     found = built.search(queries, max(_KS))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import vqindex
-from vqindex_datasets import exact_neighbors, is_annbench, load_annbench, open_vectors
+from vqindex_datasets import exact_knn, is_annbench, load_annbench, open_vectors
 from vqindex_datasets.recall import recall_1_at_k, recall_at_k
 
 from .measure import time_search
@@ -35,7 +35,9 @@ def _truth(
                     "--exact computes the right ones"
                 )
             if known.gt_k < k:
-                raise click.ClickException(f"{data} has {known.gt_k} neighbours a query, k is {k}; --exact computes more")
+                raise click.ClickException(
+                    f"{data} has {known.gt_k} neighbours a query, k is {k}; --exact computes more"
+                )
             return known.test, known.neighbors
         test, dataset = known.test, "train"
     elif queries is None:
@@ -46,7 +48,7 @@ def _truth(
     with open_vectors(data, dataset) as source:
         _check_size(index, data, source.shape[0], source.shape[1])
         with progress_bar("exact neighbours") as report:
-            truth, _ = exact_neighbors(source, test, k, metric, progress=report)
+            truth, _ = exact_knn(source, test, k, metric, progress=report)
     return test, truth
 
 
@@ -62,7 +64,9 @@ def _check_size(index: vqindex.VQIndex, data: Path, n: int, dim: int) -> None:
 @click.argument("index", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True)
-@click.option("--queries", type=click.Path(path_type=Path), help="Query vectors, if DATA is not an ann-benchmarks file.")
+@click.option(
+    "--queries", type=click.Path(path_type=Path), help="Query vectors, if DATA is not an ann-benchmarks file."
+)
 @click.option("--exact", is_flag=True, help="Compute the true neighbours instead of taking DATA's.")
 @click.option("--mmap/--no-mmap", default=False, show_default=True, help="Map the index instead of reading it.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, or a backend's name.")
@@ -79,6 +83,8 @@ def evaluate(
     if k > loaded.ntotal:
         raise click.ClickException(f"k is {k}, but the index holds {loaded.ntotal} vectors")
     test, rows = _truth(loaded, data, queries, k, exact)
+    if len(test) == 0:
+        raise click.ClickException(f"{queries or data} holds no queries")
     truth = loaded.ids[rows]
     found = loaded.search(test, k).ids
     times = time_search(lambda q: loaded.search(q, k), test)

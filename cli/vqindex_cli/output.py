@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,10 +13,23 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 __all__ = ["json_option", "progress_bar", "show_fields", "show_json", "show_table"]
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+_ANY_WIDTH = 1_000_000
+
+
+class _JsonOption(click.Option):
+    """--json, whose environment variable ends in _JSON although the parameter is not called so."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        return os.environ.get(f"{ctx.auto_envvar_prefix}_JSON") or None
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, cls=_JsonOption, help="Print one JSON object instead of a table."
+)
 
 
 @contextmanager
@@ -39,31 +53,38 @@ def show_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
 
 def show_fields(title: str, fields: Mapping[str, Any]) -> None:
     """Print names and values as two columns."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
-    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in fields.items():
-        table.add_row(name, _text(value))
-    Console().print(table)
+        table.add_row(Text(name), _text(value))
+    click.echo(title)
+    _print(table)
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:
-    """Print rows under headings; numbers are right-aligned. Never wraps when the output is not a terminal."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print rows under headings; numbers are right-aligned."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for i, name in enumerate(columns):
         numeric = all(isinstance(row[i], int | float) for row in rows)
         table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
         table.add_row(*map(_text, row))
+    _print(table)
+
+
+def _print(table: Table) -> None:
+    """Print to stdout; what is not a terminal gets whole lines, however long."""
     console = Console()
     if not console.is_terminal:
-        console = Console(width=200)
+        console = Console(width=_ANY_WIDTH)
     console.print(table)
 
 
-def _text(value: Any) -> str:
+def _text(value: Any) -> Text:
+    """Return a value as text; never as markup, for paths may hold brackets."""
     if isinstance(value, float):
-        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+        return Text(f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}")
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(value) if abs(value) < 10000 else f"{value:,}"
-    return str(value)
+        return Text(str(value) if abs(value) < 10000 else f"{value:,}")
+    return Text(str(value))

@@ -51,7 +51,7 @@ def plot_recall_curves(
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(loc="lower right", frameon=False)
-    axes[0][0].set_ylabel("share of queries with the true nearest among the first k")
+    axes[0][0].set_ylabel("recall 1@k (true nearest among the first k)")
     axes[0][0].set_ylim(None, 1.005)
     figure.suptitle(title)
     figure.tight_layout()

@@ -44,8 +44,12 @@ def search(
         result = loaded.search(source.read(), k)
     if output is not None:
         temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp.npz")
-        np.savez(temporary, scores=result.scores, ids=result.ids)
-        os.replace(temporary, output)
+        try:
+            np.savez(temporary, scores=result.scores, ids=result.ids)
+            os.replace(temporary, output)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
         click.echo(f"wrote {result.ids.shape[0]} x {k} results to {output}", err=True)
     if as_json:
         for i, (scores, ids) in enumerate(zip(result.scores, result.ids, strict=True)):

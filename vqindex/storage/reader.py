@@ -48,24 +48,42 @@ def _opened(path: Path) -> Iterator[h5py.File]:
             yield file
     except (FileFormatError, MemoryError):
         raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, RuntimeError, LookupError, ArithmeticError, ValueError, TypeError, AttributeError) as error:
         raise FileFormatError(f"{path}: damaged HDF5 structure ({error})") from error
 
 
 def _check_version(path: Path, file: h5py.File) -> int:
     name = file.attrs.get("format")
-    if name is None or bytes(name) != FORMAT_NAME.encode():
+    if not isinstance(name, bytes) or name != FORMAT_NAME.encode():
         raise FileFormatError(f"{path}: format is {name!r}; expected an index written by vqindex")
-    version = int(file.attrs["format_version"])
-    if version not in _READERS:
+    version = file.attrs.get("format_version")
+    if not isinstance(version, np.integer) or int(version) not in _READERS:
         known = ", ".join(map(str, sorted(_READERS)))
         raise FileFormatError(f"{path}: format version is {version}; this vqindex reads: {known}")
-    return version
+    return int(version)
+
+
+def _dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
+    """Return a block whose bytes lie in this file in one piece: no link or storage leads elsewhere."""
+    link = file.get(name, getlink=True)
+    if link is None:
+        raise FileFormatError(f"{path}: block {name!r} is missing")
+    if not isinstance(link, h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
+        raise FileFormatError(f"{path}: {name!r} is a link or a group; expected a block")
+    dataset = file[name]
+    created = dataset.id.get_create_plist()
+    if created.get_layout() != h5py.h5d.CONTIGUOUS or created.get_external_count():
+        raise FileFormatError(
+            f"{path}: block {name!r} is chunked, compact, virtual or external; expected contiguous storage"
+        )
+    return dataset
 
 
 def _header(path: Path, file: h5py.File) -> dict[str, Any]:
-    dataset = file[HEADER]
-    raw = dataset[()].astype(np.uint8).tobytes()
+    dataset = _dataset(path, file, HEADER)
+    if dataset.dtype != np.uint8:
+        raise FileFormatError(f"{path}: block 'header' has dtype {dataset.dtype.str}; expected |u1")
+    raw = dataset[()].tobytes()
     if zlib.crc32(raw) != int(dataset.attrs["crc32"]):
         raise FileFormatError(f"{path}: block 'header' is damaged (its CRC-32 differs)")
     header: dict[str, Any] = json.loads(raw)
@@ -75,10 +93,10 @@ def _header(path: Path, file: h5py.File) -> dict[str, Any]:
 def _expected(path: Path, header: dict[str, Any], spec: IndexSpec) -> dict[str, tuple[int, ...]]:
     """Shapes the blocks must have, from the spec alone."""
     n = int(header["ntotal"])
-    levels = header["blocks"]["levels"]["shape"][0]
+    book = Codec(spec).codebook
     shapes: dict[str, tuple[int, ...]] = {
-        "thresholds": (levels - 1,),
-        "levels": (levels,),
+        "thresholds": book.thresholds.shape,
+        "levels": book.levels.shape,
         "codes": (n, spec.code_bytes),
         "factor": (n,),
     }
@@ -87,7 +105,7 @@ def _expected(path: Path, header: dict[str, Any], spec: IndexSpec) -> dict[str, 
     if "ids" in header["blocks"]:
         shapes["ids"] = (n,)
     if set(shapes) != set(header["blocks"]):
-        raise FileFormatError(f"{path}: holds blocks {sorted(header['blocks'])}; expected {sorted(shapes)}")
+        raise FileFormatError(f"{path}: the header names blocks {sorted(header['blocks'])}; expected {sorted(shapes)}")
     return shapes
 
 
@@ -97,12 +115,13 @@ class _Blocks:
     def __init__(self, path: Path, file: h5py.File, header: dict[str, Any], spec: IndexSpec) -> None:
         self.path, self.file, self.entries = path, file, header["blocks"]
         self.shapes = _expected(path, header, spec)
+        unknown = sorted(set(file) - {HEADER, *self.shapes})
+        if unknown:
+            raise FileFormatError(f"{path}: holds {unknown}, which its header does not name")
 
     def dataset(self, name: str) -> h5py.Dataset:
         entry = self.entries[name]
-        if name not in self.file:
-            raise FileFormatError(f"{self.path}: block {name!r} is missing")
-        dataset = self.file[name]
+        dataset = _dataset(self.path, self.file, name)
         if dataset.shape != self.shapes[name] or list(dataset.shape) != entry["shape"]:
             raise FileFormatError(
                 f"{self.path}: block {name!r} has shape {dataset.shape}; expected {self.shapes[name]}"
@@ -111,8 +130,6 @@ class _Blocks:
             raise FileFormatError(
                 f"{self.path}: block {name!r} has dtype {dataset.dtype.str}; expected {' or '.join(dtypes_of(name))}"
             )
-        if dataset.chunks is not None:
-            raise FileFormatError(f"{self.path}: block {name!r} is chunked; expected contiguous storage")
         return dataset
 
     def check(self, name: str, array: NDArray[Any]) -> None:
@@ -120,8 +137,9 @@ class _Blocks:
         checks.update(array)
         found, stored = checks.sums(), self.entries[name]["crc32"]
         if found != stored:
-            bad = next((i for i, (a, b) in enumerate(zip(found, stored, strict=False)) if a != b), 0)
-            first = bad * CHECK_BYTES
+            if len(found) != len(stored):
+                raise FileFormatError(f"{self.path}: block {name!r} has {len(stored)} checksums; expected {len(found)}")
+            first = next(i for i, (a, b) in enumerate(zip(found, stored, strict=True)) if a != b) * CHECK_BYTES
             last = min(first + CHECK_BYTES, array.nbytes) - 1
             raise FileFormatError(f"{self.path}: block {name!r} is damaged in bytes {first} to {last} (CRC-32 differs)")
 
@@ -137,9 +155,11 @@ class _Blocks:
     def map(self, name: str, verify: bool) -> NDArray[Any]:
         """Memory-map a block."""
         dataset = self.dataset(name)
+        if 0 in dataset.shape:
+            return self.load(name)
         offset = dataset.id.get_offset()
-        if offset is None or 0 in dataset.shape:
-            return np.empty(dataset.shape, dataset.dtype)
+        if offset is None:
+            raise FileFormatError(f"{self.path}: block {name!r} was never written")
         array = np.memmap(self.path, dataset.dtype, "r", offset, dataset.shape)
         if verify:
             self.check(name, array)
@@ -148,9 +168,12 @@ class _Blocks:
 
 def _spec(path: Path, header: dict[str, Any]) -> IndexSpec:
     try:
-        return IndexSpec(**header["spec"])
+        spec = IndexSpec(**header["spec"])
     except (InvalidInputError, TypeError) as error:
         raise FileFormatError(f"{path}: can't be read by this version of vqindex: {error}") from None
+    if spec.as_dict() != header["spec"]:
+        raise FileFormatError(f"{path}: spec is {header['spec']}; expected all of {', '.join(spec.as_dict())}")
+    return spec
 
 
 def _check_definition(blocks: _Blocks, header: dict[str, Any], codec: Codec) -> None:

@@ -1,0 +1,296 @@
+"""The command line: build, search and eval. JSON is parsed strictly, numbers are compared exactly."""
+
+import json
+import os
+from pathlib import Path
+
+import cli_tools
+import h5py
+import numpy as np
+import pytest
+from cli_tools import DIM, no_constant, one_object, truth, vectors, write_annbench, write_fvecs
+
+import vqindex
+from vqindex.backend import resolve
+
+run, ok, folder = map(pytest.fixture, (cli_tools.run, cli_tools.ok, cli_tools.folder))
+
+EVAL_FIELDS = {
+    *("n", "dim", "bits", "metric", "codec", "sketch", "device", "backend", "k"),
+    *("recall_at_k", "recall_1_at_k", "recall_1_at_1", "bytes_per_vector", "build_seconds", "encode_seconds"),
+    *("qps_batch", "qps_single", "latency_ms_p50", "latency_ms_p99"),
+}
+
+
+def recalls(found, true, k):
+    """The three recalls, counted one by one."""
+    nq = len(found)
+    overlap = sum(len(set(f[:k].tolist()) & set(t[:k].tolist())) for f, t in zip(found, true, strict=True)) / (nq * k)
+    first = sum(int(t[0]) in f[:k].tolist() for f, t in zip(found, true, strict=True)) / nq
+    top = sum(int(f[0] == t[0]) for f, t in zip(found, true, strict=True)) / nq
+    return overlap, first, top
+
+
+# ---- build
+
+
+def test_build_is_the_library(folder, ok):
+    summary = one_object(ok("build", "base.npy", "-o", "a.vqi", "--bits", 3, "--metric", "l2", "--seed", 5, "--json"))
+    index = vqindex.VQIndex(DIM, 3, "l2", seed=5)
+    index.add(vectors(60))
+    loaded = vqindex.VQIndex.load("a.vqi")
+    assert loaded.spec == index.spec
+    for one, other in zip(loaded.search(vectors(7), 9), index.search(vectors(7), 9), strict=True):
+        np.testing.assert_array_equal(one, other)
+    expected = {"index": "a.vqi", "ntotal": 60, "dim": DIM, "bits": 3, "metric": "l2", "codec": "turboquant-prod"}
+    assert summary.items() >= expected.items()
+    assert summary["sketch"] == "shared"
+    assert summary["bytes_per_vector"] == index.spec.bytes_per_vector
+    assert summary["file_bytes"] == os.path.getsize("a.vqi")
+    assert 0 < summary["encode_seconds"] <= summary["build_seconds"]
+    assert summary["save_seconds"] > 0
+
+
+def test_build_from_other_formats(folder, ok):
+    x = vectors(60)
+    write_fvecs("x.fvecs", x)
+    np.savez("x.npz", vectors=x)
+    with h5py.File("x.h5", "w") as file:
+        file["other"], file["more"] = x[:5], x
+    ok("build", "base.npy", "-o", "a.vqi")
+    codes = vqindex.storage.read("a.vqi").rows.codes
+    for args in (("x.fvecs",), ("x.npz",), ("x.h5", "--dataset", "more")):
+        ok("build", *args, "-o", "b.vqi", "--force")
+        np.testing.assert_array_equal(vqindex.storage.read("b.vqi").rows.codes, codes)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+def test_build_takes_the_metric_of_the_file(folder, ok, metric):
+    write_annbench("a.hdf5", metric, "new")
+    assert one_object(ok("build", "a.hdf5", "-o", "a.vqi", "--json"))["metric"] == metric
+    other = "ip" if metric == "l2" else "l2"
+    assert one_object(ok("build", "a.hdf5", "-o", "b.vqi", "--metric", other, "--json"))["metric"] == other
+
+
+def test_build_with_ids(folder, ok, run):
+    ids = np.random.default_rng(0).permutation(1000)[:60]
+    np.save("ids.npy", ids)
+    ok("build", "base.npy", "-o", "a.vqi", "--ids", "ids.npy")
+    np.testing.assert_array_equal(vqindex.VQIndex.load("a.vqi").ids, ids)
+    assert one_object(ok("info", "a.vqi", "--json"))["id_bytes"] == 8
+    report = one_object(ok("eval", "a.vqi", "base.npy", "--queries", "queries.npy", "-k", 5, "--json"))
+    found = vqindex.VQIndex.load("a.vqi").search(vectors(7, seed=1), 5).ids
+    true = ids[truth(vectors(60), vectors(7, seed=1), "ip")]
+    assert (report["recall_at_k"], report["recall_1_at_k"], report["recall_1_at_1"]) == recalls(found, true, 5)
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        (np.arange(59), "59 ids were given for 60 vectors"),
+        (np.zeros(60, int), "given twice: 0"),
+        (np.arange(60) - 1, "id -1 is negative"),
+        (np.arange(60.0), "dtype float64"),
+        (b"", "not a .npy file"),
+        (b"1\n2\n", "not a .npy file"),
+        (b"PK\x03\x04 broken", "not a .npy file"),
+        ({"x": np.arange(60)}, "a .npz archive"),
+        (np.array([None] * 60), "not a .npy file"),
+    ],
+)
+def test_build_with_bad_ids(folder, run, ids, words):
+    if isinstance(ids, bytes):
+        Path("ids.npy").write_bytes(ids)
+    elif isinstance(ids, dict):
+        with open("ids.npy", "wb") as file:
+            np.savez(file, **ids)
+    else:
+        np.save("ids.npy", ids)
+    code, out, err = run("build", "base.npy", "-o", "a.vqi", "--ids", "ids.npy")
+    assert (code, out) == (1, "")
+    assert "ids.npy" in err
+    assert words in err
+    assert sorted(os.listdir()) == ["base.npy", "ids.npy", "queries.npy"]
+
+
+def test_existing_output(folder, ok, run):
+    Path("a.vqi").write_text("mine")
+    code, out, err = run("build", "base.npy", "-o", "a.vqi")
+    assert (code, out) == (1, "")
+    assert "a.vqi exists" in err
+    assert "--force" in err
+    assert Path("a.vqi").read_text() == "mine"
+    ok("build", "base.npy", "-o", "a.vqi", "--force")
+    assert len(vqindex.VQIndex.load("a.vqi")) == 60
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_failing_build_leaves_nothing(folder, run, monkeypatch, there):
+    if there:
+        Path("a.vqi").write_text("mine")
+    before = sorted(os.listdir())
+
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    code, out, err = run("build", "base.npy", "-o", "a.vqi", "--force")
+    assert (code, out) == (1, "")
+    assert "No space left" in err
+    assert sorted(os.listdir()) == before
+    assert not there or Path("a.vqi").read_text() == "mine"
+
+
+@pytest.mark.parametrize("form", ["npy", "fvecs", "hdf5"])
+def test_nan_is_named_by_the_row_of_the_file(folder, run, monkeypatch, form):
+    monkeypatch.setattr("vqindex.index._CHUNK_VALUES", 16 * DIM)  # 16 rows a chunk: row 53 is in the fourth
+    x = vectors(60)
+    x[53, 4] = np.nan
+    if form == "npy":
+        np.save("bad.npy", x)
+    elif form == "fvecs":
+        write_fvecs("bad.fvecs", x)
+    else:
+        with h5py.File("bad.hdf5", "w") as file:
+            file["train"] = x
+    code, out, err = run("build", f"bad.{form}", "-o", "a.vqi")
+    assert (code, out) == (1, "")
+    assert f"bad.{form}" in err
+    assert "vectors[53, 4] is nan" in err
+    assert not any(name.endswith((".vqi", ".tmp")) for name in os.listdir())
+
+
+def test_nan_in_data_of_several_real_chunks(folder, run):
+    dim, rows = 4096, 5000  # 2^24 values a chunk: 4096 rows
+    x = np.lib.format.open_memmap("big.npy", "w+", np.float16, (rows, dim))
+    x[4321, 17] = np.inf
+    x.flush()
+    code, _, err = run("build", "big.npy", "-o", "a.vqi", "--bits", 1)
+    assert code == 1
+    assert "vectors[4321, 17] is inf" in err
+
+
+def test_norm_too_large_is_named_by_the_row_of_the_file(folder, run, monkeypatch):
+    monkeypatch.setattr("vqindex.index._CHUNK_VALUES", 16 * DIM)
+    x = vectors(60)
+    x[53] = 1e19
+    np.save("bad.npy", x)
+    code, _, err = run("build", "bad.npy", "-o", "a.vqi")
+    assert code == 1
+    assert "vectors[53] has norm" in err
+
+
+# ---- search
+
+
+def test_search_json_and_npz(folder, ok, run):
+    ok("build", "base.npy", "-o", "a.vqi")
+    expected = vqindex.VQIndex.load("a.vqi").search(vectors(7, seed=1), 4)
+    for extra in ((), ("--mmap",)):
+        lines = ok("search", "a.vqi", "queries.npy", "-k", 4, "--json", *extra).splitlines()
+        parsed = [json.loads(line, parse_constant=no_constant) for line in lines]
+        assert [line["query"] for line in parsed] == list(range(7))
+        np.testing.assert_array_equal([line["ids"] for line in parsed], expected.ids)
+        # Nine digits give a float32 back exactly.
+        np.testing.assert_array_equal(np.float32([line["scores"] for line in parsed]), expected.scores)
+    code, out, err = run("search", "a.vqi", "queries.npy", "-k", 4, "-o", "found.npz")
+    assert (code, out) == (0, "")
+    assert "7 x 4" in err
+    with np.load("found.npz") as found:
+        np.testing.assert_array_equal(found["ids"], expected.ids)
+        np.testing.assert_array_equal(found["scores"], expected.scores)
+    assert sorted(os.listdir()) == ["a.vqi", "base.npy", "found.npz", "queries.npy"]
+
+
+def test_search_prints_whole_lines(folder, ok):
+    ok("build", "base.npy", "-o", "a.vqi")
+    text = ok("search", "a.vqi", "queries.npy", "-k", 60)
+    lines = text.splitlines()
+    assert len(lines) == 8
+    found = vqindex.VQIndex.load("a.vqi").search(vectors(7, seed=1), 60).ids
+    for line, ids in zip(lines[1:], found, strict=True):
+        assert [int(pair.split(":")[0]) for pair in line.split()[1:]] == ids.tolist()
+
+
+def test_search_with_more_results_than_vectors(folder, ok):
+    ok("build", "base.npy", "-o", "a.vqi", "--metric", "l2")
+    lines = ok("search", "a.vqi", "queries.npy", "-k", 100, "--json").splitlines()
+    for line in lines:
+        assert sorted(json.loads(line, parse_constant=no_constant)["ids"]) == list(range(60))
+
+
+def test_search_of_an_annbench_file_takes_its_queries(folder, ok):
+    write_annbench("a.hdf5", "cosine", "new")
+    ok("build", "a.hdf5", "-o", "a.vqi")
+    lines = ok("search", "a.vqi", "a.hdf5", "-k", 3, "--json").splitlines()
+    expected = vqindex.VQIndex.load("a.vqi").search(vectors(7, seed=1), 3).ids
+    np.testing.assert_array_equal([json.loads(line)["ids"] for line in lines], expected)
+
+
+def test_failing_search_leaves_nothing(folder, ok, run, monkeypatch):
+    ok("build", "base.npy", "-o", "a.vqi")
+
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    code, _, err = run("search", "a.vqi", "queries.npy", "-o", "found.npz")
+    assert code == 1
+    assert "No space left" in err
+    assert sorted(os.listdir()) == ["a.vqi", "base.npy", "queries.npy"]
+
+
+# ---- eval
+
+
+def check_eval(report, metric, k, **expected):
+    assert report.keys() >= EVAL_FIELDS
+    index = vqindex.VQIndex.load("a.vqi")
+    found = index.search(vectors(7, seed=1), k).ids
+    true = truth(vectors(60), vectors(7, seed=1), metric)
+    assert (report["recall_at_k"], report["recall_1_at_k"], report["recall_1_at_1"]) == recalls(found, true, k)
+    fixed = {"n": 60, "dim": DIM, "bits": 2, "metric": metric, "codec": "turboquant-prod", "sketch": "shared", "k": k}
+    assert report.items() >= {**fixed, "device": "auto", "backend": resolve(), **expected}.items()
+    assert report["bytes_per_vector"] == index.spec.bytes_per_vector
+    assert report["encode_seconds"] == index.meta["encode_seconds"]
+    assert report["build_seconds"] == index.meta["build_seconds"]
+    assert min(report[name] for name in ("qps_batch", "qps_single", "latency_ms_p50")) > 0
+    assert report["latency_ms_p99"] >= report["latency_ms_p50"]
+
+
+@pytest.mark.parametrize("layout", ["old", "new"])
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+def test_eval_of_an_annbench_file(folder, ok, metric, layout):
+    write_annbench("a.hdf5", metric, layout)
+    ok("build", "a.hdf5", "-o", "a.vqi", "--bits", 2)
+    for extra in ((), ("--exact",), ("--mmap",)):
+        check_eval(one_object(ok("eval", "a.vqi", "a.hdf5", "-k", 7, "--json", *extra)), metric, 7)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+def test_eval_of_plain_files(folder, ok, metric):
+    ok("build", "base.npy", "-o", "a.vqi", "--bits", 2, "--metric", metric)
+    write_fvecs("base.fvecs", vectors(60))
+    write_fvecs("queries.fvecs", vectors(7, seed=1))
+    for form in ("npy", "fvecs"):
+        out = ok("eval", "a.vqi", f"base.{form}", "--queries", f"queries.{form}", "-k", 5, "--json")
+        check_eval(one_object(out), metric, 5)
+
+
+def test_eval_k_larger_than_the_known_neighbours(folder, ok, run):
+    write_annbench("a.hdf5", "l2", "new")
+    ok("build", "a.hdf5", "-o", "a.vqi", "--bits", 2)
+    code, _, err = run("eval", "a.vqi", "a.hdf5", "-k", 30, "--json")
+    assert code == 1
+    assert "20 neighbours" in err
+    assert "--exact" in err
+    check_eval(one_object(ok("eval", "a.vqi", "a.hdf5", "-k", 30, "--exact", "--json")), "l2", 30)
+
+
+def test_eval_of_an_index_made_otherwise(folder, ok):
+    index = vqindex.VQIndex(DIM)
+    index.add(vectors(60))
+    index.save("a.vqi")  # without notes of build times
+    report = one_object(ok("eval", "a.vqi", "base.npy", "--queries", "queries.npy", "--json"))
+    assert report["build_seconds"] is None
+    assert report["encode_seconds"] is None

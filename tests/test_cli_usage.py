@@ -1,0 +1,285 @@
+"""The rest of the command line: info, verify, datasets, demo, wrong inputs, exit codes, variables, real processes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cli_tools
+import h5py
+import numpy as np
+import pytest
+from cli_tools import DIM, no_constant, one_object, vectors, write_annbench
+
+import vqindex
+import vqindex_datasets
+
+run, ok, folder = map(pytest.fixture, (cli_tools.run, cli_tools.ok, cli_tools.folder))
+
+VQINDEX = shutil.which("vqindex", path=os.path.dirname(sys.executable))
+in_a_process = pytest.mark.skipif(VQINDEX is None, reason="the command is not installed beside this Python")
+
+
+@pytest.fixture
+def index_file(folder, ok):
+    ok("build", "base.npy", "-o", "a.vqi")
+    return folder / "a.vqi"
+
+
+# ---- info and verify
+
+
+def test_info(index_file, ok):
+    fields = one_object(ok("info", "a.vqi", "--json"))
+    index = vqindex.VQIndex.load("a.vqi")
+    assert fields.items() >= {**index.spec.as_dict(), **index.meta}.items()
+    assert fields["ntotal"] == 60
+    assert fields["format_version"] == 1
+    assert fields["file_bytes"] == os.path.getsize("a.vqi")
+    assert fields["id_bytes"] == 0
+    table = ok("info", "a.vqi").splitlines()
+    assert table[0] == "a.vqi"
+    assert dict(line.split(None, 1) for line in table[1:])["codec"].strip() == "turboquant-prod"
+
+
+def test_names_with_brackets_are_shown_as_they_are(index_file, ok):
+    shutil.copy("a.vqi", "[bold]a.vqi")
+    text = ok("info", "[bold]a.vqi")
+    assert text.count("[bold]a.vqi") == 2
+
+
+def test_verify(index_file, ok, run):
+    report = one_object(ok("verify", "a.vqi", "--json"))
+    assert report["index"] == "a.vqi"
+    assert report["ok"] is True
+    assert report["blocks"]["codes"] == 60 * vqindex.VQIndex.load("a.vqi").spec.code_bytes
+    assert ok("verify", "a.vqi").splitlines()[-1] == "a.vqi: ok"
+    with h5py.File("a.vqi") as file:
+        offset = file["factor"].id.get_offset()
+    damaged = bytearray(index_file.read_bytes())
+    damaged[offset + 9] ^= 1
+    index_file.write_bytes(damaged)
+    for extra in ((), ("--json",)):
+        code, out, err = run("verify", "a.vqi", *extra)
+        assert (code, out) == (1, "")
+        assert err.startswith("error: a.vqi: block 'factor' is damaged in bytes 0 to 239")
+
+
+# ---- datasets and demo
+
+
+def test_datasets_list(folder, ok):
+    text = ok("datasets", "list", "--json")
+    entries = json.loads(text, parse_constant=no_constant)
+    assert [entry["name"] for entry in entries] == list(vqindex_datasets.CATALOG)
+    assert entries[0].keys() >= {"name", "kind", "n", "dim", "nq", "distance", "size", "description"}
+    lines = ok("datasets", "list").splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(vqindex_datasets.CATALOG)
+
+
+def test_datasets_fetch_of_the_shipped_sample(folder, ok, run):
+    path = Path(ok("datasets", "fetch", "glove-100-sample").rstrip("\n"))
+    assert path == vqindex_datasets.sample_path()
+    code, out, err = run("datasets", "fetch", "no-such-set")
+    assert (code, out) == (2, "")
+    assert "no-such-set" in err
+
+
+def test_datasets_make(folder, ok, run):
+    args = ("datasets", "make", "clustered", "-o", "c.hdf5", "-n", 50, "--dim", 6, "--queries", 4, "-k", 70)
+    assert ok(*args) == "c.hdf5\n"
+    made = vqindex_datasets.load_annbench("c.hdf5")
+    assert (made.n, made.dim, made.nq, made.gt_k) == (50, 6, 4, 50)
+    before = Path("c.hdf5").read_bytes()
+    code, out, err = run(*args, "--seed", 1)
+    assert (code, out) == (1, "")
+    assert "c.hdf5 exists" in err
+    assert Path("c.hdf5").read_bytes() == before
+    ok(*args, "--seed", 1, "--force")
+    assert Path("c.hdf5").read_bytes() != before
+    report = one_object(ok("build", "c.hdf5", "-o", "c.vqi", "--json"))
+    assert (report["ntotal"], report["metric"]) == (50, made.metric)
+
+
+def test_demo(folder, run):
+    code, out, err = run("demo", "--quick", "--no-plot", "--json", "--output", "out")
+    assert code == 0
+    assert "Traceback" not in err
+    rows = json.loads(out, parse_constant=no_constant)
+    assert [(row["index"], row["bits"]) for row in rows] == [
+        (label, bits) for bits in (2, 4) for label in ("vqindex default", "prod as in the paper")
+    ]
+    for row in rows:
+        assert 0 < row["recall_at_10"] <= row["recall_1_at_10"] <= 1
+        # Cosine: the codes and one float32. The paper's sketch keeps its residual's length in that one.
+        assert row["bytes_per_vector"] == 100 * row["bits"] // 8 + 4
+    ours = {row["bits"]: row["recall_at_10"] for row in rows if row["index"] == "vqindex default"}
+    assert ours[4] > ours[2]
+    assert sorted(os.listdir("out")) == [f"glove-{name}-{bits}.vqi" for name in ("default", "paper") for bits in (2, 4)]
+
+
+# ---- wrong inputs: exit code 1 for data, 2 for usage
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ("build none.npy -o b.vqi", ["none.npy", "no such file"]),
+        ("build base.csv -o b.vqi", [".csv", ".npy"]),
+        ("build base.npy -o no/b.vqi", ["no is not a folder"]),
+        ("build base.npy -o b.vqi --ids none.npy", ["none.npy"]),
+        ("build base.npy -o b.vqi --codec qjl --sketch shared", ["qjl", "gaussian"]),
+        ("build base.npy -o b.vqi --dataset x", ["dataset='x'"]),
+        ("build base.npy -o b.vqi --device abacus", ["abacus", "this build has"]),
+        ("build text.npy -o b.vqi", ["text.npy"]),
+        ("build bool.npy -o b.vqi", ["bool.npy", "bool"]),
+        ("search none.vqi queries.npy", ["none.vqi"]),
+        ("search base.npy queries.npy", ["base.npy", "not an HDF5 file"]),
+        ("search . queries.npy", ["directory"]),
+        ("search a.vqi none.npy", ["none.npy"]),
+        ("search a.vqi wide.npy", ["11 columns", "dim 10"]),
+        ("search a.vqi nan.npy", ["queries[3, 2] is nan"]),
+        ("search a.vqi queries.npy --device abacus", ["abacus"]),
+        ("eval a.vqi base.npy --queries queries.npy -k 61", ["k is 61", "60 vectors"]),
+        ("eval a.vqi base.npy --queries wide.npy", ["11", "10"]),
+        ("eval a.vqi base.npy --queries empty.npy", ["empty.npy", "no queries"]),
+        ("eval a.vqi queries.npy --queries base.npy -k 3", ["holds 7 vectors", "60 of dim 10"]),
+        ("eval a.vqi wide.npy --queries queries.npy -k 3", ["of dim 11"]),
+        ("eval a.vqi none.npy --queries queries.npy", ["none.npy"]),
+        ("eval a.vqi l2.hdf5 -k 3", ["'euclidean'", "'ip'", "--exact"]),
+        ("info none.vqi", ["none.vqi"]),
+        ("verify none.vqi", ["none.vqi"]),
+        ("verify base.npy", ["base.npy"]),
+    ],
+)
+def test_wrong_data(index_file, run, args, words):
+    np.save("wide.npy", vectors(7, dim=11))
+    np.save("empty.npy", vectors(0))
+    np.save("bool.npy", np.zeros((3, DIM), bool))
+    Path("text.npy").write_text("1,2,3\n")
+    Path("base.csv").write_text("1,2,3\n")
+    x = vectors(7)
+    x[3, 2] = np.nan
+    np.save("nan.npy", x)
+    write_annbench("l2.hdf5", "l2", "new")
+    before = sorted(os.listdir())
+    code, out, err = run(*args.split())
+    assert (code, out) == (1, "")
+    assert err.startswith(("error: ", "Error: "))
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
+    assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ("build base.npy", "--output"),
+        ("build base.npy -o b.vqi --bits 9", "--bits"),
+        ("build base.npy -o b.vqi --bits four", "--bits"),
+        ("build base.npy -o b.vqi --metric hamming", "--metric"),
+        ("build base.npy -o b.vqi --seed -1", "--seed"),
+        ("build -o b.vqi", "DATA"),
+        ("build base.npy -o b.vqi --no-such-option", "--no-such-option"),
+        ("search a.vqi queries.npy -k 0", "-k"),
+        ("search a.vqi queries.npy -o found.txt", ".npz"),
+        ("search a.vqi", "QUERIES"),
+        ("eval a.vqi base.npy", "--queries"),
+        ("datasets make no-such-kind -o x.hdf5", "no-such-kind"),
+        ("datasets make gaussian -o x.hdf5 -n 0", "-n"),
+        ("no-such-command", "no-such-command"),
+    ],
+)
+def test_wrong_usage(index_file, run, args, words):
+    before = sorted(os.listdir())
+    code, out, err = run(*args.split())
+    assert (code, out) == (2, "")
+    assert words in err
+    assert sorted(os.listdir()) == before
+
+
+def test_help_and_version(ok):
+    assert vqindex.__version__ in ok("--version")
+    for command in ((), ("build",), ("search",), ("eval",), ("info",), ("verify",), ("datasets",), ("demo",)):
+        assert "Usage:" in ok(*command, "--help")
+        assert "Usage:" in ok(*command, "-h")
+
+
+def test_interrupt(folder, run, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(vqindex.VQIndex, "add", stop)
+    code, out, err = run("build", "base.npy", "-o", "a.vqi")
+    assert (code, out) == (1, "")
+    assert err.strip() == "stopped"
+    assert not os.path.exists("a.vqi")
+
+
+# ---- variables
+
+
+def test_options_from_the_environment(folder, ok, run, monkeypatch):
+    monkeypatch.setenv("VQINDEX_BUILD_BITS", "6")
+    monkeypatch.setenv("VQINDEX_BUILD_METRIC", "l2")
+    monkeypatch.setenv("VQINDEX_BUILD_JSON", "1")
+    report = one_object(ok("build", "base.npy", "-o", "a.vqi"))
+    assert (report["bits"], report["metric"]) == (6, "l2")
+    assert one_object(ok("build", "base.npy", "-o", "b.vqi", "--bits", 2))["bits"] == 2
+    monkeypatch.setenv("VQINDEX_BUILD_BITS", "many")
+    code, _, err = run("build", "base.npy", "-o", "c.vqi")
+    assert code == 2
+    assert "VQINDEX_BUILD_BITS" in err or "--bits" in err
+    monkeypatch.setenv("VQINDEX_SEARCH_K", "3")
+    monkeypatch.setenv("VQINDEX_SEARCH_JSON", "true")
+    lines = ok("search", "a.vqi", "queries.npy").splitlines()
+    assert [len(json.loads(line)["ids"]) for line in lines] == [3] * 7
+    monkeypatch.setenv("VQINDEX_DATASETS_MAKE_N", "12")
+    ok("datasets", "make", "sphere", "-o", "s.hdf5", "--dim", 4, "--queries", 2)
+    assert vqindex_datasets.load_annbench("s.hdf5").n == 12
+
+
+def test_backend_from_the_environment(index_file, ok, run, monkeypatch):
+    monkeypatch.setenv("VQINDEX_BACKEND", "nonsense")
+    for args in (("build", "base.npy", "-o", "b.vqi"), ("search", "a.vqi", "queries.npy")):
+        code, out, err = run(*args)
+        assert (code, out) == (1, "")
+        assert "VQINDEX_BACKEND is 'nonsense'" in err
+    assert not os.path.exists("b.vqi")
+    monkeypatch.setenv("VQINDEX_BACKEND", "reference")
+    ok("search", "a.vqi", "queries.npy")
+
+
+# ---- real processes
+
+
+def process(*args, **kwargs):
+    return subprocess.run([VQINDEX, *map(str, args)], capture_output=True, text=True, timeout=60, check=False, **kwargs)
+
+
+@in_a_process
+def test_the_installed_command(folder):
+    built = process("build", "base.npy", "-o", "a.vqi", "--json")
+    assert (built.returncode, built.stderr) == (0, "")
+    assert one_object(built.stdout)["ntotal"] == 60
+    table = process("search", "a.vqi", "queries.npy", "-k", 3)
+    assert (table.returncode, table.stderr) == (0, "")
+    assert "\x1b" not in table.stdout
+    failed = process("search", "none.vqi", "queries.npy")
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert "none.vqi" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert process("search").returncode == 2
+
+
+@in_a_process
+@pytest.mark.skipif(os.name != "posix", reason="a shell's pipe")
+def test_a_reader_that_stops_early(index_file):
+    np.save("many.npy", vectors(5000, seed=2))  # far more lines than a pipe holds
+    command = f"'{VQINDEX}' search a.vqi many.npy --json | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
+    assert json.loads(done.stdout)["query"] == 0
+    assert done.stderr == ""

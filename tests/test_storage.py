@@ -1,0 +1,299 @@
+"""The file: what is written comes back, bytes are stable and lie where they should, and writing is atomic."""
+
+import itertools
+import os
+import stat
+
+import h5py
+import numpy as np
+import pytest
+
+import vqindex
+from vqindex import VQIndex, storage
+from vqindex.storage import writer
+
+CODECS = (
+    ("turboquant-prod", "shared"),
+    ("turboquant-prod", "orthogonal"),
+    ("turboquant-prod", "gaussian"),
+    ("turboquant-mse", None),
+    ("qjl", None),
+    ("trellis", None),
+)
+METRICS = ("ip", "cosine", "l2")
+DIM = 12
+
+
+def make(n, metric="ip", codec="turboquant-prod", sketch=None, *, ids=False, dim=DIM, bits=4, **kwargs):
+    rng = np.random.default_rng(n + dim)
+    index = VQIndex(dim, bits, metric, codec=codec, sketch=sketch, **kwargs)
+    index.add(rng.standard_normal((n, dim)), ids=rng.permutation(3 * n)[:n] + 2**40 if ids else None)
+    return index
+
+
+def queries(dim=DIM, nq=4):
+    return np.random.default_rng(99).standard_normal((nq, dim)).astype(np.float32)
+
+
+def assert_same(a, b):
+    """Exact equality of everything a user can see: the file holds the index, not an approximation of it."""
+    assert a.spec == b.spec
+    assert a.meta == b.meta
+    np.testing.assert_array_equal(a.ids, b.ids)
+    q = queries(a.dim)
+    for one, other in zip(a.search(q, 20, return_stderr=True), b.search(q, 20, return_stderr=True), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(a.reconstruct(a.ids), b.reconstruct(b.ids))
+    np.testing.assert_array_equal(a.estimate(q, a.ids), b.estimate(q, b.ids))
+
+
+# ---- round trips
+
+
+@pytest.mark.parametrize("n", [0, 1, 17, 300])
+@pytest.mark.parametrize("ids", [False, True])
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(("codec", "sketch"), CODECS)
+def test_round_trip(tmp_path, codec, sketch, metric, ids, n):
+    index = make(n, metric, codec, sketch, ids=ids)
+    index.meta["note"] = {"text": "grüße", "list": [1, 2.5, None, True]}
+    path = tmp_path / "a.vqi"
+    index.save(path)
+    assert_same(index, VQIndex.load(path))
+    assert_same(index, VQIndex.load(str(path), mmap=True))
+    assert_same(index, VQIndex.load(path, mmap=True, verify=True))
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("dim", [1, 3, 17])
+def test_round_trip_of_every_width(tmp_path, dim, bits):
+    index = make(33, dim=dim, bits=bits, seed=2**64 - 1)
+    index.save(tmp_path / "a.vqi")
+    assert_same(index, VQIndex.load(tmp_path / "a.vqi"))
+
+
+def test_round_trip_of_the_dense_rotation(tmp_path):
+    index = make(33, rotation="haar")
+    index.save(tmp_path / "a.vqi")
+    assert_same(index, VQIndex.load(tmp_path / "a.vqi"))
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize("ids", [False, True])
+def test_adding_to_a_loaded_index(tmp_path, mmap, ids):
+    path = tmp_path / "a.vqi"
+    more = np.random.default_rng(5).standard_normal((50, DIM))
+    more_ids = np.arange(50) if ids else None
+    index = make(300, ids=ids)
+    index.save(path)
+    loaded = VQIndex.load(path, mmap=mmap)
+    for each in (index, loaded):
+        each.add(more, ids=more_ids)
+    assert_same(index, loaded)
+
+
+def test_saving_a_mapped_index_over_its_own_file(tmp_path):
+    path = tmp_path / "a.vqi"
+    index = make(300, ids=True)
+    index.save(path)
+    mapped = VQIndex.load(path, mmap=True)
+    more = np.random.default_rng(5).standard_normal((5, DIM))
+    for each in (index, mapped):
+        each.add(more, ids=np.arange(5))
+    mapped.save(path)
+    assert_same(index, mapped)  # still maps the old file, which has no name any more
+    assert_same(index, VQIndex.load(path))
+
+
+def test_mapped_rows_are_not_read(tmp_path):
+    make(300, ids=True).save(tmp_path / "a.vqi")
+    stored = storage.read(tmp_path / "a.vqi", mmap=True)
+    for part in (stored.rows.codes, stored.rows.factor, stored.rows.norm, stored.ids):
+        assert isinstance(part, np.memmap)
+        assert not part.flags.writeable
+
+
+def test_adding_in_pieces_gives_the_same_file(tmp_path):
+    x = np.random.default_rng(0).standard_normal((300, DIM))
+    whole, pieces = VQIndex(DIM), VQIndex(DIM)
+    whole.add(x)
+    for part in np.array_split(x, 7):
+        pieces.add(part)
+    whole.save(tmp_path / "a.vqi")
+    pieces.save(tmp_path / "b.vqi")
+    assert (tmp_path / "a.vqi").read_bytes() == (tmp_path / "b.vqi").read_bytes()
+
+
+@pytest.mark.parametrize("n", [0, 17, 300])
+def test_saving_twice_gives_identical_bytes(tmp_path, n, monkeypatch):
+    index = make(n, ids=True)
+    index.meta.update(b=1, a=2)
+    index.save(tmp_path / "a.vqi")
+    monkeypatch.setattr("time.time", lambda: 4e9)  # HDF5 can store times; ours must not
+    reloaded = VQIndex.load(tmp_path / "a.vqi", mmap=True)
+    reloaded.save(tmp_path / "b.vqi")
+    index.save(tmp_path / "a.vqi")
+    assert (tmp_path / "a.vqi").read_bytes() == (tmp_path / "b.vqi").read_bytes()
+
+
+# ---- layout
+
+
+def test_blocks_are_plain_contiguous_arrays(tmp_path):
+    path = tmp_path / "a.vqi"
+    index = make(3000, "l2", ids=True)
+    index.save(path)
+    rows = storage.read(path).rows
+    expected = {"codes": rows.codes, "factor": rows.factor, "norm": rows.norm, "ids": index.ids}
+    with h5py.File(path) as file:
+        assert file.attrs["format"] == b"vqindex"
+        assert file.attrs["format_version"] == 1
+        for name, array in expected.items():
+            dataset = file[name]
+            assert dataset.chunks is None
+            np.testing.assert_array_equal(dataset[()], array)
+            offset = dataset.id.get_offset()
+            assert offset % 4096 == 0, f"{name} begins at {offset}: not at a page"
+            np.testing.assert_array_equal(np.memmap(path, array.dtype, "r", offset, array.shape), array)
+
+
+def test_stored_bytes_are_what_the_index_says(tmp_path):
+    for metric in METRICS:
+        index = make(1000, metric)
+        index.save(tmp_path / "a.vqi")
+        sizes = dict(storage.verify(tmp_path / "a.vqi"))
+        stored = sum(size for name, size in sizes.items() if name in ("codes", "factor", "norm"))
+        assert stored == 1000 * index.spec.bytes_per_vector
+        # Tables, header, HDF5 structures and the pages' alignment: 5 pages at most.
+        assert (tmp_path / "a.vqi").stat().st_size <= stored + 5 * 4096
+
+
+def test_verify_names_every_block(tmp_path):
+    make(300, ids=True).save(tmp_path / "a.vqi")
+    names = [name for name, _ in storage.verify(tmp_path / "a.vqi")]
+    assert sorted(names) == ["codes", "factor", "ids", "levels", "norm", "thresholds"]
+
+
+def test_header_can_be_read_alone(tmp_path):
+    index = make(300, "cosine")
+    index.meta["answer"] = 42
+    index.save(tmp_path / "a.vqi")
+    header = storage.read_header(tmp_path / "a.vqi")
+    assert header["format_version"] == 1
+    assert header["ntotal"] == 300
+    assert header["spec"] == index.spec.as_dict()
+    assert header["meta"] == {"answer": 42}
+    assert header["writer"] == f"vqindex {vqindex.__version__}"
+
+
+# ---- writing is atomic and durable
+
+
+def break_block(monkeypatch, which, error):
+    real, count = writer._put, itertools.count()
+
+    def put(*args):
+        entry = real(*args)
+        if next(count) == which:
+            raise error
+        return entry
+
+    monkeypatch.setattr(writer, "_put", put)
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("which", [0, 2, 4])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_failing_half_way_keeps_the_old_file(tmp_path, monkeypatch, error, which, there):
+    path = tmp_path / "a.vqi"
+    if there:
+        make(17).save(path)
+    before = path.read_bytes() if there else None
+    break_block(monkeypatch, which, error)
+    with pytest.raises(type(error)):
+        make(300).save(path)
+    assert os.listdir(tmp_path) == (["a.vqi"] if there else [])
+    if there:
+        assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_failing_at_the_last_steps_keeps_the_old_file(tmp_path, monkeypatch, step):
+    path = tmp_path / "a.vqi"
+    make(17).save(path)
+    before = path.read_bytes()
+
+    def fail(*args):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        make(300).save(path)
+    assert os.listdir(tmp_path) == ["a.vqi"]
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("value", [np.float32(1), float("nan"), {1, 2}, object()])
+def test_notes_that_are_not_json_change_nothing(tmp_path, value):
+    path = tmp_path / "a.vqi"
+    index = make(17)
+    index.save(path)
+    before = path.read_bytes()
+    index.meta["x"] = value
+    with pytest.raises((TypeError, ValueError)):
+        index.save(path)
+    assert os.listdir(tmp_path) == ["a.vqi"]
+    assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders can be synced on POSIX only")
+def test_order_of_sync_and_rename(tmp_path, monkeypatch):
+    path = tmp_path / "a.vqi"
+    events = []
+    fsync, replace = os.fsync, os.replace
+
+    def note_fsync(descriptor):
+        status = os.fstat(descriptor)
+        events.append(("fsync", "folder" if stat.S_ISDIR(status.st_mode) else status.st_ino))
+        fsync(descriptor)
+
+    def note_replace(source, target):
+        assert os.path.dirname(source) == str(tmp_path), "a rename is atomic within one folder only"
+        events.append(("replace", os.stat(source).st_ino))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    make(17).save(path)
+    inode = path.stat().st_ino
+    assert events == [("fsync", inode), ("replace", inode), ("fsync", "folder")]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX modes")
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_mode_follows_the_umask(tmp_path, umask):
+    old = os.umask(umask)
+    try:
+        make(1).save(tmp_path / "a.vqi")
+        assert os.umask(umask) == umask, "saving changed the umask"
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a.vqi").stat().st_mode) == 0o666 & ~umask
+
+
+def test_relative_and_long_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    index = make(17)
+    for name in ("a.vqi", "x" * 251 + ".vqi", "ü" * 120 + ".vqi"):  # 255 bytes is what file systems allow
+        index.save(name)
+        assert_same(index, VQIndex.load(name))
+
+
+def test_targets_that_cannot_be_written(tmp_path):
+    index = make(1)
+    with pytest.raises(FileNotFoundError):
+        index.save(tmp_path / "no" / "a.vqi")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError):
+        index.save(tmp_path / "folder")
+    assert os.listdir(tmp_path) == ["folder"]

@@ -1,0 +1,405 @@
+"""Files that are not what `save` wrote: each is refused with the file's name, none gives a wrong answer."""
+
+import json
+import shutil
+import subprocess
+import sys
+import zlib
+
+import h5py
+import numpy as np
+import pytest
+
+from vqindex import FileFormatError, VQIndex, storage
+from vqindex.storage import layout, reader
+
+DIM = 8
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    path = tmp_path_factory.mktemp("damage") / "small.vqi"
+    index = VQIndex(DIM, 4, "l2")
+    index.add(np.random.default_rng(0).standard_normal((17, DIM)), ids=np.arange(17) * 5)
+    index.save(path)
+    return path
+
+
+@pytest.fixture
+def path(original, tmp_path):
+    return shutil.copy(original, tmp_path / "copy.vqi")
+
+
+def assert_refused(path, *words, mmap=(False, True)):
+    """Every way of opening the file raises FileFormatError with the file's name and the given words."""
+    for how in mmap:
+        with pytest.raises(FileFormatError) as caught:
+            VQIndex.load(path, mmap=how)
+        for word in (str(path), *words):
+            assert word in str(caught.value), str(caught.value)
+    with pytest.raises(FileFormatError):
+        storage.verify(path)
+
+
+def edit_header(path, change):
+    """Change the header as a newer writer might have: with a right checksum."""
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        header = json.loads(file["header"][()].tobytes())
+        change(header)
+        raw = np.frombuffer(json.dumps(header, sort_keys=True, separators=(",", ":")).encode(), np.uint8)
+        del file["header"]
+        file.create_dataset("header", data=raw).attrs.create("crc32", zlib.crc32(raw.tobytes()), dtype="<u4")
+
+
+def replace_block(path, name, array, **kwargs):
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        del file[name]
+        file.create_dataset(name, data=array, **kwargs)
+
+
+def block(path, name):
+    with h5py.File(path) as file:
+        return file[name][()]
+
+
+# ---- not a whole file
+
+
+def test_truncation_anywhere(original, tmp_path):
+    whole = original.read_bytes()
+    path = tmp_path / "cut.vqi"
+    lengths = np.unique(np.linspace(0, len(whole) - 1, 40, dtype=int))
+    for length in lengths.tolist():
+        path.write_bytes(whole[:length])
+        assert_refused(path)
+
+
+def test_truncation_of_a_large_file(tmp_path):
+    path = tmp_path / "a.vqi"
+    index = VQIndex(64)
+    index.add(np.random.default_rng(0).standard_normal((2000, 64)))
+    index.save(path)
+    whole = path.read_bytes()
+    for length in (len(whole) - 1, len(whole) // 2, 4096):
+        path.write_bytes(whole[:length])
+        assert_refused(path)
+
+
+def test_other_files(tmp_path, path):
+    other = tmp_path / "other.vqi"
+    other.write_text("id,vector\n1,2\n" * 100)
+    assert_refused(other, "not an HDF5 file")
+    other.write_bytes(b"")
+    assert_refused(other)
+    with h5py.File(other, "w") as file:
+        file["train"] = np.zeros((3, 4))
+    assert_refused(other, "format is None", "written by vqindex")
+    np.save(tmp_path / "other.npy", np.zeros(3))
+    assert_refused(tmp_path / "other.npy", "not an HDF5 file")
+
+
+def test_no_file_and_a_folder(tmp_path):
+    for open_it in (VQIndex.load, storage.verify, storage.read_header):
+        with pytest.raises(FileNotFoundError, match=r"none\.vqi"):
+            open_it(tmp_path / "none.vqi")
+        with pytest.raises(IsADirectoryError):
+            open_it(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["vqindex", "other", b"vqindex2", 5, 2**62, [1, 2], np.float64(1), b""])
+def test_other_format_names(path, value):
+    with h5py.File(path, "r+") as file:
+        file.attrs["format"] = value
+    assert_refused(path, "format is", "written by vqindex")
+
+
+def test_missing_attributes(path, original):
+    with h5py.File(path, "r+") as file:
+        del file.attrs["format"]
+    assert_refused(path, "format is None")
+    shutil.copy(original, path)
+    with h5py.File(path, "r+") as file:
+        del file.attrs["format_version"]
+    assert_refused(path, "format version is None", "reads: 1")
+    shutil.copy(original, path)
+    with h5py.File(path, "r+") as file:
+        del file["header"].attrs["crc32"]
+    assert_refused(path)
+
+
+@pytest.mark.parametrize("version", [0, 2, 2**31, "1", b"one", 1.0, [1]])
+def test_unknown_version(path, version):
+    with h5py.File(path, "r+") as file:
+        del file.attrs["format_version"]
+        file.attrs["format_version"] = version
+    assert_refused(path, "format version is", "reads: 1")
+
+
+# ---- flipped bits
+
+FLIP = """
+import sys, warnings
+import numpy as np
+from vqindex import FileFormatError, VQIndex
+warnings.simplefilter("error")
+original, copy, first, step = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+queries = np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32)
+whole = open(original, "rb").read()
+right = VQIndex.load(original).search(queries, 17, return_stderr=True)
+refused = 0
+for at in range(first, len(whole), step):
+    damaged = bytearray(whole)
+    damaged[at] ^= 1 << at % 8
+    with open(copy, "wb") as file:
+        file.write(damaged)
+    print("at", at, flush=True)
+    try:
+        index = VQIndex.load(copy)
+    except FileFormatError as error:
+        assert copy in str(error), f"byte {at}: {error}"
+        refused += 1
+        continue
+    found = index.search(queries, 17, return_stderr=True)
+    for a, b in zip(right, found):
+        assert np.array_equal(a, b), f"byte {at}: another answer"
+print("refused", refused, flush=True)
+"""
+
+
+def test_no_flipped_bit_changes_an_answer(original, tmp_path):
+    # Every third byte, for time; 3 is prime to 8, so every bit of a byte has its turn, and to every block's width.
+    # In a process of its own, for a damaged structure could crash the HDF5 library.
+    size = original.stat().st_size
+    command = [sys.executable, "-c", FLIP, str(original), str(tmp_path / "flip.vqi"), "0", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    last = done.stdout.splitlines()[-2:]
+    assert done.returncode == 0, f"exit code {done.returncode} after {last}: {done.stderr[-2000:]}"
+    # Free space and padding may be flipped; headers, tables, blocks and HDF5's structures may not.
+    assert int(last[-1].split()[1]) > size / 3 / 3
+
+
+@pytest.mark.parametrize("name", ["thresholds", "levels", "codes", "factor", "norm", "ids", "header"])
+def test_flipped_bits_name_the_block(original, path, name):
+    with h5py.File(original) as file:
+        offset, size = file[name].id.get_offset(), file[name].nbytes
+    whole = original.read_bytes()
+    mapped_check = name in ("thresholds", "levels", "header")  # small tables are checked even when mapped
+    for at in np.unique(np.linspace(0, size - 1, 5, dtype=int)).tolist():
+        damaged = bytearray(whole)
+        damaged[offset + at] ^= 0x10
+        path.write_bytes(damaged)
+        assert_refused(path, f"'{name}' is damaged", mmap=(False, True) if mapped_check else (False,))
+        with pytest.raises(FileFormatError, match=f"'{name}' is damaged"):
+            VQIndex.load(path, mmap=True, verify=True)
+        with pytest.raises(FileFormatError, match=f"'{name}' is damaged"):
+            storage.verify(path)
+        if not mapped_check:
+            VQIndex.load(path, mmap=True)  # as documented: not read, so not checked
+
+
+def test_damage_is_named_by_byte_range(tmp_path, monkeypatch):
+    # A small checksum span stands for 4 MiB; the writer, the reader and the checksummer share it.
+    monkeypatch.setattr(layout, "CHECK_BYTES", 1000)
+    monkeypatch.setattr(reader, "CHECK_BYTES", 1000)
+    path = tmp_path / "a.vqi"
+    index = VQIndex(16)
+    index.add(np.random.default_rng(0).standard_normal((300, 16)))  # 2400 bytes of codes
+    index.save(path)
+    assert len(storage.read_header(path)["blocks"]["codes"]["crc32"]) == 3
+    with h5py.File(path) as file:
+        offset = file["codes"].id.get_offset()
+    whole = path.read_bytes()
+    for at, span in ((0, "0 to 999"), (999, "0 to 999"), (1000, "1000 to 1999"), (2399, "2000 to 2399")):
+        damaged = bytearray(whole)
+        damaged[offset + at] ^= 1
+        path.write_bytes(damaged)
+        assert_refused(path, f"block 'codes' is damaged in bytes {span} ", mmap=(False,))
+
+
+@pytest.mark.parametrize("cut", [1, 7, 1000, 3000])
+def test_checksums_do_not_depend_on_how_the_stream_is_cut(monkeypatch, cut):
+    monkeypatch.setattr(layout, "CHECK_BYTES", 1000)
+    data = np.random.default_rng(0).integers(0, 256, 3000, np.uint8)
+    checks = layout.Checksummer()
+    for start in range(0, 3000, cut):
+        checks.update(data[start : start + cut])
+    assert checks.sums() == [zlib.crc32(data[i : i + 1000].tobytes()) for i in (0, 1000, 2000)]
+
+
+# ---- consistent files that this version must not read
+
+
+def test_other_definitions_are_refused(original, path):
+    cases = {
+        "turboquant-next": lambda h: h["spec"].update(codec="turboquant-next"),
+        "hamming": lambda h: h["spec"].update(metric="hamming"),
+        "bits is 9": lambda h: h["spec"].update(bits=9),
+        "dim is 0": lambda h: h["spec"].update(dim=0),
+        "rerank": lambda h: h["spec"].update(rerank=True),
+        "expected all of": lambda h: h["spec"].pop("seed"),
+        "fingerprint is 00ff": lambda h: h.update(fingerprint="00ff"),
+        "codebook": lambda h: h.update(step=h["step"] * 1.0000001),
+        "rotation fingerprint": lambda h: h["spec"].update(seed=1),
+    }
+    for word, change in cases.items():
+        shutil.copy(original, path)
+        edit_header(path, change)
+        assert_refused(path, word)
+
+
+@pytest.mark.parametrize("name", ["thresholds", "levels"])
+def test_another_codebook_is_refused(path, name):
+    array = block(path, name)
+    array[3] += 1
+    replace_block(path, name, array)
+
+    def change(header):
+        header["blocks"][name]["crc32"] = [zlib.crc32(array.tobytes())]
+
+    edit_header(path, change)
+    assert_refused(path, "its codebook is not the one")
+
+
+def test_headers_of_another_shape_are_refused(original, path):
+    def emptied(header):
+        header.clear()
+
+    def edits(*keys, value):
+        def change(header):
+            for key in keys[:-1]:
+                header = header[key]
+            header[keys[-1]] = value
+
+        return change
+
+    for change in (
+        emptied,
+        edits("ntotal", value=16),
+        edits("ntotal", value=-1),
+        edits("ntotal", value="many"),
+        edits("ntotal", value=1e300),
+        edits("ntotal", value=None),
+        edits("spec", value=[1, 2]),
+        edits("blocks", value=[]),
+        edits("blocks", "codes", value=None),
+        edits("blocks", "levels", "shape", value=[]),
+        edits("blocks", "codes", "shape", value=[17, 5]),
+        edits("blocks", "codes", "dtype", value="|O"),
+        edits("blocks", "codes", "crc32", value=[]),
+        edits("blocks", "codes", "crc32", value=[1, 2, 3]),
+        edits("blocks", "more", value={"dtype": "|u1", "shape": [1], "crc32": [0]}),
+        lambda header: header["blocks"].pop("ids"),
+        lambda header: header["blocks"].pop("norm"),
+        lambda header: header["blocks"].pop("levels"),
+        lambda header: header.pop("meta"),
+    ):
+        shutil.copy(original, path)
+        edit_header(path, change)
+        # A wrong list of checksums is noticed where they are used.
+        with pytest.raises(FileFormatError, match=r"copy\.vqi"):
+            VQIndex.load(path)
+        with pytest.raises(FileFormatError, match=r"copy\.vqi"):
+            storage.verify(path)
+
+
+def test_header_that_is_no_json_object(path):
+    for raw in (b"[]", b"{", b"\xff\xfe", b"null", b"[" * 100_000):
+        with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+            del file["header"]
+            data = np.frombuffer(raw, np.uint8)
+            file.create_dataset("header", data=data).attrs.create("crc32", zlib.crc32(raw), dtype="<u4")
+        assert_refused(path)
+
+
+@pytest.mark.parametrize("name", ["thresholds", "levels", "codes", "factor", "norm", "ids", "header"])
+def test_blocks_that_are_not_as_written(original, path, name):
+    array = block(path, name)
+    crc = None
+    if name == "header":
+        with h5py.File(path) as file:
+            crc = file["header"].attrs["crc32"]
+
+    def refused(word, array, **kwargs):
+        shutil.copy(original, path)
+        replace_block(path, name, array, **kwargs)
+        if crc is not None:
+            with h5py.File(path, "r+") as file:
+                file["header"].attrs["crc32"] = crc
+        assert_refused(path, f"'{name}'", word)
+
+    refused("chunked", array, chunks=array.shape)
+    refused("chunked", array, chunks=array.shape, compression="gzip")
+    refused("dtype", array.astype(np.float64))
+    if name != "header":
+        refused("shape", array[:-1])
+        refused("shape", array[None])
+        refused("dtype", array.astype(array.dtype.newbyteorder(">") if array.itemsize > 1 else np.uint16))
+
+    shutil.copy(original, path)
+    with h5py.File(path, "r+") as file:
+        del file[name]
+    assert_refused(path, f"'{name}' is missing")
+    with h5py.File(path, "r+") as file:
+        file.create_group(name)
+    assert_refused(path, f"'{name}' is a link or a group")
+
+
+def test_links_and_storage_that_lead_elsewhere(original, path, tmp_path):
+    codes = block(path, "codes")
+    (tmp_path / "codes.bin").write_bytes(codes.tobytes())
+
+    def refused(make, word):
+        shutil.copy(original, path)
+        with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+            del file["codes"]
+            make(file)
+        assert_refused(path, "'codes'", word)
+
+    def soft(file):
+        file["codes"] = h5py.SoftLink("/factor")
+
+    def external_link(file):
+        file["codes"] = h5py.ExternalLink(str(original), "codes")
+
+    def external_storage(file):
+        file.create_dataset("codes", codes.shape, "u1", external=[(str(tmp_path / "codes.bin"), 0, codes.nbytes)])
+
+    def compact(file):
+        create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        create.set_layout(h5py.h5d.COMPACT)
+        space = h5py.h5s.create_simple(codes.shape)
+        dataset = h5py.h5d.create(file.id, b"codes", h5py.h5t.NATIVE_UINT8, space, create)
+        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, codes)
+
+    def virtual(file):
+        target = h5py.VirtualLayout(codes.shape, "u1")
+        target[...] = h5py.VirtualSource(str(original), "codes", codes.shape)
+        file.create_virtual_dataset("codes", target)
+
+    def unwritten(file):
+        file.create_dataset("codes", codes.shape, "u1")
+
+    refused(soft, "link")
+    refused(external_link, "link")
+    refused(external_storage, "external")
+    refused(compact, "compact")
+    refused(virtual, "virtual")
+    shutil.copy(original, path)
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        del file["codes"]
+        unwritten(file)
+    assert_refused(path, "'codes'", mmap=(False,))
+    with pytest.raises(FileFormatError, match="'codes' was never written"):
+        VQIndex.load(path, mmap=True)
+
+
+def test_objects_the_header_does_not_name(path):
+    with h5py.File(path, "r+") as file:
+        file["extra"] = np.zeros(3)
+    assert_refused(path, "'extra'", "does not name")
+
+
+def test_no_file_is_ever_unpickled(path):
+    # h5py unpickles nothing on its own; object types must not get as far as being read.
+    replace_block(path, "ids", np.array(["x"] * 17, dtype=object), dtype=h5py.string_dtype())
+    assert_refused(path, "'ids'", "dtype")
