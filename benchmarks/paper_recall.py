@@ -1,6 +1,6 @@
 """Reproduce the recall figure and the indexing-time table of arXiv 2504.19874 (figure 5, table 2) against faiss PQ.
 
-    python benchmarks/paper_recall.py DATA.hdf5 [--bits 2 4] [--rows N] [--queries N] [--seeds 3] [--out benchmarks/results]
+    python benchmarks/paper_recall.py DATA.hdf5 [--bits 2 4] [--rows N] [--queries N] [--seeds 3] [--out FOLDER]
 
 DATA is an ann-benchmarks file (`vqindex datasets fetch glove-100`). Writes one JSON line per index to
 paper-recall.jsonl and the figure to paper-recall-NAME.png. Recall 1@k is the share of queries whose true nearest

@@ -28,6 +28,13 @@ def test_search_results(make_backend, dim, name, golden):
 
 
 @pytest.mark.parametrize("dim", gate.DIMS)
+def test_trellis(make_backend, dim, golden):
+    expected = golden("gate-trellis.json")[f"trellis {dim}"]
+    assert gate.encode_digests(make_backend, dim, "trellis") == expected["encode"]
+    assert gate.search_digests(make_backend, dim, "trellis") == expected["search"]
+
+
+@pytest.mark.parametrize("dim", gate.DIMS)
 def test_the_corpus_holds_what_it_promises(make_backend, dim):
     x = gate.corpus(dim)
     rows = make_backend(Codec(IndexSpec(dim, 4, "ip", seed=3))).encode(x)

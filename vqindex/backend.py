@@ -112,8 +112,14 @@ def _reference(codec: Codec) -> Backend:
     return ReferenceBackend(codec)
 
 
+def _native(codec: Codec) -> Backend:
+    from .cpu import NativeBackend
+
+    return NativeBackend(codec)
+
+
 # A new backend is one line here: a name and a factory that may raise BackendError with the reason.
-_FACTORIES: dict[str, Callable[[Codec], Backend]] = {"reference": _reference}
+_FACTORIES: dict[str, Callable[[Codec], Backend]] = {"native": _native, "reference": _reference}
 
 
 def available() -> tuple[str, ...]:
@@ -133,7 +139,7 @@ def resolve(device: str = "auto") -> str:
     """
     wanted = device
     if device in ("auto", "cpu"):
-        wanted = os.environ.get("VQINDEX_BACKEND") or "reference"
+        wanted = os.environ.get("VQINDEX_BACKEND") or "native"
     if wanted not in _FACTORIES:
         origin = f"VQINDEX_BACKEND is {wanted!r}" if wanted != device else f"device is {device!r}"
         raise BackendError(f"{origin}; this build has: auto, cpu, {', '.join(_FACTORIES)}")

@@ -10,6 +10,8 @@ prod, shared       the same, one bit fewer, then the side of the    factor <Pq, 
                    centroid: a cell of ``codebook.embedded``
 prod, orthogonal   cell with one bit fewer, then sign of (S r)_j    factor (<Pq, L> + beta <SPq, z>)
 prod, gaussian     the same                                         norm c <Pq, L> + factor <SPq, z>
+trellis            bits of a path; the level of coordinate j hangs on  factor <Pq, L>
+                   the window that ends with field j
 qjl                signs of rows j*bits .. j*bits + bits - 1 of SPx  factor <SPq, z>
 =================  ==============================================  =====================================
 
@@ -33,6 +35,7 @@ from . import codebook as books
 from .codebook import Codebook
 from .rotation import Rotation, gaussian_matrix, make_rotation
 from .spec import IndexSpec
+from .trellis import Trellis
 
 __all__ = ["Codec"]
 
@@ -78,7 +81,7 @@ class Codec:
     @property
     def renormalised(self) -> bool:
         """Whether ``factor`` is |x|^2 / <y, yhat>, which makes the estimate unbiased."""
-        return self.spec.codec == "turboquant-prod" and self.spec.sketch != "gaussian"
+        return self.trellis is not None or (self.spec.codec == "turboquant-prod" and self.spec.sketch != "gaussian")
 
     @property
     def signs(self) -> int:
@@ -101,8 +104,16 @@ class Codec:
         return make_rotation(self.spec.rotation, self.spec.dim, self.spec.seed, sketch=True)
 
     @cached_property
+    def trellis(self) -> Trellis | None:
+        """Constants of the trellis codec, None for all others."""
+        return Trellis.of(self.spec.bits) if self.spec.codec == "trellis" else None
+
+    @cached_property
     def codebook(self) -> Codebook:
-        """Scalar codebook of the cell part of a field."""
+        """Scalar codebook of the cell part of a field; for the trellis its table of levels, without thresholds."""
+        if self.trellis is not None:
+            none = np.zeros(0, np.float32)
+            return Codebook(none, self.trellis.table, self.trellis.step, self.trellis.mse, none.astype(np.float64))
         if self.spec.sketch == "shared":
             return books.embedded(self.spec.dim, self.spec.bits)
         if self.index_bits == 0:

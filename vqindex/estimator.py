@@ -89,8 +89,8 @@ def to_scaled(rows: F32) -> Scaled:
 
 
 def flush(values: F64) -> F32:
-    """Round float64 scalars to float32, subnormal results to +0."""
-    with np.errstate(under="ignore"):
+    """Round float64 scalars to float32, subnormal results to +0 and what is too large to infinity."""
+    with np.errstate(under="ignore", over="ignore"):
         narrow = values.astype(np.float32)
     narrow[np.abs(narrow) < TINY] = 0
     return narrow

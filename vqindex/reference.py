@@ -17,6 +17,7 @@ from .backend import Encoded, Queries
 from .codec import Codec
 from .estimator import Scaled, flush, integer_query, l2_from_ip, renormalised_variance, stderr, sum64, to_scaled
 from .packing import pack, unpack
+from .trellis import Trellis, trellis_values, viterbi
 
 __all__ = ["ReferenceBackend"]
 
@@ -64,6 +65,11 @@ class ReferenceBackend:
         x = to_scaled(vectors)
         y = codec.rotation.forward(x.columns)
         scale = np.sqrt(x.norm2 / d).astype(np.float32)
+        if codec.trellis is not None:
+            fields = self._search_trellis(trellis_values(y, scale, codec.trellis.step), codec.trellis)
+            levels = codec.trellis.table[codec.trellis.windows(fields)].T
+            norm = flush(_ldexp(np.sqrt(x.norm2), x.shift))
+            return pack(fields, self.spec.bits), self._factor(x, y, levels), norm
         cells = np.zeros(y.shape, np.uint8)
         for threshold in codec.codebook.thresholds:
             cells += y > threshold * scale
@@ -88,6 +94,10 @@ class ReferenceBackend:
         gamma = np.sqrt(sum64(wide * wide)) * (math.sqrt(math.pi / 2) / codec.signs)
         return packed, self._rescaled(x, gamma), norm
 
+    def _search_trellis(self, values: NDArray[np.int16], trellis: Trellis) -> NDArray[np.uint8]:
+        """Encode values of shape (d, n) into fields (n, lead + d); a step that faster backends replace."""
+        return viterbi(values, trellis)
+
     def _rescaled(self, x: Scaled, values: F64) -> F32:
         """Turn lengths of the scaled domain into those of the metric: |x| units, or for cosine parts of |x|."""
         if self.spec.metric == "cosine":
@@ -107,9 +117,14 @@ class ReferenceBackend:
 
     def _levels(self, codes: NDArray[np.uint8]) -> NDArray[np.generic]:
         """Integer levels of the cells, shape (n, d)."""
-        fields = unpack(codes, self.spec.dim, self.spec.bits)
-        cells = fields >> 1 if self.codec.has_sketch else fields
-        levels: NDArray[np.generic] = self.codec.codebook.levels[cells]
+        if self.codec.index_bits == 0:
+            return np.zeros((len(codes), self.spec.dim), np.int8)
+        fields = unpack(codes, self.spec.fields, self.spec.bits)
+        if self.codec.trellis is not None:
+            at: NDArray[Any] = self.codec.trellis.windows(fields)
+        else:
+            at = fields >> 1 if self.codec.has_sketch else fields
+        levels: NDArray[np.generic] = self.codec.codebook.levels[at]
         return levels
 
     def _signs(self, codes: NDArray[np.uint8]) -> NDArray[np.signedinteger[Any]]:

@@ -7,21 +7,24 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .errors import InvalidInputError
+from .trellis import MAX_BITS as TRELLIS_BITS
+from .trellis import Trellis
 
 __all__ = ["CODECS", "MAX_DIM", "METRICS", "ROTATIONS", "SKETCHES", "IndexSpec"]
 
 METRICS = ("ip", "cosine", "l2")
-CODECS = ("turboquant-prod", "turboquant-mse", "qjl")
+CODECS = ("turboquant-prod", "turboquant-mse", "qjl", "trellis")
 SKETCHES = ("shared", "orthogonal", "gaussian")
 ROTATIONS = ("hadamard", "haar")
 MAX_DIM = 16384
 MAX_BITS = 8
 
-# The sketches each codec can use, the default first. turboquant-mse has no sign bit, hence no sketch.
+# The sketches each codec can use, the default first. Without a sign bit of its own a codec has none.
 _SKETCHES_OF: dict[str, tuple[str, ...]] = {
     "turboquant-prod": SKETCHES,
     "turboquant-mse": ("none",),
     "qjl": ("gaussian",),
+    "trellis": ("none",),
 }
 
 
@@ -55,8 +58,8 @@ class IndexSpec:
         Bits per coordinate, 1 to 8, the sign bit of the residual included.
     metric : {"ip", "cosine", "l2"}
         Inner product, cosine similarity, or squared Euclidean distance.
-    codec : {"turboquant-prod", "turboquant-mse", "qjl"}
-        How coordinates become bits (arXiv 2504.19874 and 2406.03482).
+    codec : {"turboquant-prod", "turboquant-mse", "qjl", "trellis"}
+        How coordinates become bits (arXiv 2504.19874 and 2406.03482; ``trellis.py``). ``trellis`` has 1 to 4 bits.
     sketch : {"shared", "orthogonal", "gaussian"}, optional
         The matrix whose signs of the residual turboquant-prod stores; ``None`` takes the codec's default.
     rotation : {"hadamard", "haar"}
@@ -88,6 +91,8 @@ class IndexSpec:
         _choice("metric", self.metric, METRICS)
         _choice("codec", self.codec, CODECS)
         _choice("rotation", self.rotation, ROTATIONS)
+        if self.codec == "trellis" and self.bits > TRELLIS_BITS:
+            raise InvalidInputError(f"bits is {self.bits}; codec 'trellis' expects an integer from 1 to {TRELLIS_BITS}")
         allowed = _SKETCHES_OF[self.codec]
         if self.sketch is None:
             put("sketch", allowed[0])
@@ -97,9 +102,14 @@ class IndexSpec:
             )
 
     @property
+    def fields(self) -> int:
+        """Fields of `bits` bits in a code row: one per coordinate, and those that start a trellis."""
+        return self.dim + (Trellis.of(self.bits).lead if self.codec == "trellis" else 0)
+
+    @property
     def code_bytes(self) -> int:
         """Bytes of one packed code row."""
-        return (self.dim * self.bits + 7) // 8
+        return (self.fields * self.bits + 7) // 8
 
     @property
     def stores_norm(self) -> bool:

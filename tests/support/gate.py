@@ -19,7 +19,14 @@ PORTABLE = {
     "prod-orthogonal": {"codec": "turboquant-prod", "sketch": "orthogonal"},
     "mse": {"codec": "turboquant-mse"},
 }
+# Definitions that came later have golden files of their own, because frozen files are never rewritten.
+LATER = {"trellis": {"codec": "trellis"}}
 K = 12
+
+
+def widths(name, wanted):
+    """Return the widths of `wanted` that a codec has."""
+    return [bits for bits in wanted if name != "trellis" or bits <= 4]
 
 
 def corpus(dim, rows=96, seed=7):
@@ -66,9 +73,9 @@ def digest(*arrays):
 def encode_digests(make_backend, dim, name):
     """Digest of codes and scalars for all widths, by width and metric."""
     out = {}
-    for bits in range(1, 9):
+    for bits in widths(name, range(1, 9)):
         for metric in ("ip", "cosine"):
-            backend = make_backend(Codec(IndexSpec(dim, bits, metric, seed=3, **PORTABLE[name])))
+            backend = make_backend(Codec(IndexSpec(dim, bits, metric, seed=3, **{**PORTABLE, **LATER}[name])))
             out[f"{bits} {metric}"] = digest(*backend.encode(corpus(dim)))
     return out
 
@@ -76,9 +83,9 @@ def encode_digests(make_backend, dim, name):
 def search_digests(make_backend, dim, name):
     """Digest of scores and rows over two blocks, by width and metric."""
     out = {}
-    for bits in (1, 2, 4, 5):
+    for bits in widths(name, (1, 2, 4, 5)):
         for metric in ("ip", "cosine", "l2"):
-            backend = make_backend(Codec(IndexSpec(dim, bits, metric, seed=3, **PORTABLE[name])))
+            backend = make_backend(Codec(IndexSpec(dim, bits, metric, seed=3, **{**PORTABLE, **LATER}[name])))
             whole = backend.encode(corpus(dim))
             blocks = [Encoded(*(None if a is None else a[at] for a in whole)) for at in (slice(0, 41), slice(41, None))]
             out[f"{bits} {metric}"] = digest(*backend.search(backend.prepare(queries(dim)), blocks, K))

@@ -1,0 +1,143 @@
+"""Find the trellis tables.
+
+Writes vqindex/trellis_tables.py anew. Seeded; the file in the repository came from
+
+    python benchmarks/trellis_tables.py --write
+
+A table starts as a random permutation of the Gaussian's quantiles. Then, again and again, fresh Gaussian sequences are
+encoded by the Viterbi search of vqindex/trellis.py, and every level moves to the mean of the values it was used for
+(Lloyd's two steps, arXiv 2406.11235 for the code). The best of several starts is rounded to int8.
+``--sweep`` measures other window lengths (the numbers in docs/trellis.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqindex._native import trellis_encode
+from vqindex.trellis import FRACTION, PEAK, WINDOWS, cost_limits
+
+TARGET = Path(__file__).parent.parent / "vqindex" / "trellis_tables.py"
+STARTS, FINALISTS = 160, 6
+ROWS, ROUNDS = 256, 40
+FINAL_ROWS, FINAL_ROUNDS = 2048, 30
+LENGTH = 1024
+REACH = 3.5
+
+
+def windows_of(y: NDArray[np.float64], table: NDArray[np.float64], bits: int, window: int, grid: float) -> NDArray:
+    """Encode sequences with a table in units of the Gaussian; return the window of every value."""
+    values = np.clip(np.rint(y * (grid * FRACTION)), -PEAK, PEAK).astype(np.int16)
+    levels = np.rint(np.clip(table * grid, -127, 127) * FRACTION).astype(np.int16)
+    fields, state = trellis_encode(values, levels, bits, window, *cost_limits(bits, window))
+    out = np.empty(y.shape, np.int64)
+    state = state.astype(np.int64)
+    for t in range(y.shape[1]):
+        out[:, t] = state | fields[:, t].astype(np.int64) << (window - bits)
+        state = out[:, t] >> bits
+    return out
+
+
+def refine(table: NDArray, bits: int, window: int, rng: np.random.Generator, rows: int, rounds: int) -> NDArray:
+    """Alternate encoding of fresh sequences and centroids."""
+    for _ in range(rounds):
+        y = rng.standard_normal((rows, LENGTH))
+        at = windows_of(y, table, bits, window, 127 / REACH).ravel()
+        count = np.bincount(at, minlength=table.size)
+        mean = np.bincount(at, y.ravel(), table.size) / np.maximum(count, 1)
+        table = np.where(count > 0, mean, table)
+    return table
+
+
+def start(bits: int, window: int, seed: int) -> NDArray[np.float64]:
+    """Return the table that one random permutation of the quantiles leads to."""
+    rng = np.random.default_rng(seed)
+    size = 2**window
+    quantiles = np.array([NormalDist().inv_cdf((i + 0.5) / size) for i in range(size)])
+    return refine(rng.permutation(quantiles), bits, window, rng, ROWS, ROUNDS)
+
+
+def to_int8(table: NDArray[np.float64]) -> tuple[NDArray[np.int8], float]:
+    """Round to int8 with a float32 step; the range takes in REACH, because values are clipped to it too."""
+    step = float(np.float32(max(np.abs(table).max(), REACH) / 127))
+    return np.rint(table / step).astype(np.int8), step
+
+
+def distortion(table: NDArray[np.int8], step: float, bits: int, window: int, rows: int, seed: int) -> float:
+    """Mean squared error on fresh Gaussian sequences, over their energy (which takes out most of its noise)."""
+    y = np.random.default_rng(seed).standard_normal((rows, LENGTH))
+    levels = table * step
+    at = windows_of(y, levels, bits, window, 1 / step)
+    return float(np.mean((y - levels[at]) ** 2) / np.mean(y**2))
+
+
+def best_table(bits: int, window: int, starts: int, finalists: int) -> tuple[NDArray[np.int8], float, float]:
+    """Return the best table, its step, and its distortion on sequences that had no part in choosing it."""
+    found = []
+    for seed in range(starts):
+        table = start(bits, window, seed)
+        found.append((distortion(*to_int8(table), bits, window, ROWS, seed=10**6), seed, table))
+    found.sort(key=lambda f: f[:2])
+    refined = []
+    for _, seed, table in found[:finalists]:
+        rng = np.random.default_rng([seed, 1])
+        frozen = to_int8(refine(table, bits, window, rng, FINAL_ROWS, FINAL_ROUNDS))
+        refined.append((distortion(*frozen, bits, window, FINAL_ROWS, seed=10**6 + 1), seed, *frozen))
+    _, seed, table8, step = min(refined, key=lambda f: f[:2])
+    mse = distortion(table8, step, bits, window, 2 * FINAL_ROWS, seed=10**6 + 2)
+    print(f"bits {bits} window {window}: start {seed} of {starts}, mse {mse:.5f}", flush=True)
+    return table8, step, mse
+
+
+def source(found: dict[int, tuple[NDArray[np.int8], float, float]]) -> str:
+    """Return the text of trellis_tables.py."""
+    lines = [
+        '"""FROZEN: tables of the trellis code, made by benchmarks/trellis_tables.py. DO NOT CHANGE."""',
+        "",
+        "from __future__ import annotations",
+        "",
+        "import numpy as np",
+        "from numpy.typing import NDArray",
+        "",
+        '__all__ = ["MSE", "STEPS", "TABLES"]',
+        "",
+        "# A grid step, in standard deviations (float32 values), and the distortion measured on Gaussian sequences.",
+        f"STEPS = {{{', '.join(f'{bits}: {step!r}' for bits, (_, step, _) in found.items())}}}",
+        f"MSE = {{{', '.join(f'{bits}: {mse:.5f}' for bits, (_, _, mse) in found.items())}}}",
+        "",
+        "# fmt: off",
+        "TABLES: dict[int, NDArray[np.int8]] = {",
+    ]
+    for bits, (table, _, _) in found.items():
+        lines.append(f"    {bits}: np.array([")
+        lines += ["        " + " ".join(f"{v:4d}," for v in row) for row in table.reshape(-1, 16)]
+        lines.append("    ], np.int8),")
+    lines += ["}", "# fmt: on", "for _table in TABLES.values():", "    _table.setflags(write=False)", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="write vqindex/trellis_tables.py")
+    parser.add_argument(
+        "--sweep", action="store_true", help="measure windows of 6, 8, 10 and 12 bits, four starts each"
+    )
+    args = parser.parse_args()
+    if args.sweep:
+        for bits, windows in {1: (6, 8, 10, 12), 2: (4, 6, 8, 10, 12), 3: (6, 9, 12), 4: (8, 12)}.items():
+            for window in windows:
+                best_table(bits, window, 4, 1)
+    if args.write:
+        TARGET.write_text(
+            source({bits: best_table(bits, window, STARTS, FINALISTS) for bits, window in WINDOWS.items()})
+        )
+        print("wrote", TARGET)
+
+
+if __name__ == "__main__":
+    main()

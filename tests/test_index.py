@@ -1,0 +1,393 @@
+"""VQIndex as a user sees it. Codes and results are compared exactly; a tolerance has its reason beside it."""
+
+import numpy as np
+import pytest
+
+from vqindex import BackendError, InvalidInputError, UnknownIdError, VQIndex
+from vqindex import index as index_module
+from vqindex import reference as reference_module
+from vqindex.backend import resolve
+
+CODECS = (
+    ("turboquant-prod", "shared"),
+    ("turboquant-prod", "orthogonal"),
+    ("turboquant-prod", "gaussian"),
+    ("turboquant-mse", None),
+    ("qjl", None),
+    ("trellis", None),
+)
+METRICS = ("ip", "cosine", "l2")
+DIM = 24
+
+every_codec = pytest.mark.parametrize(("codec", "sketch"), CODECS)
+every_metric = pytest.mark.parametrize("metric", METRICS)
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def vectors(n, dim=DIM, seed=0):
+    return rng(seed).standard_normal((n, dim)).astype(np.float32)
+
+
+def built(x, metric="ip", codec="turboquant-prod", sketch=None, ids=None, **kwargs):
+    index = VQIndex(x.shape[1], metric=metric, codec=codec, sketch=sketch, **kwargs)
+    index.add(x, ids=ids)
+    return index
+
+
+def stored(index):
+    """The codes, factors and norms of all rows."""
+    block = index._rows.take(np.arange(len(index)))
+    return [part for part in block if part is not None]
+
+
+def assert_all_equal(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def assert_unchanged(call, index, error, match=None):
+    """`call` raises, and the index is what it was."""
+    before, ids = stored(index), index.ids
+    with pytest.raises(error, match=match):
+        call()
+    assert_all_equal(stored(index), before)
+    np.testing.assert_array_equal(index.ids, ids)
+
+
+# ---- what it is
+
+
+def test_properties():
+    index = VQIndex(dim=DIM, bits=3, metric="l2")
+    assert (index.dim, index.ntotal, len(index), index.is_trained) == (DIM, 0, 0, True)
+    assert index.train(vectors(5)) is None
+    assert index.train() is None
+    assert len(index) == 0
+    index.add(vectors(7))
+    assert index.ntotal == len(index) == 7
+    assert index.ids.tolist() == list(range(7))
+    assert repr(index) == (
+        "VQIndex(dim=24, bits=3, metric='l2', codec='turboquant-prod', sketch='shared', ntotal=7, "
+        f"backend={resolve()!r})"
+    )
+    assert "sketch" not in repr(VQIndex(4, codec="turboquant-mse"))
+    assert index.meta == {}
+
+
+@every_metric
+@every_codec
+def test_stats(codec, sketch, metric):
+    n, bits = 5000, 3
+    index = built(vectors(n), metric, codec, sketch, bits=bits)
+    stats = index.stats()
+    assert stats["ntotal"] == n
+    lead = index.spec.fields - DIM  # what starts a trellis; nothing else has any
+    assert (lead > 0) == (codec == "trellis")
+    code_bytes = -(-(DIM + lead) * bits // 8)
+    assert stats["code_bytes"] == code_bytes
+    scalars = 4 if metric == "cosine" else 8
+    assert stats["bytes_per_vector"] == code_bytes + scalars
+    assert stats["id_bytes"] == 0
+    # Spare room doubles at most.
+    assert n * stats["bytes_per_vector"] <= stats["memory_bytes"] <= 2 * n * stats["bytes_per_vector"]
+    with_ids = built(vectors(n), metric, codec, sketch, bits=bits, ids=np.arange(n))
+    assert with_ids.stats()["id_bytes"] == 8
+    assert with_ids.stats()["memory_bytes"] == stats["memory_bytes"] + 8 * n
+    assert (stats["expected_mse"] is None) == (codec == "qjl" or sketch == "gaussian")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"dim": 0}, "dim is 0; expected an integer from 1 to 16384"),
+        ({"dim": 16385}, "dim is 16385"),
+        ({"dim": 4.0}, r"dim is 4\.0"),
+        ({"dim": True}, "dim is True"),
+        ({"dim": 4, "bits": 0}, "bits is 0; expected an integer from 1 to 8"),
+        ({"dim": 4, "bits": 9}, "bits is 9"),
+        ({"dim": 4, "metric": "hamming"}, "metric is 'hamming'; expected one of ip, cosine, l2"),
+        ({"dim": 4, "codec": "pq"}, "codec is 'pq'"),
+        ({"dim": 4, "sketch": "none"}, "sketch is 'none'"),
+        ({"dim": 4, "codec": "qjl", "sketch": "shared"}, "codec 'qjl' expects one of gaussian"),
+        ({"dim": 4, "codec": "trellis", "bits": 5}, "bits is 5; codec 'trellis' expects an integer from 1 to 4"),
+        ({"dim": 4, "seed": -1}, "seed is -1"),
+        ({"dim": 4, "seed": 2**64}, "seed is 18446744073709551616"),
+    ],
+)
+def test_parameters_out_of_range(kwargs, words):
+    with pytest.raises(InvalidInputError, match=words):
+        VQIndex(**kwargs)
+
+
+def test_unknown_device(monkeypatch):
+    with pytest.raises(BackendError, match="device is 'abacus'; this build has"):
+        VQIndex(4, device="abacus")
+    monkeypatch.setenv("VQINDEX_BACKEND", "nonsense")
+    with pytest.raises(BackendError, match="VQINDEX_BACKEND is 'nonsense'; this build has"):
+        VQIndex(4)
+    assert VQIndex(4, device="reference").stats()["backend"] == "reference"
+
+
+# ---- add
+
+
+@every_metric
+@every_codec
+def test_add_in_pieces(codec, sketch, metric, monkeypatch):
+    x = vectors(301)
+    whole = built(x, metric, codec, sketch)
+    pieces = VQIndex(DIM, metric=metric, codec=codec, sketch=sketch)
+    for part in np.split(x, [0, 1, 18, 18, 130]):
+        pieces.add(part)
+    monkeypatch.setattr(index_module, "_CHUNK_VALUES", 7 * DIM + 1)
+    chunked = built(x, metric, codec, sketch)
+    expected = whole.search(vectors(5, seed=1), 20)
+    for other in (pieces, chunked):
+        if codec == "qjl" or sketch == "gaussian":
+            # Dense float32 products, which BLAS may round by the number of columns: of some 10^4 signs, hardly one is
+            # so near zero that it turns.
+            differing = np.unpackbits(stored(other)[0] ^ stored(whole)[0]).sum()
+            assert differing <= 3
+            assert_all_equal(stored(other)[1:], stored(whole)[1:])
+            continue
+        assert_all_equal(stored(other), stored(whole))
+        assert_all_equal(other.search(vectors(5, seed=1), 20), expected)
+
+
+@pytest.mark.parametrize(("codec", "sketch"), [c for c in CODECS if c[0] != "qjl" and c[1] != "gaussian"])
+def test_encoding_does_not_depend_on_blocks(codec, sketch, monkeypatch):
+    x = vectors(100)
+    expected = stored(built(x, codec=codec, sketch=sketch, device="reference"))
+    for values in (1, 3 * DIM, 64 * DIM):
+        monkeypatch.setattr(reference_module, "_CACHE_VALUES", values)
+        assert_all_equal(stored(built(x, codec=codec, sketch=sketch, device="reference")), expected)
+
+
+def test_adding_nothing():
+    index = VQIndex(DIM)
+    for nothing in ([], np.empty((0, DIM))):
+        index.add(nothing)
+        index.add(nothing, ids=[])
+    assert len(index) == 0
+    index.add(vectors(3))  # and explicit ids were not begun
+    assert index.ids.tolist() == [0, 1, 2]
+    index.add([], ids=[])
+    index.add([])
+    assert len(index) == 3
+
+
+@pytest.mark.parametrize("what", ["vectors", "queries"])
+def test_wrong_dim(what):
+    index = built(vectors(20))
+    call = index.add if what == "vectors" else index.search
+    assert_unchanged(lambda: call(vectors(3, DIM + 1)), index, InvalidInputError, f"{what} have 25 columns.* dim 24")
+    if what == "queries":
+        assert_unchanged(lambda: index.search(np.zeros(5)), index, InvalidInputError, "5 columns.* dim 24")
+        assert_unchanged(lambda: index.estimate(np.zeros(5), [0]), index, InvalidInputError, "5 columns.* dim 24")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (9, 23), (10, 1), (27, 5)])
+def test_not_finite_changes_nothing(row, column, value, monkeypatch):
+    monkeypatch.setattr(index_module, "_CHUNK_VALUES", 10 * DIM)  # rows 10 and 27 lie in later chunks
+    index = built(vectors(20))
+    x = vectors(30, seed=1)
+    x[row, column] = value
+    named = rf"vectors\[{row}, {column}\] is {value}"
+    assert_unchanged(lambda: index.add(x), index, InvalidInputError, named)
+    assert_unchanged(lambda: index.search(x), index, InvalidInputError, named.replace("vectors", "queries"))
+
+
+@pytest.mark.parametrize("value", [2.0**63, 3e38])  # 3e38: the norm itself overflows float32
+@pytest.mark.parametrize("row", [0, 9, 10, 27])
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_norms_too_large_change_nothing(metric, row, value, monkeypatch):
+    monkeypatch.setattr(index_module, "_CHUNK_VALUES", 10 * DIM)
+    index = built(vectors(20), metric)
+    x = vectors(30, seed=1)
+    x[row] = value
+    named = rf"\[{row}\] has norm .*; expected less than 2\*\*63"
+    assert_unchanged(lambda: index.add(x), index, InvalidInputError, "vectors" + named)
+    assert_unchanged(lambda: index.search(x), index, InvalidInputError, "queries" + named)
+    assert_unchanged(lambda: index.estimate(x, [1, 2]), index, InvalidInputError, "queries" + named)
+
+
+def test_cosine_takes_any_norm():
+    x = vectors(30)
+    x[3] = 3e38 * np.sign(x[3])
+    scores = built(x, "cosine").search(x[3], 1)
+    assert scores.ids.tolist() == [3]
+    # A cosine with itself, 4 bits: the error's standard deviation is below 0.1 / sqrt(24) = 0.02.
+    assert scores.scores[0] == pytest.approx(1, abs=0.1)
+
+
+# ---- ids
+
+
+@pytest.mark.parametrize("form", [list, np.array, lambda i: np.array(i, np.uint64), lambda i: np.array(i, np.int32)])
+def test_ids(form):
+    ids = [7, 3, 2**31 - 1, 0, 12]
+    x = vectors(5)
+    index = built(x, "cosine", ids=form(ids))
+    assert index.ids.dtype == np.int64
+    assert index.ids.tolist() == ids
+    found = index.search(x, 1).ids
+    assert found.dtype == np.int64
+    assert found[:, 0].tolist() == ids
+    for each in ids:
+        assert each in index
+        assert np.int64(each) in index
+        assert np.uint64(each) in index
+    for other in (1, -1, 2**63, 2**64, -(2**63), -(2**70), 7.0, "7", None, True, np.True_, [7]):
+        assert other not in index
+
+
+def test_implicit_ids():
+    index = built(vectors(5))
+    assert all(i in index for i in range(5))
+    assert not any(i in index for i in (-1, 5, 2**62, False, True))
+
+
+def test_largest_id():
+    index = built(vectors(2), ids=[2**63 - 1, 0])
+    assert 2**63 - 1 in index
+    assert index.search(vectors(2)[0], 2).ids.tolist()[0] in (0, 2**63 - 1)
+    assert index.estimate(vectors(2), [2**63 - 1]).shape == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        ([100, 101], "2 ids were given for 3 vectors"),
+        ([100, 101, 100], "given twice: 100"),
+        ([100, -1, 101], "id -1 is negative"),
+        ([100, 3, 101], r"id 3 is already in the index \(1 of 3 given are\)"),
+        ([100.0, 101.0, 102.0], "dtype float64"),
+        (None, "holds explicit ids"),
+    ],
+)
+def test_bad_ids_change_nothing(ids, words):
+    index = built(vectors(5), ids=[5, 4, 3, 2, 1])
+    assert_unchanged(lambda: index.add(vectors(3), ids=ids), index, InvalidInputError, words)
+    index.add(vectors(1), ids=[100])  # what was refused left nothing behind
+    assert index.ids.tolist() == [5, 4, 3, 2, 1, 100]
+
+
+def test_explicit_ids_after_implicit_ones():
+    index = built(vectors(3))
+    assert_unchanged(lambda: index.add(vectors(1), ids=[2]), index, InvalidInputError, "id 2 is already in the index")
+    index.add(vectors(2), ids=[50, 10])
+    assert index.ids.tolist() == [0, 1, 2, 50, 10]
+    assert_unchanged(lambda: index.add(vectors(1)), index, InvalidInputError, "holds explicit ids")
+
+
+def test_unknown_ids():
+    for index, unknown in ((built(vectors(5)), 5), (built(vectors(5), ids=[9, 8, 7, 6, 4]), 5), (VQIndex(DIM), 0)):
+        for call in (lambda i, ids: i.estimate(np.ones(DIM), ids), lambda i, ids: i.reconstruct(ids)):
+            with pytest.raises(UnknownIdError, match=f"^id {unknown} is not in the index of {len(index)} vectors$"):
+                call(index, [unknown])
+            with pytest.raises(KeyError):  # so that dict habits work
+                call(index, [unknown])
+            with pytest.raises(InvalidInputError, match="negative"):
+                call(index, [-1])
+
+
+# ---- failing in the middle
+
+
+def test_a_failing_backend_changes_nothing(monkeypatch):
+    monkeypatch.setattr(index_module, "_CHUNK_VALUES", 10 * DIM)
+    index = built(vectors(20), ids=np.arange(20))
+    encode, calls = index._backend.encode, []
+
+    def fail_second(chunk):
+        calls.append(len(chunk))
+        if len(calls) == 2:
+            raise MemoryError("no room")
+        return encode(chunk)
+
+    monkeypatch.setattr(index._backend, "encode", fail_second)
+    assert_unchanged(lambda: index.add(vectors(30), ids=np.arange(100, 130)), index, MemoryError)
+    assert calls == [10, 10]
+
+
+# ---- odd vectors
+
+
+@every_metric
+@every_codec
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_tiny_dimensions(codec, sketch, metric, dim):
+    x = vectors(20, dim)
+    index = built(x, metric, codec, sketch)
+    scores, ids = index.search(x, 20)
+    assert np.isfinite(scores).all()
+    assert np.sort(ids, axis=1).tolist() == [list(range(20))] * 20
+
+
+@every_metric
+def test_one_dimension_is_exact(metric):
+    # x / |x| is +-1, which the renormalised estimate reproduces: what is left is the float32 and int16 rounding of
+    # the query, below 2^-15 of |q| |x|; l2 loses that much of |q|^2 + |x|^2.
+    x, q = vectors(50, 1), vectors(7, 1, seed=1)
+    index = built(x, metric)
+    true = {"ip": q @ x.T, "cosine": np.sign(q) @ np.sign(x).T, "l2": (q - x.T) ** 2}[metric]
+    size = 1 if metric == "cosine" else (q**2 + (x**2).T)
+    assert (np.abs(index.estimate(q, np.arange(50)) - true) <= 2**-14 * size).all()
+
+
+@every_metric
+@every_codec
+def test_zero_vectors(codec, sketch, metric):
+    x = vectors(5)
+    x[2] = 0
+    x[3] = -0.0
+    x[4] = 1e-45  # no normal float32 coordinate: counts as zero
+    index = built(x, metric, codec, sketch)
+    q = vectors(3, seed=1)
+    q[2] = 0
+    scores = index.estimate(q, [0, 2, 3, 4])
+    if metric == "l2":
+        # |q|^2 as float32: exactly the sum of the stored norm's square (zero) and the query's.
+        norm = np.sqrt((q.astype(np.float64) ** 2).sum(axis=1)).astype(np.float32)
+        np.testing.assert_array_equal(scores[:, 1:], np.repeat((norm * norm)[:, None], 3, axis=1))
+    else:
+        assert (scores[:, 1:] == 0).all()
+        assert (scores[2] == 0).all()
+    assert (index.reconstruct([2, 3, 4]) == 0).all()
+    assert np.isfinite(index.search(q, 5, return_stderr=True).stderr).all()
+
+
+@every_metric
+@every_codec
+@pytest.mark.parametrize("power", [-100, -60, -1, 1, 40, 58])
+def test_codes_do_not_depend_on_scale(codec, sketch, metric, power):
+    x = vectors(40)
+    small, big = built(x, metric, codec, sketch), built(x * np.float32(2.0**power), metric, codec, sketch)
+    np.testing.assert_array_equal(stored(big)[0], stored(small)[0])
+    for one, other in zip(stored(big)[1:], stored(small)[1:], strict=True):
+        scale = 0 if metric == "cosine" else power
+        np.testing.assert_array_equal(one, np.ldexp(other, scale))  # a power of two: exact
+
+
+@every_metric
+@pytest.mark.parametrize("size", [1e30, 1e-30])
+def test_huge_and_tiny_norms(metric, size):
+    if size == 1e30 and metric != "cosine":
+        size = 1e17  # norms of 2**63 and more are refused for ip and l2
+    x = vectors(200)
+    index = built(x * np.float32(size), metric)
+    scores, ids = index.search(x[:10] * np.float32(size), 3)
+    assert np.isfinite(scores).all()
+    if metric != "ip" and not (metric == "l2" and size < 1):  # squares of 1e-30 are zero in float32: all tie
+        assert ids[:, 0].tolist() == list(range(10))
+
+
+def test_negative_zero_scores_tie_with_zero():
+    x = np.zeros((4, DIM), np.float32)
+    x[1], x[3] = 1, 2
+    q = np.zeros(DIM, np.float32)
+    assert built(x).search(q, 4).ids.tolist() == [0, 1, 2, 3]

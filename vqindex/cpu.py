@@ -1,0 +1,80 @@
+"""The CPU backend over the compiled extension: threads, and which instruction set; everything else is the reference.
+
+So far the trellis search is compiled; other steps run as in NumPy.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._native import supported_isas, trellis_encode
+from .backend import Encoded
+from .codec import Codec
+from .errors import BackendError
+from .reference import ReferenceBackend
+from .trellis import FRACTION, Trellis
+
+__all__ = ["NativeBackend", "chosen_isa", "cpu_count"]
+
+_LANES = 32  # vectors that the trellis search handles side by side
+_SMALL = 2**14  # values per thread under which a thread costs more than it saves
+
+F32 = NDArray[np.float32]
+
+
+def chosen_isa() -> str:
+    """Return the instruction set to use: the widest, or what the environment variable VQINDEX_ISA names.
+
+    Raises
+    ------
+    BackendError
+        If VQINDEX_ISA is not the name of one that this machine has.
+    """
+    names = supported_isas()
+    wanted = os.environ.get("VQINDEX_ISA") or names[-1]
+    if wanted not in names:
+        raise BackendError(f"VQINDEX_ISA is {wanted!r}; this machine has: {', '.join(names)}")
+    return wanted
+
+
+def cpu_count() -> int:
+    """Return the number of processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class NativeBackend(ReferenceBackend):
+    """The reference with compiled steps; same bytes, same scores."""
+
+    name = "native"
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__(codec)
+        self.isa = chosen_isa()
+
+    def encode(self, vectors: F32) -> Encoded:
+        """Encode finite float32 vectors of shape (n, d), a share of the rows on each processor."""
+        # A pool per call is safe after fork; whole lanes for every thread.
+        share = -(-len(vectors) // (cpu_count() * _LANES)) * _LANES
+        if share * self.spec.dim < _SMALL or share >= len(vectors):
+            return super().encode(vectors)
+        parts = [vectors[start : start + share] for start in range(0, len(vectors), share)]
+        with ThreadPoolExecutor(len(parts)) as pool:
+            done = list(pool.map(super().encode, parts))
+        codes, factors, norms = zip(*done, strict=True)
+        norm = np.concatenate(norms) if self.spec.stores_norm else None
+        return Encoded(np.concatenate(codes), np.concatenate(factors), norm)
+
+    def _search_trellis(self, values: NDArray[np.int16], trellis: Trellis) -> NDArray[np.uint8]:
+        levels = trellis.table.astype(np.int16) * np.int16(FRACTION)
+        fields, starts = trellis_encode(
+            np.ascontiguousarray(values.T), levels, trellis.bits, trellis.window, trellis.limit, trellis.gain, self.isa
+        )
+        shifts = np.arange(trellis.lead, dtype=np.uint16) * np.uint16(trellis.bits)
+        first = starts[:, None] >> shifts & np.uint16(2**trellis.bits - 1)
+        return np.concatenate([first.astype(np.uint8), fields], axis=1)

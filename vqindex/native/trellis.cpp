@@ -1,0 +1,161 @@
+// Viterbi over vectors side by side: a lane is a vector, so every lane looks at the same window and the same level, and
+// the inner loops are plain int16 arithmetic that compilers widen to whatever the target has. All paths run the same
+// body, and int16 arithmetic has one answer.
+//
+//   path[state][lane]      cost of the best path into the state; the least is 0 after every coordinate
+//   choice[t][state][lane] the oldest bits of the window that won: the way back
+#include "trellis.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define VQ_X86 1
+#endif
+
+// Inlined into the caller, so that each path's target widens it.
+#if defined(__GNUC__) || defined(__clang__)
+#define VQ_INLINE __attribute__((always_inline)) inline
+#else
+#define VQ_INLINE inline
+#endif
+
+namespace vqindex {
+namespace {
+
+constexpr int kLanes = 32;
+using Lane16 = std::int16_t[kLanes];
+
+// Views into the caller's scratch.
+struct Scratch {
+  std::int16_t* values;  // [t][lane]
+  std::int16_t* path;    // [state][lane]
+  std::int16_t* next;
+  std::uint8_t* choice;  // [t][state][lane]
+
+  Scratch(std::int16_t* memory, std::size_t d, std::size_t states)
+      : values(memory),
+        path(values + d * kLanes),
+        next(path + states * kLanes),
+        choice(reinterpret_cast<std::uint8_t*>(next + states * kLanes)) {}
+};
+
+template <int Bits>
+VQ_INLINE void step(const std::int16_t* v, const TrellisSpec& spec, const std::int16_t* path, std::int16_t* next,
+                    std::uint8_t* choice) {
+  const int states = 1 << (spec.window - Bits);
+  const std::int16_t limit = static_cast<std::int16_t>(spec.limit);
+  alignas(64) Lane16 least;
+  for (int i = 0; i < kLanes; ++i) least[i] = 32767;
+  for (int state = 0; state < states; ++state) {
+    alignas(64) Lane16 best, winner;
+    for (int branch = 0; branch < (1 << Bits); ++branch) {
+      const int window = (state << Bits) | branch;
+      const std::int16_t level = spec.table[window];
+      const std::int16_t* from = path + (window & (states - 1)) * kLanes;
+      for (int i = 0; i < kLanes; ++i) {
+        std::int16_t x = static_cast<std::int16_t>(v[i] - level);
+        x = std::min(std::max(x, static_cast<std::int16_t>(-limit)), limit);
+        x = static_cast<std::int16_t>(x << spec.gain);
+        const std::int16_t cost = static_cast<std::int16_t>(from[i] + static_cast<std::int16_t>((x * x) >> 16));
+        // Ties keep the lower branch.
+        const bool better = branch == 0 || cost < best[i];
+        best[i] = better ? cost : best[i];
+        winner[i] = better ? static_cast<std::int16_t>(branch) : winner[i];
+      }
+    }
+    for (int i = 0; i < kLanes; ++i) {
+      next[state * kLanes + i] = best[i];
+      least[i] = std::min(least[i], best[i]);
+      choice[state * kLanes + i] = static_cast<std::uint8_t>(winner[i]);
+    }
+  }
+  for (int state = 0; state < states; ++state)
+    for (int i = 0; i < kLanes; ++i)
+      next[state * kLanes + i] = static_cast<std::int16_t>(next[state * kLanes + i] - least[i]);
+}
+
+template <int Bits>
+VQ_INLINE void encode_block(const std::int16_t* rows, std::size_t lanes, std::size_t d, const TrellisSpec& spec,
+                            Scratch& s, std::uint8_t* fields, std::uint16_t* starts) {
+  const int states = 1 << (spec.window - Bits);
+  for (std::size_t t = 0; t < d; ++t)
+    for (std::size_t i = 0; i < kLanes; ++i) s.values[t * kLanes + i] = i < lanes ? rows[i * d + t] : std::int16_t{0};
+  std::fill(s.path, s.path + states * kLanes, std::int16_t{0});  // any start is free
+  for (std::size_t t = 0; t < d; ++t) {
+    step<Bits>(&s.values[t * kLanes], spec, s.path, s.next, &s.choice[t * states * kLanes]);
+    std::swap(s.path, s.next);
+  }
+  for (std::size_t i = 0; i < lanes; ++i) {
+    int state = 0;
+    for (int other = 1; other < states; ++other)
+      if (s.path[other * kLanes + i] < s.path[state * kLanes + i]) state = other;
+    for (std::size_t t = d; t-- > 0;) {
+      const int window = (state << Bits) | s.choice[(t * states + state) * kLanes + i];
+      fields[i * d + t] = static_cast<std::uint8_t>(window >> (spec.window - Bits));
+      state = window & (states - 1);
+    }
+    starts[i] = static_cast<std::uint16_t>(state);
+  }
+}
+
+VQ_INLINE void encode_all(const std::int16_t* values, std::size_t n, std::size_t d, const TrellisSpec& spec,
+                          std::int16_t* scratch, std::uint8_t* fields, std::uint16_t* starts) {
+  const std::size_t states = std::size_t{1} << (spec.window - spec.bits);
+  Scratch s(scratch, d, states);
+  for (std::size_t row = 0; row < n; row += kLanes) {
+    const std::size_t lanes = std::min<std::size_t>(kLanes, n - row);
+    const std::int16_t* rows = values + row * d;
+    switch (spec.bits) {
+      case 1:
+        encode_block<1>(rows, lanes, d, spec, s, fields + row * d, starts + row);
+        break;
+      case 2:
+        encode_block<2>(rows, lanes, d, spec, s, fields + row * d, starts + row);
+        break;
+      case 3:
+        encode_block<3>(rows, lanes, d, spec, s, fields + row * d, starts + row);
+        break;
+      default:
+        encode_block<4>(rows, lanes, d, spec, s, fields + row * d, starts + row);
+        break;
+    }
+  }
+}
+
+void encode_scalar(const std::int16_t* values, std::size_t n, std::size_t d, const TrellisSpec& spec,
+                   std::int16_t* scratch, std::uint8_t* fields, std::uint16_t* starts) {
+  encode_all(values, n, d, spec, scratch, fields, starts);
+}
+
+#ifdef VQ_X86
+__attribute__((target("avx2"))) void encode_avx2(const std::int16_t* values, std::size_t n, std::size_t d,
+                                                 const TrellisSpec& spec, std::int16_t* scratch, std::uint8_t* fields,
+                                                 std::uint16_t* starts) {
+  encode_all(values, n, d, spec, scratch, fields, starts);
+}
+
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512"))) void encode_avx512(
+    const std::int16_t* values, std::size_t n, std::size_t d, const TrellisSpec& spec, std::int16_t* scratch,
+    std::uint8_t* fields, std::uint16_t* starts) {
+  encode_all(values, n, d, spec, scratch, fields, starts);
+}
+#endif
+
+}  // namespace
+
+std::size_t trellis_scratch(std::size_t d, const TrellisSpec& spec) {
+  const std::size_t states = std::size_t{1} << (spec.window - spec.bits);
+  return kLanes * (d + 2 * states + d * states / 2 + 1);
+}
+
+void trellis_encode(const std::int16_t* values, std::size_t n, std::size_t d, const TrellisSpec& spec,
+                    std::int16_t* scratch, std::uint8_t* fields, std::uint16_t* starts, const std::string& isa) {
+#ifdef VQ_X86
+  if (isa.rfind("avx512", 0) == 0) return encode_avx512(values, n, d, spec, scratch, fields, starts);
+  if (isa == "avx2") return encode_avx2(values, n, d, spec, scratch, fields, starts);
+#endif
+  encode_scalar(values, n, d, spec, scratch, fields, starts);
+}
+
+}  // namespace vqindex
