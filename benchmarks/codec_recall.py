@@ -1,6 +1,6 @@
 """Recall and encoding speed of every codec at equal bits, over seeds of the rotation.
 
-    python benchmarks/codec_recall.py DATA.hdf5 [--bits 1 2 3 4] [--queries N] [--seeds 3] [--out FOLDER]
+    python benchmarks/codec_recall.py DATA.hdf5 [--bits 1 2 3 4] [--codecs trellis ...] [--queries N] [--seeds 3]
 
 Writes one JSON line per codec and width to codec-recall.jsonl. Recall is without re-ranking.
 """
@@ -46,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--bits", type=int, nargs="+", default=[1, 2, 3, 4])
+    parser.add_argument("--codecs", nargs="+", choices=list(CODECS), default=list(CODECS))
     parser.add_argument("--rows", type=int)
     parser.add_argument("--queries", type=int)
     parser.add_argument("--seeds", type=int, default=3)
@@ -56,10 +57,10 @@ def main() -> None:
     head |= {"queries": len(test), "metric": metric, "vqindex": vqindex.__version__, "date": time.strftime("%Y-%m-%d")}
     lines = []
     for bits in args.bits:
-        for label, parameters in CODECS.items():
+        for label in args.codecs:
             runs, size = [], 0
             for seed in range(args.seeds):
-                index = vqindex.VQIndex(train.shape[1], bits, metric, seed=seed, **parameters)
+                index = vqindex.VQIndex(train.shape[1], bits, metric, seed=seed, **CODECS[label])
                 runs.append(one_run(train, test, truth, index))
                 size = index.spec.bytes_per_vector
             values = {

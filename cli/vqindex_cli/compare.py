@@ -21,6 +21,7 @@ F32 = NDArray[np.float32]
 # Label and the spec's fields beyond dim, bits and metric.
 OURS: dict[str, dict[str, str]] = {
     "vqindex default": {},
+    "vqindex trellis": {"codec": "trellis"},
     "prod as in the paper": {"sketch": "gaussian"},
 }
 

@@ -21,7 +21,7 @@ from .plots import has_matplotlib, plot_recall_curves
 __all__ = ["demo"]
 
 _KS = (1, 2, 4, 8, 16, 32, 64)
-_FILES = {"vqindex default": "default", "prod as in the paper": "paper"}
+_FILES = {"vqindex default": "default", "vqindex trellis": "trellis", "prod as in the paper": "paper"}
 
 
 def _contenders(output: Path, train: NDArray[np.float32], bits: int, metric: str, peers: bool) -> Iterator[Built]:

@@ -8,7 +8,12 @@ from pathlib import Path
 
 __all__ = ["has_matplotlib", "plot_recall_curves"]
 
-_COLOURS = {"vqindex default": "#0b6e4f", "prod as in the paper": "#c1666b", "faiss": "#4f5d75"}
+_COLOURS = {
+    "vqindex default": "#0b6e4f",
+    "vqindex trellis": "#e09f3e",
+    "prod as in the paper": "#c1666b",
+    "faiss": "#4f5d75",
+}
 
 
 def has_matplotlib() -> bool:
