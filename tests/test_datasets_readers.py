@@ -302,7 +302,8 @@ def test_parquet_fixed_size_with_null_row(tmp_path: Path) -> None:
 
     lists = pa.array([[1.0, 2.0], None, [3.0, 4.0]], pa.list_(pa.float32(), 2))
     parquet.write_table(pa.table({"v": lists}), tmp_path / "a.parquet")
-    with pytest.raises(DatasetError, match="row 1 is null"):
+    # pyarrow before 26 can't read such a column at all and says so itself.
+    with pytest.raises(DatasetError, match=r"row 1 is null|Expected all lists to be of size=2"):
         open_vectors(tmp_path / "a.parquet").read()
 
 

@@ -16,6 +16,10 @@ from .readers import VectorSource
 __all__ = ["ParquetSource"]
 
 
+# Arrow's names of float types that are not NumPy's; asking pyarrow itself takes pandas in some versions.
+_FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
+
+
 class ParquetSource(VectorSource):
     """A column of lists of numbers, all of one length; read by row groups.
 
@@ -135,5 +139,5 @@ class ParquetSource(VectorSource):
 
 
 def _dtype(kind: Any) -> np.dtype[Any]:
-    dtype: np.dtype[Any] = np.dtype(kind.value_type.to_pandas_dtype())
+    dtype: np.dtype[Any] = np.dtype(_FLOATS.get(str(kind.value_type), str(kind.value_type)))
     return dtype
