@@ -2,39 +2,16 @@
 
 import numpy as np
 import pytest
+from cases import CODECS, DIM, built, every_codec, every_metric, vectors
 
 from vqindex import BackendError, InvalidInputError, UnknownIdError, VQIndex
 from vqindex import index as index_module
 from vqindex import reference as reference_module
 from vqindex.backend import resolve
 
-CODECS = (
-    ("turboquant-prod", "shared"),
-    ("turboquant-prod", "orthogonal"),
-    ("turboquant-prod", "gaussian"),
-    ("turboquant-mse", None),
-    ("qjl", None),
-    ("trellis", None),
-)
-METRICS = ("ip", "cosine", "l2")
-DIM = 24
-
-every_codec = pytest.mark.parametrize(("codec", "sketch"), CODECS)
-every_metric = pytest.mark.parametrize("metric", METRICS)
-
 
 def rng(seed=0):
     return np.random.default_rng(seed)
-
-
-def vectors(n, dim=DIM, seed=0):
-    return rng(seed).standard_normal((n, dim)).astype(np.float32)
-
-
-def built(x, metric="ip", codec="turboquant-prod", sketch=None, ids=None, **kwargs):
-    index = VQIndex(x.shape[1], metric=metric, codec=codec, sketch=sketch, **kwargs)
-    index.add(x, ids=ids)
-    return index
 
 
 def stored(index):

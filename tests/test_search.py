@@ -2,27 +2,10 @@
 
 import numpy as np
 import pytest
+from cases import DIM, built, every_codec, every_metric, vectors
 
 from vqindex import InvalidInputError, VQIndex
 from vqindex import reference as reference_module
-
-CODECS = (
-    ("turboquant-prod", "shared"),
-    ("turboquant-prod", "orthogonal"),
-    ("turboquant-prod", "gaussian"),
-    ("turboquant-mse", None),
-    ("qjl", None),
-    ("trellis", None),
-)
-METRICS = ("ip", "cosine", "l2")
-DIM = 24
-
-every_codec = pytest.mark.parametrize(("codec", "sketch"), CODECS)
-every_metric = pytest.mark.parametrize("metric", METRICS)
-
-
-def vectors(n, dim=DIM, seed=0):
-    return np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
 
 
 def with_ties(n):
@@ -32,12 +15,6 @@ def with_ties(n):
     x = x[pick]
     x[pick % 7 == 3] = 0
     return x
-
-
-def built(x, metric="ip", codec="turboquant-prod", sketch=None, ids=None, **kwargs):
-    index = VQIndex(x.shape[1], metric=metric, codec=codec, sketch=sketch, **kwargs)
-    index.add(x, ids=ids)
-    return index
 
 
 def oracle(index, queries, k):

@@ -7,20 +7,12 @@ import stat
 import h5py
 import numpy as np
 import pytest
+from cases import CODECS, METRICS
 
 import vqindex
 from vqindex import VQIndex, storage
 from vqindex.storage import writer
 
-CODECS = (
-    ("turboquant-prod", "shared"),
-    ("turboquant-prod", "orthogonal"),
-    ("turboquant-prod", "gaussian"),
-    ("turboquant-mse", None),
-    ("qjl", None),
-    ("trellis", None),
-)
-METRICS = ("ip", "cosine", "l2")
 DIM = 12
 
 

@@ -6,6 +6,7 @@ here unpickles, and no reader holds the whole file in memory.
 
 from __future__ import annotations
 
+import abc
 import importlib
 import zipfile
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ __all__ = ["EXTENSIONS", "ArraySource", "VectorSource", "open_vectors"]
 _NUMERIC_KINDS = "fiu"
 
 
-class VectorSource:
+class VectorSource(abc.ABC):
     """Rows of vectors that are read on demand; also a context manager.
 
     Parameters
@@ -105,10 +106,11 @@ class VectorSource:
         if not self._open:
             raise DatasetError(f"{self.name}: the source is closed; expected an open one")
 
+    @abc.abstractmethod
     def _rows(self, start: int, stop: int) -> NDArray[Any]:
-        raise NotImplementedError
+        """Read rows of an open source; the bounds are checked already."""
 
-    def _release(self) -> None:
+    def _release(self) -> None:  # noqa: B027 - most sources hold nothing open
         """Close what the subclass holds open."""
 
 
