@@ -1,18 +1,21 @@
 """The CPU backend over the compiled extension: threads, and which instruction set; everything else is the reference.
 
-So far the trellis search is compiled; other steps run as in NumPy.
+Compiled so far: the trellis search, decoding to int8 levels, and the integer sums of the scan. Other steps run as in
+NumPy.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._native import supported_isas, trellis_encode
-from .backend import Encoded
+from ._native import decode_levels, integer_sums, supported_isas, trellis_encode
+from .backend import Encoded, Queries
 from .codec import Codec
 from .errors import BackendError
 from .reference import ReferenceBackend
@@ -21,6 +24,7 @@ from .trellis import FRACTION, Trellis
 __all__ = ["NativeBackend", "chosen_isa", "cpu_count"]
 
 _LANES = 32  # vectors that the trellis search handles side by side
+_FEW = 8  # queries under which every thread decoding all rows costs more than it saves
 _SMALL = 2**14  # values per thread under which a thread costs more than it saves
 
 F32 = NDArray[np.float32]
@@ -78,3 +82,27 @@ class NativeBackend(ReferenceBackend):
         shifts = np.arange(trellis.lead, dtype=np.uint16) * np.uint16(trellis.bits)
         first = starts[:, None] >> shifts & np.uint16(2**trellis.bits - 1)
         return np.concatenate([first.astype(np.uint8), fields], axis=1)
+
+    def search(self, queries: Queries, blocks: Sequence[Encoded], k: int) -> tuple[F32, NDArray[np.int64]]:
+        """Return the k best scores and rows, (nq, k), best first; a share of the queries on each processor."""
+        nq = len(queries.lead)
+        share = -(-nq // cpu_count())
+        if share == nq or nq < _FEW:
+            return super().search(queries, blocks, k)
+        parts = [queries.take(slice(start, start + share)) for start in range(0, nq, share)]
+        with ThreadPoolExecutor(len(parts)) as pool:
+            done = list(pool.map(lambda part: super(NativeBackend, self).search(part, blocks, k), parts))
+        scores, rows = zip(*done, strict=True)
+        return np.concatenate(scores), np.concatenate(rows)
+
+    def _levels(self, codes: NDArray[np.uint8]) -> NDArray[Any]:
+        levels = self.codec.codebook.levels
+        if self.codec.has_sketch or levels.dtype != np.int8:
+            return super()._levels(codes)
+        window = self.codec.index_bits if self.codec.trellis is None else self.codec.trellis.window
+        return decode_levels(np.ascontiguousarray(codes), self.spec.dim, self.spec.bits, window, levels)
+
+    def _sums(self, queries: NDArray[np.int16], levels: NDArray[Any]) -> F32:
+        if levels.dtype != np.int8:
+            return super()._sums(queries, levels)
+        return integer_sums(queries, np.ascontiguousarray(levels), self.isa)

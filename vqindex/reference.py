@@ -176,15 +176,19 @@ class ReferenceBackend:
         tail, tail_scale = quantise(self.codec.sketch.forward(y)) if self.codec.has_sketch else (None, None)
         return Queries(lead, lead_scale, tail, tail_scale, self._rescaled(x, norm))
 
+    def _sums(self, queries: NDArray[np.int16], levels: NDArray[Any]) -> F32:
+        """Exact integer sums (nq, n) of int16 queries (nq, m) with integer levels (n, m), rounded to float32 once."""
+        return (queries.astype(np.float64) @ levels.T.astype(np.float64)).astype(np.float32)
+
     def _inner_products(self, queries: Queries, block: Encoded) -> F32:
         lead, tail = self._weights(block)
         total = np.zeros((queries.lead.shape[0], block.rows), np.float32)
         if self.codec.index_bits:
-            sums = queries.lead.astype(np.float64) @ self._levels(block.codes).T.astype(np.float64)
-            total = sums.astype(np.float32) * queries.lead_scale[:, None] * lead
+            sums = self._sums(queries.lead, self._levels(block.codes))
+            total = sums * queries.lead_scale[:, None] * lead
         if queries.tail is not None and queries.tail_scale is not None:
-            sums = queries.tail.astype(np.float64) @ self._signs(block.codes).T.astype(np.float64)
-            total = total + sums.astype(np.float32) * queries.tail_scale[:, None] * tail
+            sums = self._sums(queries.tail, self._signs(block.codes))
+            total = total + sums * queries.tail_scale[:, None] * tail
         return total
 
     def scores(self, queries: Queries, block: Encoded) -> F32:

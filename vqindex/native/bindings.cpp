@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "dispatch.hpp"
+#include "scan.hpp"
 #include "trellis.hpp"
 
 namespace nb = nanobind;
@@ -53,6 +54,30 @@ nb::tuple encode_trellis(Array<const std::int16_t, nb::ndim<2>> values, Array<co
   return nb::make_tuple(fields, starts);
 }
 
+Array<std::int8_t> decode(Array<const std::uint8_t, nb::ndim<2>> codes, std::size_t dim, int bits, int window,
+                          Array<const std::int8_t, nb::ndim<1>> table) {
+  const std::size_t n = codes.shape(0), row_bytes = codes.shape(1);
+  if (bits < 1 || bits > 8 || window < bits || window > 12 || 7 * bits + window > 64 ||
+      table.shape(0) != std::size_t{1} << window || row_bytes * 8 < (dim - 1) * bits + window || dim < 1)
+    throw std::invalid_argument("expected rows that hold dim windows and a table of 2^window levels");
+  auto levels = make_array<std::int8_t>({n, dim});
+  nb::gil_scoped_release unlocked;
+  vqindex::decode_levels(codes.data(), n, row_bytes, dim, bits, window, table.data(), levels.data());
+  return levels;
+}
+
+Array<float> sums(Array<const std::int16_t, nb::ndim<2>> queries, Array<const std::int8_t, nb::ndim<2>> levels,
+                  const std::string& isa) {
+  const std::size_t nq = queries.shape(0), n = levels.shape(0), d = queries.shape(1);
+  if (levels.shape(1) != d) throw std::invalid_argument("expected queries and levels of the same dimension");
+  const std::string path = checked_isa(isa);
+  auto out = make_array<float>({nq, n});
+  std::vector<std::int16_t> scratch(vqindex::sums_scratch(d));
+  nb::gil_scoped_release unlocked;
+  vqindex::integer_sums(queries.data(), nq, levels.data(), n, d, scratch.data(), out.data(), path);
+  return out;
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -62,4 +87,9 @@ NB_MODULE(_native, m) {
   m.def("trellis_encode", &encode_trellis, nb::arg("values"), nb::arg("table"), nb::arg("bits"), nb::arg("window"),
         nb::arg("limit"), nb::arg("gain"), nb::arg("isa") = "",
         "Viterbi search for int16 values (n, d); returns fields (n, d) uint8 and each first window's older bits (n,).");
+  m.def("decode_levels", &decode, nb::arg("codes"), nb::arg("dim"), nb::arg("bits"), nb::arg("window"),
+        nb::arg("table"),
+        "Decode packed rows (n, bytes) to int8 levels (n, dim) by the window of bits that each coordinate has.");
+  m.def("integer_sums", &sums, nb::arg("queries"), nb::arg("levels"), nb::arg("isa") = "",
+        "Return the exact sums of int16 queries (nq, d) with int8 levels (n, d) as float32 (nq, n).");
 }

@@ -9,16 +9,7 @@
 #include <algorithm>
 #include <utility>
 
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-#define VQ_X86 1
-#endif
-
-// Inlined into the caller, so that each path's target widens it.
-#if defined(__GNUC__) || defined(__clang__)
-#define VQ_INLINE __attribute__((always_inline)) inline
-#else
-#define VQ_INLINE inline
-#endif
+#include "isa.hpp"
 
 namespace vqindex {
 namespace {
@@ -129,15 +120,13 @@ void encode_scalar(const std::int16_t* values, std::size_t n, std::size_t d, con
 }
 
 #ifdef VQ_X86
-__attribute__((target("avx2"))) void encode_avx2(const std::int16_t* values, std::size_t n, std::size_t d,
-                                                 const TrellisSpec& spec, std::int16_t* scratch, std::uint8_t* fields,
-                                                 std::uint16_t* starts) {
+VQ_TARGET_AVX2 void encode_avx2(const std::int16_t* values, std::size_t n, std::size_t d, const TrellisSpec& spec,
+                                std::int16_t* scratch, std::uint8_t* fields, std::uint16_t* starts) {
   encode_all(values, n, d, spec, scratch, fields, starts);
 }
 
-__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512"))) void encode_avx512(
-    const std::int16_t* values, std::size_t n, std::size_t d, const TrellisSpec& spec, std::int16_t* scratch,
-    std::uint8_t* fields, std::uint16_t* starts) {
+VQ_TARGET_AVX512 void encode_avx512(const std::int16_t* values, std::size_t n, std::size_t d, const TrellisSpec& spec,
+                                    std::int16_t* scratch, std::uint8_t* fields, std::uint16_t* starts) {
   encode_all(values, n, d, spec, scratch, fields, starts);
 }
 #endif
