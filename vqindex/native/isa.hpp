@@ -4,10 +4,15 @@
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define VQ_X86 1
+// Clang does not know the preference and would drop the whole attribute.
+#if defined(__clang__)
+#define VQ_WIDE ""
+#else
+#define VQ_WIDE ",prefer-vector-width=512"
+#endif
 #define VQ_TARGET_AVX2 __attribute__((target("avx2")))
-#define VQ_TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512")))
-#define VQ_TARGET_AVX512VNNI \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,prefer-vector-width=512")))
+#define VQ_TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq" VQ_WIDE)))
+#define VQ_TARGET_AVX512VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni" VQ_WIDE)))
 #endif
 
 // Inlined into the caller, so that each path's target widens it.
