@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paper_recall import load, machine
+from paper_recall import load, machine, spread
 
 import vqindex
 from vqindex_cli.output import show_table
@@ -63,14 +63,7 @@ def main() -> None:
                 index = vqindex.VQIndex(train.shape[1], bits, metric, seed=seed, **CODECS[label])
                 runs.append(one_run(train, test, truth, index))
                 size = index.spec.bytes_per_vector
-            values = {
-                name: {
-                    "median": float(np.median([r[name] for r in runs])),
-                    "min": min(r[name] for r in runs),
-                    "max": max(r[name] for r in runs),
-                }
-                for name in runs[0]
-            }
+            values = {name: spread([run[name] for run in runs]) for name in runs[0]}
             lines.append({**head, **machine(), "codec": label, "bits": bits, "bytes_per_vector": size, **values})
     args.out.mkdir(parents=True, exist_ok=True)
     with (args.out / "codec-recall.jsonl").open("a") as file:

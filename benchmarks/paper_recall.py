@@ -51,12 +51,13 @@ def load(path: Path, rows: int | None, queries: int | None) -> tuple[Any, ...]:
     return train, test, exact_neighbors(train, test, max(KS), data.metric)[0], data.metric
 
 
+def spread(values: list[float]) -> dict[str, float]:
+    """Return median, minimum and maximum."""
+    return {"median": float(np.median(values)), "min": min(values), "max": max(values)}
+
+
 def measure(builds: list[Built], test: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     """Return recall and build times over several builds of one index: median, minimum, maximum."""
-
-    def spread(values: list[float]) -> dict[str, float]:
-        return {"median": float(np.median(values)), "min": min(values), "max": max(values)}
-
     found = [built.search(test, max(KS)) for built in builds]
     return {
         "index": builds[0].label,

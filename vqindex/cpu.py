@@ -99,7 +99,7 @@ class NativeBackend(ReferenceBackend):
         levels = self.codec.codebook.levels
         if self.codec.has_sketch or levels.dtype != np.int8:
             return super()._levels(codes)
-        window = self.codec.index_bits if self.codec.trellis is None else self.codec.trellis.window
+        window = levels.size.bit_length() - 1  # a level for every value of the window
         return decode_levels(np.ascontiguousarray(codes), self.spec.dim, self.spec.bits, window, levels)
 
     def _sums(self, queries: NDArray[np.int16], levels: NDArray[Any]) -> F32:

@@ -61,38 +61,48 @@ class ReferenceBackend:
         return Encoded(codes, factor, norm)
 
     def _encode_block(self, vectors: F32) -> tuple[NDArray[np.uint8], F32, F32]:
-        codec, d = self.codec, self.spec.dim
+        codec = self.codec
         x = to_scaled(vectors)
         y = codec.rotation.forward(x.columns)
-        scale = np.sqrt(x.norm2 / d).astype(np.float32)
+        scale = np.sqrt(x.norm2 / self.spec.dim).astype(np.float32)
         if codec.trellis is not None:
-            fields = self._search_trellis(trellis_values(y, scale, codec.trellis.step), codec.trellis)
-            levels = codec.trellis.table[codec.trellis.windows(fields)].T
-            norm = flush(_ldexp(np.sqrt(x.norm2), x.shift))
-            return pack(fields, self.spec.bits), self._factor(x, y, levels), norm
-        cells = np.zeros(y.shape, np.uint8)
-        for threshold in codec.codebook.thresholds:
-            cells += y > threshold * scale
-        norm = flush(_ldexp(np.sqrt(x.norm2), x.shift))
-        if not codec.has_sketch:
-            fields = cells.T
-            factor = self._factor(x, y, codec.codebook.levels[cells])
-            return pack(np.ascontiguousarray(fields), self.spec.bits), factor, norm
-        residual = y - codec.codebook.values[cells] * scale
-        projected = codec.sketch.forward(residual)
-        signs = projected > 0
-        if codec.spec.codec == "qjl":
-            packed = pack(np.ascontiguousarray(signs.T).astype(np.uint8), 1)
+            codes, factor = self._encode_trellis(x, y, scale, codec.trellis)
         else:
-            packed = pack(np.ascontiguousarray((2 * cells + signs).T.astype(np.uint8)), self.spec.bits)
+            cells = np.zeros(y.shape, np.uint8)
+            for threshold in codec.codebook.thresholds:
+                cells += y > threshold * scale
+            if codec.has_sketch:
+                codes, factor = self._encode_sketched(x, y, scale, cells)
+            else:
+                codes = pack(np.ascontiguousarray(cells.T), self.spec.bits)
+                factor = self._factor(x, y, codec.codebook.levels[cells])
+        return codes, factor, flush(_ldexp(np.sqrt(x.norm2), x.shift))
+
+    def _encode_sketched(
+        self, x: Scaled, y: F32, scale: F32, cells: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.uint8], F32]:
+        """Codes and factors of the codecs that store signs of a second projection of the residual."""
+        codec = self.codec
+        residual = y - codec.codebook.values[cells] * scale
+        signs = codec.sketch.forward(residual) > 0
+        if self.spec.codec == "qjl":
+            codes = pack(np.ascontiguousarray(signs.T).astype(np.uint8), 1)
+        else:
+            codes = pack(np.ascontiguousarray((2 * cells + signs).T.astype(np.uint8)), self.spec.bits)
         if codec.renormalised:
             plus_minus = signs.astype(np.float32) * 2 - 1
             decoded = codec.codebook.levels[cells] + codec.beta * codec.sketch.inverse(plus_minus)
-            return packed, self._factor(x, y, decoded), norm
+            return codes, self._factor(x, y, decoded)
         # QJL of the residual: sqrt(pi/2) / m |r| (arXiv 2406.03482, Definition 3.1)
         wide = residual.astype(np.float64)
         gamma = np.sqrt(sum64(wide * wide)) * (math.sqrt(math.pi / 2) / codec.signs)
-        return packed, self._rescaled(x, gamma), norm
+        return codes, self._rescaled(x, gamma)
+
+    def _encode_trellis(self, x: Scaled, y: F32, scale: F32, trellis: Trellis) -> tuple[NDArray[np.uint8], F32]:
+        """Codes and factors of the trellis codec."""
+        fields = self._search_trellis(trellis_values(y, scale, trellis.step), trellis)
+        levels = trellis.table[trellis.windows(fields)].T
+        return pack(fields, self.spec.bits), self._factor(x, y, levels)
 
     def _search_trellis(self, values: NDArray[np.int16], trellis: Trellis) -> NDArray[np.uint8]:
         """Encode values of shape (d, n) into fields (n, lead + d); a step that faster backends replace."""

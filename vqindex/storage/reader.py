@@ -90,10 +90,10 @@ def _header(path: Path, file: h5py.File) -> dict[str, Any]:
     return header
 
 
-def _expected(path: Path, header: dict[str, Any], spec: IndexSpec) -> dict[str, tuple[int, ...]]:
+def _expected(path: Path, header: dict[str, Any], codec: Codec) -> dict[str, tuple[int, ...]]:
     """Shapes the blocks must have, from the spec alone."""
     n = int(header["ntotal"])
-    book = Codec(spec).codebook
+    spec, book = codec.spec, codec.codebook
     shapes: dict[str, tuple[int, ...]] = {
         "thresholds": book.thresholds.shape,
         "levels": book.levels.shape,
@@ -112,9 +112,9 @@ def _expected(path: Path, header: dict[str, Any], spec: IndexSpec) -> dict[str, 
 class _Blocks:
     """The blocks of an open file, checked against the header as they are fetched."""
 
-    def __init__(self, path: Path, file: h5py.File, header: dict[str, Any], spec: IndexSpec) -> None:
+    def __init__(self, path: Path, file: h5py.File, header: dict[str, Any], codec: Codec) -> None:
         self.path, self.file, self.entries = path, file, header["blocks"]
-        self.shapes = _expected(path, header, spec)
+        self.shapes = _expected(path, header, codec)
         unknown = sorted(set(file) - {HEADER, *self.shapes})
         if unknown:
             raise FileFormatError(f"{path}: holds {unknown}, which its header does not name")
@@ -195,8 +195,9 @@ def _check_definition(blocks: _Blocks, header: dict[str, Any], codec: Codec) -> 
 def _read_v1(path: Path, file: h5py.File, mmap: bool, verify: bool) -> Stored:
     header = _header(path, file)
     spec = _spec(path, header)
-    blocks = _Blocks(path, file, header, spec)
-    _check_definition(blocks, header, Codec(spec))
+    codec = Codec(spec)
+    blocks = _Blocks(path, file, header, codec)
+    _check_definition(blocks, header, codec)
 
     def fetch(name: str) -> NDArray[Any]:
         return blocks.map(name, verify) if mmap else blocks.load(name)
