@@ -14,17 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._native import decode_levels, integer_sums, supported_isas, trellis_encode
+from ._native import Scanner, supported_isas, trellis_encode
 from .backend import Encoded, Queries
+from .coarse import CoarseTerms, quantile
 from .codec import Codec
 from .errors import BackendError
+from .packing import unpack
+from .planes import Block, split
 from .reference import ReferenceBackend
 from .trellis import FRACTION, Trellis
 
 __all__ = ["NativeBackend", "chosen_isa", "cpu_count"]
 
 _LANES = 32  # vectors that the trellis search handles side by side
-_FEW = 8  # queries under which every thread decoding all rows costs more than it saves
+_HITS = 2**23  # results held at a time while searching
 _SMALL = 2**14  # values per thread under which a thread costs more than it saves
 
 F32 = NDArray[np.float32]
@@ -60,6 +63,15 @@ class NativeBackend(ReferenceBackend):
     def __init__(self, codec: Codec) -> None:
         super().__init__(codec)
         self.isa = chosen_isa()
+        self._scanner = None if codec.has_sketch else self._make_scanner()
+        self._coarse_terms = CoarseTerms.of(self.spec.dim)
+
+    def _make_scanner(self) -> Scanner:
+        spec, levels = self.spec, self.codec.codebook.levels
+        signs = spec.has_sign_plane
+        window = levels.size.bit_length() - 1 - signs  # there is a level for every value of window and sign
+        step = spec.bits - signs
+        return Scanner(spec.dim, step, window, signs, levels.astype(np.int16), spec.metric, self.isa)
 
     def encode(self, vectors: F32) -> Encoded:
         """Encode finite float32 vectors of shape (n, d), a share of the rows on each processor."""
@@ -83,26 +95,38 @@ class NativeBackend(ReferenceBackend):
         first = starts[:, None] >> shifts & np.uint16(2**trellis.bits - 1)
         return np.concatenate([first.astype(np.uint8), fields], axis=1)
 
-    def search(self, queries: Queries, blocks: Sequence[Encoded], k: int) -> tuple[F32, NDArray[np.int64]]:
-        """Return the k best scores and rows, (nq, k), best first; a share of the queries on each processor."""
-        nq = len(queries.lead)
-        share = -(-nq // cpu_count())
-        if share == nq or nq < _FEW:
-            return super().search(queries, blocks, k)
-        parts = [queries.take(slice(start, start + share)) for start in range(0, nq, share)]
-        with ThreadPoolExecutor(len(parts)) as pool:
-            done = list(pool.map(lambda part: super(NativeBackend, self).search(part, blocks, k), parts))
-        scores, rows = zip(*done, strict=True)
-        return np.concatenate(scores), np.concatenate(rows)
+    def search(
+        self, queries: Queries, blocks: Sequence[Block], k: int, confidence: float = 1.0, threads: int | None = None
+    ) -> tuple[F32, NDArray[np.int64]]:
+        """Return the k best scores and rows, (nq, k), best first; a share of the rows on each processor."""
+        if self._scanner is None:
+            return super().search(queries, blocks, k, confidence, threads)
+        coarse = None
+        if confidence < 1 and self.has_coarse_stage:
+            coarse = (*self._coarse_terms, quantile(confidence))
+        scores, rows = [], []
+        at_once = max(1, _HITS // k)
+        for start in range(0, max(1, len(queries.lead)), at_once):
+            part = queries if at_once >= len(queries.lead) else queries.take(slice(start, start + at_once))
+            found = self._scanner.search(
+                blocks, part.lead, part.lead_scale, part.norm, k, coarse, threads or cpu_count()
+            )
+            scores.append(found[0])
+            rows.append(found[1])
+        return (scores[0], rows[0]) if len(scores) == 1 else (np.concatenate(scores), np.concatenate(rows))
 
     def _levels(self, codes: NDArray[np.uint8]) -> NDArray[Any]:
-        levels = self.codec.codebook.levels
-        if self.codec.has_sketch or levels.dtype != np.int8:
+        if self._scanner is None or self.codec.codebook.levels.dtype != np.int8:
             return super()._levels(codes)
-        window = levels.size.bit_length() - 1  # a level for every value of the window
-        return decode_levels(np.ascontiguousarray(codes), self.spec.dim, self.spec.bits, window, levels)
+        if not self.spec.has_sign_plane:
+            return self._scanner.decode(np.ascontiguousarray(codes), None)[:, : self.spec.dim]
+        block = split(self.spec, Encoded(codes, np.empty(0, np.float32), None))
+        signs = np.packbits(
+            unpack(codes, self.spec.dim, self.spec.bits) >> (self.spec.bits - 1), axis=1, bitorder="little"
+        )
+        return self._scanner.decode(block.codes, signs)[:, : self.spec.dim]
 
     def _sums(self, queries: NDArray[np.int16], levels: NDArray[Any]) -> F32:
-        if levels.dtype != np.int8:
+        if self._scanner is None or levels.dtype != np.int8 or levels.shape[1] != self.spec.dim:
             return super()._sums(queries, levels)
-        return integer_sums(queries, np.ascontiguousarray(levels), self.isa)
+        return self._scanner.sums(queries, np.ascontiguousarray(levels))
