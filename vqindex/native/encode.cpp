@@ -37,19 +37,31 @@ VQ_INLINE void load_rows(const float* rows, std::size_t lanes, std::size_t d, fl
   load_columns(lane, d, columns);
 }
 
+// Raise `peak` to the bits of the largest magnitude of each lane.
+VQ_INLINE void raise_peaks(const float* columns, std::size_t d, std::int32_t (&peak)[kLanes]) {
+  for (std::size_t j = 0; j < d; ++j) {
+    const float* column = columns + j * kLanes;
+    VQ_LANES
+    for (int i = 0; i < kLanes; ++i) {
+      const std::int32_t bits = magnitude_bits(column[i]);
+      peak[i] = bits > peak[i] ? bits : peak[i];
+    }
+  }
+}
+
 // Bring columns into the scaled domain.
 VQ_INLINE void scale_columns(float* columns, std::size_t d, Norms& norms) {
   alignas(kAlign) std::int32_t peak[kLanes] = {};
-  for (std::size_t j = 0; j < d; ++j) VQ_LANES
-  for (int i = 0; i < kLanes; ++i) peak[i] = std::max(peak[i], magnitude_bits(columns[j * kLanes + i]));
+  raise_peaks(columns, d, peak);
 
   alignas(kAlign) float power[kLanes];
   VQ_LANES
   for (int i = 0; i < kLanes; ++i) {
     // peak = m 2^(exponent - 127), m in [1, 2), is brought to 2m; exponent 0 means a zero vector.
     const std::int32_t exponent = peak[i] >> 23;
-    power[i] = bits_float(exponent > 0 ? (255 - exponent) << 23 : 127 << 23);
-    norms.unit[i] = exponent > 0 ? 1.0 / static_cast<double>(power[i]) : 1.0;
+    const std::int32_t biased = exponent > 0 ? 255 - exponent : 127;
+    power[i] = bits_float(biased << 23);
+    norms.unit[i] = 1.0 / static_cast<double>(power[i]);
   }
 
   Sum64 sum;
@@ -60,8 +72,9 @@ VQ_INLINE void scale_columns(float* columns, std::size_t d, Norms& norms) {
     VQ_LANES
     for (int i = 0; i < kLanes; ++i) {
       const float scaled = column[i] * power[i];
-      const bool keep = magnitude_bits(column[i]) >= kTiny && magnitude_bits(scaled) >= kCut;
-      const float value = keep ? scaled : 0.0f;
+      // Masks instead of a condition: compilers don't widen short-circuits.
+      const std::int32_t keep = -((magnitude_bits(column[i]) >= kTiny) & (magnitude_bits(scaled) >= kCut));
+      const float value = bits_float(float_bits(scaled) & keep);
       const double wide = value;
       column[i] = value;
       partial[i] += wide * wide;
@@ -273,7 +286,9 @@ struct TrellisScratch {
 VQ_INLINE void store_integers(const Hadamard& rotation, const float* rotated, const float* inverse, float limit,
                               std::size_t lanes, std::int16_t* out) {
   const std::size_t d = rotation.dim;
-  alignas(kAlign) float tile[kLanes][kLanes];
+  alignas(kAlign) float tile[kLanes][kLanes] = {}, turned[kLanes][kLanes];
+  const float* tile_rows[kLanes];
+  for (int c = 0; c < kLanes; ++c) tile_rows[c] = tile[c];
   for (std::size_t begin = 0; begin < d; begin += kLanes) {
     const std::size_t width = std::min<std::size_t>(kLanes, d - begin);
     for (std::size_t c = 0; c < width; ++c) {
@@ -286,8 +301,16 @@ VQ_INLINE void store_integers(const Hadamard& rotation, const float* rotated, co
         tile[c][i] = round_even(value);
       }
     }
-    for (std::size_t i = 0; i < lanes; ++i)
-      for (std::size_t c = 0; c < width; ++c) out[i * d + begin + c] = static_cast<std::int16_t>(tile[c][i]);
+    load_columns(tile_rows, kLanes, turned[0]);
+    for (std::size_t i = 0; i < lanes; ++i) {
+      alignas(kAlign) std::int16_t whole[kLanes];
+      VQ_LANES
+      for (int c = 0; c < kLanes; ++c) whole[c] = static_cast<std::int16_t>(static_cast<std::int32_t>(turned[i][c]));
+      if (width == kLanes)
+        std::memcpy(out + i * d + begin, whole, sizeof whole);
+      else
+        std::copy_n(whole, width, out + i * d + begin);
+    }
   }
 }
 
@@ -388,8 +411,7 @@ VQ_INLINE void prepare_body(const EncodeTables& tables, const float* rows, std::
     Norms norms;
     rotate_rows(tables.rotation, rows + row * d, lanes, columns, rotated, norms);
     alignas(kAlign) std::int32_t peak[kLanes] = {};
-    for (std::size_t j = 0; j < d; ++j) VQ_LANES
-    for (int i = 0; i < kLanes; ++i) peak[i] = std::max(peak[i], magnitude_bits(rotated[j * kLanes + i]));
+    raise_peaks(rotated, d, peak);
     alignas(kAlign) float inverse[kLanes], scalars[kLanes];
     alignas(kAlign) LaneDoubles step;
     VQ_LANES

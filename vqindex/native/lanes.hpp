@@ -9,6 +9,10 @@
 
 #include "isa.hpp"
 
+#ifdef VQ_X86
+#include <xmmintrin.h>  // of the baseline
+#endif
+
 // The lanes of the following loop are independent. The pragma also keeps the loop from being unrolled before it is
 // widened; it needs -fopenmp-simd and no OpenMP runtime.
 #if defined(__GNUC__) || defined(__clang__)
@@ -46,13 +50,27 @@ VQ_INLINE float round_even(float value) {
   return (value + kMagic) - kMagic;
 }
 
+// Turn the 4 by 4 values that begin at `rows[0..3] + at` into columns.
+VQ_INLINE void turn_four(const float* const* rows, std::size_t at, float* columns) {
+#ifdef VQ_X86
+  __m128 a = _mm_loadu_ps(rows[0] + at), b = _mm_loadu_ps(rows[1] + at);
+  __m128 c = _mm_loadu_ps(rows[2] + at), d = _mm_loadu_ps(rows[3] + at);
+  _MM_TRANSPOSE4_PS(a, b, c, d);
+  _mm_storeu_ps(columns, a);
+  _mm_storeu_ps(columns + kLanes, b);
+  _mm_storeu_ps(columns + 2 * kLanes, c);
+  _mm_storeu_ps(columns + 3 * kLanes, d);
+#else
+  for (int c = 0; c < 4; ++c)
+    for (int r = 0; r < 4; ++r) columns[c * kLanes + r] = rows[r][at + c];
+#endif
+}
+
 // Copy d coordinates of kLanes rows into columns.
 VQ_INLINE void load_columns(const float* const (&rows)[kLanes], std::size_t d, float* columns) {
   std::size_t j = 0;
   for (; j + 4 <= d; j += 4)
-    for (int lane = 0; lane < kLanes; lane += 4)
-      for (int c = 0; c < 4; ++c)
-        for (int r = 0; r < 4; ++r) columns[(j + c) * kLanes + lane + r] = rows[lane + r][j + c];
+    for (int lane = 0; lane < kLanes; lane += 4) turn_four(rows + lane, j, columns + j * kLanes + lane);
   for (; j < d; ++j)
     for (int lane = 0; lane < kLanes; ++lane) columns[j * kLanes + lane] = rows[lane][j];
 }
