@@ -106,11 +106,22 @@ def test_long_vectors_take_every_number_of_stages(isa, dim):
 
 
 @pytest.mark.parametrize("isa", supported_isas())
-def test_ties_with_thresholds_are_not_above_them(isa):
-    """In one dimension y is the coordinate itself: rows whose y lies on, just under and just above fl(T s)."""
-    native, reference = backends(2, 8, isa=isa)
-    x = np.random.default_rng(0).integers(-64, 65, (4000, 2)).astype(np.float32)
-    assert_same_encoding(native, reference, x)
+def test_a_coordinate_equal_to_its_threshold_is_not_above_it(isa):
+    """In one dimension y is x and s is |x|: y / s is 1 or -1, and the thresholds lie on, under and over that."""
+    x = np.array([[3], [-3], [0]], np.float32)
+    one, two = np.float32(1), np.float32(2)
+    cases = ((one, [2, 0, 0]), (np.nextafter(one, -two), [3, 0, 0]), (np.nextafter(one, two), [2, 1, 0]))
+    for t, expected in cases:
+        tables = Tables(np.ones((3, 1), np.float32), np.zeros(1, np.uint32), 2, False, True, 0.0)
+        tables.set_codebook(np.array([-t, 0, t], np.float32), np.array([-9, -3, 3, 9], np.int16))
+        np.testing.assert_array_equal(encode(tables, x, 1, isa)[0][:, 0], expected)
+
+
+@pytest.mark.parametrize("isa", supported_isas())
+def test_rotated_coordinates_that_are_zero(isa):
+    x = np.random.default_rng(0).integers(-2, 3, (400, 4)).astype(np.float32)
+    for bits in (1, 4, 8):
+        assert_same_encoding(*backends(4, bits, isa=isa), x)
 
 
 @settings(max_examples=60, deadline=None)
