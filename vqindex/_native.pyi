@@ -34,3 +34,34 @@ class Scanner:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
     def decode(self, codes: NDArray[np.uint8], sign_rows: NDArray[np.uint8] | None) -> NDArray[np.int8]: ...
     def sums(self, queries: NDArray[np.int16], levels: NDArray[np.int8]) -> NDArray[np.float32]: ...
+
+def split_rows(
+    codes: NDArray[np.uint8],
+    dim: int,
+    bits: int,
+    start: int,
+    signs: NDArray[np.uint8],
+    rest: NDArray[np.uint8],
+) -> None: ...
+
+class Tables:
+    def __init__(
+        self,
+        signs: NDArray[np.float32],
+        source: NDArray[np.uint32],
+        bits: int,
+        cosine: bool,
+        renormalised: bool,
+        cell_scale: float,
+    ) -> None: ...
+    def set_codebook(self, thresholds: NDArray[np.float32], levels: NDArray[np.int16]) -> None: ...
+    def set_trellis(
+        self, levels: NDArray[np.int8], fraction: int, window: int, limit: int, gain: int, grid: float
+    ) -> None: ...
+
+def encode(
+    tables: Tables, rows: NDArray[np.float32], threads: int = 1, isa: str = ""
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None]: ...
+def prepare(
+    tables: Tables, queries: NDArray[np.float32], threads: int = 1, isa: str = ""
+) -> tuple[NDArray[np.int16], NDArray[np.float32], NDArray[np.float32]]: ...

@@ -90,6 +90,9 @@ class Backend(Protocol):
     def encode(self, vectors: F32) -> Encoded:
         """Encode finite float32 vectors of shape (n, d)."""
 
+    def put(self, rows: Encoded, block: Block, start: int) -> None:
+        """Write code rows into the stored layout (``planes.py``), from row `start` of a block on."""
+
     def prepare(self, queries: F32) -> Queries:
         """Rotate and quantise finite float32 queries of shape (nq, d)."""
 

@@ -1,7 +1,7 @@
 """The CPU backend over the compiled extension: threads, and which instruction set; everything else is the reference.
 
-Compiled so far: the trellis search, decoding to int8 levels, and the integer sums of the scan. Other steps run as in
-NumPy.
+Compiled so far: encoding and preparing queries for codecs without a second projection, decoding to int8 levels, and the
+integer sums of the scan. Other steps run as in NumPy.
 """
 
 from __future__ import annotations
@@ -9,26 +9,30 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._native import Scanner, supported_isas, trellis_encode
+from ._native import Scanner, Tables, encode, prepare, split_rows, supported_isas, trellis_encode
 from .backend import Encoded, Queries
 from .coarse import CoarseTerms, quantile
 from .codec import Codec
 from .errors import BackendError
 from .packing import unpack
-from .planes import Block, split
+from .planes import Block, put_scalars, split
 from .reference import ReferenceBackend
+from .rotation import Hadamard
 from .trellis import FRACTION, Trellis
 
 __all__ = ["NativeBackend", "chosen_isa", "cpu_count"]
 
-_LANES = 32  # vectors that the trellis search handles side by side
 _HITS = 2**23  # results held at a time while searching
-_SMALL = 2**14  # values per thread under which a thread costs more than it saves
+_SMALL = 2**14  # values per thread under which a thread of NumPy calls costs more than it saves
+# The same for threads of the compiled encoder: about 50 us of work.
+_FEW_VALUES = 2**16
+_FEW_TRELLIS_VALUES = 2**12
 
 F32 = NDArray[np.float32]
 
@@ -55,6 +59,11 @@ def cpu_count() -> int:
     return os.cpu_count() or 1
 
 
+def _threads(values: int, few: int) -> int:
+    """Return how many threads a call over so many values is worth, `few` of them being worth one."""
+    return 1 if values < 2 * few else min(cpu_count(), values // few)
+
+
 class NativeBackend(ReferenceBackend):
     """The reference with compiled steps; same bytes, same scores."""
 
@@ -73,10 +82,39 @@ class NativeBackend(ReferenceBackend):
         step = spec.bits - signs
         return Scanner(spec.dim, step, window, signs, levels.astype(np.int16), spec.metric, self.isa)
 
+    @cached_property
+    def _tables(self) -> Tables | None:
+        """Tables of the compiled encoder; None for codecs with a dense matrix or a second projection."""
+        codec, rotation = self.codec, self.codec.rotation
+        if not isinstance(rotation, Hadamard) or codec.has_sketch:
+            return None
+        tables = Tables(
+            rotation.signs.astype(np.float32),
+            rotation.source.astype(np.uint32),
+            self.spec.bits,
+            self.spec.metric == "cosine",
+            codec.renormalised,
+            float(codec.cell_scale),
+        )
+        trellis = codec.trellis
+        if trellis is None:
+            tables.set_codebook(codec.codebook.thresholds, codec.codebook.levels.astype(np.int16))
+        else:
+            grid = float(np.float32(FRACTION / trellis.step))
+            tables.set_trellis(trellis.table, FRACTION, trellis.window, trellis.limit, trellis.gain, grid)
+        return tables
+
     def encode(self, vectors: F32) -> Encoded:
         """Encode finite float32 vectors of shape (n, d), a share of the rows on each processor."""
-        # A pool per call is safe after fork; whole lanes for every thread.
-        share = -(-len(vectors) // (cpu_count() * _LANES)) * _LANES
+        if self._tables is None:
+            return self._encode_shares(vectors)
+        few = _FEW_TRELLIS_VALUES if self.codec.trellis is not None else _FEW_VALUES
+        return Encoded(*encode(self._tables, np.ascontiguousarray(vectors), _threads(vectors.size, few), self.isa))
+
+    def _encode_shares(self, vectors: F32) -> Encoded:
+        """Encode with NumPy, a share of the rows on each processor."""
+        # A pool per call is safe after fork.
+        share = -(-len(vectors) // cpu_count())
         if share * self.spec.dim < _SMALL or share >= len(vectors):
             return super().encode(vectors)
         parts = [vectors[start : start + share] for start in range(0, len(vectors), share)]
@@ -85,6 +123,21 @@ class NativeBackend(ReferenceBackend):
         codes, factors, norms = zip(*done, strict=True)
         norm = np.concatenate(norms) if self.spec.stores_norm else None
         return Encoded(np.concatenate(codes), np.concatenate(factors), norm)
+
+    def put(self, rows: Encoded, block: Block, start: int) -> None:
+        """Write code rows into the stored layout, from row `start` of a block on."""
+        if block.signs is None:
+            return super().put(rows, block, start)
+        split_rows(np.ascontiguousarray(rows.codes), self.spec.dim, self.spec.bits, start, block.signs, block.codes)
+        put_scalars(rows, block, start)
+
+    def prepare(self, queries: F32) -> Queries:
+        """Rotate and quantise finite float32 queries of shape (nq, d)."""
+        if self._tables is None:
+            return super().prepare(queries)
+        threads = _threads(queries.size, _FEW_VALUES)
+        lead, scale, norm = prepare(self._tables, np.ascontiguousarray(queries), threads, self.isa)
+        return Queries(lead, scale, None, None, norm)
 
     def _search_trellis(self, values: NDArray[np.int16], trellis: Trellis) -> NDArray[np.uint8]:
         levels = trellis.table.astype(np.int16) * np.int16(FRACTION)

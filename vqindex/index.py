@@ -87,7 +87,7 @@ class VQIndex:
         self._spec = spec
         self._codec = Codec(spec)
         self._backend = make_backend(self._codec, device)
-        self._rows = RowStore(spec)
+        self._rows = RowStore(spec, self._backend.put)
         self._ids = IdMap()
         self._meta: dict[str, Any] = {}
 

@@ -22,7 +22,7 @@ from .backend import Encoded
 from .packing import pack, unpack
 from .spec import IndexSpec
 
-__all__ = ["BLOCK_ROWS", "Block", "join", "join_rows", "split"]
+__all__ = ["BLOCK_ROWS", "Block", "join", "join_rows", "put_rows", "put_scalars", "split"]
 
 BLOCK_ROWS = 64
 
@@ -68,6 +68,26 @@ def split(spec: IndexSpec, rows: Encoded) -> Block:
     if spec.bits > 1:
         rest = pack(fields & np.uint8(2 ** (spec.bits - 1) - 1), spec.bits - 1)
     return Block(blocks, rest, rows.factor, rows.norm)
+
+
+def put_rows(spec: IndexSpec, rows: Encoded, block: Block, start: int) -> None:
+    """Write code rows into a block that has room for them from row `start` on."""
+    new = split(spec, rows)
+    if block.signs is None or new.signs is None:
+        block.codes[start : start + rows.rows] = new.codes
+    else:
+        where = np.arange(start, start + rows.rows)
+        plane = new.signs.transpose(0, 2, 1).reshape(-1, spec.sign_bytes)[: rows.rows]
+        block.signs[where // BLOCK_ROWS, :, where % BLOCK_ROWS] = plane
+        block.codes[start : start + rows.rows] = new.codes
+    put_scalars(rows, block, start)
+
+
+def put_scalars(rows: Encoded, block: Block, start: int) -> None:
+    """Write factors, and norms if there are any, into a block from row `start` on."""
+    block.factor[start : start + rows.rows] = rows.factor
+    if block.norm is not None and rows.norm is not None:
+        block.norm[start : start + rows.rows] = rows.norm
 
 
 def join_rows(spec: IndexSpec, stored: Block, at: slice | NDArray[np.int64]) -> Encoded:

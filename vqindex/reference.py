@@ -18,7 +18,7 @@ from .coarse import MAX_DIM as COARSE_DIM
 from .coarse import CoarseTerms, bounds, coarse_query, quantile
 from .codec import Codec
 from .estimator import Scaled, flush, integer_query, l2_from_ip, renormalised_variance, stderr, sum64, to_scaled
-from .planes import Block, join_rows
+from .planes import Block, join_rows, put_rows
 from .packing import pack, unpack
 from .trellis import Trellis, trellis_values, viterbi
 
@@ -125,6 +125,10 @@ class ReferenceBackend:
         if self.spec.metric == "cosine":
             return flush(np.divide(np.sqrt(x.norm2), dot, out=np.zeros_like(dot), where=positive))
         return flush(_ldexp(np.divide(x.norm2, dot, out=np.zeros_like(dot), where=positive), x.shift))
+
+    def put(self, rows: Encoded, block: Block, start: int) -> None:
+        """Write code rows into the stored layout, from row `start` of a block on."""
+        put_rows(self.spec, rows, block, start)
 
     # ---- decode
 

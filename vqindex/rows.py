@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from .backend import Encoded
-from .planes import BLOCK_ROWS, Block, join_rows, split
+from .planes import BLOCK_ROWS, Block, join_rows
 from .spec import IndexSpec
 
 __all__ = ["RowStore"]
@@ -18,8 +20,9 @@ _FIRST_ROWS = 1024
 class RowStore:
     """The rows of one index, as a list of blocks; full blocks are never copied or moved again."""
 
-    def __init__(self, spec: IndexSpec) -> None:
+    def __init__(self, spec: IndexSpec, put: Callable[[Encoded, Block, int], None]) -> None:
         self._spec = spec
+        self._put = put  # the backend's way of writing code rows into a block
         self._sealed: list[Block] = []
         self._tail = self._allocate(0)
         self._used = 0
@@ -61,24 +64,9 @@ class RowStore:
             if self._used == self._tail.rows:
                 self._grow(rows.rows - start)
             stop = min(rows.rows, start + self._tail.rows - self._used)
-            # Whole blocks of the sign plane, but for the first of these rows, which may fill one up.
-            if self._used % BLOCK_ROWS:
-                stop = min(stop, start + BLOCK_ROWS - self._used % BLOCK_ROWS)
-            self._put(split(self._spec, rows.take(slice(start, stop))))
+            self._put(rows.take(slice(start, stop)), self._tail, self._used)
+            self._used += stop - start
             start = stop
-
-    def _put(self, new: Block) -> None:
-        room = slice(self._used, self._used + new.rows)
-        if self._tail.signs is not None and new.signs is not None:
-            block, row = divmod(self._used, BLOCK_ROWS)
-            if row:
-                self._tail.signs[block, :, row : row + new.rows] = new.signs[0, :, : new.rows]
-            else:
-                self._tail.signs[block : block + len(new.signs)] = new.signs
-        for target, source in zip(self._tail[1:], new[1:], strict=True):
-            if target is not None and source is not None:
-                target[room] = source
-        self._used += new.rows
 
     def _grow(self, wanted: int) -> None:
         if self._tail.rows == SEGMENT_ROWS:

@@ -1,6 +1,7 @@
 // The only file that knows Python: names and types in, plain C++ below.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -8,11 +9,16 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <new>
+#include <optional>
 #include <stdexcept>
 #include <vector>
 
 #include "dispatch.hpp"
+#include "encode.hpp"
+#include "planes.hpp"
 #include "scan.hpp"
+#include "shares.hpp"
 #include "trellis.hpp"
 
 namespace nb = nanobind;
@@ -192,6 +198,144 @@ class Scanner {
   int multiplier_ = 1;
 };
 
+// planes.py: the highest bits of the fields into the sign plane, the others into rows of their own.
+void split_rows(Array<const std::uint8_t, nb::ndim<2>> codes, std::size_t dim, int bits, std::size_t start,
+                Array<std::uint8_t, nb::ndim<3>> signs, Array<std::uint8_t, nb::ndim<2>> rest) {
+  const std::size_t n = codes.shape(0), sign_bytes = (dim + 7) / 8;
+  if (bits < 1 || bits > 8 || codes.shape(1) != (dim * bits + 7) / 8 || signs.shape(0) * 64 < start + n ||
+      signs.shape(1) != sign_bytes || signs.shape(2) != 64 || rest.shape(0) < start + n ||
+      rest.shape(1) != (dim * (bits - 1) + 7) / 8)
+    throw std::invalid_argument("expected rows of dim fields, and room for them in the sign plane and the rest");
+  nb::gil_scoped_release unlocked;
+  vqindex::split_rows(codes.data(), n, codes.shape(1), bits, sign_bytes, start, signs.data(), rest.data(),
+                      rest.shape(1));
+}
+
+// The tables of one codec, copied once, and the views of them that kernels take.
+class Tables {
+ public:
+  Tables(Array<const float, nb::ndim<2>> signs, Array<const std::uint32_t, nb::ndim<1>> source, int bits, bool cosine,
+         bool renormalised, float cell_scale)
+      : signs_(signs.data(), signs.data() + signs.size()), source_(source.data(), source.data() + source.size()) {
+    const std::size_t dim = source.shape(0);
+    if (dim < 1 || signs.shape(0) != vqindex::kRounds || signs.shape(1) != dim || bits < 1 || bits > 8 ||
+        *std::max_element(source_.begin(), source_.end()) >= dim)
+      throw std::invalid_argument("expected bits 1..8, signs (3, dim) and sources (dim,) below dim");
+    views_ = {{dim, signs_.data(), source_.data()}, bits, cosine, renormalised, cell_scale, nullptr, nullptr, nullptr};
+  }
+  Tables(const Tables&) = delete;
+  Tables& operator=(const Tables&) = delete;
+
+  void set_codebook(Array<const float, nb::ndim<1>> thresholds, Array<const std::int16_t, nb::ndim<1>> levels) {
+    const std::size_t cells = std::size_t{1} << views_.bits, half = cells / 2;
+    if (thresholds.shape(0) != cells - 1 || levels.shape(0) != cells)
+      throw std::invalid_argument("expected 2^bits - 1 thresholds and 2^bits levels");
+    const float* t = thresholds.data();
+    const std::int16_t* l = levels.data();
+    bool symmetric = t[half - 1] == 0.0f && std::is_sorted(t, t + cells - 1);
+    for (std::size_t i = 0; i < half; ++i) symmetric &= t[i] == -t[cells - 2 - i] && l[i] == -l[cells - 1 - i];
+    if (!symmetric) throw std::invalid_argument("expected ascending thresholds and levels that are symmetric about 0");
+    thresholds_.assign(t + half, t + cells - 1);
+    levels_.assign(l + half, l + cells);
+    views_.thresholds = thresholds_.data();
+    views_.levels = levels_.data();
+  }
+
+  void set_trellis(Array<const std::int8_t, nb::ndim<1>> levels, int fraction, int window, int limit, int gain,
+                   float grid) {
+    if (views_.bits > 4 || window <= views_.bits || window > 12 || levels.shape(0) != std::size_t{1} << window)
+      throw std::invalid_argument("expected bits 1..4, bits < window <= 12 and a table of 2^window levels");
+    trellis_levels_.assign(levels.data(), levels.data() + levels.size());
+    search_.clear();
+    for (std::int8_t level : trellis_levels_) search_.push_back(static_cast<std::int16_t>(level * fraction));
+    trellis_ = {{search_.data(), views_.bits, window, limit, gain}, trellis_levels_.data(), grid};
+    views_.trellis = &trellis_;
+  }
+
+  // The views, once a code is set.
+  const vqindex::EncodeTables& complete() const {
+    if (!views_.levels && !views_.trellis)
+      throw std::invalid_argument("the tables have no codebook and no trellis yet");
+    return views_;
+  }
+
+ private:
+  std::vector<float> signs_, thresholds_;
+  std::vector<std::uint32_t> source_;
+  std::vector<std::int32_t> levels_;
+  std::vector<std::int8_t> trellis_levels_;
+  std::vector<std::int16_t> search_;
+  vqindex::TrellisCode trellis_{};
+  vqindex::EncodeTables views_{};
+};
+
+struct AlignedDelete {
+  void operator()(void* memory) const { ::operator delete(memory, std::align_val_t{vqindex::kAlign}); }
+};
+
+// Scratch memory for every share of the rows, made before any thread starts.
+class Scratch {
+ public:
+  Scratch(std::size_t bytes, std::size_t shares)
+      : step_((bytes + vqindex::kAlign - 1) / vqindex::kAlign * vqindex::kAlign),
+        memory_(::operator new(step_ * shares, std::align_val_t{vqindex::kAlign})) {}
+  void* share(std::size_t number) const { return static_cast<char*>(memory_.get()) + number * step_; }
+
+ private:
+  std::size_t step_;
+  std::unique_ptr<void, AlignedDelete> memory_;
+};
+
+// Rows a thread should get, with all that a call says checked.
+std::size_t checked_share(const vqindex::EncodeTables& tables, std::size_t n, std::size_t d, int threads) {
+  if (d != tables.rotation.dim) throw std::invalid_argument("expected rows of the tables' dimension");
+  if (threads < 1) throw std::invalid_argument("expected threads >= 1");
+  return vqindex::share_rows(n, static_cast<std::size_t>(threads), vqindex::kBlockRows);
+}
+
+nb::tuple encode(const Tables& tables, Array<const float, nb::ndim<2>> rows, int threads, const std::string& isa) {
+  const vqindex::EncodeTables& views = tables.complete();
+  const std::size_t n = rows.shape(0), d = rows.shape(1), share = checked_share(views, n, d, threads);
+  const std::size_t bytes = vqindex::code_bytes(views);
+  const std::string path = checked_isa(isa);
+  auto codes = make_array<std::uint8_t>({n, bytes});
+  auto factor = make_array<float>({n});
+  std::optional<Array<float>> norm;
+  if (!views.cosine) norm = make_array<float>({n});
+  {
+    nb::gil_scoped_release unlocked;
+    const Scratch scratch(vqindex::encode_scratch(views), n / share + 1);
+    const float* x = rows.data();
+    std::uint8_t* code = codes.data();
+    float *factors = factor.data(), *norms = norm ? norm->data() : nullptr;
+    vqindex::for_shares(n, share, [&](std::size_t number, std::size_t begin, std::size_t end) {
+      vqindex::encode_rows(views, x + begin * d, end - begin, scratch.share(number), code + begin * bytes,
+                           factors + begin, norms ? norms + begin : nullptr, path);
+    });
+  }
+  return nb::make_tuple(codes, factor, norm);
+}
+
+nb::tuple prepare(const Tables& tables, Array<const float, nb::ndim<2>> queries, int threads, const std::string& isa) {
+  const vqindex::EncodeTables& views = tables.complete();
+  const std::size_t n = queries.shape(0), d = queries.shape(1), share = checked_share(views, n, d, threads);
+  const std::string path = checked_isa(isa);
+  auto lead = make_array<std::int16_t>({n, d});
+  auto scale = make_array<float>({n}), norm = make_array<float>({n});
+  {
+    nb::gil_scoped_release unlocked;
+    const Scratch scratch(vqindex::prepare_scratch(views), n / share + 1);
+    const float* x = queries.data();
+    std::int16_t* whole = lead.data();
+    float *scales = scale.data(), *norms = norm.data();
+    vqindex::for_shares(n, share, [&](std::size_t number, std::size_t begin, std::size_t end) {
+      vqindex::prepare_queries(views, x + begin * d, end - begin, scratch.share(number), whole + begin * d,
+                               scales + begin, norms + begin, path);
+    });
+  }
+  return nb::make_tuple(lead, scale, norm);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -213,4 +357,18 @@ NB_MODULE(_native, m) {
            "Decode rows (n, bytes) and their sign bits (n, ceil(dim / 8)) to int8 levels (n, padded dim).")
       .def("sums", &Scanner::sums, nb::arg("queries"), nb::arg("levels"),
            "Return the exact sums of int16 queries (nq, dim) with int8 levels (n, >= dim) as float32 (nq, n).");
+  m.def("split_rows", &split_rows, nb::arg("codes"), nb::arg("dim"), nb::arg("bits"), nb::arg("start"),
+        nb::arg("signs"), nb::arg("rest"), "Put code rows (n, bytes) into a sign plane and rest, from row `start` on.");
+  nb::class_<Tables>(m, "Tables", "The tables of one codec without a second projection, for encode and prepare.")
+      .def(nb::init<Array<const float, nb::ndim<2>>, Array<const std::uint32_t, nb::ndim<1>>, int, bool, bool, float>(),
+           nb::arg("signs"), nb::arg("source"), nb::arg("bits"), nb::arg("cosine"), nb::arg("renormalised"),
+           nb::arg("cell_scale"))
+      .def("set_codebook", &Tables::set_codebook, nb::arg("thresholds"), nb::arg("levels"),
+           "Make it a scalar code of 2^bits cells, symmetric about 0.")
+      .def("set_trellis", &Tables::set_trellis, nb::arg("levels"), nb::arg("fraction"), nb::arg("window"),
+           nb::arg("limit"), nb::arg("gain"), nb::arg("grid"), "Make it a trellis code of 2^window levels.");
+  m.def("encode", &encode, nb::arg("tables"), nb::arg("rows"), nb::arg("threads") = 1, nb::arg("isa") = "",
+        "Encode finite float32 rows (n, dim); returns codes (n, bytes), factors (n,) and norms (n,), None for cosine.");
+  m.def("prepare", &prepare, nb::arg("tables"), nb::arg("queries"), nb::arg("threads") = 1, nb::arg("isa") = "",
+        "Prepare finite float32 queries (n, dim); returns int16 lead (n, dim), its scales (n,) and norms (n,).");
 }
