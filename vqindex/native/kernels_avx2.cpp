@@ -31,8 +31,8 @@ VQ_T void arrange(const std::int8_t* levels, std::size_t stride, std::uint8_t* t
 }
 
 // Four rows, 32 coordinates at a time.
-VQ_T VQ_INLINE __m128i sums_of_four(const std::uint8_t* const (&rows)[4], std::size_t stride, const std::int8_t* query,
-                                    __m256i flip) {
+VQ_T VQ_INLINE __m128i sums_of_four(const std::uint8_t* const (&rows)[4], std::size_t stride,
+                                    const std::int8_t* query) {
   __m256i sum[4];
   for (auto& s : sum) s = _mm256_setzero_si256();
   for (std::size_t at = 0; at < stride; at += 32) {

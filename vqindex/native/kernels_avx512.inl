@@ -415,35 +415,51 @@ struct Table {
   }
 };
 
-// Calls use(t, levels) with 64 levels from t on, those past the dimension zero.
-template <int BITS, typename Use>
+VQ_T VQ_INLINE __mmask64 first(std::size_t bytes) { return bytes >= 64 ? ~__mmask64{0} : _bzhi_u64(~0ull, bytes); }
+
+// Calls use(t, levels) with 64 levels from t on; those past the dimension are anything.
+template <int BITS, bool SIGNS, typename Use>
 VQ_T VQ_INLINE void each_64(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
                             Use& use) {
   const __m512i gather = _mm512_loadu_si512(f.gather), shift = _mm512_loadu_si512(f.shift);
   const __m512i next = _mm512_add_epi8(shift, _mm512_set1_epi8(1));
-  const Table<BITS> below(f.repeated), above(f.repeated + (f.signs ? repeated_size(BITS) : 0));
-  for (std::size_t t = 0; t < f.dim; t += 64) {
-    const std::size_t at = t / 8 * f.step, left = row_bytes - std::min(at, row_bytes);
-    const __mmask64 there = left >= 64 ? ~__mmask64{0} : (__mmask64{1} << left) - 1;
-    const __m512i word = _mm512_permutexvar_epi8(gather, _mm512_maskz_loadu_epi8(there, row + at));
-    const __m512i low = _mm512_multishift_epi64_epi8(shift, word);
-    const __m512i high = BITS == 9 ? _mm512_multishift_epi64_epi8(next, word) : low;
-    __m512i x = below.at(low, high);
-    if (f.signs) {
+  const Table<BITS> below(f.repeated), above(f.repeated + (SIGNS ? repeated_size(BITS) : 0));
+  const std::size_t step = 8 * static_cast<std::size_t>(f.step);
+  const std::uint8_t* const end = row + row_bytes;
+  for (std::size_t t = 0; t < f.dim; t += 64, row += step) {
+    __m512i x;
+    if constexpr (SIGNS && BITS == 0) {
+      x = below.part[0];
+    } else {
+      const __mmask64 there = first(static_cast<std::size_t>(end - row));
+      const __m512i word = _mm512_permutexvar_epi8(gather, _mm512_maskz_loadu_epi8(there, row));
+      const __m512i low = _mm512_multishift_epi64_epi8(shift, word);
+      const __m512i high = BITS == 9 ? _mm512_multishift_epi64_epi8(next, word) : low;
+      x = below.at(low, high);
+      if constexpr (SIGNS) {
+        std::uint64_t sign;
+        std::memcpy(&sign, signs + t / 8, 8);
+        x = _mm512_mask_mov_epi8(x, sign, above.at(low, high));
+      }
+    }
+    if constexpr (SIGNS && BITS == 0) {
       std::uint64_t sign;
       std::memcpy(&sign, signs + t / 8, 8);
-      x = _mm512_mask_mov_epi8(x, sign, above.at(low, high));
+      x = _mm512_mask_mov_epi8(x, sign, above.part[0]);
     }
-    const __mmask64 mine = f.dim - t >= 64 ? ~__mmask64{0} : (__mmask64{1} << (f.dim - t)) - 1;
-    use(t, _mm512_maskz_mov_epi8(mine, x));
+    use(t, x);
   }
 }
 
 struct Store {
   std::int8_t* levels;
-  VQ_T VQ_INLINE void operator()(std::size_t t, __m512i x) { _mm512_storeu_si512(levels + t, x); }
+  std::size_t dim;
+  VQ_T VQ_INLINE void operator()(std::size_t t, __m512i x) {
+    _mm512_storeu_si512(levels + t, _mm512_maskz_mov_epi8(first(dim - t), x));
+  }
 };
 
+// The query is zero past the dimension.
 struct Dot {
   const std::int16_t* query;
   __m512i a, b;
@@ -463,27 +479,24 @@ struct Dot {
 template <typename Use>
 VQ_T VQ_INLINE bool by_window(const Fields& f, const std::uint8_t* row, std::size_t row_bytes,
                               const std::uint8_t* signs, Use& use) {
-  switch (f.window) {
+  switch (f.signs ? f.window : f.window + 16) {
     case 0:
-      each_64<0>(f, row, row_bytes, signs, use);
+      each_64<0, true>(f, row, row_bytes, signs, use);
       return true;
     case 1:
-      each_64<1>(f, row, row_bytes, signs, use);
+      each_64<1, true>(f, row, row_bytes, signs, use);
       return true;
     case 2:
-      each_64<2>(f, row, row_bytes, signs, use);
+      each_64<2, true>(f, row, row_bytes, signs, use);
       return true;
     case 3:
-      each_64<3>(f, row, row_bytes, signs, use);
+      each_64<3, true>(f, row, row_bytes, signs, use);
       return true;
-    case 4:
-      each_64<4>(f, row, row_bytes, signs, use);
+    case 16 + 8:
+      each_64<8, false>(f, row, row_bytes, signs, use);
       return true;
-    case 8:
-      each_64<8>(f, row, row_bytes, signs, use);
-      return true;
-    case 9:
-      each_64<9>(f, row, row_bytes, signs, use);
+    case 16 + 9:
+      each_64<9, false>(f, row, row_bytes, signs, use);
       return true;
     default:
       return false;
@@ -492,7 +505,7 @@ VQ_T VQ_INLINE bool by_window(const Fields& f, const std::uint8_t* row, std::siz
 
 VQ_T void decode(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
                  std::int8_t* levels) {
-  Store store{levels};
+  Store store{levels, f.dim};
   if (!by_window(f, row, row_bytes, signs, store)) plain::decode(f, row, row_bytes, signs, levels);
 }
 
