@@ -260,13 +260,17 @@ class VQIndex:
         """
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= _MAX_K:
             raise InvalidInputError(f"k is {k!r}; expected an integer from 1 to {_MAX_K}")
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        if threads is not None and (
+            isinstance(threads, bool) or not isinstance(threads, int | np.integer) or threads < 1
+        ):
             raise InvalidInputError(f"threads is {threads!r}; expected an integer of at least 1, or None")
         sure = DEFAULT_CONFIDENCE if confidence is None else confidence
-        if isinstance(sure, bool) or not isinstance(sure, int | float) or not 0.5 < sure <= 1:
+        if isinstance(sure, bool) or not isinstance(sure, int | float | np.floating) or not 0.5 < sure <= 1:
             raise InvalidInputError(f"confidence is {confidence!r}; expected a number above 0.5 and at most 1")
         prepared, single = self._prepare(queries)
-        scores, rows = self._backend.search(prepared, self._rows.blocks(), int(k), float(sure), threads)
+        scores, rows = self._backend.search(
+            prepared, self._rows.blocks(), int(k), float(sure), threads and int(threads)
+        )
         result = SearchResult(scores, self._ids.ids(rows))
         if return_stderr:
             with_error = SearchResultWithError(*result, self._stderr(prepared, rows))
