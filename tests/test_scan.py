@@ -56,7 +56,7 @@ def made(kind, n, dim, seed):
     elif kind == "zeros":
         x[rng.random(n) < 0.3] = 0
     elif kind != "plain":
-        powers = {"huge": [1e18], "tiny": [1e-30], "mixed": [1e18, 1e-30, 1, 1e5, 0]}[kind]
+        powers = {"huge": [1e18, 4e18], "tiny": [1e-30], "mixed": [1e18, 1e-30, 1, 1e5, 0]}[kind]
         x *= (rng.choice(powers, n) / np.sqrt(dim)).astype(np.float32)[:, None]
     return x
 
@@ -147,6 +147,22 @@ def test_extreme_rows(isa, metric, kind):
             spec = IndexSpec(dim, bits, metric, codec=codec)
             for k, confidence in ((10, 1.0), (10, 0.6), (300, 0.995)):
                 assert_same_search(isa, Case(spec, kind, 257, nq, k, confidence, 1, ()))
+
+
+@pytest.mark.xfail(strict=True, reason="rows whose bound overflows are dropped by one scan and kept by the other")
+@every_isa
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+def test_distances_that_overflow(isa):
+    """Norms just under the limit of 2**63, opposite directions: the distance is 3.4e38, its bound no float32."""
+    spec = IndexSpec(1, 1, "l2")
+    reference, compiled = backends(spec)
+    far = np.full((3, 1), 9.2e18, np.float32)
+    rows = split(spec, reference.encode(-far[:2]))
+    for nq in (2, 3):
+        queries = reference.prepare(far[:nq])
+        want = reference.search(queries, [rows], 2, 0.6)
+        for got, other in zip(compiled[isa].search(queries, [rows], 2, 0.6, 1), want, strict=True):
+            np.testing.assert_array_equal(got, other)
 
 
 # ---- sizes at which bars are set beforehand, tiles are many and threads are worth it
