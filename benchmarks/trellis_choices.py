@@ -2,12 +2,12 @@
 
     python benchmarks/trellis_choices.py EXPERIMENT ... [--data DATA.hdf5 ...] [--queries 1000] [--seeds 3]
 
-Experiments: windows, start, tables, scales, sign, mixed, pairs, e8, errors. Each writes its JSON lines to
-results/trellis-choices.jsonl, in place of those it wrote before. Everything is seeded. Recall@10 is without re-ranking,
-in float32, the median over seeds of the rotation. `loss` is the mean of 1 - cos^2 between a vector and its code, `mse`
-is on Gaussian sequences of 1024 values over their energy, `mse_inner` the same without 64 values at both ends, where
-the free start and the open end gain. Speeds count seconds of processor time of one thread. docs/trellis.md tells the
-results.
+Experiments: windows, windows_random, start, tables, scales, sign, mixed, pairs, e8, errors. Each writes its JSON lines
+to results/trellis-choices.jsonl, in place of those it wrote before. Everything is seeded. Recall@10 is without
+re-ranking, in float32, the median over seeds of the rotation. `loss` is the mean of 1 - cos^2 between a vector and its
+code, `mse` is on Gaussian sequences of 1024 values over their energy, `mse_inner` the same without 64 values at both
+ends, where the free start and the open end gain. Speeds count seconds of processor time of one thread. docs/trellis.md
+tells the results.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -42,14 +41,24 @@ from trellis_lab import (
     tail_biting,
     viterbi,
 )
-from trellis_tables import FINAL_ROUNDS, FINAL_ROWS, ROUNDS, ROWS, STARTS, best_table
+from trellis_tables import (
+    FINAL_ROUNDS,
+    FINAL_ROWS,
+    ROUNDS,
+    ROWS,
+    STARTS,
+    best_table,
+    quantiles,
+    refine,
+    structured,
+)
 
 from vqindex._native import decode_levels, trellis_encode
 from vqindex.backend import make_backend
 from vqindex.codebook import embedded
 from vqindex.codec import Codec
 from vqindex.spec import IndexSpec
-from vqindex.trellis import FRACTION, WINDOWS, cost_limits
+from vqindex.trellis import FRACTION, WINDOWS, Trellis, cost_limits
 
 Line = dict[str, Any]
 Way = Callable[[Any], Any]  # from rows of variance 1 to the same rows decoded
@@ -117,19 +126,26 @@ SWEEP = {1: (6, 8, 9, 10, 12), 2: (6, 8, 10, 12), 3: (6, 9, 12), 4: (8, 12)}
 EFFORT = {"rounds": ROUNDS, "rows": ROWS, "final_rounds": FINAL_ROUNDS, "final_rows": FINAL_ROWS}
 
 
-def windows(args: argparse.Namespace) -> Iterator[Line]:
-    """Window lengths: distortion, recall, speed."""
+def windows(args: argparse.Namespace, structured: bool = True) -> Iterator[Line]:
+    """Window lengths: distortion, recall, speed; tables from structured starts, and the shipped ones."""
     for bits in args.bits:
         for window in SWEEP[bits]:
-            if window == WINDOWS[bits]:
-                code, step, starts = shipped(bits), Codec(IndexSpec(384, bits, codec="trellis")).codebook.step, STARTS
-            else:
-                starts = {6: 16, 8: 16, 9: 16, 10: 8, 12: 4}[window]
-                table, step, _ = best_table(bits, window, starts, 1)
-                code = Code(bits, window, table * step)
-            line = {"bits": bits, "window": window, "shipped": window == WINDOWS[bits], "starts": starts, **EFFORT}
-            line |= distortions(code) | speeds(code, step)
+            starts = {6: 16, 8: 16, 9: 16, 10: 8, 12: 4}[window]
+            table, step, _ = best_table(bits, window, starts, 1, structured)
+            code = Code(bits, window, table * step)
+            line = {"bits": bits, "window": window, "starts": starts, "symmetric": structured, **EFFORT}
+            line |= {"shipped": False, **distortions(code), **speeds(code, step)}
             yield line | median_recall(args, partial(decoded, code=code))
+        if structured:
+            code = shipped(bits)
+            line = {"bits": bits, "window": code.window, "starts": STARTS, "symmetric": False, **EFFORT}
+            line |= {"shipped": True, **distortions(code), **speeds(code, Trellis.of(bits).step)}
+            yield line | median_recall(args, partial(decoded, code=code))
+
+
+def windows_random(args: argparse.Namespace) -> Iterator[Line]:
+    """Window lengths with tables from random starts."""
+    return windows(args, structured=False)
 
 
 def start(args: argparse.Namespace) -> Iterator[Line]:
@@ -163,30 +179,21 @@ def rescaled(code: Code, rows: int = 256) -> Code:
     return code
 
 
-def refined(code: Code, seed: int, symmetric: bool) -> Code:
-    """Alternate encoding and centroids as trellis_tables.refine does, optionally with table[~w] = -table[w]."""
+def random_table(window: int, rng: np.random.Generator, symmetric: bool) -> F64:
+    """Return a random permutation of the Gaussian's quantiles, optionally with table[~w] = -table[w]."""
+    values = quantiles(2**window)
+    if not symmetric:
+        return rng.permutation(values)
+    half = rng.permutation(values[values.size // 2 :]) * rng.choice([-1.0, 1.0], values.size // 2)
+    return np.concatenate([half, -half[::-1]])
+
+
+def alternating(bits: int, window: int, seed: int, ordered: bool, symmetric: bool) -> Code:
+    """Return the table that alternating leads to from a random or a structured start."""
     rng = np.random.default_rng([seed, 2])
-    for rounds, rows in ((ROUNDS, ROWS), (FINAL_ROUNDS, FINAL_ROWS // 4)):
-        for _ in range(rounds):
-            y = rng.standard_normal((rows, 1024))
-            at = native_windows(y, code).ravel()
-            count = np.bincount(at, minlength=code.table.size).astype(np.float64)
-            total = np.bincount(at, y.ravel(), code.table.size)
-            if symmetric:  # ~w of a window is its mirror in the table
-                count, total = count + count[::-1], total - total[::-1]
-            code = code._replace(table=np.where(count > 0, total / np.maximum(count, 1), code.table))
-    return code
-
-
-def quantiles(bits: int, window: int, seed: int, symmetric: bool) -> Code:
-    """Return a random permutation of the Gaussian's quantiles."""
-    size = 2**window
-    rng = np.random.default_rng([seed, 3])
-    values = np.array([NormalDist().inv_cdf((i + 0.5) / size) for i in range(size)])
-    if symmetric:
-        half = rng.permutation(values[size // 2 :]) * rng.choice([-1.0, 1.0], size // 2)
-        return Code(bits, window, np.concatenate([half, -half[::-1]]))
-    return Code(bits, window, rng.permutation(values))
+    table = structured(bits, window, rng) if ordered else random_table(window, rng, symmetric)
+    table = refine(table, bits, window, rng, ROWS, ROUNDS, symmetric)
+    return Code(bits, window, refine(table, bits, window, rng, FINAL_ROWS // 4, FINAL_ROUNDS, symmetric))
 
 
 def least(codes: list[Code]) -> Code:
@@ -196,23 +203,24 @@ def least(codes: list[Code]) -> Code:
 
 
 def tables(args: argparse.Namespace) -> Iterator[Line]:
-    """Where tables come from: alternating, symmetric, random quantiles, computed by hashing."""
-    for bits in (1, 2, 4):
-        window, count = WINDOWS[bits], 16
-        for symmetric in (False, True):
-            started = [quantiles(bits, window, seed, symmetric) for seed in range(count)]
-            found = least([refined(code, seed, symmetric) for seed, code in enumerate(started)])
-            name = "alternating, symmetric" if symmetric else "alternating"
-            yield {"table": name, "bits": bits, "window": window, "starts": count, **distortions(found)}
-        found = shipped(bits)
-        yield {"table": "shipped", "bits": bits, "window": window, "starts": STARTS, **distortions(found)}
+    """Where tables come from: alternating from random and structured starts, symmetric or not; quantiles; hashing."""
+    for bits, window in WINDOWS.items():
+        line = {"bits": bits, "window": window}
+        for ordered, symmetric in ((False, False), (False, True), (True, False), (True, True)):
+            found = [alternating(bits, window, seed, ordered, symmetric) for seed in range(8)]
+            name = f"{'structured' if ordered else 'random'} start, {'symmetric' if symmetric else 'free'}"
+            yield {"table": name, **line, "starts": len(found), **distortions(least(found))}
+        yield {"table": "shipped", **line, "starts": STARTS, **distortions(shipped(bits))}
     for bits, window, count in ((1, 8, 32), (1, 9, 32), (2, 8, 32), (4, 8, 32), (1, 12, 8), (2, 12, 8), (4, 12, 8)):
-        found = least([rescaled(quantiles(bits, window, seed, False), 64) for seed in range(count)])
-        line = {"table": "random quantiles", "bits": bits, "window": window, "starts": count}
-        yield line | distortions(rescaled(found), FINAL_ROWS // 2)
-        found = least([rescaled(Code(bits, window, computed_table(window, seed)), 64) for seed in range(count)])
-        line = {"table": "computed", "bits": bits, "window": window, "starts": count}
-        yield line | distortions(rescaled(found), FINAL_ROWS // 2)
+        line = {"bits": bits, "window": window, "starts": count}
+        ways: dict[str, list[F64]] = {
+            "random quantiles": [random_table(window, np.random.default_rng([s, 3]), False) for s in range(count)],
+            "structured quantiles": [structured(bits, window, np.random.default_rng([s, 3])) for s in range(count)],
+            "computed": [computed_table(window, s) for s in range(count)],
+        }
+        for name, few in ways.items():
+            best = least([rescaled(Code(bits, window, table), 64) for table in few])
+            yield {"table": name, **line, **distortions(rescaled(best), FINAL_ROWS // 2)}
     for bits in (1, 2):  # the compiled search ends at 12
         code = Code(bits, 16, computed_table(16, 0) * math.sqrt(1 - 4.0**-bits))
         y = sequences(256, HELD_OUT, 512)
@@ -402,7 +410,8 @@ def errors(args: argparse.Namespace) -> Iterator[Line]:
 
 
 EXPERIMENTS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
-    function.__name__: function for function in (windows, start, tables, scales, sign, mixed, pairs, e8, errors)
+    function.__name__: function
+    for function in (windows, windows_random, start, tables, scales, sign, mixed, pairs, e8, errors)
 }
 
 
