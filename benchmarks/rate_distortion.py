@@ -3,9 +3,10 @@
     python benchmarks/rate_distortion.py [--out docs]
 
 Scalar values are computed (`vqindex.codebook`, d = 16384). The shipped trellis is measured here; E8 and the windows,
-with the best tables found, are read from results/trellis-choices.jsonl (`trellis_choices.py e8 windows`). Trellis values
-are those of long rows: 64 coordinates at both ends of a sequence, which do better, are left out. Distances to the bound
-4^-b are in decibels.
+with the best tables found, are read from results/trellis-choices.jsonl (`trellis_choices.py e8 windows`). Trellis
+values are those of long rows: 64 coordinates at both ends of a sequence, which do better, are left out. Distances to
+the bound 4^-b are in decibels.
+
 Writes rate-distortion.png and rate-distortion.jsonl.
 """
 
@@ -30,9 +31,9 @@ from vqindex.trellis import MAX_BITS, Trellis, trellis_values
 ROWS, LENGTH = 1024, 2048
 CHOICES = Path(__file__).parent / "results" / "trellis-choices.jsonl"
 LINES = {
-    "Lloyd-Max (scalar)": "#4f5d75",
-    "embedded (scalar, default codec)": "#c1666b",
-    "E8 (ball at 1 and 2 bits, nested at 3 and 4)": "#8d6a9f",
+    "Lloyd-Max": "#4f5d75",
+    "embedded (default codec)": "#c1666b",
+    "E8 (ball, nested from 3 bits)": "#8d6a9f",
     "trellis as shipped": "#0b6e4f",
 }
 WINDOWS = {6: "#b8d8c8", 8: "#86bfa4", 9: "#5fa386", 10: "#e0a458", 12: "#b5651d"}
@@ -65,7 +66,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 5.2), width_ratios=(3, 2))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5.2), width_ratios=(3, 2))
     for code, colour in LINES.items():
         points = [(r["bits"], r["db_above_bound"]) for r in rows if r["code"] == code]
         ours = code == "trellis as shipped"
@@ -80,13 +81,13 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         label = f"window of {window} bits"
         right.plot(*zip(*points, strict=True), marker="o", markersize=5, linewidth=1.2, color=colour, label=label)
     right.set(xlabel="bits per coordinate", xticks=range(1, 5), xlim=(0.8, 4.3))
-    right.set_title("the trellis by its window", fontsize=11)
+    right.set_title("the trellis by its window, tables from structured starts", fontsize=11)
     for axis in (left, right):
         axis.axhline(0, color="black", linewidth=1)
         axis.set_ylim(-0.02 * axis.get_ylim()[1], None)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    left.legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.48))
+    left.legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.53))
     right.legend(frameon=False, loc="upper left")
     figure.tight_layout()
     figure.savefig(path, dpi=150)
@@ -110,7 +111,7 @@ def main() -> None:
     (args.out / "rate-distortion.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     draw(rows, args.out / "rate-distortion.png")
     for row in rows:
-        print(f"{row['code']:45s} {row['bits']} bits  mse {row['mse']:.6f}  {row['db_above_bound']:.2f} dB above")
+        print(f"{row['code']:30s} {row['bits']} bits  mse {row['mse']:.6f}  {row['db_above_bound']:.2f} dB above")
 
 
 if __name__ == "__main__":

@@ -377,7 +377,7 @@ def errors(args: argparse.Namespace) -> Iterator[Line]:
 
     The standard error is for a query at right angles to the vector; `_orthogonal` counts the part that is, 1 - cos^2.
     """
-    seeds, path = max(24, args.seeds), args.data[0]
+    seeds, path = max(96, args.seeds), args.data[0]
     train, test, truth, _ = load(path, None, 200)
     rng = np.random.default_rng(HELD_OUT)
     rows = np.unique(np.concatenate([truth[:, :5].ravel(), rng.integers(0, len(train), 3000)]))
