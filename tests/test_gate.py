@@ -27,6 +27,13 @@ def test_search_results(make_backend, dim, name, golden):
     assert gate.search_digests(make_backend, dim, name) == golden("gate.json")[f"{name} {dim}"]["search"]
 
 
+@pytest.mark.parametrize("name", ["prod-shared", "mse"])
+@pytest.mark.parametrize("dim", gate.DIMS)
+def test_search_results_by_bounds(make_backend, dim, name, golden):
+    """Coarse stage, with a confidence so low that it changes results."""
+    assert gate.search_digests(make_backend, dim, name, 0.6) == golden("gate-search.json")[f"{name} {dim}"]
+
+
 @pytest.mark.parametrize("dim", gate.DIMS)
 def test_trellis(make_backend, dim, golden):
     expected = golden("gate-trellis.json")[f"trellis {dim}"]

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +13,55 @@ def trellis_encode(
     gain: int,
     isa: str = "",
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]: ...
-def decode_levels(
-    codes: NDArray[np.uint8], dim: int, bits: int, window: int, table: NDArray[np.int8]
-) -> NDArray[np.int8]: ...
-def integer_sums(queries: NDArray[np.int16], levels: NDArray[np.int8], isa: str = "") -> NDArray[np.float32]: ...
+
+class Scanner:
+    def __init__(
+        self, dim: int, step: int, window: int, signs: bool, levels: NDArray[np.int16], metric: str, isa: str = ""
+    ) -> None: ...
+    @property
+    def isa(self) -> str: ...
+    def search(
+        self,
+        blocks: Sequence[
+            tuple[NDArray[np.uint8] | None, NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None]
+        ],
+        lead: NDArray[np.int16],
+        scale: NDArray[np.float32],
+        norm: NDArray[np.float32],
+        k: int,
+        coarse: tuple[float, float, float, float] | None,
+        threads: int,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
+    def decode(self, codes: NDArray[np.uint8], sign_rows: NDArray[np.uint8] | None) -> NDArray[np.int8]: ...
+    def sums(self, queries: NDArray[np.int16], levels: NDArray[np.int8]) -> NDArray[np.float32]: ...
+
+def split_rows(
+    codes: NDArray[np.uint8],
+    dim: int,
+    bits: int,
+    start: int,
+    signs: NDArray[np.uint8],
+    rest: NDArray[np.uint8],
+) -> None: ...
+
+class Tables:
+    def __init__(
+        self,
+        signs: NDArray[np.float32],
+        source: NDArray[np.uint32],
+        bits: int,
+        cosine: bool,
+        renormalised: bool,
+        cell_scale: float,
+    ) -> None: ...
+    def set_codebook(self, thresholds: NDArray[np.float32], levels: NDArray[np.int16]) -> None: ...
+    def set_trellis(
+        self, levels: NDArray[np.int8], fraction: int, window: int, limit: int, gain: int, grid: float
+    ) -> None: ...
+
+def encode(
+    tables: Tables, rows: NDArray[np.float32], threads: int = 1, isa: str = ""
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None]: ...
+def prepare(
+    tables: Tables, queries: NDArray[np.float32], threads: int = 1, isa: str = ""
+) -> tuple[NDArray[np.int16], NDArray[np.float32], NDArray[np.float32]]: ...

@@ -8,13 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .codec import Codec
 from .errors import BackendError
+
+if TYPE_CHECKING:
+    from .planes import Block
 
 __all__ = ["Backend", "Encoded", "Queries", "available", "make_backend", "resolve"]
 
@@ -87,13 +90,19 @@ class Backend(Protocol):
     def encode(self, vectors: F32) -> Encoded:
         """Encode finite float32 vectors of shape (n, d)."""
 
+    def put(self, rows: Encoded, block: Block, start: int) -> None:
+        """Write code rows into the stored layout (``planes.py``), from row `start` of a block on."""
+
     def prepare(self, queries: F32) -> Queries:
         """Rotate and quantise finite float32 queries of shape (nq, d)."""
 
-    def search(self, queries: Queries, blocks: Sequence[Encoded], k: int) -> tuple[F32, NDArray[np.int64]]:
+    def search(
+        self, queries: Queries, blocks: Sequence[Block], k: int, confidence: float = 1.0, threads: int | None = None
+    ) -> tuple[F32, NDArray[np.int64]]:
         """Return the k best scores and rows, (nq, k), best first; rows count on from block to block.
 
-        Missing places hold row -1 and score -inf (+inf for l2). Ties go to the lower row.
+        Missing places hold row -1 and score -inf (+inf for l2). Ties go to the lower row. With confidence 1 all rows
+        are compared by their scores, below it by the keys of ``coarse.py``, for codes that have a sign plane.
         """
 
     def scores(self, queries: Queries, block: Encoded) -> F32:

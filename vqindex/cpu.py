@@ -1,7 +1,7 @@
 """The CPU backend over the compiled extension: threads, and which instruction set; everything else is the reference.
 
-Compiled so far: the trellis search, decoding to int8 levels, and the integer sums of the scan. Other steps run as in
-NumPy.
+Compiled so far: encoding and preparing queries for codecs without a second projection, decoding to int8 levels, and the
+integer sums of the scan. Other steps run as in NumPy.
 """
 
 from __future__ import annotations
@@ -9,23 +9,30 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._native import decode_levels, integer_sums, supported_isas, trellis_encode
+from ._native import Scanner, Tables, encode, prepare, split_rows, supported_isas, trellis_encode
 from .backend import Encoded, Queries
+from .coarse import CoarseTerms, quantile
 from .codec import Codec
 from .errors import BackendError
+from .packing import unpack
+from .planes import Block, put_scalars, split
 from .reference import ReferenceBackend
+from .rotation import Hadamard
 from .trellis import FRACTION, Trellis
 
 __all__ = ["NativeBackend", "chosen_isa", "cpu_count"]
 
-_LANES = 32  # vectors that the trellis search handles side by side
-_FEW = 8  # queries under which every thread decoding all rows costs more than it saves
-_SMALL = 2**14  # values per thread under which a thread costs more than it saves
+_HITS = 2**23  # results held at a time while searching
+_SMALL = 2**14  # values per thread under which a thread of NumPy calls costs more than it saves
+# The same for threads of the compiled encoder: about 50 us of work.
+_FEW_VALUES = 2**16
+_FEW_TRELLIS_VALUES = 2**12
 
 F32 = NDArray[np.float32]
 
@@ -52,6 +59,11 @@ def cpu_count() -> int:
     return os.cpu_count() or 1
 
 
+def _threads(values: int, few: int) -> int:
+    """Return how many threads a call over so many values is worth, `few` of them being worth one."""
+    return 1 if values < 2 * few else min(cpu_count(), values // few)
+
+
 class NativeBackend(ReferenceBackend):
     """The reference with compiled steps; same bytes, same scores."""
 
@@ -60,11 +72,49 @@ class NativeBackend(ReferenceBackend):
     def __init__(self, codec: Codec) -> None:
         super().__init__(codec)
         self.isa = chosen_isa()
+        self._scanner = None if codec.has_sketch else self._make_scanner()
+        self._coarse_terms = CoarseTerms.of(self.spec.dim)
+
+    def _make_scanner(self) -> Scanner:
+        spec, levels = self.spec, self.codec.codebook.levels
+        signs = spec.has_sign_plane
+        window = levels.size.bit_length() - 1 - signs  # there is a level for every value of window and sign
+        step = spec.bits - signs
+        return Scanner(spec.dim, step, window, signs, levels.astype(np.int16), spec.metric, self.isa)
+
+    @cached_property
+    def _tables(self) -> Tables | None:
+        """Tables of the compiled encoder; None for codecs with a dense matrix or a second projection."""
+        codec, rotation = self.codec, self.codec.rotation
+        if not isinstance(rotation, Hadamard) or codec.has_sketch:
+            return None
+        tables = Tables(
+            rotation.signs.astype(np.float32),
+            rotation.source.astype(np.uint32),
+            self.spec.bits,
+            self.spec.metric == "cosine",
+            codec.renormalised,
+            float(codec.cell_scale),
+        )
+        trellis = codec.trellis
+        if trellis is None:
+            tables.set_codebook(codec.codebook.thresholds, codec.codebook.levels.astype(np.int16))
+        else:
+            grid = float(np.float32(FRACTION / trellis.step))
+            tables.set_trellis(trellis.table, FRACTION, trellis.window, trellis.limit, trellis.gain, grid)
+        return tables
 
     def encode(self, vectors: F32) -> Encoded:
         """Encode finite float32 vectors of shape (n, d), a share of the rows on each processor."""
-        # A pool per call is safe after fork; whole lanes for every thread.
-        share = -(-len(vectors) // (cpu_count() * _LANES)) * _LANES
+        if self._tables is None:
+            return self._encode_shares(vectors)
+        few = _FEW_TRELLIS_VALUES if self.codec.trellis is not None else _FEW_VALUES
+        return Encoded(*encode(self._tables, np.ascontiguousarray(vectors), _threads(vectors.size, few), self.isa))
+
+    def _encode_shares(self, vectors: F32) -> Encoded:
+        """Encode with NumPy, a share of the rows on each processor."""
+        # A pool per call is safe after fork.
+        share = -(-len(vectors) // cpu_count())
         if share * self.spec.dim < _SMALL or share >= len(vectors):
             return super().encode(vectors)
         parts = [vectors[start : start + share] for start in range(0, len(vectors), share)]
@@ -73,6 +123,21 @@ class NativeBackend(ReferenceBackend):
         codes, factors, norms = zip(*done, strict=True)
         norm = np.concatenate(norms) if self.spec.stores_norm else None
         return Encoded(np.concatenate(codes), np.concatenate(factors), norm)
+
+    def put(self, rows: Encoded, block: Block, start: int) -> None:
+        """Write code rows into the stored layout, from row `start` of a block on."""
+        if block.signs is None:
+            return super().put(rows, block, start)
+        split_rows(np.ascontiguousarray(rows.codes), self.spec.dim, self.spec.bits, start, block.signs, block.codes)
+        put_scalars(rows, block, start)
+
+    def prepare(self, queries: F32) -> Queries:
+        """Rotate and quantise finite float32 queries of shape (nq, d)."""
+        if self._tables is None:
+            return super().prepare(queries)
+        threads = _threads(queries.size, _FEW_VALUES)
+        lead, scale, norm = prepare(self._tables, np.ascontiguousarray(queries), threads, self.isa)
+        return Queries(lead, scale, None, None, norm)
 
     def _search_trellis(self, values: NDArray[np.int16], trellis: Trellis) -> NDArray[np.uint8]:
         levels = trellis.table.astype(np.int16) * np.int16(FRACTION)
@@ -83,26 +148,38 @@ class NativeBackend(ReferenceBackend):
         first = starts[:, None] >> shifts & np.uint16(2**trellis.bits - 1)
         return np.concatenate([first.astype(np.uint8), fields], axis=1)
 
-    def search(self, queries: Queries, blocks: Sequence[Encoded], k: int) -> tuple[F32, NDArray[np.int64]]:
-        """Return the k best scores and rows, (nq, k), best first; a share of the queries on each processor."""
-        nq = len(queries.lead)
-        share = -(-nq // cpu_count())
-        if share == nq or nq < _FEW:
-            return super().search(queries, blocks, k)
-        parts = [queries.take(slice(start, start + share)) for start in range(0, nq, share)]
-        with ThreadPoolExecutor(len(parts)) as pool:
-            done = list(pool.map(lambda part: super(NativeBackend, self).search(part, blocks, k), parts))
-        scores, rows = zip(*done, strict=True)
-        return np.concatenate(scores), np.concatenate(rows)
+    def search(
+        self, queries: Queries, blocks: Sequence[Block], k: int, confidence: float = 1.0, threads: int | None = None
+    ) -> tuple[F32, NDArray[np.int64]]:
+        """Return the k best scores and rows, (nq, k), best first; a share of the rows on each processor."""
+        if self._scanner is None:
+            return super().search(queries, blocks, k, confidence, threads)
+        coarse = None
+        if confidence < 1 and self.has_coarse_stage:
+            coarse = (*self._coarse_terms, quantile(confidence))
+        scores, rows = [], []
+        at_once = max(1, _HITS // k)
+        for start in range(0, max(1, len(queries.lead)), at_once):
+            part = queries if at_once >= len(queries.lead) else queries.take(slice(start, start + at_once))
+            found = self._scanner.search(
+                blocks, part.lead, part.lead_scale, part.norm, k, coarse, threads or cpu_count()
+            )
+            scores.append(found[0])
+            rows.append(found[1])
+        return (scores[0], rows[0]) if len(scores) == 1 else (np.concatenate(scores), np.concatenate(rows))
 
     def _levels(self, codes: NDArray[np.uint8]) -> NDArray[Any]:
-        levels = self.codec.codebook.levels
-        if self.codec.has_sketch or levels.dtype != np.int8:
+        if self._scanner is None or self.codec.codebook.levels.dtype != np.int8:
             return super()._levels(codes)
-        window = levels.size.bit_length() - 1  # a level for every value of the window
-        return decode_levels(np.ascontiguousarray(codes), self.spec.dim, self.spec.bits, window, levels)
+        if not self.spec.has_sign_plane:
+            return self._scanner.decode(np.ascontiguousarray(codes), None)[:, : self.spec.dim]
+        block = split(self.spec, Encoded(codes, np.empty(0, np.float32), None))
+        signs = np.packbits(
+            unpack(codes, self.spec.dim, self.spec.bits) >> (self.spec.bits - 1), axis=1, bitorder="little"
+        )
+        return self._scanner.decode(block.codes, signs)[:, : self.spec.dim]
 
     def _sums(self, queries: NDArray[np.int16], levels: NDArray[Any]) -> F32:
-        if levels.dtype != np.int8:
+        if self._scanner is None or levels.dtype != np.int8 or levels.shape[1] != self.spec.dim:
             return super()._sums(queries, levels)
-        return integer_sums(queries, np.ascontiguousarray(levels), self.isa)
+        return self._scanner.sums(queries, np.ascontiguousarray(levels))

@@ -23,6 +23,7 @@ __all__ = ["VQIndex"]
 
 _CHUNK_VALUES = 2**24  # float32 values encoded at a time: 64 MiB of input
 _MAX_K = 2**31 - 1
+_CONFIDENCE = 0.995
 
 
 class VQIndex:
@@ -86,7 +87,7 @@ class VQIndex:
         self._spec = spec
         self._codec = Codec(spec)
         self._backend = make_backend(self._codec, device)
-        self._rows = RowStore(spec)
+        self._rows = RowStore(spec, self._backend.put)
         self._ids = IdMap()
         self._meta: dict[str, Any] = {}
 
@@ -199,11 +200,35 @@ class VQIndex:
     # ---- search
 
     @overload
-    def search(self, queries: Any, k: int = 10, *, return_stderr: Literal[False] = False) -> SearchResult: ...
+    def search(
+        self,
+        queries: Any,
+        k: int = 10,
+        *,
+        threads: int | None = None,
+        return_stderr: Literal[False] = False,
+        confidence: float | None = None,
+    ) -> SearchResult: ...
     @overload
-    def search(self, queries: Any, k: int = 10, *, return_stderr: Literal[True]) -> SearchResultWithError: ...
+    def search(
+        self,
+        queries: Any,
+        k: int = 10,
+        *,
+        threads: int | None = None,
+        return_stderr: Literal[True],
+        confidence: float | None = None,
+    ) -> SearchResultWithError: ...
 
-    def search(self, queries: Any, k: int = 10, *, return_stderr: bool = False) -> SearchResult | SearchResultWithError:
+    def search(
+        self,
+        queries: Any,
+        k: int = 10,
+        *,
+        threads: int | None = None,
+        return_stderr: bool = False,
+        confidence: float | None = None,
+    ) -> SearchResult | SearchResultWithError:
         """Find the k best vectors for each query by a full scan of the codes.
 
         Parameters
@@ -212,8 +237,15 @@ class VQIndex:
             A 1-D query gives 1-D results.
         k : int, default 10
             Number of results; may exceed the number of vectors.
+        threads : int, optional
+            Most threads to use, 1 or more; by default as many as there are processors. Results do not depend on it.
         return_stderr : bool, default False
             Also return the standard error of every score over the random rotation.
+        confidence : float, default 0.995
+            Scalar codes are scanned by their sign bits first, and the other bits read only of rows whose upper
+            confidence bound could still be among the k best. This is the one-sided confidence of that bound, above 0.5:
+            a true neighbour is missed with probability 1 - confidence at most. 1 scores every row. Codes without
+            a sign plane (``trellis``, other sketches) always score every row.
 
         Returns
         -------
@@ -224,12 +256,17 @@ class VQIndex:
         Raises
         ------
         InvalidInputError
-            Wrong shape, a NaN or infinity, or k < 1.
+            Wrong shape, a NaN or infinity, k or threads < 1, or a confidence that is not above 0.5 and at most 1.
         """
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= _MAX_K:
             raise InvalidInputError(f"k is {k!r}; expected an integer from 1 to {_MAX_K}")
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise InvalidInputError(f"threads is {threads!r}; expected an integer of at least 1, or None")
+        sure = _CONFIDENCE if confidence is None else confidence
+        if isinstance(sure, bool) or not isinstance(sure, int | float) or not 0.5 < sure <= 1:
+            raise InvalidInputError(f"confidence is {confidence!r}; expected a number above 0.5 and at most 1")
         prepared, single = self._prepare(queries)
-        scores, rows = self._backend.search(prepared, self._rows.blocks(), int(k))
+        scores, rows = self._backend.search(prepared, self._rows.blocks(), int(k), float(sure), threads)
         result = SearchResult(scores, self._ids.ids(rows))
         if return_stderr:
             with_error = SearchResultWithError(*result, self._stderr(prepared, rows))

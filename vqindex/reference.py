@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .backend import Encoded, Queries
+from .coarse import MAX_DIM as COARSE_DIM
+from .coarse import CoarseTerms, bounds, coarse_query, quantile
 from .codec import Codec
 from .estimator import Scaled, flush, integer_query, l2_from_ip, renormalised_variance, stderr, sum64, to_scaled
+from .planes import Block, join_rows, put_rows
 from .packing import pack, unpack
 from .trellis import Trellis, trellis_values, viterbi
 
@@ -123,6 +126,10 @@ class ReferenceBackend:
             return flush(np.divide(np.sqrt(x.norm2), dot, out=np.zeros_like(dot), where=positive))
         return flush(_ldexp(np.divide(x.norm2, dot, out=np.zeros_like(dot), where=positive), x.shift))
 
+    def put(self, rows: Encoded, block: Block, start: int) -> None:
+        """Write code rows into the stored layout, from row `start` of a block on."""
+        put_rows(self.spec, rows, block, start)
+
     # ---- decode
 
     def _levels(self, codes: NDArray[np.uint8]) -> NDArray[np.generic]:
@@ -224,53 +231,91 @@ class ReferenceBackend:
         error = stderr(queries.norm[:, None], variance[None, :])
         return error * np.float32(2) if self._ascending else error
 
-    def search(self, queries: Queries, blocks: Sequence[Encoded], k: int) -> tuple[F32, I64]:
+    def search(
+        self, queries: Queries, blocks: Sequence[Block], k: int, confidence: float = 1.0, threads: int | None = None
+    ) -> tuple[F32, I64]:
         """Return the k best scores and rows, (nq, k), best first."""
         nq = queries.lead.shape[0]
-        worst = np.float32(np.inf if self._ascending else -np.inf)
-        scores = np.full((nq, k), worst, np.float32)
-        rows = np.full((nq, k), -1, np.int64)
+        parts = [Best.none(0, k)]
         at_once = max(1, min(1024, _SCORES // (4 * k)))
         for start in range(0, nq, at_once):
-            at = slice(start, start + at_once)
-            scores[at], rows[at] = self._search_part(queries.take(at), blocks, scores[at], rows[at])
-        return scores, rows
+            part = queries.take(slice(start, start + at_once))
+            parts.append(self._search_part(part, blocks, Best.none(len(part.lead), k), confidence))
+        best = Best(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        order = np.lexsort((best.rows, -best.scores))
+        scores, rows = (np.take_along_axis(array, order, axis=1) for array in (best.scores, best.rows))
+        return (np.float32(0) - scores if self._ascending else scores), rows
 
-    def _search_part(self, queries: Queries, blocks: Sequence[Encoded], best: F32, rows: I64) -> tuple[F32, I64]:
-        nq, k = best.shape
+    def _search_part(self, queries: Queries, blocks: Sequence[Block], best: Best, confidence: float) -> Best:
+        nq, k = best.rows.shape
         step = max(k, _SCORES // max(nq, 512))
         offset = 0
         for block in blocks:
             for start in range(0, block.rows, step):
-                piece = block.take(slice(start, start + step))
-                scores = self.scores(queries, piece)
-                best, rows = _merge(best, rows, scores, offset + start, self._ascending)
+                piece = join_rows(self.spec, block, slice(start, start + step))
+                scores = self._signed(self.scores(queries, piece))
+                keys = scores
+                if confidence < 1 and self.has_coarse_stage:
+                    keys = np.minimum(scores, self._signed(self._bounds(queries, piece, quantile(confidence))))
+                best = best.merged(keys, scores, offset + start)
             offset += block.rows
-        return best, rows
+        return best
+
+    @property
+    def has_coarse_stage(self) -> bool:
+        """Whether a confidence below 1 changes how this code is searched."""
+        return self.spec.has_sign_plane and self.spec.dim <= COARSE_DIM
+
+    def _signed(self, scores: F32) -> F32:
+        """Scores, or distances with the sign that makes higher ones better."""
+        return -scores if self._ascending else scores
+
+    def _bounds(self, queries: Queries, block: Encoded, z: float) -> F32:
+        """Bounds of the scores by the rows' signs (coarse.py), shape (nq, n)."""
+        c, left = coarse_query(queries.lead)
+        signs = unpack(block.codes, self.spec.dim, self.spec.bits) >> (self.spec.bits - 1)
+        sums = self._sums(c.astype(np.int16), 2 * signs.astype(np.int8) - 1)
+        terms = CoarseTerms.of(self.spec.dim)
+        ip = bounds(terms, z, sums, left, queries.lead_scale, queries.norm, block.norm)
+        if self._ascending and block.norm is not None:
+            return l2_from_ip(ip, block.norm, queries.norm)
+        return ip
 
 
-def _merge(best: F32, rows: I64, scores: F32, first_row: int, ascending: bool) -> tuple[F32, I64]:
-    """Merge the scores of new, higher rows into the best lists; ties keep the lower row."""
-    k = best.shape[1]
-    sign = np.float32(-1 if ascending else 1)
-    keys = scores * sign
-    bar = best[:, -1] * sign
-    if np.any(rows[:, -1] < 0) and scores.shape[1] > k:
-        # Some list is not full yet: its bar is the k-th best of this block, ties of it included.
-        kth = np.partition(keys, keys.shape[1] - k, axis=1)[:, keys.shape[1] - k]
-        bar = np.maximum(bar, np.nextafter(kth, np.float32(-np.inf)))
-    query, column = np.nonzero(keys > bar[:, None])
-    if query.size == 0:
-        return best, rows
-    old_query, old_place = np.nonzero(rows >= 0)
-    all_query = np.concatenate([old_query, query])
-    all_key = np.concatenate([best[old_query, old_place] * sign, keys[query, column]])
-    all_row = np.concatenate([rows[old_query, old_place], column + first_row])
-    order = np.lexsort((all_row, -all_key, all_query))
-    all_query, all_key, all_row = all_query[order], all_key[order], all_row[order]
-    place = np.arange(all_query.size) - np.searchsorted(all_query, all_query)
-    keep = place < k
-    best, rows = best.copy(), rows.copy()
-    best[all_query[keep], place[keep]] = all_key[keep] * sign
-    rows[all_query[keep], place[keep]] = all_row[keep]
-    return best, rows
+class Best(NamedTuple):
+    """The k best rows so far by key, best first, of every query: keys, scores and rows, each (nq, k)."""
+
+    keys: F32
+    scores: F32
+    rows: I64
+
+    @classmethod
+    def none(cls, nq: int, k: int) -> Best:
+        """Return lists without a row."""
+        worst = np.full((nq, k), -np.inf, np.float32)
+        return cls(worst, worst.copy(), np.full((nq, k), -1, np.int64))
+
+    def merged(self, keys: F32, scores: F32, first_row: int) -> Best:
+        """Merge new, higher rows into the lists; ties keep the lower row."""
+        k = self.keys.shape[1]
+        bar = self.keys[:, -1]
+        if np.any(self.rows[:, -1] < 0) and keys.shape[1] > k:
+            # Some list is not full yet: its bar is the k-th best of this block, ties of it included.
+            kth = np.partition(keys, keys.shape[1] - k, axis=1)[:, keys.shape[1] - k]
+            bar = np.maximum(bar, np.nextafter(kth, np.float32(-np.inf)))
+        query, column = np.nonzero(keys > bar[:, None])
+        if query.size == 0:
+            return self
+        old_query, old_place = np.nonzero(self.rows >= 0)
+        all_query = np.concatenate([old_query, query])
+        old = (array[old_query, old_place] for array in self)
+        new = (keys[query, column], scores[query, column], column + first_row)
+        key, score, row = (np.concatenate(pair) for pair in zip(old, new, strict=True))
+        order = np.lexsort((row, -key, all_query))
+        all_query = all_query[order]
+        place = np.arange(all_query.size) - np.searchsorted(all_query, all_query)
+        keep = place < k
+        best = Best(*(array.copy() for array in self))
+        for array, values in zip(best, (key, score, row), strict=True):
+            array[all_query[keep], place[keep]] = values[order][keep]
+        return best

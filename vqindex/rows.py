@@ -1,11 +1,14 @@
-"""RowStore: packed rows in memory, grown by segments so that adding copies little and memory stays bounded."""
+"""RowStore: stored rows in memory, grown by segments so that adding copies little and memory stays bounded."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .backend import Encoded
+from .planes import BLOCK_ROWS, Block, join_rows
 from .spec import IndexSpec
 
 __all__ = ["RowStore"]
@@ -17,15 +20,20 @@ _FIRST_ROWS = 1024
 class RowStore:
     """The rows of one index, as a list of blocks; full blocks are never copied or moved again."""
 
-    def __init__(self, spec: IndexSpec) -> None:
+    def __init__(self, spec: IndexSpec, put: Callable[[Encoded, Block, int], None]) -> None:
         self._spec = spec
-        self._sealed: list[Encoded] = []
+        self._put = put  # the backend's way of writing code rows into a block
+        self._sealed: list[Block] = []
         self._tail = self._allocate(0)
         self._used = 0
 
-    def _allocate(self, rows: int) -> Encoded:
-        norm = np.empty(rows, np.float32) if self._spec.stores_norm else None
-        return Encoded(np.empty((rows, self._spec.code_bytes), np.uint8), np.empty(rows, np.float32), norm)
+    def _allocate(self, rows: int) -> Block:
+        spec = self._spec
+        signs = (
+            np.zeros((-(-rows // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS), np.uint8) if spec.has_sign_plane else None
+        )
+        norm = np.empty(rows, np.float32) if spec.stores_norm else None
+        return Block(signs, np.empty((rows, spec.row_bytes), np.uint8), np.empty(rows, np.float32), norm)
 
     def __len__(self) -> int:
         return sum(block.rows for block in self._sealed) + self._used
@@ -35,23 +43,28 @@ class RowStore:
         """Bytes of all blocks, spare room included."""
         return sum(part.nbytes for block in [*self._sealed, self._tail] for part in block if part is not None)
 
-    def seal(self, block: Encoded) -> None:
-        """Take a block as it is, without copying (a memory map stays one); only while the store is empty."""
-        assert len(self) == 0, "a foreign block must come first"
-        if block.rows:
-            self._sealed.append(block)
+    def seal(self, block: Block) -> None:
+        """Take a block as it is, without copying (a memory map stays one); only while the store is empty.
 
-    def append(self, block: Encoded) -> None:
-        """Copy the rows of `block` behind the last ones."""
+        Rows that fill no whole block of the sign plane are copied: every block but the last ends with a whole one.
+        """
+        assert len(self) == 0, "a foreign block must come first"
+        whole = block.rows // BLOCK_ROWS * BLOCK_ROWS
+        if whole:
+            signs, codes, factor, norm = block
+            signs = None if signs is None else signs[: whole // BLOCK_ROWS]
+            self._sealed.append(Block(signs, codes[:whole], factor[:whole], None if norm is None else norm[:whole]))
+        if whole < block.rows:
+            self.append(join_rows(self._spec, block, np.arange(whole, block.rows)))
+
+    def append(self, rows: Encoded) -> None:
+        """Copy rows behind the last ones."""
         start = 0
-        while start < block.rows:
+        while start < rows.rows:
             if self._used == self._tail.rows:
-                self._grow(block.rows - start)
-            stop = min(block.rows, start + self._tail.rows - self._used)
-            room = slice(self._used, self._used + stop - start)
-            for target, source in zip(self._tail, block, strict=True):
-                if target is not None and source is not None:
-                    target[room] = source[start:stop]
+                self._grow(rows.rows - start)
+            stop = min(rows.rows, start + self._tail.rows - self._used)
+            self._put(rows.take(slice(start, stop)), self._tail, self._used)
             self._used += stop - start
             start = stop
 
@@ -60,23 +73,30 @@ class RowStore:
             self._sealed.append(self._tail)
             self._tail, self._used = self._allocate(0), 0
         rows = max(_FIRST_ROWS, 2 * self._tail.rows, self._used + wanted)
-        bigger = self._allocate(min(rows, SEGMENT_ROWS))
+        bigger = self._allocate(min(-(-rows // BLOCK_ROWS) * BLOCK_ROWS, SEGMENT_ROWS))
         for target, source in zip(bigger, self._tail, strict=True):
             if target is not None and source is not None:
-                target[: self._used] = source[: self._used]
+                target[: len(source)] = source
         self._tail = bigger
 
-    def blocks(self) -> list[Encoded]:
+    def blocks(self) -> list[Block]:
         """Return the blocks in row order, as views."""
-        return [*self._sealed, self._tail.take(slice(self._used))] if self._used else list(self._sealed)
+        if not self._used:
+            return list(self._sealed)
+        signs, codes, factor, norm = self._tail
+        used = self._used
+        signs = None if signs is None else signs[: -(-used // BLOCK_ROWS)]
+        return [*self._sealed, Block(signs, codes[:used], factor[:used], None if norm is None else norm[:used])]
 
     def take(self, rows: NDArray[np.int64]) -> Encoded:
-        """Gather rows, shape (m,), into one block."""
-        out = self._allocate(rows.size)
+        """Gather rows, shape (m,), as code rows."""
+        spec = self._spec
+        norm = np.empty(rows.size, np.float32) if spec.stores_norm else None
+        out = Encoded(np.empty((rows.size, spec.code_bytes), np.uint8), np.empty(rows.size, np.float32), norm)
         offset = 0
         for block in self.blocks():
             here = np.flatnonzero((rows >= offset) & (rows < offset + block.rows))
-            picked = block.take(rows[here] - offset)
+            picked = join_rows(spec, block, rows[here] - offset)
             for target, source in zip(out, picked, strict=True):
                 if target is not None and source is not None:
                     target[here] = source

@@ -108,8 +108,23 @@ class IndexSpec:
 
     @property
     def code_bytes(self) -> int:
-        """Bytes of one packed code row."""
+        """Bytes of one packed code row (``packing.py``)."""
         return (self.fields * self.bits + 7) // 8
+
+    @property
+    def has_sign_plane(self) -> bool:
+        """Whether the highest bits of the fields are the signs of the coordinates and stored apart (``layout.py``)."""
+        return self.codec in ("turboquant-prod", "turboquant-mse") and self.sketch in ("shared", "none")
+
+    @property
+    def sign_bytes(self) -> int:
+        """Bytes of a row in the sign plane."""
+        return (self.dim + 7) // 8 if self.has_sign_plane else 0
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row beside its part of the sign plane."""
+        return (self.dim * (self.bits - 1) + 7) // 8 if self.has_sign_plane else self.code_bytes
 
     @property
     def stores_norm(self) -> bool:
@@ -118,8 +133,8 @@ class IndexSpec:
 
     @property
     def bytes_per_vector(self) -> int:
-        """Bytes stored per vector: the code row and every float32 scalar. Explicit ids are not counted."""
-        return self.code_bytes + (8 if self.stores_norm else 4)
+        """Bytes stored per vector: its code and every float32 scalar. Explicit ids are not counted."""
+        return self.sign_bytes + self.row_bytes + (8 if self.stores_norm else 4)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain Python values, in order."""

@@ -1,6 +1,6 @@
 """Write the golden files. Definitions are frozen: run this only when a NEW definition is added, never to mend a test.
 
-    python tests/golden/make_golden.py NAME...      names: rotation codebook packing gate gate-trellis file
+    python tests/golden/make_golden.py NAME...      names: rotation codebook packing gate gate-trellis gate-search planes file file2
 
 Existing files are not replaced.
 """
@@ -17,9 +17,12 @@ sys.path.insert(0, str(HERE.parent / "support"))
 import gate  # noqa: E402
 
 import vqindex  # noqa: E402
-from vqindex import codebook, packing  # noqa: E402
-from vqindex.backend import make_backend  # noqa: E402
+from vqindex import codebook, packing, planes  # noqa: E402
+from vqindex.backend import Encoded, make_backend  # noqa: E402
 from vqindex.rotation import Hadamard, counter_words, gaussian_matrix, golden_stride  # noqa: E402
+
+from vqindex.spec import IndexSpec  # noqa: E402
+from vqindex.storage.layout import FORMAT_VERSION  # noqa: E402
 
 
 def rotation():
@@ -70,6 +73,30 @@ def gates(names):
     }
 
 
+def reference(codec):
+    """The oracle."""
+    return make_backend(codec, "reference")
+
+
+def coarse_gates():
+    """Digests of what a search by bounds gives."""
+    return {
+        f"{name} {dim}": gate.search_digests(reference, dim, name, 0.6)
+        for dim in gate.DIMS
+        for name in ("prod-shared", "mse")
+    }
+
+
+def stored_planes():
+    """Both parts of 66 rows of fields (5 j + 3 i) mod 2^bits, 19 coordinates."""
+    out = {}
+    for bits in range(1, 9):
+        fields = ((5 * np.arange(19) + 3 * np.arange(66)[:, None]) % 2**bits).astype(np.uint8)
+        block = planes.split(IndexSpec(19, bits, "cosine"), Encoded(packing.pack(fields, bits), np.zeros(66), None))
+        out[str(bits)] = {"digest": gate.digest(block.signs, block.codes), "row 65": block.signs[1, :, 1].tolist()}
+    return out
+
+
 def write(name, value):
     path = HERE / name
     if path.exists():
@@ -78,17 +105,21 @@ def write(name, value):
     print("wrote", path)
 
 
-def index_file():
-    """A file of format 1 that every later version must read, and what a search of it gives."""
-    path = HERE / "format1.vqi"
+def index_file(version):
+    """A file of today's format that every later version must read, and what a search of it gives."""
+    assert FORMAT_VERSION == version
+    path = HERE / f"format{version}.vqi"
     if path.exists():
         sys.exit(f"{path} exists and is frozen")
     index = vqindex.VQIndex(17, 3, "l2", seed=5)
     index.add(gate.corpus(17)[14:], ids=np.arange(82) * 10 + 7)
     index.meta["note"] = "golden"
     index.save(path)
-    scores, ids = index.search(gate.queries(17), 5)
-    write("format1.json", {"scores": [[s.hex() for s in row] for row in scores.astype(float)], "ids": ids.tolist()})
+    scores, ids = index.search(gate.queries(17), 5, confidence=1)
+    write(
+        f"format{version}.json",
+        {"scores": [[s.hex() for s in row] for row in scores.astype(float)], "ids": ids.tolist()},
+    )
 
 
 if __name__ == "__main__":
@@ -98,7 +129,10 @@ if __name__ == "__main__":
         "packing": lambda: write("packing.json", packed()),
         "gate": lambda: write("gate.json", gates(gate.PORTABLE)),
         "gate-trellis": lambda: write("gate-trellis.json", gates(["trellis"])),
-        "file": index_file,
+        "gate-search": lambda: write("gate-search.json", coarse_gates()),
+        "planes": lambda: write("planes.json", stored_planes()),
+        "file": lambda: index_file(1),
+        "file2": lambda: index_file(2),
     }
     for wanted in sys.argv[1:]:
         makers[wanted]()

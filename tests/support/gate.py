@@ -7,8 +7,8 @@ import hashlib
 
 import numpy as np
 
-from vqindex.backend import Encoded
 from vqindex.codec import Codec
+from vqindex.planes import split
 from vqindex.rotation import counter_words
 from vqindex.spec import IndexSpec
 
@@ -80,13 +80,14 @@ def encode_digests(make_backend, dim, name):
     return out
 
 
-def search_digests(make_backend, dim, name):
+def search_digests(make_backend, dim, name, confidence=1.0):
     """Digest of scores and rows over two blocks, by width and metric."""
     out = {}
     for bits in widths(name, (1, 2, 4, 5)):
         for metric in ("ip", "cosine", "l2"):
-            backend = make_backend(Codec(IndexSpec(dim, bits, metric, seed=3, **{**PORTABLE, **LATER}[name])))
+            spec = IndexSpec(dim, bits, metric, seed=3, **{**PORTABLE, **LATER}[name])
+            backend = make_backend(Codec(spec))
             whole = backend.encode(corpus(dim))
-            blocks = [Encoded(*(None if a is None else a[at] for a in whole)) for at in (slice(0, 41), slice(41, None))]
-            out[f"{bits} {metric}"] = digest(*backend.search(backend.prepare(queries(dim)), blocks, K))
+            blocks = [split(spec, whole.take(at)) for at in (slice(0, 41), slice(41, None))]
+            out[f"{bits} {metric}"] = digest(*backend.search(backend.prepare(queries(dim)), blocks, K, confidence))
     return out

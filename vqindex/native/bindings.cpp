@@ -1,15 +1,24 @@
 // The only file that knows Python: names and types in, plain C++ below.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <chrono>
+#include <memory>
+#include <new>
+#include <optional>
 #include <stdexcept>
 #include <vector>
 
 #include "dispatch.hpp"
+#include "encode.hpp"
+#include "planes.hpp"
 #include "scan.hpp"
+#include "shares.hpp"
 #include "trellis.hpp"
 
 namespace nb = nanobind;
@@ -54,28 +63,277 @@ nb::tuple encode_trellis(Array<const std::int16_t, nb::ndim<2>> values, Array<co
   return nb::make_tuple(fields, starts);
 }
 
-Array<std::int8_t> decode(Array<const std::uint8_t, nb::ndim<2>> codes, std::size_t dim, int bits, int window,
-                          Array<const std::int8_t, nb::ndim<1>> table) {
-  const std::size_t n = codes.shape(0), row_bytes = codes.shape(1);
-  if (bits < 1 || bits > 8 || window < bits || window > 12 || 7 * bits + window > 64 ||
-      table.shape(0) != std::size_t{1} << window || row_bytes * 8 < (dim - 1) * bits + window || dim < 1)
-    throw std::invalid_argument("expected rows that hold dim windows and a table of 2^window levels");
-  auto levels = make_array<std::int8_t>({n, dim});
+using Levels = Array<const std::int8_t, nb::ndim<2>>;
+
+// What a scan needs to know of a code. It owns copies of the tables; everything else comes with a call.
+class Scanner {
+ public:
+  Scanner(std::size_t dim, int step, int window, bool signs, Array<const std::int16_t, nb::ndim<1>> levels,
+          std::string metric, const std::string& isa)
+      : dim_(dim), step_(step), window_(window), signs_(signs), metric_(std::move(metric)), isa_(checked_isa(isa)),
+        kernels_(&vqindex::kernels_for(isa_)), levels_(levels.data(), levels.data() + levels.size()) {
+    if (dim < 1 || dim > 16384 || step < 0 || step > 8 || window < step || window > 9 ||
+        levels_.size() != std::size_t{1} << (window + signs) || (metric_ != "ip" && metric_ != "cosine" && metric_ != "l2"))
+      throw std::invalid_argument("expected 1..16384 dim, step <= 8, step <= window <= 9, 2^(window + signs) levels");
+    const auto [least, most] = std::minmax_element(levels_.begin(), levels_.end());
+    if (*least < -127 || *most > 127) multiplier_ = 256;
+    if (multiplier_ > 1 && levels_.size() > 256) throw std::invalid_argument("expected at most 256 levels of 16 bits");
+    std::vector<std::int8_t> narrow, index;
+    for (std::size_t i = 0; i < levels_.size(); ++i) {
+      const int level = levels_[i];
+      narrow.push_back(static_cast<std::int8_t>(multiplier_ == 1 ? level : std::clamp((level + 128) >> 8, -127, 127)));
+      index.push_back(static_cast<std::int8_t>(i));
+    }
+    narrow_ = std::make_unique<vqindex::FieldTables>(dim, step, window, signs, std::move(narrow));
+    index_ = std::make_unique<vqindex::FieldTables>(dim, step, window, signs, std::move(index));
+  }
+
+  const std::string& isa() const { return isa_; }
+
+  nb::tuple search(nb::sequence blocks, Array<const std::int16_t, nb::ndim<2>> lead,
+                   Array<const float, nb::ndim<1>> scale, Array<const float, nb::ndim<1>> norm, std::size_t k,
+                   nb::object coarse, std::size_t threads) const {
+    const std::int16_t* wide = multiplier_ > 1 ? levels_.data() : nullptr;
+    vqindex::Task task{{narrow_->fields(), index_->fields(), wide, multiplier_, metric_ == "l2"}, {}, {}, {}, k};
+    const std::size_t nq = lead.shape(0);
+    if (lead.shape(1) != dim_ || scale.shape(0) != nq || norm.shape(0) != nq || k < 1)
+      throw std::invalid_argument("expected queries of the scanner's dimension with a scale and a norm each, and k > 0");
+    task.queries = {nq, lead.data(), scale.data(), norm.data()};
+    if (!coarse.is_none()) {
+      const auto [sums, plane, rounding, quantile] = nb::cast<std::tuple<double, double, double, double>>(coarse);
+      if (!signs_ || dim_ > 6144) throw std::invalid_argument("expected a sign plane of at most 6144 coordinates");
+      task.coarse = {true, sums, plane, rounding, quantile};
+    }
+    for (nb::handle block : blocks) task.rows.push_back(rows_of(nb::cast<nb::tuple>(block)));
+    auto scores = make_array<float>({nq, k});
+    auto rows = make_array<std::int64_t>({nq, k});
+    auto asked = std::chrono::steady_clock::now();
+    const auto poll = [&asked] {  // has the user pressed Ctrl-C?
+      const auto now = std::chrono::steady_clock::now();
+      if (now - asked < std::chrono::milliseconds(50)) return true;
+      asked = now;
+      nb::gil_scoped_acquire locked;
+      return PyErr_CheckSignals() == 0;
+    };
+    bool finished;
+    {
+      nb::gil_scoped_release unlocked;
+      finished = vqindex::search(task, *kernels_, threads, poll, scores.data(), rows.data());
+    }
+    if (!finished) throw nb::python_error();
+    return nb::make_tuple(scores, rows);
+  }
+
+  Array<std::int8_t> decode(Array<const std::uint8_t, nb::ndim<2>> codes, nb::object sign_rows) const {
+    const std::size_t n = codes.shape(0), row_bytes = codes.shape(1), stride = vqindex::padded(dim_, 64);
+    const std::uint8_t* signs = nullptr;
+    Array<const std::uint8_t, nb::ndim<2>> plane;
+    if (signs_) {
+      plane = nb::cast<Array<const std::uint8_t, nb::ndim<2>>>(sign_rows);
+      if (plane.shape(0) != n || plane.shape(1) != (dim_ + 7) / 8) throw std::invalid_argument("expected sign rows");
+      signs = plane.data();
+    }
+    check_row(row_bytes);
+    auto levels = make_array<std::int8_t>({n, stride});
+    std::vector<std::uint8_t> sign_row(stride / 8);
+    const vqindex::Fields f = narrow_->fields();
+    nb::gil_scoped_release unlocked;
+    for (std::size_t r = 0; r < n; ++r) {
+      if (signs) std::copy_n(signs + r * ((dim_ + 7) / 8), (dim_ + 7) / 8, sign_row.data());
+      kernels_->decode(f, codes.data() + r * row_bytes, row_bytes, sign_row.data(), levels.data() + r * stride);
+    }
+    return levels;
+  }
+
+  Array<float> sums(Array<const std::int16_t, nb::ndim<2>> queries, Levels levels) const {
+    const std::size_t nq = queries.shape(0), n = levels.shape(0), stride = vqindex::padded(dim_, 64);
+    if (queries.shape(1) != dim_ || levels.shape(1) != dim_)
+      throw std::invalid_argument("expected queries and levels of the scanner's dimension");
+    auto out = make_array<float>({nq, n});
+    std::vector<std::int16_t> leads(nq * stride);
+    std::vector<std::int8_t> row(stride);
+    nb::gil_scoped_release unlocked;
+    for (std::size_t q = 0; q < nq; ++q) std::copy_n(queries.data() + q * dim_, dim_, leads.data() + q * stride);
+    for (std::size_t r = 0; r < n; ++r) {
+      std::copy_n(levels.data() + r * dim_, dim_, row.data());
+      for (std::size_t q = 0; q < nq; ++q)
+        out.data()[q * n + r] = static_cast<float>(kernels_->dot(row.data(), leads.data() + q * stride, stride));
+    }
+    return out;
+  }
+
+ private:
+  void check_row(std::size_t row_bytes) const {
+    if (row_bytes * 8 < (dim_ - 1) * step_ + window_) throw std::invalid_argument("expected rows that hold dim windows");
+  }
+
+  vqindex::Rows rows_of(nb::tuple block) const {
+    const auto codes = nb::cast<Array<const std::uint8_t, nb::ndim<2>>>(block[1]);
+    const auto factor = nb::cast<Array<const float, nb::ndim<1>>>(block[2]);
+    const std::size_t n = codes.shape(0);
+    vqindex::Rows rows{nullptr, codes.data(), codes.shape(1), factor.data(), nullptr, n};
+    bool right = factor.shape(0) == n;
+    check_row(codes.shape(1));
+    if (signs_) {
+      const auto signs = nb::cast<Array<const std::uint8_t, nb::ndim<3>>>(block[0]);
+      right = right && signs.shape(0) * 64 >= n && signs.shape(1) == (dim_ + 7) / 8 && signs.shape(2) == 64;
+      rows.signs = signs.data();
+    }
+    if (metric_ != "cosine") {
+      const auto norm = nb::cast<Array<const float, nb::ndim<1>>>(block[3]);
+      right = right && norm.shape(0) == n;
+      rows.norm = norm.data();
+    }
+    if (!right) throw std::invalid_argument("expected blocks of (sign plane, codes, factor, norm) with as many rows");
+    return rows;
+  }
+
+  std::size_t dim_;
+  int step_, window_;
+  bool signs_;
+  std::string metric_, isa_;
+  const vqindex::Kernels* kernels_;
+  std::vector<std::int16_t> levels_;
+  std::unique_ptr<vqindex::FieldTables> narrow_, index_;
+  int multiplier_ = 1;
+};
+
+// planes.py: the highest bits of the fields into the sign plane, the others into rows of their own.
+void split_rows(Array<const std::uint8_t, nb::ndim<2>> codes, std::size_t dim, int bits, std::size_t start,
+                Array<std::uint8_t, nb::ndim<3>> signs, Array<std::uint8_t, nb::ndim<2>> rest) {
+  const std::size_t n = codes.shape(0), sign_bytes = (dim + 7) / 8;
+  if (bits < 1 || bits > 8 || codes.shape(1) != (dim * bits + 7) / 8 || signs.shape(0) * 64 < start + n ||
+      signs.shape(1) != sign_bytes || signs.shape(2) != 64 || rest.shape(0) < start + n ||
+      rest.shape(1) != (dim * (bits - 1) + 7) / 8)
+    throw std::invalid_argument("expected rows of dim fields, and room for them in the sign plane and the rest");
   nb::gil_scoped_release unlocked;
-  vqindex::decode_levels(codes.data(), n, row_bytes, dim, bits, window, table.data(), levels.data());
-  return levels;
+  vqindex::split_rows(codes.data(), n, codes.shape(1), bits, sign_bytes, start, signs.data(), rest.data(),
+                      rest.shape(1));
 }
 
-Array<float> sums(Array<const std::int16_t, nb::ndim<2>> queries, Array<const std::int8_t, nb::ndim<2>> levels,
-                  const std::string& isa) {
-  const std::size_t nq = queries.shape(0), n = levels.shape(0), d = queries.shape(1);
-  if (levels.shape(1) != d) throw std::invalid_argument("expected queries and levels of the same dimension");
+// The tables of one codec, copied once, and the views of them that kernels take.
+class Tables {
+ public:
+  Tables(Array<const float, nb::ndim<2>> signs, Array<const std::uint32_t, nb::ndim<1>> source, int bits, bool cosine,
+         bool renormalised, float cell_scale)
+      : signs_(signs.data(), signs.data() + signs.size()), source_(source.data(), source.data() + source.size()) {
+    const std::size_t dim = source.shape(0);
+    if (dim < 1 || signs.shape(0) != vqindex::kRounds || signs.shape(1) != dim || bits < 1 || bits > 8 ||
+        *std::max_element(source_.begin(), source_.end()) >= dim)
+      throw std::invalid_argument("expected bits 1..8, signs (3, dim) and sources (dim,) below dim");
+    views_ = {{dim, signs_.data(), source_.data()}, bits, cosine, renormalised, cell_scale, nullptr, nullptr, nullptr};
+  }
+  Tables(const Tables&) = delete;
+  Tables& operator=(const Tables&) = delete;
+
+  void set_codebook(Array<const float, nb::ndim<1>> thresholds, Array<const std::int16_t, nb::ndim<1>> levels) {
+    const std::size_t cells = std::size_t{1} << views_.bits, half = cells / 2;
+    if (thresholds.shape(0) != cells - 1 || levels.shape(0) != cells)
+      throw std::invalid_argument("expected 2^bits - 1 thresholds and 2^bits levels");
+    const float* t = thresholds.data();
+    const std::int16_t* l = levels.data();
+    bool symmetric = t[half - 1] == 0.0f && std::is_sorted(t, t + cells - 1);
+    for (std::size_t i = 0; i < half; ++i) symmetric &= t[i] == -t[cells - 2 - i] && l[i] == -l[cells - 1 - i];
+    if (!symmetric) throw std::invalid_argument("expected ascending thresholds and levels that are symmetric about 0");
+    thresholds_.assign(t + half, t + cells - 1);
+    levels_.assign(l + half, l + cells);
+    views_.thresholds = thresholds_.data();
+    views_.levels = levels_.data();
+  }
+
+  void set_trellis(Array<const std::int8_t, nb::ndim<1>> levels, int fraction, int window, int limit, int gain,
+                   float grid) {
+    if (views_.bits > 4 || window <= views_.bits || window > 12 || levels.shape(0) != std::size_t{1} << window)
+      throw std::invalid_argument("expected bits 1..4, bits < window <= 12 and a table of 2^window levels");
+    trellis_levels_.assign(levels.data(), levels.data() + levels.size());
+    search_.clear();
+    for (std::int8_t level : trellis_levels_) search_.push_back(static_cast<std::int16_t>(level * fraction));
+    trellis_ = {{search_.data(), views_.bits, window, limit, gain}, trellis_levels_.data(), grid};
+    views_.trellis = &trellis_;
+  }
+
+  // The views, once a code is set.
+  const vqindex::EncodeTables& complete() const {
+    if (!views_.levels && !views_.trellis)
+      throw std::invalid_argument("the tables have no codebook and no trellis yet");
+    return views_;
+  }
+
+ private:
+  std::vector<float> signs_, thresholds_;
+  std::vector<std::uint32_t> source_;
+  std::vector<std::int32_t> levels_;
+  std::vector<std::int8_t> trellis_levels_;
+  std::vector<std::int16_t> search_;
+  vqindex::TrellisCode trellis_{};
+  vqindex::EncodeTables views_{};
+};
+
+struct AlignedDelete {
+  void operator()(void* memory) const { ::operator delete(memory, std::align_val_t{vqindex::kAlign}); }
+};
+
+// Scratch memory for every share of the rows, made before any thread starts.
+class Scratch {
+ public:
+  Scratch(std::size_t bytes, std::size_t shares)
+      : step_((bytes + vqindex::kAlign - 1) / vqindex::kAlign * vqindex::kAlign),
+        memory_(::operator new(step_ * shares, std::align_val_t{vqindex::kAlign})) {}
+  void* share(std::size_t number) const { return static_cast<char*>(memory_.get()) + number * step_; }
+
+ private:
+  std::size_t step_;
+  std::unique_ptr<void, AlignedDelete> memory_;
+};
+
+// Rows a thread should get, with all that a call says checked.
+std::size_t checked_share(const vqindex::EncodeTables& tables, std::size_t n, std::size_t d, int threads) {
+  if (d != tables.rotation.dim) throw std::invalid_argument("expected rows of the tables' dimension");
+  if (threads < 1) throw std::invalid_argument("expected threads >= 1");
+  return vqindex::share_rows(n, static_cast<std::size_t>(threads), vqindex::kBlockRows);
+}
+
+nb::tuple encode(const Tables& tables, Array<const float, nb::ndim<2>> rows, int threads, const std::string& isa) {
+  const vqindex::EncodeTables& views = tables.complete();
+  const std::size_t n = rows.shape(0), d = rows.shape(1), share = checked_share(views, n, d, threads);
+  const std::size_t bytes = vqindex::code_bytes(views);
   const std::string path = checked_isa(isa);
-  auto out = make_array<float>({nq, n});
-  std::vector<std::int16_t> scratch(vqindex::sums_scratch(d));
-  nb::gil_scoped_release unlocked;
-  vqindex::integer_sums(queries.data(), nq, levels.data(), n, d, scratch.data(), out.data(), path);
-  return out;
+  auto codes = make_array<std::uint8_t>({n, bytes});
+  auto factor = make_array<float>({n});
+  std::optional<Array<float>> norm;
+  if (!views.cosine) norm = make_array<float>({n});
+  {
+    nb::gil_scoped_release unlocked;
+    const Scratch scratch(vqindex::encode_scratch(views), n / share + 1);
+    const float* x = rows.data();
+    std::uint8_t* code = codes.data();
+    float *factors = factor.data(), *norms = norm ? norm->data() : nullptr;
+    vqindex::for_shares(n, share, [&](std::size_t number, std::size_t begin, std::size_t end) {
+      vqindex::encode_rows(views, x + begin * d, end - begin, scratch.share(number), code + begin * bytes,
+                           factors + begin, norms ? norms + begin : nullptr, path);
+    });
+  }
+  return nb::make_tuple(codes, factor, norm);
+}
+
+nb::tuple prepare(const Tables& tables, Array<const float, nb::ndim<2>> queries, int threads, const std::string& isa) {
+  const vqindex::EncodeTables& views = tables.complete();
+  const std::size_t n = queries.shape(0), d = queries.shape(1), share = checked_share(views, n, d, threads);
+  const std::string path = checked_isa(isa);
+  auto lead = make_array<std::int16_t>({n, d});
+  auto scale = make_array<float>({n}), norm = make_array<float>({n});
+  {
+    nb::gil_scoped_release unlocked;
+    const Scratch scratch(vqindex::prepare_scratch(views), n / share + 1);
+    const float* x = queries.data();
+    std::int16_t* whole = lead.data();
+    float *scales = scale.data(), *norms = norm.data();
+    vqindex::for_shares(n, share, [&](std::size_t number, std::size_t begin, std::size_t end) {
+      vqindex::prepare_queries(views, x + begin * d, end - begin, scratch.share(number), whole + begin * d,
+                               scales + begin, norms + begin, path);
+    });
+  }
+  return nb::make_tuple(lead, scale, norm);
 }
 
 }  // namespace
@@ -87,9 +345,30 @@ NB_MODULE(_native, m) {
   m.def("trellis_encode", &encode_trellis, nb::arg("values"), nb::arg("table"), nb::arg("bits"), nb::arg("window"),
         nb::arg("limit"), nb::arg("gain"), nb::arg("isa") = "",
         "Viterbi search for int16 values (n, d); returns fields (n, d) uint8 and each first window's older bits (n,).");
-  m.def("decode_levels", &decode, nb::arg("codes"), nb::arg("dim"), nb::arg("bits"), nb::arg("window"),
-        nb::arg("table"),
-        "Decode packed rows (n, bytes) to int8 levels (n, dim) by the window of bits that each coordinate has.");
-  m.def("integer_sums", &sums, nb::arg("queries"), nb::arg("levels"), nb::arg("isa") = "",
-        "Return the exact sums of int16 queries (nq, d) with int8 levels (n, d) as float32 (nq, n).");
+  nb::class_<Scanner>(m, "Scanner", "Decodes and searches stored rows of one code.")
+      .def(nb::init<std::size_t, int, int, bool, Array<const std::int16_t, nb::ndim<1>>, std::string, std::string>(),
+           nb::arg("dim"), nb::arg("step"), nb::arg("window"), nb::arg("signs"), nb::arg("levels"), nb::arg("metric"),
+           nb::arg("isa") = "")
+      .def_prop_ro("isa", &Scanner::isa, "Name of the instruction set in use.")
+      .def("search", &Scanner::search, nb::arg("blocks"), nb::arg("lead"), nb::arg("scale"), nb::arg("norm"),
+           nb::arg("k"), nb::arg("coarse").none(), nb::arg("threads"),
+           "Return the k best scores and rows, (nq, k), of blocks (sign plane or None, codes, factor, norm or None).")
+      .def("decode", &Scanner::decode, nb::arg("codes"), nb::arg("sign_rows").none(),
+           "Decode rows (n, bytes) and their sign bits (n, ceil(dim / 8)) to int8 levels (n, padded dim).")
+      .def("sums", &Scanner::sums, nb::arg("queries"), nb::arg("levels"),
+           "Return the exact sums of int16 queries (nq, dim) with int8 levels (n, >= dim) as float32 (nq, n).");
+  m.def("split_rows", &split_rows, nb::arg("codes"), nb::arg("dim"), nb::arg("bits"), nb::arg("start"),
+        nb::arg("signs"), nb::arg("rest"), "Put code rows (n, bytes) into a sign plane and rest, from row `start` on.");
+  nb::class_<Tables>(m, "Tables", "The tables of one codec without a second projection, for encode and prepare.")
+      .def(nb::init<Array<const float, nb::ndim<2>>, Array<const std::uint32_t, nb::ndim<1>>, int, bool, bool, float>(),
+           nb::arg("signs"), nb::arg("source"), nb::arg("bits"), nb::arg("cosine"), nb::arg("renormalised"),
+           nb::arg("cell_scale"))
+      .def("set_codebook", &Tables::set_codebook, nb::arg("thresholds"), nb::arg("levels"),
+           "Make it a scalar code of 2^bits cells, symmetric about 0.")
+      .def("set_trellis", &Tables::set_trellis, nb::arg("levels"), nb::arg("fraction"), nb::arg("window"),
+           nb::arg("limit"), nb::arg("gain"), nb::arg("grid"), "Make it a trellis code of 2^window levels.");
+  m.def("encode", &encode, nb::arg("tables"), nb::arg("rows"), nb::arg("threads") = 1, nb::arg("isa") = "",
+        "Encode finite float32 rows (n, dim); returns codes (n, bytes), factors (n,) and norms (n,), None for cosine.");
+  m.def("prepare", &prepare, nb::arg("tables"), nb::arg("queries"), nb::arg("threads") = 1, nb::arg("isa") = "",
+        "Prepare finite float32 queries (n, dim); returns int16 lead (n, dim), its scales (n,) and norms (n,).");
 }

@@ -1,109 +1,545 @@
-// The first full scan: a tile of rows is decoded once and met by all queries of the batch.
 #include "scan.hpp"
 
 #include <algorithm>
+#include <atomic>
+#include <cfloat>
+#include <cmath>
 #include <cstring>
-
-#include "isa.hpp"
+#include <exception>
+#include <limits>
+#include <thread>
 
 namespace vqindex {
 namespace {
 
-constexpr std::size_t kRows = 4;     // rows that share one pass over a query
-constexpr std::size_t kExact = 512;  // 512 * 32767 * 127 < 2^31: so many products fit an int32 in any lane
+constexpr std::size_t kCache = std::size_t{1} << 19;  // bytes of one kind of data that stay in the second-level cache
+constexpr std::size_t kAhead = 16;                    // rows fetched ahead before they are scored
+constexpr std::size_t kArranged = 3;                  // queries from which arranging a tile pays
+constexpr std::size_t kNarrow = 256;                  // dimension up to which a batch meets all levels at once
+constexpr double kThreadWork = 4e6;                   // coordinates met under which a thread costs more than it saves
 
-VQ_INLINE void sums_body(const std::int16_t* queries, std::size_t nq, const std::int8_t* levels, std::size_t n,
-                         std::size_t d, std::int16_t* wide, float* out) {
-  for (std::size_t row = 0; row < n; row += kRows) {
-    const std::size_t rows = std::min(kRows, n - row);
-    for (std::size_t r = 0; r < kRows; ++r)
-      for (std::size_t i = 0; i < d; ++i) wide[r * d + i] = r < rows ? levels[(row + r) * d + i] : std::int16_t{0};
-    for (std::size_t q = 0; q < nq; ++q) {
-      std::int64_t total[kRows] = {0, 0, 0, 0};
-      for (std::size_t begin = 0; begin < d; begin += kExact) {
-        const std::size_t length = std::min(kExact, d - begin);
-        const std::int16_t* x = queries + q * d + begin;
-        const std::int16_t* y = wide + begin;
-        std::int32_t a = 0, b = 0, c = 0, e = 0;
-        for (std::size_t i = 0; i < length; ++i) {
-          a += x[i] * y[i];
-          b += x[i] * y[d + i];
-          c += x[i] * y[2 * d + i];
-          e += x[i] * y[3 * d + i];
-        }
-        total[0] += a;
-        total[1] += b;
-        total[2] += c;
-        total[3] += e;
-      }
-      for (std::size_t r = 0; r < rows; ++r) out[q * n + row + r] = static_cast<float>(total[r]);
+struct Hit {
+  float key, score;
+  std::int64_t row;
+};
+
+// Higher keys first, of equal ones the lower row.
+bool better(const Hit& a, const Hit& b) { return a.key != b.key ? a.key > b.key : a.row < b.row; }
+
+// The k best hits.
+class Best {
+ public:
+  explicit Best(std::size_t k) : k_(k), room_(k + std::max<std::size_t>(8, k / 2)) {}
+
+  // What is below the bar is out; what equals it may be in only if its row is lower than another's.
+  float bar() const { return last_.key; }
+
+  // The k-th best key is known to be at least this, from rows that are to come (again).
+  void expect(float key) { last_.key = std::nextafter(key, -std::numeric_limits<float>::infinity()); }
+
+  void push(const Hit& hit) {
+    if (!better(hit, last_)) return;
+    hits_.push_back(hit);
+    if (hits_.size() == room_) cut();
+  }
+
+  // Leaves the k best, or all if there are fewer, in no order.
+  std::vector<Hit>& finish() {
+    if (hits_.size() > k_) cut();
+    return hits_;
+  }
+
+ private:
+  void cut() {
+    std::nth_element(hits_.begin(), hits_.begin() + (k_ - 1), hits_.end(), better);
+    hits_.resize(k_);
+    last_ = hits_.back();
+  }
+
+  std::size_t k_, room_;
+  Hit last_{-std::numeric_limits<float>::infinity(), 0, std::numeric_limits<std::int64_t>::max()};
+  std::vector<Hit> hits_;
+};
+
+// A query's int8 versions and what they leave out; the same for all threads.
+struct Prepared {
+  std::size_t stride;
+  std::vector<std::int16_t> lead;    // with zeros up to the stride
+  std::vector<std::int8_t> narrow;   // rint(lead / 512), for the full scan of levels
+  std::vector<std::int32_t> offset;  // 128 * their sum
+  std::vector<float> slack;          // norm of what the rounding left, in steps of lead, and room for float errors
+  std::size_t sign_stride;
+  std::vector<std::int8_t> sign;     // rint(lead * 5 / 32767), for the sign plane
+  std::vector<Bound> bound;
+};
+
+constexpr float kRoom = 2e-6f;  // relative; a score is at most five float32 roundings away from the exact value
+
+void prepare_leads(const Task& task, Prepared& out) {
+  const std::size_t d = task.code.fields.dim;
+  out.lead.assign(task.queries.count * out.stride, 0);
+  for (std::size_t q = 0; q < task.queries.count; ++q)
+    std::copy_n(task.queries.lead + q * d, d, out.lead.data() + q * out.stride);
+}
+
+void prepare_levels(const Task& task, Prepared& out) {
+  const std::size_t d = task.code.fields.dim;
+  out.narrow.assign(task.queries.count * out.stride, 0);
+  for (std::size_t q = 0; q < task.queries.count; ++q) {
+    std::int64_t left2 = 0, norm2 = 0;
+    std::int32_t total = 0;
+    for (std::size_t i = 0; i < d; ++i) {
+      const int x = task.queries.lead[q * d + i], narrow = (x + 256) >> 9;
+      out.narrow[q * out.stride + i] = static_cast<std::int8_t>(narrow);
+      total += narrow;
+      left2 += std::int64_t{x - 512 * narrow} * (x - 512 * narrow);
+      norm2 += std::int64_t{x} * x;
     }
+    const float left = std::sqrt(static_cast<float>(left2)), norm = std::sqrt(static_cast<float>(norm2));
+    out.offset.push_back(128 * total);
+    // Codes with more than 8 bits of levels also leave out part of a level: see `weigh`.
+    out.slack.push_back((task.code.multiplier > 1 ? std::max(left, norm / 128) : left) + kRoom * (norm + left));
   }
 }
 
-void sums_scalar(const std::int16_t* queries, std::size_t nq, const std::int8_t* levels, std::size_t n, std::size_t d,
-                 std::int16_t* scratch, float* out) {
-  sums_body(queries, nq, levels, n, d, scratch, out);
+// coarse.py, operation for operation.
+void prepare_signs(const Task& task, Prepared& out) {
+  const std::size_t d = task.code.fields.dim;
+  const std::size_t units = padded((d + 7) / 8, kUnitBytes) / kUnitBytes;
+  out.sign_stride = padded(units * 24, kBlock);
+  out.sign.assign(task.queries.count * out.sign_stride, 0);
+  for (std::size_t q = 0; q < task.queries.count; ++q) {
+    std::int64_t left2 = 0;
+    for (std::size_t i = 0; i < d; ++i) {
+      const int x = task.queries.lead[q * d + i], sign = (kSignLimit * x + (1 << 14)) >> 15;
+      out.sign[q * out.sign_stride + i] = static_cast<std::int8_t>(sign);
+      left2 += std::int64_t{kSignLimit * x - 32767 * sign} * (kSignLimit * x - 32767 * sign);
+    }
+    const double scale = task.queries.scale[q], norm = task.queries.norm[q];
+    const double variance = task.coarse.plane * (norm * norm) +
+                            (task.coarse.rounding * static_cast<double>(left2)) * (scale * scale);
+    out.bound.push_back({static_cast<std::int32_t>(120 * units), static_cast<float>(task.coarse.scale * scale),
+                         static_cast<float>(task.coarse.quantile * std::sqrt(variance)),
+                         task.queries.norm[q] * task.queries.norm[q], task.code.distance});
+  }
 }
 
-#ifdef VQ_X86
-VQ_TARGET_AVX2 void sums_avx2(const std::int16_t* queries, std::size_t nq, const std::int8_t* levels, std::size_t n,
-                              std::size_t d, std::int16_t* scratch, float* out) {
-  sums_body(queries, nq, levels, n, d, scratch, out);
+// One thread's part: some rows, all queries.
+class Worker {
+ public:
+  Worker(const Task& task, const Kernels& kernels, const Prepared& prepared, const std::atomic<bool>& stop)
+      : task_(task), kernels_(kernels), prepared_(prepared), stop_(stop), d_(task.code.fields.dim),
+        stride_(prepared.stride), sign_bytes_((d_ + 7) / 8),
+        units_(padded(sign_bytes_, kUnitBytes) / kUnitBytes), best_(task.queries.count, Best(task.k)) {}
+
+  std::vector<Best>& best() { return best_; }
+
+  // `first` and `last` are multiples of 64, or last is the end.
+  void run(const Rows& rows, std::size_t first, std::size_t last, std::int64_t first_row,
+           const std::function<bool()>& poll) {
+    rows_ = &rows;
+    first_row_ = first_row;
+    if (by_signs(task_))
+      scan_signs(first, last, poll);
+    else
+      scan_levels(first, last, poll);
+  }
+
+  // Whether the sign plane is read first. Few levels are cheaper to meet at once, if their decoding is shared.
+  static bool by_signs(const Task& task) {
+    return task.coarse.on && (task.code.fields.dim > kNarrow || task.queries.count < kArranged);
+  }
+
+ private:
+  bool go_on(const std::function<bool()>& poll) {
+    if (++ticks_ % 32 == 0 && poll && !poll()) return false;
+    return !stop_.load(std::memory_order_relaxed);
+  }
+
+  // ---- all levels: 128 rows at a time are decoded and met by every query
+
+  void scan_levels(std::size_t first, std::size_t last, const std::function<bool()>& poll) {
+    levels_.resize(kTile * stride_);
+    tile_.resize(kTile * stride_);
+    row_signs_.assign(kTile * stride_ / 8, 0);
+    sums_.resize(kQueries * kTile);
+    const std::size_t nq = task_.queries.count, dim = padded(d_, 4);
+    for (std::size_t at = first; at < last && go_on(poll); at += kTile) {
+      const std::size_t count = std::min(kTile, last - at);
+      decode_tile(at, count);
+      weigh(at, count);
+      if (nq < kArranged) {
+        for (std::size_t q = 0; q < nq; ++q) {
+          kernels_.row_sums(levels_.data(), stride_, count, prepared_.narrow.data() + q * stride_, sums_.data());
+          score_passing(q, at, count, sums_.data());
+        }
+        continue;
+      }
+      kernels_.arrange(levels_.data(), stride_, tile_.data());
+      for (std::size_t q = 0; q < nq; q += kQueries) {
+        const std::size_t some = std::min(kQueries, nq - q);
+        kernels_.tile_sums(tile_.data(), stride_, dim, prepared_.narrow.data() + q * stride_, some, sums_.data());
+        for (std::size_t i = 0; i < some; ++i) score_passing(q + i, at, count, sums_.data() + i * kTile);
+      }
+    }
+  }
+
+  void decode_tile(std::size_t at, std::size_t count) {
+    for (std::size_t r = 0; r < count; ++r) {
+      if (task_.code.fields.signs) gather_signs(at + r, signs_of(r));
+      kernels_.decode(task_.code.fields, code_of(at + r), rows_->row_bytes, signs_of(r), levels_.data() + r * stride_);
+    }
+    std::memset(levels_.data() + count * stride_, 0, (kTile - count) * stride_);
+  }
+
+  // A score is (sum of level x lead) * scale * factor. With level = m * narrow level + rest and lead = 512 * narrow lead
+  // + rest, Cauchy-Schwarz bounds what the narrow sum leaves out: m |narrow levels| |rest of lead| + |rest of levels|
+  // |lead|. The rest of a level is at most 255, and slack is at least |lead| / 128.
+  void weigh(std::size_t at, std::size_t count) {
+    const float m = static_cast<float>(task_.code.multiplier);
+    const float rest = m > 1 ? 128.0f * 255.0f * std::sqrt(static_cast<float>(d_)) : 0.0f;
+    for (std::size_t r = 0; r < kTile; ++r) {
+      weight_[r] = error_[r] = size_[r] = 0;
+      if (r >= count) continue;
+      const float factor = rows_->factor[at + r];
+      const float length = std::sqrt(static_cast<float>(kernels_.square(levels_.data() + r * stride_, stride_)));
+      weight_[r] = 512.0f * m * factor;
+      error_[r] = (m * length + rest) * factor;
+      if (task_.code.distance) size_[r] = rows_->norm[at + r] * rows_->norm[at + r];
+    }
+  }
+
+  void score_passing(std::size_t q, std::size_t at, std::size_t count, const std::int32_t* sums) {
+    for (std::size_t half = 0; half < count; half += kBlock) {
+      std::uint64_t hits = kernels_.passing(sums + half, test_of(q), weight_ + half, error_ + half, size_ + half);
+      if (count - half < kBlock) hits &= (std::uint64_t{1} << (count - half)) - 1;
+      for (; hits; hits &= hits - 1) {
+        const std::size_t r = half + static_cast<std::size_t>(__builtin_ctzll(hits)), row = at + r;
+        float bound = std::numeric_limits<float>::infinity();
+        if (task_.coarse.on) {
+          const std::int32_t sum =
+              kernels_.sign_sum(signs_of(r), prepared_.sign.data() + q * prepared_.sign_stride, stride_);
+          bound = bound_of(sum, prepared_.bound[q], rows_->norm ? rows_->norm[row] : 1.0f);
+        }
+        if (bound < best_[q].bar()) continue;
+        const std::int8_t* levels = levels_.data() + r * stride_;
+        if (task_.code.wide) levels = decoded(task_.code.index, row, signs_of(r), spare(0));
+        push(q, row, levels, bound);
+      }
+    }
+  }
+
+  Test test_of(std::size_t q) const {
+    const float bar = best_[q].bar(), scale = task_.queries.scale[q];
+    Test test{prepared_.offset[q], scale, prepared_.slack[q], bar - kRoom * std::fabs(bar) - FLT_MIN, 0.0f};
+    if (task_.code.distance) {
+      const float query2 = task_.queries.norm[q] * task_.queries.norm[q];
+      test.gain = 2.0f * scale;
+      test.bar = bar + query2 - kRoom * (std::fabs(bar) + query2) - FLT_MIN;
+      test.lean = 1.0f - kRoom;
+    }
+    return test;
+  }
+
+  // ---- the sign plane first: a tile of rows meets a chunk of queries; rows that may be in are decoded, once a tile
+
+  void scan_signs(std::size_t first, std::size_t last, const std::function<bool()>& poll) {
+    const std::size_t nq = task_.queries.count, table = units_ * kUnitTable, group = kTileBlocks * kBlock;
+    // Larger tiles ask less often for a query's tables, larger chunks decode less often.
+    const std::size_t chunk = table <= kCache / 128 ? nq : std::min(nq, kCache / table);
+    const std::size_t tile = std::min<std::size_t>(1024, std::max(group, kCache / (d_ + d_ / 6) / group * group));
+    tables_.resize(chunk * table);
+    sums16_.resize(group);
+    row_signs_.assign(stride_ / 8, 0);
+    for (std::size_t q = 0; q < nq; q += chunk) {
+      const std::size_t some = std::min(chunk, nq - q);
+      for (std::size_t i = 0; i < some; ++i) {
+        kernels_.sign_tables(prepared_.sign.data() + (q + i) * prepared_.sign_stride, units_, tables_of(i));
+        if (std::isinf(best_[q + i].bar())) warm_up(q + i, first, last, tables_of(i));
+      }
+      if (some == 1)
+        one_query(q, first, last, poll);
+      else
+        for (std::size_t at = first; at < last && go_on(poll); at += tile)
+          meet_tile(q, some, at, std::min(last, at + tile));
+    }
+  }
+
+  // A bar to begin with: the k-th best key of the likeliest rows among the first ones. Without it most rows of the
+  // beginning would pass.
+  void warm_up(std::size_t q, std::size_t first, std::size_t last, const std::uint8_t* tables) {
+    const std::size_t share = task_.queries.count > 1 ? 4096 : std::max<std::size_t>(4096, (last - first) / 8);
+    const std::size_t end = std::min(last, first + padded(share, kTileBlocks * kBlock)), wanted = 2 * task_.k;
+    if (end - first < 8 * wanted) return;
+    Best likely(wanted);
+    for (std::size_t at = first; at < end; at += kTileBlocks * kBlock) {
+      const std::size_t stop = std::min(end, at + kTileBlocks * kBlock);
+      kernels_.sign_plane(plane_of(at), sign_bytes_, (stop - at + kBlock - 1) / kBlock, tables, sums16_.data());
+      each_above(q, at, stop, [&likely] { return likely.bar(); }, [&likely](std::size_t row, float bound) {
+        likely.push({bound, 0, static_cast<std::int64_t>(row)});
+      });
+    }
+    Best best(task_.k);
+    for (const Hit& hit : likely.finish()) {
+      const std::size_t row = static_cast<std::size_t>(hit.row);
+      gather_signs(row, row_signs_.data());
+      const float score = score_of(q, row, decoded(exact_fields(), row, row_signs_.data(), spare(0)));
+      best.push({std::min(score, hit.key), score, hit.row});
+    }
+    float worst = std::numeric_limits<float>::infinity();
+    for (const Hit& hit : best.finish()) worst = std::min(worst, hit.key);
+    best_[q].expect(worst);
+  }
+
+  void one_query(std::size_t q, std::size_t first, std::size_t last, const std::function<bool()>& poll) {
+    candidates_.clear();
+    for (std::size_t at = first; at < last && go_on(poll); at += kTileBlocks * kBlock) {
+      const std::size_t stop = std::min(last, at + kTileBlocks * kBlock);
+      kernels_.sign_plane(plane_of(at), sign_bytes_, (stop - at + kBlock - 1) / kBlock, tables_of(0), sums16_.data());
+      each_above(q, at, stop, [&] { return best_[q].bar(); }, [&](std::size_t row, float bound) {
+        const std::uint8_t* code = code_of(row);
+        for (std::size_t i = 0; i < rows_->row_bytes; i += 64) __builtin_prefetch(code + i);
+        __builtin_prefetch(code + rows_->row_bytes);  // rows lie across lines
+        __builtin_prefetch(rows_->factor + row);
+        candidates_.push_back({row, bound});
+      });
+      if (candidates_.size() >= kAhead) score_candidates(q);
+    }
+    score_candidates(q);
+  }
+
+  void score_candidates(std::size_t q) {
+    for (const Candidate& c : candidates_) {
+      if (c.bound < best_[q].bar()) continue;
+      gather_signs(c.row, row_signs_.data());
+      push(q, c.row, decoded(exact_fields(), c.row, row_signs_.data(), spare(0)), c.bound);
+    }
+    candidates_.clear();
+  }
+
+  void meet_tile(std::size_t q, std::size_t some, std::size_t first, std::size_t last) {
+    const std::size_t group = kTileBlocks * kBlock, groups = (last - first + group - 1) / group;
+    index_.resize(groups * kTileBlocks * units_ * kUnitIndex);
+    is_decoded_.assign(last - first, false);
+    const auto blocks_of = [&](std::size_t at) { return (std::min(last, at + group) - at + kBlock - 1) / kBlock; };
+    const auto index_of = [&](std::size_t g) { return index_.data() + g * kTileBlocks * units_ * kUnitIndex; };
+    for (std::size_t g = 0; g < groups; ++g)
+      kernels_.sign_expand(plane_of(first + g * group), sign_bytes_, blocks_of(first + g * group), index_of(g));
+    for (std::size_t i = 0; i < some; ++i)
+      for (std::size_t g = 0; g < groups; ++g) {
+        const std::size_t at = first + g * group, stop = std::min(last, at + group);
+        kernels_.sign_tile(index_of(g), units_, blocks_of(at), tables_of(i), sums16_.data());
+        each_above(q + i, at, stop, [&] { return best_[q + i].bar(); }, [&](std::size_t row, float bound) {
+          if (!(bound < best_[q + i].bar())) push(q + i, row, decoded_once(row, row - first), bound);
+        });
+      }
+  }
+
+  const std::int8_t* decoded_once(std::size_t row, std::size_t slot) {
+    std::int8_t* levels = spare(slot);
+    if (!is_decoded_[slot]) {
+      is_decoded_[slot] = true;
+      gather_signs(row, row_signs_.data());
+      decoded(exact_fields(), row, row_signs_.data(), levels);
+    }
+    return levels;
+  }
+
+  // Calls found(row, bound) for the rows from `at` to `stop`, whose sums are there, whose bounds are above bar().
+  template <typename Bar, typename Found>
+  void each_above(std::size_t q, std::size_t at, std::size_t stop, const Bar& bar, const Found& found) {
+    const Bound& bound = prepared_.bound[q];
+    const float now = bar();
+    const std::int32_t limit = rows_->norm ? 0 : integer_bar(q, now);
+    for (std::size_t row = at; row < stop; row += kBlock) {
+      const std::uint16_t* sums = sums16_.data() + (row - at);
+      const std::size_t count = std::min(kBlock, stop - row);
+      std::uint64_t hits = ~std::uint64_t{0};
+      if (rows_->norm) {
+        const float* size = rows_->norm + row;
+        if (count < kBlock) size = std::copy_n(size, count, size_) - count;
+        hits = kernels_.bounded(sums, bound, size, now);
+      } else if (limit >= 0) {
+        hits = kernels_.above(sums, static_cast<std::uint16_t>(limit));
+      }
+      if (count < kBlock) hits &= (std::uint64_t{1} << count) - 1;
+      for (; hits; hits &= hits - 1) {
+        const std::size_t r = static_cast<std::size_t>(__builtin_ctzll(hits));
+        found(row + r, bound_of(sums[r] - bound.offset, bound, rows_->norm ? rows_->norm[row + r] : 1.0f));
+      }
+    }
+  }
+
+  static float bound_of(std::int32_t sum, const Bound& bound, float size) {
+    const float ip = (static_cast<float>(sum) * bound.scale + bound.width) * size;
+    return bound.distance ? 2.0f * ip - (size * size + bound.query2) : ip;
+  }
+
+  // The largest raw sum whose bound, for rows of size 1, is not above bar; -1 if there is none.
+  std::int32_t integer_bar(std::size_t q, float bar) {
+    if (sum_bars_.empty()) sum_bars_.resize(task_.queries.count);
+    SumBar& last = sum_bars_[q];
+    if (!(last.key == bar)) last = {bar, find_integer_bar(prepared_.bound[q], bar)};
+    return last.sum;
+  }
+
+  static std::int32_t find_integer_bar(const Bound& bound, float bar) {
+    if (bound_of(-bound.offset, bound, 1.0f) > bar) return -1;
+    std::int32_t low = 0, high = 65535;  // the bound of low is not above bar; monotone in between
+    while (low < high) {
+      const std::int32_t middle = (low + high + 1) / 2;
+      if (bound_of(middle - bound.offset, bound, 1.0f) > bar)
+        high = middle - 1;
+      else
+        low = middle;
+    }
+    return low;
+  }
+
+  // ---- exact scores
+
+  const std::uint8_t* code_of(std::size_t row) const { return rows_->codes + row * rows_->row_bytes; }
+
+  const std::uint8_t* plane_of(std::size_t row) const { return rows_->signs + row * sign_bytes_; }
+  std::uint8_t* signs_of(std::size_t slot) { return row_signs_.data() + slot * (stride_ / 8); }
+  std::uint8_t* tables_of(std::size_t i) { return tables_.data() + i * units_ * kUnitTable; }
+
+  // Room for decoded rows beside the tile.
+  std::int8_t* spare(std::size_t slot) {
+    if (spare_.size() < (slot + 1) * stride_) spare_.resize((slot + 1) * stride_);
+    return spare_.data() + slot * stride_;
+  }
+
+  // What exact scores are made of: levels, or the fields themselves where levels do not fit a byte.
+  const Fields& exact_fields() const { return task_.code.wide ? task_.code.index : task_.code.fields; }
+
+  void gather_signs(std::size_t row, std::uint8_t* signs) const {
+    const std::uint8_t* plane = plane_of(row / kBlock * kBlock) + row % kBlock;
+    for (std::size_t j = 0; j < sign_bytes_; ++j) signs[j] = plane[j * kBlock];
+  }
+
+  const std::int8_t* decoded(const Fields& fields, std::size_t row, const std::uint8_t* signs, std::int8_t* levels) {
+    kernels_.decode(fields, code_of(row), rows_->row_bytes, signs, levels);
+    return levels;
+  }
+
+  void push(std::size_t q, std::size_t row, const std::int8_t* levels, float bound) {
+    const float score = score_of(q, row, levels);
+    best_[q].push({std::min(score, bound), score, first_row_ + static_cast<std::int64_t>(row)});
+  }
+
+  // estimator.py, operation for operation; distances with the sign that puts the best first.
+  float score_of(std::size_t q, std::size_t row, const std::int8_t* levels) const {
+    const std::int16_t* lead = prepared_.lead.data() + q * stride_;
+    std::int64_t sum = 0;
+    if (task_.code.wide)
+      for (std::size_t i = 0; i < d_; ++i)
+        sum += std::int32_t{task_.code.wide[static_cast<std::uint8_t>(levels[i])]} * lead[i];
+    else
+      sum = kernels_.dot(levels, lead, stride_);
+    const float ip = static_cast<float>(sum) * task_.queries.scale[q] * rows_->factor[row];
+    if (!task_.code.distance) return ip;
+    const float norm = rows_->norm[row], query = task_.queries.norm[q];
+    return 2.0f * ip - (norm * norm + query * query);
+  }
+
+  struct Candidate {
+    std::size_t row;
+    float bound;
+  };
+
+  const Task& task_;
+  const Kernels& kernels_;
+  const Prepared& prepared_;
+  const std::atomic<bool>& stop_;
+  const std::size_t d_, stride_, sign_bytes_, units_;
+  std::vector<Best> best_;
+  const Rows* rows_ = nullptr;
+  std::int64_t first_row_ = 0;
+  std::size_t ticks_ = 0;
+  struct SumBar {
+    float key = std::numeric_limits<float>::quiet_NaN();
+    std::int32_t sum = 0;
+  };
+  std::vector<SumBar> sum_bars_;  // the last answer of integer_bar for every query
+  std::vector<std::int8_t> levels_, spare_;
+  std::vector<std::uint8_t> tile_, row_signs_, tables_, index_;
+  std::vector<std::int32_t> sums_;
+  std::vector<std::uint16_t> sums16_;
+  std::vector<bool> is_decoded_;
+  std::vector<Candidate> candidates_;
+  float weight_[kTile], error_[kTile], size_[kTile];
+};
+
+std::size_t useful_threads(const Task& task, std::size_t rows, std::size_t threads) {
+  const double work = static_cast<double>(rows) * static_cast<double>(task.queries.count) *
+                      static_cast<double>(task.code.fields.dim) / (task.coarse.on ? 4 : 1);
+  return std::max<std::size_t>(1, std::min(threads, static_cast<std::size_t>(work / kThreadWork)));
 }
 
-VQ_TARGET_AVX512 void sums_avx512(const std::int16_t* queries, std::size_t nq, const std::int8_t* levels, std::size_t n,
-                                  std::size_t d, std::int16_t* scratch, float* out) {
-  sums_body(queries, nq, levels, n, d, scratch, out);
-}
-
-VQ_TARGET_AVX512VNNI void sums_avx512vnni(const std::int16_t* queries, std::size_t nq, const std::int8_t* levels,
-                                          std::size_t n, std::size_t d, std::int16_t* scratch, float* out) {
-  sums_body(queries, nq, levels, n, d, scratch, out);
-}
-#endif
-
-// The four bytes from `at` on, or as many as the row has.
-std::uint32_t four_bytes(const std::uint8_t* row, std::size_t at, std::size_t row_bytes) {
-  std::uint32_t word = 0;
-  for (std::size_t i = 0; i < 4 && at + i < row_bytes; ++i) word |= std::uint32_t{row[at + i]} << (8 * i);
-  return word;
+void write(std::vector<Hit>& hits, const Task& task, float* scores, std::int64_t* rows) {
+  const std::size_t kept = std::min(task.k, hits.size());
+  std::partial_sort(hits.begin(), hits.begin() + kept, hits.end(), better);
+  std::sort(hits.begin(), hits.begin() + kept,
+            [](const Hit& a, const Hit& b) { return a.score != b.score ? a.score > b.score : a.row < b.row; });
+  for (std::size_t i = 0; i < task.k; ++i) {
+    const float score = i < kept ? hits[i].score : -std::numeric_limits<float>::infinity();
+    scores[i] = task.code.distance ? 0.0f - score : score;  // no negative zero
+    rows[i] = i < kept ? hits[i].row : -1;
+  }
 }
 
 }  // namespace
 
-void decode_levels(const std::uint8_t* codes, std::size_t n, std::size_t row_bytes, std::size_t d, int bits, int window,
-                   const std::int8_t* table, std::int8_t* levels) {
-  const std::uint32_t mask = (1u << window) - 1;
-  // Eight fields are `bits` whole bytes; the windows of eight coordinates lie in the 64-bit word that begins with them,
-  // since 7 * bits + window <= 64 (the bindings see to it).
-  const std::size_t whole = row_bytes >= 8 ? (row_bytes - 8) / static_cast<std::size_t>(bits) + 1 : 0;
-  for (std::size_t r = 0; r < n; ++r) {
-    const std::uint8_t* row = codes + r * row_bytes;
-    std::int8_t* out = levels + r * d;
-    std::size_t t = 0;
-    for (std::size_t group = 0; group < whole && t + 8 <= d; ++group, t += 8) {
-      std::uint64_t word = 0;
-      for (int i = 0; i < 8; ++i) word |= std::uint64_t{row[group * bits + i]} << (8 * i);
-      for (int i = 0; i < 8; ++i) out[t + i] = table[(word >> (i * bits)) & mask];
+bool search(const Task& task, const Kernels& kernels, std::size_t threads, const std::function<bool()>& poll,
+            float* scores, std::int64_t* rows) {
+  std::size_t total = 0;
+  for (const Rows& part : task.rows) total += part.count;
+  threads = useful_threads(task, total, threads);
+  Prepared prepared;
+  prepared.stride = padded(task.code.fields.dim, kBlock);
+  prepare_leads(task, prepared);
+  if (task.coarse.on) prepare_signs(task, prepared);
+  if (!Worker::by_signs(task)) prepare_levels(task, prepared);
+
+  std::atomic<bool> stop{false};
+  const std::function<bool()> watch = [&] {
+    if (poll && !poll()) stop = true;
+    return !stop;
+  };
+  std::vector<Worker> workers(threads, Worker(task, kernels, prepared, stop));
+  std::vector<std::exception_ptr> errors(threads);
+  const auto work = [&](std::size_t t) {
+    try {
+      std::int64_t first_row = 0;
+      for (const Rows& part : task.rows) {
+        const std::size_t share = padded((part.count + threads - 1) / threads, kTileBlocks * kBlock);
+        const std::size_t first = std::min(part.count, t * share), last = std::min(part.count, first + share);
+        workers[t].run(part, first, last, first_row, t == 0 ? watch : std::function<bool()>{});
+        first_row += static_cast<std::int64_t>(part.count);
+      }
+    } catch (...) {
+      errors[t] = std::current_exception();
     }
-    for (; t < d; ++t) {
-      const std::size_t bit = t * bits;
-      out[t] = table[(four_bytes(row, bit / 8, row_bytes) >> (bit % 8)) & mask];
-    }
+  };
+  {
+    std::vector<std::thread> others;
+    for (std::size_t t = 1; t < threads; ++t) others.emplace_back(work, t);
+    work(0);
+    for (auto& other : others) other.join();
   }
-}
-
-std::size_t sums_scratch(std::size_t d) { return kRows * d; }
-
-void integer_sums(const std::int16_t* queries, std::size_t nq, const std::int8_t* levels, std::size_t n, std::size_t d,
-                  std::int16_t* scratch, float* out, const std::string& isa) {
-#ifdef VQ_X86
-  if (isa == "avx512vnni" || isa == "avx512vbmi") return sums_avx512vnni(queries, nq, levels, n, d, scratch, out);
-  if (isa == "avx512") return sums_avx512(queries, nq, levels, n, d, scratch, out);
-  if (isa == "avx2") return sums_avx2(queries, nq, levels, n, d, scratch, out);
-#endif
-  sums_scalar(queries, nq, levels, n, d, scratch, out);
+  for (const auto& error : errors)
+    if (error) std::rethrow_exception(error);
+  const bool finished = watch();
+  for (std::size_t q = 0; finished && q < task.queries.count; ++q) {
+    auto& hits = workers[0].best()[q].finish();
+    for (std::size_t t = 1; t < threads; ++t) {
+      const auto& more = workers[t].best()[q].finish();
+      hits.insert(hits.end(), more.begin(), more.end());
+    }
+    write(hits, task, scores + q * task.k, rows + q * task.k);
+  }
+  return finished;
 }
 
 }  // namespace vqindex

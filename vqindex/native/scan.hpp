@@ -1,22 +1,62 @@
-// Decoding of packed rows to int8 levels, and exact sums of int16 queries with them.
+// The search: which rows meet which queries, what is kept. Kernels do the sums; this file's job is order and memory.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
+#include <vector>
+
+#include "kernels.hpp"
 
 namespace vqindex {
 
-// Decode n rows of `row_bytes` bytes to d levels each: level t is table[w], w the `window` bits of the row's stream
-// from bit t * bits on (scalar codes: window = bits). bits <= 8, window <= 12.
-void decode_levels(const std::uint8_t* codes, std::size_t n, std::size_t row_bytes, std::size_t d, int bits, int window,
-                   const std::int8_t* table, std::int8_t* levels);
+// Stored rows. The sign plane is [block of 64 rows][byte of eight coordinates][row]; null where a code has none.
+struct Rows {
+  const std::uint8_t* signs;
+  const std::uint8_t* codes;
+  std::size_t row_bytes;
+  const float* factor;
+  const float* norm;  // null for cosine
+  std::size_t count;
+};
 
-// int16 values of scratch memory for integer_sums.
-std::size_t sums_scratch(std::size_t d);
+// Levels of a code: table (in Fields) holds levels / multiplier rounded to int8; wide the levels, by the same window.
+struct Code {
+  Fields fields;
+  Fields index;              // the fields themselves in the place of levels
+  const std::int16_t* wide;  // null if the multiplier is 1: then the table is exact
+  int multiplier;
+  bool distance;  // scores are squared distances
+};
 
-// out[q * n + r] = float32 of the exact sum over d of queries[q][i] * levels[r][i].
-void integer_sums(const std::int16_t* queries, std::size_t nq, const std::int8_t* levels, std::size_t n, std::size_t d,
-                  std::int16_t* scratch, float* out, const std::string& isa);
+struct QueryBlock {
+  std::size_t count;
+  const std::int16_t* lead;
+  const float* scale;
+  const float* norm;
+};
+
+// The coarse stage (coarse.py): none if width is infinite or the code has no sign plane.
+struct Coarse {
+  bool on;
+  double scale;     // of a sum, times the query's scale
+  double plane;     // variance for a unit query and row
+  double rounding;  // the same for the rounding of the query, per squared unit of its rounding
+  double quantile;  // how many standard errors
+};
+
+struct Task {
+  Code code;
+  std::vector<Rows> rows;
+  QueryBlock queries;
+  Coarse coarse;
+  std::size_t k;
+};
+
+// Writes the k best scores and rows of every query, best first; places without a row hold -1 and the worst score.
+// `poll` is called now and then from the calling thread; when it returns false, search stops and returns false.
+bool search(const Task& task, const Kernels& kernels, std::size_t threads, const std::function<bool()>& poll,
+            float* scores, std::int64_t* rows);
 
 }  // namespace vqindex

@@ -3,7 +3,8 @@
 // body, and int16 arithmetic has one answer.
 //
 //   path[state][lane]      cost of the best path into the state; the least is 0 after every coordinate
-//   choice[t][state][lane] the oldest bits of the window that won: the way back
+//   choice[t][group][lane] the oldest bits of the window that won, for a group of states: the way back. Written and
+//                          read once, so its size decides whether it stays in the cache.
 #include "trellis.hpp"
 
 #include <algorithm>
@@ -22,7 +23,7 @@ struct Scratch {
   std::int16_t* values;  // [t][lane]
   std::int16_t* path;    // [state][lane]
   std::int16_t* next;
-  std::uint8_t* choice;  // [t][state][lane]
+  std::uint8_t* choice;  // [t][group][lane]
 
   Scratch(std::int16_t* memory, std::size_t d, std::size_t states)
       : values(memory),
@@ -31,6 +32,13 @@ struct Scratch {
         choice(reinterpret_cast<std::uint8_t*>(next + states * kLanes)) {}
 };
 
+// States whose choices share a byte.
+constexpr std::size_t group_states(int bits) { return bits == 1 ? 8 : bits == 2 ? 4 : 2; }
+
+VQ_INLINE std::size_t choice_groups(std::size_t states, int bits) {
+  return (states + group_states(bits) - 1) / group_states(bits);
+}
+
 template <int Bits>
 VQ_INLINE void step(const std::int16_t* v, const TrellisSpec& spec, const std::int16_t* path, std::int16_t* next,
                     std::uint8_t* choice) {
@@ -38,28 +46,35 @@ VQ_INLINE void step(const std::int16_t* v, const TrellisSpec& spec, const std::i
   const std::int16_t limit = static_cast<std::int16_t>(spec.limit);
   alignas(64) Lane16 least;
   for (int i = 0; i < kLanes; ++i) least[i] = 32767;
-  for (int state = 0; state < states; ++state) {
-    alignas(64) Lane16 best, winner;
-    for (int branch = 0; branch < (1 << Bits); ++branch) {
-      const int window = (state << Bits) | branch;
-      const std::int16_t level = spec.table[window];
-      const std::int16_t* from = path + (window & (states - 1)) * kLanes;
+  constexpr int kGroup = group_states(Bits);
+  for (int first = 0; first < states; first += kGroup) {
+    alignas(64) Lane16 winners = {};
+    for (int member = 0; member < std::min(kGroup, states); ++member) {
+      const int state = first + member;
+      alignas(64) Lane16 best, winner;
+      for (int branch = 0; branch < (1 << Bits); ++branch) {
+        const int window = (state << Bits) | branch;
+        const std::int16_t level = spec.table[window];
+        const std::int16_t mark = static_cast<std::int16_t>(branch << (member * Bits));
+        const std::int16_t* from = path + (window & (states - 1)) * kLanes;
+        for (int i = 0; i < kLanes; ++i) {
+          std::int16_t x = static_cast<std::int16_t>(v[i] - level);
+          x = std::min(std::max(x, static_cast<std::int16_t>(-limit)), limit);
+          x = static_cast<std::int16_t>(x << spec.gain);
+          const std::int16_t cost = static_cast<std::int16_t>(from[i] + static_cast<std::int16_t>((x * x) >> 16));
+          // Ties keep the lower branch.
+          const bool better = branch == 0 || cost < best[i];
+          best[i] = better ? cost : best[i];
+          winner[i] = better ? mark : winner[i];
+        }
+      }
       for (int i = 0; i < kLanes; ++i) {
-        std::int16_t x = static_cast<std::int16_t>(v[i] - level);
-        x = std::min(std::max(x, static_cast<std::int16_t>(-limit)), limit);
-        x = static_cast<std::int16_t>(x << spec.gain);
-        const std::int16_t cost = static_cast<std::int16_t>(from[i] + static_cast<std::int16_t>((x * x) >> 16));
-        // Ties keep the lower branch.
-        const bool better = branch == 0 || cost < best[i];
-        best[i] = better ? cost : best[i];
-        winner[i] = better ? static_cast<std::int16_t>(branch) : winner[i];
+        next[state * kLanes + i] = best[i];
+        least[i] = std::min(least[i], best[i]);
+        winners[i] = static_cast<std::int16_t>(winners[i] | winner[i]);
       }
     }
-    for (int i = 0; i < kLanes; ++i) {
-      next[state * kLanes + i] = best[i];
-      least[i] = std::min(least[i], best[i]);
-      choice[state * kLanes + i] = static_cast<std::uint8_t>(winner[i]);
-    }
+    for (int i = 0; i < kLanes; ++i) choice[first / kGroup * kLanes + i] = static_cast<std::uint8_t>(winners[i]);
   }
   for (int state = 0; state < states; ++state)
     for (int i = 0; i < kLanes; ++i)
@@ -70,24 +85,31 @@ template <int Bits>
 VQ_INLINE void encode_block(const std::int16_t* rows, std::size_t lanes, std::size_t d, const TrellisSpec& spec,
                             Scratch& s, std::uint8_t* fields, std::uint16_t* starts) {
   const int states = 1 << (spec.window - Bits);
+  const std::size_t groups = choice_groups(states, Bits);
   for (std::size_t t = 0; t < d; ++t)
     for (std::size_t i = 0; i < kLanes; ++i) s.values[t * kLanes + i] = i < lanes ? rows[i * d + t] : std::int16_t{0};
   std::fill(s.path, s.path + states * kLanes, std::int16_t{0});  // any start is free
   for (std::size_t t = 0; t < d; ++t) {
-    step<Bits>(&s.values[t * kLanes], spec, s.path, s.next, &s.choice[t * states * kLanes]);
+    step<Bits>(&s.values[t * kLanes], spec, s.path, s.next, &s.choice[t * groups * kLanes]);
     std::swap(s.path, s.next);
   }
+  constexpr int kGroup = group_states(Bits);
+  int state[kLanes] = {};
   for (std::size_t i = 0; i < lanes; ++i) {
-    int state = 0;
     for (int other = 1; other < states; ++other)
-      if (s.path[other * kLanes + i] < s.path[state * kLanes + i]) state = other;
-    for (std::size_t t = d; t-- > 0;) {
-      const int window = (state << Bits) | s.choice[(t * states + state) * kLanes + i];
-      fields[i * d + t] = static_cast<std::uint8_t>(window >> (spec.window - Bits));
-      state = window & (states - 1);
-    }
-    starts[i] = static_cast<std::uint16_t>(state);
+      if (s.path[other * kLanes + i] < s.path[state[i] * kLanes + i]) state[i] = other;
   }
+  // All lanes take a step back together: each waits for its own choice to arrive from memory, so they wait at once.
+  for (std::size_t t = d; t-- > 0;) {
+    const std::uint8_t* choice = s.choice + t * groups * kLanes;
+    for (std::size_t i = 0; i < lanes; ++i) {
+      const int group = choice[state[i] / kGroup * kLanes + i] >> (state[i] % kGroup * Bits);
+      const int window = (state[i] << Bits) | (group & ((1 << Bits) - 1));
+      fields[i * d + t] = static_cast<std::uint8_t>(window >> (spec.window - Bits));
+      state[i] = window & (states - 1);
+    }
+  }
+  for (std::size_t i = 0; i < lanes; ++i) starts[i] = static_cast<std::uint16_t>(state[i]);
 }
 
 VQ_INLINE void encode_all(const std::int16_t* values, std::size_t n, std::size_t d, const TrellisSpec& spec,
@@ -135,7 +157,7 @@ VQ_TARGET_AVX512 void encode_avx512(const std::int16_t* values, std::size_t n, s
 
 std::size_t trellis_scratch(std::size_t d, const TrellisSpec& spec) {
   const std::size_t states = std::size_t{1} << (spec.window - spec.bits);
-  return kLanes * (d + 2 * states + d * states / 2 + 1);
+  return kLanes * (d + 2 * states + (d * choice_groups(states, spec.bits) + 1) / 2);
 }
 
 void trellis_encode(const std::int16_t* values, std::size_t n, std::size_t d, const TrellisSpec& spec,

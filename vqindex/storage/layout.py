@@ -20,13 +20,13 @@ __all__ = [
 ]
 
 FORMAT_NAME = "vqindex"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 HEADER = "header"
 CHECK_BYTES = 2**22  # one CRC-32 for every 4 MiB of a block
 PAGE = 4096  # blocks of a page or more begin at a multiple of it, for mmap
 
 # Blocks in file order, with their little-endian types; levels may be int8 or int16.
-BLOCKS = ("thresholds", "levels", "codes", "factor", "norm", "ids")
+BLOCKS = ("thresholds", "levels", "signs", "codes", "factor", "norm", "ids")
 
 
 def dtypes_of(block: str) -> tuple[str, ...]:
@@ -34,6 +34,7 @@ def dtypes_of(block: str) -> tuple[str, ...]:
     return {
         "thresholds": ("<f4",),
         "levels": ("|i1", "<i2"),
+        "signs": ("|u1",),
         "codes": ("|u1",),
         "factor": ("<f4",),
         "norm": ("<f4",),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..backend import Encoded
 from ..codec import Codec
 from ..errors import FileFormatError, InvalidInputError
+from ..planes import BLOCK_ROWS, Block, split
 from ..spec import IndexSpec
 from .layout import CHECK_BYTES, FORMAT_NAME, FORMAT_VERSION, HEADER, Checksummer, dtypes_of
 
@@ -29,7 +30,7 @@ class Stored:
     """What a file holds: spec, rows, explicit ids or None, notes."""
 
     spec: IndexSpec
-    rows: Encoded
+    rows: Block
     ids: NDArray[np.int64] | None
     meta: dict[str, Any]
 
@@ -90,16 +91,18 @@ def _header(path: Path, file: h5py.File) -> dict[str, Any]:
     return header
 
 
-def _expected(path: Path, header: dict[str, Any], codec: Codec) -> dict[str, tuple[int, ...]]:
+def _expected(path: Path, header: dict[str, Any], codec: Codec, version: int) -> dict[str, tuple[int, ...]]:
     """Shapes the blocks must have, from the spec alone."""
     n = int(header["ntotal"])
     spec, book = codec.spec, codec.codebook
     shapes: dict[str, tuple[int, ...]] = {
         "thresholds": book.thresholds.shape,
         "levels": book.levels.shape,
-        "codes": (n, spec.code_bytes),
+        "codes": (n, spec.code_bytes if version == 1 else spec.row_bytes),
         "factor": (n,),
     }
+    if version > 1 and spec.has_sign_plane:
+        shapes["signs"] = (-(-n // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS)
     if spec.stores_norm:
         shapes["norm"] = (n,)
     if "ids" in header["blocks"]:
@@ -112,9 +115,9 @@ def _expected(path: Path, header: dict[str, Any], codec: Codec) -> dict[str, tup
 class _Blocks:
     """The blocks of an open file, checked against the header as they are fetched."""
 
-    def __init__(self, path: Path, file: h5py.File, header: dict[str, Any], codec: Codec) -> None:
+    def __init__(self, path: Path, file: h5py.File, header: dict[str, Any], codec: Codec, version: int) -> None:
         self.path, self.file, self.entries = path, file, header["blocks"]
-        self.shapes = _expected(path, header, codec)
+        self.shapes = _expected(path, header, codec, version)
         unknown = sorted(set(file) - {HEADER, *self.shapes})
         if unknown:
             raise FileFormatError(f"{path}: holds {unknown}, which its header does not name")
@@ -192,22 +195,37 @@ def _check_definition(blocks: _Blocks, header: dict[str, Any], codec: Codec) -> 
         )
 
 
-def _read_v1(path: Path, file: h5py.File, mmap: bool, verify: bool) -> Stored:
+def _opened_blocks(path: Path, file: h5py.File, version: int) -> tuple[dict[str, Any], Codec, _Blocks]:
     header = _header(path, file)
-    spec = _spec(path, header)
-    codec = Codec(spec)
-    blocks = _Blocks(path, file, header, codec)
+    codec = Codec(_spec(path, header))
+    blocks = _Blocks(path, file, header, codec, version)
     _check_definition(blocks, header, codec)
+    return header, codec, blocks
+
+
+def _read_v1(path: Path, file: h5py.File, mmap: bool, verify: bool) -> Stored:
+    """Version 1 kept whole code rows; they are brought into today's layout, in memory."""
+    header, codec, blocks = _opened_blocks(path, file, 1)
+    norm = blocks.load("norm") if codec.spec.stores_norm else None
+    ids = blocks.load("ids").astype(np.int64, copy=False) if "ids" in blocks.shapes else None
+    rows = split(codec.spec, Encoded(blocks.load("codes"), blocks.load("factor"), norm))
+    return Stored(codec.spec, rows, ids, header["meta"])
+
+
+def _read_v2(path: Path, file: h5py.File, mmap: bool, verify: bool) -> Stored:
+    header, codec, blocks = _opened_blocks(path, file, 2)
+    spec = codec.spec
 
     def fetch(name: str) -> NDArray[Any]:
         return blocks.map(name, verify) if mmap else blocks.load(name)
 
+    signs = fetch("signs") if spec.has_sign_plane else None
     norm = fetch("norm") if spec.stores_norm else None
     ids = fetch("ids").astype(np.int64, copy=False) if "ids" in blocks.shapes else None
-    return Stored(spec, Encoded(fetch("codes"), fetch("factor"), norm), ids, header["meta"])
+    return Stored(spec, Block(signs, fetch("codes"), fetch("factor"), norm), ids, header["meta"])
 
 
-_READERS: dict[int, Callable[[Path, h5py.File, bool, bool], Stored]] = {FORMAT_VERSION: _read_v1}
+_READERS: dict[int, Callable[[Path, h5py.File, bool, bool], Stored]] = {1: _read_v1, FORMAT_VERSION: _read_v2}
 
 
 def read(path: str | os.PathLike[str], *, mmap: bool = False, verify: bool = True) -> Stored:

@@ -13,8 +13,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backend import Encoded
 from ..codec import Codec
+from ..planes import BLOCK_ROWS, Block
 from ..version import __version__
 from .layout import FORMAT_NAME, FORMAT_VERSION, HEADER, PAGE, Checksummer, canonical_json
 
@@ -36,7 +36,7 @@ def _put(file: h5py.File, name: str, dtype: str, shape: tuple[int, ...], parts: 
 
 
 def _fill(
-    file: h5py.File, codec: Codec, blocks: Sequence[Encoded], ids: NDArray[np.int64] | None, meta: dict[str, Any]
+    file: h5py.File, codec: Codec, blocks: Sequence[Block], ids: NDArray[np.int64] | None, meta: dict[str, Any]
 ) -> None:
     spec = codec.spec
     n = sum(block.rows for block in blocks)
@@ -44,9 +44,13 @@ def _fill(
     entries = {
         "thresholds": _put(file, "thresholds", "<f4", book.thresholds.shape, [book.thresholds]),
         "levels": _put(file, "levels", book.levels.dtype.newbyteorder("<").str, book.levels.shape, [book.levels]),
-        "codes": _put(file, "codes", "|u1", (n, spec.code_bytes), (block.codes for block in blocks)),
-        "factor": _put(file, "factor", "<f4", (n,), (block.factor for block in blocks)),
     }
+    if spec.has_sign_plane:
+        assert all(block.rows % BLOCK_ROWS == 0 for block in blocks[:-1]), "the sign plane would have gaps"
+        shape = (-(-n // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS)
+        entries["signs"] = _put(file, "signs", "|u1", shape, (block.signs for block in blocks))
+    entries["codes"] = _put(file, "codes", "|u1", (n, spec.row_bytes), (block.codes for block in blocks))
+    entries["factor"] = _put(file, "factor", "<f4", (n,), (block.factor for block in blocks))
     if spec.stores_norm:
         entries["norm"] = _put(file, "norm", "<f4", (n,), (block.norm for block in blocks))
     if ids is not None:
@@ -79,7 +83,7 @@ def _sync(path: Path) -> None:
 def write(
     path: str | os.PathLike[str],
     codec: Codec,
-    blocks: Sequence[Encoded],
+    blocks: Sequence[Block],
     ids: NDArray[np.int64] | None,
     meta: dict[str, Any],
 ) -> None:
@@ -91,8 +95,8 @@ def write(
         Target; replaced only when the new file is complete and on disk.
     codec : Codec
         Tables of the index.
-    blocks : sequence of Encoded
-        The rows.
+    blocks : sequence of Block
+        The rows; all blocks but the last have a multiple of 64.
     ids : ndarray of int64, shape (n,), optional
         Explicit ids.
     meta : dict

@@ -1,0 +1,134 @@
+// The kernels of the scan, as tables of functions: one table per instruction set, all with the same results.
+//
+// A kernel sees pointers, sizes and scalars, owns nothing and starts nothing; scan.cpp calls it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace vqindex {
+
+constexpr std::size_t kBlock = 64;          // rows of a block of the sign plane, and of a selection
+constexpr std::size_t kTile = 128;          // rows of a tile of levels
+constexpr std::size_t kTileBlocks = 4;      // blocks of the sign plane that share one pass over a query's tables
+constexpr std::size_t kUnitBytes = 3;       // bytes of the sign plane that make one step of its kernels: 24 coordinates
+constexpr std::size_t kUnitTable = 256;     // bytes of a query's tables for one unit; no kernel needs more
+constexpr std::size_t kUnitIndex = 4 * 64;  // bytes of look-up indices for one unit of a block
+constexpr int kSignLimit = 5;               // largest |coordinate| of a query that meets the sign plane
+constexpr std::size_t kQueries = 2;         // queries that share one pass over a tile of levels
+
+inline std::size_t padded(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
+
+// Where the fields of a row lie and what they mean: level t = table[window t], where window t is the `window` bits of
+// the row that begin at bit t * step, with the row's sign bit t on top of them where there is a sign plane.
+struct Fields {
+  std::size_t dim;
+  int step;
+  int window;
+  bool signs;
+  const std::int8_t* table;  // 2^(window + signs) entries
+
+  // The same as constants for vectors of 64 bytes (FieldTables makes them).
+  const std::uint8_t* gather;  // byte of a group of 64 rows' fields that each byte of eight 64-bit words takes
+  const std::uint8_t* shift;   // bit of its word at which the window of each byte begins
+  const std::int8_t* repeated;  // for each sign, the table, repeated to at least 64 entries
+};
+
+inline std::size_t repeated_size(int window) { return std::size_t{1} << (window < 6 ? 6 : window); }
+
+// Owns what Fields points to.
+class FieldTables {
+ public:
+  FieldTables(std::size_t dim, int step, int window, bool signs, std::vector<std::int8_t> table)
+      : dim_(dim), step_(step), window_(window), signs_(signs), table_(std::move(table)) {
+    const std::size_t size = repeated_size(window), values = std::size_t{1} << window;
+    for (std::size_t sign = 0; sign <= std::size_t{signs}; ++sign)
+      for (std::size_t i = 0; i < size; ++i) repeated_.push_back(table_[sign * values + i % values]);
+    for (int i = 0; i < 64; ++i) {
+      gather_[i] = static_cast<std::uint8_t>(i / 8 * step + i % 8);  // word i / 8 begins with field 8 (i / 8)
+      shift_[i] = static_cast<std::uint8_t>(i % 8 * step);
+    }
+  }
+
+  Fields fields() const {
+    return {dim_, step_, window_, signs_, table_.data(), gather_, shift_, repeated_.data()};
+  }
+
+ private:
+  std::size_t dim_;
+  int step_, window_;
+  bool signs_;
+  std::vector<std::int8_t> table_, repeated_;
+  std::uint8_t gather_[64], shift_[64];
+};
+
+// Constants of a query in the selections below.
+struct Test {
+  std::int32_t offset;
+  float gain, slack, bar, lean;
+};
+
+// Constants of a query that meets the sign plane: the bound of <query, row> is (fl(scale * sum) + width) * size.
+struct Bound {
+  std::int32_t offset;
+  float scale, width;
+  float query2;   // |query|^2, for distances
+  bool distance;  // the bound is of 2 <query, row> - (size^2 + query2)
+};
+
+struct Kernels {
+  // Levels of one row of row_bytes bytes (signs: its sign bits, in padded(dim, 64) / 8 bytes); writes padded(dim, 64)
+  // bytes, the last of them zero.
+  void (*decode)(const Fields& fields, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
+                 std::int8_t* levels);
+  // Sum of products with an int16 query; stride is a multiple of 64.
+  std::int64_t (*dot)(const std::int8_t* levels, const std::int16_t* query, std::size_t stride);
+  // Sum of squares.
+  std::int64_t (*square)(const std::int8_t* levels, std::size_t stride);
+
+  // A tile of 128 rows of levels, `stride` (a multiple of 64) apart, in the order that `tile_sums` wants.
+  void (*arrange)(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile);
+  // sums[q * 128 + r] = 128 * sum(query q) + <row r, query q> for count <= kQueries int8 queries of `stride` bytes whose
+  // magnitudes are at most 64 and which are zero from `dim` on.
+  void (*tile_sums)(const std::uint8_t* tile, std::size_t stride, std::size_t dim, const std::int8_t* queries,
+                    std::size_t count, std::int32_t* sums);
+  // The same for one query and `rows` rows that were not arranged.
+  void (*row_sums)(const std::int8_t* levels, std::size_t stride, std::size_t rows, const std::int8_t* query,
+                   std::int32_t* sums);
+  // Bit r: gain * (weight[r] * (sums[r] - offset) + slack * error[r]) > bar + lean * size[r].
+  std::uint64_t (*passing)(const std::int32_t* sums, const Test& test, const float* weight, const float* error,
+                           const float* size);
+
+  // Tables of a query whose coordinates are int8 of magnitude <= kSignLimit: `units` * kUnitTable bytes.
+  void (*sign_tables)(const std::int8_t* query, std::size_t units, std::uint8_t* tables);
+  // Look-up indices of `blocks` blocks of the sign plane, `bytes` * 64 bytes each: units * blocks * kUnitIndex bytes.
+  void (*sign_expand)(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, std::uint8_t* index);
+  // sums[64 * b + r] = 120 * units + sum of +-query[j] by the sign bits of row r of block b.
+  void (*sign_tile)(const std::uint8_t* index, std::size_t units, std::size_t blocks, const std::uint8_t* tables,
+                    std::uint16_t* sums);
+  // The same straight from the sign plane.
+  void (*sign_plane)(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
+                     std::uint16_t* sums);
+  // Sum of +-query[j] by one row's sign bits, in stride / 8 bytes; query is zero from the dimension on.
+  std::int32_t (*sign_sum)(const std::uint8_t* signs, const std::int8_t* query, std::size_t stride);
+  // Bit r: sums[r] > bar.
+  std::uint64_t (*above)(const std::uint16_t* sums, std::uint16_t bar);
+  // Bit r: the bound of sum[r] - offset is above bar. Float32 operations in this order, none fused.
+  std::uint64_t (*bounded)(const std::uint16_t* sums, const Bound& bound, const float* size, float bar);
+};
+
+const Kernels& scalar_kernels();
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+const Kernels& avx2_kernels();
+const Kernels& avx512_kernels();      // no VNNI, no VBMI
+const Kernels& avx512vnni_kernels();  // no VBMI
+const Kernels& avx512vbmi_kernels();  // with VNNI
+#endif
+
+// The table for a name of supported_isas().
+const Kernels& kernels_for(const std::string& isa);
+
+}  // namespace vqindex

@@ -1,0 +1,16 @@
+// Kernels for avx512; kernels_avx512.inl says how.
+#include "isa.hpp"
+
+#ifdef VQ_X86
+#define VQ_T __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq" VQ_WIDE)))
+#include "kernels_avx512.inl"
+
+namespace vqindex {
+
+const Kernels& avx512_kernels() {
+  static const Kernels table = VQ_TABLE_OF_KERNELS;
+  return table;
+}
+
+}  // namespace vqindex
+#endif

@@ -1,0 +1,451 @@
+// Kernels with AVX-512, included once for each set of extensions: VQ_T is the target attribute, VQ_VNNI and VQ_VBMI say
+// what it has.
+//
+//   step                      instructions (64 lanes of a byte each)
+//   sums of levels            vpdpbusd; without VNNI vpmaddubsw, vpmaddwd, vpaddd
+//   unpacking of fields       vpermb (bytes to the words that need them), vpmultishiftqb (fields to bytes)
+//   levels of windows         vpermb to 64 entries, vpermi2b to 128, two or four and a blend to 256 or 512
+//   sign plane                vpermb, six coordinates an entry; without VBMI vpshufb, four
+
+#include <immintrin.h>
+
+#include "kernels_plain.hpp"
+
+namespace vqindex {
+namespace {
+
+// ---- one row
+
+VQ_T VQ_INLINE __m512i pairs(__m512i sum, __m512i a, __m512i b) {
+#ifdef VQ_VNNI
+  return _mm512_dpwssd_epi32(sum, a, b);
+#else
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
+#endif
+}
+
+VQ_T VQ_INLINE __m512i widened(const std::int8_t* levels) {
+  return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(levels)));
+}
+
+VQ_T std::int64_t dot(const std::int8_t* levels, const std::int16_t* query, std::size_t stride) {
+  constexpr std::size_t kSafe = 8192;  // a lane takes 512 products of at most 127 * 32767
+  std::int64_t total = 0;
+  for (std::size_t begin = 0; begin < stride; begin += kSafe) {
+    __m512i a = _mm512_setzero_si512(), b = a;
+    for (std::size_t at = begin; at < std::min(stride, begin + kSafe); at += 64) {
+      a = pairs(a, widened(levels + at), _mm512_loadu_si512(query + at));
+      b = pairs(b, widened(levels + at + 32), _mm512_loadu_si512(query + at + 32));
+    }
+    // Two lanes' sums may pass 2^31 together.
+    const __m512i low = _mm512_add_epi64(_mm512_cvtepi32_epi64(_mm512_castsi512_si256(a)),
+                                         _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(a, 1)));
+    const __m512i high = _mm512_add_epi64(_mm512_cvtepi32_epi64(_mm512_castsi512_si256(b)),
+                                          _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(b, 1)));
+    total += _mm512_reduce_add_epi64(_mm512_add_epi64(low, high));
+  }
+  return total;
+}
+
+VQ_T std::int64_t square(const std::int8_t* levels, std::size_t stride) {
+  __m512i sum = _mm512_setzero_si512();
+  for (std::size_t at = 0; at < stride; at += 32) sum = pairs(sum, widened(levels + at), widened(levels + at));
+  return _mm512_reduce_add_epi32(sum);
+}
+
+// ---- levels: sums of products
+
+VQ_T VQ_INLINE __m512i dot4(__m512i sum, __m512i levels, __m512i query) {
+#ifdef VQ_VNNI
+  return _mm512_dpbusd_epi32(sum, levels, query);
+#else
+  // 255 * 64 * 2 < 2^15: the pairs do not saturate.
+  const __m512i pairs = _mm512_maddubs_epi16(levels, query);
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+#endif
+}
+
+// Order of a tile: [group of 16 rows][four coordinates][row], so that a register holds four coordinates of 16 rows and
+// sums need no reduction.
+VQ_T void arrange(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
+  const __m512i flip = _mm512_set1_epi8(static_cast<char>(0x80));
+  for (std::size_t group = 0; group < kTile / 16; ++group)
+    for (std::size_t at = 0; at < stride; at += 64) {
+      const std::int8_t* rows = levels + group * 16 * stride + at;
+      __m512i a[16], b[16];
+      for (std::size_t r = 0; r < 16; ++r)
+        a[r] = _mm512_xor_si512(_mm512_loadu_si512(rows + r * stride), flip);
+      // A 16 x 16 transposition of 32-bit words: in pairs, in fours, then by 128-bit lanes.
+      for (int i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+      }
+      for (int i = 0; i < 16; i += 4) {
+        a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
+        a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+        a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
+        a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+      }
+      for (int i = 0; i < 4; ++i) {
+        b[i] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88);
+        b[i + 4] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xDD);
+        b[i + 8] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
+        b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xDD);
+      }
+      for (int i = 0; i < 4; ++i) {
+        a[i] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88);
+        a[i + 8] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0xDD);
+        a[i + 4] = _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0x88);
+        a[i + 12] = _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0xDD);
+      }
+      for (int i = 0; i < 16; ++i) _mm512_storeu_si512(tile + group * 16 * stride + at * 16 + i * 64, a[i]);
+    }
+}
+
+constexpr std::size_t kGroupsOfRows = kTile / 16;
+
+// Eight registers of sums a query, so that two queries leave room for eight of rows: one load a sum, and no spill.
+template <std::size_t Q>
+VQ_T VQ_INLINE void tile_sums_of(const std::uint8_t* tile, std::size_t stride, std::size_t dim,
+                                 const std::int8_t* queries, std::int32_t* sums) {
+  __m512i sum[Q][kGroupsOfRows];
+  for (std::size_t q = 0; q < Q; ++q)
+    for (std::size_t g = 0; g < kGroupsOfRows; ++g) sum[q][g] = _mm512_setzero_si512();
+  for (std::size_t at = 0; at < dim; at += 4) {
+    __m512i rows[kGroupsOfRows];
+    for (std::size_t g = 0; g < kGroupsOfRows; ++g) rows[g] = _mm512_loadu_si512(tile + g * 16 * stride + at * 16);
+    for (std::size_t q = 0; q < Q; ++q) {
+      std::int32_t four;
+      std::memcpy(&four, queries + q * stride + at, 4);
+      const __m512i x = _mm512_set1_epi32(four);
+      for (std::size_t g = 0; g < kGroupsOfRows; ++g) sum[q][g] = dot4(sum[q][g], rows[g], x);
+    }
+  }
+  for (std::size_t q = 0; q < Q; ++q)
+    for (std::size_t g = 0; g < kGroupsOfRows; ++g) _mm512_storeu_si512(sums + q * kTile + g * 16, sum[q][g]);
+}
+
+VQ_T void tile_sums(const std::uint8_t* tile, std::size_t stride, std::size_t dim, const std::int8_t* queries,
+                    std::size_t count, std::int32_t* sums) {
+  if (count == kQueries) return tile_sums_of<kQueries>(tile, stride, dim, queries, sums);
+  tile_sums_of<1>(tile, stride, dim, queries, sums);
+}
+
+// Sums of the lanes of four registers, in the 128-bit lanes' order.
+VQ_T VQ_INLINE __m128i four_sums(const __m512i (&x)[4]) {
+  const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(x[0], x[1]), _mm512_unpackhi_epi32(x[0], x[1]));
+  const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(x[2], x[3]), _mm512_unpackhi_epi32(x[2], x[3]));
+  const __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+
+VQ_T void row_sums(const std::int8_t* levels, std::size_t stride, std::size_t rows, const std::int8_t* query,
+                   std::int32_t* sums) {
+  const __m512i flip = _mm512_set1_epi8(static_cast<char>(0x80));
+  for (std::size_t r = 0; r < rows; r += 4) {
+    __m512i sum[4];
+    for (int i = 0; i < 4; ++i) sum[i] = _mm512_setzero_si512();
+    for (std::size_t at = 0; at < stride; at += 64) {
+      const __m512i x = _mm512_loadu_si512(query + at);
+      for (std::size_t i = 0; i < 4; ++i) {
+        const std::int8_t* row = levels + std::min(r + i, rows - 1) * stride;
+        sum[i] = dot4(sum[i], _mm512_xor_si512(_mm512_loadu_si512(row + at), flip), x);
+      }
+    }
+    alignas(16) std::int32_t four[4];
+    _mm_store_si128(reinterpret_cast<__m128i*>(four), four_sums(sum));
+    for (std::size_t i = 0; i < 4 && r + i < rows; ++i) sums[r + i] = four[i];
+  }
+}
+
+// ---- selection
+
+VQ_T std::uint64_t passing(const std::int32_t* sums, const Test& test, const float* weight, const float* error,
+                           const float* size) {
+  std::uint64_t bits = 0;
+  for (int g = 0; g < 4; ++g) {
+    const __m512i sum = _mm512_sub_epi32(_mm512_loadu_si512(sums + 16 * g), _mm512_set1_epi32(test.offset));
+    const __m512 upper = _mm512_add_ps(_mm512_mul_ps(_mm512_loadu_ps(weight + 16 * g), _mm512_cvtepi32_ps(sum)),
+                                       _mm512_mul_ps(_mm512_set1_ps(test.slack), _mm512_loadu_ps(error + 16 * g)));
+    const __m512 limit = _mm512_add_ps(_mm512_set1_ps(test.bar),
+                                       _mm512_mul_ps(_mm512_set1_ps(test.lean), _mm512_loadu_ps(size + 16 * g)));
+    const __m512 score = _mm512_mul_ps(_mm512_set1_ps(test.gain), upper);
+    bits |= std::uint64_t{_mm512_cmp_ps_mask(score, limit, _CMP_GT_OQ)} << (16 * g);
+  }
+  return bits;
+}
+
+VQ_T std::int32_t sign_sum(const std::uint8_t* signs, const std::int8_t* query, std::size_t stride) {
+  __m512i sum = _mm512_setzero_si512();
+  for (std::size_t at = 0; at < stride; at += 64) {
+    std::uint64_t bits;
+    std::memcpy(&bits, signs + at / 8, 8);
+    const __m512i x = _mm512_loadu_si512(query + at);
+    const __m512i signed_x = _mm512_mask_sub_epi8(x, ~bits, _mm512_setzero_si512(), x);
+    sum = dot4(sum, _mm512_set1_epi8(1), signed_x);
+  }
+  return _mm512_reduce_add_epi32(sum);
+}
+
+VQ_T std::uint64_t above(const std::uint16_t* sums, std::uint16_t bar) {
+  const __m512i limit = _mm512_set1_epi16(static_cast<short>(bar));
+  const std::uint64_t low = _mm512_cmpgt_epu16_mask(_mm512_loadu_si512(sums), limit);
+  const std::uint64_t high = _mm512_cmpgt_epu16_mask(_mm512_loadu_si512(sums + 32), limit);
+  return low | high << 32;
+}
+
+VQ_T std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, const float* size, float bar) {
+  std::uint64_t bits = 0;
+  for (int g = 0; g < 4; ++g) {
+    const __m256i narrow = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(sums + 16 * g));
+    const __m512i sum = _mm512_sub_epi32(_mm512_cvtepu16_epi32(narrow), _mm512_set1_epi32(bound.offset));
+    const __m512 norm = _mm512_loadu_ps(size + 16 * g);
+    __m512 x = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(bound.scale));
+    x = _mm512_mul_ps(_mm512_add_ps(x, _mm512_set1_ps(bound.width)), norm);
+    if (bound.distance)
+      x = _mm512_sub_ps(_mm512_add_ps(x, x), _mm512_add_ps(_mm512_mul_ps(norm, norm), _mm512_set1_ps(bound.query2)));
+    bits |= std::uint64_t{_mm512_cmp_ps_mask(x, _mm512_set1_ps(bar), _CMP_GT_OQ)} << (16 * g);
+  }
+  return bits;
+}
+
+// ---- the sign plane: sums of bytes in two registers of 16-bit lanes, even and odd bytes
+
+template <std::size_t B>
+struct Wide {
+  __m512i low[B], high[B];  // low: even byte + 256 * odd byte, modulo 2^16; high: odd byte
+
+  VQ_T VQ_INLINE void clear() {
+    for (std::size_t b = 0; b < B; ++b) low[b] = high[b] = _mm512_setzero_si512();
+  }
+  VQ_T VQ_INLINE void add(std::size_t b, __m512i bytes) {
+    low[b] = _mm512_add_epi16(low[b], bytes);
+    high[b] = _mm512_add_epi16(high[b], _mm512_srli_epi16(bytes, 8));
+  }
+  VQ_T VQ_INLINE void store(std::uint16_t* sums) const {
+    const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+    const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    for (std::size_t b = 0; b < B; ++b) {
+      const __m512i even = _mm512_sub_epi16(low[b], _mm512_slli_epi16(high[b], 8));
+      const __m512i x = _mm512_unpacklo_epi16(even, high[b]), y = _mm512_unpackhi_epi16(even, high[b]);
+      _mm512_storeu_si512(sums + 64 * b, _mm512_permutex2var_epi64(x, first, y));
+      _mm512_storeu_si512(sums + 64 * b + 32, _mm512_permutex2var_epi64(x, second, y));
+    }
+  }
+};
+
+VQ_T VQ_INLINE __m512i plane_byte(const std::uint8_t* plane, std::size_t bytes, std::size_t j) {
+  return j < bytes ? _mm512_loadu_si512(plane + j * kBlock) : _mm512_setzero_si512();
+}
+
+#ifdef VQ_VBMI
+constexpr int kGroups = 4;  // of six coordinates, in a unit of 24
+
+VQ_T void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {
+  const __m512i index = _mm512_set_epi8(63, 62, 61, 60, 59, 58, 57, 56, 55, 54, 53, 52, 51, 50, 49, 48, 47, 46, 45, 44,
+                                        43, 42, 41, 40, 39, 38, 37, 36, 35, 34, 33, 32, 31, 30, 29, 28, 27, 26, 25, 24,
+                                        23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2,
+                                        1, 0);
+  __mmask64 set[6];
+  for (int j = 0; j < 6; ++j) set[j] = _mm512_test_epi8_mask(index, _mm512_set1_epi8(static_cast<char>(1 << j)));
+  for (std::size_t g = 0; g < units * kGroups; ++g) {
+    __m512i sum = _mm512_set1_epi8(6 * kSignLimit);
+    for (int j = 0; j < 6; ++j) {
+      const __m512i x = _mm512_set1_epi8(query[g * 6 + j]);
+      sum = _mm512_mask_blend_epi8(set[j], _mm512_sub_epi8(sum, x), _mm512_add_epi8(sum, x));
+    }
+    _mm512_storeu_si512(tables + g * 64, sum);
+  }
+}
+
+// Four look-up indices of six bits from three bytes; vpermb looks at the low six bits only.
+VQ_T VQ_INLINE void indices(__m512i a, __m512i b, __m512i c, __m512i (&index)[kGroups]) {
+  index[0] = a;
+  index[1] = _mm512_ternarylogic_epi64(_mm512_set1_epi8(3), _mm512_srli_epi16(a, 6), _mm512_slli_epi16(b, 2), 0xCA);
+  index[2] = _mm512_ternarylogic_epi64(_mm512_set1_epi8(15), _mm512_srli_epi16(b, 4), _mm512_slli_epi16(c, 4), 0xCA);
+  index[3] = _mm512_srli_epi16(c, 2);
+}
+
+VQ_T VQ_INLINE __m512i look_up(__m512i index, __m512i table) { return _mm512_permutexvar_epi8(index, table); }
+#else
+constexpr int kGroups = 6;  // of four coordinates
+
+VQ_T void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {
+  plain::sign_tables(query, units, tables);
+}
+#endif
+
+template <std::size_t B>
+VQ_T VQ_INLINE void plane_sums(const std::uint8_t* plane, std::size_t bytes, const std::uint8_t* tables,
+                               std::uint16_t* sums) {
+  Wide<B> wide;
+  wide.clear();
+  for (std::size_t j = 0; j < bytes; j += kUnitBytes, tables += kUnitTable) {
+#ifdef VQ_VBMI
+    __m512i table[kGroups];
+    for (int g = 0; g < kGroups; ++g) table[g] = _mm512_loadu_si512(tables + g * 64);
+    for (std::size_t b = 0; b < B; ++b) {
+      const std::uint8_t* block = plane + b * bytes * kBlock;
+      __m512i i[kGroups];
+      indices(plane_byte(block, bytes, j), plane_byte(block, bytes, j + 1), plane_byte(block, bytes, j + 2), i);
+      // Four entries of at most 60 fit a byte.
+      wide.add(b, _mm512_add_epi8(_mm512_add_epi8(look_up(i[0], table[0]), look_up(i[1], table[1])),
+                                  _mm512_add_epi8(look_up(i[2], table[2]), look_up(i[3], table[3]))));
+    }
+#else
+    const __m512i low4 = _mm512_set1_epi8(15);
+    for (std::size_t b = 0; b < B; ++b) {
+      __m512i sum = _mm512_setzero_si512();  // six entries of at most 40 fit a byte
+      for (std::size_t i = 0; i < kUnitBytes; ++i) {
+        const __m512i x = plane_byte(plane + b * bytes * kBlock, bytes, j + i);
+        const __m128i* two = reinterpret_cast<const __m128i*>(tables + i * 32);
+        const __m512i low = _mm512_broadcast_i32x4(_mm_loadu_si128(two));
+        const __m512i high = _mm512_broadcast_i32x4(_mm_loadu_si128(two + 1));
+        sum = _mm512_add_epi8(sum, _mm512_shuffle_epi8(low, _mm512_and_si512(x, low4)));
+        sum = _mm512_add_epi8(sum, _mm512_shuffle_epi8(high, _mm512_and_si512(_mm512_srli_epi16(x, 4), low4)));
+      }
+      wide.add(b, sum);
+    }
+#endif
+  }
+  wide.store(sums);
+}
+
+VQ_T void sign_plane(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
+                     std::uint16_t* sums) {
+  for (; blocks >= 2; blocks -= 2, plane += 2 * bytes * kBlock, sums += 2 * kBlock)
+    plane_sums<2>(plane, bytes, tables, sums);
+  if (blocks) plane_sums<1>(plane, bytes, tables, sums);
+}
+
+#ifdef VQ_VBMI
+// Order: [unit][group][block][row].
+VQ_T void sign_expand(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, std::uint8_t* index) {
+  for (std::size_t j = 0; j < bytes; j += kUnitBytes, index += kUnitIndex * blocks)
+    for (std::size_t b = 0; b < blocks; ++b) {
+      const std::uint8_t* block = plane + b * bytes * kBlock;
+      __m512i i[kGroups];
+      indices(plane_byte(block, bytes, j), plane_byte(block, bytes, j + 1), plane_byte(block, bytes, j + 2), i);
+      for (std::size_t g = 0; g < kGroups; ++g) _mm512_storeu_si512(index + (g * blocks + b) * 64, i[g]);
+    }
+}
+
+template <std::size_t B>
+VQ_T VQ_INLINE void tile_signs(const std::uint8_t* index, std::size_t units, const std::uint8_t* tables,
+                               std::uint16_t* sums) {
+  Wide<B> wide;
+  wide.clear();
+  for (std::size_t u = 0; u < units; ++u) {
+    __m512i sum[B];
+    for (int g = 0; g < kGroups; ++g, tables += 64) {
+      const __m512i table = _mm512_loadu_si512(tables);
+      for (std::size_t b = 0; b < B; ++b, index += 64) {
+        const __m512i entry = look_up(_mm512_loadu_si512(index), table);
+        sum[b] = g ? _mm512_add_epi8(sum[b], entry) : entry;
+      }
+    }
+    for (std::size_t b = 0; b < B; ++b) wide.add(b, sum[b]);
+  }
+  wide.store(sums);
+}
+
+VQ_T void sign_tile(const std::uint8_t* index, std::size_t units, std::size_t blocks, const std::uint8_t* tables,
+                    std::uint16_t* sums) {
+  switch (blocks) {
+    case 1: return tile_signs<1>(index, units, tables, sums);
+    case 2: return tile_signs<2>(index, units, tables, sums);
+    case 3: return tile_signs<3>(index, units, tables, sums);
+    default: return tile_signs<4>(index, units, tables, sums);
+  }
+}
+#else
+// Nibble look-ups gain nothing from indices made beforehand: the tile is the plane itself.
+VQ_T void sign_expand(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, std::uint8_t* index) {
+  const std::size_t whole = padded(bytes, kUnitBytes);
+  for (std::size_t b = 0; b < blocks; ++b) {
+    std::memcpy(index + b * whole * kBlock, plane + b * bytes * kBlock, bytes * kBlock);
+    std::memset(index + (b * whole + bytes) * kBlock, 0, (whole - bytes) * kBlock);
+  }
+}
+
+VQ_T void sign_tile(const std::uint8_t* index, std::size_t units, std::size_t blocks, const std::uint8_t* tables,
+                    std::uint16_t* sums) {
+  sign_plane(index, units * kUnitBytes, blocks, tables, sums);
+}
+#endif
+
+// ---- levels from packed rows
+
+#ifdef VQ_VBMI
+// The table in registers, and 64 of its levels by their windows.
+template <int BITS>
+struct Table {
+  static constexpr int kRegisters = BITS <= 6 ? 1 : 1 << (BITS - 6);
+  __m512i part[kRegisters];
+
+  VQ_T VQ_INLINE explicit Table(const std::int8_t* repeated) {
+    for (int i = 0; i < kRegisters; ++i) part[i] = _mm512_loadu_si512(repeated + 64 * i);
+  }
+  // low: bits 0..7 of the windows (above BITS anything), high: bits 1..8.
+  VQ_T VQ_INLINE __m512i at(__m512i low, __m512i high) const {
+    if constexpr (BITS <= 6) return _mm512_permutexvar_epi8(low, part[0]);
+    if constexpr (BITS == 7) return _mm512_permutex2var_epi8(part[0], low, part[1]);
+    if constexpr (BITS >= 8) {
+      __m512i x = half(low, 0);
+      if constexpr (BITS == 9) x = _mm512_mask_blend_epi8(_mm512_movepi8_mask(high), x, half(low, 4));
+      return x;
+    }
+  }
+  VQ_T VQ_INLINE __m512i half(__m512i low, int first) const {
+    if constexpr (BITS >= 8) {
+      const __m512i a = _mm512_permutex2var_epi8(part[first], low, part[first + 1]);
+      const __m512i b = _mm512_permutex2var_epi8(part[first + 2], low, part[first + 3]);
+      return _mm512_mask_blend_epi8(_mm512_movepi8_mask(low), a, b);
+    }
+    return low;
+  }
+};
+
+template <int BITS>
+VQ_T VQ_INLINE void decode_windows(const Fields& f, const std::uint8_t* row, std::size_t row_bytes,
+                                   const std::uint8_t* signs, std::int8_t* levels) {
+  const __m512i gather = _mm512_loadu_si512(f.gather), shift = _mm512_loadu_si512(f.shift);
+  const __m512i next = _mm512_add_epi8(shift, _mm512_set1_epi8(1));
+  const Table<BITS> below(f.repeated), above(f.repeated + (f.signs ? repeated_size(BITS) : 0));
+  for (std::size_t t = 0; t < f.dim; t += 64) {
+    const std::size_t at = t / 8 * f.step, left = row_bytes - std::min(at, row_bytes);
+    const __mmask64 there = left >= 64 ? ~__mmask64{0} : (__mmask64{1} << left) - 1;
+    const __m512i word = _mm512_permutexvar_epi8(gather, _mm512_maskz_loadu_epi8(there, row + at));
+    const __m512i low = _mm512_multishift_epi64_epi8(shift, word);
+    const __m512i high = BITS == 9 ? _mm512_multishift_epi64_epi8(next, word) : low;
+    __m512i x = below.at(low, high);
+    if (f.signs) {
+      std::uint64_t sign;
+      std::memcpy(&sign, signs + t / 8, 8);
+      x = _mm512_mask_mov_epi8(x, sign, above.at(low, high));
+    }
+    const __mmask64 mine = f.dim - t >= 64 ? ~__mmask64{0} : (__mmask64{1} << (f.dim - t)) - 1;
+    _mm512_storeu_si512(levels + t, _mm512_maskz_mov_epi8(mine, x));
+  }
+}
+
+VQ_T void decode(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
+                 std::int8_t* levels) {
+  switch (f.window) {
+    case 0: return decode_windows<0>(f, row, row_bytes, signs, levels);
+    case 1: return decode_windows<1>(f, row, row_bytes, signs, levels);
+    case 2: return decode_windows<2>(f, row, row_bytes, signs, levels);
+    case 3: return decode_windows<3>(f, row, row_bytes, signs, levels);
+    case 4: return decode_windows<4>(f, row, row_bytes, signs, levels);
+    case 8: return decode_windows<8>(f, row, row_bytes, signs, levels);
+    case 9: return decode_windows<9>(f, row, row_bytes, signs, levels);
+    default: return plain::decode(f, row, row_bytes, signs, levels);
+  }
+}
+#else
+VQ_PLAIN_DECODE(VQ_T)
+#endif
+
+}  // namespace
+}  // namespace vqindex

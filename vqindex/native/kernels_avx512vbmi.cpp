@@ -1,0 +1,18 @@
+// Kernels for avx512vbmi; kernels_avx512.inl says how.
+#include "isa.hpp"
+
+#ifdef VQ_X86
+#define VQ_VNNI 1
+#define VQ_VBMI 1
+#define VQ_T __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi" VQ_WIDE)))
+#include "kernels_avx512.inl"
+
+namespace vqindex {
+
+const Kernels& avx512vbmi_kernels() {
+  static const Kernels table = VQ_TABLE_OF_KERNELS;
+  return table;
+}
+
+}  // namespace vqindex
+#endif

@@ -1,0 +1,242 @@
+// Kernels as plain loops, inlined into a function per instruction set and widened there by the compiler.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "isa.hpp"
+#include "kernels.hpp"
+
+namespace vqindex::plain {
+
+// Eight bytes from `at` on, or as many as the row has.
+VQ_INLINE std::uint64_t word_at(const std::uint8_t* row, std::size_t at, std::size_t row_bytes) {
+  std::uint64_t word = 0;
+  if (at + 8 <= row_bytes) {
+    for (int i = 0; i < 8; ++i) word |= std::uint64_t{row[at + i]} << (8 * i);
+  } else {
+    for (std::size_t i = 0; at + i < row_bytes; ++i) word |= std::uint64_t{row[at + i]} << (8 * i);
+  }
+  return word;
+}
+
+VQ_INLINE void decode(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
+                      std::int8_t* levels) {
+  const std::size_t end = padded(f.dim, 64);
+  const std::uint32_t mask = (1u << f.window) - 1;
+  // Eight fields are `step` whole bytes, and their windows lie in the word that begins with them.
+  for (std::size_t t = 0; t < f.dim; t += 8) {
+    const std::uint64_t word = word_at(row, t / 8 * f.step, row_bytes);
+    const unsigned sign = f.signs ? unsigned{signs[t / 8]} << f.window : 0u;
+    const unsigned top = f.signs ? 1u << f.window : 0u;
+    for (int i = 0; i < 8; ++i)
+      levels[t + i] = f.table[(static_cast<std::uint32_t>(word >> (i * f.step)) & mask) | (sign >> i & top)];
+  }
+  std::memset(levels + f.dim, 0, end - f.dim);
+}
+
+// 512 * 32767 * 127 < 2^31: so many products fit an int32 in any lane.
+constexpr std::size_t kExact = 512;
+
+template <typename Level>
+VQ_INLINE std::int64_t dot(const Level* levels, const std::int16_t* query, std::size_t dim) {
+  std::int64_t total = 0;
+  for (std::size_t begin = 0; begin < dim; begin += kExact) {
+    const std::size_t stop = std::min(dim, begin + kExact);
+    std::int32_t sum = 0;
+    for (std::size_t i = begin; i < stop; ++i) sum += std::int16_t{levels[i]} * query[i];
+    total += sum;
+  }
+  return total;
+}
+
+VQ_INLINE std::int64_t square(const std::int8_t* levels, std::size_t dim) {
+  std::int32_t sum = 0;  // 2^14 coordinates of at most 2^14
+  for (std::size_t i = 0; i < dim; ++i) sum += std::int16_t{levels[i]} * std::int16_t{levels[i]};
+  return sum;
+}
+
+VQ_INLINE void arrange(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
+  for (std::size_t i = 0; i < kTile * stride; ++i) tile[i] = static_cast<std::uint8_t>(levels[i] + 128);
+}
+
+VQ_INLINE void tile_sums(const std::uint8_t* tile, std::size_t stride, std::size_t dim, const std::int8_t* queries,
+                         std::size_t count, std::int32_t* sums) {
+  for (std::size_t q = 0; q < count; ++q)
+    for (std::size_t r = 0; r < kTile; ++r) {
+      std::int32_t sum = 0;
+      for (std::size_t i = 0; i < dim; ++i)
+        sum += std::int16_t{tile[r * stride + i]} * std::int16_t{queries[q * stride + i]};
+      sums[q * kTile + r] = sum;
+    }
+}
+
+VQ_INLINE void row_sums(const std::int8_t* levels, std::size_t stride, std::size_t rows, const std::int8_t* query,
+                        std::int32_t* sums) {
+  for (std::size_t r = 0; r < rows; ++r) {
+    std::int32_t sum = 0;
+    for (std::size_t i = 0; i < stride; ++i)
+      sum += static_cast<std::int16_t>(levels[r * stride + i] + 128) * std::int16_t{query[i]};
+    sums[r] = sum;
+  }
+}
+
+VQ_INLINE std::uint64_t bits_of(const std::uint8_t (&flags)[kBlock]) {
+  std::uint64_t bits = 0;
+  for (std::size_t r = 0; r < kBlock; ++r) bits |= std::uint64_t{flags[r]} << r;
+  return bits;
+}
+
+VQ_INLINE std::uint64_t passing(const std::int32_t* sums, const Test& test, const float* weight, const float* error,
+                                const float* size) {
+  std::uint8_t flags[kBlock];
+  for (std::size_t r = 0; r < kBlock; ++r) {
+    const float upper = weight[r] * static_cast<float>(sums[r] - test.offset) + test.slack * error[r];
+    flags[r] = test.gain * upper > test.bar + test.lean * size[r];
+  }
+  return bits_of(flags);
+}
+
+// Half a byte of the sign plane at a time: 16 entries, 20 + the sum of four signed coordinates.
+VQ_INLINE void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {
+  for (std::size_t u = 0; u < units; ++u)
+    for (std::size_t g = 0; g < 6; ++g)
+      for (unsigned i = 0; i < 16; ++i) {
+        int sum = 4 * kSignLimit;
+        for (unsigned j = 0; j < 4; ++j) {
+          const int x = query[u * 24 + g * 4 + j];
+          sum += (i >> j & 1) ? x : -x;
+        }
+        tables[u * kUnitTable + g * 16 + i] = static_cast<std::uint8_t>(sum);
+      }
+}
+
+// The bytes as they are, unit by unit: [unit][byte][block][row].
+VQ_INLINE void sign_expand(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, std::uint8_t* index) {
+  const std::size_t units = (bytes + kUnitBytes - 1) / kUnitBytes;
+  for (std::size_t j = 0; j < units * kUnitBytes; ++j)
+    for (std::size_t b = 0; b < blocks; ++b) {
+      std::uint8_t* out = index + (j * blocks + b) * kBlock;
+      if (j < bytes)
+        std::memcpy(out, plane + (b * bytes + j) * kBlock, kBlock);
+      else
+        std::memset(out, 0, kBlock);
+    }
+}
+
+VQ_INLINE void add_signs(const std::uint8_t* rows, const std::uint8_t* low, const std::uint8_t* high,
+                         std::uint16_t* sums) {
+  for (std::size_t r = 0; r < kBlock; ++r)
+    sums[r] = static_cast<std::uint16_t>(sums[r] + low[rows[r] & 15] + high[rows[r] >> 4]);
+}
+
+VQ_INLINE void sign_tile(const std::uint8_t* index, std::size_t units, std::size_t blocks, const std::uint8_t* tables,
+                         std::uint16_t* sums) {
+  std::fill(sums, sums + blocks * kBlock, std::uint16_t{0});
+  for (std::size_t j = 0; j < units * kUnitBytes; ++j) {
+    const std::uint8_t* low = tables + j / kUnitBytes * kUnitTable + j % kUnitBytes * 32;
+    for (std::size_t b = 0; b < blocks; ++b)
+      add_signs(index + (j * blocks + b) * kBlock, low, low + 16, sums + b * kBlock);
+  }
+}
+
+VQ_INLINE void sign_plane(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
+                          std::uint16_t* sums) {
+  const std::size_t all = padded(bytes, kUnitBytes);
+  for (std::size_t b = 0; b < blocks; ++b) {
+    std::uint16_t* out = sums + b * kBlock;
+    std::fill(out, out + kBlock, std::uint16_t{0});
+    for (std::size_t j = 0; j < all; ++j) {
+      const std::uint8_t* low = tables + j / kUnitBytes * kUnitTable + j % kUnitBytes * 32;
+      if (j < bytes)
+        add_signs(plane + (b * bytes + j) * kBlock, low, low + 16, out);
+      else
+        for (std::size_t r = 0; r < kBlock; ++r) out[r] = static_cast<std::uint16_t>(out[r] + low[0] + low[16]);
+    }
+  }
+}
+
+VQ_INLINE std::int32_t sign_sum(const std::uint8_t* signs, const std::int8_t* query, std::size_t stride) {
+  std::int32_t sum = 0;
+  for (std::size_t j = 0; j < stride / 8; ++j)
+    for (std::size_t i = 0; i < 8; ++i) {
+      const std::int32_t x = query[8 * j + i];
+      sum += (signs[j] >> i & 1) ? x : -x;
+    }
+  return sum;
+}
+
+VQ_INLINE std::uint64_t above(const std::uint16_t* sums, std::uint16_t bar) {
+  std::uint8_t flags[kBlock];
+  for (std::size_t r = 0; r < kBlock; ++r) flags[r] = sums[r] > bar;
+  return bits_of(flags);
+}
+
+VQ_INLINE float bound_of(std::int32_t sum, const Bound& bound, float size) {
+  const float ip = (static_cast<float>(sum) * bound.scale + bound.width) * size;
+  return bound.distance ? 2.0f * ip - (size * size + bound.query2) : ip;
+}
+
+VQ_INLINE std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, const float* size, float bar) {
+  std::uint8_t flags[kBlock];
+  for (std::size_t r = 0; r < kBlock; ++r) flags[r] = bound_of(sums[r] - bound.offset, bound, size[r]) > bar;
+  return bits_of(flags);
+}
+
+}  // namespace vqindex::plain
+
+// Defines every kernel of `plain` for a target, in a namespace of its own, and leaves out those the file has better.
+#define VQ_PLAIN_DECODE(TARGET)                                                                                    \
+  TARGET void decode(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,   \
+                     std::int8_t* levels) {                                                                        \
+    plain::decode(f, row, row_bytes, signs, levels);                                                               \
+  }
+#define VQ_PLAIN_REDUCTIONS(TARGET)                                                                                \
+  TARGET std::int64_t dot(const std::int8_t* levels, const std::int16_t* query, std::size_t dim) {                 \
+    return plain::dot(levels, query, dim);                                                                         \
+  }                                                                                                                \
+  TARGET std::int64_t square(const std::int8_t* levels, std::size_t dim) { return plain::square(levels, dim); }
+#define VQ_PLAIN_TILES(TARGET)                                                                                     \
+  TARGET void arrange(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {                         \
+    plain::arrange(levels, stride, tile);                                                                          \
+  }                                                                                                                \
+  TARGET void tile_sums(const std::uint8_t* tile, std::size_t stride, std::size_t dim, const std::int8_t* queries, \
+                        std::size_t count, std::int32_t* sums) {                                                   \
+    plain::tile_sums(tile, stride, dim, queries, count, sums);                                                     \
+  }                                                                                                                \
+  TARGET void row_sums(const std::int8_t* levels, std::size_t stride, std::size_t rows, const std::int8_t* query,  \
+                       std::int32_t* sums) {                                                                       \
+    plain::row_sums(levels, stride, rows, query, sums);                                                            \
+  }
+#define VQ_PLAIN_SELECTION(TARGET)                                                                                 \
+  TARGET std::uint64_t passing(const std::int32_t* sums, const Test& test, const float* weight,                    \
+                               const float* error, const float* size) {                                            \
+    return plain::passing(sums, test, weight, error, size);                                                        \
+  }                                                                                                                \
+  TARGET std::int32_t sign_sum(const std::uint8_t* signs, const std::int8_t* query, std::size_t stride) {          \
+    return plain::sign_sum(signs, query, stride);                                                                  \
+  }                                                                                                                \
+  TARGET std::uint64_t above(const std::uint16_t* sums, std::uint16_t bar) { return plain::above(sums, bar); }     \
+  TARGET std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, const float* size, float bar) {      \
+    return plain::bounded(sums, bound, size, bar);                                                                 \
+  }
+#define VQ_PLAIN_SIGNS(TARGET)                                                                                     \
+  TARGET void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {                     \
+    plain::sign_tables(query, units, tables);                                                                      \
+  }                                                                                                                \
+  TARGET void sign_expand(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, std::uint8_t* index) { \
+    plain::sign_expand(plane, bytes, blocks, index);                                                               \
+  }                                                                                                                \
+  TARGET void sign_tile(const std::uint8_t* index, std::size_t units, std::size_t blocks,                          \
+                        const std::uint8_t* tables, std::uint16_t* sums) {                                         \
+    plain::sign_tile(index, units, blocks, tables, sums);                                                          \
+  }                                                                                                                \
+  TARGET void sign_plane(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks,                         \
+                         const std::uint8_t* tables, std::uint16_t* sums) {                                        \
+    plain::sign_plane(plane, bytes, blocks, tables, sums);                                                         \
+  }
+#define VQ_TABLE_OF_KERNELS                                                                                          \
+  {                                                                                                                  \
+    decode, dot, square, arrange, tile_sums, row_sums, passing, sign_tables, sign_expand, sign_tile, sign_plane,    \
+        sign_sum, above, bounded                                                                                                      \
+  }

@@ -1,0 +1,96 @@
+// Floats of many vectors side by side: column j of a block is coordinate j of kLanes vectors, one vector a lane. Every
+// step is a plain loop over lanes that the compiler widens to the target it is inlined into; a lane never meets
+// another, so each vector sees the same roundings in the same order whatever the width.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "isa.hpp"
+
+#ifdef VQ_X86
+#include <xmmintrin.h>  // of the baseline
+#endif
+
+// The lanes of the following loop are independent. The pragma also keeps the loop from being unrolled before it is
+// widened; it needs -fopenmp-simd and no OpenMP runtime.
+#if defined(__GNUC__) || defined(__clang__)
+#define VQ_LANES _Pragma("omp simd")
+#else
+#define VQ_LANES
+#endif
+
+namespace vqindex {
+
+constexpr int kLanes = 16;
+constexpr std::size_t kAlign = 64;  // bytes; a column of floats is one cache line
+
+using LaneDoubles = double[kLanes];
+
+VQ_INLINE std::int32_t float_bits(float value) {
+  std::int32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+VQ_INLINE float bits_float(std::int32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// |value| as an integer: finite magnitudes compare like their bits, also where subnormals count as zero.
+VQ_INLINE std::int32_t magnitude_bits(float value) { return float_bits(value) & 0x7fffffff; }
+
+// Round to the nearest integer, half to even, as np.rint does; |value| < 2^22. No vector instruction of the baseline
+// does it, and -ffast-math (which would cancel the two steps) is not used.
+VQ_INLINE float round_even(float value) {
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: floats around it are the integers
+  return (value + kMagic) - kMagic;
+}
+
+// Turn the 4 by 4 values that begin at `rows[0..3] + at` into columns.
+VQ_INLINE void turn_four(const float* const* rows, std::size_t at, float* columns) {
+#ifdef VQ_X86
+  __m128 a = _mm_loadu_ps(rows[0] + at), b = _mm_loadu_ps(rows[1] + at);
+  __m128 c = _mm_loadu_ps(rows[2] + at), d = _mm_loadu_ps(rows[3] + at);
+  _MM_TRANSPOSE4_PS(a, b, c, d);
+  _mm_storeu_ps(columns, a);
+  _mm_storeu_ps(columns + kLanes, b);
+  _mm_storeu_ps(columns + 2 * kLanes, c);
+  _mm_storeu_ps(columns + 3 * kLanes, d);
+#else
+  for (int c = 0; c < 4; ++c)
+    for (int r = 0; r < 4; ++r) columns[c * kLanes + r] = rows[r][at + c];
+#endif
+}
+
+// Copy d coordinates of kLanes rows into columns.
+VQ_INLINE void load_columns(const float* const (&rows)[kLanes], std::size_t d, float* columns) {
+  std::size_t j = 0;
+  for (; j + 4 <= d; j += 4)
+    for (int lane = 0; lane < kLanes; lane += 4) turn_four(rows + lane, j, columns + j * kLanes + lane);
+  for (; j < d; ++j)
+    for (int lane = 0; lane < kLanes; ++lane) columns[j * kLanes + lane] = rows[lane][j];
+}
+
+// The sum of the frozen order (sum64 of vqindex/estimator.py): 32 partial sums, term j in partial j % 32.
+struct Sum64 {
+  alignas(kAlign) LaneDoubles partial[32];
+
+  VQ_INLINE void clear() {
+    for (auto& lanes : partial) VQ_LANES
+    for (int i = 0; i < kLanes; ++i) lanes[i] = 0.0;
+  }
+
+  // Adds up the partial sums, in place; the total lies in partial[0].
+  VQ_INLINE const LaneDoubles& total() {
+    for (int half = 16; half > 0; half /= 2)
+      for (int p = 0; p < half; ++p) VQ_LANES
+    for (int i = 0; i < kLanes; ++i) partial[p][i] += partial[p + half][i];
+    return partial[0];
+  }
+};
+
+}  // namespace vqindex

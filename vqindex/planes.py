@@ -1,0 +1,109 @@
+"""FROZEN: how rows lie in memory and in files. DO NOT CHANGE: files depend on every bit (tests/golden/planes.json).
+
+A code row (packing.py) of b-bit fields, one per coordinate, is stored in two parts if the code has a sign plane:
+
+Sign plane. The highest bit of every field is the sign of the rotated coordinate. Rows are taken in blocks of 64; byte j
+    of a row holds the signs of coordinates 8j .. 8j + 7, the lowest bit first. A block is [byte j][row], so that one load
+    brings eight coordinates of 64 rows: (ceil(n / 64), ceil(d / 8), 64) bytes. Rows that fill the last block are zero.
+Codes. The other b - 1 bits of every field, packed as in packing.py: (n, ceil(d (b - 1) / 8)) bytes.
+
+Codes without a sign plane (the trellis, whose fields are no cells, and those with a sketch of their own) are stored as
+the rows they are.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .backend import Encoded
+from .packing import pack, unpack
+from .spec import IndexSpec
+
+__all__ = ["BLOCK_ROWS", "Block", "join", "join_rows", "put_rows", "put_scalars", "split"]
+
+BLOCK_ROWS = 64
+
+U8 = NDArray[np.uint8]
+F32 = NDArray[np.float32]
+
+
+class Block(NamedTuple):
+    """Rows of an index as they are kept and searched.
+
+    Attributes
+    ----------
+    signs : ndarray of uint8, shape (ceil(n / 64), ceil(d / 8), 64), or None
+        Sign plane.
+    codes : ndarray of uint8, shape (n, spec.row_bytes)
+        The other bits, or the whole rows.
+    factor : ndarray of float32, shape (n,)
+        As in `Encoded`.
+    norm : ndarray of float32, shape (n,), or None
+        As in `Encoded`.
+    """
+
+    signs: U8 | None
+    codes: U8
+    factor: F32
+    norm: F32 | None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows n (len() of a tuple is its number of fields)."""
+        return len(self.codes)
+
+
+def split(spec: IndexSpec, rows: Encoded) -> Block:
+    """Bring code rows into the layout."""
+    if not spec.has_sign_plane:
+        return Block(None, rows.codes, rows.factor, rows.norm)
+    fields = unpack(rows.codes, spec.dim, spec.bits)
+    plane = np.zeros((-(-rows.rows // BLOCK_ROWS) * BLOCK_ROWS, spec.sign_bytes), np.uint8)
+    plane[: rows.rows] = np.packbits(fields >> (spec.bits - 1), axis=1, bitorder="little")
+    blocks = np.ascontiguousarray(plane.reshape(-1, BLOCK_ROWS, spec.sign_bytes).transpose(0, 2, 1))
+    rest = np.zeros((rows.rows, 0), np.uint8)
+    if spec.bits > 1:
+        rest = pack(fields & np.uint8(2 ** (spec.bits - 1) - 1), spec.bits - 1)
+    return Block(blocks, rest, rows.factor, rows.norm)
+
+
+def put_rows(spec: IndexSpec, rows: Encoded, block: Block, start: int) -> None:
+    """Write code rows into a block that has room for them from row `start` on."""
+    new = split(spec, rows)
+    if block.signs is None or new.signs is None:
+        block.codes[start : start + rows.rows] = new.codes
+    else:
+        where = np.arange(start, start + rows.rows)
+        plane = new.signs.transpose(0, 2, 1).reshape(-1, spec.sign_bytes)[: rows.rows]
+        block.signs[where // BLOCK_ROWS, :, where % BLOCK_ROWS] = plane
+        block.codes[start : start + rows.rows] = new.codes
+    put_scalars(rows, block, start)
+
+
+def put_scalars(rows: Encoded, block: Block, start: int) -> None:
+    """Write factors, and norms if there are any, into a block from row `start` on."""
+    block.factor[start : start + rows.rows] = rows.factor
+    if block.norm is not None and rows.norm is not None:
+        block.norm[start : start + rows.rows] = rows.norm
+
+
+def join_rows(spec: IndexSpec, stored: Block, at: slice | NDArray[np.int64]) -> Encoded:
+    """Take some rows out of the layout."""
+    norm = None if stored.norm is None else stored.norm[at]
+    rest = np.ascontiguousarray(stored.codes[at])
+    if stored.signs is None:
+        return Encoded(rest, stored.factor[at], norm)
+    where = np.arange(stored.rows)[at] if isinstance(at, slice) else at
+    signs = stored.signs[where // BLOCK_ROWS, :, where % BLOCK_ROWS]
+    fields = np.unpackbits(signs, axis=1, count=spec.dim, bitorder="little") << np.uint8(spec.bits - 1)
+    if spec.bits > 1:
+        fields |= unpack(rest, spec.dim, spec.bits - 1)
+    return Encoded(pack(fields, spec.bits), stored.factor[at], norm)
+
+
+def join(spec: IndexSpec, stored: Block) -> Encoded:
+    """Undo `split`."""
+    return join_rows(spec, stored, slice(None))
