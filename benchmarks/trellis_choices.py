@@ -44,6 +44,7 @@ from trellis_lab import (
 from trellis_tables import (
     FINAL_ROUNDS,
     FINAL_ROWS,
+    FINALISTS,
     ROUNDS,
     ROWS,
     STARTS,
@@ -122,30 +123,35 @@ def speeds(code: Code, step: float) -> Line:
     }
 
 
+STARTS_AT = {6: 16, 8: 16, 9: 16, 10: 8, 12: 4}
+RANDOM_STARTS = 160  # at the shipped lengths
 SWEEP = {1: (6, 8, 9, 10, 12), 2: (6, 8, 10, 12), 3: (6, 9, 12), 4: (8, 12)}
 EFFORT = {"rounds": ROUNDS, "rows": ROWS, "final_rounds": FINAL_ROUNDS, "final_rows": FINAL_ROWS}
 
 
-def windows(args: argparse.Namespace, structured: bool = True) -> Iterator[Line]:
-    """Window lengths: distortion, recall, speed; tables from structured starts, and the shipped ones."""
+def windows(args: argparse.Namespace) -> Iterator[Line]:
+    """Window lengths: distortion, recall, speed; tables as the shipped ones are made, and these."""
     for bits in args.bits:
         for window in SWEEP[bits]:
-            starts = {6: 16, 8: 16, 9: 16, 10: 8, 12: 4}[window]
-            table, step, _ = best_table(bits, window, starts, 1, structured)
-            code = Code(bits, window, table * step)
-            line = {"bits": bits, "window": window, "starts": starts, "symmetric": structured, **EFFORT}
-            line |= {"shipped": False, **distortions(code), **speeds(code, step)}
-            yield line | median_recall(args, partial(decoded, code=code))
-        if structured:
-            code = shipped(bits)
-            line = {"bits": bits, "window": code.window, "starts": STARTS, "symmetric": False, **EFFORT}
-            line |= {"shipped": True, **distortions(code), **speeds(code, Trellis.of(bits).step)}
-            yield line | median_recall(args, partial(decoded, code=code))
+            table, step, _ = best_table(bits, window, STARTS_AT[window], 1)
+            yield window_line(args, Code(bits, window, table * step), step, STARTS_AT[window], True)
+        yield window_line(args, shipped(bits), Trellis.of(bits).step, STARTS, True) | {"shipped": True}
 
 
 def windows_random(args: argparse.Namespace) -> Iterator[Line]:
-    """Window lengths with tables from random starts."""
-    return windows(args, structured=False)
+    """Window lengths with free tables from random starts; many of them at the shipped lengths."""
+    for bits in args.bits:
+        for window in SWEEP[bits]:
+            starts, finalists = (RANDOM_STARTS, FINALISTS) if window == WINDOWS[bits] else (STARTS_AT[window], 1)
+            table, step, _ = best_table(bits, window, starts, finalists, random_start, symmetric=False)
+            yield window_line(args, Code(bits, window, table * step), step, starts, False)
+
+
+def window_line(args: argparse.Namespace, code: Code, step: float, starts: int, symmetric: bool) -> Line:
+    """Measure a table at its window."""
+    line = {"bits": code.bits, "window": code.window, "starts": starts, "symmetric": symmetric, **EFFORT}
+    line |= {"shipped": False, **distortions(code), **speeds(code, step)}
+    return line | median_recall(args, partial(decoded, code=code))
 
 
 def start(args: argparse.Namespace) -> Iterator[Line]:
@@ -186,6 +192,11 @@ def random_table(window: int, rng: np.random.Generator, symmetric: bool) -> F64:
         return rng.permutation(values)
     half = rng.permutation(values[values.size // 2 :]) * rng.choice([-1.0, 1.0], values.size // 2)
     return np.concatenate([half, -half[::-1]])
+
+
+def random_start(bits: int, window: int, rng: np.random.Generator) -> F64:
+    """Return the free random start of a width."""
+    return random_table(window, rng, symmetric=False)
 
 
 def alternating(bits: int, window: int, seed: int, ordered: bool, symmetric: bool) -> Code:

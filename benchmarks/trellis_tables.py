@@ -1,21 +1,22 @@
 """Find the trellis tables.
 
-Writes vqindex/trellis_tables.py anew. Seeded; the file in the repository came from
-
     python benchmarks/trellis_tables.py --write
 
-A table starts as a random permutation of the Gaussian's quantiles. Then, again and again, fresh Gaussian sequences are
-encoded by the Viterbi search of vqindex/trellis.py, and every level moves to the mean of the values it was used for
-(Lloyd's two steps, arXiv 2406.11235 for the code). The best of several starts is rounded to int8.
+writes vqindex/trellis_tables.py anew, byte for byte: 16 starts a width, seeded, TIME.
 
-``--structured`` starts from permutations with the partition that trellis codes are built on (Ungerboeck, 1982) and
-keeps table[~w] = -table[w]; its tables are better than those in the repository (docs/trellis.md).
+A table starts as a permutation of the Gaussian's quantiles with the partition that trellis codes are built on
+(Ungerboeck, 1982). Then, again and again, fresh Gaussian sequences are encoded by the Viterbi search of
+vqindex/trellis.py, and every level moves to the mean of the values it was used for (Lloyd's two steps, arXiv 2406.11235
+for the code); table[~w] = -table[w] is kept all along. The best of several starts is rounded to int8. What other starts
+give is in docs/trellis.md, by trellis_choices.py.
+
 ``--sweep`` prints the distortion of other window lengths.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from statistics import NormalDist
 
@@ -26,11 +27,13 @@ from vqindex._native import trellis_encode
 from vqindex.trellis import FRACTION, PEAK, WINDOWS, cost_limits
 
 TARGET = Path(__file__).parent.parent / "vqindex" / "trellis_tables.py"
-STARTS, FINALISTS = 160, 6
+STARTS, FINALISTS = 16, 6
 ROWS, ROUNDS = 256, 40
 FINAL_ROWS, FINAL_ROUNDS = 2048, 30
 LENGTH = 1024
 REACH = 3.5
+
+Start = Callable[[int, int, np.random.Generator], NDArray[np.float64]]
 
 
 def windows_of(y: NDArray[np.float64], table: NDArray[np.float64], bits: int, window: int, grid: float) -> NDArray:
@@ -47,7 +50,7 @@ def windows_of(y: NDArray[np.float64], table: NDArray[np.float64], bits: int, wi
 
 
 def refine(
-    table: NDArray, bits: int, window: int, rng: np.random.Generator, rows: int, rounds: int, symmetric: bool = False
+    table: NDArray, bits: int, window: int, rng: np.random.Generator, rows: int, rounds: int, symmetric: bool = True
 ) -> NDArray:
     """Alternate encoding of fresh sequences and centroids; symmetric keeps table[~w] = -table[w]."""
     for _ in range(rounds):
@@ -79,7 +82,7 @@ def structured(bits: int, window: int, rng: np.random.Generator) -> NDArray[np.f
 
     The quantiles are cut into 2^bits cells. The cell of a window is a[new field] ^ b[oldest field] ^ c[the others],
     with permutations a and b: every cell once among the windows of a state, on either side. The place inside a cell is
-    random. ~w has the mirrored place, so that table[~w] = -table[w]; window is at least 2 bits + 1.
+    random. ~w has the mirrored place, so that table[~w] = -table[w]. window is at least 2 bits, and 3 for one bit.
     """
     branches, size, others = 1 << bits, 1 << window, 1 << (window - 2 * bits)
     # What ~ does to the three parts must add up to ~ of the cell: with one bit the permutations alone cancel.
@@ -97,13 +100,6 @@ def structured(bits: int, window: int, rng: np.random.Generator) -> NDArray[np.f
     return quantiles(size)[place]
 
 
-def start(bits: int, window: int, seed: int, symmetric: bool) -> NDArray[np.float64]:
-    """Return the table that one start leads to: a random permutation of the quantiles, or a structured one."""
-    rng = np.random.default_rng(seed)
-    table = structured(bits, window, rng) if symmetric else rng.permutation(quantiles(2**window))
-    return refine(table, bits, window, rng, ROWS, ROUNDS, symmetric)
-
-
 def to_int8(table: NDArray[np.float64]) -> tuple[NDArray[np.int8], float]:
     """Round to int8 with a float32 step; the range takes in REACH, because values are clipped to it too."""
     step = float(np.float32(max(np.abs(table).max(), REACH) / 127))
@@ -119,15 +115,13 @@ def distortion(table: NDArray[np.int8], step: float, bits: int, window: int, row
 
 
 def best_table(
-    bits: int, window: int, starts: int, finalists: int, symmetric: bool = False
+    bits: int, window: int, starts: int, finalists: int, first: Start = structured, symmetric: bool = True
 ) -> tuple[NDArray[np.int8], float, float]:
-    """Return the best table, its step, and its distortion on sequences that had no part in choosing it.
-
-    Symmetric tables come from structured starts, others from random ones.
-    """
+    """Return the best table, its step, and its distortion on sequences that had no part in choosing it."""
     found = []
     for seed in range(starts):
-        table = start(bits, window, seed, symmetric)
+        rng = np.random.default_rng(seed)
+        table = refine(first(bits, window, rng), bits, window, rng, ROWS, ROUNDS, symmetric)
         found.append((distortion(*to_int8(table), bits, window, ROWS, seed=10**6), seed, table))
     found.sort(key=lambda f: f[:2])
     refined = []
@@ -172,7 +166,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="write the tables")
     parser.add_argument("--target", type=Path, default=TARGET, help="where to")
-    parser.add_argument("--structured", action="store_true", help="structured starts, symmetric tables")
     parser.add_argument("--starts", type=int, default=STARTS)
     parser.add_argument(
         "--sweep", action="store_true", help="measure windows of 6, 8, 10 and 12 bits, four starts each"
@@ -181,11 +174,9 @@ def main() -> None:
     if args.sweep:
         for bits, windows in {1: (6, 8, 10, 12), 2: (6, 8, 10, 12), 3: (9, 12), 4: (8, 12)}.items():
             for window in windows:
-                best_table(bits, window, 4, 1, args.structured)
+                best_table(bits, window, 4, 1)
     if args.write:
-        found = {
-            bits: best_table(bits, window, args.starts, FINALISTS, args.structured) for bits, window in WINDOWS.items()
-        }
+        found = {bits: best_table(bits, window, args.starts, FINALISTS) for bits, window in WINDOWS.items()}
         args.target.write_text(source(found))
         print("wrote", args.target)
 
