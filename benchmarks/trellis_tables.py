@@ -2,7 +2,7 @@
 
     python benchmarks/trellis_tables.py --write
 
-writes vqindex/trellis_tables.py anew, byte for byte: 16 starts a width, seeded, TIME.
+writes vqindex/trellis_tables.py anew, byte for byte: 16 starts a width, seeded, 2 minutes of processor time.
 
 A table starts as a permutation of the Gaussian's quantiles with the partition that trellis codes are built on
 (Ungerboeck, 1982). Then, again and again, fresh Gaussian sequences are encoded by the Viterbi search of
