@@ -84,11 +84,11 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     right.set_title("the trellis by its window, tables from structured starts", fontsize=11)
     for axis in (left, right):
         axis.axhline(0, color="black", linewidth=1)
-        axis.set_ylim(-0.02 * axis.get_ylim()[1], None)
+        axis.set_ylim(-0.02 * axis.get_ylim()[1], 1.75 if axis is right else None)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     left.legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.53))
-    right.legend(frameon=False, loc="upper left")
+    right.legend(frameon=False, loc="upper left", ncols=2)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
 
