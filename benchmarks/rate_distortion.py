@@ -1,10 +1,13 @@
-"""Draw distortion over rate for a Gaussian coordinate: scalar codes, the trellis, and Shannon's bound.
+"""Draw distortion over rate for a Gaussian coordinate: scalar codes, E8, the trellis, and Shannon's bound.
 
     python benchmarks/rate_distortion.py [--out docs]
 
-Scalar values are computed (`vqindex.codebook`, d = 16384). Trellis values are measured here on Gaussian sequences with
-the shipped tables. Distances to the bound 4^-b are shown in decibels. Writes rate-distortion.png and
-rate-distortion.jsonl.
+Scalar values are computed (`vqindex.codebook`, d = 16384). The shipped trellis is measured here; E8 and the windows,
+with the best tables found, are read from results/trellis-choices.jsonl (`trellis_choices.py e8 windows`). Trellis
+values are those of long rows: 64 coordinates at both ends of a sequence, which do better, are left out. Distances to
+the bound 4^-b are in decibels.
+
+Writes rate-distortion.png and rate-distortion.jsonl.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from trellis_lab import EDGE
 
 from vqindex.backend import make_backend
 from vqindex.codebook import embedded, lloyd_max
@@ -25,6 +29,14 @@ from vqindex.spec import IndexSpec
 from vqindex.trellis import MAX_BITS, Trellis, trellis_values
 
 ROWS, LENGTH = 1024, 2048
+CHOICES = Path(__file__).parent / "results" / "trellis-choices.jsonl"
+LINES = {
+    "Lloyd-Max": "#4f5d75",
+    "embedded (default codec)": "#c1666b",
+    "E8 (ball, nested from 3 bits)": "#8d6a9f",
+    "trellis as shipped": "#0b6e4f",
+}
+WINDOWS = {6: "#b8d8c8", 8: "#86bfa4", 9: "#5fa386", 10: "#e0a458", 12: "#b5651d"}
 
 
 def trellis_distortion(bits: int) -> float:
@@ -34,25 +46,49 @@ def trellis_distortion(bits: int) -> float:
     y = np.random.default_rng(bits).standard_normal((LENGTH, ROWS)).astype(np.float32)
     fields = backend._search_trellis(trellis_values(y, np.ones(ROWS, np.float32), trellis.step), trellis)
     error = y - (trellis.table[trellis.windows(fields)] * np.float32(trellis.step)).T
+    y, error = y[EDGE:-EDGE], error[EDGE:-EDGE]
     return float((error.astype(np.float64) ** 2).mean() / (y.astype(np.float64) ** 2).mean())
 
 
+def measured() -> list[tuple[str, int, int | None, float]]:
+    """Return the points of trellis-choices.jsonl: code, bits, window, distortion."""
+    found = []
+    for line in map(json.loads, CHOICES.read_text().splitlines()):
+        if line["experiment"] == "e8" and line["shape"] == ("ball" if line["bits"] <= 2 else "nested"):
+            found.append((list(LINES)[2], line["bits"], None, line["mse"]))
+        if line["experiment"] == "windows" and not line["shipped"]:
+            found.append(("trellis", line["bits"], line["window"], line["mse_inner"]))
+    return sorted(found, key=lambda point: (point[0], point[1], point[2] or 0))
+
+
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Plot the distance to the bound over the bits."""
+    """Plot the distance to the bound over the bits: all codes, and the trellis by window."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(6.4, 4.2))
-    for code, colour in {"Lloyd-Max": "#4f5d75", "embedded (default)": "#c1666b", "trellis": "#0b6e4f"}.items():
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5.2), width_ratios=(3, 2))
+    for code, colour in LINES.items():
         points = [(r["bits"], r["db_above_bound"]) for r in rows if r["code"] == code]
-        axis.plot(*zip(*points, strict=True), marker="o", label=code, color=colour)
-    axis.axhline(0, color="black", linewidth=1)
-    axis.annotate("Shannon's bound: no code of any kind", (1, 0.04))
-    axis.set(xlabel="bits per coordinate", ylabel="distortion above the bound, dB", xticks=range(1, 9))
-    axis.set_ylim(-0.1, None)
-    axis.grid(alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
+        ours = code == "trellis as shipped"
+        left.plot(*zip(*points, strict=True), marker="o", label=code, color=colour, linewidth=2.5 if ours else 1.5)
+        if ours:
+            right.plot(*zip(*points, strict=True), "o", markersize=12, markerfacecolor="none", color=colour, label=code)
+    left.annotate("Shannon's bound: no code of any kind", (4.6, 0.06))
+    left.set(xlabel="bits per coordinate", ylabel="distortion above the bound, dB", xticks=range(1, 9))
+    left.set_title("all codes", fontsize=11)
+    for window, colour in WINDOWS.items():
+        points = [(r["bits"], r["db_above_bound"]) for r in rows if r["code"] == "trellis" and r["window"] == window]
+        label = f"window of {window} bits"
+        right.plot(*zip(*points, strict=True), marker="o", markersize=5, linewidth=1.2, color=colour, label=label)
+    right.set(xlabel="bits per coordinate", xticks=range(1, 5), xlim=(0.8, 4.3))
+    right.set_title("the trellis by its window, tables from structured starts", fontsize=11)
+    for axis in (left, right):
+        axis.axhline(0, color="black", linewidth=1)
+        axis.set_ylim(-0.02 * axis.get_ylim()[1], 1.75 if axis is right else None)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    left.legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.53))
+    right.legend(frameon=False, loc="upper left", ncols=2)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
 
@@ -61,18 +97,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs")
     args = parser.parse_args()
-    points = [("Lloyd-Max", bits, lloyd_max(16384, bits).mse) for bits in range(1, 9)]
-    points += [("embedded (default)", bits, embedded(16384, bits).mse) for bits in range(1, 9)]
-    points += [("trellis", bits, trellis_distortion(bits)) for bits in range(1, MAX_BITS + 1)]
-    rows = [
-        {"code": code, "bits": bits, "mse": mse, "bound": 4.0**-bits, "db_above_bound": 10 * math.log10(mse * 4**bits)}
-        for code, bits, mse in points
-    ]
+    scalar, prefix, _, ours = LINES
+    points: list[tuple[str, int, int | None, float]] = []
+    points += [(scalar, bits, None, lloyd_max(16384, bits).mse) for bits in range(1, 9)]
+    points += [(prefix, bits, None, embedded(16384, bits).mse) for bits in range(1, 9)]
+    points += [(ours, bits, Trellis.of(bits).window, trellis_distortion(bits)) for bits in range(1, MAX_BITS + 1)]
+    rows = []
+    for code, bits, window, mse in points + measured():
+        row = {"code": code, "bits": bits, "mse": mse, "bound": 4.0**-bits}
+        row |= {"db_above_bound": 10 * math.log10(mse * 4**bits)}
+        rows.append(row if window is None else row | {"window": window})
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "rate-distortion.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     draw(rows, args.out / "rate-distortion.png")
     for row in rows:
-        print(f"{row['code']:20s} {row['bits']} bits  mse {row['mse']:.6f}  {row['db_above_bound']:.2f} dB above")
+        print(f"{row['code']:30s} {row['bits']} bits  mse {row['mse']:.6f}  {row['db_above_bound']:.2f} dB above")
 
 
 if __name__ == "__main__":

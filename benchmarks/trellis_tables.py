@@ -1,18 +1,22 @@
 """Find the trellis tables.
 
-Writes vqindex/trellis_tables.py anew. Seeded; the file in the repository came from
-
     python benchmarks/trellis_tables.py --write
 
-A table starts as a random permutation of the Gaussian's quantiles. Then, again and again, fresh Gaussian sequences are
-encoded by the Viterbi search of vqindex/trellis.py, and every level moves to the mean of the values it was used for
-(Lloyd's two steps, arXiv 2406.11235 for the code). The best of several starts is rounded to int8.
-``--sweep`` measures other window lengths (the numbers in docs/trellis.md).
+writes vqindex/trellis_tables.py anew, byte for byte: 16 starts a width, seeded, 2 minutes of processor time.
+
+A table starts as a permutation of the Gaussian's quantiles with the partition that trellis codes are built on
+(Ungerboeck, 1982). Then, again and again, fresh Gaussian sequences are encoded by the Viterbi search of
+vqindex/trellis.py, and every level moves to the mean of the values it was used for (Lloyd's two steps, arXiv 2406.11235
+for the code); table[~w] = -table[w] is kept all along. The best of several starts is rounded to int8. What other starts
+give is in docs/trellis.md, by trellis_choices.py.
+
+``--sweep`` prints the distortion of other window lengths.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from statistics import NormalDist
 
@@ -23,11 +27,13 @@ from vqindex._native import trellis_encode
 from vqindex.trellis import FRACTION, PEAK, WINDOWS, cost_limits
 
 TARGET = Path(__file__).parent.parent / "vqindex" / "trellis_tables.py"
-STARTS, FINALISTS = 160, 6
+STARTS, FINALISTS = 16, 6
 ROWS, ROUNDS = 256, 40
 FINAL_ROWS, FINAL_ROUNDS = 2048, 30
 LENGTH = 1024
 REACH = 3.5
+
+Start = Callable[[int, int, np.random.Generator], NDArray[np.float64]]
 
 
 def windows_of(y: NDArray[np.float64], table: NDArray[np.float64], bits: int, window: int, grid: float) -> NDArray:
@@ -43,23 +49,55 @@ def windows_of(y: NDArray[np.float64], table: NDArray[np.float64], bits: int, wi
     return out
 
 
-def refine(table: NDArray, bits: int, window: int, rng: np.random.Generator, rows: int, rounds: int) -> NDArray:
-    """Alternate encoding of fresh sequences and centroids."""
+def refine(
+    table: NDArray, bits: int, window: int, rng: np.random.Generator, rows: int, rounds: int, symmetric: bool = True
+) -> NDArray:
+    """Alternate encoding of fresh sequences and centroids; symmetric keeps table[~w] = -table[w]."""
     for _ in range(rounds):
         y = rng.standard_normal((rows, LENGTH))
         at = windows_of(y, table, bits, window, 127 / REACH).ravel()
         count = np.bincount(at, minlength=table.size)
-        mean = np.bincount(at, y.ravel(), table.size) / np.maximum(count, 1)
-        table = np.where(count > 0, mean, table)
+        total = np.bincount(at, y.ravel(), table.size)
+        if symmetric:  # ~w is w's mirror in the table
+            count, total = count + count[::-1], total - total[::-1]
+        table = np.where(count > 0, total / np.maximum(count, 1), table)
     return table
 
 
-def start(bits: int, window: int, seed: int) -> NDArray[np.float64]:
-    """Return the table that one random permutation of the quantiles leads to."""
-    rng = np.random.default_rng(seed)
-    size = 2**window
-    quantiles = np.array([NormalDist().inv_cdf((i + 0.5) / size) for i in range(size)])
-    return refine(rng.permutation(quantiles), bits, window, rng, ROWS, ROUNDS)
+def quantiles(size: int) -> NDArray[np.float64]:
+    """Return equally likely values of the Gaussian, ascending."""
+    return np.array([NormalDist().inv_cdf((i + 0.5) / size) for i in range(size)])
+
+
+def mirrored(size: int, flip: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return a random permutation p of range(size) with p[~n] = p[n] ^ flip."""
+    p = np.empty(size, np.int64)
+    half = rng.permutation([x for x in range(size) if x < x ^ flip]) ^ (flip * rng.integers(0, 2, size // 2))
+    p[: size // 2], p[size // 2 :] = half, half[::-1] ^ flip
+    return p
+
+
+def structured(bits: int, window: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return a table in which the windows that leave a state, and those that enter one, differ as much as they can.
+
+    The quantiles are cut into 2^bits cells. The cell of a window is a[new field] ^ b[oldest field] ^ c[the others],
+    with permutations a and b: every cell once among the windows of a state, on either side. The place inside a cell is
+    random. ~w has the mirrored place, so that table[~w] = -table[w]. window is at least 2 bits, and 3 for one bit.
+    """
+    branches, size, others = 1 << bits, 1 << window, 1 << (window - 2 * bits)
+    # What ~ does to the three parts must add up to ~ of the cell: with one bit the permutations alone cancel.
+    flip = int(rng.integers(1, branches - 1)) if bits > 1 else 1
+    a, b = mirrored(branches, flip, rng), mirrored(branches, flip ^ (branches - 1) if bits > 1 else 1, rng)
+    c = rng.integers(0, branches, others)
+    c[(others + 1) // 2 :] = c[: others // 2][::-1] ^ (bits == 1)
+    w = np.arange(size)
+    cell = a[w >> (window - bits)] ^ b[w & (branches - 1)] ^ c[w >> bits & (others - 1)]
+    place = np.empty(size, np.int64)
+    for k in range(branches // 2):
+        at = np.flatnonzero(cell == k)
+        place[at] = k * at.size + rng.permutation(at.size)
+        place[~at] = size - 1 - place[at]
+    return quantiles(size)[place]
 
 
 def to_int8(table: NDArray[np.float64]) -> tuple[NDArray[np.int8], float]:
@@ -76,17 +114,20 @@ def distortion(table: NDArray[np.int8], step: float, bits: int, window: int, row
     return float(np.mean((y - levels[at]) ** 2) / np.mean(y**2))
 
 
-def best_table(bits: int, window: int, starts: int, finalists: int) -> tuple[NDArray[np.int8], float, float]:
+def best_table(
+    bits: int, window: int, starts: int, finalists: int, first: Start = structured, symmetric: bool = True
+) -> tuple[NDArray[np.int8], float, float]:
     """Return the best table, its step, and its distortion on sequences that had no part in choosing it."""
     found = []
     for seed in range(starts):
-        table = start(bits, window, seed)
+        rng = np.random.default_rng(seed)
+        table = refine(first(bits, window, rng), bits, window, rng, ROWS, ROUNDS, symmetric)
         found.append((distortion(*to_int8(table), bits, window, ROWS, seed=10**6), seed, table))
     found.sort(key=lambda f: f[:2])
     refined = []
     for _, seed, table in found[:finalists]:
         rng = np.random.default_rng([seed, 1])
-        frozen = to_int8(refine(table, bits, window, rng, FINAL_ROWS, FINAL_ROUNDS))
+        frozen = to_int8(refine(table, bits, window, rng, FINAL_ROWS, FINAL_ROUNDS, symmetric))
         refined.append((distortion(*frozen, bits, window, FINAL_ROWS, seed=10**6 + 1), seed, *frozen))
     _, seed, table8, step = min(refined, key=lambda f: f[:2])
     mse = distortion(table8, step, bits, window, 2 * FINAL_ROWS, seed=10**6 + 2)
@@ -123,20 +164,21 @@ def source(found: dict[int, tuple[NDArray[np.int8], float, float]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="write vqindex/trellis_tables.py")
+    parser.add_argument("--write", action="store_true", help="write the tables")
+    parser.add_argument("--target", type=Path, default=TARGET, help="where to")
+    parser.add_argument("--starts", type=int, default=STARTS)
     parser.add_argument(
         "--sweep", action="store_true", help="measure windows of 6, 8, 10 and 12 bits, four starts each"
     )
     args = parser.parse_args()
     if args.sweep:
-        for bits, windows in {1: (6, 8, 10, 12), 2: (4, 6, 8, 10, 12), 3: (6, 9, 12), 4: (8, 12)}.items():
+        for bits, windows in {1: (6, 8, 10, 12), 2: (6, 8, 10, 12), 3: (9, 12), 4: (8, 12)}.items():
             for window in windows:
                 best_table(bits, window, 4, 1)
     if args.write:
-        TARGET.write_text(
-            source({bits: best_table(bits, window, STARTS, FINALISTS) for bits, window in WINDOWS.items()})
-        )
-        print("wrote", TARGET)
+        found = {bits: best_table(bits, window, args.starts, FINALISTS) for bits, window in WINDOWS.items()}
+        args.target.write_text(source(found))
+        print("wrote", args.target)
 
 
 if __name__ == "__main__":

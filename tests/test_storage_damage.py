@@ -262,6 +262,21 @@ def test_another_codebook_is_refused(path, name):
     assert_refused(path, "its codebook is not the one")
 
 
+@pytest.mark.parametrize(("version", "said"), [(1, "1"), (3, "3"), ("2", "'2'"), (None, "missing")])
+def test_trellis_tables_of_another_version_are_refused(tmp_path, version, said):
+    path = tmp_path / "t.vqi"
+    index = VQIndex(DIM, 2, codec="trellis")
+    index.add(np.eye(DIM))
+    index.save(path)
+
+    def change(header):
+        if header.pop("tables") and version is not None:
+            header["tables"] = version
+
+    edit_header(path, change)
+    assert_refused(path, f"{path}: trellis tables version {said}; this vqindex reads: 2")
+
+
 def test_headers_of_another_shape_are_refused(original, path):
     def emptied(header):
         header.clear()

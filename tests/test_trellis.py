@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import vqindex
-from vqindex import BackendError, InvalidInputError
+from vqindex import BackendError, InvalidInputError, storage
 from vqindex._native import supported_isas, trellis_encode
 from vqindex.backend import make_backend
 from vqindex.codec import Codec
 from vqindex.packing import pack, unpack
 from vqindex.spec import IndexSpec
-from vqindex.trellis import FRACTION, PEAK, Trellis, cost_limits, trellis_values, viterbi
+from vqindex.trellis import FRACTION, PEAK, TABLE_VERSION, Trellis, cost_limits, trellis_values, viterbi
 
 WIDTHS = (1, 2, 3, 4)
 
@@ -30,6 +30,14 @@ def test_the_table_uses_the_int8_range_with_a_window_of_whole_fields(bits):
     assert t.window % bits == 0
     assert not t.table.flags.writeable
     assert np.float32(t.step) == t.step
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_the_table_is_symmetric(bits):
+    """table[~w] = -table[w]: decoders may keep half of it. Hence no level is -128."""
+    table = Trellis.of(bits).table.astype(int)
+    np.testing.assert_array_equal(table[::-1], -table)  # ~w is 2^window - 1 - w
+    assert np.abs(table).max() <= 127
 
 
 @pytest.mark.parametrize("bits", WIDTHS)
@@ -167,6 +175,14 @@ def test_save_and_load(tmp_path):
         loaded = vqindex.VQIndex.load(tmp_path / "t.vqi", mmap=mmap)
         for got, want in zip(loaded.search(x[:20], 5), index.search(x[:20], 5), strict=True):
             np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(("codec", "version"), [("trellis", TABLE_VERSION), ("turboquant-mse", None)])
+def test_a_file_names_the_version_of_its_tables(tmp_path, codec, version):
+    index = vqindex.VQIndex(8, 2, codec=codec)
+    index.add(np.eye(8))
+    index.save(tmp_path / "t.vqi")
+    assert storage.read_header(tmp_path / "t.vqi").get("tables") == version
 
 
 def test_a_file_with_another_table_is_refused(tmp_path, monkeypatch):

@@ -9,6 +9,9 @@ Stream. A row is window/bits - 1 + d fields of `bits` bits, packed as packing.py
     its own field and the window/bits - 1 before it:  w_t = sum_i field[t + i] << (i * bits)  (`window` bits of the
     stream, starting at bit t * bits),  level_t = table[w_t].  The fields before the first coordinate's own make every
     start free; they cost a byte or less.
+Tables. Symmetric: table[~w] = -table[w] with ~w the window of all bits inverted, so no level is -128 and half of a
+    table says everything. Version 2 (trellis_tables.py); a file names the version. Version 1, which was not symmetric,
+    never left the development tree.
 Values. v_t = rint(fl(y_t * fl(float32(128 / step) / s))), clipped to +-127 * 128, with s of estimator.py; 0 for zero
     vectors.
 Cost of level l at value v, in integers: x = clip(v - 128 l, -limit, limit) << gain;  x * x >> 16.
@@ -28,9 +31,10 @@ from numpy.typing import NDArray
 
 from .trellis_tables import MSE, STEPS, TABLES
 
-__all__ = ["MAX_BITS", "Trellis", "cost_limits", "trellis_values", "viterbi"]
+__all__ = ["MAX_BITS", "TABLE_VERSION", "Trellis", "cost_limits", "trellis_values", "viterbi"]
 
 MAX_BITS = 4
+TABLE_VERSION = 2
 WINDOWS = {1: 9, 2: 8, 3: 9, 4: 8}
 FRACTION = 128
 PEAK = 127 * FRACTION

@@ -61,21 +61,21 @@ def packed():
     return out
 
 
+def reference(codec):
+    """The oracle."""
+    return make_backend(codec, "reference")
+
+
 def gates(names):
     """Digests of codes and of search results."""
     return {
         f"{name} {dim}": {
-            "encode": gate.encode_digests(make_backend, dim, name),
-            "search": gate.search_digests(make_backend, dim, name),
+            "encode": gate.encode_digests(reference, dim, name),
+            "search": gate.search_digests(reference, dim, name),
         }
         for dim in gate.DIMS
         for name in names
     }
-
-
-def reference(codec):
-    """The oracle."""
-    return make_backend(codec, "reference")
 
 
 def coarse_gates():

@@ -20,6 +20,7 @@ from ..codec import Codec
 from ..errors import FileFormatError, InvalidInputError
 from ..planes import BLOCK_ROWS, Block, split
 from ..spec import IndexSpec
+from ..trellis import TABLE_VERSION
 from .layout import CHECK_BYTES, FORMAT_NAME, FORMAT_VERSION, HEADER, Checksummer, dtypes_of
 
 __all__ = ["Stored", "read", "read_header", "verify"]
@@ -179,6 +180,13 @@ def _spec(path: Path, header: dict[str, Any]) -> IndexSpec:
     return spec
 
 
+def _check_tables(path: Path, header: dict[str, Any], spec: IndexSpec) -> None:
+    """Refuse a trellis file of other tables by their version, which says more than a codebook that differs."""
+    if spec.codec == "trellis" and header.get("tables") != TABLE_VERSION:
+        version = repr(header["tables"]) if "tables" in header else "missing"
+        raise FileFormatError(f"{path}: trellis tables version {version}; this vqindex reads: {TABLE_VERSION}")
+
+
 def _check_definition(blocks: _Blocks, header: dict[str, Any], codec: Codec) -> None:
     """Refuse a file whose codebook or rotation this build would not reproduce exactly."""
     book = codec.codebook
@@ -197,7 +205,9 @@ def _check_definition(blocks: _Blocks, header: dict[str, Any], codec: Codec) -> 
 
 def _opened_blocks(path: Path, file: h5py.File, version: int) -> tuple[dict[str, Any], Codec, _Blocks]:
     header = _header(path, file)
-    codec = Codec(_spec(path, header))
+    spec = _spec(path, header)
+    _check_tables(path, header, spec)
+    codec = Codec(spec)
     blocks = _Blocks(path, file, header, codec, version)
     _check_definition(blocks, header, codec)
     return header, codec, blocks

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..codec import Codec
 from ..planes import BLOCK_ROWS, Block
+from ..trellis import TABLE_VERSION
 from ..version import __version__
 from .layout import FORMAT_NAME, FORMAT_VERSION, HEADER, PAGE, Checksummer, canonical_json
 
@@ -55,6 +56,7 @@ def _fill(
         entries["norm"] = _put(file, "norm", "<f4", (n,), (block.norm for block in blocks))
     if ids is not None:
         entries["ids"] = _put(file, "ids", "<i8", (n,), [ids])
+    tables = {"tables": TABLE_VERSION} if spec.codec == "trellis" else {}
     header = canonical_json(
         {
             "spec": spec.as_dict(),
@@ -64,6 +66,7 @@ def _fill(
             "writer": f"vqindex {__version__}",
             "blocks": entries,
             "meta": meta,
+            **tables,
         }
     )
     dataset = file.create_dataset(HEADER, data=header)
