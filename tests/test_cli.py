@@ -16,7 +16,7 @@ from vqindex.backend import resolve
 run, ok, folder = map(pytest.fixture, (cli_tools.run, cli_tools.ok, cli_tools.folder))
 
 EVAL_FIELDS = {
-    *("n", "dim", "bits", "metric", "codec", "sketch", "device", "backend", "k"),
+    *("n", "dim", "bits", "metric", "codec", "sketch", "device", "backend", "k", "threads", "confidence"),
     *("recall_at_k", "recall_1_at_k", "recall_1_at_1", "bytes_per_vector", "build_seconds", "encode_seconds"),
     *("qps_batch", "qps_single", "latency_ms_p50", "latency_ms_p99"),
 }
@@ -256,6 +256,64 @@ def check_eval(report, metric, k, **expected):
     assert report["build_seconds"] == index.meta["build_seconds"]
     assert min(report[name] for name in ("qps_batch", "qps_single", "latency_ms_p50")) > 0
     assert report["latency_ms_p99"] >= report["latency_ms_p50"]
+
+
+@pytest.fixture
+def spied(monkeypatch):
+    """What every search was asked for, besides queries and k."""
+    calls, search = [], vqindex.VQIndex.search
+
+    def spy(self, queries, k, **kwargs):
+        calls.append(kwargs)
+        return search(self, queries, k, **kwargs)
+
+    monkeypatch.setattr(vqindex.VQIndex, "search", spy)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("extra", "threads", "confidence"),
+    [
+        ((), None, 0.995),
+        (("--threads", 1), 1, 0.995),
+        (("--confidence", 1), None, 1.0),
+        (("--threads", 7, "--confidence", 0.6), 7, 0.6),
+    ],
+)
+def test_threads_and_confidence_reach_the_search(folder, ok, spied, extra, threads, confidence):
+    ok("build", "base.npy", "-o", "a.vqi", "--bits", 2)
+    ok("search", "a.vqi", "queries.npy", "--json", *extra)
+    assert spied == [{"threads": threads, "confidence": confidence}]
+    report = one_object(ok("eval", "a.vqi", "base.npy", "--queries", "queries.npy", "--json", *extra))
+    assert spied == [{"threads": threads, "confidence": confidence}] * len(spied)
+    assert (report["threads"], report["confidence"]) == (threads, confidence)
+
+
+@pytest.mark.parametrize("command", [("search", "a.vqi", "queries.npy"), ("eval", "a.vqi", "a.hdf5")])
+@pytest.mark.parametrize(
+    ("extra", "code", "words"),
+    [
+        (("--threads", 0), 2, "Invalid value for '--threads': 0 is not in the range x>=1."),
+        (("--threads", "many"), 2, "Invalid value for '--threads': 'many' is not a valid integer range."),
+        (("--confidence", 0.5), 2, "Invalid value for '--confidence': 0.5 is not in the range 0.5<x<=1."),
+        (("--confidence", 1.01), 2, "Invalid value for '--confidence': 1.01 is not in the range 0.5<x<=1."),
+        (("--confidence", "sure"), 2, "Invalid value for '--confidence': 'sure' is not a valid float range."),
+        (("--confidence", "nan"), 1, "error: confidence is nan; expected a number above 0.5 and at most 1"),
+    ],
+)
+def test_wrong_threads_and_confidence(folder, ok, run, command, extra, code, words):
+    write_annbench("a.hdf5", "l2", "new")
+    ok("build", "a.hdf5", "-o", "a.vqi")
+    done, out, err = run(*command, *extra)
+    assert (done, out) == (code, "")
+    assert words in err
+
+
+@pytest.mark.parametrize("command", ["search", "eval"])
+def test_help_explains_threads_and_confidence(folder, ok, command):
+    text = " ".join(ok(command, "--help").split())
+    assert "--threads INTEGER RANGE Most threads to search with. Default: one for each processor. [x>=1]" in text
+    assert "1 scores every vector. [default: 0.995; 0.5<x<=1]" in text
 
 
 @pytest.mark.parametrize("layout", ["old", "new"])

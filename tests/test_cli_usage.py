@@ -36,12 +36,31 @@ def test_info(index_file, ok):
     index = vqindex.VQIndex.load("a.vqi")
     assert fields.items() >= {**index.spec.as_dict(), **index.meta}.items()
     assert fields["ntotal"] == 60
-    assert fields["format_version"] == 1
+    assert fields["format_version"] == 2
     assert fields["file_bytes"] == os.path.getsize("a.vqi")
     assert fields["id_bytes"] == 0
+    assert (fields["sign_bytes"], fields["row_bytes"], fields["bytes_per_vector"]) == (2, 4, 2 + 4 + 8)
     table = ok("info", "a.vqi").splitlines()
     assert table[0] == "a.vqi"
     assert dict(line.split(None, 1) for line in table[1:])["codec"].strip() == "turboquant-prod"
+
+
+@pytest.mark.parametrize("codec", ["turboquant-mse", "trellis", "qjl"])
+def test_info_of_every_kind_of_code_adds_up(folder, ok, codec):
+    ok("build", "base.npy", "-o", "b.vqi", "--codec", codec, "--bits", 3, "--metric", "cosine")
+    fields = one_object(ok("info", "b.vqi", "--json"))
+    assert (fields["sign_bytes"] > 0) == (codec == "turboquant-mse")
+    blocks = one_object(ok("verify", "b.vqi", "--json"))["blocks"]
+    assert blocks["codes"] == 60 * fields["row_bytes"]
+    assert blocks.get("signs", 0) == 64 * fields["sign_bytes"]
+    assert fields["bytes_per_vector"] == fields["sign_bytes"] + fields["row_bytes"] + 4
+
+
+def test_info_of_a_file_of_version_1(folder, ok):
+    shutil.copy(Path(__file__).parent / "golden" / "format1.vqi", "old.vqi")
+    fields = one_object(ok("info", "old.vqi", "--json"))
+    assert fields["format_version"] == 1
+    assert fields["bytes_per_vector"] == 3 + 5 + 8, "what it takes once loaded"
 
 
 def test_names_with_brackets_are_shown_as_they_are(index_file, ok):
@@ -54,7 +73,9 @@ def test_verify(index_file, ok, run):
     report = one_object(ok("verify", "a.vqi", "--json"))
     assert report["index"] == "a.vqi"
     assert report["ok"] is True
-    assert report["blocks"]["codes"] == 60 * vqindex.VQIndex.load("a.vqi").spec.code_bytes
+    spec = vqindex.VQIndex.load("a.vqi").spec
+    assert report["blocks"]["codes"] == 60 * spec.row_bytes
+    assert report["blocks"]["signs"] == 64 * spec.sign_bytes
     assert ok("verify", "a.vqi").splitlines()[-1] == "a.vqi: ok"
     with h5py.File("a.vqi") as file:
         offset = file["factor"].id.get_offset()
@@ -114,9 +135,9 @@ def test_demo(folder, run):
     for row in rows:
         assert 0 < row["recall_at_10"] <= row["recall_1_at_10"] <= 1
         # Cosine: the codes and one float32. The paper's sketch keeps its residual's length in that one.
-        # A trellis row begins with 6 or 4 bits more, which do not fit the last byte at d = 100.
-        start = 1 if row["index"] == "vqindex trellis" else 0
-        assert row["bytes_per_vector"] == 100 * row["bits"] // 8 + start + 4
+        # A byte more at d = 100: a trellis row begins with 6 or 4 bits more, and the sign plane ends in half a byte.
+        rounded = 0 if row["index"] == "prod as in the paper" else 1
+        assert row["bytes_per_vector"] == 100 * row["bits"] // 8 + rounded + 4
     ours = {row["bits"]: row["recall_at_10"] for row in rows if row["index"] == "vqindex default"}
     assert ours[4] > ours[2]
     names = ("default", "paper", "trellis")

@@ -2,18 +2,22 @@
 
 import itertools
 import os
+import shutil
 import stat
+from pathlib import Path
 
+import gate
 import h5py
 import numpy as np
 import pytest
-from cases import CODECS, METRICS
+from cases import CODECS, METRICS, every_codec, every_metric
 
 import vqindex
 from vqindex import VQIndex, storage
 from vqindex.storage import writer
 
 DIM = 12
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def make(n, metric="ip", codec="turboquant-prod", sketch=None, *, ids=False, dim=DIM, bits=4, **kwargs):
@@ -100,7 +104,7 @@ def test_saving_a_mapped_index_over_its_own_file(tmp_path):
 def test_mapped_rows_are_not_read(tmp_path):
     make(300, ids=True).save(tmp_path / "a.vqi")
     stored = storage.read(tmp_path / "a.vqi", mmap=True)
-    for part in (stored.rows.codes, stored.rows.factor, stored.rows.norm, stored.ids):
+    for part in (*stored.rows, stored.ids):
         assert isinstance(part, np.memmap)
         assert not part.flags.writeable
 
@@ -136,10 +140,10 @@ def test_blocks_are_plain_contiguous_arrays(tmp_path):
     index = make(3000, "l2", ids=True)
     index.save(path)
     rows = storage.read(path).rows
-    expected = {"codes": rows.codes, "factor": rows.factor, "norm": rows.norm, "ids": index.ids}
+    expected = {**rows._asdict(), "ids": index.ids}
     with h5py.File(path) as file:
         assert file.attrs["format"] == b"vqindex"
-        assert file.attrs["format_version"] == 1
+        assert file.attrs["format_version"] == 2
         for name, array in expected.items():
             dataset = file[name]
             assert dataset.chunks is None
@@ -149,21 +153,44 @@ def test_blocks_are_plain_contiguous_arrays(tmp_path):
             np.testing.assert_array_equal(np.memmap(path, array.dtype, "r", offset, array.shape), array)
 
 
-def test_stored_bytes_are_what_the_index_says(tmp_path):
-    for metric in METRICS:
-        index = make(1000, metric)
+@every_metric
+@every_codec
+def test_stored_bytes_are_what_the_index_says(tmp_path, codec, sketch, metric):
+    index = make(960, metric, codec, sketch, bits=3, dim=13)  # whole blocks of 64: the last one may be padded
+    index.save(tmp_path / "a.vqi")
+    sizes = dict(storage.verify(tmp_path / "a.vqi"))
+    assert ("signs" in sizes) == index.spec.has_sign_plane
+    stored = sum(size for name, size in sizes.items() if name in ("signs", "codes", "factor", "norm"))
+    assert stored == 960 * index.spec.bytes_per_vector
+    # Tables, header, HDF5 structures and the pages' alignment: 6 pages at most.
+    assert (tmp_path / "a.vqi").stat().st_size <= stored + 6 * 4096
+
+
+@pytest.mark.parametrize("n", [0, 1, 63, 64, 65, 128, 130])
+def test_sign_plane_has_whole_blocks_filled_with_zeros(tmp_path, n):
+    index = make(n, dim=13)
+    index.save(tmp_path / "a.vqi")
+    with h5py.File(tmp_path / "a.vqi") as file:
+        signs = file["signs"][()]
+        assert file["codes"].shape == (n, 5)
+    assert signs.shape == (-(-n // 64), 2, 64)
+    assert not signs.transpose(0, 2, 1).reshape(-1, 2)[n:].any()
+    assert not (signs[:, 1] >> 5).any(), "bits behind the last coordinate"
+
+
+def test_codes_without_a_sign_plane_are_whole_rows(tmp_path):
+    for codec, sketch in (("trellis", None), ("qjl", None), ("turboquant-prod", "orthogonal")):
+        index = make(70, codec=codec, sketch=sketch, bits=2)
         index.save(tmp_path / "a.vqi")
-        sizes = dict(storage.verify(tmp_path / "a.vqi"))
-        stored = sum(size for name, size in sizes.items() if name in ("codes", "factor", "norm"))
-        assert stored == 1000 * index.spec.bytes_per_vector
-        # Tables, header, HDF5 structures and the pages' alignment: 5 pages at most.
-        assert (tmp_path / "a.vqi").stat().st_size <= stored + 5 * 4096
+        with h5py.File(tmp_path / "a.vqi") as file:
+            assert "signs" not in file
+            assert file["codes"].shape == (70, index.spec.code_bytes)
 
 
 def test_verify_names_every_block(tmp_path):
     make(300, ids=True).save(tmp_path / "a.vqi")
     names = [name for name, _ in storage.verify(tmp_path / "a.vqi")]
-    assert sorted(names) == ["codes", "factor", "ids", "levels", "norm", "thresholds"]
+    assert names == ["codes", "factor", "ids", "levels", "norm", "signs", "thresholds"]
 
 
 def test_header_can_be_read_alone(tmp_path):
@@ -171,11 +198,69 @@ def test_header_can_be_read_alone(tmp_path):
     index.meta["answer"] = 42
     index.save(tmp_path / "a.vqi")
     header = storage.read_header(tmp_path / "a.vqi")
-    assert header["format_version"] == 1
+    assert header["format_version"] == 2
     assert header["ntotal"] == 300
     assert header["spec"] == index.spec.as_dict()
     assert header["meta"] == {"answer": 42}
     assert header["writer"] == f"vqindex {vqindex.__version__}"
+
+
+# ---- files of all versions are read for ever
+
+
+@pytest.fixture(params=[1, 2])
+def golden_file(request, golden, tmp_path):
+    """A copy of the committed file of a format version, its version, and what a search of it gives."""
+    name = f"format{request.param}"
+    expected = golden(f"{name}.json")
+    expected["scores"] = [[float.fromhex(score) for score in row] for row in expected["scores"]]
+    return shutil.copy(GOLDEN / f"{name}.vqi", tmp_path), request.param, expected
+
+
+def golden_index():
+    index = VQIndex(17, 3, "l2", seed=5)
+    index.add(gate.corpus(17)[14:], ids=np.arange(82) * 10 + 7)
+    index.meta["note"] = "golden"
+    return index
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_golden_files(golden_file, mmap):
+    path, version, expected = golden_file
+    header = storage.read_header(path)
+    assert header["format_version"] == version
+    assert ("signs" in header["blocks"]) == (version > 1)
+    storage.verify(path)
+    for device in ("auto", "reference"):
+        index = VQIndex.load(path, mmap=mmap, device=device)
+        scores, ids = index.search(gate.queries(17), 5, confidence=1)
+        np.testing.assert_array_equal(scores, np.float32(expected["scores"]))
+        np.testing.assert_array_equal(ids, expected["ids"])
+    assert_same(index, golden_index())
+
+
+def test_rows_of_golden_files_are_what_is_written_today(golden_file, tmp_path):
+    path, version, _ = golden_file
+    golden_index().save(tmp_path / "today.vqi")
+    today, then = (storage.read(each).rows for each in (tmp_path / "today.vqi", path))
+    for one, other in zip(then, today, strict=True):
+        np.testing.assert_array_equal(one, other)
+    with h5py.File(path) as old, h5py.File(tmp_path / "today.vqi") as new:
+        for name in old if version == 2 else ("thresholds", "levels", "factor", "norm", "ids"):
+            if name != "header":
+                assert old[name].dtype == new[name].dtype
+                np.testing.assert_array_equal(old[name][()], new[name][()])
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_golden_files_can_grow_and_be_saved_as_today(golden_file, tmp_path, mmap):
+    path, _, _ = golden_file
+    index, expected = VQIndex.load(path, mmap=mmap), golden_index()
+    for each in (index, expected):
+        each.add(gate.corpus(17)[:14], ids=np.arange(14) * 10)
+    index.save(path)
+    assert storage.read_header(path)["format_version"] == 2
+    assert_same(VQIndex.load(path, mmap=mmap), expected)
 
 
 # ---- writing is atomic and durable
@@ -194,7 +279,7 @@ def break_block(monkeypatch, which, error):
 
 
 @pytest.mark.parametrize("there", [False, True])
-@pytest.mark.parametrize("which", [0, 2, 4])
+@pytest.mark.parametrize("which", [0, 2, 3, 5])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_failing_half_way_keeps_the_old_file(tmp_path, monkeypatch, error, which, there):
     path = tmp_path / "a.vqi"

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -18,6 +19,7 @@ DIM = 8
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
+    """A small file with every block."""
     path = tmp_path_factory.mktemp("damage") / "small.vqi"
     index = VQIndex(DIM, 4, "l2")
     index.add(np.random.default_rng(0).standard_normal((17, DIM)), ids=np.arange(17) * 5)
@@ -120,19 +122,19 @@ def test_missing_attributes(path, original):
     shutil.copy(original, path)
     with h5py.File(path, "r+") as file:
         del file.attrs["format_version"]
-    assert_refused(path, "format version is None", "reads: 1")
+    assert_refused(path, "format version is None", "reads: 1, 2")
     shutil.copy(original, path)
     with h5py.File(path, "r+") as file:
         del file["header"].attrs["crc32"]
     assert_refused(path)
 
 
-@pytest.mark.parametrize("version", [0, 2, 2**31, "1", b"one", 1.0, [1]])
+@pytest.mark.parametrize("version", [0, 3, 2**31, "1", b"one", 1.0, [1]])
 def test_unknown_version(path, version):
     with h5py.File(path, "r+") as file:
         del file.attrs["format_version"]
         file.attrs["format_version"] = version
-    assert_refused(path, "format version is", "reads: 1")
+    assert_refused(path, "format version is", "reads: 1, 2")
 
 
 # ---- flipped bits
@@ -178,7 +180,7 @@ def test_no_flipped_bit_changes_an_answer(original, tmp_path):
     assert int(last[-1].split()[1]) > size / 3 / 3
 
 
-@pytest.mark.parametrize("name", ["thresholds", "levels", "codes", "factor", "norm", "ids", "header"])
+@pytest.mark.parametrize("name", ["thresholds", "levels", "signs", "codes", "factor", "norm", "ids", "header"])
 def test_flipped_bits_name_the_block(original, path, name):
     with h5py.File(original) as file:
         offset, size = file[name].id.get_offset(), file[name].nbytes
@@ -202,14 +204,14 @@ def test_damage_is_named_by_byte_range(tmp_path, monkeypatch):
     monkeypatch.setattr(layout, "CHECK_BYTES", 1000)
     monkeypatch.setattr(reader, "CHECK_BYTES", 1000)
     path = tmp_path / "a.vqi"
-    index = VQIndex(16)
-    index.add(np.random.default_rng(0).standard_normal((300, 16)))  # 2400 bytes of codes
+    index = VQIndex(16, codec="trellis")
+    index.add(np.random.default_rng(0).standard_normal((300, 16)))  # 2700 bytes of codes
     index.save(path)
     assert len(storage.read_header(path)["blocks"]["codes"]["crc32"]) == 3
     with h5py.File(path) as file:
         offset = file["codes"].id.get_offset()
     whole = path.read_bytes()
-    for at, span in ((0, "0 to 999"), (999, "0 to 999"), (1000, "1000 to 1999"), (2399, "2000 to 2399")):
+    for at, span in ((0, "0 to 999"), (999, "0 to 999"), (1000, "1000 to 1999"), (2699, "2000 to 2699")):
         damaged = bytearray(whole)
         damaged[offset + at] ^= 1
         path.write_bytes(damaged)
@@ -299,6 +301,9 @@ def test_headers_of_another_shape_are_refused(original, path):
         edits("blocks", "codes", value=None),
         edits("blocks", "levels", "shape", value=[]),
         edits("blocks", "codes", "shape", value=[17, 5]),
+        edits("blocks", "signs", "shape", value=[17, 1]),
+        edits("blocks", "signs", "shape", value=[2, 1, 64]),
+        edits("blocks", "signs", "crc32", value=[]),
         edits("blocks", "codes", "dtype", value="|O"),
         edits("blocks", "codes", "crc32", value=[]),
         edits("blocks", "codes", "crc32", value=[1, 2, 3]),
@@ -306,6 +311,7 @@ def test_headers_of_another_shape_are_refused(original, path):
         lambda header: header["blocks"].pop("ids"),
         lambda header: header["blocks"].pop("norm"),
         lambda header: header["blocks"].pop("levels"),
+        lambda header: header["blocks"].pop("signs"),
         lambda header: header.pop("meta"),
     ):
         shutil.copy(original, path)
@@ -326,7 +332,7 @@ def test_header_that_is_no_json_object(path):
         assert_refused(path)
 
 
-@pytest.mark.parametrize("name", ["thresholds", "levels", "codes", "factor", "norm", "ids", "header"])
+@pytest.mark.parametrize("name", ["thresholds", "levels", "signs", "codes", "factor", "norm", "ids", "header"])
 def test_blocks_that_are_not_as_written(original, path, name):
     array = block(path, name)
     crc = None
@@ -359,40 +365,41 @@ def test_blocks_that_are_not_as_written(original, path, name):
     assert_refused(path, f"'{name}' is a link or a group")
 
 
-def test_links_and_storage_that_lead_elsewhere(original, path, tmp_path):
-    codes = block(path, "codes")
-    (tmp_path / "codes.bin").write_bytes(codes.tobytes())
+@pytest.mark.parametrize("name", ["signs", "codes"])
+def test_links_and_storage_that_lead_elsewhere(original, path, tmp_path, name):
+    array = block(path, name)
+    (tmp_path / "block.bin").write_bytes(array.tobytes())
 
     def refused(make, word):
         shutil.copy(original, path)
         with h5py.File(path, "r+", libver=("v110", "v110")) as file:
-            del file["codes"]
+            del file[name]
             make(file)
-        assert_refused(path, "'codes'", word)
+        assert_refused(path, f"'{name}'", word)
 
     def soft(file):
-        file["codes"] = h5py.SoftLink("/factor")
+        file[name] = h5py.SoftLink("/factor")
 
     def external_link(file):
-        file["codes"] = h5py.ExternalLink(str(original), "codes")
+        file[name] = h5py.ExternalLink(str(original), name)
 
     def external_storage(file):
-        file.create_dataset("codes", codes.shape, "u1", external=[(str(tmp_path / "codes.bin"), 0, codes.nbytes)])
+        file.create_dataset(name, array.shape, "u1", external=[(str(tmp_path / "block.bin"), 0, array.nbytes)])
 
     def compact(file):
         create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         create.set_layout(h5py.h5d.COMPACT)
-        space = h5py.h5s.create_simple(codes.shape)
-        dataset = h5py.h5d.create(file.id, b"codes", h5py.h5t.NATIVE_UINT8, space, create)
-        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, codes)
+        space = h5py.h5s.create_simple(array.shape)
+        dataset = h5py.h5d.create(file.id, name.encode(), h5py.h5t.NATIVE_UINT8, space, create)
+        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, array)
 
     def virtual(file):
-        target = h5py.VirtualLayout(codes.shape, "u1")
-        target[...] = h5py.VirtualSource(str(original), "codes", codes.shape)
-        file.create_virtual_dataset("codes", target)
+        target = h5py.VirtualLayout(array.shape, "u1")
+        target[...] = h5py.VirtualSource(str(original), name, array.shape)
+        file.create_virtual_dataset(name, target)
 
     def unwritten(file):
-        file.create_dataset("codes", codes.shape, "u1")
+        file.create_dataset(name, array.shape, "u1")
 
     refused(soft, "link")
     refused(external_link, "link")
@@ -401,11 +408,31 @@ def test_links_and_storage_that_lead_elsewhere(original, path, tmp_path):
     refused(virtual, "virtual")
     shutil.copy(original, path)
     with h5py.File(path, "r+", libver=("v110", "v110")) as file:
-        del file["codes"]
+        del file[name]
         unwritten(file)
-    assert_refused(path, "'codes'", mmap=(False,))
-    with pytest.raises(FileFormatError, match="'codes' was never written"):
+    assert_refused(path, f"'{name}'", mmap=(False,))
+    with pytest.raises(FileFormatError, match=f"'{name}' was never written"):
         VQIndex.load(path, mmap=True)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_versions_are_not_mistaken_for_each_other(original, path, tmp_path, version):
+    """Neither a version 2 file that says 1, nor one of version 1 that says 2."""
+    if version == 2:
+        shutil.copy(Path(__file__).parent / "golden" / "format1.vqi", path)
+    with h5py.File(path, "r+") as file:
+        assert file.attrs["format_version"] == 3 - version
+        file.attrs.modify("format_version", np.uint32(version))
+    assert_refused(path, "the header names blocks")
+
+
+def test_a_sign_plane_where_none_belongs(path):
+    index = VQIndex(DIM, codec="trellis")
+    index.add(np.random.default_rng(0).standard_normal((17, DIM)))
+    index.save(path)
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        file["signs"] = np.zeros((1, 1, 64), np.uint8)
+    assert_refused(path, "'signs'", "does not name")
 
 
 def test_objects_the_header_does_not_name(path):

@@ -1,7 +1,8 @@
-"""FROZEN: the coarse stage of the search. DO NOT CHANGE: results are compared bit for bit (tests/golden/gate-search.json).
+"""FROZEN: the coarse stage of the search. DO NOT CHANGE: golden results are in tests/golden/gate-search.json.
 
-Codes that quantise every coordinate alone know the sign of each rotated coordinate y_j: one bit of the field. Signs alone
-already estimate <q, x> (QJL, arXiv 2406.03482; RaBitQ, arXiv 2405.12497). For a row of norm |x| and a random rotation,
+Codes that quantise every coordinate alone know the sign of each rotated coordinate y_j: one bit of the field. Signs
+alone already estimate <q, x> (QJL, arXiv 2406.03482; RaBitQ, arXiv 2405.12497). For a row of norm |x| and a random
+rotation,
 
     <Pq, sign(y)> |x| sqrt(pi / 2d)   has mean <q, x> and variance about (pi/2 - 1) / d |q|^2 |x|^2,
 
@@ -14,10 +15,10 @@ Bound. In float32:  ip = fl(fl(fl(A sum) + B) norm), norm = 1 for cosine, with
     B = float32(z sqrt((pi/2 - 1) / d |q|^2 + pi / 50d left scale^2)),
     scale the value of a step of lead, z the quantile of the normal distribution at `confidence`.
     For l2 the bound is the distance that l2_from_ip gives for this ip.
-Key.   A row's key is the worse of its score and its bound. Search keeps the k best keys (ties: lower row) and returns
-    them in the order of their scores. A row whose bound does not beat the k-th best key so far can be dropped unread, in
-    whatever order, blocks or threads rows are met: the result is the same. It differs from the full scan only where a
-    true neighbour's bound fails, which happens with probability 1 - confidence at most.
+Key.   A row's key is the worse of its score and its bound. Search keeps the k best keys (ties: lower row) and
+    returns them in the order of their scores. A row whose bound does not beat the k-th best key so far can be dropped
+    unread, in whatever order, blocks or threads rows are met: the result is the same. It differs from the full scan
+    only where a true neighbour's bound fails, which happens with probability 1 - confidence at most.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The CPU backend over the compiled extension: threads, and which instruction set; everything else is the reference.
 
-Compiled so far: encoding and preparing queries for codecs without a second projection, decoding to int8 levels, and the
-integer sums of the scan. Other steps run as in NumPy.
+Compiled so far, for codecs without a second projection: encoding, preparing queries, bringing rows into the stored
+layout, and the search. Other steps run as in NumPy.
 """
 
 from __future__ import annotations
@@ -127,7 +127,8 @@ class NativeBackend(ReferenceBackend):
     def put(self, rows: Encoded, block: Block, start: int) -> None:
         """Write code rows into the stored layout, from row `start` of a block on."""
         if block.signs is None:
-            return super().put(rows, block, start)
+            super().put(rows, block, start)
+            return
         split_rows(np.ascontiguousarray(rows.codes), self.spec.dim, self.spec.bits, start, block.signs, block.codes)
         put_scalars(rows, block, start)
 

@@ -23,7 +23,7 @@ __all__ = ["VQIndex"]
 
 _CHUNK_VALUES = 2**24  # float32 values encoded at a time: 64 MiB of input
 _MAX_K = 2**31 - 1
-_CONFIDENCE = 0.995
+DEFAULT_CONFIDENCE = 0.995
 
 
 class VQIndex:
@@ -149,7 +149,7 @@ class VQIndex:
             **self._spec.as_dict(),
             "ntotal": self.ntotal,
             "backend": self._backend.name,
-            "code_bytes": self._spec.code_bytes,
+            "code_bytes": self._spec.sign_bytes + self._spec.row_bytes,
             "bytes_per_vector": self._spec.bytes_per_vector,
             "id_bytes": 0 if explicit is None else 8,
             "memory_bytes": self._rows.nbytes + (0 if explicit is None else explicit.nbytes),
@@ -229,7 +229,7 @@ class VQIndex:
         return_stderr: bool = False,
         confidence: float | None = None,
     ) -> SearchResult | SearchResultWithError:
-        """Find the k best vectors for each query by a full scan of the codes.
+        """Find the k best vectors for each query by a scan of the codes.
 
         Parameters
         ----------
@@ -260,13 +260,17 @@ class VQIndex:
         """
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= _MAX_K:
             raise InvalidInputError(f"k is {k!r}; expected an integer from 1 to {_MAX_K}")
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        if threads is not None and (
+            isinstance(threads, bool) or not isinstance(threads, int | np.integer) or threads < 1
+        ):
             raise InvalidInputError(f"threads is {threads!r}; expected an integer of at least 1, or None")
-        sure = _CONFIDENCE if confidence is None else confidence
-        if isinstance(sure, bool) or not isinstance(sure, int | float) or not 0.5 < sure <= 1:
+        sure = DEFAULT_CONFIDENCE if confidence is None else confidence
+        if isinstance(sure, bool) or not isinstance(sure, int | float | np.floating) or not 0.5 < sure <= 1:
             raise InvalidInputError(f"confidence is {confidence!r}; expected a number above 0.5 and at most 1")
         prepared, single = self._prepare(queries)
-        scores, rows = self._backend.search(prepared, self._rows.blocks(), int(k), float(sure), threads)
+        scores, rows = self._backend.search(
+            prepared, self._rows.blocks(), int(k), float(sure), threads and int(threads)
+        )
         result = SearchResult(scores, self._ids.ids(rows))
         if return_stderr:
             with_error = SearchResultWithError(*result, self._stderr(prepared, rows))

@@ -2,9 +2,10 @@
 
 A code row (packing.py) of b-bit fields, one per coordinate, is stored in two parts if the code has a sign plane:
 
-Sign plane. The highest bit of every field is the sign of the rotated coordinate. Rows are taken in blocks of 64; byte j
-    of a row holds the signs of coordinates 8j .. 8j + 7, the lowest bit first. A block is [byte j][row], so that one load
-    brings eight coordinates of 64 rows: (ceil(n / 64), ceil(d / 8), 64) bytes. Rows that fill the last block are zero.
+Sign plane. The highest bit of every field is the sign of the rotated coordinate. Rows are taken in blocks of 64;
+    byte j of a row holds the signs of coordinates 8j .. 8j + 7, the lowest bit first. A block is [byte j][row], so that
+    one load brings eight coordinates of 64 rows: (ceil(n / 64), ceil(d / 8), 64) bytes. Rows that fill the last block
+    are zero.
 Codes. The other b - 1 bits of every field, packed as in packing.py: (n, ceil(d (b - 1) / 8)) bytes.
 
 Codes without a sign plane (the trellis, whose fields are no cells, and those with a sketch of their own) are stored as

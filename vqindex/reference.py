@@ -18,8 +18,8 @@ from .coarse import MAX_DIM as COARSE_DIM
 from .coarse import CoarseTerms, bounds, coarse_query, quantile
 from .codec import Codec
 from .estimator import Scaled, flush, integer_query, l2_from_ip, renormalised_variance, stderr, sum64, to_scaled
-from .planes import Block, join_rows, put_rows
 from .packing import pack, unpack
+from .planes import Block, join_rows, put_rows
 from .trellis import Trellis, trellis_values, viterbi
 
 __all__ = ["ReferenceBackend"]
@@ -236,14 +236,15 @@ class ReferenceBackend:
     ) -> tuple[F32, I64]:
         """Return the k best scores and rows, (nq, k), best first."""
         nq = queries.lead.shape[0]
-        parts = [Best.none(0, k)]
+        best = Best.none(nq, k)
         at_once = max(1, min(1024, _SCORES // (4 * k)))
         for start in range(0, nq, at_once):
-            part = queries.take(slice(start, start + at_once))
-            parts.append(self._search_part(part, blocks, Best.none(len(part.lead), k), confidence))
-        best = Best(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+            at = slice(start, start + at_once)
+            part = queries.take(at)
+            found = self._search_part(part, blocks, Best.none(len(part.lead), k), confidence)
+            best.scores[at], best.rows[at] = found.scores, found.rows
         order = np.lexsort((best.rows, -best.scores))
-        scores, rows = (np.take_along_axis(array, order, axis=1) for array in (best.scores, best.rows))
+        scores, rows = np.take_along_axis(best.scores, order, axis=1), np.take_along_axis(best.rows, order, axis=1)
         return (np.float32(0) - scores if self._ascending else scores), rows
 
     def _search_part(self, queries: Queries, blocks: Sequence[Block], best: Best, confidence: float) -> Best:
@@ -308,14 +309,14 @@ class Best(NamedTuple):
             return self
         old_query, old_place = np.nonzero(self.rows >= 0)
         all_query = np.concatenate([old_query, query])
-        old = (array[old_query, old_place] for array in self)
-        new = (keys[query, column], scores[query, column], column + first_row)
-        key, score, row = (np.concatenate(pair) for pair in zip(old, new, strict=True))
+        key = np.concatenate([self.keys[old_query, old_place], keys[query, column]])
+        score = np.concatenate([self.scores[old_query, old_place], scores[query, column]])
+        row = np.concatenate([self.rows[old_query, old_place], column + first_row])
         order = np.lexsort((row, -key, all_query))
         all_query = all_query[order]
         place = np.arange(all_query.size) - np.searchsorted(all_query, all_query)
         keep = place < k
-        best = Best(*(array.copy() for array in self))
-        for array, values in zip(best, (key, score, row), strict=True):
-            array[all_query[keep], place[keep]] = values[order][keep]
+        at, kept = (all_query[keep], place[keep]), order[keep]
+        best = Best(self.keys.copy(), self.scores.copy(), self.rows.copy())
+        best.keys[at], best.scores[at], best.rows[at] = key[kept], score[kept], row[kept]
         return best

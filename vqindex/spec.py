@@ -113,7 +113,7 @@ class IndexSpec:
 
     @property
     def has_sign_plane(self) -> bool:
-        """Whether the highest bits of the fields are the signs of the coordinates and stored apart (``layout.py``)."""
+        """Whether the highest bits of the fields are the signs of the coordinates and stored apart (``planes.py``)."""
         return self.codec in ("turboquant-prod", "turboquant-mse") and self.sketch in ("shared", "none")
 
     @property

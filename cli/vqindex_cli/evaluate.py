@@ -15,6 +15,7 @@ from vqindex_datasets import exact_knn, is_annbench, load_annbench, open_vectors
 from vqindex_datasets.recall import recall_1_at_k, recall_at_k
 
 from .measure import time_search
+from .options import confidence_option, threads_option
 from .output import json_option, progress_bar, show_fields, show_json
 
 __all__ = ["evaluate"]
@@ -69,10 +70,21 @@ def _check_size(index: vqindex.VQIndex, data: Path, n: int, dim: int) -> None:
 )
 @click.option("--exact", is_flag=True, help="Compute the true neighbours instead of taking DATA's.")
 @click.option("--mmap/--no-mmap", default=False, show_default=True, help="Map the index instead of reading it.")
+@threads_option
+@confidence_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, or a backend's name.")
 @json_option
 def evaluate(
-    index: Path, data: Path, k: int, queries: Path | None, exact: bool, mmap: bool, device: str, as_json: bool
+    index: Path,
+    data: Path,
+    k: int,
+    queries: Path | None,
+    exact: bool,
+    mmap: bool,
+    threads: int | None,
+    confidence: float,
+    device: str,
+    as_json: bool,
 ) -> None:
     """Measure recall, speed and size of INDEX, built from DATA.
 
@@ -86,8 +98,12 @@ def evaluate(
     if len(test) == 0:
         raise click.ClickException(f"{queries or data} holds no queries")
     truth = loaded.ids[rows]
-    found = loaded.search(test, k).ids
-    times = time_search(lambda q: loaded.search(q, k), test)
+
+    def search(vectors: NDArray[np.float32]) -> vqindex.SearchResult:
+        return loaded.search(vectors, k, threads=threads, confidence=confidence)
+
+    found = search(test).ids
+    times = time_search(search, test)
     stats = loaded.stats()
     report: dict[str, Any] = {
         "index": str(index),
@@ -98,6 +114,8 @@ def evaluate(
         "backend": stats["backend"],
         "queries": len(test),
         "k": k,
+        "threads": threads,
+        "confidence": confidence,
         "recall_at_k": recall_at_k(found, truth, k),
         "recall_1_at_k": recall_1_at_k(found, truth, k),
         "recall_1_at_1": recall_1_at_k(found, truth, 1),

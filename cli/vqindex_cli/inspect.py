@@ -27,6 +27,8 @@ def info(index: Path, as_json: bool) -> None:
         "writer": header["writer"],
         "ntotal": header["ntotal"],
         **spec.as_dict(),
+        "sign_bytes": spec.sign_bytes,
+        "row_bytes": spec.row_bytes,
         "bytes_per_vector": spec.bytes_per_vector,
         "id_bytes": 8 if "ids" in header["blocks"] else 0,
         "file_bytes": index.stat().st_size,

@@ -12,6 +12,7 @@ import numpy as np
 import vqindex
 from vqindex_datasets import is_annbench, open_vectors
 
+from .options import confidence_option, threads_option
 from .output import json_option, show_table
 
 __all__ = ["search"]
@@ -26,10 +27,21 @@ _SHOWN = 10
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write scores and ids here (.npz).")
 @click.option("--dataset", help="Which dataset of QUERIES to use. Default: test, if it is an ann-benchmarks file.")
 @click.option("--mmap/--no-mmap", default=False, show_default=True, help="Map the index instead of reading it.")
+@threads_option
+@confidence_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, or a backend's name.")
 @json_option
 def search(
-    index: Path, queries: Path, k: int, output: Path | None, dataset: str | None, mmap: bool, device: str, as_json: bool
+    index: Path,
+    queries: Path,
+    k: int,
+    output: Path | None,
+    dataset: str | None,
+    mmap: bool,
+    threads: int | None,
+    confidence: float,
+    device: str,
+    as_json: bool,
 ) -> None:
     """Search INDEX for the vectors of QUERIES.
 
@@ -41,7 +53,7 @@ def search(
         dataset = "test"
     loaded = vqindex.VQIndex.load(index, mmap=mmap, device=device)
     with open_vectors(queries, dataset) as source:
-        result = loaded.search(source.read(), k)
+        result = loaded.search(source.read(), k, threads=threads, confidence=confidence)
     if output is not None:
         temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp.npz")
         try:

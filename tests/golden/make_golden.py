@@ -1,6 +1,7 @@
 """Write the golden files. Definitions are frozen: run this only when a NEW definition is added, never to mend a test.
 
-    python tests/golden/make_golden.py NAME...      names: rotation codebook packing gate gate-trellis gate-search planes file file2
+    python tests/golden/make_golden.py NAME...      names: rotation codebook packing gate gate-trellis gate-search
+                                             planes file file2
 
 Existing files are not replaced.
 """
@@ -20,7 +21,6 @@ import vqindex  # noqa: E402
 from vqindex import codebook, packing, planes  # noqa: E402
 from vqindex.backend import Encoded, make_backend  # noqa: E402
 from vqindex.rotation import Hadamard, counter_words, gaussian_matrix, golden_stride  # noqa: E402
-
 from vqindex.spec import IndexSpec  # noqa: E402
 from vqindex.storage.layout import FORMAT_VERSION  # noqa: E402
 
@@ -107,7 +107,7 @@ def write(name, value):
 
 def index_file(version):
     """A file of today's format that every later version must read, and what a search of it gives."""
-    assert FORMAT_VERSION == version
+    assert version == FORMAT_VERSION
     path = HERE / f"format{version}.vqi"
     if path.exists():
         sys.exit(f"{path} exists and is frozen")

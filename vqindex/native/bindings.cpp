@@ -70,10 +70,17 @@ class Scanner {
  public:
   Scanner(std::size_t dim, int step, int window, bool signs, Array<const std::int16_t, nb::ndim<1>> levels,
           std::string metric, const std::string& isa)
-      : dim_(dim), step_(step), window_(window), signs_(signs), metric_(std::move(metric)), isa_(checked_isa(isa)),
-        kernels_(&vqindex::kernels_for(isa_)), levels_(levels.data(), levels.data() + levels.size()) {
+      : dim_(dim),
+        step_(step),
+        window_(window),
+        signs_(signs),
+        metric_(std::move(metric)),
+        isa_(checked_isa(isa)),
+        kernels_(&vqindex::kernels_for(isa_)),
+        levels_(levels.data(), levels.data() + levels.size()) {
     if (dim < 1 || dim > 16384 || step < 0 || step > 8 || window < step || window > 9 ||
-        levels_.size() != std::size_t{1} << (window + signs) || (metric_ != "ip" && metric_ != "cosine" && metric_ != "l2"))
+        levels_.size() != std::size_t{1} << (window + signs) ||
+        (metric_ != "ip" && metric_ != "cosine" && metric_ != "l2"))
       throw std::invalid_argument("expected 1..16384 dim, step <= 8, step <= window <= 9, 2^(window + signs) levels");
     const auto [least, most] = std::minmax_element(levels_.begin(), levels_.end());
     if (*least < -127 || *most > 127) multiplier_ = 256;
@@ -97,7 +104,8 @@ class Scanner {
     vqindex::Task task{{narrow_->fields(), index_->fields(), wide, multiplier_, metric_ == "l2"}, {}, {}, {}, k};
     const std::size_t nq = lead.shape(0);
     if (lead.shape(1) != dim_ || scale.shape(0) != nq || norm.shape(0) != nq || k < 1)
-      throw std::invalid_argument("expected queries of the scanner's dimension with a scale and a norm each, and k > 0");
+      throw std::invalid_argument(
+          "expected queries of the scanner's dimension with a scale and a norm each, and k > 0");
     task.queries = {nq, lead.data(), scale.data(), norm.data()};
     if (!coarse.is_none()) {
       const auto [sums, plane, rounding, quantile] = nb::cast<std::tuple<double, double, double, double>>(coarse);
@@ -164,7 +172,8 @@ class Scanner {
 
  private:
   void check_row(std::size_t row_bytes) const {
-    if (row_bytes * 8 < (dim_ - 1) * step_ + window_) throw std::invalid_argument("expected rows that hold dim windows");
+    if (row_bytes * 8 < (dim_ - 1) * step_ + window_)
+      throw std::invalid_argument("expected rows that hold dim windows");
   }
 
   vqindex::Rows rows_of(nb::tuple block) const {

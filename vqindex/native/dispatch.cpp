@@ -15,7 +15,7 @@ std::vector<std::string> supported_isas() {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) names.emplace_back("avx2");
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl")) {
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2")) {
     names.emplace_back("avx512");
     if (__builtin_cpu_supports("avx512vnni")) names.emplace_back("avx512vnni");
     if (__builtin_cpu_supports("avx512vbmi")) names.emplace_back("avx512vbmi");

@@ -21,3 +21,12 @@
 #else
 #define VQ_INLINE inline
 #endif
+
+// A loop of constant length, over registers: unrolled, or they would live in memory.
+#if defined(__clang__)
+#define VQ_UNROLL _Pragma("unroll")
+#elif defined(__GNUC__)
+#define VQ_UNROLL _Pragma("GCC unroll 16")
+#else
+#define VQ_UNROLL
+#endif

@@ -32,8 +32,8 @@ struct Fields {
   const std::int8_t* table;  // 2^(window + signs) entries
 
   // The same as constants for vectors of 64 bytes (FieldTables makes them).
-  const std::uint8_t* gather;  // byte of a group of 64 rows' fields that each byte of eight 64-bit words takes
-  const std::uint8_t* shift;   // bit of its word at which the window of each byte begins
+  const std::uint8_t* gather;   // byte of a group of 64 rows' fields that each byte of eight 64-bit words takes
+  const std::uint8_t* shift;    // bit of its word at which the window of each byte begins
   const std::int8_t* repeated;  // for each sign, the table, repeated to at least 64 entries
 };
 
@@ -53,9 +53,7 @@ class FieldTables {
     }
   }
 
-  Fields fields() const {
-    return {dim_, step_, window_, signs_, table_.data(), gather_, shift_, repeated_.data()};
-  }
+  Fields fields() const { return {dim_, step_, window_, signs_, table_.data(), gather_, shift_, repeated_.data()}; }
 
  private:
   std::size_t dim_;
@@ -84,6 +82,9 @@ struct Kernels {
   // bytes, the last of them zero.
   void (*decode)(const Fields& fields, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
                  std::int8_t* levels);
+  // Sum of products of one row's levels with an int16 query of padded(dim, 64) values; `levels` is room for decoding.
+  std::int64_t (*row_dot)(const Fields& fields, const std::uint8_t* row, std::size_t row_bytes,
+                          const std::uint8_t* signs, const std::int16_t* query, std::int8_t* levels);
   // Sum of products with an int16 query; stride is a multiple of 64.
   std::int64_t (*dot)(const std::int8_t* levels, const std::int16_t* query, std::size_t stride);
   // Sum of squares.
@@ -91,13 +92,10 @@ struct Kernels {
 
   // A tile of 128 rows of levels, `stride` (a multiple of 64) apart, in the order that `tile_sums` wants.
   void (*arrange)(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile);
-  // sums[q * 128 + r] = 128 * sum(query q) + <row r, query q> for count <= kQueries int8 queries of `stride` bytes whose
-  // magnitudes are at most 64 and which are zero from `dim` on.
+  // sums[q * 128 + r] = 128 * sum(query q) + <row r, query q> for count <= kQueries int8 queries of `stride` bytes
+  // whose magnitudes are at most 64 and which are zero from `dim` on.
   void (*tile_sums)(const std::uint8_t* tile, std::size_t stride, std::size_t dim, const std::int8_t* queries,
                     std::size_t count, std::int32_t* sums);
-  // The same for one query and `rows` rows that were not arranged.
-  void (*row_sums)(const std::int8_t* levels, std::size_t stride, std::size_t rows, const std::int8_t* query,
-                   std::int32_t* sums);
   // Bit r: gain * (weight[r] * (sums[r] - offset) + slack * error[r]) > bar + lean * size[r].
   std::uint64_t (*passing)(const std::int32_t* sums, const Test& test, const float* weight, const float* error,
                            const float* size);
@@ -114,6 +112,8 @@ struct Kernels {
                      std::uint16_t* sums);
   // Sum of +-query[j] by one row's sign bits, in stride / 8 bytes; query is zero from the dimension on.
   std::int32_t (*sign_sum)(const std::uint8_t* signs, const std::int8_t* query, std::size_t stride);
+  // The sign bits of the 64 rows of a block of the sign plane, a row every `stride` bytes.
+  void (*sign_rows)(const std::uint8_t* block, std::size_t bytes, std::uint8_t* rows, std::size_t stride);
   // Bit r: sums[r] > bar.
   std::uint64_t (*above)(const std::uint16_t* sums, std::uint16_t bar);
   // Bit r: the bound of sum[r] - offset is above bar. Float32 operations in this order, none fused.

@@ -13,6 +13,8 @@ namespace {
 
 VQ_PLAIN_DECODE(VQ_T)
 VQ_PLAIN_REDUCTIONS(VQ_T)
+VQ_PLAIN_ROWS(VQ_T)
+VQ_ROW_DOT(VQ_T)
 VQ_PLAIN_SELECTION(VQ_T)
 
 VQ_T VQ_INLINE __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
@@ -28,14 +30,14 @@ VQ_T void arrange(const std::int8_t* levels, std::size_t stride, std::uint8_t* t
   plain::arrange(levels, stride, tile);
 }
 
-// Four rows, 32 coordinates at a time; `flip` turns int8 levels into bytes from 0 on.
-VQ_T VQ_INLINE __m128i sums_of_four(const std::uint8_t* const (&rows)[4], std::size_t stride, const std::int8_t* query,
-                                    __m256i flip) {
+// Four rows, 32 coordinates at a time.
+VQ_T VQ_INLINE __m128i sums_of_four(const std::uint8_t* const (&rows)[4], std::size_t stride,
+                                    const std::int8_t* query) {
   __m256i sum[4];
   for (auto& s : sum) s = _mm256_setzero_si256();
   for (std::size_t at = 0; at < stride; at += 32) {
     const __m256i x = load(query + at);
-    for (int i = 0; i < 4; ++i) sum[i] = dot4(sum[i], _mm256_xor_si256(load(rows[i] + at), flip), x);
+    for (int i = 0; i < 4; ++i) sum[i] = dot4(sum[i], load(rows[i] + at), x);
   }
   const __m256i all = _mm256_hadd_epi32(_mm256_hadd_epi32(sum[0], sum[1]), _mm256_hadd_epi32(sum[2], sum[3]));
   return _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
@@ -48,20 +50,7 @@ VQ_T void tile_sums(const std::uint8_t* tile, std::size_t stride, std::size_t, c
     const std::uint8_t* const rows[4] = {row, row + stride, row + 2 * stride, row + 3 * stride};
     for (std::size_t q = 0; q < count; ++q)
       _mm_storeu_si128(reinterpret_cast<__m128i*>(sums + q * kTile + r),
-                       sums_of_four(rows, stride, queries + q * stride, _mm256_setzero_si256()));
-  }
-}
-
-VQ_T void row_sums(const std::int8_t* levels, std::size_t stride, std::size_t rows, const std::int8_t* query,
-                   std::int32_t* sums) {
-  const std::uint8_t* bytes = reinterpret_cast<const std::uint8_t*>(levels);
-  for (std::size_t r = 0; r < rows; r += 4) {
-    const std::uint8_t* four[4];
-    for (std::size_t i = 0; i < 4; ++i) four[i] = bytes + std::min(r + i, rows - 1) * stride;
-    alignas(16) std::int32_t out[4];
-    _mm_store_si128(reinterpret_cast<__m128i*>(out),
-                    sums_of_four(four, stride, query, _mm256_set1_epi8(static_cast<char>(0x80))));
-    for (std::size_t i = 0; i < 4 && r + i < rows; ++i) sums[r + i] = out[i];
+                       sums_of_four(rows, stride, queries + q * stride));
   }
 }
 

@@ -2,7 +2,7 @@
 #include "isa.hpp"
 
 #ifdef VQ_X86
-#define VQ_T __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq" VQ_WIDE)))
+#define VQ_T __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,bmi2" VQ_WIDE)))
 #include "kernels_avx512.inl"
 
 namespace vqindex {

@@ -14,6 +14,8 @@
 namespace vqindex {
 namespace {
 
+VQ_PLAIN_ROWS(VQ_T)
+
 // ---- one row
 
 VQ_T VQ_INLINE __m512i pairs(__m512i sum, __m512i a, __m512i b) {
@@ -28,8 +30,18 @@ VQ_T VQ_INLINE __m512i widened(const std::int8_t* levels) {
   return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(levels)));
 }
 
+// The sum of 32-bit lanes, two of which may pass 2^31 together.
+VQ_T VQ_INLINE std::int64_t wide_sum(__m512i a, __m512i b) {
+  const __m512i low = _mm512_add_epi64(_mm512_cvtepi32_epi64(_mm512_castsi512_si256(a)),
+                                       _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(a, 1)));
+  const __m512i high = _mm512_add_epi64(_mm512_cvtepi32_epi64(_mm512_castsi512_si256(b)),
+                                        _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(b, 1)));
+  return _mm512_reduce_add_epi64(_mm512_add_epi64(low, high));
+}
+
+constexpr std::size_t kSafe = 8192;  // so many products of at most 127 * 32767 leave every lane of 16 below 2^31
+
 VQ_T std::int64_t dot(const std::int8_t* levels, const std::int16_t* query, std::size_t stride) {
-  constexpr std::size_t kSafe = 8192;  // a lane takes 512 products of at most 127 * 32767
   std::int64_t total = 0;
   for (std::size_t begin = 0; begin < stride; begin += kSafe) {
     __m512i a = _mm512_setzero_si512(), b = a;
@@ -37,12 +49,7 @@ VQ_T std::int64_t dot(const std::int8_t* levels, const std::int16_t* query, std:
       a = pairs(a, widened(levels + at), _mm512_loadu_si512(query + at));
       b = pairs(b, widened(levels + at + 32), _mm512_loadu_si512(query + at + 32));
     }
-    // Two lanes' sums may pass 2^31 together.
-    const __m512i low = _mm512_add_epi64(_mm512_cvtepi32_epi64(_mm512_castsi512_si256(a)),
-                                         _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(a, 1)));
-    const __m512i high = _mm512_add_epi64(_mm512_cvtepi32_epi64(_mm512_castsi512_si256(b)),
-                                          _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(b, 1)));
-    total += _mm512_reduce_add_epi64(_mm512_add_epi64(low, high));
+    total += wide_sum(a, b);
   }
   return total;
 }
@@ -73,31 +80,36 @@ VQ_T void arrange(const std::int8_t* levels, std::size_t stride, std::uint8_t* t
     for (std::size_t at = 0; at < stride; at += 64) {
       const std::int8_t* rows = levels + group * 16 * stride + at;
       __m512i a[16], b[16];
-      for (std::size_t r = 0; r < 16; ++r)
-        a[r] = _mm512_xor_si512(_mm512_loadu_si512(rows + r * stride), flip);
+      VQ_UNROLL
+      for (std::size_t r = 0; r < 16; ++r) a[r] = _mm512_xor_si512(_mm512_loadu_si512(rows + r * stride), flip);
       // A 16 x 16 transposition of 32-bit words: in pairs, in fours, then by 128-bit lanes.
+      VQ_UNROLL
       for (int i = 0; i < 16; i += 2) {
         b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
         b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
       }
+      VQ_UNROLL
       for (int i = 0; i < 16; i += 4) {
         a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
         a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
         a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
         a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
       }
+      VQ_UNROLL
       for (int i = 0; i < 4; ++i) {
         b[i] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88);
         b[i + 4] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xDD);
         b[i + 8] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
         b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xDD);
       }
+      VQ_UNROLL
       for (int i = 0; i < 4; ++i) {
         a[i] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88);
         a[i + 8] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0xDD);
         a[i + 4] = _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0x88);
         a[i + 12] = _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0xDD);
       }
+      VQ_UNROLL
       for (int i = 0; i < 16; ++i) _mm512_storeu_si512(tile + group * 16 * stride + at * 16 + i * 64, a[i]);
     }
 }
@@ -109,20 +121,25 @@ template <std::size_t Q>
 VQ_T VQ_INLINE void tile_sums_of(const std::uint8_t* tile, std::size_t stride, std::size_t dim,
                                  const std::int8_t* queries, std::int32_t* sums) {
   __m512i sum[Q][kGroupsOfRows];
-  for (std::size_t q = 0; q < Q; ++q)
-    for (std::size_t g = 0; g < kGroupsOfRows; ++g) sum[q][g] = _mm512_setzero_si512();
+  VQ_UNROLL
+  for (std::size_t q = 0; q < Q; ++q) VQ_UNROLL
+  for (std::size_t g = 0; g < kGroupsOfRows; ++g) sum[q][g] = _mm512_setzero_si512();
   for (std::size_t at = 0; at < dim; at += 4) {
     __m512i rows[kGroupsOfRows];
+    VQ_UNROLL
     for (std::size_t g = 0; g < kGroupsOfRows; ++g) rows[g] = _mm512_loadu_si512(tile + g * 16 * stride + at * 16);
+    VQ_UNROLL
     for (std::size_t q = 0; q < Q; ++q) {
       std::int32_t four;
       std::memcpy(&four, queries + q * stride + at, 4);
       const __m512i x = _mm512_set1_epi32(four);
+      VQ_UNROLL
       for (std::size_t g = 0; g < kGroupsOfRows; ++g) sum[q][g] = dot4(sum[q][g], rows[g], x);
     }
   }
-  for (std::size_t q = 0; q < Q; ++q)
-    for (std::size_t g = 0; g < kGroupsOfRows; ++g) _mm512_storeu_si512(sums + q * kTile + g * 16, sum[q][g]);
+  VQ_UNROLL
+  for (std::size_t q = 0; q < Q; ++q) VQ_UNROLL
+  for (std::size_t g = 0; g < kGroupsOfRows; ++g) _mm512_storeu_si512(sums + q * kTile + g * 16, sum[q][g]);
 }
 
 VQ_T void tile_sums(const std::uint8_t* tile, std::size_t stride, std::size_t dim, const std::int8_t* queries,
@@ -131,39 +148,12 @@ VQ_T void tile_sums(const std::uint8_t* tile, std::size_t stride, std::size_t di
   tile_sums_of<1>(tile, stride, dim, queries, sums);
 }
 
-// Sums of the lanes of four registers, in the 128-bit lanes' order.
-VQ_T VQ_INLINE __m128i four_sums(const __m512i (&x)[4]) {
-  const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(x[0], x[1]), _mm512_unpackhi_epi32(x[0], x[1]));
-  const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(x[2], x[3]), _mm512_unpackhi_epi32(x[2], x[3]));
-  const __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-  const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
-  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-}
-
-VQ_T void row_sums(const std::int8_t* levels, std::size_t stride, std::size_t rows, const std::int8_t* query,
-                   std::int32_t* sums) {
-  const __m512i flip = _mm512_set1_epi8(static_cast<char>(0x80));
-  for (std::size_t r = 0; r < rows; r += 4) {
-    __m512i sum[4];
-    for (int i = 0; i < 4; ++i) sum[i] = _mm512_setzero_si512();
-    for (std::size_t at = 0; at < stride; at += 64) {
-      const __m512i x = _mm512_loadu_si512(query + at);
-      for (std::size_t i = 0; i < 4; ++i) {
-        const std::int8_t* row = levels + std::min(r + i, rows - 1) * stride;
-        sum[i] = dot4(sum[i], _mm512_xor_si512(_mm512_loadu_si512(row + at), flip), x);
-      }
-    }
-    alignas(16) std::int32_t four[4];
-    _mm_store_si128(reinterpret_cast<__m128i*>(four), four_sums(sum));
-    for (std::size_t i = 0; i < 4 && r + i < rows; ++i) sums[r + i] = four[i];
-  }
-}
-
 // ---- selection
 
 VQ_T std::uint64_t passing(const std::int32_t* sums, const Test& test, const float* weight, const float* error,
                            const float* size) {
   std::uint64_t bits = 0;
+  VQ_UNROLL
   for (int g = 0; g < 4; ++g) {
     const __m512i sum = _mm512_sub_epi32(_mm512_loadu_si512(sums + 16 * g), _mm512_set1_epi32(test.offset));
     const __m512 upper = _mm512_add_ps(_mm512_mul_ps(_mm512_loadu_ps(weight + 16 * g), _mm512_cvtepi32_ps(sum)),
@@ -197,6 +187,7 @@ VQ_T std::uint64_t above(const std::uint16_t* sums, std::uint16_t bar) {
 
 VQ_T std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, const float* size, float bar) {
   std::uint64_t bits = 0;
+  VQ_UNROLL
   for (int g = 0; g < 4; ++g) {
     const __m256i narrow = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(sums + 16 * g));
     const __m512i sum = _mm512_sub_epi32(_mm512_cvtepu16_epi32(narrow), _mm512_set1_epi32(bound.offset));
@@ -217,6 +208,7 @@ struct Wide {
   __m512i low[B], high[B];  // low: even byte + 256 * odd byte, modulo 2^16; high: odd byte
 
   VQ_T VQ_INLINE void clear() {
+    VQ_UNROLL
     for (std::size_t b = 0; b < B; ++b) low[b] = high[b] = _mm512_setzero_si512();
   }
   VQ_T VQ_INLINE void add(std::size_t b, __m512i bytes) {
@@ -226,6 +218,7 @@ struct Wide {
   VQ_T VQ_INLINE void store(std::uint16_t* sums) const {
     const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
     const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    VQ_UNROLL
     for (std::size_t b = 0; b < B; ++b) {
       const __m512i even = _mm512_sub_epi16(low[b], _mm512_slli_epi16(high[b], 8));
       const __m512i x = _mm512_unpacklo_epi16(even, high[b]), y = _mm512_unpackhi_epi16(even, high[b]);
@@ -243,14 +236,16 @@ VQ_T VQ_INLINE __m512i plane_byte(const std::uint8_t* plane, std::size_t bytes, 
 constexpr int kGroups = 4;  // of six coordinates, in a unit of 24
 
 VQ_T void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {
-  const __m512i index = _mm512_set_epi8(63, 62, 61, 60, 59, 58, 57, 56, 55, 54, 53, 52, 51, 50, 49, 48, 47, 46, 45, 44,
-                                        43, 42, 41, 40, 39, 38, 37, 36, 35, 34, 33, 32, 31, 30, 29, 28, 27, 26, 25, 24,
-                                        23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2,
-                                        1, 0);
+  const __m512i index =
+      _mm512_set_epi8(63, 62, 61, 60, 59, 58, 57, 56, 55, 54, 53, 52, 51, 50, 49, 48, 47, 46, 45, 44, 43, 42, 41, 40,
+                      39, 38, 37, 36, 35, 34, 33, 32, 31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16,
+                      15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
   __mmask64 set[6];
+  VQ_UNROLL
   for (int j = 0; j < 6; ++j) set[j] = _mm512_test_epi8_mask(index, _mm512_set1_epi8(static_cast<char>(1 << j)));
   for (std::size_t g = 0; g < units * kGroups; ++g) {
     __m512i sum = _mm512_set1_epi8(6 * kSignLimit);
+    VQ_UNROLL
     for (int j = 0; j < 6; ++j) {
       const __m512i x = _mm512_set1_epi8(query[g * 6 + j]);
       sum = _mm512_mask_blend_epi8(set[j], _mm512_sub_epi8(sum, x), _mm512_add_epi8(sum, x));
@@ -284,7 +279,9 @@ VQ_T VQ_INLINE void plane_sums(const std::uint8_t* plane, std::size_t bytes, con
   for (std::size_t j = 0; j < bytes; j += kUnitBytes, tables += kUnitTable) {
 #ifdef VQ_VBMI
     __m512i table[kGroups];
+    VQ_UNROLL
     for (int g = 0; g < kGroups; ++g) table[g] = _mm512_loadu_si512(tables + g * 64);
+    VQ_UNROLL
     for (std::size_t b = 0; b < B; ++b) {
       const std::uint8_t* block = plane + b * bytes * kBlock;
       __m512i i[kGroups];
@@ -295,8 +292,10 @@ VQ_T VQ_INLINE void plane_sums(const std::uint8_t* plane, std::size_t bytes, con
     }
 #else
     const __m512i low4 = _mm512_set1_epi8(15);
+    VQ_UNROLL
     for (std::size_t b = 0; b < B; ++b) {
       __m512i sum = _mm512_setzero_si512();  // six entries of at most 40 fit a byte
+      VQ_UNROLL
       for (std::size_t i = 0; i < kUnitBytes; ++i) {
         const __m512i x = plane_byte(plane + b * bytes * kBlock, bytes, j + i);
         const __m128i* two = reinterpret_cast<const __m128i*>(tables + i * 32);
@@ -327,6 +326,7 @@ VQ_T void sign_expand(const std::uint8_t* plane, std::size_t bytes, std::size_t 
       const std::uint8_t* block = plane + b * bytes * kBlock;
       __m512i i[kGroups];
       indices(plane_byte(block, bytes, j), plane_byte(block, bytes, j + 1), plane_byte(block, bytes, j + 2), i);
+      VQ_UNROLL
       for (std::size_t g = 0; g < kGroups; ++g) _mm512_storeu_si512(index + (g * blocks + b) * 64, i[g]);
     }
 }
@@ -338,13 +338,16 @@ VQ_T VQ_INLINE void tile_signs(const std::uint8_t* index, std::size_t units, con
   wide.clear();
   for (std::size_t u = 0; u < units; ++u) {
     __m512i sum[B];
+    VQ_UNROLL
     for (int g = 0; g < kGroups; ++g, tables += 64) {
       const __m512i table = _mm512_loadu_si512(tables);
+      VQ_UNROLL
       for (std::size_t b = 0; b < B; ++b, index += 64) {
         const __m512i entry = look_up(_mm512_loadu_si512(index), table);
         sum[b] = g ? _mm512_add_epi8(sum[b], entry) : entry;
       }
     }
+    VQ_UNROLL
     for (std::size_t b = 0; b < B; ++b) wide.add(b, sum[b]);
   }
   wide.store(sums);
@@ -353,10 +356,14 @@ VQ_T VQ_INLINE void tile_signs(const std::uint8_t* index, std::size_t units, con
 VQ_T void sign_tile(const std::uint8_t* index, std::size_t units, std::size_t blocks, const std::uint8_t* tables,
                     std::uint16_t* sums) {
   switch (blocks) {
-    case 1: return tile_signs<1>(index, units, tables, sums);
-    case 2: return tile_signs<2>(index, units, tables, sums);
-    case 3: return tile_signs<3>(index, units, tables, sums);
-    default: return tile_signs<4>(index, units, tables, sums);
+    case 1:
+      return tile_signs<1>(index, units, tables, sums);
+    case 2:
+      return tile_signs<2>(index, units, tables, sums);
+    case 3:
+      return tile_signs<3>(index, units, tables, sums);
+    default:
+      return tile_signs<4>(index, units, tables, sums);
   }
 }
 #else
@@ -385,6 +392,7 @@ struct Table {
   __m512i part[kRegisters];
 
   VQ_T VQ_INLINE explicit Table(const std::int8_t* repeated) {
+    VQ_UNROLL
     for (int i = 0; i < kRegisters; ++i) part[i] = _mm512_loadu_si512(repeated + 64 * i);
   }
   // low: bits 0..7 of the windows (above BITS anything), high: bits 1..8.
@@ -407,44 +415,113 @@ struct Table {
   }
 };
 
-template <int BITS>
-VQ_T VQ_INLINE void decode_windows(const Fields& f, const std::uint8_t* row, std::size_t row_bytes,
-                                   const std::uint8_t* signs, std::int8_t* levels) {
+VQ_T VQ_INLINE __mmask64 first(std::size_t bytes) { return bytes >= 64 ? ~__mmask64{0} : _bzhi_u64(~0ull, bytes); }
+
+// Calls use(t, levels) with 64 levels from t on; those past the dimension are anything.
+template <int BITS, bool SIGNS, typename Use>
+VQ_T VQ_INLINE void each_64(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
+                            Use& use) {
   const __m512i gather = _mm512_loadu_si512(f.gather), shift = _mm512_loadu_si512(f.shift);
   const __m512i next = _mm512_add_epi8(shift, _mm512_set1_epi8(1));
-  const Table<BITS> below(f.repeated), above(f.repeated + (f.signs ? repeated_size(BITS) : 0));
-  for (std::size_t t = 0; t < f.dim; t += 64) {
-    const std::size_t at = t / 8 * f.step, left = row_bytes - std::min(at, row_bytes);
-    const __mmask64 there = left >= 64 ? ~__mmask64{0} : (__mmask64{1} << left) - 1;
-    const __m512i word = _mm512_permutexvar_epi8(gather, _mm512_maskz_loadu_epi8(there, row + at));
-    const __m512i low = _mm512_multishift_epi64_epi8(shift, word);
-    const __m512i high = BITS == 9 ? _mm512_multishift_epi64_epi8(next, word) : low;
-    __m512i x = below.at(low, high);
-    if (f.signs) {
+  const Table<BITS> below(f.repeated), above(f.repeated + (SIGNS ? repeated_size(BITS) : 0));
+  const std::size_t step = 8 * static_cast<std::size_t>(f.step);
+  const std::uint8_t* const end = row + row_bytes;
+  for (std::size_t t = 0; t < f.dim; t += 64, row += step) {
+    __m512i x;
+    if constexpr (SIGNS && BITS == 0) {
+      x = below.part[0];
+    } else {
+      const __mmask64 there = first(static_cast<std::size_t>(end - row));
+      const __m512i word = _mm512_permutexvar_epi8(gather, _mm512_maskz_loadu_epi8(there, row));
+      const __m512i low = _mm512_multishift_epi64_epi8(shift, word);
+      const __m512i high = BITS == 9 ? _mm512_multishift_epi64_epi8(next, word) : low;
+      x = below.at(low, high);
+      if constexpr (SIGNS) {
+        std::uint64_t sign;
+        std::memcpy(&sign, signs + t / 8, 8);
+        x = _mm512_mask_mov_epi8(x, sign, above.at(low, high));
+      }
+    }
+    if constexpr (SIGNS && BITS == 0) {
       std::uint64_t sign;
       std::memcpy(&sign, signs + t / 8, 8);
-      x = _mm512_mask_mov_epi8(x, sign, above.at(low, high));
+      x = _mm512_mask_mov_epi8(x, sign, above.part[0]);
     }
-    const __mmask64 mine = f.dim - t >= 64 ? ~__mmask64{0} : (__mmask64{1} << (f.dim - t)) - 1;
-    _mm512_storeu_si512(levels + t, _mm512_maskz_mov_epi8(mine, x));
+    use(t, x);
+  }
+}
+
+struct Store {
+  std::int8_t* levels;
+  std::size_t dim;
+  VQ_T VQ_INLINE void operator()(std::size_t t, __m512i x) {
+    _mm512_storeu_si512(levels + t, _mm512_maskz_mov_epi8(first(dim - t), x));
+  }
+};
+
+// The query is zero past the dimension.
+struct Dot {
+  const std::int16_t* query;
+  __m512i a, b;
+  std::int64_t total;
+  VQ_T VQ_INLINE void operator()(std::size_t t, __m512i x) {
+    if (t && t % kSafe == 0) flush();
+    a = pairs(a, _mm512_cvtepi8_epi16(_mm512_castsi512_si256(x)), _mm512_loadu_si512(query + t));
+    b = pairs(b, _mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64(x, 1)), _mm512_loadu_si512(query + t + 32));
+  }
+  VQ_T VQ_INLINE void flush() {
+    total += wide_sum(a, b);
+    a = b = _mm512_setzero_si512();
+  }
+};
+
+// False for windows that no kernel is made for.
+template <typename Use>
+VQ_T VQ_INLINE bool by_window(const Fields& f, const std::uint8_t* row, std::size_t row_bytes,
+                              const std::uint8_t* signs, Use& use) {
+  switch (f.signs ? f.window : f.window + 16) {
+    case 0:
+      each_64<0, true>(f, row, row_bytes, signs, use);
+      return true;
+    case 1:
+      each_64<1, true>(f, row, row_bytes, signs, use);
+      return true;
+    case 2:
+      each_64<2, true>(f, row, row_bytes, signs, use);
+      return true;
+    case 3:
+      each_64<3, true>(f, row, row_bytes, signs, use);
+      return true;
+    case 16 + 8:
+      each_64<8, false>(f, row, row_bytes, signs, use);
+      return true;
+    case 16 + 9:
+      each_64<9, false>(f, row, row_bytes, signs, use);
+      return true;
+    default:
+      return false;
   }
 }
 
 VQ_T void decode(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
                  std::int8_t* levels) {
-  switch (f.window) {
-    case 0: return decode_windows<0>(f, row, row_bytes, signs, levels);
-    case 1: return decode_windows<1>(f, row, row_bytes, signs, levels);
-    case 2: return decode_windows<2>(f, row, row_bytes, signs, levels);
-    case 3: return decode_windows<3>(f, row, row_bytes, signs, levels);
-    case 4: return decode_windows<4>(f, row, row_bytes, signs, levels);
-    case 8: return decode_windows<8>(f, row, row_bytes, signs, levels);
-    case 9: return decode_windows<9>(f, row, row_bytes, signs, levels);
-    default: return plain::decode(f, row, row_bytes, signs, levels);
+  Store store{levels, f.dim};
+  if (!by_window(f, row, row_bytes, signs, store)) plain::decode(f, row, row_bytes, signs, levels);
+}
+
+VQ_T std::int64_t row_dot(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
+                          const std::int16_t* query, std::int8_t* levels) {
+  Dot sum{query, _mm512_setzero_si512(), _mm512_setzero_si512(), 0};
+  if (by_window(f, row, row_bytes, signs, sum)) {
+    sum.flush();
+    return sum.total;
   }
+  plain::decode(f, row, row_bytes, signs, levels);
+  return dot(levels, query, padded(f.dim, 64));
 }
 #else
 VQ_PLAIN_DECODE(VQ_T)
+VQ_ROW_DOT(VQ_T)
 #endif
 
 }  // namespace

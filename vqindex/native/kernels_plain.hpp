@@ -7,6 +7,10 @@
 #include "isa.hpp"
 #include "kernels.hpp"
 
+#ifdef VQ_X86
+#include <emmintrin.h>
+#endif
+
 namespace vqindex::plain {
 
 // Eight bytes from `at` on, or as many as the row has.
@@ -71,14 +75,37 @@ VQ_INLINE void tile_sums(const std::uint8_t* tile, std::size_t stride, std::size
     }
 }
 
-VQ_INLINE void row_sums(const std::int8_t* levels, std::size_t stride, std::size_t rows, const std::int8_t* query,
-                        std::int32_t* sums) {
-  for (std::size_t r = 0; r < rows; ++r) {
-    std::int32_t sum = 0;
-    for (std::size_t i = 0; i < stride; ++i)
-      sum += static_cast<std::int16_t>(levels[r * stride + i] + 128) * std::int16_t{query[i]};
-    sums[r] = sum;
-  }
+// Rows of sign bits from a block of the sign plane: a transposition of bytes, 16 rows of eight bytes at a time.
+VQ_INLINE void sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint8_t* rows, std::size_t stride) {
+  std::size_t j = 0;
+#ifdef VQ_X86
+  for (; j + 8 <= bytes; j += 8)
+    for (std::size_t r = 0; r < kBlock; r += 16) {
+      __m128i a[8], b[8];
+      for (std::size_t i = 0; i < 8; ++i)
+        a[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block + (j + i) * kBlock + r));
+      for (int i = 0; i < 4; ++i) {
+        b[2 * i] = _mm_unpacklo_epi8(a[2 * i], a[2 * i + 1]);
+        b[2 * i + 1] = _mm_unpackhi_epi8(a[2 * i], a[2 * i + 1]);
+      }
+      for (int half = 0; half < 2; ++half) {  // bytes 0..3, 4..7 of rows 0..7 and 8..15
+        a[4 * half] = _mm_unpacklo_epi16(b[4 * half], b[4 * half + 2]);
+        a[4 * half + 1] = _mm_unpackhi_epi16(b[4 * half], b[4 * half + 2]);
+        a[4 * half + 2] = _mm_unpacklo_epi16(b[4 * half + 1], b[4 * half + 3]);
+        a[4 * half + 3] = _mm_unpackhi_epi16(b[4 * half + 1], b[4 * half + 3]);
+      }
+      for (std::size_t i = 0; i < 4; ++i) {
+        const __m128i low = _mm_unpacklo_epi32(a[i], a[i + 4]), high = _mm_unpackhi_epi32(a[i], a[i + 4]);
+        std::uint8_t* out = rows + (r + 4 * i) * stride + j;
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(out), low);
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(out + stride), _mm_unpackhi_epi64(low, low));
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(out + 2 * stride), high);
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(out + 3 * stride), _mm_unpackhi_epi64(high, high));
+      }
+    }
+#endif
+  for (; j < bytes; ++j)
+    for (std::size_t r = 0; r < kBlock; ++r) rows[r * stride + j] = block[j * kBlock + r];
 }
 
 VQ_INLINE std::uint64_t bits_of(const std::uint8_t (&flags)[kBlock]) {
@@ -186,15 +213,22 @@ VQ_INLINE std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, c
 }  // namespace vqindex::plain
 
 // Defines every kernel of `plain` for a target, in a namespace of its own, and leaves out those the file has better.
-#define VQ_PLAIN_DECODE(TARGET)                                                                                    \
-  TARGET void decode(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,   \
-                     std::int8_t* levels) {                                                                        \
-    plain::decode(f, row, row_bytes, signs, levels);                                                               \
+#define VQ_PLAIN_DECODE(TARGET)                                                                                  \
+  TARGET void decode(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs, \
+                     std::int8_t* levels) {                                                                      \
+    plain::decode(f, row, row_bytes, signs, levels);                                                             \
   }
-#define VQ_PLAIN_REDUCTIONS(TARGET)                                                                                \
-  TARGET std::int64_t dot(const std::int8_t* levels, const std::int16_t* query, std::size_t dim) {                 \
-    return plain::dot(levels, query, dim);                                                                         \
-  }                                                                                                                \
+// Of kernels that the file has already.
+#define VQ_ROW_DOT(TARGET)                                                                                 \
+  TARGET std::int64_t row_dot(const Fields& f, const std::uint8_t* row, std::size_t row_bytes,             \
+                              const std::uint8_t* signs, const std::int16_t* query, std::int8_t* levels) { \
+    decode(f, row, row_bytes, signs, levels);                                                              \
+    return dot(levels, query, padded(f.dim, 64));                                                          \
+  }
+#define VQ_PLAIN_REDUCTIONS(TARGET)                                                                \
+  TARGET std::int64_t dot(const std::int8_t* levels, const std::int16_t* query, std::size_t dim) { \
+    return plain::dot(levels, query, dim);                                                         \
+  }                                                                                                \
   TARGET std::int64_t square(const std::int8_t* levels, std::size_t dim) { return plain::square(levels, dim); }
 #define VQ_PLAIN_TILES(TARGET)                                                                                     \
   TARGET void arrange(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {                         \
@@ -203,40 +237,38 @@ VQ_INLINE std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, c
   TARGET void tile_sums(const std::uint8_t* tile, std::size_t stride, std::size_t dim, const std::int8_t* queries, \
                         std::size_t count, std::int32_t* sums) {                                                   \
     plain::tile_sums(tile, stride, dim, queries, count, sums);                                                     \
-  }                                                                                                                \
-  TARGET void row_sums(const std::int8_t* levels, std::size_t stride, std::size_t rows, const std::int8_t* query,  \
-                       std::int32_t* sums) {                                                                       \
-    plain::row_sums(levels, stride, rows, query, sums);                                                            \
   }
-#define VQ_PLAIN_SELECTION(TARGET)                                                                                 \
-  TARGET std::uint64_t passing(const std::int32_t* sums, const Test& test, const float* weight,                    \
-                               const float* error, const float* size) {                                            \
-    return plain::passing(sums, test, weight, error, size);                                                        \
-  }                                                                                                                \
-  TARGET std::int32_t sign_sum(const std::uint8_t* signs, const std::int8_t* query, std::size_t stride) {          \
-    return plain::sign_sum(signs, query, stride);                                                                  \
-  }                                                                                                                \
-  TARGET std::uint64_t above(const std::uint16_t* sums, std::uint16_t bar) { return plain::above(sums, bar); }     \
-  TARGET std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, const float* size, float bar) {      \
-    return plain::bounded(sums, bound, size, bar);                                                                 \
+#define VQ_PLAIN_SELECTION(TARGET)                                                                                  \
+  TARGET std::uint64_t passing(const std::int32_t* sums, const Test& test, const float* weight, const float* error, \
+                               const float* size) {                                                                 \
+    return plain::passing(sums, test, weight, error, size);                                                         \
+  }                                                                                                                 \
+  TARGET std::int32_t sign_sum(const std::uint8_t* signs, const std::int8_t* query, std::size_t stride) {           \
+    return plain::sign_sum(signs, query, stride);                                                                   \
+  }                                                                                                                 \
+  TARGET std::uint64_t above(const std::uint16_t* sums, std::uint16_t bar) { return plain::above(sums, bar); }      \
+  TARGET std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, const float* size, float bar) {       \
+    return plain::bounded(sums, bound, size, bar);                                                                  \
   }
-#define VQ_PLAIN_SIGNS(TARGET)                                                                                     \
-  TARGET void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {                     \
-    plain::sign_tables(query, units, tables);                                                                      \
-  }                                                                                                                \
-  TARGET void sign_expand(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, std::uint8_t* index) { \
-    plain::sign_expand(plane, bytes, blocks, index);                                                               \
-  }                                                                                                                \
-  TARGET void sign_tile(const std::uint8_t* index, std::size_t units, std::size_t blocks,                          \
-                        const std::uint8_t* tables, std::uint16_t* sums) {                                         \
-    plain::sign_tile(index, units, blocks, tables, sums);                                                          \
-  }                                                                                                                \
-  TARGET void sign_plane(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks,                         \
-                         const std::uint8_t* tables, std::uint16_t* sums) {                                        \
-    plain::sign_plane(plane, bytes, blocks, tables, sums);                                                         \
+#define VQ_PLAIN_ROWS(TARGET)                                                                                   \
+  TARGET void sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint8_t* rows, std::size_t stride) { \
+    plain::sign_rows(block, bytes, rows, stride);                                                               \
   }
-#define VQ_TABLE_OF_KERNELS                                                                                          \
-  {                                                                                                                  \
-    decode, dot, square, arrange, tile_sums, row_sums, passing, sign_tables, sign_expand, sign_tile, sign_plane,    \
-        sign_sum, above, bounded                                                                                                      \
+#define VQ_PLAIN_SIGNS(TARGET)                                                                                         \
+  TARGET void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {                         \
+    plain::sign_tables(query, units, tables);                                                                          \
+  }                                                                                                                    \
+  TARGET void sign_expand(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, std::uint8_t* index) {     \
+    plain::sign_expand(plane, bytes, blocks, index);                                                                   \
+  }                                                                                                                    \
+  TARGET void sign_tile(const std::uint8_t* index, std::size_t units, std::size_t blocks, const std::uint8_t* tables,  \
+                        std::uint16_t* sums) {                                                                         \
+    plain::sign_tile(index, units, blocks, tables, sums);                                                              \
+  }                                                                                                                    \
+  TARGET void sign_plane(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables, \
+                         std::uint16_t* sums) {                                                                        \
+    plain::sign_plane(plane, bytes, blocks, tables, sums);                                                             \
   }
+#define VQ_TABLE_OF_KERNELS                                                                  \
+  {decode,      row_dot,   dot,        square,   arrange,   tile_sums, passing, sign_tables, \
+   sign_expand, sign_tile, sign_plane, sign_sum, sign_rows, above,     bounded}

@@ -55,13 +55,16 @@ VQ_INLINE void split_body(const std::uint8_t* codes, std::size_t n, std::size_t 
 
 #ifdef VQ_X86
 __attribute__((target("bmi2"))) void split_bmi(const std::uint8_t* codes, std::size_t n, std::size_t row_bytes,
-                                               int bits, std::size_t sign_bytes, std::size_t start,
-                                               std::uint8_t* signs, std::uint8_t* rest, std::size_t rest_bytes) {
+                                               int bits, std::size_t sign_bytes, std::size_t start, std::uint8_t* signs,
+                                               std::uint8_t* rest, std::size_t rest_bytes) {
   // Constant widths turn the copies into single moves.
   switch (bits) {
-    case 2: return split_body<Bmi>(codes, n, row_bytes, 2, sign_bytes, start, signs, rest, rest_bytes);
-    case 4: return split_body<Bmi>(codes, n, row_bytes, 4, sign_bytes, start, signs, rest, rest_bytes);
-    default: return split_body<Bmi>(codes, n, row_bytes, bits, sign_bytes, start, signs, rest, rest_bytes);
+    case 2:
+      return split_body<Bmi>(codes, n, row_bytes, 2, sign_bytes, start, signs, rest, rest_bytes);
+    case 4:
+      return split_body<Bmi>(codes, n, row_bytes, 4, sign_bytes, start, signs, rest, rest_bytes);
+    default:
+      return split_body<Bmi>(codes, n, row_bytes, bits, sign_bytes, start, signs, rest, rest_bytes);
   }
 }
 #endif

@@ -13,6 +13,8 @@ namespace vqindex {
 namespace {
 
 constexpr std::size_t kCache = std::size_t{1} << 19;  // bytes of one kind of data that stay in the second-level cache
+constexpr std::size_t kGroup = kTileBlocks * kBlock;  // rows of one pass over the sign plane
+constexpr std::size_t kSample = 4;                    // one group of rows in so many is seen before the scan
 constexpr std::size_t kAhead = 16;                    // rows fetched ahead before they are scored
 constexpr std::size_t kArranged = 3;                  // queries from which arranging a tile pays
 constexpr std::size_t kNarrow = 256;                  // dimension up to which a batch meets all levels at once
@@ -29,7 +31,7 @@ bool better(const Hit& a, const Hit& b) { return a.key != b.key ? a.key > b.key 
 // The k best hits.
 class Best {
  public:
-  explicit Best(std::size_t k) : k_(k), room_(k + std::max<std::size_t>(8, k / 2)) {}
+  explicit Best(std::size_t k) : k_(k) {}
 
   // What is below the bar is out; what equals it may be in only if its row is lower than another's.
   float bar() const { return last_.key; }
@@ -39,8 +41,9 @@ class Best {
 
   void push(const Hit& hit) {
     if (!better(hit, last_)) return;
+    if (k_ <= kSorted) return insert(hit);
     hits_.push_back(hit);
-    if (hits_.size() == room_) cut();
+    if (hits_.size() == k_ + std::max<std::size_t>(64, k_ / 2)) cut();
   }
 
   // Leaves the k best, or all if there are fewer, in no order.
@@ -50,13 +53,21 @@ class Best {
   }
 
  private:
+  static constexpr std::size_t kSorted = 32;  // up to here a sorted list is quickest, and its bar always the true one
+
+  void insert(const Hit& hit) {
+    if (hits_.size() == k_) hits_.pop_back();
+    hits_.insert(std::upper_bound(hits_.begin(), hits_.end(), hit, better), hit);
+    if (hits_.size() == k_) last_ = hits_.back();
+  }
+
   void cut() {
     std::nth_element(hits_.begin(), hits_.begin() + (k_ - 1), hits_.end(), better);
     hits_.resize(k_);
     last_ = hits_.back();
   }
 
-  std::size_t k_, room_;
+  std::size_t k_;
   Hit last_{-std::numeric_limits<float>::infinity(), 0, std::numeric_limits<std::int64_t>::max()};
   std::vector<Hit> hits_;
 };
@@ -69,7 +80,7 @@ struct Prepared {
   std::vector<std::int32_t> offset;  // 128 * their sum
   std::vector<float> slack;          // norm of what the rounding left, in steps of lead, and room for float errors
   std::size_t sign_stride;
-  std::vector<std::int8_t> sign;     // rint(lead * 5 / 32767), for the sign plane
+  std::vector<std::int8_t> sign;  // rint(lead * 5 / 32767), for the sign plane
   std::vector<Bound> bound;
 };
 
@@ -116,8 +127,8 @@ void prepare_signs(const Task& task, Prepared& out) {
       left2 += std::int64_t{kSignLimit * x - 32767 * sign} * (kSignLimit * x - 32767 * sign);
     }
     const double scale = task.queries.scale[q], norm = task.queries.norm[q];
-    const double variance = task.coarse.plane * (norm * norm) +
-                            (task.coarse.rounding * static_cast<double>(left2)) * (scale * scale);
+    const double variance =
+        task.coarse.plane * (norm * norm) + (task.coarse.rounding * static_cast<double>(left2)) * (scale * scale);
     out.bound.push_back({static_cast<std::int32_t>(120 * units), static_cast<float>(task.coarse.scale * scale),
                          static_cast<float>(task.coarse.quantile * std::sqrt(variance)),
                          task.queries.norm[q] * task.queries.norm[q], task.code.distance});
@@ -128,9 +139,15 @@ void prepare_signs(const Task& task, Prepared& out) {
 class Worker {
  public:
   Worker(const Task& task, const Kernels& kernels, const Prepared& prepared, const std::atomic<bool>& stop)
-      : task_(task), kernels_(kernels), prepared_(prepared), stop_(stop), d_(task.code.fields.dim),
-        stride_(prepared.stride), sign_bytes_((d_ + 7) / 8),
-        units_(padded(sign_bytes_, kUnitBytes) / kUnitBytes), best_(task.queries.count, Best(task.k)) {}
+      : task_(task),
+        kernels_(kernels),
+        prepared_(prepared),
+        stop_(stop),
+        d_(task.code.fields.dim),
+        stride_(prepared.stride),
+        sign_bytes_((d_ + 7) / 8),
+        units_(padded(sign_bytes_, kUnitBytes) / kUnitBytes),
+        best_(task.queries.count, Best(task.k)) {}
 
   std::vector<Best>& best() { return best_; }
 
@@ -141,6 +158,8 @@ class Worker {
     first_row_ = first_row;
     if (by_signs(task_))
       scan_signs(first, last, poll);
+    else if (task_.queries.count < kArranged)
+      scan_rows(first, last, poll);
     else
       scan_levels(first, last, poll);
   }
@@ -156,6 +175,23 @@ class Worker {
     return !stop_.load(std::memory_order_relaxed);
   }
 
+  // ---- all rows, for so few queries that sharing their levels gains nothing: decoded and scored in one go
+
+  void scan_rows(std::size_t first, std::size_t last, const std::function<bool()>& poll) {
+    row_signs_.assign(kBlock * stride_ / 8, 0);
+    spare_.resize(stride_);
+    for (std::size_t at = first; at < last && go_on(poll); at += kBlock) {
+      const std::size_t count = std::min(kBlock, last - at);
+      if (task_.code.fields.signs) kernels_.sign_rows(plane_of(at), sign_bytes_, row_signs_.data(), stride_ / 8);
+      for (std::size_t q = 0; q < task_.queries.count; ++q) {
+        float scores[kBlock];
+        for (std::size_t r = 0; r < count; ++r) scores[r] = score_row(q, at + r, signs_of(r));
+        for (std::size_t r = 0; r < count; ++r)
+          if (!(scores[r] < best_[q].bar())) push(q, at + r, scores[r], std::numeric_limits<float>::infinity());
+      }
+    }
+  }
+
   // ---- all levels: 128 rows at a time are decoded and met by every query
 
   void scan_levels(std::size_t first, std::size_t last, const std::function<bool()>& poll) {
@@ -163,18 +199,12 @@ class Worker {
     tile_.resize(kTile * stride_);
     row_signs_.assign(kTile * stride_ / 8, 0);
     sums_.resize(kQueries * kTile);
+    spare_.resize(stride_);
     const std::size_t nq = task_.queries.count, dim = padded(d_, 4);
     for (std::size_t at = first; at < last && go_on(poll); at += kTile) {
       const std::size_t count = std::min(kTile, last - at);
       decode_tile(at, count);
       weigh(at, count);
-      if (nq < kArranged) {
-        for (std::size_t q = 0; q < nq; ++q) {
-          kernels_.row_sums(levels_.data(), stride_, count, prepared_.narrow.data() + q * stride_, sums_.data());
-          score_passing(q, at, count, sums_.data());
-        }
-        continue;
-      }
       kernels_.arrange(levels_.data(), stride_, tile_.data());
       for (std::size_t q = 0; q < nq; q += kQueries) {
         const std::size_t some = std::min(kQueries, nq - q);
@@ -185,14 +215,17 @@ class Worker {
   }
 
   void decode_tile(std::size_t at, std::size_t count) {
-    for (std::size_t r = 0; r < count; ++r) {
-      if (task_.code.fields.signs) gather_signs(at + r, signs_of(r));
+    fetch(code_of(at + count), std::min(kTile, rows_->count - at - count) * rows_->row_bytes);
+    if (task_.code.fields.signs)
+      for (std::size_t r = 0; r < count; r += kBlock)
+        kernels_.sign_rows(plane_of(at + r), sign_bytes_, signs_of(r), stride_ / 8);
+    for (std::size_t r = 0; r < count; ++r)
       kernels_.decode(task_.code.fields, code_of(at + r), rows_->row_bytes, signs_of(r), levels_.data() + r * stride_);
-    }
     std::memset(levels_.data() + count * stride_, 0, (kTile - count) * stride_);
   }
 
-  // A score is (sum of level x lead) * scale * factor. With level = m * narrow level + rest and lead = 512 * narrow lead
+  // A score is (sum of level x lead) * scale * factor. With level = m * narrow level + rest and lead = 512 * narrow
+  // lead
   // + rest, Cauchy-Schwarz bounds what the narrow sum leaves out: m |narrow levels| |rest of lead| + |rest of levels|
   // |lead|. The rest of a level is at most 255, and slack is at least |lead| / 128.
   void weigh(std::size_t at, std::size_t count) {
@@ -223,8 +256,10 @@ class Worker {
         }
         if (bound < best_[q].bar()) continue;
         const std::int8_t* levels = levels_.data() + r * stride_;
-        if (task_.code.wide) levels = decoded(task_.code.index, row, signs_of(r), spare(0));
-        push(q, row, levels, bound);
+        const std::int16_t* lead = prepared_.lead.data() + q * stride_;
+        push(q, row,
+             task_.code.wide ? score_row(q, row, signs_of(r)) : score_of(q, row, kernels_.dot(levels, lead, stride_)),
+             bound);
       }
     }
   }
@@ -244,113 +279,121 @@ class Worker {
   // ---- the sign plane first: a tile of rows meets a chunk of queries; rows that may be in are decoded, once a tile
 
   void scan_signs(std::size_t first, std::size_t last, const std::function<bool()>& poll) {
-    const std::size_t nq = task_.queries.count, table = units_ * kUnitTable, group = kTileBlocks * kBlock;
-    // Larger tiles ask less often for a query's tables, larger chunks decode less often.
-    const std::size_t chunk = table <= kCache / 128 ? nq : std::min(nq, kCache / table);
-    const std::size_t tile = std::min<std::size_t>(1024, std::max(group, kCache / (d_ + d_ / 6) / group * group));
+    const std::size_t nq = task_.queries.count, table = units_ * kUnitTable;
+    const std::size_t chunk = std::min(nq, std::max<std::size_t>(16, kCache / table));
     tables_.resize(chunk * table);
-    sums16_.resize(group);
-    row_signs_.assign(stride_ / 8, 0);
+    sums16_.resize(kGroup);
+    row_signs_.assign(kGroup * stride_ / 8, 0);
+    spare_.resize(stride_);
     for (std::size_t q = 0; q < nq; q += chunk) {
       const std::size_t some = std::min(chunk, nq - q);
-      for (std::size_t i = 0; i < some; ++i) {
+      for (std::size_t i = 0; i < some; ++i)
         kernels_.sign_tables(prepared_.sign.data() + (q + i) * prepared_.sign_stride, units_, tables_of(i));
-        if (std::isinf(best_[q + i].bar())) warm_up(q + i, first, last, tables_of(i));
+      warm_up(q, some, first, last, poll);
+      candidates_.clear();
+      for (std::size_t at = first; at < last && go_on(poll); at += kGroup) {
+        const std::size_t stop = std::min(last, at + kGroup);
+        if (some == 1)
+          meet_one(q, at, stop);
+        else
+          meet_many(q, some, at, stop);
       }
-      if (some == 1)
-        one_query(q, first, last, poll);
-      else
-        for (std::size_t at = first; at < last && go_on(poll); at += tile)
-          meet_tile(q, some, at, std::min(last, at + tile));
+      score_candidates();
     }
   }
 
-  // A bar to begin with: the k-th best key of the likeliest rows among the first ones. Without it most rows of the
-  // beginning would pass.
-  void warm_up(std::size_t q, std::size_t first, std::size_t last, const std::uint8_t* tables) {
-    const std::size_t share = task_.queries.count > 1 ? 4096 : std::max<std::size_t>(4096, (last - first) / 8);
-    const std::size_t end = std::min(last, first + padded(share, kTileBlocks * kBlock)), wanted = 2 * task_.k;
-    if (end - first < 8 * wanted) return;
-    Best likely(wanted);
-    for (std::size_t at = first; at < end; at += kTileBlocks * kBlock) {
-      const std::size_t stop = std::min(end, at + kTileBlocks * kBlock);
-      kernels_.sign_plane(plane_of(at), sign_bytes_, (stop - at + kBlock - 1) / kBlock, tables, sums16_.data());
-      each_above(q, at, stop, [&likely] { return likely.bar(); }, [&likely](std::size_t row, float bound) {
-        likely.push({bound, 0, static_cast<std::int64_t>(row)});
-      });
-    }
-    Best best(task_.k);
-    for (const Hit& hit : likely.finish()) {
-      const std::size_t row = static_cast<std::size_t>(hit.row);
-      gather_signs(row, row_signs_.data());
-      const float score = score_of(q, row, decoded(exact_fields(), row, row_signs_.data(), spare(0)));
-      best.push({std::min(score, hit.key), score, hit.row});
-    }
-    float worst = std::numeric_limits<float>::infinity();
-    for (const Hit& hit : best.finish()) worst = std::min(worst, hit.key);
-    best_[q].expect(worst);
-  }
-
-  void one_query(std::size_t q, std::size_t first, std::size_t last, const std::function<bool()>& poll) {
-    candidates_.clear();
-    for (std::size_t at = first; at < last && go_on(poll); at += kTileBlocks * kBlock) {
-      const std::size_t stop = std::min(last, at + kTileBlocks * kBlock);
-      kernels_.sign_plane(plane_of(at), sign_bytes_, (stop - at + kBlock - 1) / kBlock, tables_of(0), sums16_.data());
-      each_above(q, at, stop, [&] { return best_[q].bar(); }, [&](std::size_t row, float bound) {
-        const std::uint8_t* code = code_of(row);
-        for (std::size_t i = 0; i < rows_->row_bytes; i += 64) __builtin_prefetch(code + i);
-        __builtin_prefetch(code + rows_->row_bytes);  // rows lie across lines
-        __builtin_prefetch(rows_->factor + row);
-        candidates_.push_back({row, bound});
-      });
-      if (candidates_.size() >= kAhead) score_candidates(q);
-    }
-    score_candidates(q);
-  }
-
-  void score_candidates(std::size_t q) {
-    for (const Candidate& c : candidates_) {
-      if (c.bound < best_[q].bar()) continue;
-      gather_signs(c.row, row_signs_.data());
-      push(q, c.row, decoded(exact_fields(), c.row, row_signs_.data(), spare(0)), c.bound);
-    }
-    candidates_.clear();
-  }
-
-  void meet_tile(std::size_t q, std::size_t some, std::size_t first, std::size_t last) {
-    const std::size_t group = kTileBlocks * kBlock, groups = (last - first + group - 1) / group;
-    index_.resize(groups * kTileBlocks * units_ * kUnitIndex);
-    is_decoded_.assign(last - first, false);
-    const auto blocks_of = [&](std::size_t at) { return (std::min(last, at + group) - at + kBlock - 1) / kBlock; };
-    const auto index_of = [&](std::size_t g) { return index_.data() + g * kTileBlocks * units_ * kUnitIndex; };
-    for (std::size_t g = 0; g < groups; ++g)
-      kernels_.sign_expand(plane_of(first + g * group), sign_bytes_, blocks_of(first + g * group), index_of(g));
-    for (std::size_t i = 0; i < some; ++i)
-      for (std::size_t g = 0; g < groups; ++g) {
-        const std::size_t at = first + g * group, stop = std::min(last, at + group);
-        kernels_.sign_tile(index_of(g), units_, blocks_of(at), tables_of(i), sums16_.data());
-        each_above(q + i, at, stop, [&] { return best_[q + i].bar(); }, [&](std::size_t row, float bound) {
-          if (!(bound < best_[q + i].bar())) push(q + i, row, decoded_once(row, row - first), bound);
+  // A bar to begin with, without which most rows of the beginning would pass: the k-th best key of those that look
+  // likeliest in a sample of all groups of rows.
+  void warm_up(std::size_t q, std::size_t some, std::size_t first, std::size_t last,
+               const std::function<bool()>& poll) {
+    const std::size_t step = kSample * kGroup, wanted = 4 * task_.k;
+    if ((last - first) / kSample < 8 * wanted) return;
+    std::vector<Best> likely(some, Best(wanted));
+    for (std::size_t at = first; at < last && go_on(poll); at += step) {
+      const std::size_t stop = std::min(last, at + kGroup);
+      if (some > 1) expand(at, stop);
+      for (std::size_t i = 0; i < some; ++i) {
+        sum_signs(i, some > 1, at, stop);
+        each_above(q + i, at, stop, likely[i].bar(), [&best = likely[i]](std::size_t row, float bound) {
+          best.push({bound, 0, static_cast<std::int64_t>(row)});
         });
       }
-  }
-
-  const std::int8_t* decoded_once(std::size_t row, std::size_t slot) {
-    std::int8_t* levels = spare(slot);
-    if (!is_decoded_[slot]) {
-      is_decoded_[slot] = true;
-      gather_signs(row, row_signs_.data());
-      decoded(exact_fields(), row, row_signs_.data(), levels);
     }
-    return levels;
+    for (std::size_t i = 0; i < some; ++i) {
+      Best best(task_.k);
+      for (const Hit& hit : likely[i].finish()) {
+        const std::size_t row = static_cast<std::size_t>(hit.row);
+        gather_signs(row, row_signs_.data());
+        best.push({std::min(score_row(q + i, row, row_signs_.data()), hit.key), 0, hit.row});
+      }
+      float worst = std::numeric_limits<float>::infinity();
+      for (const Hit& hit : best.finish()) worst = std::min(worst, hit.key);
+      best_[q + i].expect(worst);
+    }
   }
 
-  // Calls found(row, bound) for the rows from `at` to `stop`, whose sums are there, whose bounds are above bar().
-  template <typename Bar, typename Found>
-  void each_above(std::size_t q, std::size_t at, std::size_t stop, const Bar& bar, const Found& found) {
+  static std::size_t blocks_of(std::size_t at, std::size_t stop) { return (stop - at + kBlock - 1) / kBlock; }
+
+  void expand(std::size_t at, std::size_t stop) {
+    index_.resize(kTileBlocks * units_ * kUnitIndex);
+    kernels_.sign_expand(plane_of(at), sign_bytes_, blocks_of(at, stop), index_.data());
+  }
+
+  void sum_signs(std::size_t i, bool expanded, std::size_t at, std::size_t stop) {
+    if (expanded)
+      kernels_.sign_tile(index_.data(), units_, blocks_of(at, stop), tables_of(i), sums16_.data());
+    else
+      kernels_.sign_plane(plane_of(at), sign_bytes_, blocks_of(at, stop), tables_of(i), sums16_.data());
+  }
+
+  void meet_one(std::size_t q, std::size_t at, std::size_t stop) {
+    sum_signs(0, false, at, stop);
+    each_above(q, at, stop, best_[q].bar(), [&](std::size_t row, float bound) {
+      fetch(code_of(row), rows_->row_bytes + 63);  // rows lie across lines
+      fetch(reinterpret_cast<const std::uint8_t*>(rows_->factor + row), 1);
+      candidates_.push_back({row, q, bound});
+    });
+    if (candidates_.size() >= kAhead) score_candidates();
+  }
+
+  void meet_many(std::size_t q, std::size_t some, std::size_t at, std::size_t stop) {
+    expand(at, stop);
+    fetch(code_of(at), (stop - at) * rows_->row_bytes);
+    for (std::size_t i = 0; i < some; ++i) {
+      sum_signs(i, true, at, stop);
+      each_above(q + i, at, stop, best_[q + i].bar(),
+                 [&](std::size_t row, float bound) { candidates_.push_back({row, q + i, bound}); });
+    }
+    for (std::size_t row = at; row < stop; row += kBlock)
+      kernels_.sign_rows(plane_of(row), sign_bytes_, signs_of(row - at), stride_ / 8);
+    score_candidates([&](std::size_t row) { return signs_of(row - at); });
+  }
+
+  void score_candidates() {
+    score_candidates([&](std::size_t row) {
+      gather_signs(row, row_signs_.data());
+      return row_signs_.data();
+    });
+  }
+
+  // First all scores, which overlap in time, then what is kept.
+  template <typename Signs>
+  void score_candidates(const Signs& signs) {
+    for (Candidate& c : candidates_) c.score = score_row(c.query, c.row, signs(c.row));
+    for (const Candidate& c : candidates_) push(c.query, c.row, c.score, c.bound);
+    candidates_.clear();
+  }
+
+  // Asks for memory that is about to be read here and there, which no hardware foresees.
+  static void fetch(const std::uint8_t* from, std::size_t bytes) {
+    for (std::size_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
+  }
+
+  // Calls found(row, bound) for the rows from `at` to `stop`, whose sums are there, whose bounds are above `bar`.
+  template <typename Found>
+  void each_above(std::size_t q, std::size_t at, std::size_t stop, float bar, const Found& found) {
     const Bound& bound = prepared_.bound[q];
-    const float now = bar();
-    const std::int32_t limit = rows_->norm ? 0 : integer_bar(q, now);
+    const std::int32_t limit = rows_->norm ? 0 : integer_bar(q, bar);
     for (std::size_t row = at; row < stop; row += kBlock) {
       const std::uint16_t* sums = sums16_.data() + (row - at);
       const std::size_t count = std::min(kBlock, stop - row);
@@ -358,7 +401,7 @@ class Worker {
       if (rows_->norm) {
         const float* size = rows_->norm + row;
         if (count < kBlock) size = std::copy_n(size, count, size_) - count;
-        hits = kernels_.bounded(sums, bound, size, now);
+        hits = kernels_.bounded(sums, bound, size, bar);
       } else if (limit >= 0) {
         hits = kernels_.above(sums, static_cast<std::uint16_t>(limit));
       }
@@ -404,39 +447,30 @@ class Worker {
   std::uint8_t* signs_of(std::size_t slot) { return row_signs_.data() + slot * (stride_ / 8); }
   std::uint8_t* tables_of(std::size_t i) { return tables_.data() + i * units_ * kUnitTable; }
 
-  // Room for decoded rows beside the tile.
-  std::int8_t* spare(std::size_t slot) {
-    if (spare_.size() < (slot + 1) * stride_) spare_.resize((slot + 1) * stride_);
-    return spare_.data() + slot * stride_;
-  }
-
-  // What exact scores are made of: levels, or the fields themselves where levels do not fit a byte.
-  const Fields& exact_fields() const { return task_.code.wide ? task_.code.index : task_.code.fields; }
-
   void gather_signs(std::size_t row, std::uint8_t* signs) const {
     const std::uint8_t* plane = plane_of(row / kBlock * kBlock) + row % kBlock;
     for (std::size_t j = 0; j < sign_bytes_; ++j) signs[j] = plane[j * kBlock];
   }
 
-  const std::int8_t* decoded(const Fields& fields, std::size_t row, const std::uint8_t* signs, std::int8_t* levels) {
-    kernels_.decode(fields, code_of(row), rows_->row_bytes, signs, levels);
-    return levels;
-  }
-
-  void push(std::size_t q, std::size_t row, const std::int8_t* levels, float bound) {
-    const float score = score_of(q, row, levels);
+  void push(std::size_t q, std::size_t row, float score, float bound) {
     best_[q].push({std::min(score, bound), score, first_row_ + static_cast<std::int64_t>(row)});
   }
 
-  // estimator.py, operation for operation; distances with the sign that puts the best first.
-  float score_of(std::size_t q, std::size_t row, const std::int8_t* levels) const {
+  // The score of a row from its code.
+  float score_row(std::size_t q, std::size_t row, const std::uint8_t* signs) {
     const std::int16_t* lead = prepared_.lead.data() + q * stride_;
+    if (!task_.code.wide)
+      return score_of(q, row,
+                      kernels_.row_dot(task_.code.fields, code_of(row), rows_->row_bytes, signs, lead, spare_.data()));
+    kernels_.decode(task_.code.index, code_of(row), rows_->row_bytes, signs, spare_.data());
     std::int64_t sum = 0;
-    if (task_.code.wide)
-      for (std::size_t i = 0; i < d_; ++i)
-        sum += std::int32_t{task_.code.wide[static_cast<std::uint8_t>(levels[i])]} * lead[i];
-    else
-      sum = kernels_.dot(levels, lead, stride_);
+    for (std::size_t i = 0; i < d_; ++i)
+      sum += std::int32_t{task_.code.wide[static_cast<std::uint8_t>(spare_[i])]} * lead[i];
+    return score_of(q, row, sum);
+  }
+
+  // estimator.py, operation for operation; distances with the sign that puts the best first.
+  float score_of(std::size_t q, std::size_t row, std::int64_t sum) const {
     const float ip = static_cast<float>(sum) * task_.queries.scale[q] * rows_->factor[row];
     if (!task_.code.distance) return ip;
     const float norm = rows_->norm[row], query = task_.queries.norm[q];
@@ -444,8 +478,8 @@ class Worker {
   }
 
   struct Candidate {
-    std::size_t row;
-    float bound;
+    std::size_t row, query;
+    float bound, score = 0;
   };
 
   const Task& task_;
@@ -466,7 +500,6 @@ class Worker {
   std::vector<std::uint8_t> tile_, row_signs_, tables_, index_;
   std::vector<std::int32_t> sums_;
   std::vector<std::uint16_t> sums16_;
-  std::vector<bool> is_decoded_;
   std::vector<Candidate> candidates_;
   float weight_[kTile], error_[kTile], size_[kTile];
 };
