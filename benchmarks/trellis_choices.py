@@ -6,8 +6,8 @@ Experiments: windows, windows_random, start, tables, scales, sign, mixed, pairs,
 to results/trellis-choices.jsonl, in place of those it wrote before. Everything is seeded. Recall@10 is without
 re-ranking, in float32, the median over seeds of the rotation. `loss` is the mean of 1 - cos^2 between a vector and its
 code, `mse` is on Gaussian sequences of 1024 values over their energy, `mse_inner` the same without 64 values at both
-ends, where the free start and the open end gain. Speeds count seconds of processor time of one thread. docs/trellis.md
-tells the results.
+ends, where the free start and the open end gain. Speeds count seconds of processor time of one thread. `table_version`
+is that of the shipped tables when the line was measured. docs/trellis.md tells the results.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ from vqindex.backend import make_backend
 from vqindex.codebook import embedded
 from vqindex.codec import Codec
 from vqindex.spec import IndexSpec
-from vqindex.trellis import FRACTION, WINDOWS, Trellis, cost_limits
+from vqindex.trellis import FRACTION, TABLE_VERSION, WINDOWS, Trellis, cost_limits
 
 Line = dict[str, Any]
 Way = Callable[[Any], Any]  # from rows of variance 1 to the same rows decoded
@@ -439,7 +439,7 @@ def main() -> None:
     path = args.out / "trellis-choices.jsonl"
     args.out.mkdir(parents=True, exist_ok=True)
     for name in args.experiments:
-        head = {"experiment": name, "date": time.strftime("%Y-%m-%d"), **machine()}
+        head = {"experiment": name, "date": time.strftime("%Y-%m-%d"), **machine(), "table_version": TABLE_VERSION}
         found = []
         for line in EXPERIMENTS[name](args):
             print(json.dumps({"experiment": name, **line}), flush=True)

@@ -14,7 +14,7 @@ FLAGS = {
     "avx2": {"avx2", "fma"},
     "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "bmi2"},
     "avx512vnni": {"avx512_vnni"},
-    "avx512vbmi": {"avx512vbmi"},
+    "avx512vbmi": {"avx512_vnni", "avx512vbmi"},
     "neondot": {"asimddp"},
 }
 

@@ -29,6 +29,7 @@ from .trellis import FRACTION, Trellis
 __all__ = ["NativeBackend", "chosen_isa", "cpu_count"]
 
 _HITS = 2**23  # results held at a time while searching
+_QUERIES = 2**14  # most queries of one compiled call, which looks for Ctrl-C between tiles of rows
 _SMALL = 2**14  # values per thread under which a thread of NumPy calls costs more than it saves
 # The same for threads of the compiled encoder: about 50 us of work.
 _FEW_VALUES = 2**16
@@ -159,7 +160,7 @@ class NativeBackend(ReferenceBackend):
         if confidence < 1 and self.has_coarse_stage:
             coarse = (*self._coarse_terms, quantile(confidence))
         scores, rows = [], []
-        at_once = max(1, _HITS // k)
+        at_once = max(1, min(_QUERIES, _HITS // k))
         for start in range(0, max(1, len(queries.lead)), at_once):
             part = queries if at_once >= len(queries.lead) else queries.take(slice(start, start + at_once))
             found = self._scanner.search(

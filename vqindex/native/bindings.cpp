@@ -78,10 +78,10 @@ class Scanner {
         isa_(checked_isa(isa)),
         kernels_(&vqindex::kernels_for(isa_)),
         levels_(levels.data(), levels.data() + levels.size()) {
-    if (dim < 1 || dim > 16384 || step < 0 || step > 8 || window < step || window > 9 ||
+    if (dim < 1 || dim > 16384 || step < 0 || step > 8 || window < step || window > 9 || 7 * step + window > 64 ||
         levels_.size() != std::size_t{1} << (window + signs) ||
         (metric_ != "ip" && metric_ != "cosine" && metric_ != "l2"))
-      throw std::invalid_argument("expected 1..16384 dim, step <= 8, step <= window <= 9, 2^(window + signs) levels");
+      throw std::invalid_argument("expected 1..16384 dim, step <= 8, a window of step to 9 bits, 2^(window + signs) levels");
     const auto [least, most] = std::minmax_element(levels_.begin(), levels_.end());
     if (*least < -127 || *most > 127) multiplier_ = 256;
     if (multiplier_ > 1 && levels_.size() > 256) throw std::invalid_argument("expected at most 256 levels of 16 bits");

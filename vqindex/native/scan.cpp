@@ -18,6 +18,7 @@ constexpr std::size_t kSample = 4;                    // one group of rows in so
 constexpr std::size_t kAhead = 16;                    // rows fetched ahead before they are scored
 constexpr std::size_t kArranged = 3;                  // queries from which arranging a tile pays
 constexpr std::size_t kNarrow = 256;                  // dimension up to which a batch meets all levels at once
+constexpr std::size_t kPollWork = std::size_t{1} << 28;  // coordinates met between two looks at the clock
 constexpr double kThreadWork = 4e6;                   // coordinates met under which a thread costs more than it saves
 
 struct Hit {
@@ -37,7 +38,9 @@ class Best {
   float bar() const { return last_.key; }
 
   // The k-th best key is known to be at least this, from rows that are to come (again).
-  void expect(float key) { last_.key = std::nextafter(key, -std::numeric_limits<float>::infinity()); }
+  void expect(float key) {
+    raise({std::nextafter(key, -std::numeric_limits<float>::infinity()), 0, std::numeric_limits<std::int64_t>::max()});
+  }
 
   void push(const Hit& hit) {
     if (!better(hit, last_)) return;
@@ -58,13 +61,17 @@ class Best {
   void insert(const Hit& hit) {
     if (hits_.size() == k_) hits_.pop_back();
     hits_.insert(std::upper_bound(hits_.begin(), hits_.end(), hit, better), hit);
-    if (hits_.size() == k_) last_ = hits_.back();
+    if (hits_.size() == k_) raise(hits_.back());
   }
 
   void cut() {
     std::nth_element(hits_.begin(), hits_.begin() + (k_ - 1), hits_.end(), better);
     hits_.resize(k_);
-    last_ = hits_.back();
+    raise(hits_.back());
+  }
+
+  void raise(const Hit& last) {
+    if (better(last, last_)) last_ = last;
   }
 
   std::size_t k_;
@@ -170,8 +177,13 @@ class Worker {
   }
 
  private:
-  bool go_on(const std::function<bool()>& poll) {
-    if (++ticks_ % 32 == 0 && poll && !poll()) return false;
+  // Asks now and then, by the work done since, whether to stop; `work` is in coordinates met.
+  bool go_on(const std::function<bool()>& poll, std::size_t work) {
+    work_ += work;
+    if (work_ > kPollWork) {
+      work_ = 0;
+      if (poll && !poll()) return false;
+    }
     return !stop_.load(std::memory_order_relaxed);
   }
 
@@ -180,7 +192,7 @@ class Worker {
   void scan_rows(std::size_t first, std::size_t last, const std::function<bool()>& poll) {
     row_signs_.assign(kBlock * stride_ / 8, 0);
     spare_.resize(stride_);
-    for (std::size_t at = first; at < last && go_on(poll); at += kBlock) {
+    for (std::size_t at = first; at < last && go_on(poll, kBlock * task_.queries.count * d_); at += kBlock) {
       const std::size_t count = std::min(kBlock, last - at);
       if (task_.code.fields.signs) kernels_.sign_rows(plane_of(at), sign_bytes_, row_signs_.data(), stride_ / 8);
       for (std::size_t q = 0; q < task_.queries.count; ++q) {
@@ -201,7 +213,7 @@ class Worker {
     sums_.resize(kQueries * kTile);
     spare_.resize(stride_);
     const std::size_t nq = task_.queries.count, dim = padded(d_, 4);
-    for (std::size_t at = first; at < last && go_on(poll); at += kTile) {
+    for (std::size_t at = first; at < last && go_on(poll, kTile * nq * d_); at += kTile) {
       const std::size_t count = std::min(kTile, last - at);
       decode_tile(at, count);
       weigh(at, count);
@@ -291,7 +303,7 @@ class Worker {
         kernels_.sign_tables(prepared_.sign.data() + (q + i) * prepared_.sign_stride, units_, tables_of(i));
       warm_up(q, some, first, last, poll);
       candidates_.clear();
-      for (std::size_t at = first; at < last && go_on(poll); at += kGroup) {
+      for (std::size_t at = first; at < last && go_on(poll, kGroup * some * d_); at += kGroup) {
         const std::size_t stop = std::min(last, at + kGroup);
         if (some == 1)
           meet_one(q, at, stop);
@@ -309,7 +321,7 @@ class Worker {
     const std::size_t step = kSample * kGroup, wanted = 4 * task_.k;
     if ((last - first) / kSample < 8 * wanted) return;
     std::vector<Best> likely(some, Best(wanted));
-    for (std::size_t at = first; at < last && go_on(poll); at += step) {
+    for (std::size_t at = first; at < last && go_on(poll, kGroup * some * d_); at += step) {
       const std::size_t stop = std::min(last, at + kGroup);
       if (some > 1) expand(at, stop);
       for (std::size_t i = 0; i < some; ++i) {
@@ -490,7 +502,7 @@ class Worker {
   std::vector<Best> best_;
   const Rows* rows_ = nullptr;
   std::int64_t first_row_ = 0;
-  std::size_t ticks_ = 0;
+  std::size_t work_ = 0;
   struct SumBar {
     float key = std::numeric_limits<float>::quiet_NaN();
     std::int32_t sum = 0;
