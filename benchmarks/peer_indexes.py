@@ -1,6 +1,6 @@
 """One builder per index that `peers.py` sets side by side; each knows its bytes per vector and what they are made of.
 
-Rows and queries are unit vectors (cosine). A builder raises `UnavailableError` where the library or the width is missing.
+Rows and queries are unit vectors (cosine). A builder raises `UnavailableError` where library or width is missing.
 """
 
 from __future__ import annotations
