@@ -12,6 +12,7 @@ __all__ = ["plot_peers"]
 
 _COLOURS = {"vqindex": "#0b6e4f", "turbovec": "#c1364b", "faiss": "#4f5d75", "usearch": "#7a5195", "ScaNN": "#d07a00"}
 _MARKERS = {1: "v", 2: "o", 3: "^", 4: "s", 8: "D"}
+_Point = tuple[float, float, str, str, tuple[float, float]]  # rate, recall, label, colour, quartiles of the rate
 _MOST_RECALL = 0.9995  # the logit scale has no 1
 # Where a label may lie relative to its marker, in points, nearest first.
 _PLACES = [
@@ -19,17 +20,20 @@ _PLACES = [
 ]
 
 
-def _place_labels(figure: Any, axis: Any, points: Sequence[tuple[float, float, str, str]]) -> None:
-    """Write each label at the nearest place where it covers no marker, no other label and no edge of the panel."""
+def _place_labels(figure: Any, axis: Any, points: Sequence[_Point]) -> None:
+    """Write each label at the nearest place where it covers no marker, spread or other label, inside the panel."""
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
     renderer = figure.canvas.get_renderer()
     inside = axis.get_window_extent(renderer)
     around = 5 * figure.dpi / 72
-    pixels = axis.transData.transform([(x, y) for x, y, _, _ in points])
-    taken = [Bbox.from_extents(x - around, y - around, x + around, y + around) for x, y in pixels]
-    for x, y, text, colour in points:
+    taken = []
+    for x, y, _, _, spread in points:
+        marker = axis.transData.transform((x, y))
+        taken.append(Bbox([marker - around, marker + around]))
+        taken.append(Bbox(axis.transData.transform([(end, y) for end in spread])).padded(2))
+    for x, y, text, colour, _ in points:
         thread = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 3}
         style = {"textcoords": "offset points", "va": "center", "fontsize": 7, "color": colour, "arrowprops": thread}
         for dx, dy in _PLACES:
@@ -54,9 +58,10 @@ def _panel(figure: Any, axis: Any, lines: Sequence[dict[str, Any]], mode: str) -
         axis.plot([rate["q1"], rate["q3"]], [recall, recall], color=colour, linewidth=1, alpha=0.6)
         marker = _MARKERS.get(line["bits"], "o")
         axis.plot(rate["median"], recall, marker=marker, markersize=6, color=colour, linestyle="none")
-        points.append((rate["median"], recall, f"{line['index']} {line['bits']}", colour))
-    recalls = [y for _, y, _, _ in points]
-    rates = [x for x, _, _, _ in points]
+        spread = (rate["q1"], rate["q3"])
+        points.append((rate["median"], recall, f"{line['index']} {line['bits']}", colour, spread))
+    recalls = [point[1] for point in points]
+    rates = [point[0] for point in points]
     axis.set_xscale("log")
     axis.set_yscale("logit")
     odds = np.array([min(recalls), max(recalls)]) / (1 - np.array([min(recalls), max(recalls)])) * [0.7, 1.5]
@@ -91,7 +96,9 @@ def plot_peers(path: Path, lines: Sequence[dict[str, Any]]) -> None:
     head = lines[0]
     figure, axes = plt.subplots(1, 2, figsize=(16, 8), dpi=120)
     threads = f"{head['threads']} thread" + ("s" if head["threads"] > 1 else "")
-    figure.suptitle(f"{head['data']}: {head['n']:,} x {head['dim']}, {threads}, {head['cpu']}; number = bits")
+    figure.suptitle(
+        f"{head['data']}: {head['n']:,} x {head['dim']}, {threads}, {head['cpu']}; number = bits, line = quartiles over rounds"
+    )
     axes[0].set_title(f"all {head['queries']:,} queries in one call")
     axes[1].set_title("one query per call")
     figure.subplots_adjust(left=0.05, right=0.99, bottom=0.07, top=0.9, wspace=0.12)  # labels are placed in pixels
