@@ -96,9 +96,8 @@ def plot_peers(path: Path, lines: Sequence[dict[str, Any]]) -> None:
     head = lines[0]
     figure, axes = plt.subplots(1, 2, figsize=(16, 8), dpi=120)
     threads = f"{head['threads']} thread" + ("s" if head["threads"] > 1 else "")
-    figure.suptitle(
-        f"{head['data']}: {head['n']:,} x {head['dim']}, {threads}, {head['cpu']}; number = bits, line = quartiles over rounds"
-    )
+    where = f"{head['data']}: {head['n']:,} x {head['dim']}, {threads}, {head['cpu']}"
+    figure.suptitle(f"{where}; number = bits, line = quartiles over rounds")
     axes[0].set_title(f"all {head['queries']:,} queries in one call")
     axes[1].set_title("one query per call")
     figure.subplots_adjust(left=0.05, right=0.99, bottom=0.07, top=0.9, wspace=0.12)  # labels are placed in pixels

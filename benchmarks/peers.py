@@ -193,6 +193,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--queries", type=int, default=1000, help="first queries of the file; the batch")
     parser.add_argument("--bits", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--only", nargs="+", choices=list(PEERS), help="these kinds only")
+    parser.add_argument("--skip", nargs="+", choices=list(PEERS), default=[], help="all but these kinds")
     parser.add_argument("--opq", action="store_true", help="also OPQ, which trains for minutes")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
@@ -214,12 +215,17 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     head |= {"queries": len(queries), "single_calls": SINGLE_CALLS, "threads": args.threads, "rounds": args.rounds}
     tail = {"versions": versions(), "date": time.strftime("%Y-%m-%d"), **machine()}
     chosen = args.only or [*DEFAULT, *(["opq"] if args.opq else [])]
-    built = build_all(chosen, args.bits, rows, settings)
+    built = build_all([name for name in chosen if name not in args.skip], args.bits, rows, settings)
     del rows
     recalls = {}
     for key, index in built.items():  # also the warm-up
+        start = time.perf_counter()
         found = index.search(index.prepare(queries))
         recalls[key] = {"recall_at_10": recall_at_k(found, truth, K), "recall_1_at_1": recall_1_at_k(found, truth, 1)}
+        label = f"{PEERS[key[0]].label} {key[1]} bits"
+        print(
+            f"{label}: recall@10 {recalls[key]['recall_at_10']:.4f} in {time.perf_counter() - start:.1f} s", flush=True
+        )
     rates = run_rounds(built, queries, args.rounds, args.turn_seconds)
     lines = []
     for (peer, bits), index in built.items():
