@@ -24,7 +24,7 @@ import vqindex
 from vqindex_cli.compare import OURS, Built, build_faiss_pq, build_ours
 from vqindex_cli.output import show_table
 from vqindex_cli.plots import plot_recall_curves
-from vqindex_datasets import exact_neighbors, load_annbench
+from vqindex_datasets import exact_knn, load_annbench
 from vqindex_datasets.recall import recall_1_at_k, recall_at_k
 
 KS = (1, 2, 4, 8, 16, 32, 64)
@@ -48,7 +48,7 @@ def load(path: Path, rows: int | None, queries: int | None) -> tuple[Any, ...]:
     test = data.test[:queries]
     if len(train) == data.n:
         return train, test, data.neighbors[:queries], data.metric
-    return train, test, exact_neighbors(train, test, max(KS), data.metric)[0], data.metric
+    return train, test, exact_knn(train, test, max(KS), data.metric)[0], data.metric
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -35,8 +35,8 @@ F64 = NDArray[np.float64]
 TINY = np.float32(np.finfo(np.float32).tiny)
 _CUT = np.float32(2.0**-31)
 QUERY_LIMIT = 32767
-# Norms under 2^63 have squares that are finite in float32.
-MAX_NORM = 2.0**63
+# Norms under 2^62 have distances, and bounds of them, that are finite in float32.
+MAX_NORM = 2.0**62
 
 
 class Scaled(NamedTuple):

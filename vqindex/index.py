@@ -171,7 +171,7 @@ class VQIndex:
         Raises
         ------
         InvalidInputError
-            Wrong shape or dtype, a NaN or infinity (named by row and column), a norm of 2**63 or more (not for
+            Wrong shape or dtype, a NaN or infinity (named by row and column), a norm of 2**62 or more (not for
             cosine), or ids that are negative, repeated or already there. The index is then unchanged.
         """
         matrix = as_matrix(vectors, self.dim, "vectors")
@@ -194,7 +194,7 @@ class VQIndex:
         if norm is not None and norm.size and not norm.max() < MAX_NORM:
             row = int(np.argmax(~(norm < MAX_NORM)))
             raise InvalidInputError(
-                f"{what}[{first_row + row}] has norm {norm[row]:g}; expected less than 2**63 for metrics ip and l2"
+                f"{what}[{first_row + row}] has norm {norm[row]:g}; expected less than 2**62 for metrics ip and l2"
             )
 
     # ---- search

@@ -1,0 +1,235 @@
+"""One builder per index that `peers.py` sets side by side; each knows its bytes per vector and what they are made of.
+
+Rows and queries are unit vectors (cosine). A builder raises `UnavailableError` where library or width is missing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import vqindex
+
+__all__ = ["DEFAULT", "PEERS", "Built", "Peer", "Settings", "UnavailableError"]
+
+F32 = NDArray[np.float32]
+_CHUNK = 65536  # rows converted at a time
+
+
+class UnavailableError(Exception):
+    """An index that can't be had here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every index of a run shares: neighbours per query, threads, and keyword arguments for `VQIndex.search`."""
+
+    k: int
+    threads: int
+    search_args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Built:
+    """An index ready to search.
+
+    ``prepare(queries)`` brings unit float32 queries (nq, d) into the form that the library takes, off the clock;
+    ``search(prepared)`` returns row numbers (nq, k). ``counted`` says what ``bytes_per_vector`` is made of.
+    """
+
+    bytes_per_vector: float
+    counted: str
+    build_seconds: float
+    search: Callable[[Any], NDArray[Any]]
+    prepare: Callable[[F32], Any] = lambda queries: queries
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A kind of index: its label, its widths, and how to build it from unit rows (n, d), bits and settings.
+
+    ``reference`` widths are built whatever ``--bits`` says: 8-bit scans show what the narrow ones are up against.
+    """
+
+    label: str
+    widths: tuple[int, ...]
+    build: Callable[[F32, int, Settings], Built]
+    reference: tuple[int, ...] = ()
+
+
+def _need(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UnavailableError(f"{module} is not installed ({error})") from None
+
+
+def _ours(codec: str) -> Callable[[F32, int, Settings], Built]:
+    def build(rows: F32, bits: int, settings: Settings) -> Built:
+        start = time.perf_counter()
+        index = vqindex.VQIndex(rows.shape[1], bits, "cosine", codec=codec)
+        index.add(rows)
+        seconds = time.perf_counter() - start
+        size = index.spec.bytes_per_vector
+        counted = f"codes and {size - index.spec.code_bytes} bytes of scalars"
+        return Built(size, counted, seconds, lambda q: index.search(q, settings.k, **settings.search_args).ids)
+
+    return build
+
+
+def _turbovec(rows: F32, bits: int, settings: Settings) -> Built:
+    turbovec = _need("turbovec")
+    pad = -rows.shape[1] % 8
+
+    def padded(block: F32) -> F32:
+        return np.pad(block, ((0, 0), (0, pad))) if pad else block
+
+    wide = padded(rows)
+    start = time.perf_counter()
+    index = turbovec.TurboQuantIndex(dim=wide.shape[1], bit_width=bits)
+    index.add(wide)
+    index.prepare()
+    seconds = time.perf_counter() - start
+    # A file grows by this much a row; 3 bits are stored in 4.
+    size = wide.shape[1] * (4 if bits == 3 else bits) / 8 + 4
+    counted = f"codes of {wide.shape[1]} coordinates (a multiple of 8) and a float32 scale"
+    return Built(size, counted, seconds, lambda q: index.search(q, settings.k)[1], padded)
+
+
+def _filled(index: Any, rows: F32, settings: Settings, counted: str) -> Built:
+    """Train and fill a faiss index on the given threads."""
+    faiss = _need("faiss")
+    faiss.omp_set_num_threads(settings.threads)
+    start = time.perf_counter()
+    index.train(rows)
+    index.add(rows)
+    seconds = time.perf_counter() - start
+    inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
+    return Built(float(inner.code_size), counted, seconds, lambda q: index.search(q, settings.k)[1])
+
+
+def _factory(text: Callable[[int, int], str], counted: str) -> Callable[[F32, int, Settings], Built]:
+    """Return a builder from ``text(d, bits)``, faiss' factory string."""
+
+    def build(rows: F32, bits: int, settings: Settings) -> Built:
+        faiss = _need("faiss")
+        index = faiss.index_factory(rows.shape[1], text(rows.shape[1], bits), faiss.METRIC_INNER_PRODUCT)
+        return _filled(index, rows, settings, counted)
+
+    return build
+
+
+def _subquantizers(d: int, bits: int, each: int) -> int:
+    """Return how many sub-quantizers of `each` bits make `bits` per coordinate."""
+    parts, rest = divmod(d * bits, each)
+    if rest or d % parts:
+        raise UnavailableError(f"{d * bits / each:g} sub-quantizers of {each} bits do not divide {d} dimensions")
+    return parts
+
+
+def _pq(d: int, bits: int) -> str:
+    return f"PQ{_subquantizers(d, bits, 8)}x8"
+
+
+def _opq(d: int, bits: int) -> str:
+    return f"OPQ{_subquantizers(d, bits, 8)}_{d},{_pq(d, bits)}"
+
+
+def _pqfs(d: int, bits: int) -> str:
+    return f"PQ{_subquantizers(d, bits, 4)}x4fs"
+
+
+def _scalar(kind: str, counted: str) -> Callable[[F32, int, Settings], Built]:
+    """Return a builder of faiss' scalar quantizer ``QT_{bits}bit_{kind}`` behind a random rotation."""
+
+    def build(rows: F32, bits: int, settings: Settings) -> Built:
+        faiss = _need("faiss")
+        name = f"QT_{bits}bit_{kind}"
+        if not hasattr(faiss.ScalarQuantizer, name):
+            raise UnavailableError(f"this faiss has no {name}")
+        d = rows.shape[1]
+        inner = faiss.IndexScalarQuantizer(d, getattr(faiss.ScalarQuantizer, name), faiss.METRIC_INNER_PRODUCT)
+        index = faiss.IndexPreTransform(faiss.RandomRotationMatrix(d, d), inner)
+        return _filled(index, rows, settings, counted)
+
+    return build
+
+
+def _to_int8(rows: F32) -> NDArray[np.int8]:
+    """Scale every row so that its largest value is 127, and round; cosine does not see the scale."""
+    out = np.empty(rows.shape, np.int8)
+    for start in range(0, len(rows), _CHUNK):
+        block = rows[start : start + _CHUNK]
+        scale = 127 / np.maximum(np.abs(block).max(axis=1, keepdims=True), 1e-30)
+        out[start : start + _CHUNK] = np.rint(block * scale)
+    return out
+
+
+def _usearch(rows: F32, bits: int, settings: Settings) -> Built:
+    usearch = _need("usearch.index")
+    n, d = rows.shape
+    start = time.perf_counter()
+    # The module's own exact search function over a matrix has a high cost per call, so an index is asked for an exact
+    # scan; its graph is made as small as can be and not used. Its own float32 -> int8 conversion scales by the norm
+    # and leaves most of the 8 bits empty, so rows are converted here.
+    index = usearch.Index(ndim=d, metric="cos", dtype="i8", connectivity=2, expansion_add=1, enable_key_lookups=False)
+    index.add(np.arange(n), _to_int8(rows), threads=settings.threads)
+    seconds = time.perf_counter() - start
+
+    def search(queries: NDArray[np.int8]) -> NDArray[Any]:
+        found = index.search(queries, settings.k, exact=True, threads=settings.threads)
+        keys: NDArray[Any] = found.keys.astype(np.int64).reshape(len(queries), -1)
+        return keys
+
+    return Built(float(d), "int8 values only; keys and graph not counted", seconds, search, _to_int8)
+
+
+def _scann(rows: F32, bits: int, settings: Settings) -> Built:
+    scann = _need("scann")
+    d = rows.shape[1]
+    each = 4 // bits  # dimensions to a block of 16 centres
+    start = time.perf_counter()
+    builder = scann.scann_ops_pybind.builder(rows, settings.k, "dot_product")
+    builder.set_n_training_threads(settings.threads)
+    index = builder.score_ah(each, anisotropic_quantization_threshold=0.2).build()
+    seconds = time.perf_counter() - start
+    index.set_num_threads(settings.threads)
+    # Its file holds a byte for every 4-bit code; packed codes are what the scan reads.
+    size = -(-d // each) / 2
+
+    def search(queries: F32) -> NDArray[Any]:
+        several = settings.threads > 1 and len(queries) > 1
+        found = index.search_batched_parallel(queries) if several else index.search_batched(queries)
+        ids: NDArray[Any] = found[0].astype(np.int64)
+        return ids
+
+    return Built(size, "packed 4-bit codes", seconds, search)
+
+
+_SCALARS = "code_size: codes and scalars"
+_CODES = "code_size: codes, no scalars"
+
+PEERS: dict[str, Peer] = {
+    "prod": Peer("vqindex prod", tuple(range(1, 9)), _ours("turboquant-prod")),
+    "trellis": Peer("vqindex trellis", (1, 2, 3, 4), _ours("trellis")),
+    "turbovec": Peer("turbovec", (2, 3, 4), _turbovec),
+    "pq": Peer("faiss PQ", (1, 2, 4), _factory(_pq, _CODES)),
+    "opq": Peer("faiss OPQ", (1, 2, 4), _factory(_opq, _CODES)),
+    "pqfs": Peer("faiss PQ fast-scan", (1, 2, 4), _factory(_pqfs, _CODES)),
+    "rabitq": Peer("faiss RaBitQ fast-scan", tuple(range(1, 9)), _factory(lambda d, b: f"RR,RaBitQfs{b}", _SCALARS)),
+    "sq": Peer("faiss SQ", (4, 6, 8), _factory(lambda d, b: f"SQ{b}", _CODES), reference=(8,)),
+    "tq": Peer("faiss TurboQuant-prod", (2, 3, 4, 5), _scalar("tq", _SCALARS)),
+    "tqmse": Peer("faiss TurboQuant-mse", (1, 2, 3, 4, 8), _scalar("tqmse", _CODES)),
+    "usearch": Peer("usearch i8 exact", (8,), _usearch, reference=(8,)),
+    "scann": Peer("ScaNN AH", (1, 2, 4), _scann),
+}
+"""Every kind of index by the name that ``--only`` takes."""
+
+DEFAULT = tuple(name for name in PEERS if name != "opq")
+"""What runs unless asked otherwise: OPQ trains for minutes."""

@@ -1,0 +1,107 @@
+"""The figure of `peers.py`: recall@10 over queries per second, a marker per index, labels that do not overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["plot_peers"]
+
+_COLOURS = {"vqindex": "#0b6e4f", "turbovec": "#c1364b", "faiss": "#4f5d75", "usearch": "#7a5195", "ScaNN": "#d07a00"}
+_MARKERS = {1: "v", 2: "o", 3: "^", 4: "s", 8: "D"}
+_Point = tuple[float, float, str, str, tuple[float, float]]  # rate, recall, label, colour, quartiles of the rate
+_MOST_RECALL = 0.9995  # the logit scale has no 1
+# Where a label may lie relative to its marker, in points, nearest first.
+_PLACES = [
+    (r * np.cos(a), r * np.sin(a)) for r in (8, 16, 28, 42, 60, 80) for a in np.linspace(0, 2 * np.pi, 16, False)
+]
+
+
+def _place_labels(figure: Any, axis: Any, points: Sequence[_Point]) -> None:
+    """Write each label at the nearest place where it covers no marker, spread or other label, inside the panel."""
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+    renderer = figure.canvas.get_renderer()
+    inside = axis.get_window_extent(renderer)
+    around = 5 * figure.dpi / 72
+    taken = []
+    for x, y, _, _, spread in points:
+        marker = axis.transData.transform((x, y))
+        taken.append(Bbox([marker - around, marker + around]))
+        taken.append(Bbox(axis.transData.transform([(end, y) for end in spread])).padded(2))
+    for x, y, text, colour, _ in points:
+        thread = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 3}
+        style = {"textcoords": "offset points", "va": "center", "fontsize": 7, "color": colour, "arrowprops": thread}
+        for dx, dy in _PLACES:
+            side = "left" if dx > 1 else "right" if dx < -1 else "center"
+            note = axis.annotate(text, (x, y), (dx, dy), ha=side, **style)
+            note.update_positions(renderer)
+            box = Text.get_window_extent(note, renderer)  # without the thread to the marker
+            within = inside.x0 < box.x0 and box.x1 < inside.x1 and inside.y0 < box.y0 and box.y1 < inside.y1
+            if within and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            note.remove()
+        else:
+            print(f"no free place in the figure for the label {text!r}")
+
+
+def _panel(figure: Any, axis: Any, lines: Sequence[dict[str, Any]], mode: str) -> None:
+    points = []
+    for line in lines:
+        colour = next(c for library, c in _COLOURS.items() if line["index"].startswith(library))
+        rate, recall = line[f"{mode}_qps"], min(line["recall_at_10"], _MOST_RECALL)
+        axis.plot([rate["q1"], rate["q3"]], [recall, recall], color=colour, linewidth=1, alpha=0.6)
+        marker = _MARKERS.get(line["bits"], "o")
+        axis.plot(rate["median"], recall, marker=marker, markersize=6, color=colour, linestyle="none")
+        spread = (rate["q1"], rate["q3"])
+        points.append((rate["median"], recall, f"{line['index']} {line['bits']}", colour, spread))
+    recalls = [point[1] for point in points]
+    rates = [point[0] for point in points]
+    axis.set_xscale("log")
+    axis.set_yscale("logit")
+    odds = np.array([min(recalls), max(recalls)]) / (1 - np.array([min(recalls), max(recalls)])) * [0.7, 1.5]
+    axis.set_ylim(*(odds / (1 + odds)))
+    axis.set_xlim(min(rates) / 2.5, max(rates) * 2.5)
+    ticks = [0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999]
+    axis.set_yticks(ticks, [f"{t:g}" for t in ticks])
+    axis.set_yticks([], minor=True)
+    axis.set_ylim(*(odds / (1 + odds)))  # ticks outside must not widen it
+    axis.set_xlabel("queries per second")
+    axis.set_ylabel("recall@10")
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    _place_labels(figure, axis, points)
+
+
+def plot_peers(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    """Draw one panel for batches and one for single queries and save them as an image.
+
+    Parameters
+    ----------
+    path : Path
+        Image to write; the format follows the suffix.
+    lines : sequence of dict
+        What `peers.py` writes, all of one run.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    head = lines[0]
+    figure, axes = plt.subplots(1, 2, figsize=(16, 8), dpi=120)
+    threads = f"{head['threads']} thread" + ("s" if head["threads"] > 1 else "")
+    where = f"{head['data']}: {head['n']:,} x {head['dim']}, {threads}, {head['cpu']}"
+    figure.suptitle(f"{where}; number = bits, line = quartiles over rounds")
+    axes[0].set_title(f"all {head['queries']:,} queries in one call")
+    axes[1].set_title("one query per call")
+    figure.subplots_adjust(left=0.05, right=0.99, bottom=0.07, top=0.9, wspace=0.12)  # labels are placed in pixels
+    for axis, mode in zip(axes, ("batch", "single"), strict=True):
+        _panel(figure, axis, lines, mode)
+    figure.savefig(path)
+    plt.close(figure)
