@@ -81,7 +81,8 @@ class Scanner {
     if (dim < 1 || dim > 16384 || step < 0 || step > 8 || window < step || window > 9 || 7 * step + window > 64 ||
         levels_.size() != std::size_t{1} << (window + signs) ||
         (metric_ != "ip" && metric_ != "cosine" && metric_ != "l2"))
-      throw std::invalid_argument("expected 1..16384 dim, step <= 8, a window of step to 9 bits, 2^(window + signs) levels");
+      throw std::invalid_argument(
+          "expected 1..16384 dim, step <= 8, a window of step to 9 bits, 2^(window + signs) levels");
     const auto [least, most] = std::minmax_element(levels_.begin(), levels_.end());
     if (*least < -127 || *most > 127) multiplier_ = 256;
     if (multiplier_ > 1 && levels_.size() > 256) throw std::invalid_argument("expected at most 256 levels of 16 bits");
@@ -349,6 +350,7 @@ nb::tuple prepare(const Tables& tables, Array<const float, nb::ndim<2>> queries,
 
 NB_MODULE(_native, m) {
   m.doc() = "Compiled part of vqindex.";
+  nb::set_leak_warnings(false);  // an index alive at exit is no leak
   m.def("supported_isas", &vqindex::supported_isas,
         "Return the names of the instruction sets that kernels could use on this machine, the plainest first.");
   m.def("trellis_encode", &encode_trellis, nb::arg("values"), nb::arg("table"), nb::arg("bits"), nb::arg("window"),

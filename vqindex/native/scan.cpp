@@ -9,6 +9,9 @@
 #include <limits>
 #include <thread>
 
+#include "hits.hpp"
+#include "scan_queries.hpp"
+
 namespace vqindex {
 namespace {
 
@@ -19,128 +22,7 @@ constexpr std::size_t kAhead = 16;                    // rows fetched ahead befo
 constexpr std::size_t kArranged = 3;                  // queries from which arranging a tile pays
 constexpr std::size_t kNarrow = 256;                  // dimension up to which a batch meets all levels at once
 constexpr std::size_t kPollWork = std::size_t{1} << 28;  // coordinates met between two looks at the clock
-constexpr double kThreadWork = 4e6;                   // coordinates met under which a thread costs more than it saves
-
-struct Hit {
-  float key, score;
-  std::int64_t row;
-};
-
-// Higher keys first, of equal ones the lower row.
-bool better(const Hit& a, const Hit& b) { return a.key != b.key ? a.key > b.key : a.row < b.row; }
-
-// The k best hits.
-class Best {
- public:
-  explicit Best(std::size_t k) : k_(k) {}
-
-  // What is below the bar is out; what equals it may be in only if its row is lower than another's.
-  float bar() const { return last_.key; }
-
-  // The k-th best key is known to be at least this, from rows that are to come (again).
-  void expect(float key) {
-    raise({std::nextafter(key, -std::numeric_limits<float>::infinity()), 0, std::numeric_limits<std::int64_t>::max()});
-  }
-
-  void push(const Hit& hit) {
-    if (!better(hit, last_)) return;
-    if (k_ <= kSorted) return insert(hit);
-    hits_.push_back(hit);
-    if (hits_.size() == k_ + std::max<std::size_t>(64, k_ / 2)) cut();
-  }
-
-  // Leaves the k best, or all if there are fewer, in no order.
-  std::vector<Hit>& finish() {
-    if (hits_.size() > k_) cut();
-    return hits_;
-  }
-
- private:
-  static constexpr std::size_t kSorted = 32;  // up to here a sorted list is quickest, and its bar always the true one
-
-  void insert(const Hit& hit) {
-    if (hits_.size() == k_) hits_.pop_back();
-    hits_.insert(std::upper_bound(hits_.begin(), hits_.end(), hit, better), hit);
-    if (hits_.size() == k_) raise(hits_.back());
-  }
-
-  void cut() {
-    std::nth_element(hits_.begin(), hits_.begin() + (k_ - 1), hits_.end(), better);
-    hits_.resize(k_);
-    raise(hits_.back());
-  }
-
-  void raise(const Hit& last) {
-    if (better(last, last_)) last_ = last;
-  }
-
-  std::size_t k_;
-  Hit last_{-std::numeric_limits<float>::infinity(), 0, std::numeric_limits<std::int64_t>::max()};
-  std::vector<Hit> hits_;
-};
-
-// A query's int8 versions and what they leave out; the same for all threads.
-struct Prepared {
-  std::size_t stride;
-  std::vector<std::int16_t> lead;    // with zeros up to the stride
-  std::vector<std::int8_t> narrow;   // rint(lead / 512), for the full scan of levels
-  std::vector<std::int32_t> offset;  // 128 * their sum
-  std::vector<float> slack;          // norm of what the rounding left, in steps of lead, and room for float errors
-  std::size_t sign_stride;
-  std::vector<std::int8_t> sign;  // rint(lead * 5 / 32767), for the sign plane
-  std::vector<Bound> bound;
-};
-
-constexpr float kRoom = 2e-6f;  // relative; a score is at most five float32 roundings away from the exact value
-
-void prepare_leads(const Task& task, Prepared& out) {
-  const std::size_t d = task.code.fields.dim;
-  out.lead.assign(task.queries.count * out.stride, 0);
-  for (std::size_t q = 0; q < task.queries.count; ++q)
-    std::copy_n(task.queries.lead + q * d, d, out.lead.data() + q * out.stride);
-}
-
-void prepare_levels(const Task& task, Prepared& out) {
-  const std::size_t d = task.code.fields.dim;
-  out.narrow.assign(task.queries.count * out.stride, 0);
-  for (std::size_t q = 0; q < task.queries.count; ++q) {
-    std::int64_t left2 = 0, norm2 = 0;
-    std::int32_t total = 0;
-    for (std::size_t i = 0; i < d; ++i) {
-      const int x = task.queries.lead[q * d + i], narrow = (x + 256) >> 9;
-      out.narrow[q * out.stride + i] = static_cast<std::int8_t>(narrow);
-      total += narrow;
-      left2 += std::int64_t{x - 512 * narrow} * (x - 512 * narrow);
-      norm2 += std::int64_t{x} * x;
-    }
-    const float left = std::sqrt(static_cast<float>(left2)), norm = std::sqrt(static_cast<float>(norm2));
-    out.offset.push_back(128 * total);
-    // Codes with more than 8 bits of levels also leave out part of a level: see `weigh`.
-    out.slack.push_back((task.code.multiplier > 1 ? std::max(left, norm / 128) : left) + kRoom * (norm + left));
-  }
-}
-
-// coarse.py, operation for operation.
-void prepare_signs(const Task& task, Prepared& out) {
-  const std::size_t d = task.code.fields.dim;
-  const std::size_t units = padded((d + 7) / 8, kUnitBytes) / kUnitBytes;
-  out.sign_stride = padded(units * 24, kBlock);
-  out.sign.assign(task.queries.count * out.sign_stride, 0);
-  for (std::size_t q = 0; q < task.queries.count; ++q) {
-    std::int64_t left2 = 0;
-    for (std::size_t i = 0; i < d; ++i) {
-      const int x = task.queries.lead[q * d + i], sign = (kSignLimit * x + (1 << 14)) >> 15;
-      out.sign[q * out.sign_stride + i] = static_cast<std::int8_t>(sign);
-      left2 += std::int64_t{kSignLimit * x - 32767 * sign} * (kSignLimit * x - 32767 * sign);
-    }
-    const double scale = task.queries.scale[q], norm = task.queries.norm[q];
-    const double variance =
-        task.coarse.plane * (norm * norm) + (task.coarse.rounding * static_cast<double>(left2)) * (scale * scale);
-    out.bound.push_back({static_cast<std::int32_t>(120 * units), static_cast<float>(task.coarse.scale * scale),
-                         static_cast<float>(task.coarse.quantile * std::sqrt(variance)),
-                         task.queries.norm[q] * task.queries.norm[q], task.code.distance});
-  }
-}
+constexpr double kThreadWork = 4e6;  // coordinates met under which a thread costs more than it saves
 
 // One thread's part: some rows, all queries.
 class Worker {
@@ -541,11 +423,7 @@ bool search(const Task& task, const Kernels& kernels, std::size_t threads, const
   std::size_t total = 0;
   for (const Rows& part : task.rows) total += part.count;
   threads = useful_threads(task, total, threads);
-  Prepared prepared;
-  prepared.stride = padded(task.code.fields.dim, kBlock);
-  prepare_leads(task, prepared);
-  if (task.coarse.on) prepare_signs(task, prepared);
-  if (!Worker::by_signs(task)) prepare_levels(task, prepared);
+  const Prepared prepared = prepare_queries(task, !Worker::by_signs(task));
 
   std::atomic<bool> stop{false};
   const std::function<bool()> watch = [&] {

@@ -1,0 +1,29 @@
+// The narrow versions of a batch of queries that kernels meet first.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "scan.hpp"
+
+namespace vqindex {
+
+constexpr float kRoom = 2e-6f;  // relative; a score is at most five float32 roundings away from the exact value
+
+// A query's int8 versions and what they leave out; the same for all threads.
+struct Prepared {
+  std::size_t stride;
+  std::vector<std::int16_t> lead;    // with zeros up to the stride
+  std::vector<std::int8_t> narrow;   // rint(lead / 512), for the full scan of levels
+  std::vector<std::int32_t> offset;  // 128 * their sum
+  std::vector<float> slack;          // norm of what the rounding left, in steps of lead, and room for float errors
+  std::size_t sign_stride;
+  std::vector<std::int8_t> sign;  // rint(lead * 5 / 32767), for the sign plane
+  std::vector<Bound> bound;
+};
+
+// For the scan of all levels, and for that of the sign plane, if the task has them.
+Prepared prepare_queries(const Task& task, bool levels);
+
+}  // namespace vqindex
