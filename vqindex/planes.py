@@ -14,6 +14,7 @@ the rows they are.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from .backend import Encoded
 from .packing import pack, unpack
 from .spec import IndexSpec
 
-__all__ = ["BLOCK_ROWS", "Block", "join", "join_rows", "put_rows", "put_scalars", "split"]
+__all__ = ["BLOCK_ROWS", "Block", "join", "join_rows", "put_rows", "put_scalars", "sign_plane", "split"]
 
 BLOCK_ROWS = 64
 
@@ -55,6 +56,15 @@ class Block(NamedTuple):
     def rows(self) -> int:
         """Number of rows n (len() of a tuple is its number of fields)."""
         return len(self.codes)
+
+
+def sign_plane(spec: IndexSpec, rows: int) -> U8:
+    """Return a sign plane of zeros with room for some rows, its lines on cache lines."""
+    shape = (-(-rows // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS)
+    size = math.prod(shape)
+    room = np.zeros(size + BLOCK_ROWS, np.uint8)
+    start = -room.ctypes.data % BLOCK_ROWS
+    return room[start : start + size].reshape(shape)
 
 
 def split(spec: IndexSpec, rows: Encoded) -> Block:

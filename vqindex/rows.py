@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backend import Encoded
-from .planes import BLOCK_ROWS, Block, join_rows
+from .planes import BLOCK_ROWS, Block, join_rows, sign_plane
 from .spec import IndexSpec
 
 __all__ = ["RowStore"]
@@ -29,9 +29,7 @@ class RowStore:
 
     def _allocate(self, rows: int) -> Block:
         spec = self._spec
-        signs = (
-            np.zeros((-(-rows // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS), np.uint8) if spec.has_sign_plane else None
-        )
+        signs = sign_plane(spec, rows) if spec.has_sign_plane else None
         norm = np.empty(rows, np.float32) if spec.stores_norm else None
         return Block(signs, np.empty((rows, spec.row_bytes), np.uint8), np.empty(rows, np.float32), norm)
 

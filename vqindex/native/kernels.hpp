@@ -114,8 +114,8 @@ struct Kernels {
   std::int32_t (*sign_sum)(const std::uint8_t* signs, const std::int8_t* query, std::size_t stride);
   // The sign bits of the 64 rows of a block of the sign plane, a row every `stride` bytes.
   void (*sign_rows)(const std::uint8_t* block, std::size_t bytes, std::uint8_t* rows, std::size_t stride);
-  // Bit r: sums[r] > bar.
-  std::uint64_t (*above)(const std::uint16_t* sums, std::uint16_t bar);
+  // Bit r of hits[b]: sums[64 * b + r] > bar. Returns whether there is any.
+  bool (*above)(const std::uint16_t* sums, std::size_t blocks, std::uint16_t bar, std::uint64_t* hits);
   // Bit r: the bound of sum[r] - offset is above bar. Float32 operations in this order, none fused.
   std::uint64_t (*bounded)(const std::uint16_t* sums, const Bound& bound, const float* size, float bar);
 };

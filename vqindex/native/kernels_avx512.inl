@@ -178,11 +178,15 @@ VQ_T std::int32_t sign_sum(const std::uint8_t* signs, const std::int8_t* query, 
   return _mm512_reduce_add_epi32(sum);
 }
 
-VQ_T std::uint64_t above(const std::uint16_t* sums, std::uint16_t bar) {
+VQ_T bool above(const std::uint16_t* sums, std::size_t blocks, std::uint16_t bar, std::uint64_t* hits) {
   const __m512i limit = _mm512_set1_epi16(static_cast<short>(bar));
-  const std::uint64_t low = _mm512_cmpgt_epu16_mask(_mm512_loadu_si512(sums), limit);
-  const std::uint64_t high = _mm512_cmpgt_epu16_mask(_mm512_loadu_si512(sums + 32), limit);
-  return low | high << 32;
+  std::uint64_t any = 0;
+  for (std::size_t b = 0; b < blocks; ++b) {
+    const std::uint64_t low = _mm512_cmpgt_epu16_mask(_mm512_loadu_si512(sums + b * kBlock), limit);
+    const std::uint64_t high = _mm512_cmpgt_epu16_mask(_mm512_loadu_si512(sums + b * kBlock + 32), limit);
+    any |= hits[b] = low | high << 32;
+  }
+  return any != 0;
 }
 
 VQ_T std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, const float* size, float bar) {

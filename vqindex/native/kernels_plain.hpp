@@ -193,10 +193,14 @@ VQ_INLINE std::int32_t sign_sum(const std::uint8_t* signs, const std::int8_t* qu
   return sum;
 }
 
-VQ_INLINE std::uint64_t above(const std::uint16_t* sums, std::uint16_t bar) {
-  std::uint8_t flags[kBlock];
-  for (std::size_t r = 0; r < kBlock; ++r) flags[r] = sums[r] > bar;
-  return bits_of(flags);
+VQ_INLINE bool above(const std::uint16_t* sums, std::size_t blocks, std::uint16_t bar, std::uint64_t* hits) {
+  std::uint64_t any = 0;
+  for (std::size_t b = 0; b < blocks; ++b) {
+    std::uint8_t flags[kBlock];
+    for (std::size_t r = 0; r < kBlock; ++r) flags[r] = sums[b * kBlock + r] > bar;
+    any |= hits[b] = bits_of(flags);
+  }
+  return any != 0;
 }
 
 VQ_INLINE float bound_of(std::int32_t sum, const Bound& bound, float size) {
@@ -246,7 +250,9 @@ VQ_INLINE std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, c
   TARGET std::int32_t sign_sum(const std::uint8_t* signs, const std::int8_t* query, std::size_t stride) {           \
     return plain::sign_sum(signs, query, stride);                                                                   \
   }                                                                                                                 \
-  TARGET std::uint64_t above(const std::uint16_t* sums, std::uint16_t bar) { return plain::above(sums, bar); }      \
+  TARGET bool above(const std::uint16_t* sums, std::size_t blocks, std::uint16_t bar, std::uint64_t* hits) {        \
+    return plain::above(sums, blocks, bar, hits);                                                                   \
+  }                                                                                                                 \
   TARGET std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, const float* size, float bar) {       \
     return plain::bounded(sums, bound, size, bar);                                                                  \
   }

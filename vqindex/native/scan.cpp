@@ -9,6 +9,7 @@
 #include <limits>
 #include <thread>
 
+#include "buffer.hpp"
 #include "hits.hpp"
 #include "scan_queries.hpp"
 
@@ -200,7 +201,7 @@ class Worker {
   // likeliest in a sample of all groups of rows.
   void warm_up(std::size_t q, std::size_t some, std::size_t first, std::size_t last,
                const std::function<bool()>& poll) {
-    const std::size_t step = kSample * kGroup, wanted = 4 * task_.k;
+    const std::size_t step = kSample * kGroup, wanted = 2 * task_.k;
     if ((last - first) / kSample < 8 * wanted) return;
     std::vector<Best> likely(some, Best(wanted));
     for (std::size_t at = first; at < last && go_on(poll, kGroup * some * d_); at += step) {
@@ -252,7 +253,6 @@ class Worker {
 
   void meet_many(std::size_t q, std::size_t some, std::size_t at, std::size_t stop) {
     expand(at, stop);
-    fetch(code_of(at), (stop - at) * rows_->row_bytes);
     for (std::size_t i = 0; i < some; ++i) {
       sum_signs(i, true, at, stop);
       each_above(q + i, at, stop, best_[q + i].bar(),
@@ -273,38 +273,48 @@ class Worker {
   // First all scores, which overlap in time, then what is kept.
   template <typename Signs>
   void score_candidates(const Signs& signs) {
-    for (Candidate& c : candidates_) c.score = score_row(c.query, c.row, signs(c.row));
+    for (std::size_t i = 0; i < candidates_.size(); ++i) {
+      if (i + kAhead < candidates_.size()) fetch(code_of(candidates_[i + kAhead].row), rows_->row_bytes + 63);
+      Candidate& c = candidates_[i];
+      c.score = score_row(c.query, c.row, signs(c.row));
+    }
     for (const Candidate& c : candidates_) push(c.query, c.row, c.score, c.bound);
     candidates_.clear();
   }
 
   // Asks for memory that is about to be read here and there, which no hardware foresees.
   static void fetch(const std::uint8_t* from, std::size_t bytes) {
-    for (std::size_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
+    for (std::size_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
   }
 
   // Calls found(row, bound) for the rows from `at` to `stop`, whose sums are there, whose bounds are above `bar`.
   template <typename Found>
   void each_above(std::size_t q, std::size_t at, std::size_t stop, float bar, const Found& found) {
     const Bound& bound = prepared_.bound[q];
-    const std::int32_t limit = rows_->norm ? 0 : integer_bar(q, bar);
-    for (std::size_t row = at; row < stop; row += kBlock) {
-      const std::uint16_t* sums = sums16_.data() + (row - at);
-      const std::size_t count = std::min(kBlock, stop - row);
-      std::uint64_t hits = ~std::uint64_t{0};
-      if (rows_->norm) {
+    const std::size_t blocks = blocks_of(at, stop);
+    std::uint64_t hits[kTileBlocks];
+    if (rows_->norm) {
+      for (std::size_t b = 0; b < blocks; ++b) {
+        const std::size_t row = at + b * kBlock, count = std::min(kBlock, stop - row);
         const float* size = rows_->norm + row;
         if (count < kBlock) size = std::copy_n(size, count, size_) - count;
-        hits = kernels_.bounded(sums, bound, size, bar);
-      } else if (limit >= 0) {
-        hits = kernels_.above(sums, static_cast<std::uint16_t>(limit));
+        hits[b] = kernels_.bounded(sums16_.data() + b * kBlock, bound, size, bar);
       }
-      if (count < kBlock) hits &= (std::uint64_t{1} << count) - 1;
-      for (; hits; hits &= hits - 1) {
-        const std::size_t r = static_cast<std::size_t>(__builtin_ctzll(hits));
-        found(row + r, bound_of(sums[r] - bound.offset, bound, rows_->norm ? rows_->norm[row + r] : 1.0f));
-      }
+    } else {
+      const std::int32_t limit = integer_bar(q, bar);
+      if (limit < 0)
+        std::fill(hits, hits + blocks, ~std::uint64_t{0});
+      else if (!kernels_.above(sums16_.data(), blocks, static_cast<std::uint16_t>(limit), hits))
+        return;
     }
+    const std::size_t rest = (stop - at) % kBlock;
+    if (rest) hits[blocks - 1] &= (std::uint64_t{1} << rest) - 1;
+    for (std::size_t b = 0; b < blocks; ++b)
+      for (std::uint64_t bits = hits[b]; bits; bits &= bits - 1) {
+        const std::size_t r = b * kBlock + static_cast<std::size_t>(__builtin_ctzll(bits));
+        const float size = rows_->norm ? rows_->norm[at + r] : 1.0f;
+        found(at + r, bound_of(sums16_[r] - bound.offset, bound, size));
+      }
   }
 
   static float bound_of(std::int32_t sum, const Bound& bound, float size) {
@@ -390,12 +400,12 @@ class Worker {
     std::int32_t sum = 0;
   };
   std::vector<SumBar> sum_bars_;  // the last answer of integer_bar for every query
-  std::vector<std::int8_t> levels_, spare_;
-  std::vector<std::uint8_t> tile_, row_signs_, tables_, index_;
-  std::vector<std::int32_t> sums_;
-  std::vector<std::uint16_t> sums16_;
+  Buffer<std::int8_t> levels_, spare_;
+  Buffer<std::uint8_t> tile_, row_signs_, tables_, index_;
+  Buffer<std::int32_t> sums_;
+  Buffer<std::uint16_t> sums16_;
   std::vector<Candidate> candidates_;
-  float weight_[kTile], error_[kTile], size_[kTile];
+  alignas(64) float weight_[kTile], error_[kTile], size_[kTile];
 };
 
 std::size_t useful_threads(const Task& task, std::size_t rows, std::size_t threads) {

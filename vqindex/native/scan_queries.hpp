@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "buffer.hpp"
 #include "scan.hpp"
 
 namespace vqindex {
@@ -14,12 +15,12 @@ constexpr float kRoom = 2e-6f;  // relative; a score is at most five float32 rou
 // A query's int8 versions and what they leave out; the same for all threads.
 struct Prepared {
   std::size_t stride;
-  std::vector<std::int16_t> lead;    // with zeros up to the stride
-  std::vector<std::int8_t> narrow;   // rint(lead / 512), for the full scan of levels
+  Buffer<std::int16_t> lead;         // with zeros up to the stride
+  Buffer<std::int8_t> narrow;        // rint(lead / 512), for the full scan of levels
   std::vector<std::int32_t> offset;  // 128 * their sum
   std::vector<float> slack;          // norm of what the rounding left, in steps of lead, and room for float errors
   std::size_t sign_stride;
-  std::vector<std::int8_t> sign;  // rint(lead * 5 / 32767), for the sign plane
+  Buffer<std::int8_t> sign;  // rint(lead * 5 / 32767), for the sign plane
   std::vector<Bound> bound;
 };
 

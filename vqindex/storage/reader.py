@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..backend import Encoded
 from ..codec import Codec
 from ..errors import FileFormatError, InvalidInputError
-from ..planes import BLOCK_ROWS, Block, split
+from ..planes import BLOCK_ROWS, Block, sign_plane, split
 from ..spec import IndexSpec
 from ..trellis import TABLE_VERSION
 from .layout import CHECK_BYTES, FORMAT_NAME, FORMAT_VERSION, HEADER, Checksummer, dtypes_of
@@ -230,6 +230,10 @@ def _read_v2(path: Path, file: h5py.File, mmap: bool, verify: bool) -> Stored:
         return blocks.map(name, verify) if mmap else blocks.load(name)
 
     signs = fetch("signs") if spec.has_sign_plane else None
+    if signs is not None and not mmap:
+        lines = sign_plane(spec, len(signs) * BLOCK_ROWS)
+        lines[...] = signs
+        signs = lines
     norm = fetch("norm") if spec.stores_norm else None
     ids = fetch("ids").astype(np.int64, copy=False) if "ids" in blocks.shapes else None
     return Stored(spec, Block(signs, fetch("codes"), fetch("factor"), norm), ids, header["meta"])
