@@ -2,6 +2,12 @@
 // widened there by the compiler. Integer arithmetic has one answer, so all of them agree.
 #pragma once
 
+#include <cstdint>
+
+#if defined(_MSC_VER)
+#include <intrin.h>
+#endif
+
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define VQ_X86 1
 // Clang does not know the preference and would drop the whole attribute.
@@ -30,3 +36,27 @@
 #else
 #define VQ_UNROLL
 #endif
+
+namespace vqindex {
+
+// Number of the lowest bit that is set; there must be one.
+VQ_INLINE unsigned lowest_bit(std::uint64_t bits) {
+#if defined(_MSC_VER)
+  unsigned long at;
+  _BitScanForward64(&at, bits);
+  return at;
+#else
+  return static_cast<unsigned>(__builtin_ctzll(bits));
+#endif
+}
+
+// Asks for the line of memory at `p`, which is about to be read.
+VQ_INLINE void prefetch(const void* p) {
+#if defined(_MSC_VER)
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+#else
+  __builtin_prefetch(p);
+#endif
+}
+
+}  // namespace vqindex

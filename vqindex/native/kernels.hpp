@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "isa.hpp"
+
 namespace vqindex {
 
 constexpr std::size_t kBlock = 64;          // rows of a block of the sign plane, and of a selection
@@ -76,6 +78,12 @@ struct Bound {
   float query2;   // |query|^2, for distances
   bool distance;  // the bound is of 2 <query, row> - (size^2 + query2)
 };
+
+// Float32 operations in this order, none fused: coarse.py. `sum` without its offset.
+VQ_INLINE float bound_of(std::int32_t sum, const Bound& bound, float size) {
+  const float ip = (static_cast<float>(sum) * bound.scale + bound.width) * size;
+  return bound.distance ? 2.0f * ip - (size * size + bound.query2) : ip;
+}
 
 struct Kernels {
   // Levels of one row of row_bytes bytes (signs: its sign bits, in padded(dim, 64) / 8 bytes); writes padded(dim, 64)

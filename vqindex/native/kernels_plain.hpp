@@ -203,11 +203,6 @@ VQ_INLINE bool above(const std::uint16_t* sums, std::size_t blocks, std::uint16_
   return any != 0;
 }
 
-VQ_INLINE float bound_of(std::int32_t sum, const Bound& bound, float size) {
-  const float ip = (static_cast<float>(sum) * bound.scale + bound.width) * size;
-  return bound.distance ? 2.0f * ip - (size * size + bound.query2) : ip;
-}
-
 VQ_INLINE std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, const float* size, float bar) {
   std::uint8_t flags[kBlock];
   for (std::size_t r = 0; r < kBlock; ++r) flags[r] = bound_of(sums[r] - bound.offset, bound, size[r]) > bar;

@@ -119,10 +119,10 @@ class Worker {
     std::memset(levels_.data() + count * stride_, 0, (kTile - count) * stride_);
   }
 
-  // A score is (sum of level x lead) * scale * factor. With level = m * narrow level + rest and lead = 512 * narrow
-  // lead
-  // + rest, Cauchy-Schwarz bounds what the narrow sum leaves out: m |narrow levels| |rest of lead| + |rest of levels|
-  // |lead|. The rest of a level is at most 255, and slack is at least |lead| / 128.
+  // A score is (sum of level x lead) * scale * factor. With level = m * narrow level + rest and
+  // lead = 512 * narrow lead + rest, Cauchy-Schwarz bounds what the narrow sum leaves out:
+  // m |narrow levels| |rest of lead| + |rest of levels| |lead|. The rest of a level is at most 255, and slack at least
+  // |lead| / 128.
   void weigh(std::size_t at, std::size_t count) {
     const float m = static_cast<float>(task_.code.multiplier);
     const float rest = m > 1 ? 128.0f * 255.0f * std::sqrt(static_cast<float>(d_)) : 0.0f;
@@ -142,7 +142,7 @@ class Worker {
       std::uint64_t hits = kernels_.passing(sums + half, test_of(q), weight_ + half, error_ + half, size_ + half);
       if (count - half < kBlock) hits &= (std::uint64_t{1} << (count - half)) - 1;
       for (; hits; hits &= hits - 1) {
-        const std::size_t r = half + static_cast<std::size_t>(__builtin_ctzll(hits)), row = at + r;
+        const std::size_t r = half + lowest_bit(hits), row = at + r;
         float bound = std::numeric_limits<float>::infinity();
         if (task_.coarse.on) {
           const std::int32_t sum =
@@ -171,7 +171,7 @@ class Worker {
     return test;
   }
 
-  // ---- the sign plane first: a tile of rows meets a chunk of queries; rows that may be in are decoded, once a tile
+  // ---- the sign plane first: a group of rows meets a chunk of queries, then rows that may be in are scored
 
   void scan_signs(std::size_t first, std::size_t last, const std::function<bool()>& poll) {
     const std::size_t nq = task_.queries.count, table = units_ * kUnitTable;
@@ -245,7 +245,7 @@ class Worker {
     sum_signs(0, false, at, stop);
     each_above(q, at, stop, best_[q].bar(), [&](std::size_t row, float bound) {
       fetch(code_of(row), rows_->row_bytes + 63);  // rows lie across lines
-      fetch(reinterpret_cast<const std::uint8_t*>(rows_->factor + row), 1);
+      prefetch(rows_->factor + row);
       candidates_.push_back({row, q, bound});
     });
     if (candidates_.size() >= kAhead) score_candidates();
@@ -258,6 +258,7 @@ class Worker {
       each_above(q + i, at, stop, best_[q + i].bar(),
                  [&](std::size_t row, float bound) { candidates_.push_back({row, q + i, bound}); });
     }
+    if (candidates_.empty()) return;
     for (std::size_t row = at; row < stop; row += kBlock)
       kernels_.sign_rows(plane_of(row), sign_bytes_, signs_of(row - at), stride_ / 8);
     score_candidates([&](std::size_t row) { return signs_of(row - at); });
@@ -284,7 +285,7 @@ class Worker {
 
   // Asks for memory that is about to be read here and there, which no hardware foresees.
   static void fetch(const std::uint8_t* from, std::size_t bytes) {
-    for (std::size_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
+    for (std::size_t i = 0; i < bytes; i += 64) prefetch(from + i);
   }
 
   // Calls found(row, bound) for the rows from `at` to `stop`, whose sums are there, whose bounds are above `bar`.
@@ -311,15 +312,10 @@ class Worker {
     if (rest) hits[blocks - 1] &= (std::uint64_t{1} << rest) - 1;
     for (std::size_t b = 0; b < blocks; ++b)
       for (std::uint64_t bits = hits[b]; bits; bits &= bits - 1) {
-        const std::size_t r = b * kBlock + static_cast<std::size_t>(__builtin_ctzll(bits));
+        const std::size_t r = b * kBlock + lowest_bit(bits);
         const float size = rows_->norm ? rows_->norm[at + r] : 1.0f;
         found(at + r, bound_of(sums16_[r] - bound.offset, bound, size));
       }
-  }
-
-  static float bound_of(std::int32_t sum, const Bound& bound, float size) {
-    const float ip = (static_cast<float>(sum) * bound.scale + bound.width) * size;
-    return bound.distance ? 2.0f * ip - (size * size + bound.query2) : ip;
   }
 
   // The largest raw sum whose bound, for rows of size 1, is not above bar; -1 if there is none.
