@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 STAMPS := $(VENV)/.stamps
 SOURCES := pyproject.toml $(wildcard vqindex/native/*)
 
-.PHONY: demo test lint types wheel check clean
+.PHONY: demo test lint types wheel sanitize check clean
 
 demo: $(STAMPS)/demo
 	$(BIN)/vqindex demo --output demo
@@ -20,7 +20,7 @@ test: $(STAMPS)/test
 lint: $(STAMPS)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror vqindex/native/*.cpp vqindex/native/*.hpp
+	$(BIN)/clang-format --dry-run --Werror vqindex/native/*.cpp vqindex/native/*.hpp vqindex/native/*.inl
 
 types: $(STAMPS)/test
 	$(BIN)/mypy
@@ -32,7 +32,17 @@ wheel: $(STAMPS)/test
 	build/wheel-venv/bin/pip install --quiet --disable-pip-version-check dist/*.whl
 	cd build/wheel-venv && bin/vqindex demo --quick --no-plot --output demo && bin/vqindex verify demo/glove-default-4.vqi
 
-check: lint types test wheel
+# The kernels' tests with AddressSanitizer and UndefinedBehaviorSanitizer (GCC), in an environment of their own.
+SANITIZERS = $(shell g++ -print-file-name=libasan.so) $(shell g++ -print-file-name=libstdc++.so.6)
+sanitize:
+	rm -rf build/sanitize && $(PYTHON) -m venv build/sanitize
+	build/sanitize/bin/pip install --quiet --disable-pip-version-check "pytest>=8.2" "hypothesis>=6.100"
+	CXX=g++ build/sanitize/bin/pip install --quiet --disable-pip-version-check . -C cmake.define.VQ_SANITIZE=ON \
+	    -C install.strip=false -C build-dir=build/sanitize/cmake
+	LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0 build/sanitize/bin/pytest -q \
+	    tests/test_scan.py tests/test_planes.py tests/test_native_encode.py tests/test_trellis.py
+
+check: lint types test wheel sanitize
 
 clean:
 	rm -rf $(VENV) build dist demo

@@ -60,7 +60,7 @@ VQ_INLINE void step(const std::int16_t* v, const TrellisSpec& spec, const std::i
         for (int i = 0; i < kLanes; ++i) {
           std::int16_t x = static_cast<std::int16_t>(v[i] - level);
           x = std::min(std::max(x, static_cast<std::int16_t>(-limit)), limit);
-          x = static_cast<std::int16_t>(x << spec.gain);
+          x = static_cast<std::int16_t>(static_cast<std::uint16_t>(x) << spec.gain);
           const std::int16_t cost = static_cast<std::int16_t>(from[i] + static_cast<std::int16_t>((x * x) >> 16));
           // Ties keep the lower branch.
           const bool better = branch == 0 || cost < best[i];
