@@ -20,8 +20,7 @@ from .backend import Encoded, Queries
 from .coarse import CoarseTerms, quantile
 from .codec import Codec
 from .errors import BackendError
-from .packing import unpack
-from .planes import Block, put_scalars, split
+from .planes import Block, put_scalars
 from .reference import ReferenceBackend
 from .rotation import Hadamard
 from .trellis import FRACTION, Trellis
@@ -73,15 +72,15 @@ class NativeBackend(ReferenceBackend):
     def __init__(self, codec: Codec) -> None:
         super().__init__(codec)
         self.isa = chosen_isa()
-        self._scanner = None if codec.has_sketch else self._make_scanner()
+        # Of rows as they are stored, and of code rows; where there is no sign plane these are the same.
+        self._scanner = None if codec.has_sketch else self._make_scanner(self.spec.has_sign_plane)
+        self._decoder = None if codec.has_sketch else self._make_scanner(False)
         self._coarse_terms = CoarseTerms.of(self.spec.dim)
 
-    def _make_scanner(self) -> Scanner:
+    def _make_scanner(self, signs: bool) -> Scanner:
         spec, levels = self.spec, self.codec.codebook.levels
-        signs = spec.has_sign_plane
         window = levels.size.bit_length() - 1 - signs  # there is a level for every value of window and sign
-        step = spec.bits - signs
-        return Scanner(spec.dim, step, window, signs, levels.astype(np.int16), spec.metric, self.isa)
+        return Scanner(spec.dim, spec.bits - signs, window, signs, levels.astype(np.int16), spec.metric, self.isa)
 
     @cached_property
     def _tables(self) -> Tables | None:
@@ -171,15 +170,9 @@ class NativeBackend(ReferenceBackend):
         return (scores[0], rows[0]) if len(scores) == 1 else (np.concatenate(scores), np.concatenate(rows))
 
     def _levels(self, codes: NDArray[np.uint8]) -> NDArray[Any]:
-        if self._scanner is None or self.codec.codebook.levels.dtype != np.int8:
+        if self._decoder is None or self.codec.codebook.levels.dtype != np.int8:
             return super()._levels(codes)
-        if not self.spec.has_sign_plane:
-            return self._scanner.decode(np.ascontiguousarray(codes), None)[:, : self.spec.dim]
-        block = split(self.spec, Encoded(codes, np.empty(0, np.float32), None))
-        signs = np.packbits(
-            unpack(codes, self.spec.dim, self.spec.bits) >> (self.spec.bits - 1), axis=1, bitorder="little"
-        )
-        return self._scanner.decode(block.codes, signs)[:, : self.spec.dim]
+        return self._decoder.decode(np.ascontiguousarray(codes), None)[:, : self.spec.dim]
 
     def _sums(self, queries: NDArray[np.int16], levels: NDArray[Any]) -> F32:
         if self._scanner is None or levels.dtype != np.int8 or levels.shape[1] != self.spec.dim:
