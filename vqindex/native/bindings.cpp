@@ -110,7 +110,8 @@ class Scanner {
     task.queries = {nq, lead.data(), scale.data(), norm.data()};
     if (!coarse.is_none()) {
       const auto [sums, plane, rounding, quantile] = nb::cast<std::tuple<double, double, double, double>>(coarse);
-      if (!signs_ || dim_ > 6144) throw std::invalid_argument("expected a sign plane of at most 6144 coordinates");
+      if (!signs_ || dim_ > vqindex::kSignDim)
+        throw std::invalid_argument("expected a sign plane of at most 6144 coordinates");
       task.coarse = {true, sums, plane, rounding, quantile};
     }
     for (nb::handle block : blocks) task.rows.push_back(rows_of(nb::cast<nb::tuple>(block)));

@@ -20,6 +20,7 @@ constexpr std::size_t kUnitBytes = 3;       // bytes of the sign plane that make
 constexpr std::size_t kUnitTable = 256;     // bytes of a query's tables for one unit; no kernel needs more
 constexpr std::size_t kUnitIndex = 4 * 64;  // bytes of look-up indices for one unit of a block
 constexpr int kSignLimit = 5;               // largest |coordinate| of a query that meets the sign plane
+constexpr std::size_t kSignDim = 6144;      // most coordinates whose shifted sums fit 16 bits
 constexpr std::size_t kQueries = 2;         // queries that share one pass over a tile of levels
 
 inline std::size_t padded(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }

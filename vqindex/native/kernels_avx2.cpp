@@ -92,19 +92,7 @@ VQ_T void sign_plane(const std::uint8_t* plane, std::size_t bytes, std::size_t b
   }
 }
 
-// Nibble look-ups gain nothing from indices made beforehand: the tile is the plane itself.
-VQ_T void sign_expand(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, std::uint8_t* index) {
-  const std::size_t whole = padded(bytes, kUnitBytes);
-  for (std::size_t b = 0; b < blocks; ++b) {
-    std::memcpy(index + b * whole * kBlock, plane + b * bytes * kBlock, bytes * kBlock);
-    std::memset(index + (b * whole + bytes) * kBlock, 0, (whole - bytes) * kBlock);
-  }
-}
-
-VQ_T void sign_tile(const std::uint8_t* index, std::size_t units, std::size_t blocks, const std::uint8_t* tables,
-                    std::uint16_t* sums) {
-  sign_plane(index, units * kUnitBytes, blocks, tables, sums);
-}
+VQ_PLANE_AS_TILE(VQ_T)
 
 }  // namespace
 

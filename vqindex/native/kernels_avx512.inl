@@ -371,19 +371,7 @@ VQ_T void sign_tile(const std::uint8_t* index, std::size_t units, std::size_t bl
   }
 }
 #else
-// Nibble look-ups gain nothing from indices made beforehand: the tile is the plane itself.
-VQ_T void sign_expand(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, std::uint8_t* index) {
-  const std::size_t whole = padded(bytes, kUnitBytes);
-  for (std::size_t b = 0; b < blocks; ++b) {
-    std::memcpy(index + b * whole * kBlock, plane + b * bytes * kBlock, bytes * kBlock);
-    std::memset(index + (b * whole + bytes) * kBlock, 0, (whole - bytes) * kBlock);
-  }
-}
-
-VQ_T void sign_tile(const std::uint8_t* index, std::size_t units, std::size_t blocks, const std::uint8_t* tables,
-                    std::uint16_t* sums) {
-  sign_plane(index, units * kUnitBytes, blocks, tables, sums);
-}
+VQ_PLANE_AS_TILE(VQ_T)
 #endif
 
 // ---- levels from packed rows
@@ -401,8 +389,9 @@ struct Table {
   }
   // low: bits 0..7 of the windows (above BITS anything), high: bits 1..8.
   VQ_T VQ_INLINE __m512i at(__m512i low, __m512i high) const {
-    if constexpr (BITS <= 6) return _mm512_permutexvar_epi8(low, part[0]);
-    if constexpr (BITS == 7) return _mm512_permutex2var_epi8(part[0], low, part[1]);
+    static_assert(BITS <= 6 || BITS == 8 || BITS == 9);
+    if constexpr (BITS == 0) return part[0];
+    if constexpr (BITS > 0 && BITS <= 6) return _mm512_permutexvar_epi8(low, part[0]);
     if constexpr (BITS >= 8) {
       __m512i x = half(low, 0);
       if constexpr (BITS == 9) x = _mm512_mask_blend_epi8(_mm512_movepi8_mask(high), x, half(low, 4));
@@ -431,25 +420,18 @@ VQ_T VQ_INLINE void each_64(const Fields& f, const std::uint8_t* row, std::size_
   const std::size_t step = 8 * static_cast<std::size_t>(f.step);
   const std::uint8_t* const end = row + row_bytes;
   for (std::size_t t = 0; t < f.dim; t += 64, row += step) {
-    __m512i x;
-    if constexpr (SIGNS && BITS == 0) {
-      x = below.part[0];
-    } else {
+    __m512i low = _mm512_setzero_si512(), high = low;
+    if constexpr (BITS > 0) {
       const __mmask64 there = first(static_cast<std::size_t>(end - row));
       const __m512i word = _mm512_permutexvar_epi8(gather, _mm512_maskz_loadu_epi8(there, row));
-      const __m512i low = _mm512_multishift_epi64_epi8(shift, word);
-      const __m512i high = BITS == 9 ? _mm512_multishift_epi64_epi8(next, word) : low;
-      x = below.at(low, high);
-      if constexpr (SIGNS) {
-        std::uint64_t sign;
-        std::memcpy(&sign, signs + t / 8, 8);
-        x = _mm512_mask_mov_epi8(x, sign, above.at(low, high));
-      }
+      low = _mm512_multishift_epi64_epi8(shift, word);
+      if constexpr (BITS == 9) high = _mm512_multishift_epi64_epi8(next, word);
     }
-    if constexpr (SIGNS && BITS == 0) {
+    __m512i x = below.at(low, high);
+    if constexpr (SIGNS) {
       std::uint64_t sign;
       std::memcpy(&sign, signs + t / 8, 8);
-      x = _mm512_mask_mov_epi8(x, sign, above.part[0]);
+      x = _mm512_mask_mov_epi8(x, sign, above.at(low, high));
     }
     use(t, x);
   }

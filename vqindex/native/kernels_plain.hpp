@@ -138,33 +138,10 @@ VQ_INLINE void sign_tables(const std::int8_t* query, std::size_t units, std::uin
       }
 }
 
-// The bytes as they are, unit by unit: [unit][byte][block][row].
-VQ_INLINE void sign_expand(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, std::uint8_t* index) {
-  const std::size_t units = (bytes + kUnitBytes - 1) / kUnitBytes;
-  for (std::size_t j = 0; j < units * kUnitBytes; ++j)
-    for (std::size_t b = 0; b < blocks; ++b) {
-      std::uint8_t* out = index + (j * blocks + b) * kBlock;
-      if (j < bytes)
-        std::memcpy(out, plane + (b * bytes + j) * kBlock, kBlock);
-      else
-        std::memset(out, 0, kBlock);
-    }
-}
-
 VQ_INLINE void add_signs(const std::uint8_t* rows, const std::uint8_t* low, const std::uint8_t* high,
                          std::uint16_t* sums) {
   for (std::size_t r = 0; r < kBlock; ++r)
     sums[r] = static_cast<std::uint16_t>(sums[r] + low[rows[r] & 15] + high[rows[r] >> 4]);
-}
-
-VQ_INLINE void sign_tile(const std::uint8_t* index, std::size_t units, std::size_t blocks, const std::uint8_t* tables,
-                         std::uint16_t* sums) {
-  std::fill(sums, sums + blocks * kBlock, std::uint16_t{0});
-  for (std::size_t j = 0; j < units * kUnitBytes; ++j) {
-    const std::uint8_t* low = tables + j / kUnitBytes * kUnitTable + j % kUnitBytes * 32;
-    for (std::size_t b = 0; b < blocks; ++b)
-      add_signs(index + (j * blocks + b) * kBlock, low, low + 16, sums + b * kBlock);
-  }
 }
 
 VQ_INLINE void sign_plane(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
@@ -259,16 +236,22 @@ VQ_INLINE std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, c
   TARGET void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {                         \
     plain::sign_tables(query, units, tables);                                                                          \
   }                                                                                                                    \
-  TARGET void sign_expand(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, std::uint8_t* index) {     \
-    plain::sign_expand(plane, bytes, blocks, index);                                                                   \
-  }                                                                                                                    \
-  TARGET void sign_tile(const std::uint8_t* index, std::size_t units, std::size_t blocks, const std::uint8_t* tables,  \
-                        std::uint16_t* sums) {                                                                         \
-    plain::sign_tile(index, units, blocks, tables, sums);                                                              \
-  }                                                                                                                    \
   TARGET void sign_plane(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables, \
                          std::uint16_t* sums) {                                                                        \
     plain::sign_plane(plane, bytes, blocks, tables, sums);                                                             \
+  }
+// Half-byte look-ups gain nothing from indices made beforehand: the tile is the plane itself, in whole units.
+#define VQ_PLANE_AS_TILE(TARGET)                                                                                      \
+  TARGET void sign_expand(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, std::uint8_t* index) {    \
+    const std::size_t whole = padded(bytes, kUnitBytes);                                                              \
+    for (std::size_t b = 0; b < blocks; ++b) {                                                                        \
+      std::memcpy(index + b * whole * kBlock, plane + b * bytes * kBlock, bytes * kBlock);                            \
+      std::memset(index + (b * whole + bytes) * kBlock, 0, (whole - bytes) * kBlock);                                 \
+    }                                                                                                                 \
+  }                                                                                                                   \
+  TARGET void sign_tile(const std::uint8_t* index, std::size_t units, std::size_t blocks, const std::uint8_t* tables, \
+                        std::uint16_t* sums) {                                                                        \
+    sign_plane(index, units * kUnitBytes, blocks, tables, sums);                                                      \
   }
 #define VQ_TABLE_OF_KERNELS                                                                  \
   {decode,      row_dot,   dot,        square,   arrange,   tile_sums, passing, sign_tables, \

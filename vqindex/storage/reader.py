@@ -147,10 +147,10 @@ class _Blocks:
             last = min(first + CHECK_BYTES, array.nbytes) - 1
             raise FileFormatError(f"{self.path}: block {name!r} is damaged in bytes {first} to {last} (CRC-32 differs)")
 
-    def load(self, name: str) -> NDArray[Any]:
-        """Read a block into memory and check it."""
+    def load(self, name: str, room: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Read a block into memory, into `room` if that is given, and check it."""
         dataset = self.dataset(name)
-        array = np.empty(dataset.shape, dataset.dtype)
+        array = np.empty(dataset.shape, dataset.dtype) if room is None else room
         if array.size:
             dataset.read_direct(array)
         self.check(name, array)
@@ -229,11 +229,10 @@ def _read_v2(path: Path, file: h5py.File, mmap: bool, verify: bool) -> Stored:
     def fetch(name: str) -> NDArray[Any]:
         return blocks.map(name, verify) if mmap else blocks.load(name)
 
-    signs = fetch("signs") if spec.has_sign_plane else None
-    if signs is not None and not mmap:
-        lines = sign_plane(spec, len(signs) * BLOCK_ROWS)
-        lines[...] = signs
-        signs = lines
+    signs = None
+    if spec.has_sign_plane:
+        blocks.dataset("signs")  # its shape is right before room is made for it
+        signs = blocks.map("signs", verify) if mmap else blocks.load("signs", sign_plane(spec, header["ntotal"]))
     norm = fetch("norm") if spec.stores_norm else None
     ids = fetch("ids").astype(np.int64, copy=False) if "ids" in blocks.shapes else None
     return Stored(spec, Block(signs, fetch("codes"), fetch("factor"), norm), ids, header["meta"])
