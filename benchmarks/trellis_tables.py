@@ -7,7 +7,7 @@ writes vqindex/trellis_tables.py anew, byte for byte: 16 starts a width, seeded,
 A table starts as a permutation of the Gaussian's quantiles with the partition that trellis codes are built on
 (Ungerboeck, 1982). Then, again and again, fresh Gaussian sequences are encoded by the Viterbi search of
 vqindex/trellis.py, and every level moves to the mean of the values it was used for (Lloyd's two steps, arXiv 2406.11235
-for the code); table[~w] = -table[w] is kept all along. The best of several starts is rounded to int8. What other starts
+for the code); the table's symmetry is kept all along. The best of several starts is rounded to int8. What other starts
 give is in docs/trellis.md, by trellis_choices.py.
 
 ``--sweep`` prints the distortion of other window lengths.
@@ -19,12 +19,13 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqindex._native import trellis_encode
-from vqindex.trellis import FRACTION, PEAK, WINDOWS, cost_limits
+from vqindex.trellis import FRACTION, PEAK, WINDOWS, cost_limits, mirror, sign_of_window
 
 TARGET = Path(__file__).parent.parent / "vqindex" / "trellis_tables.py"
 STARTS, FINALISTS = 16, 6
@@ -52,14 +53,15 @@ def windows_of(y: NDArray[np.float64], table: NDArray[np.float64], bits: int, wi
 def refine(
     table: NDArray, bits: int, window: int, rng: np.random.Generator, rows: int, rounds: int, symmetric: bool = True
 ) -> NDArray:
-    """Alternate encoding of fresh sequences and centroids; symmetric keeps table[~w] = -table[w]."""
+    """Alternate encoding of fresh sequences and centroids; symmetric keeps table[mirror(w)] = -table[w]."""
+    other = mirror(np.arange(table.size), bits, window)
     for _ in range(rounds):
         y = rng.standard_normal((rows, LENGTH))
         at = windows_of(y, table, bits, window, 127 / REACH).ravel()
         count = np.bincount(at, minlength=table.size)
         total = np.bincount(at, y.ravel(), table.size)
-        if symmetric:  # ~w is w's mirror in the table
-            count, total = count + count[::-1], total - total[::-1]
+        if symmetric:
+            count, total = count + count[other], total - total[other]
         table = np.where(count > 0, total / np.maximum(count, 1), table)
     return table
 
@@ -77,27 +79,58 @@ def mirrored(size: int, flip: int, rng: np.random.Generator) -> NDArray[np.int64
     return p
 
 
+def partition(bits: int, window: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return the cell of every window: a[new field] ^ b[oldest field] ^ c[the others], a and b permutations.
+
+    Every cell is there once among the windows of a state, on either side; the mirrored window has the inverted cell.
+    From two bits on the highest bit of the cell is the sign of ``sign_of_window``: that of a is the highest bit of the
+    new field, that of b the lowest bit of the oldest, c has none.
+    """
+    branches, others = 1 << bits, 1 << (window - 2 * bits)
+    half = branches // 2
+    if bits == 1:
+        a, b = mirrored(2, 1, rng), mirrored(2, 1, rng)
+        c = rng.integers(0, 2, others)
+        c[(others + 1) // 2 :] = c[: others // 2][::-1] ^ 1
+    else:
+        # What the mirror does to the three parts must add up to the inverted cell.
+        flip_a = int(rng.integers(1, half))
+        flip_b = int(rng.integers(0, half)) if others > 1 else flip_a ^ (half - 1)
+        flip_c = flip_a ^ flip_b ^ (half - 1)
+        a = np.concatenate([mirrored(half, flip_a, rng), half + mirrored(half, flip_a, rng)])
+        b = np.empty(branches, np.int64)
+        b[::2] = rng.permutation(half)
+        b[np.arange(0, branches, 2) ^ (half - 1)] = b[::2] ^ flip_b ^ half
+        c = rng.integers(0, half, others)
+        at = np.arange(others)
+        there = mirror(at, bits, window - 2 * bits)
+        c = np.where(at <= there, c, c[there] ^ flip_c)
+    w = np.arange(1 << window)
+    cell: NDArray[np.int64] = a[w >> (window - bits)] ^ b[w & (branches - 1)] ^ c[w >> bits & (others - 1)]
+    return cell
+
+
 def structured(bits: int, window: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Return a table in which the windows that leave a state, and those that enter one, differ as much as they can.
 
-    The quantiles are cut into 2^bits cells. The cell of a window is a[new field] ^ b[oldest field] ^ c[the others],
-    with permutations a and b: every cell once among the windows of a state, on either side. The place inside a cell is
-    random. ~w has the mirrored place, so that table[~w] = -table[w]. window is at least 2 bits, and 3 for one bit.
+    The quantiles are cut into 2^bits cells, `partition` says which window gets which. The place inside a cell is
+    random; a mirrored window has the mirrored place. window is at least 2 bits, and 3 for one bit.
     """
-    branches, size, others = 1 << bits, 1 << window, 1 << (window - 2 * bits)
-    # What ~ does to the three parts must add up to ~ of the cell: with one bit the permutations alone cancel.
-    flip = int(rng.integers(1, branches - 1)) if bits > 1 else 1
-    a, b = mirrored(branches, flip, rng), mirrored(branches, flip ^ (branches - 1) if bits > 1 else 1, rng)
-    c = rng.integers(0, branches, others)
-    c[(others + 1) // 2 :] = c[: others // 2][::-1] ^ (bits == 1)
-    w = np.arange(size)
-    cell = a[w >> (window - bits)] ^ b[w & (branches - 1)] ^ c[w >> bits & (others - 1)]
+    size = 1 << window
+    cell = partition(bits, window, rng)
     place = np.empty(size, np.int64)
-    for k in range(branches // 2):
+    for k in range(1 << (bits - 1)):
         at = np.flatnonzero(cell == k)
         place[at] = k * at.size + rng.permutation(at.size)
-        place[~at] = size - 1 - place[at]
+        place[mirror(at, bits, window)] = size - 1 - place[at]
     return quantiles(size)[place]
+
+
+def sign_correlation(table: NDArray[np.int8], step: float, bits: int, window: int, rows: int, seed: int) -> float:
+    """Mean of value times +-1 by the stored sign, over the root mean square of the values."""
+    y = np.random.default_rng(seed).standard_normal((rows, LENGTH))
+    signs = sign_of_window(windows_of(y, table * step, bits, window, 1 / step), bits, window)
+    return float(np.mean(np.where(signs == 1, y, -y)) / np.sqrt(np.mean(y**2)))
 
 
 def to_int8(table: NDArray[np.float64]) -> tuple[NDArray[np.int8], float]:
@@ -135,7 +168,16 @@ def best_table(
     return table8, step, mse
 
 
-def source(found: dict[int, tuple[NDArray[np.int8], float, float]]) -> str:
+class Found(NamedTuple):
+    """What a width's entry in trellis_tables.py says."""
+
+    table: NDArray[np.int8]
+    step: float
+    mse: float
+    correlation: float
+
+
+def source(found: dict[int, Found]) -> str:
     """Return the text of trellis_tables.py."""
     lines = [
         '"""FROZEN: tables of the trellis code, made by benchmarks/trellis_tables.py. DO NOT CHANGE."""',
@@ -145,21 +187,31 @@ def source(found: dict[int, tuple[NDArray[np.int8], float, float]]) -> str:
         "import numpy as np",
         "from numpy.typing import NDArray",
         "",
-        '__all__ = ["MSE", "STEPS", "TABLES"]',
+        '__all__ = ["CORRELATIONS", "MSE", "STEPS", "TABLES"]',
         "",
-        "# A grid step, in standard deviations (float32 values), and the distortion measured on Gaussian sequences.",
-        f"STEPS = {{{', '.join(f'{bits}: {step!r}' for bits, (_, step, _) in found.items())}}}",
-        f"MSE = {{{', '.join(f'{bits}: {mse:.5f}' for bits, (_, _, mse) in found.items())}}}",
+        "# A grid step, in standard deviations (float32 values); the distortion measured on Gaussian sequences; the",
+        "# correlation there of a value with its stored sign.",
+        f"STEPS = {{{', '.join(f'{bits}: {f.step!r}' for bits, f in found.items())}}}",
+        f"MSE = {{{', '.join(f'{bits}: {f.mse:.5f}' for bits, f in found.items())}}}",
+        f"CORRELATIONS = {{{', '.join(f'{bits}: {f.correlation:.4f}' for bits, f in found.items() if bits > 1)}}}",
         "",
         "# fmt: off",
         "TABLES: dict[int, NDArray[np.int8]] = {",
     ]
-    for bits, (table, _, _) in found.items():
+    for bits, f in found.items():
         lines.append(f"    {bits}: np.array([")
-        lines += ["        " + " ".join(f"{v:4d}," for v in row) for row in table.reshape(-1, 16)]
+        lines += ["        " + " ".join(f"{v:4d}," for v in row) for row in f.table.reshape(-1, 16)]
         lines.append("    ], np.int8),")
     lines += ["}", "# fmt: on", "for _table in TABLES.values():", "    _table.setflags(write=False)", ""]
     return "\n".join(lines)
+
+
+def find(bits: int, starts: int) -> Found:
+    """Find the table of a width that the product has."""
+    window = WINDOWS[bits]
+    table, step, mse = best_table(bits, window, starts, FINALISTS)
+    correlation = sign_correlation(table, step, bits, window, 2 * FINAL_ROWS, seed=10**6 + 3) if bits > 1 else 0.0
+    return Found(table, step, mse, correlation)
 
 
 def main() -> None:
@@ -176,8 +228,7 @@ def main() -> None:
             for window in windows:
                 best_table(bits, window, 4, 1)
     if args.write:
-        found = {bits: best_table(bits, window, args.starts, FINALISTS) for bits, window in WINDOWS.items()}
-        args.target.write_text(source(found))
+        args.target.write_text(source({bits: find(bits, args.starts) for bits in WINDOWS}))
         print("wrote", args.target)
 
 

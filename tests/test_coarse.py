@@ -168,7 +168,7 @@ def test_a_low_confidence_does_change_results():
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{"codec": "trellis"}, {"codec": "qjl"}, {"sketch": "orthogonal"}, {"sketch": "gaussian"}]
+    "kwargs", [{"codec": "trellis", "bits": 1}, {"codec": "qjl"}, {"sketch": "orthogonal"}, {"sketch": "gaussian"}]
 )
 def test_codes_without_a_sign_plane_score_every_row(kwargs):
     index, q = built(vectors(300), **kwargs), vectors(5, seed=1)

@@ -39,6 +39,7 @@ def test_trellis(make_backend, dim, golden):
     expected = golden("gate-trellis.json")[f"trellis {dim}"]
     assert gate.encode_digests(make_backend, dim, "trellis") == expected["encode"]
     assert gate.search_digests(make_backend, dim, "trellis") == expected["search"]
+    assert gate.search_digests(make_backend, dim, "trellis", 0.6) == expected["bounded"]
 
 
 @pytest.mark.parametrize("dim", gate.DIMS)

@@ -189,7 +189,7 @@ def test_wrong_tables_and_shapes_are_refused():
     with pytest.raises(ValueError, match="symmetric"):
         tables.set_codebook(thresholds, levels + 1)
     with pytest.raises(ValueError, match="table of"):
-        tables.set_trellis(np.zeros(255, np.int8), 128, 8, 100, 1, 1.0)
+        tables.set_trellis(np.zeros(255, np.int8), 128, 8, 100, 1, 0, 1.0)
     tables.set_codebook(thresholds, levels)
     for call in (encode, prepare):
         with pytest.raises(ValueError, match="dimension"):

@@ -16,17 +16,24 @@ from vqindex.spec import IndexSpec
 DIMS = (1, 2, 7, 8, 9, 15, 16, 17, 63, 64, 65, 100, 257)
 ROWS = (0, 1, 63, 64, 65, 127, 128, 129, 200)
 NO_PLANE = (
-    {"codec": "trellis", "bits": 3},
+    {"codec": "trellis", "bits": 1},
     {"codec": "qjl", "bits": 3},
     {"sketch": "orthogonal", "bits": 3},
     {"sketch": "gaussian", "bits": 3},
 )
 
 
+# Widths of a code with a sign plane: cells, and paths of a trellis.
+SIGNED = [*(("turboquant-prod", bits) for bits in range(1, 9)), *(("trellis", bits) for bits in (2, 3, 4))]
+every_signed = pytest.mark.parametrize(("codec", "bits"), SIGNED)
+
+
 def coded(spec, n, seed=0):
     """Code rows of random fields, whose unused last bits are zero as the encoder leaves them."""
     rng = np.random.default_rng(seed)
     fields = rng.integers(0, 2**spec.bits, (n, spec.fields)).astype(np.uint8)
+    if spec.has_sign_plane:
+        fields[:, : spec.lead] &= 2 ** (spec.bits - 1) - 1
     factor, norm = rng.random((2, n)).astype(np.float32)
     return Encoded(pack(fields, spec.bits), factor, norm if spec.stores_norm else None)
 
@@ -61,32 +68,32 @@ def test_golden_bytes(golden, bits):
         assert golden("planes.json")[str(bits)] == expected
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
+@every_signed
 @pytest.mark.parametrize("dim", DIMS)
-def test_layout_bit_by_bit(dim, bits):
-    spec = IndexSpec(dim, bits)
+def test_layout_bit_by_bit(dim, codec, bits):
+    spec = IndexSpec(dim, bits, codec=codec)
     rows = coded(spec, 70)
-    fields = unpack(rows.codes, dim, bits)
+    fields = unpack(rows.codes, spec.fields, bits)
     stored = split(spec, rows)
     assert stored.rows == 70
     assert stored.signs.shape == (2, spec.sign_bytes, 64)
     assert stored.signs.flags.c_contiguous
     assert stored.codes.shape == (70, spec.row_bytes)
     for row in (0, 1, 63, 64, 69):
-        for j in range(dim):
-            sign = stored.signs[row // 64, j // 8, row % 64] >> (j % 8) & 1
+        for field in range(spec.fields):
+            j = field - spec.lead
+            sign = int(stored.signs[row // 64, j // 8, row % 64] >> (j % 8) & 1) if j >= 0 else 0
             rest = 0
             for i in range(bits - 1):
-                at = j * (bits - 1) + i
+                at = field * (bits - 1) + i
                 rest |= int(stored.codes[row, at // 8] >> (at % 8) & 1) << i
-            assert (sign << (bits - 1)) + rest == fields[row, j]
+            assert (sign << (bits - 1)) + rest == fields[row, field]
     assert not stored.signs[1, :, 6:].any(), "rows that fill the last block"
     assert not stored.signs[:, -1].astype(int).max() >> ((dim - 1) % 8 + 1), "bits behind the last coordinate"
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
-@pytest.mark.parametrize("codec", ["turboquant-prod", "turboquant-mse"])
-@pytest.mark.parametrize("bits", range(1, 9))
+@every_signed
 def test_joining_undoes_splitting(bits, codec, metric):
     for dim in DIMS:
         spec = IndexSpec(dim, bits, metric, codec=codec)
@@ -123,16 +130,16 @@ def test_any_rows_can_be_taken_out(bits):
 # ---- rows written into room that is there
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
+@every_signed
 @pytest.mark.parametrize("dim", DIMS)
-def test_compiled_splitting_is_the_reference(dim, bits):
-    spec = IndexSpec(dim, bits)
+def test_compiled_splitting_is_the_reference(dim, codec, bits):
+    spec = IndexSpec(dim, bits, codec=codec)
     for start in (0, 1, 5, 62, 63, 64, 65, 127, 128):
         for n in (0, 1, 2, 63, 64, 65, 130):
             rows = coded(spec, n, seed=start)
             want, got = empty(spec, start + n + 3), empty(spec, start + n + 3)
             put_rows(spec, rows, want, start)
-            split_rows(rows.codes, dim, bits, start, got.signs, got.codes)
+            split_rows(rows.codes, dim, spec.lead, bits, start, got.signs, got.codes)
             np.testing.assert_array_equal(got.signs, want.signs)
             np.testing.assert_array_equal(got.codes, want.codes)
             assert_same(join_rows(spec, want, slice(start, start + n)), rows)
@@ -177,8 +184,8 @@ def test_wrong_room_is_refused_by_the_extension():
     spec = IndexSpec(17, 4)
     rows = coded(spec, 10).codes
     block = empty(spec, 70)
-    split_rows(rows, 17, 4, 60, block.signs, block.codes)
-    right = {"codes": rows, "dim": 17, "bits": 4, "start": 0, "signs": block.signs, "rest": block.codes}
+    split_rows(rows, 17, 0, 4, 60, block.signs, block.codes)
+    right = {"codes": rows, "dim": 17, "lead": 0, "bits": 4, "start": 0, "signs": block.signs, "rest": block.codes}
     for wrong in (
         {"start": 61},
         {"start": 130},
@@ -186,12 +193,14 @@ def test_wrong_room_is_refused_by_the_extension():
         {"bits": 9},
         {"bits": 3},
         {"dim": 19},
+        {"lead": 3},
+        {"lead": 3, "bits": 5},
         {"codes": rows[:, :-1].copy()},
         {"signs": block.signs[:, :2].copy()},
         {"rest": block.codes[:, :-1].copy()},
         {"signs": block.signs[:1].copy(), "start": 60},
     ):
-        with pytest.raises(ValueError, match="expected rows of dim fields"):
+        with pytest.raises(ValueError, match=r"expected rows of lead \+ dim fields"):
             split_rows(**{**right, **wrong})
 
 

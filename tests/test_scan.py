@@ -58,6 +58,10 @@ def made(kind, n, dim, seed):
     elif kind != "plain":
         powers = {"huge": [1e18, 4e18], "tiny": [1e-30], "mixed": [1e18, 1e-30, 1, 1e5, 0]}[kind]
         x *= (rng.choice(powers, n) / np.sqrt(dim)).astype(np.float32)[:, None]
+        norm = np.linalg.norm(x.astype(np.float64), axis=1)
+        x *= np.minimum(1, 4.6e18 / np.maximum(norm, 1e-38)).astype(np.float32)[
+            :, None
+        ]  # an index takes norms to 2**62
     return x
 
 
@@ -115,7 +119,7 @@ def some_cases():
         spec = IndexSpec(dim, bits, one(METRICS), codec=codec)
         n = int(one(ROWS))
         cuts = tuple(np.flatnonzero(rng.random(n // 64 + 1) < one((0, 0.5))).tolist())
-        confidence = 1.0 if codec == "trellis" else one((1.0, 0.995, 0.6))
+        confidence = one((1.0, 0.995, 0.6))
         yield Case(spec, one(KINDS), n, one(QUERIES), one((1, 10, 100, n + 1)), confidence, one((1, 2, 3, 8)), cuts)
 
 
@@ -142,7 +146,13 @@ def test_every_number_of_rows_and_queries(isa, metric, dim):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("metric", METRICS)
 def test_extreme_rows(isa, metric, kind):
-    for codec, bits in (("turboquant-prod", 1), ("turboquant-prod", 4), ("turboquant-mse", 6), ("trellis", 2)):
+    for codec, bits in (
+        ("turboquant-prod", 1),
+        ("turboquant-prod", 4),
+        ("turboquant-mse", 6),
+        ("trellis", 1),
+        ("trellis", 2),
+    ):
         for dim, nq in ((65, 2), (65, 5), (257, 3)):
             spec = IndexSpec(dim, bits, metric, codec=codec)
             for k, confidence in ((10, 1.0), (10, 0.6), (300, 0.995)):
@@ -173,6 +183,10 @@ LARGE = [
     (IndexSpec(300, 3, "cosine"), 20),
     (IndexSpec(300, 1, "l2"), 20),
     (IndexSpec(64, 4, "l2", codec="trellis"), 20),
+    (IndexSpec(64, 1, "ip", codec="trellis"), 1),
+    (IndexSpec(100, 2, "cosine", codec="trellis"), 1),
+    (IndexSpec(300, 2, "ip", codec="trellis"), 20),
+    (IndexSpec(300, 3, "l2", codec="trellis"), 2),
     (IndexSpec(100, 5, "ip", codec="turboquant-mse"), 20),
 ]
 
@@ -268,7 +282,7 @@ def test_decoding(isa, codec, bits):
 @every_isa
 def test_decoded_rows_end_with_zeros(isa):
     for dim in DIMS:
-        scanner = Scanner(dim, 4, 4, False, np.arange(16, dtype=np.int16) + 1, "ip", isa)
+        scanner = Scanner(dim, 4, 4, 0, np.arange(16, dtype=np.int16) + 1, "ip", isa)
         got = scanner.decode(np.full((3, (dim + 1) // 2), 0x21, np.uint8), None)
         assert got.shape == (3, -(-dim // 64) * 64)
         np.testing.assert_array_equal(got[:, :dim], np.resize([2, 3], dim)[None].repeat(3, axis=0))
@@ -283,23 +297,28 @@ WINDOWS = [(step, window) for step in range(9) for window in range(step, 10)]
 @every_isa
 @pytest.mark.parametrize(("step", "window"), [pair for pair in WINDOWS if pair != (8, 9)])
 def test_windows(isa, step, window):
-    """Against fields read from the bits one by one, with and without a sign plane."""
+    """Against fields read from the bits one by one, without a sign plane, with one, and as a trellis has it."""
     rng = np.random.default_rng(0)
     n = 3
-    for dim, signs in itertools.product((1, 7, 63, 131), (False, True)):
-        levels = rng.integers(-127, 128, 2 ** (window + signs)).astype(np.int16)
-        scanner = Scanner(dim, step, window, signs, levels, "ip", isa)
+    for dim, tops in itertools.product((1, 7, 63, 64, 131, 200), (0, 1, 2, 3, 4)):
+        if tops > 1 and (window == 0 or window + tops > 10):
+            continue
+        levels = rng.integers(-127, 128, 2 ** (window + tops)).astype(np.int16)
+        scanner = Scanner(dim, step, window, tops, levels, "ip", isa)
         codes = rng.integers(0, 256, (n, ((dim - 1) * step + window + 7) // 8), dtype=np.uint8)
         plane = rng.integers(0, 2, (n, dim)).astype(np.uint8)
         bits = np.unpackbits(codes, axis=1, bitorder="little").astype(np.int64)
         at = step * np.arange(dim)[:, None] + np.arange(window)
-        index = (bits[:, at] << np.arange(window)).sum(axis=2) + (plane.astype(np.int64) << window) * signs
-        packed = np.packbits(plane, axis=1, bitorder="little") if signs else None
+        index = (bits[:, at] << np.arange(window)).sum(axis=2)
+        top = np.concatenate([np.zeros((n, 3), np.int64), plane ^ (index & 1 if tops > 1 else 0)], axis=1)
+        for i in range(tops):
+            index = index + (top[:, 3 - i : 3 - i + dim] << (window + tops - 1 - i))
+        packed = np.packbits(plane, axis=1, bitorder="little") if tops else None
         np.testing.assert_array_equal(scanner.decode(codes, packed)[:, :dim], levels[index])
 
 
 def scanner_of(dim, isa=""):
-    return Scanner(dim, 1, 1, False, np.array([-1, 1], np.int16), "ip", isa)
+    return Scanner(dim, 1, 1, 0, np.array([-1, 1], np.int16), "ip", isa)
 
 
 @every_isa
@@ -365,15 +384,17 @@ def test_an_unknown_instruction_set_is_refused(monkeypatch):
         {"step": -1},
         {"step": 9, "window": 9, "levels": np.zeros(512, np.int16)},
         {"step": 3},
-        {"window": 10, "levels": np.zeros(1024, np.int16)},
+        {"window": 11, "levels": np.zeros(2048, np.int16)},
         {"levels": np.zeros(3, np.int16)},
-        {"signs": True},
+        {"tops": 1},
+        {"tops": -1},
+        {"tops": 5, "levels": np.zeros(128, np.int16)},
         {"metric": "hamming"},
         {"window": 9, "levels": np.full(512, 1000, np.int16)},
     ],
 )
 def test_wrong_scanners_are_refused(wrong):
-    right = {"dim": 8, "step": 2, "window": 2, "signs": False, "levels": np.zeros(4, np.int16), "metric": "ip"}
+    right = {"dim": 8, "step": 2, "window": 2, "tops": 0, "levels": np.zeros(4, np.int16), "metric": "ip"}
     Scanner(**right)
     with pytest.raises(ValueError, match="expected"):
         Scanner(**{**right, **wrong})

@@ -204,8 +204,8 @@ def test_damage_is_named_by_byte_range(tmp_path, monkeypatch):
     monkeypatch.setattr(layout, "CHECK_BYTES", 1000)
     monkeypatch.setattr(reader, "CHECK_BYTES", 1000)
     path = tmp_path / "a.vqi"
-    index = VQIndex(16, codec="trellis")
-    index.add(np.random.default_rng(0).standard_normal((300, 16)))  # 2700 bytes of codes
+    index = VQIndex(18, sketch="orthogonal")
+    index.add(np.random.default_rng(0).standard_normal((300, 18)))  # 2700 bytes of codes
     index.save(path)
     assert len(storage.read_header(path)["blocks"]["codes"]["crc32"]) == 3
     with h5py.File(path) as file:
@@ -262,7 +262,7 @@ def test_another_codebook_is_refused(path, name):
     assert_refused(path, "its codebook is not the one")
 
 
-@pytest.mark.parametrize(("version", "said"), [(1, "1"), (3, "3"), ("2", "'2'"), (None, "missing")])
+@pytest.mark.parametrize(("version", "said"), [(1, "1"), (2, "2"), (4, "4"), ("3", "'3'"), (None, "missing")])
 def test_trellis_tables_of_another_version_are_refused(tmp_path, version, said):
     path = tmp_path / "t.vqi"
     index = VQIndex(DIM, 2, codec="trellis")
@@ -274,7 +274,7 @@ def test_trellis_tables_of_another_version_are_refused(tmp_path, version, said):
             header["tables"] = version
 
     edit_header(path, change)
-    assert_refused(path, f"{path}: trellis tables version {said}; this vqindex reads: 2")
+    assert_refused(path, f"{path}: trellis tables version {said}; this vqindex reads: 3")
 
 
 def test_headers_of_another_shape_are_refused(original, path):
@@ -427,7 +427,7 @@ def test_versions_are_not_mistaken_for_each_other(original, path, tmp_path, vers
 
 
 def test_a_sign_plane_where_none_belongs(path):
-    index = VQIndex(DIM, codec="trellis")
+    index = VQIndex(DIM, 1, codec="trellis")
     index.add(np.random.default_rng(0).standard_normal((17, DIM)))
     index.save(path)
     with h5py.File(path, "r+", libver=("v110", "v110")) as file:

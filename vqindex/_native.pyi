@@ -11,12 +11,13 @@ def trellis_encode(
     window: int,
     limit: int,
     gain: int,
+    start_mask: int = 0,
     isa: str = "",
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]: ...
 
 class Scanner:
     def __init__(
-        self, dim: int, step: int, window: int, signs: bool, levels: NDArray[np.int16], metric: str, isa: str = ""
+        self, dim: int, step: int, window: int, tops: int, levels: NDArray[np.int16], metric: str, isa: str = ""
     ) -> None: ...
     @property
     def isa(self) -> str: ...
@@ -38,6 +39,7 @@ class Scanner:
 def split_rows(
     codes: NDArray[np.uint8],
     dim: int,
+    lead: int,
     bits: int,
     start: int,
     signs: NDArray[np.uint8],
@@ -56,7 +58,7 @@ class Tables:
     ) -> None: ...
     def set_codebook(self, thresholds: NDArray[np.float32], levels: NDArray[np.int16]) -> None: ...
     def set_trellis(
-        self, levels: NDArray[np.int8], fraction: int, window: int, limit: int, gain: int, grid: float
+        self, levels: NDArray[np.int8], fraction: int, window: int, limit: int, gain: int, start_mask: int, grid: float
     ) -> None: ...
 
 def encode(

@@ -1,18 +1,20 @@
 """FROZEN: the coarse stage of the search. DO NOT CHANGE: golden results are in tests/golden/gate-search.json.
 
 Codes that quantise every coordinate alone know the sign of each rotated coordinate y_j: one bit of the field. Signs
-alone already estimate <q, x> (QJL, arXiv 2406.03482; RaBitQ, arXiv 2405.12497). For a row of norm |x| and a random
-rotation,
+alone already estimate <q, x> (QJL, arXiv 2406.03482; RaBitQ, arXiv 2405.12497). For a row of norm |x|, a random
+rotation, and stored signs g_j = +-1 of correlation rho with the coordinates,
 
-    <Pq, sign(y)> |x| sqrt(pi / 2d)   has mean <q, x> and variance about (pi/2 - 1) / d |q|^2 |x|^2,
+    <Pq, g> |x| / (rho sqrt d)   has mean <q, x> and variance about (1/rho^2 - 1) / d |q|^2 |x|^2,
 
-so its upper confidence bound tells which rows can't be among the best k without reading their other bits.
+so its upper confidence bound tells which rows can't be among the best k without reading their other bits. For signs of
+Gaussians rho^2 = 2 / pi; those of a trellis miss a few coordinates near 0 (its table of correlations).
 
 Query. c_j = floor((5 lead_j + 2^14) / 2^15), of magnitude 5 at most; left = sum_j (5 lead_j - 32767 c_j)^2.
 Sum.   sum = sum_j +-c_j by the row's signs; exact.
-Bound. In float32:  ip = fl(fl(fl(A sum) + B) norm), norm = 1 for cosine, with
-    A = float32(sqrt(pi / 2d) 32767 / 5 * scale),
-    B = float32(z sqrt((pi/2 - 1) / d |q|^2 + pi / 50d left scale^2)),
+Bound. In float32:  ip = fl(fl(fl(A sum) + B) norm), norm = 1 for cosine, with u = 1/rho^2 (exactly float64 pi/2 for
+    scalar codes),
+    A = float32(sqrt(u / d) 32767 / 5 * scale),
+    B = float32(z sqrt((u - 1) / d |q|^2 + u / 25d left scale^2)),
     scale the value of a step of lead, z the quantile of the normal distribution at `confidence`.
     For l2 the bound is the distance that l2_from_ip gives for this ip.
 Key.   A row's key is the worse of its score and its bound. Search keeps the k best keys (ties: lower row) and
@@ -46,13 +48,10 @@ class CoarseTerms(NamedTuple):
     rounding: float
 
     @classmethod
-    def of(cls, dim: int) -> CoarseTerms:
-        """Return the constants of a dimension."""
-        return cls(
-            math.sqrt(math.pi / (2 * dim)) * 32767 / LIMIT,
-            (math.pi / 2 - 1) / dim,
-            math.pi / (2 * LIMIT * LIMIT * dim),
-        )
+    def of(cls, dim: int, correlation: float | None = None) -> CoarseTerms:
+        """Return the constants of a dimension, and of the signs' correlation if they are not those of Gaussians."""
+        u = math.pi / 2 if correlation is None else 1 / correlation**2
+        return cls(math.sqrt(u / dim) * 32767 / LIMIT, (u - 1) / dim, u / (LIMIT * LIMIT * dim))
 
 
 def quantile(confidence: float) -> float:

@@ -108,6 +108,11 @@ class Codec:
         """Constants of the trellis codec, None for all others."""
         return Trellis.of(self.spec.bits) if self.spec.codec == "trellis" else None
 
+    @property
+    def sign_correlation(self) -> float | None:
+        """Correlation of the sign plane with the coordinates (``coarse.py``); None for that of a Gaussian's sign."""
+        return None if self.trellis is None else self.trellis.correlation
+
     @cached_property
     def codebook(self) -> Codebook:
         """Scalar codebook of the cell part of a field; for the trellis its table of levels, without thresholds."""

@@ -74,13 +74,17 @@ class NativeBackend(ReferenceBackend):
         self.isa = chosen_isa()
         # Of rows as they are stored, and of code rows; where there is no sign plane these are the same.
         self._scanner = None if codec.has_sketch else self._make_scanner(self.spec.has_sign_plane)
-        self._decoder = None if codec.has_sketch else self._make_scanner(False)
-        self._coarse_terms = CoarseTerms.of(self.spec.dim)
+        by_parts = codec.trellis is not None and codec.trellis.has_signs
+        self._decoder = None if codec.has_sketch or by_parts else self._make_scanner(False)
+        self._coarse_terms = CoarseTerms.of(self.spec.dim, codec.sign_correlation)
 
     def _make_scanner(self, signs: bool) -> Scanner:
-        spec, levels = self.spec, self.codec.codebook.levels
-        window = levels.size.bit_length() - 1 - signs  # there is a level for every value of window and sign
-        return Scanner(spec.dim, spec.bits - signs, window, signs, levels.astype(np.int16), spec.metric, self.isa)
+        spec, trellis = self.spec, self.codec.trellis
+        levels, tops = self.codec.codebook.levels, int(signs)
+        if trellis is not None and signs:
+            levels, tops = trellis.levels_by_parts(), trellis.lead + 1
+        window = levels.size.bit_length() - 1 - tops  # there is a level for every value of window and top bits
+        return Scanner(spec.dim, spec.bits - signs, window, tops, levels.astype(np.int16), spec.metric, self.isa)
 
     @cached_property
     def _tables(self) -> Tables | None:
@@ -101,7 +105,9 @@ class NativeBackend(ReferenceBackend):
             tables.set_codebook(codec.codebook.thresholds, codec.codebook.levels.astype(np.int16))
         else:
             grid = float(np.float32(FRACTION / trellis.step))
-            tables.set_trellis(trellis.table, FRACTION, trellis.window, trellis.limit, trellis.gain, grid)
+            tables.set_trellis(
+                trellis.table, FRACTION, trellis.window, trellis.limit, trellis.gain, trellis.start_mask, grid
+            )
         return tables
 
     def encode(self, vectors: F32) -> Encoded:
@@ -129,7 +135,8 @@ class NativeBackend(ReferenceBackend):
         if block.signs is None:
             super().put(rows, block, start)
             return
-        split_rows(np.ascontiguousarray(rows.codes), self.spec.dim, self.spec.bits, start, block.signs, block.codes)
+        spec, codes = self.spec, np.ascontiguousarray(rows.codes)
+        split_rows(codes, spec.dim, spec.lead, spec.bits, start, block.signs, block.codes)
         put_scalars(rows, block, start)
 
     def prepare(self, queries: F32) -> Queries:
@@ -142,8 +149,9 @@ class NativeBackend(ReferenceBackend):
 
     def _search_trellis(self, values: NDArray[np.int16], trellis: Trellis) -> NDArray[np.uint8]:
         levels = trellis.table.astype(np.int16) * np.int16(FRACTION)
+        limits = trellis.limit, trellis.gain, trellis.start_mask
         fields, starts = trellis_encode(
-            np.ascontiguousarray(values.T), levels, trellis.bits, trellis.window, trellis.limit, trellis.gain, self.isa
+            np.ascontiguousarray(values.T), levels, trellis.bits, trellis.window, *limits, self.isa
         )
         shifts = np.arange(trellis.lead, dtype=np.uint16) * np.uint16(trellis.bits)
         first = starts[:, None] >> shifts & np.uint16(2**trellis.bits - 1)

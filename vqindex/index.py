@@ -242,10 +242,10 @@ class VQIndex:
         return_stderr : bool, default False
             Also return the standard error of every score over the random rotation.
         confidence : float, default 0.995
-            Scalar codes are scanned by their sign bits first, and the other bits read only of rows whose upper
+            Codes are scanned by their sign bits first, and the other bits read only of rows whose upper
             confidence bound could still be among the k best. This is the one-sided confidence of that bound, above 0.5:
             a true neighbour is missed with probability 1 - confidence at most. 1 scores every row. Codes without
-            a sign plane (``trellis``, other sketches) always score every row.
+            a sign plane (``trellis`` of one bit, other sketches) always score every row.
 
         Returns
         -------

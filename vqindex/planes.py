@@ -2,14 +2,15 @@
 
 A code row (packing.py) of b-bit fields, one per coordinate, is stored in two parts if the code has a sign plane:
 
-Sign plane. The highest bit of every field is the sign of the rotated coordinate. Rows are taken in blocks of 64;
-    byte j of a row holds the signs of coordinates 8j .. 8j + 7, the lowest bit first. A block is [byte j][row], so that
-    one load brings eight coordinates of 64 rows: (ceil(n / 64), ceil(d / 8), 64) bytes. Rows that fill the last block
-    are zero.
-Codes. The other b - 1 bits of every field, packed as in packing.py: (n, ceil(d (b - 1) / 8)) bytes.
+Sign plane. The highest bit of a coordinate's field is the sign of the rotated coordinate. Rows are taken in blocks of
+    64; byte j of a row holds the signs of coordinates 8j .. 8j + 7, the lowest bit first. A block is [byte j][row], so
+    that one load brings eight coordinates of 64 rows: (ceil(n / 64), ceil(d / 8), 64) bytes. Rows that fill the last
+    block are zero.
+Codes. The other b - 1 bits of every field, packed as in packing.py: (n, ceil(m (b - 1) / 8)) bytes. m is d, or more
+    for a trellis (trellis.py), whose fields before the first coordinate's have no sign: their highest bits are 0.
 
-Codes without a sign plane (the trellis, whose fields are no cells, and those with a sketch of their own) are stored as
-the rows they are.
+Codes without a sign plane (the trellis of one bit, and codes with a sketch of their own) are stored as the rows they
+are.
 """
 
 from __future__ import annotations
@@ -71,9 +72,9 @@ def split(spec: IndexSpec, rows: Encoded) -> Block:
     """Bring code rows into the layout."""
     if not spec.has_sign_plane:
         return Block(None, rows.codes, rows.factor, rows.norm)
-    fields = unpack(rows.codes, spec.dim, spec.bits)
+    fields = unpack(rows.codes, spec.fields, spec.bits)
     plane = np.zeros((-(-rows.rows // BLOCK_ROWS) * BLOCK_ROWS, spec.sign_bytes), np.uint8)
-    plane[: rows.rows] = np.packbits(fields >> (spec.bits - 1), axis=1, bitorder="little")
+    plane[: rows.rows] = np.packbits(fields[:, spec.lead :] >> (spec.bits - 1), axis=1, bitorder="little")
     blocks = np.ascontiguousarray(plane.reshape(-1, BLOCK_ROWS, spec.sign_bytes).transpose(0, 2, 1))
     rest = np.zeros((rows.rows, 0), np.uint8)
     if spec.bits > 1:
@@ -109,9 +110,10 @@ def join_rows(spec: IndexSpec, stored: Block, at: slice | NDArray[np.int64]) -> 
         return Encoded(rest, stored.factor[at], norm)
     where = np.arange(stored.rows)[at] if isinstance(at, slice) else at
     signs = stored.signs[where // BLOCK_ROWS, :, where % BLOCK_ROWS]
-    fields = np.unpackbits(signs, axis=1, count=spec.dim, bitorder="little") << np.uint8(spec.bits - 1)
+    fields = np.zeros((len(signs), spec.fields), np.uint8)
+    fields[:, spec.lead :] = np.unpackbits(signs, axis=1, count=spec.dim, bitorder="little") << np.uint8(spec.bits - 1)
     if spec.bits > 1:
-        fields |= unpack(rest, spec.dim, spec.bits - 1)
+        fields |= unpack(rest, spec.fields, spec.bits - 1)
     return Encoded(pack(fields, spec.bits), stored.factor[at], norm)
 
 

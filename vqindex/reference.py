@@ -105,7 +105,7 @@ class ReferenceBackend:
         """Codes and factors of the trellis codec."""
         fields = self._search_trellis(trellis_values(y, scale, trellis.step), trellis)
         levels = trellis.table[trellis.windows(fields)].T
-        return pack(fields, self.spec.bits), self._factor(x, y, levels)
+        return pack(trellis.swapped(fields), self.spec.bits), self._factor(x, y, levels)
 
     def _search_trellis(self, values: NDArray[np.int16], trellis: Trellis) -> NDArray[np.uint8]:
         """Encode values of shape (d, n) into fields (n, lead + d); a step that faster backends replace."""
@@ -138,7 +138,8 @@ class ReferenceBackend:
             return np.zeros((len(codes), self.spec.dim), np.int8)
         fields = unpack(codes, self.spec.fields, self.spec.bits)
         if self.codec.trellis is not None:
-            at: NDArray[Any] = self.codec.trellis.windows(fields)
+            trellis = self.codec.trellis
+            at: NDArray[Any] = trellis.windows(trellis.swapped(fields))
         else:
             at = fields >> 1 if self.codec.has_sketch else fields
         levels: NDArray[np.generic] = self.codec.codebook.levels[at]
@@ -274,9 +275,9 @@ class ReferenceBackend:
     def _bounds(self, queries: Queries, block: Encoded, z: float) -> F32:
         """Bounds of the scores by the rows' signs (coarse.py), shape (nq, n)."""
         c, left = coarse_query(queries.lead)
-        signs = unpack(block.codes, self.spec.dim, self.spec.bits) >> (self.spec.bits - 1)
+        signs = unpack(block.codes, self.spec.fields, self.spec.bits)[:, self.spec.lead :] >> (self.spec.bits - 1)
         sums = self._sums(c.astype(np.int16), 2 * signs.astype(np.int8) - 1)
-        terms = CoarseTerms.of(self.spec.dim)
+        terms = CoarseTerms.of(self.spec.dim, self.codec.sign_correlation)
         ip = bounds(terms, z, sums, left, queries.lead_scale, queries.norm, block.norm)
         if self._ascending and block.norm is not None:
             return l2_from_ip(ip, block.norm, queries.norm)

@@ -102,9 +102,14 @@ class IndexSpec:
             )
 
     @property
+    def lead(self) -> int:
+        """Fields of a code row before the first coordinate's: those that start a trellis."""
+        return Trellis.of(self.bits).lead if self.codec == "trellis" else 0
+
+    @property
     def fields(self) -> int:
-        """Fields of `bits` bits in a code row: one per coordinate, and those that start a trellis."""
-        return self.dim + (Trellis.of(self.bits).lead if self.codec == "trellis" else 0)
+        """Fields of `bits` bits in a code row."""
+        return self.lead + self.dim
 
     @property
     def code_bytes(self) -> int:
@@ -114,6 +119,8 @@ class IndexSpec:
     @property
     def has_sign_plane(self) -> bool:
         """Whether the highest bits of the fields are the signs of the coordinates and stored apart (``planes.py``)."""
+        if self.codec == "trellis":
+            return Trellis.of(self.bits).has_signs
         return self.codec in ("turboquant-prod", "turboquant-mse") and self.sketch in ("shared", "none")
 
     @property
@@ -124,7 +131,7 @@ class IndexSpec:
     @property
     def row_bytes(self) -> int:
         """Bytes of a row beside its part of the sign plane."""
-        return (self.dim * (self.bits - 1) + 7) // 8 if self.has_sign_plane else self.code_bytes
+        return (self.fields * (self.bits - 1) + 7) // 8 if self.has_sign_plane else self.code_bytes
 
     @property
     def stores_norm(self) -> bool:

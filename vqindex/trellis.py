@@ -5,20 +5,24 @@ level of coordinate t is looked up by a window over the packed bits, so decoding
 can be decoded alone. Nothing is trained on data: the table is a constant for the Gaussian, found once by
 benchmarks/trellis_tables.py.
 
-Stream. A row is window/bits - 1 + d fields of `bits` bits, packed as packing.py says. Coordinate t is decoded from
-    its own field and the window/bits - 1 before it:  w_t = sum_i field[t + i] << (i * bits)  (`window` bits of the
-    stream, starting at bit t * bits),  level_t = table[w_t].  The fields before the first coordinate's own make every
-    start free; they cost a byte or less.
-Tables. Symmetric: table[~w] = -table[w] with ~w the window of all bits inverted, so no level is -128 and half of a
-    table says everything. Version 2 (trellis_tables.py); a file names the version. Version 1, which was not symmetric,
-    never left the development tree.
+Stream. A path is window/bits - 1 + d fields of `bits` bits. Coordinate t is decoded from its own field and the
+    window/bits - 1 before it:  w_t = sum_i field[t + i] << (i * bits),  level_t = table[w_t].  The fields before the
+    first coordinate's own make nearly every start free; they cost a byte or less.
+Signs. From two bits on, a level's sign is (but for a few levels near 0) the highest bit of the newest field of its
+    window, xor the lowest bit of the oldest. This sign takes the place of the highest bit in the stored fields, so that
+    the signs of a row are a plane of bits like those of scalar codes (planes.py); the other bits are stored as they
+    are. The fields before the first coordinate's own have highest bits 0, which are not stored. With one bit fields
+    are stored as they are, and all starts are free.
+Tables. Symmetric: table[mirror(w)] = -table[w], so no level is -128 and half of a table says everything. mirror inverts
+    all bits of the fields but the highest (with one bit, all). Version 3 (trellis_tables.py); a file names the version.
+    Versions 1 and 2 never left the development tree.
 Values. v_t = rint(fl(y_t * fl(float32(128 / step) / s))), clipped to +-127 * 128, with s of estimator.py; 0 for zero
     vectors.
 Cost of level l at value v, in integers: x = clip(v - 128 l, -limit, limit) << gain;  x * x >> 16.
     limit keeps every sum in int16: (window / bits) * ((limit << gain)^2 >> 16) <= 32767.
-Search. Viterbi over 2^(window - bits) states (the newest bits of the window). All starts cost 0. A state keeps the
-    cheapest of its 2^bits predecessors, of several the one with the lowest dropped bits; after each coordinate the
-    least cost of all states is subtracted. The path ends in the cheapest state, of several the lowest.
+Search. Viterbi over 2^(window - bits) states (the newest bits of the window). All starts that can be stored cost 0.
+    A state keeps the cheapest of its 2^bits predecessors, of several the one with the lowest dropped bits; after each
+    coordinate the least cost of all states is subtracted. The path ends in the cheapest state, of several the lowest.
 """
 
 from __future__ import annotations
@@ -29,15 +33,25 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .trellis_tables import MSE, STEPS, TABLES
+from .trellis_tables import CORRELATIONS, MSE, STEPS, TABLES
 
-__all__ = ["MAX_BITS", "TABLE_VERSION", "Trellis", "cost_limits", "trellis_values", "viterbi"]
+__all__ = [
+    "MAX_BITS",
+    "TABLE_VERSION",
+    "Trellis",
+    "cost_limits",
+    "mirror",
+    "sign_of_window",
+    "trellis_values",
+    "viterbi",
+]
 
 MAX_BITS = 4
-TABLE_VERSION = 2
+TABLE_VERSION = 3
 WINDOWS = {1: 9, 2: 8, 3: 9, 4: 8}
 FRACTION = 128
 PEAK = 127 * FRACTION
+_NEVER = 2**24  # more than any path costs
 _GAINS = {1: 0, 2: 1, 3: 2, 4: 3}  # finer codes have smaller errors, so a finer cost
 
 
@@ -47,6 +61,18 @@ def cost_limits(bits: int, window: int) -> tuple[int, int]:
     largest = 32767 // (window // bits)
     limit = math.isqrt((largest + 1 << 16) - 1) >> gain
     return min(limit, 32767 >> gain), gain
+
+
+def mirror(windows: NDArray[np.int64], bits: int, window: int) -> NDArray[np.int64]:
+    """Return the windows whose levels are the negated ones."""
+    field = (1 << max(1, bits - 1)) - 1
+    out: NDArray[np.int64] = windows ^ sum(field << at for at in range(0, window, bits))
+    return out
+
+
+def sign_of_window(windows: NDArray[Any], bits: int, window: int) -> NDArray[Any]:
+    """Return the sign bit that is stored for windows, 1 for levels above 0; two bits and more."""
+    return (windows >> (window - 1) ^ windows) & 1
 
 
 class Trellis(NamedTuple):
@@ -64,6 +90,8 @@ class Trellis(NamedTuple):
         Distortion on Gaussian sequences, measured when the table was made.
     limit, gain : int
         Of the cost.
+    correlation : float or None
+        Mean of value times stored sign for Gaussian values of variance 1; None with one bit, which stores no signs.
     """
 
     bits: int
@@ -73,19 +101,52 @@ class Trellis(NamedTuple):
     mse: float
     limit: int
     gain: int
+    correlation: float | None = None
 
     @classmethod
     def of(cls, bits: int) -> Trellis:
         """Return the trellis of a width, 1 to 4."""
-        return cls(bits, WINDOWS[bits], TABLES[bits], STEPS[bits], MSE[bits], *cost_limits(bits, WINDOWS[bits]))
+        limit, gain = cost_limits(bits, WINDOWS[bits])
+        return cls(bits, WINDOWS[bits], TABLES[bits], STEPS[bits], MSE[bits], limit, gain, CORRELATIONS.get(bits))
 
     @property
     def lead(self) -> int:
         """Fields before the first coordinate's own."""
         return self.window // self.bits - 1
 
+    @property
+    def has_signs(self) -> bool:
+        """Whether stored fields hold signs."""
+        return self.correlation is not None
+
+    @property
+    def start_mask(self) -> int:
+        """Bits of the state before the first coordinate that must be 0: the highest of fields, if signs are stored."""
+        if not self.has_signs:
+            return 0
+        return sum(1 << (at + self.bits - 1) for at in range(0, self.window - self.bits, self.bits))
+
+    def swapped(self, fields: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return stored fields for a path's, or the reverse; (n, lead + d) uint8."""
+        if not self.has_signs:
+            return fields
+        out = fields.copy()
+        out[:, self.lead :] ^= (fields[:, : fields.shape[1] - self.lead] & 1) << np.uint8(self.bits - 1)
+        return out
+
+    def levels_by_parts(self) -> NDArray[np.int8]:
+        """Return the table by the fields' lower bits, packed as in a window, and above them their highest bits."""
+        window, lower = np.arange(self.table.size), self.bits - 1
+        at = np.zeros_like(window)
+        for i in range(self.lead + 1):
+            field = window >> i * self.bits
+            at |= (field & (1 << lower) - 1) << i * lower | (field >> lower & 1) << (self.lead + 1) * lower + i
+        table = np.empty_like(self.table)
+        table[at] = self.table
+        return table
+
     def windows(self, fields: NDArray[np.uint8]) -> NDArray[np.uint16]:
-        """Return w_t from unpacked fields: (n, lead + d) uint8 to (n, d) uint16."""
+        """Return w_t from a path's fields: (n, lead + d) uint8 to (n, d) uint16."""
         d = fields.shape[1] - self.lead
         out = np.zeros((fields.shape[0], d), np.uint16)
         for i in range(self.lead + 1):
@@ -113,7 +174,7 @@ def viterbi(values: NDArray[np.int16], trellis: Trellis) -> NDArray[np.uint8]:
     Returns
     -------
     ndarray of uint8, shape (n, lead + d)
-        Fields in stream order.
+        The path's fields, in stream order.
     """
     d, n = values.shape
     bits, states = trellis.bits, 1 << (trellis.window - trellis.bits)
@@ -124,7 +185,9 @@ def viterbi(values: NDArray[np.int16], trellis: Trellis) -> NDArray[np.uint8]:
     choice = np.empty((d, states, n), np.uint8)
     for t in range(d):
         x = np.clip(values[t] - levels, -trellis.limit, trellis.limit) << trellis.gain
-        cost = (path[came_from] + (x * x >> 16)).reshape(states, -1, n)
+        cost = path[came_from] + (x * x >> 16)
+        cost[window & trellis.start_mask >> t * bits != 0] = _NEVER
+        cost = cost.reshape(states, -1, n)
         choice[t] = cost.argmin(axis=1)
         path = cost.min(axis=1)
         path -= path.min(axis=0)

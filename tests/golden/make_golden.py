@@ -87,6 +87,14 @@ def coarse_gates():
     }
 
 
+def trellis_gates():
+    """Digests of codes, and of searches by scores and by bounds."""
+    out = gates(["trellis"])
+    for dim in gate.DIMS:
+        out[f"trellis {dim}"]["bounded"] = gate.search_digests(reference, dim, "trellis", 0.6)
+    return out
+
+
 def stored_planes():
     """Both parts of 66 rows of fields (5 j + 3 i) mod 2^bits, 19 coordinates."""
     out = {}
@@ -128,7 +136,7 @@ if __name__ == "__main__":
         "codebook": lambda: write("codebook.json", codebooks()),
         "packing": lambda: write("packing.json", packed()),
         "gate": lambda: write("gate.json", gates(gate.PORTABLE)),
-        "gate-trellis": lambda: write("gate-trellis.json", gates(["trellis"])),
+        "gate-trellis": lambda: write("gate-trellis.json", trellis_gates()),
         "gate-search": lambda: write("gate-search.json", coarse_gates()),
         "planes": lambda: write("planes.json", stored_planes()),
         "file": lambda: index_file(1),

@@ -47,10 +47,10 @@ std::string checked_isa(const std::string& isa) {
 }
 
 nb::tuple encode_trellis(Array<const std::int16_t, nb::ndim<2>> values, Array<const std::int16_t, nb::ndim<1>> table,
-                         int bits, int window, int limit, int gain, const std::string& isa) {
+                         int bits, int window, int limit, int gain, int start_mask, const std::string& isa) {
   if (bits < 1 || bits > 4 || window <= bits || window > 12 || table.shape(0) != std::size_t{1} << window)
     throw std::invalid_argument("expected bits 1..4, bits < window <= 12 and a table of 2^window levels");
-  const vqindex::TrellisSpec spec{table.data(), bits, window, limit, gain};
+  const vqindex::TrellisSpec spec{table.data(), bits, window, limit, gain, start_mask};
   const std::size_t n = values.shape(0), d = values.shape(1);
   const std::string path = checked_isa(isa);
   auto fields = make_array<std::uint8_t>({n, d});
@@ -68,21 +68,21 @@ using Levels = Array<const std::int8_t, nb::ndim<2>>;
 // What a scan needs to know of a code. It owns copies of the tables; everything else comes with a call.
 class Scanner {
  public:
-  Scanner(std::size_t dim, int step, int window, bool signs, Array<const std::int16_t, nb::ndim<1>> levels,
+  Scanner(std::size_t dim, int step, int window, int tops, Array<const std::int16_t, nb::ndim<1>> levels,
           std::string metric, const std::string& isa)
       : dim_(dim),
         step_(step),
         window_(window),
-        signs_(signs),
+        tops_(tops),
         metric_(std::move(metric)),
         isa_(checked_isa(isa)),
         kernels_(&vqindex::kernels_for(isa_)),
         levels_(levels.data(), levels.data() + levels.size()) {
-    if (dim < 1 || dim > 16384 || step < 0 || step > 8 || window < step || window > 9 || 7 * step + window > 64 ||
-        levels_.size() != std::size_t{1} << (window + signs) ||
+    if (dim < 1 || dim > 16384 || step < 0 || step > 8 || window < step || tops < 0 || tops > 4 || window + tops > 10 ||
+        7 * step + window > 64 || levels_.size() != std::size_t{1} << (window + tops) ||
         (metric_ != "ip" && metric_ != "cosine" && metric_ != "l2"))
       throw std::invalid_argument(
-          "expected 1..16384 dim, step <= 8, a window of step to 9 bits, 2^(window + signs) levels");
+          "expected 1..16384 dim, step <= 8, step <= window, window + tops <= 10 and 2^(window + tops) levels");
     const auto [least, most] = std::minmax_element(levels_.begin(), levels_.end());
     if (*least < -127 || *most > 127) multiplier_ = 256;
     if (multiplier_ > 1 && levels_.size() > 256) throw std::invalid_argument("expected at most 256 levels of 16 bits");
@@ -92,8 +92,8 @@ class Scanner {
       narrow.push_back(static_cast<std::int8_t>(multiplier_ == 1 ? level : std::clamp((level + 128) >> 8, -127, 127)));
       index.push_back(static_cast<std::int8_t>(i));
     }
-    narrow_ = std::make_unique<vqindex::FieldTables>(dim, step, window, signs, std::move(narrow));
-    index_ = std::make_unique<vqindex::FieldTables>(dim, step, window, signs, std::move(index));
+    narrow_ = std::make_unique<vqindex::FieldTables>(dim, step, window, tops, std::move(narrow));
+    index_ = std::make_unique<vqindex::FieldTables>(dim, step, window, tops, std::move(index));
   }
 
   const std::string& isa() const { return isa_; }
@@ -110,7 +110,7 @@ class Scanner {
     task.queries = {nq, lead.data(), scale.data(), norm.data()};
     if (!coarse.is_none()) {
       const auto [sums, plane, rounding, quantile] = nb::cast<std::tuple<double, double, double, double>>(coarse);
-      if (!signs_ || dim_ > vqindex::kSignDim)
+      if (!tops_ || dim_ > vqindex::kSignDim)
         throw std::invalid_argument("expected a sign plane of at most 6144 coordinates");
       task.coarse = {true, sums, plane, rounding, quantile};
     }
@@ -138,7 +138,7 @@ class Scanner {
     const std::size_t n = codes.shape(0), row_bytes = codes.shape(1), stride = vqindex::padded(dim_, 64);
     const std::uint8_t* signs = nullptr;
     Array<const std::uint8_t, nb::ndim<2>> plane;
-    if (signs_) {
+    if (tops_) {
       plane = nb::cast<Array<const std::uint8_t, nb::ndim<2>>>(sign_rows);
       if (plane.shape(0) != n || plane.shape(1) != (dim_ + 7) / 8) throw std::invalid_argument("expected sign rows");
       signs = plane.data();
@@ -185,7 +185,7 @@ class Scanner {
     vqindex::Rows rows{nullptr, codes.data(), codes.shape(1), factor.data(), nullptr, n};
     bool right = factor.shape(0) == n;
     check_row(codes.shape(1));
-    if (signs_) {
+    if (tops_) {
       const auto signs = nb::cast<Array<const std::uint8_t, nb::ndim<3>>>(block[0]);
       right = right && signs.shape(0) * 64 >= n && signs.shape(1) == (dim_ + 7) / 8 && signs.shape(2) == 64;
       rows.signs = signs.data();
@@ -200,8 +200,7 @@ class Scanner {
   }
 
   std::size_t dim_;
-  int step_, window_;
-  bool signs_;
+  int step_, window_, tops_;
   std::string metric_, isa_;
   const vqindex::Kernels* kernels_;
   std::vector<std::int16_t> levels_;
@@ -210,16 +209,16 @@ class Scanner {
 };
 
 // planes.py: the highest bits of the fields into the sign plane, the others into rows of their own.
-void split_rows(Array<const std::uint8_t, nb::ndim<2>> codes, std::size_t dim, int bits, std::size_t start,
-                Array<std::uint8_t, nb::ndim<3>> signs, Array<std::uint8_t, nb::ndim<2>> rest) {
-  const std::size_t n = codes.shape(0), sign_bytes = (dim + 7) / 8;
-  if (bits < 1 || bits > 8 || codes.shape(1) != (dim * bits + 7) / 8 || signs.shape(0) * 64 < start + n ||
-      signs.shape(1) != sign_bytes || signs.shape(2) != 64 || rest.shape(0) < start + n ||
-      rest.shape(1) != (dim * (bits - 1) + 7) / 8)
-    throw std::invalid_argument("expected rows of dim fields, and room for them in the sign plane and the rest");
+void split_rows(Array<const std::uint8_t, nb::ndim<2>> codes, std::size_t dim, std::size_t lead, int bits,
+                std::size_t start, Array<std::uint8_t, nb::ndim<3>> signs, Array<std::uint8_t, nb::ndim<2>> rest) {
+  const std::size_t n = codes.shape(0), fields = lead + dim;
+  const vqindex::PlaneLayout layout{lead, (fields * bits + 7) / 8, (dim + 7) / 8, (fields * (bits - 1) + 7) / 8};
+  if (bits < 1 || bits > (lead ? 4 : 8) || codes.shape(1) != layout.row_bytes || signs.shape(0) * 64 < start + n ||
+      signs.shape(1) != layout.sign_bytes || signs.shape(2) != 64 || rest.shape(0) < start + n ||
+      rest.shape(1) != layout.rest_bytes)
+    throw std::invalid_argument("expected rows of lead + dim fields, and room for them in the sign plane and the rest");
   nb::gil_scoped_release unlocked;
-  vqindex::split_rows(codes.data(), n, codes.shape(1), bits, sign_bytes, start, signs.data(), rest.data(),
-                      rest.shape(1));
+  vqindex::split_rows(codes.data(), n, layout, bits, start, signs.data(), rest.data());
 }
 
 // The tables of one codec, copied once, and the views of them that kernels take.
@@ -253,13 +252,13 @@ class Tables {
   }
 
   void set_trellis(Array<const std::int8_t, nb::ndim<1>> levels, int fraction, int window, int limit, int gain,
-                   float grid) {
+                   int start_mask, float grid) {
     if (views_.bits > 4 || window <= views_.bits || window > 12 || levels.shape(0) != std::size_t{1} << window)
       throw std::invalid_argument("expected bits 1..4, bits < window <= 12 and a table of 2^window levels");
     trellis_levels_.assign(levels.data(), levels.data() + levels.size());
     search_.clear();
     for (std::int8_t level : trellis_levels_) search_.push_back(static_cast<std::int16_t>(level * fraction));
-    trellis_ = {{search_.data(), views_.bits, window, limit, gain}, trellis_levels_.data(), grid};
+    trellis_ = {{search_.data(), views_.bits, window, limit, gain, start_mask}, trellis_levels_.data(), grid};
     views_.trellis = &trellis_;
   }
 
@@ -355,11 +354,11 @@ NB_MODULE(_native, m) {
   m.def("supported_isas", &vqindex::supported_isas,
         "Return the names of the instruction sets that kernels could use on this machine, the plainest first.");
   m.def("trellis_encode", &encode_trellis, nb::arg("values"), nb::arg("table"), nb::arg("bits"), nb::arg("window"),
-        nb::arg("limit"), nb::arg("gain"), nb::arg("isa") = "",
+        nb::arg("limit"), nb::arg("gain"), nb::arg("start_mask") = 0, nb::arg("isa") = "",
         "Viterbi search for int16 values (n, d); returns fields (n, d) uint8 and each first window's older bits (n,).");
   nb::class_<Scanner>(m, "Scanner", "Decodes and searches stored rows of one code.")
-      .def(nb::init<std::size_t, int, int, bool, Array<const std::int16_t, nb::ndim<1>>, std::string, std::string>(),
-           nb::arg("dim"), nb::arg("step"), nb::arg("window"), nb::arg("signs"), nb::arg("levels"), nb::arg("metric"),
+      .def(nb::init<std::size_t, int, int, int, Array<const std::int16_t, nb::ndim<1>>, std::string, std::string>(),
+           nb::arg("dim"), nb::arg("step"), nb::arg("window"), nb::arg("tops"), nb::arg("levels"), nb::arg("metric"),
            nb::arg("isa") = "")
       .def_prop_ro("isa", &Scanner::isa, "Name of the instruction set in use.")
       .def("search", &Scanner::search, nb::arg("blocks"), nb::arg("lead"), nb::arg("scale"), nb::arg("norm"),
@@ -369,7 +368,7 @@ NB_MODULE(_native, m) {
            "Decode rows (n, bytes) and their sign bits (n, ceil(dim / 8)) to int8 levels (n, padded dim).")
       .def("sums", &Scanner::sums, nb::arg("queries"), nb::arg("levels"),
            "Return the exact sums of int16 queries (nq, dim) with int8 levels (n, >= dim) as float32 (nq, n).");
-  m.def("split_rows", &split_rows, nb::arg("codes"), nb::arg("dim"), nb::arg("bits"), nb::arg("start"),
+  m.def("split_rows", &split_rows, nb::arg("codes"), nb::arg("dim"), nb::arg("lead"), nb::arg("bits"), nb::arg("start"),
         nb::arg("signs"), nb::arg("rest"), "Put code rows (n, bytes) into a sign plane and rest, from row `start` on.");
   nb::class_<Tables>(m, "Tables", "The tables of one codec without a second projection, for encode and prepare.")
       .def(nb::init<Array<const float, nb::ndim<2>>, Array<const std::uint32_t, nb::ndim<1>>, int, bool, bool, float>(),
@@ -378,7 +377,8 @@ NB_MODULE(_native, m) {
       .def("set_codebook", &Tables::set_codebook, nb::arg("thresholds"), nb::arg("levels"),
            "Make it a scalar code of 2^bits cells, symmetric about 0.")
       .def("set_trellis", &Tables::set_trellis, nb::arg("levels"), nb::arg("fraction"), nb::arg("window"),
-           nb::arg("limit"), nb::arg("gain"), nb::arg("grid"), "Make it a trellis code of 2^window levels.");
+           nb::arg("limit"), nb::arg("gain"), nb::arg("start_mask"), nb::arg("grid"),
+           "Make it a trellis code of 2^window levels.");
   m.def("encode", &encode, nb::arg("tables"), nb::arg("rows"), nb::arg("threads") = 1, nb::arg("isa") = "",
         "Encode finite float32 rows (n, dim); returns codes (n, bytes), factors (n,) and norms (n,), None for cosine.");
   m.def("prepare", &prepare, nb::arg("tables"), nb::arg("queries"), nb::arg("threads") = 1, nb::arg("isa") = "",

@@ -348,6 +348,15 @@ void pack_behind(std::uint32_t first, int filled, const std::uint8_t* fields, st
   }
 }
 
+// trellis.py: signs take the place of the highest bits of a row's fields. `start` holds the fields before the first.
+void store_signs(const TrellisSpec& code, std::uint16_t start, std::size_t d, std::uint8_t* fields) {
+  const std::size_t lead = static_cast<std::size_t>(code.window / code.bits - 1);
+  for (std::size_t t = 0; t < d; ++t) {
+    const unsigned oldest = t < lead ? unsigned{start} >> (t * static_cast<std::size_t>(code.bits)) : fields[t - lead];
+    fields[t] = static_cast<std::uint8_t>(fields[t] ^ (oldest & 1) << (code.bits - 1));
+  }
+}
+
 // The sum of y times the level that each coordinate's window decodes to.
 VQ_INLINE void trellis_dot(const EncodeTables& tables, const float* rotated, const std::uint8_t* fields,
                            const std::uint16_t* starts, std::size_t lanes, float* levels, Sum64& dot) {
@@ -402,8 +411,10 @@ VQ_INLINE void encode_trellis_code(const EncodeTables& tables, const float* rows
       float* norm_out = norm ? norm + row + first : nullptr;
       store_scalars(tables, norms[b], dot.total(), lanes, factor + row + first, norm_out);
     }
-    for (std::size_t i = 0; i < count; ++i)
+    for (std::size_t i = 0; i < count; ++i) {
+      if (code.search.start_mask) store_signs(code.search, s.starts[i], d, s.fields + i * d);
       pack_behind(s.starts[i], lead_bits, s.fields + i * d, d, tables.bits, codes + (row + i) * bytes, bytes);
+    }
   }
 }
 

@@ -26,18 +26,21 @@ constexpr std::size_t kQueries = 2;         // queries that share one pass over 
 inline std::size_t padded(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
 
 // Where the fields of a row lie and what they mean: level t = table[window t], where window t is the `window` bits of
-// the row that begin at bit t * step, with the row's sign bit t on top of them where there is a sign plane.
+// the row that begin at bit t * step, with `tops` bits on top of them where there is a sign plane:
+//   one      sign bit t;
+//   several  top bits t - tops + 1 .. t of a trellis, where top bit t is sign bit t ^ the lowest bit of window t, and
+//            those before the first are 0.
 struct Fields {
   std::size_t dim;
   int step;
   int window;
-  bool signs;
-  const std::int8_t* table;  // 2^(window + signs) entries
+  int tops;
+  const std::int8_t* table;  // 2^(window + tops) entries
 
   // The same as constants for vectors of 64 bytes (FieldTables makes them).
   const std::uint8_t* gather;   // byte of a group of 64 rows' fields that each byte of eight 64-bit words takes
   const std::uint8_t* shift;    // bit of its word at which the window of each byte begins
-  const std::int8_t* repeated;  // for each sign, the table, repeated to at least 64 entries
+  const std::int8_t* repeated;  // the part of the table for each value of the top bits, repeated to 64 entries if less
 };
 
 inline std::size_t repeated_size(int window) { return std::size_t{1} << (window < 6 ? 6 : window); }
@@ -45,23 +48,24 @@ inline std::size_t repeated_size(int window) { return std::size_t{1} << (window 
 // Owns what Fields points to.
 class FieldTables {
  public:
-  FieldTables(std::size_t dim, int step, int window, bool signs, std::vector<std::int8_t> table)
-      : dim_(dim), step_(step), window_(window), signs_(signs), table_(std::move(table)) {
-    const std::size_t size = repeated_size(window), values = std::size_t{1} << window;
-    for (std::size_t sign = 0; sign <= std::size_t{signs}; ++sign)
-      for (std::size_t i = 0; i < size; ++i) repeated_.push_back(table_[sign * values + i % values]);
+  FieldTables(std::size_t dim, int step, int window, int tops, std::vector<std::int8_t> table)
+      : dim_(dim), step_(step), window_(window), tops_(tops), table_(std::move(table)) {
+    // A trellis looks up both together.
+    const int together = tops > 1 ? window + tops : window;
+    const std::size_t size = repeated_size(together), values = std::size_t{1} << together;
+    for (std::size_t part = 0; part < table_.size() / values; ++part)
+      for (std::size_t i = 0; i < size; ++i) repeated_.push_back(table_[part * values + i % values]);
     for (int i = 0; i < 64; ++i) {
       gather_[i] = static_cast<std::uint8_t>(i / 8 * step + i % 8);  // word i / 8 begins with field 8 (i / 8)
       shift_[i] = static_cast<std::uint8_t>(i % 8 * step);
     }
   }
 
-  Fields fields() const { return {dim_, step_, window_, signs_, table_.data(), gather_, shift_, repeated_.data()}; }
+  Fields fields() const { return {dim_, step_, window_, tops_, table_.data(), gather_, shift_, repeated_.data()}; }
 
  private:
   std::size_t dim_;
-  int step_, window_;
-  bool signs_;
+  int step_, window_, tops_;
   std::vector<std::int8_t> table_, repeated_;
   std::uint8_t gather_[64], shift_[64];
 };

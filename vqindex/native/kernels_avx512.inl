@@ -411,12 +411,12 @@ struct Table {
 VQ_T VQ_INLINE __mmask64 first(std::size_t bytes) { return bytes >= 64 ? ~__mmask64{0} : _bzhi_u64(~0ull, bytes); }
 
 // Calls use(t, levels) with 64 levels from t on; those past the dimension are anything.
-template <int BITS, bool SIGNS, typename Use>
+template <int BITS, int TOPS, typename Use>
 VQ_T VQ_INLINE void each_64(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
                             Use& use) {
   const __m512i gather = _mm512_loadu_si512(f.gather), shift = _mm512_loadu_si512(f.shift);
   const __m512i next = _mm512_add_epi8(shift, _mm512_set1_epi8(1));
-  const Table<BITS> below(f.repeated), above(f.repeated + (SIGNS ? repeated_size(BITS) : 0));
+  const Table<BITS> below(f.repeated), above(f.repeated + (TOPS ? repeated_size(BITS) : 0));
   const std::size_t step = 8 * static_cast<std::size_t>(f.step);
   const std::uint8_t* const end = row + row_bytes;
   for (std::size_t t = 0; t < f.dim; t += 64, row += step) {
@@ -428,12 +428,52 @@ VQ_T VQ_INLINE void each_64(const Fields& f, const std::uint8_t* row, std::size_
       if constexpr (BITS == 9) high = _mm512_multishift_epi64_epi8(next, word);
     }
     __m512i x = below.at(low, high);
-    if constexpr (SIGNS) {
+    if constexpr (TOPS) {
       std::uint64_t sign;
       std::memcpy(&sign, signs + t / 8, 8);
       x = _mm512_mask_mov_epi8(x, sign, above.at(low, high));
     }
     use(t, x);
+  }
+}
+
+// The same for a trellis. Seven bits of a window choose in 128 entries, its newest top bits which 128.
+template <int BITS, int TOPS, typename Use>
+VQ_T VQ_INLINE void each_64_of_trellis(const Fields& f, const std::uint8_t* row, std::size_t row_bytes,
+                                       const std::uint8_t* signs, Use& use) {
+  constexpr int kInner = 7 - BITS, kOuter = TOPS - kInner, kParts = 1 << kOuter;
+  static_assert(kInner > 0 && kOuter > 0);
+  const __m512i gather = _mm512_loadu_si512(f.gather), shift = _mm512_loadu_si512(f.shift);
+  const __m512i one = _mm512_set1_epi8(1), bits = _mm512_set1_epi8((1 << BITS) - 1);
+  __m512i part[2 * kParts];
+  VQ_UNROLL
+  for (int i = 0; i < 2 * kParts; ++i) part[i] = _mm512_loadu_si512(f.repeated + 64 * i);
+  const std::size_t step = 8 * static_cast<std::size_t>(f.step);
+  const std::uint8_t* const end = row + row_bytes;
+  std::uint64_t before = 0;
+  for (std::size_t t = 0; t < f.dim; t += 64, row += step) {
+    const __mmask64 there = first(static_cast<std::size_t>(end - row));
+    const __m512i word = _mm512_permutexvar_epi8(gather, _mm512_maskz_loadu_epi8(there, row));
+    const __m512i window = _mm512_multishift_epi64_epi8(shift, word);
+    std::uint64_t top;
+    std::memcpy(&top, signs + t / 8, 8);
+    top ^= _mm512_test_epi8_mask(window, one);
+    const auto earlier = [top, before](int steps) { return steps ? top << steps | before >> (64 - steps) : top; };
+    __m512i at = _mm512_and_si512(window, bits);
+    VQ_UNROLL
+    for (int i = 0; i < kInner; ++i)
+      at = _mm512_mask_add_epi8(at, earlier(TOPS - 1 - i), at, _mm512_set1_epi8(1 << (BITS + i)));
+    __m512i x[kParts];
+    VQ_UNROLL
+    for (int i = 0; i < kParts; ++i) x[i] = _mm512_permutex2var_epi8(part[2 * i], at, part[2 * i + 1]);
+    VQ_UNROLL
+    for (int i = 0; i < kOuter; ++i) {
+      const __mmask64 upper = earlier(kOuter - 1 - i);
+      VQ_UNROLL
+      for (int j = 0; j < kParts >> (i + 1); ++j) x[j] = _mm512_mask_blend_epi8(upper, x[2 * j], x[2 * j + 1]);
+    }
+    use(t, x[0]);
+    before = top;
   }
 }
 
@@ -465,24 +505,30 @@ struct Dot {
 template <typename Use>
 VQ_T VQ_INLINE bool by_window(const Fields& f, const std::uint8_t* row, std::size_t row_bytes,
                               const std::uint8_t* signs, Use& use) {
-  switch (f.signs ? f.window : f.window + 16) {
-    case 0:
-      each_64<0, true>(f, row, row_bytes, signs, use);
+  switch (16 * f.tops + f.window) {
+    case 9:
+      each_64<9, 0>(f, row, row_bytes, signs, use);
       return true;
-    case 1:
-      each_64<1, true>(f, row, row_bytes, signs, use);
+    case 16 + 0:
+      each_64<0, 1>(f, row, row_bytes, signs, use);
       return true;
-    case 2:
-      each_64<2, true>(f, row, row_bytes, signs, use);
+    case 16 + 1:
+      each_64<1, 1>(f, row, row_bytes, signs, use);
       return true;
-    case 3:
-      each_64<3, true>(f, row, row_bytes, signs, use);
+    case 16 + 2:
+      each_64<2, 1>(f, row, row_bytes, signs, use);
       return true;
-    case 16 + 8:
-      each_64<8, false>(f, row, row_bytes, signs, use);
+    case 16 + 3:
+      each_64<3, 1>(f, row, row_bytes, signs, use);
       return true;
-    case 16 + 9:
-      each_64<9, false>(f, row, row_bytes, signs, use);
+    case 2 * 16 + 6:
+      each_64_of_trellis<6, 2>(f, row, row_bytes, signs, use);
+      return true;
+    case 3 * 16 + 6:
+      each_64_of_trellis<6, 3>(f, row, row_bytes, signs, use);
+      return true;
+    case 4 * 16 + 4:
+      each_64_of_trellis<4, 4>(f, row, row_bytes, signs, use);
       return true;
     default:
       return false;

@@ -27,14 +27,19 @@ VQ_INLINE std::uint64_t word_at(const std::uint8_t* row, std::size_t at, std::si
 VQ_INLINE void decode(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
                       std::int8_t* levels) {
   const std::size_t end = padded(f.dim, 64);
-  const std::uint32_t mask = (1u << f.window) - 1;
+  const std::uint32_t mask = (1u << f.window) - 1, top_mask = (1u << f.tops) - 1;
+  std::uint32_t tops = 0;  // those of the last windows, and of the next eight above them
   // Eight fields are `step` whole bytes, and their windows lie in the word that begins with them.
   for (std::size_t t = 0; t < f.dim; t += 8) {
     const std::uint64_t word = word_at(row, t / 8 * f.step, row_bytes);
-    const unsigned sign = f.signs ? unsigned{signs[t / 8]} << f.window : 0u;
-    const unsigned top = f.signs ? 1u << f.window : 0u;
+    if (f.tops) {
+      std::uint32_t flips = 0;
+      for (int i = 0; f.tops > 1 && i < 8; ++i) flips |= static_cast<std::uint32_t>(word >> (i * f.step) & 1) << i;
+      tops = tops >> 8 | (signs[t / 8] ^ flips) << (f.tops - 1);
+    }
     for (int i = 0; i < 8; ++i)
-      levels[t + i] = f.table[(static_cast<std::uint32_t>(word >> (i * f.step)) & mask) | (sign >> i & top)];
+      levels[t + i] =
+          f.table[(static_cast<std::uint32_t>(word >> (i * f.step)) & mask) | (tops >> i & top_mask) << f.window];
   }
   std::memset(levels + f.dim, 0, end - f.dim);
 }

@@ -29,55 +29,61 @@ struct Bmi {
 };
 #endif
 
+// `size` bytes of a row from `at` on, or as many as it has.
+VQ_INLINE std::uint64_t word_of(const std::uint8_t* row, std::size_t at, std::size_t size, std::size_t row_bytes) {
+  std::uint64_t word = 0;
+  if (at < row_bytes) std::memcpy(&word, row + at, std::min(size, row_bytes - at));
+  return word;
+}
+
 // Eight fields at a time: they are `bits` whole bytes, and their rest is bits - 1.
 template <typename Bits>
-VQ_INLINE void split_body(const std::uint8_t* codes, std::size_t n, std::size_t row_bytes, int bits,
-                          std::size_t sign_bytes, std::size_t start, std::uint8_t* signs, std::uint8_t* rest,
-                          std::size_t rest_bytes) {
+VQ_INLINE void split_body(const std::uint8_t* codes, std::size_t n, const PlaneLayout& layout, int bits,
+                          std::size_t start, std::uint8_t* signs, std::uint8_t* rest) {
   std::uint64_t top = 0;
   for (int i = 0; i < 8; ++i) top |= std::uint64_t{1} << (i * bits + bits - 1);
   const std::uint64_t all = bits == 8 ? ~std::uint64_t{0} : (std::uint64_t{1} << (8 * bits)) - 1;
-  const std::size_t step = static_cast<std::size_t>(bits);
+  const std::size_t step = static_cast<std::size_t>(bits), row_bytes = layout.row_bytes;
+  const std::size_t before = layout.lead * step;  // bits of the fields without a sign
   for (std::size_t r = 0; r < n; ++r) {
     const std::uint8_t* row = codes + r * row_bytes;
-    std::uint8_t* plane = signs + (start + r) / 64 * 64 * sign_bytes + (start + r) % 64;
-    std::uint8_t* out = rest + (start + r) * rest_bytes;
-    for (std::size_t j = 0; j < sign_bytes; ++j) {
-      std::uint64_t word = 0;
-      std::memcpy(&word, row + j * step, std::min(step, row_bytes - j * step));
-      plane[j * 64] = static_cast<std::uint8_t>(Bits::extract(word, top));
+    std::uint8_t* plane = signs + (start + r) / 64 * 64 * layout.sign_bytes + (start + r) % 64;
+    std::uint8_t* out = rest + (start + r) * layout.rest_bytes;
+    for (std::size_t j = 0; j * step < row_bytes; ++j) {
+      const std::uint64_t word = word_of(row, j * step, step, row_bytes);
       const std::uint64_t others = Bits::extract(word, all & ~top);
       const std::size_t at = j * (step - 1);
-      if (at < rest_bytes) std::memcpy(out + at, &others, std::min(step - 1, rest_bytes - at));
+      if (at < layout.rest_bytes) std::memcpy(out + at, &others, std::min(step - 1, layout.rest_bytes - at));
+      if (j >= layout.sign_bytes) continue;
+      const std::uint64_t own = before ? word_of(row, before / 8 + j * step, step + 1, row_bytes) >> before % 8 : word;
+      plane[j * 64] = static_cast<std::uint8_t>(Bits::extract(own, top));
     }
   }
 }
 
 #ifdef VQ_X86
-__attribute__((target("bmi2"))) void split_bmi(const std::uint8_t* codes, std::size_t n, std::size_t row_bytes,
-                                               int bits, std::size_t sign_bytes, std::size_t start, std::uint8_t* signs,
-                                               std::uint8_t* rest, std::size_t rest_bytes) {
+__attribute__((target("bmi2"))) void split_bmi(const std::uint8_t* codes, std::size_t n, const PlaneLayout& layout,
+                                               int bits, std::size_t start, std::uint8_t* signs, std::uint8_t* rest) {
   // Constant widths turn the copies into single moves.
   switch (bits) {
     case 2:
-      return split_body<Bmi>(codes, n, row_bytes, 2, sign_bytes, start, signs, rest, rest_bytes);
+      return split_body<Bmi>(codes, n, layout, 2, start, signs, rest);
     case 4:
-      return split_body<Bmi>(codes, n, row_bytes, 4, sign_bytes, start, signs, rest, rest_bytes);
+      return split_body<Bmi>(codes, n, layout, 4, start, signs, rest);
     default:
-      return split_body<Bmi>(codes, n, row_bytes, bits, sign_bytes, start, signs, rest, rest_bytes);
+      return split_body<Bmi>(codes, n, layout, bits, start, signs, rest);
   }
 }
 #endif
 
 }  // namespace
 
-void split_rows(const std::uint8_t* codes, std::size_t n, std::size_t row_bytes, int bits, std::size_t sign_bytes,
-                std::size_t start, std::uint8_t* signs, std::uint8_t* rest, std::size_t rest_bytes) {
+void split_rows(const std::uint8_t* codes, std::size_t n, const PlaneLayout& layout, int bits, std::size_t start,
+                std::uint8_t* signs, std::uint8_t* rest) {
 #ifdef VQ_X86
-  if (__builtin_cpu_supports("bmi2"))
-    return split_bmi(codes, n, row_bytes, bits, sign_bytes, start, signs, rest, rest_bytes);
+  if (__builtin_cpu_supports("bmi2")) return split_bmi(codes, n, layout, bits, start, signs, rest);
 #endif
-  split_body<Plain>(codes, n, row_bytes, bits, sign_bytes, start, signs, rest, rest_bytes);
+  split_body<Plain>(codes, n, layout, bits, start, signs, rest);
 }
 
 }  // namespace vqindex

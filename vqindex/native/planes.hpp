@@ -6,9 +6,14 @@
 
 namespace vqindex {
 
-// Rows of `row_bytes` bytes become column start, start + 1, ... of the sign plane [row / 64][byte][row % 64], and rows
-// of rest_bytes bytes.
-void split_rows(const std::uint8_t* codes, std::size_t n, std::size_t row_bytes, int bits, std::size_t sign_bytes,
-                std::size_t start, std::uint8_t* signs, std::uint8_t* rest, std::size_t rest_bytes);
+struct PlaneLayout {
+  std::size_t lead;  // fields before the first that has a sign
+  std::size_t row_bytes, sign_bytes, rest_bytes;
+};
+
+// Rows of `bits`-bit fields become column start, start + 1, ... of the sign plane [row / 64][byte][row % 64], and rows
+// of rest_bytes bytes. `bits` is 4 at most if there are fields without a sign.
+void split_rows(const std::uint8_t* codes, std::size_t n, const PlaneLayout& layout, int bits, std::size_t start,
+                std::uint8_t* signs, std::uint8_t* rest);
 
 }  // namespace vqindex

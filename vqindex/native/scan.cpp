@@ -77,7 +77,7 @@ class Worker {
     spare_.resize(stride_);
     for (std::size_t at = first; at < last && go_on(poll, kBlock * task_.queries.count * d_); at += kBlock) {
       const std::size_t count = std::min(kBlock, last - at);
-      if (task_.code.fields.signs) kernels_.sign_rows(plane_of(at), sign_bytes_, row_signs_.data(), stride_ / 8);
+      if (task_.code.fields.tops) kernels_.sign_rows(plane_of(at), sign_bytes_, row_signs_.data(), stride_ / 8);
       for (std::size_t q = 0; q < task_.queries.count; ++q) {
         float scores[kBlock];
         for (std::size_t r = 0; r < count; ++r) scores[r] = score_row(q, at + r, signs_of(r));
@@ -111,7 +111,7 @@ class Worker {
 
   void decode_tile(std::size_t at, std::size_t count) {
     fetch(code_of(at + count), std::min(kTile, rows_->count - at - count) * rows_->row_bytes);
-    if (task_.code.fields.signs)
+    if (task_.code.fields.tops)
       for (std::size_t r = 0; r < count; r += kBlock)
         kernels_.sign_rows(plane_of(at + r), sign_bytes_, signs_of(r), stride_ / 8);
     for (std::size_t r = 0; r < count; ++r)
@@ -244,7 +244,7 @@ class Worker {
   void meet_one(std::size_t q, std::size_t at, std::size_t stop) {
     sum_signs(0, false, at, stop);
     each_above(q, at, stop, best_[q].bar(), [&](std::size_t row, float bound) {
-      fetch(code_of(row), rows_->row_bytes + 63);  // rows lie across lines
+      fetch(code_of(row), rows_->row_bytes);
       prefetch(rows_->factor + row);
       candidates_.push_back({row, q, bound});
     });
@@ -275,7 +275,7 @@ class Worker {
   template <typename Signs>
   void score_candidates(const Signs& signs) {
     for (std::size_t i = 0; i < candidates_.size(); ++i) {
-      if (i + kAhead < candidates_.size()) fetch(code_of(candidates_[i + kAhead].row), rows_->row_bytes + 63);
+      if (i + kAhead < candidates_.size()) fetch(code_of(candidates_[i + kAhead].row), rows_->row_bytes);
       Candidate& c = candidates_[i];
       c.score = score_row(c.query, c.row, signs(c.row));
     }
@@ -286,6 +286,7 @@ class Worker {
   // Asks for memory that is about to be read here and there, which no hardware foresees.
   static void fetch(const std::uint8_t* from, std::size_t bytes) {
     for (std::size_t i = 0; i < bytes; i += 64) prefetch(from + i);
+    if (bytes) prefetch(from + bytes - 1);
   }
 
   // Calls found(row, bound) for the rows from `at` to `stop`, whose sums are there, whose bounds are above `bar`.

@@ -39,9 +39,11 @@ VQ_INLINE std::size_t choice_groups(std::size_t states, int bits) {
   return (states + group_states(bits) - 1) / group_states(bits);
 }
 
-template <int Bits>
-VQ_INLINE void step(const std::int16_t* v, const TrellisSpec& spec, const std::int16_t* path, std::int16_t* next,
-                    std::uint8_t* choice) {
+// Forbidden are bits of a window that must be 0; if there are any, the highest of the oldest field is one of them.
+template <int Bits, bool Open>
+VQ_INLINE void step(const std::int16_t* v, const TrellisSpec& spec, int forbidden, const std::int16_t* path,
+                    std::int16_t* next, std::uint8_t* choice) {
+  constexpr int kBranches = Open ? 1 << Bits : 1 << (Bits - 1);
   const int states = 1 << (spec.window - Bits);
   const std::int16_t limit = static_cast<std::int16_t>(spec.limit);
   alignas(64) Lane16 least;
@@ -51,8 +53,9 @@ VQ_INLINE void step(const std::int16_t* v, const TrellisSpec& spec, const std::i
     alignas(64) Lane16 winners = {};
     for (int member = 0; member < std::min(kGroup, states); ++member) {
       const int state = first + member;
+      if (!Open && (state << Bits & forbidden)) continue;  // its windows are forbidden at the next step as well
       alignas(64) Lane16 best, winner;
-      for (int branch = 0; branch < (1 << Bits); ++branch) {
+      for (int branch = 0; branch < kBranches; ++branch) {
         const int window = (state << Bits) | branch;
         const std::int16_t level = spec.table[window];
         const std::int16_t mark = static_cast<std::int16_t>(branch << (member * Bits));
@@ -88,16 +91,22 @@ VQ_INLINE void encode_block(const std::int16_t* rows, std::size_t lanes, std::si
   const std::size_t groups = choice_groups(states, Bits);
   for (std::size_t t = 0; t < d; ++t)
     for (std::size_t i = 0; i < kLanes; ++i) s.values[t * kLanes + i] = i < lanes ? rows[i * d + t] : std::int16_t{0};
-  std::fill(s.path, s.path + states * kLanes, std::int16_t{0});  // any start is free
+  std::fill(s.path, s.path + states * kLanes, std::int16_t{0});  // every start is free that is not forbidden
   for (std::size_t t = 0; t < d; ++t) {
-    step<Bits>(&s.values[t * kLanes], spec, s.path, s.next, &s.choice[t * groups * kLanes]);
+    const int forbidden = t * Bits < 16 ? spec.start_mask >> (t * Bits) : 0;
+    std::uint8_t* choice = &s.choice[t * groups * kLanes];
+    if (forbidden)
+      step<Bits, false>(&s.values[t * kLanes], spec, forbidden, s.path, s.next, choice);
+    else
+      step<Bits, true>(&s.values[t * kLanes], spec, 0, s.path, s.next, choice);
     std::swap(s.path, s.next);
   }
   constexpr int kGroup = group_states(Bits);
   int state[kLanes] = {};
+  const int forbidden = d * Bits < 16 ? spec.start_mask >> (d * Bits) : 0;
   for (std::size_t i = 0; i < lanes; ++i) {
     for (int other = 1; other < states; ++other)
-      if (s.path[other * kLanes + i] < s.path[state[i] * kLanes + i]) state[i] = other;
+      if (!(other & forbidden) && s.path[other * kLanes + i] < s.path[state[i] * kLanes + i]) state[i] = other;
   }
   // All lanes take a step back together: each waits for its own choice to arrive from memory, so they wait at once.
   for (std::size_t t = d; t-- > 0;) {

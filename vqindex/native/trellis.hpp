@@ -15,6 +15,7 @@ struct TrellisSpec {
   int window;                 // bits < window <= 12
   int limit;
   int gain;
+  int start_mask;  // bits of the first coordinate's state that must be 0: the highest bits of its fields, or none
 };
 
 // int16 values of scratch memory that encoding vectors of d values needs, whatever their number.
