@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scans import CODES, backends, cut, every_isa, made, on
 
 from vqindex import BackendError
 from vqindex._native import Scanner, supported_isas
@@ -16,7 +17,6 @@ from vqindex.codec import Codec
 from vqindex.cpu import NativeBackend
 from vqindex.packing import pack
 from vqindex.planes import split
-from vqindex.reference import ReferenceBackend
 from vqindex.spec import METRICS, IndexSpec
 
 # Where vectors of 64 coordinates, units of 24, bytes of 8 and choices of the scan by dimension end.
@@ -24,52 +24,8 @@ DIMS = (1, 3, 8, 17, 24, 25, 48, 63, 64, 65, 100, 129, 256, 257, 300, 385)
 # Where blocks of 64 rows, tiles of 128 and passes of 256 end.
 ROWS = (0, 1, 63, 64, 65, 127, 128, 129, 255, 256, 257, 1000)
 QUERIES = (1, 2, 3, 5, 70)
-PLANES = [(codec, bits) for codec in ("turboquant-prod", "turboquant-mse") for bits in range(1, 9)]
-CODES = [*PLANES, *(("trellis", bits) for bits in range(1, 5))]
 WIDE_DIMS = (3, 65, 257)  # codebooks of 7 and 8 bits take long to compute: few dimensions
 KINDS = ("plain", "ties", "zeros", "huge", "tiny", "mixed")
-every_isa = pytest.mark.parametrize("isa", supported_isas())
-
-
-def on(isa, codec):
-    """The compiled backend made to use one instruction set."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VQINDEX_ISA", isa)
-        backend = NativeBackend(codec)
-    assert backend._scanner.isa == isa
-    return backend
-
-
-@cache
-def backends(spec):
-    """The reference and one compiled backend for each instruction set."""
-    codec = Codec(spec)
-    return ReferenceBackend(codec), {isa: on(isa, codec) for isa in supported_isas()}
-
-
-def made(kind, n, dim, seed):
-    """Float32 rows of a kind."""
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal((n, dim)).astype(np.float32)
-    if kind == "ties":
-        x = x[rng.integers(0, max(1, n // 5), n)]
-    elif kind == "zeros":
-        x[rng.random(n) < 0.3] = 0
-    elif kind != "plain":
-        powers = {"huge": [1e18, 4e18], "tiny": [1e-30], "mixed": [1e18, 1e-30, 1, 1e5, 0]}[kind]
-        x *= (rng.choice(powers, n) / np.sqrt(dim)).astype(np.float32)[:, None]
-        norm = np.linalg.norm(x.astype(np.float64), axis=1)
-        x *= np.minimum(1, 4.6e18 / np.maximum(norm, 1e-38)).astype(np.float32)[
-            :, None
-        ]  # an index takes norms to 2**62
-    return x
-
-
-def cut(spec, rows, places):
-    """The stored blocks of rows, cut at some of the multiples of 64."""
-    inner = {place * 64 for place in places if place * 64 < rows.rows}
-    edges = sorted({0, *inner, rows.rows})
-    return [split(spec, rows.take(slice(*pair))) for pair in itertools.pairwise(edges)]
 
 
 class Case(NamedTuple):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .bitmap import Allowed
 from .codec import Codec
 from .errors import BackendError
 
@@ -97,12 +98,22 @@ class Backend(Protocol):
         """Rotate and quantise finite float32 queries of shape (nq, d)."""
 
     def search(
-        self, queries: Queries, blocks: Sequence[Block], k: int, confidence: float = 1.0, threads: int | None = None
+        self,
+        queries: Queries,
+        blocks: Sequence[Block],
+        k: int,
+        confidence: float = 1.0,
+        threads: int | None = None,
+        allowed: Allowed | None = None,
     ) -> tuple[F32, NDArray[np.int64]]:
         """Return the k best scores and rows, (nq, k), best first; rows count on from block to block.
 
         Missing places hold row -1 and score -inf (+inf for l2). Ties go to the lower row. With confidence 1 all rows
         are compared by their scores, below it by the keys of ``coarse.py``, for codes that have a sign plane.
+
+        `allowed` has an entry for each block: None, or which of its rows may be returned (``bitmap.py``), for all
+        queries or a line for each. The result is that of an index of these rows alone; bits behind the last row mean
+        nothing.
         """
 
     def scores(self, queries: Queries, block: Encoded) -> F32:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ._native import Scanner, Tables, encode, prepare, split_rows, supported_isas, trellis_encode
 from .backend import Encoded, Queries
+from .bitmap import Allowed, count, per_query, queries_of
 from .coarse import CoarseTerms, quantile
 from .codec import Codec
 from .errors import BackendError
@@ -29,6 +30,7 @@ __all__ = ["NativeBackend", "chosen_isa", "cpu_count"]
 
 _HITS = 2**23  # results held at a time while searching
 _QUERIES = 2**14  # most queries of one compiled call, which looks for Ctrl-C between tiles of rows
+_GATHER = 32  # rows met in a batch that cost as much as one that is gathered (gather.hpp)
 _SMALL = 2**14  # values per thread under which a thread of NumPy calls costs more than it saves
 # The same for threads of the compiled encoder: about 50 us of work.
 _FEW_VALUES = 2**16
@@ -62,6 +64,10 @@ def cpu_count() -> int:
 def _threads(values: int, few: int) -> int:
     """Return how many threads a call over so many values is worth, `few` of them being worth one."""
     return 1 if values < 2 * few else min(cpu_count(), values // few)
+
+
+def _pairs(blocks: Sequence[Block], allowed: Allowed) -> list[tuple[Block, NDArray[np.uint64] | None]]:
+    return list(zip(blocks, allowed, strict=True))
 
 
 class NativeBackend(ReferenceBackend):
@@ -158,24 +164,56 @@ class NativeBackend(ReferenceBackend):
         return np.concatenate([first.astype(np.uint8), fields], axis=1)
 
     def search(
-        self, queries: Queries, blocks: Sequence[Block], k: int, confidence: float = 1.0, threads: int | None = None
+        self,
+        queries: Queries,
+        blocks: Sequence[Block],
+        k: int,
+        confidence: float = 1.0,
+        threads: int | None = None,
+        allowed: Allowed | None = None,
     ) -> tuple[F32, NDArray[np.int64]]:
         """Return the k best scores and rows, (nq, k), best first; a share of the rows on each processor."""
         if self._scanner is None:
-            return super().search(queries, blocks, k, confidence, threads)
+            return super().search(queries, blocks, k, confidence, threads, allowed)
         coarse = None
         if confidence < 1 and self.has_coarse_stage:
             coarse = (*self._coarse_terms, quantile(confidence))
+        nq = len(queries.lead)
+        at_once = 1 if self._alone(nq, blocks, allowed) else max(1, min(_QUERIES, _HITS // k))
         scores, rows = [], []
-        at_once = max(1, min(_QUERIES, _HITS // k))
-        for start in range(0, max(1, len(queries.lead)), at_once):
-            part = queries if at_once >= len(queries.lead) else queries.take(slice(start, start + at_once))
+        for start in range(0, max(1, nq), at_once):
+            at = slice(start, start + at_once)
+            part = queries if at_once >= nq else queries.take(at)
             found = self._scanner.search(
-                blocks, part.lead, part.lead_scale, part.norm, k, coarse, threads or cpu_count()
+                blocks,
+                part.lead,
+                part.lead_scale,
+                part.norm,
+                k,
+                coarse,
+                threads or cpu_count(),
+                self._allowed(queries_of(allowed, at), blocks),
             )
             scores.append(found[0])
             rows.append(found[1])
         return (scores[0], rows[0]) if len(scores) == 1 else (np.concatenate(scores), np.concatenate(rows))
+
+    @staticmethod
+    def _alone(nq: int, blocks: Sequence[Block], allowed: Allowed | None) -> bool:
+        """Whether filters per query leave so little that each query had better go through its own rows alone."""
+        if nq < 2 or allowed is None or not per_query(allowed):
+            return False
+        left = 0
+        for block, words in _pairs(blocks, allowed):
+            left += nq * block.rows if words is None else count(words) * (nq if words.ndim == 1 else 1)
+        return _GATHER * left < nq * sum(block.rows for block in blocks)
+
+    @staticmethod
+    def _allowed(allowed: Allowed | None, blocks: Sequence[Block]) -> list[NDArray[np.uint64] | None] | None:
+        """Words as the extension takes them: two-dimensional, one line if it is for all queries."""
+        if allowed is None:
+            return None
+        return [None if words is None else np.atleast_2d(words) for _, words in _pairs(blocks, allowed)]
 
     def _levels(self, codes: NDArray[np.uint8]) -> NDArray[Any]:
         if self._decoder is None or self.codec.codebook.levels.dtype != np.int8:

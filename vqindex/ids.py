@@ -1,15 +1,33 @@
-"""IdMap: which external id each row has. Without explicit ids, row i has id i and nothing is stored."""
+"""IdMap: which external id each row has, and which rows are still there.
+
+Rows are numbered in the order they were added and never move; removing one clears a bit. Without explicit ids row i has
+id i and nothing is stored.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ._native import IdTable
+from .bitmap import WORD, rows_of
 from .errors import InvalidInputError, UnknownIdError
 
 __all__ = ["IdMap"]
 
 I64 = NDArray[np.int64]
+U64 = NDArray[np.uint64]
+
+
+def _wider(room: NDArray[Any], size: int, fill: Any) -> NDArray[Any]:
+    """Return room for at least `size` values, with what is there copied."""
+    if size <= room.size:
+        return room
+    wider = np.full(max(size, room.size * 3 // 2), fill, room.dtype)
+    wider[: room.size] = room
+    return wider
 
 
 class IdMap:
@@ -21,50 +39,84 @@ class IdMap:
         Number of rows already there.
     ids : ndarray of int64, shape (count,), optional
         Their explicit ids.
+    next_id : int, optional
+        The next automatic id, if ids were given automatically although they are explicit now.
     """
 
-    def __init__(self, count: int = 0, ids: I64 | None = None) -> None:
+    def __init__(self, count: int = 0, ids: I64 | None = None, next_id: int | None = None) -> None:
         self._count = count
-        self.explicit = ids
-        self._order: I64 | None = None  # rows sorted by id, made when first needed
+        self._ids = ids  # with room behind the last row
+        self._next = next_id
+        self._live: U64 | None = None  # words with a bit for each row, 1 for rows that are to come; None: all are there
+        self._removed = 0
+        self._table: IdTable | None = None  # of explicit ids, made when first needed
 
     def __len__(self) -> int:
+        return self._count - self._removed
+
+    @property
+    def rows_ever(self) -> int:
+        """Number of rows, removed ones included."""
         return self._count
 
-    def _sorted_rows(self) -> I64:
-        if self._order is None:
-            assert self.explicit is not None
-            self._order = np.argsort(self.explicit, kind="stable")
-        return self._order
+    @property
+    def explicit(self) -> I64 | None:
+        """Explicit ids of all rows, removed ones included, or None."""
+        return None if self._ids is None else self._ids[: self._count]
+
+    @property
+    def next_id(self) -> int | None:
+        """The next automatic id; None if vectors must come with ids."""
+        if self._ids is None:
+            return self._count
+        return 0 if self._next is None and not len(self) else self._next
+
+    @property
+    def live(self) -> U64 | None:
+        """Words of the rows that are still there (``bitmap.py``), None if all are."""
+        return None if self._live is None else self._live[: -(-self._count // WORD)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of ids, of the table of them, and of marks of removed rows."""
+        return sum(part.nbytes for part in (self._ids, self._live, self._table) if part is not None)
+
+    def live_rows(self) -> I64:
+        """Return the rows that are still there, ascending."""
+        return np.arange(self._count) if self._live is None else rows_of(self._live, self._count)
 
     def find(self, ids: I64) -> I64:
         """Return the row of each id, -1 where it is not in the index."""
-        if self.explicit is None:
-            return np.where((ids >= 0) & (ids < self._count), ids, -1)
-        if self._count == 0:
-            return np.full(ids.shape, -1, np.int64)
-        order = self._sorted_rows()
-        place = np.searchsorted(self.explicit, ids, sorter=order)
-        rows = order[np.minimum(place, self._count - 1)]
-        return np.where(self.explicit[rows] == ids, rows, -1)
+        if self._ids is None:
+            rows = np.where((ids >= 0) & (ids < self._count), ids, -1)
+        else:
+            if self._table is None:
+                table = IdTable()
+                table.put(self._ids[: self._count], 0)
+                self._table = table
+            rows = self._table.find(self._ids[: self._count], np.ascontiguousarray(ids))
+        if self._live is None:
+            return rows
+        there = self._live[rows // WORD] >> (rows % WORD).astype(np.uint64) & np.uint64(1)
+        return np.where((rows >= 0) & (there == 1), rows, -1)
 
     def rows(self, ids: I64) -> I64:
         """Return the row of each id; raises UnknownIdError naming the first that is missing."""
         rows = self.find(ids)
         if (rows < 0).any():
-            raise UnknownIdError(f"id {ids[rows < 0][0]} is not in the index of {self._count} vectors")
+            raise UnknownIdError(f"id {ids[rows < 0][0]} is not in the index of {len(self)} vectors")
         return rows
 
     def ids(self, rows: I64) -> I64:
         """Return the id of each row; row -1 gives id -1."""
-        if self.explicit is None or self._count == 0:
+        if self._ids is None or self._count == 0:
             return rows
-        return np.where(rows >= 0, self.explicit[rows], -1)
+        return np.where(rows >= 0, self._ids[rows], -1)
 
     def check_new(self, ids: I64 | None) -> None:
         """Raise InvalidInputError if ids can't be added; `ids` are distinct already."""
         if ids is None:
-            if self.explicit is not None and self._count:
+            if self.next_id is None:
                 raise InvalidInputError(
                     "ids is None, but this index holds explicit ids; expected ids= for every vector"
                 )
@@ -74,9 +126,53 @@ class IdMap:
             raise InvalidInputError(f"id {known[0]} is already in the index ({known.size} of {ids.size} given are)")
 
     def extend(self, count: int, ids: I64 | None) -> None:
-        """Append `count` rows whose ids passed `check_new`."""
-        if ids is not None:
-            old = np.arange(self._count, dtype=np.int64) if self.explicit is None else self.explicit
-            self.explicit = np.concatenate([old, ids])
-            self._order = None
-        self._count += count
+        """Append `count` rows whose ids passed `check_new`.
+
+        Automatic numbering goes on as long as no id is given that it would give itself.
+        """
+        first, last, following = self._count, self._count + count, self.next_id
+        if ids is None:
+            assert following is not None
+            new = np.arange(following, following + count, dtype=np.int64)
+            following += count
+        else:
+            new = ids
+            if following is not None and new.max(initial=-1) >= following:
+                following = None
+        if self._ids is not None or ids is not None:
+            old = np.arange(first, dtype=np.int64) if self._ids is None else self._ids
+            room = _wider(old, last, -1)
+            room[first:last] = new
+            if self._table is not None:
+                self._table.put(room[:last], first)
+            self._ids, self._next = room, following
+        if self._live is not None:
+            self._live = _wider(self._live, -(-last // WORD), ~np.uint64(0))
+        self._count = last
+
+    def remove(self, rows: I64) -> None:
+        """Take distinct rows that are there out."""
+        if not rows.size:
+            return
+        if self._live is None:
+            self._live = np.full(-(-self._count // WORD), ~np.uint64(0), np.uint64)
+        np.bitwise_and.at(self._live, rows // WORD, ~(np.uint64(1) << (rows % WORD).astype(np.uint64)))
+        self._removed += rows.size
+
+    def compacted(self) -> IdMap:
+        """Return the map of the rows that are left, numbered anew; their ids stay."""
+        if self._live is None:
+            return self
+        rows = self.live_rows()
+        return IdMap(rows.size, self.ids(rows), self.next_id)
+
+    # ---- undoing a change that failed half way
+
+    def mark(self) -> Any:
+        """Return what `undo` needs to take back `extend`."""
+        return self._count, self._ids, self._next, self._live
+
+    def undo(self, mark: Any) -> None:
+        """Return to a mark; rows were only added since."""
+        self._count, self._ids, self._next, self._live = mark
+        self._table = None

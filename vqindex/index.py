@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Any, Literal, overload
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from . import storage
 from .arrays import as_ids, as_matrix, as_queries, float_chunks
 from .backend import Encoded, Queries, make_backend
+from .bitmap import WORD, Allowed
 from .codec import Codec
 from .errors import InvalidInputError
 from .estimator import MAX_NORM
@@ -139,20 +141,20 @@ class VQIndex:
 
     @property
     def ids(self) -> NDArray[np.int64]:
-        """All ids in row order, int64, shape (ntotal,)."""
-        return self._ids.ids(np.arange(self.ntotal, dtype=np.int64))
+        """All ids in the order in which vectors were added, int64, shape (ntotal,)."""
+        return self._ids.ids(self._ids.live_rows())
 
     def stats(self) -> dict[str, Any]:
         """Return the spec, sizes in bytes, the backend, and the quantizer's expected error as a plain dict."""
-        explicit = self._ids.explicit
         return {
             **self._spec.as_dict(),
             "ntotal": self.ntotal,
             "backend": self._backend.name,
             "code_bytes": self._spec.sign_bytes + self._spec.row_bytes,
             "bytes_per_vector": self._spec.bytes_per_vector,
-            "id_bytes": 0 if explicit is None else 8,
-            "memory_bytes": self._rows.nbytes + (0 if explicit is None else explicit.nbytes),
+            "removed": self._ids.rows_ever - len(self._ids),
+            "id_bytes": 0 if self._ids.explicit is None else 8,
+            "memory_bytes": self._rows.nbytes + self._ids.nbytes,
             "expected_mse": None if np.isnan(self._codec.expected_mse) else self._codec.expected_mse,
         }
 
@@ -166,7 +168,8 @@ class VQIndex:
         vectors : array-like, shape (n, dim)
             Any float or integer dtype; NumPy, torch, CuPy, DLPack, h5py or nested lists.
         ids : array-like of int, shape (n,), optional
-            Distinct ids from 0 to 2**63 - 1, new to the index. Without them row i gets id i.
+            Distinct ids from 0 to 2**63 - 1, new to the index. Without them vectors are numbered from 0 on, and no
+            number is given twice; once other ids were given, every vector needs one.
 
         Raises
         ------
@@ -178,16 +181,92 @@ class VQIndex:
         new_ids = None if ids is None else as_ids(ids, matrix.shape[0])
         if matrix.shape[0]:
             self._ids.check_new(new_ids)
+        self._append(self._encoded(matrix), new_ids)
+
+    def upsert(self, ids: Any, vectors: Any) -> None:
+        """Add vectors, replacing those whose ids are in the index.
+
+        Parameters
+        ----------
+        ids : array-like of int, shape (n,)
+            Distinct ids from 0 to 2**63 - 1.
+        vectors : array-like, shape (n, dim)
+            As for `add`. A replaced vector is removed and the new one is the last row, also in the order of ties.
+
+        Raises
+        ------
+        InvalidInputError
+            As for `add`; the index is then unchanged.
+        """
+        matrix = as_matrix(vectors, self.dim, "vectors")
+        new_ids = as_ids(ids, matrix.shape[0])
+        encoded = self._encoded(matrix)
+        old = self._ids.find(new_ids)
+        self._append(encoded, new_ids)
+        self._ids.remove(old[old >= 0])
+
+    def remove(self, ids: Any) -> int:
+        """Take vectors out, each in constant time; no other vector's id or place changes.
+
+        Their memory is reclaimed by `compact`; `save` writes only what is left.
+
+        Parameters
+        ----------
+        ids : array-like of int, shape (m,)
+            Ids; those that are not in the index are passed over.
+
+        Returns
+        -------
+        int
+            How many vectors were removed.
+
+        Raises
+        ------
+        InvalidInputError
+            Ids that are negative or no integers. The index is then unchanged.
+        """
+        rows = np.unique(self._ids.find(as_ids(ids)))
+        rows = rows[rows >= 0]
+        self._ids.remove(rows)
+        return int(rows.size)
+
+    def compact(self) -> int:
+        """Reclaim the memory of removed vectors; ids, their order and all results stay as they are.
+
+        Returns
+        -------
+        int
+            How many removed vectors took memory.
+        """
+        removed = self._ids.rows_ever - len(self._ids)
+        if removed:
+            self._rows, self._ids = self._rows.only(self._ids.live_rows()), self._ids.compacted()
+        return removed
+
+    def _encoded(self, matrix: Any) -> list[Encoded]:
+        """Encode a checked matrix by chunks."""
         encoded: list[Encoded] = []
         rows = max(1, _CHUNK_VALUES // self.dim)
         for number, chunk in enumerate(float_chunks(matrix, rows, "vectors")):
             encoded.append(self._backend.encode(chunk))
             self._check_norms(encoded[-1].norm, "vectors", number * rows)
+        return encoded
+
+    def _append(self, encoded: list[Encoded], ids: NDArray[np.int64] | None) -> None:
+        """Take encoded rows in, all or none."""
+        count = sum(part.rows for part in encoded)
+        if not count:
+            return
+        rows, numbers = self._rows.mark(), self._ids.mark()
         encoded.reverse()
-        while encoded:  # let go of each block once it is copied
-            self._rows.append(encoded.pop())
-        if matrix.shape[0]:
-            self._ids.extend(matrix.shape[0], new_ids)
+        try:
+            while encoded:  # let go of each block once it is copied
+                self._rows.append(encoded.pop())
+            self._ids.extend(count, ids)
+        except BaseException:
+            self._rows.undo(rows)
+            self._ids.undo(numbers)
+            raise
 
     @staticmethod
     def _check_norms(norm: NDArray[np.float32] | None, what: str, first_row: int) -> None:
@@ -269,13 +348,21 @@ class VQIndex:
             raise InvalidInputError(f"confidence is {confidence!r}; expected a number above 0.5 and at most 1")
         prepared, single = self._prepare(queries)
         scores, rows = self._backend.search(
-            prepared, self._rows.blocks(), int(k), float(sure), threads and int(threads)
+            prepared, self._rows.blocks(), int(k), float(sure), threads and int(threads), self._allowed()
         )
         result = SearchResult(scores, self._ids.ids(rows))
         if return_stderr:
             with_error = SearchResultWithError(*result, self._stderr(prepared, rows))
             return squeeze(with_error) if single else with_error
         return squeeze(result) if single else result
+
+    def _allowed(self) -> Allowed | None:
+        """Return which rows of each block a search may find."""
+        words = self._ids.live
+        if words is None:
+            return None
+        edges = np.cumsum([0, *(-(-block.rows // WORD) for block in self._rows.blocks())])
+        return [words[start:stop] for start, stop in itertools.pairwise(edges)]
 
     def _prepare(self, queries: Any) -> tuple[Queries, bool]:
         """Check and prepare queries; also tell whether a single 1-D one was given."""
@@ -350,12 +437,17 @@ class VQIndex:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one ``.vqi`` file, atomically: the old file stays until the new one is on disk.
 
+        Removed vectors are not written: the file is that of the compacted index.
+
         Raises
         ------
         OSError
             If the file can't be written; an older file at `path` is then untouched.
         """
-        storage.write(path, self._codec, self._rows.blocks(), self._ids.explicit, self._meta)
+        rows, ids = self._rows, self._ids
+        if ids.live is not None:
+            rows, ids = rows.only(ids.live_rows()), ids.compacted()
+        storage.write(path, self._codec, rows.blocks(), ids.explicit, self._meta, next_id=ids.next_id)
 
     @classmethod
     def load(
@@ -386,6 +478,6 @@ class VQIndex:
         index = cls.__new__(cls)
         index._start(stored.spec, device)
         index._rows.seal(stored.rows)
-        index._ids = IdMap(stored.rows.rows, stored.ids)
+        index._ids = IdMap(stored.rows.rows, stored.ids, stored.next_id)
         index._meta = stored.meta
         return index

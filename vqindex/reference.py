@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backend import Encoded, Queries
+from .bitmap import Allowed, bits_of, queries_of
 from .coarse import MAX_DIM as COARSE_DIM
 from .coarse import CoarseTerms, bounds, coarse_query, quantile
 from .codec import Codec
@@ -233,7 +234,13 @@ class ReferenceBackend:
         return error * np.float32(2) if self._ascending else error
 
     def search(
-        self, queries: Queries, blocks: Sequence[Block], k: int, confidence: float = 1.0, threads: int | None = None
+        self,
+        queries: Queries,
+        blocks: Sequence[Block],
+        k: int,
+        confidence: float = 1.0,
+        threads: int | None = None,
+        allowed: Allowed | None = None,
     ) -> tuple[F32, I64]:
         """Return the k best scores and rows, (nq, k), best first."""
         nq = queries.lead.shape[0]
@@ -242,23 +249,29 @@ class ReferenceBackend:
         for start in range(0, nq, at_once):
             at = slice(start, start + at_once)
             part = queries.take(at)
-            found = self._search_part(part, blocks, Best.none(len(part.lead), k), confidence)
+            none = Best.none(len(part.lead), k)
+            found = self._search_part(part, blocks, none, confidence, queries_of(allowed, at))
             best.scores[at], best.rows[at] = found.scores, found.rows
         order = np.lexsort((best.rows, -best.scores))
         scores, rows = np.take_along_axis(best.scores, order, axis=1), np.take_along_axis(best.rows, order, axis=1)
         return (np.float32(0) - scores if self._ascending else scores), rows
 
-    def _search_part(self, queries: Queries, blocks: Sequence[Block], best: Best, confidence: float) -> Best:
+    def _search_part(
+        self, queries: Queries, blocks: Sequence[Block], best: Best, confidence: float, allowed: Allowed | None
+    ) -> Best:
         nq, k = best.rows.shape
         step = max(k, _SCORES // max(nq, 512))
         offset = 0
-        for block in blocks:
+        for block, words in zip(blocks, allowed or [None] * len(blocks), strict=True):
+            bits = None if words is None else np.atleast_2d(bits_of(words, block.rows))
             for start in range(0, block.rows, step):
                 piece = join_rows(self.spec, block, slice(start, start + step))
                 scores = self._signed(self.scores(queries, piece))
                 keys = scores
                 if confidence < 1 and self.has_coarse_stage:
                     keys = np.minimum(scores, self._signed(self._bounds(queries, piece, quantile(confidence))))
+                if bits is not None:  # the key of a row that is out is that of no row
+                    keys = np.where(bits[:, start : start + step], keys, np.float32(-np.inf))
                 best = best.merged(keys, scores, offset + start)
             offset += block.rows
         return best

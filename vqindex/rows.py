@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +77,40 @@ class RowStore:
             if target is not None and source is not None:
                 target[: len(source)] = source
         self._tail = bigger
+
+    def mark(self) -> Any:
+        """Return what `undo` needs to take back `append`."""
+        return list(self._sealed), self._tail, self._used
+
+    def undo(self, mark: Any) -> None:
+        """Return to a mark; rows were only appended since."""
+        self._sealed, self._tail, self._used = mark
+
+    def only(self, rows: NDArray[np.int64]) -> RowStore:
+        """Return a store of some rows, shape (m,), ascending; they are copied."""
+        store = RowStore(self._spec, self._put)
+        for start in range(0, rows.size, SEGMENT_ROWS):
+            if store._used:
+                store._sealed.append(store._tail)
+            some = rows[start : start + SEGMENT_ROWS]
+            store._tail, store._used = self._gathered(some), some.size
+        return store
+
+    def _gathered(self, rows: NDArray[np.int64]) -> Block:
+        """Copy some rows, ascending, into a block with room up to a multiple of 64."""
+        block = self._allocate(-(-rows.size // BLOCK_ROWS) * BLOCK_ROWS)
+        offset = 0
+        for source in self.blocks():
+            start, stop = np.searchsorted(rows, (offset, offset + source.rows))
+            at, to = rows[start:stop] - offset, np.arange(start, stop)
+            if block.signs is not None and source.signs is not None:
+                signs = source.signs[at // BLOCK_ROWS, :, at % BLOCK_ROWS]
+                block.signs[to // BLOCK_ROWS, :, to % BLOCK_ROWS] = signs
+            for target, given in zip(block[1:], source[1:], strict=True):
+                if target is not None and given is not None:
+                    target[start:stop] = given[at]
+            offset += source.rows
+        return block
 
     def blocks(self) -> list[Block]:
         """Return the blocks in row order, as views."""

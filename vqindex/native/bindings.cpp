@@ -16,6 +16,7 @@
 
 #include "dispatch.hpp"
 #include "encode.hpp"
+#include "id_table.hpp"
 #include "planes.hpp"
 #include "scan.hpp"
 #include "shares.hpp"
@@ -100,7 +101,7 @@ class Scanner {
 
   nb::tuple search(nb::sequence blocks, Array<const std::int16_t, nb::ndim<2>> lead,
                    Array<const float, nb::ndim<1>> scale, Array<const float, nb::ndim<1>> norm, std::size_t k,
-                   nb::object coarse, std::size_t threads) const {
+                   nb::object coarse, std::size_t threads, nb::object allowed) const {
     const std::int16_t* wide = multiplier_ > 1 ? levels_.data() : nullptr;
     vqindex::Task task{{narrow_->fields(), index_->fields(), wide, multiplier_, metric_ == "l2"}, {}, {}, {}, k};
     const std::size_t nq = lead.shape(0);
@@ -115,6 +116,7 @@ class Scanner {
       task.coarse = {true, sums, plane, rounding, quantile};
     }
     for (nb::handle block : blocks) task.rows.push_back(rows_of(nb::cast<nb::tuple>(block)));
+    if (!allowed.is_none()) put_allowed(nb::cast<nb::sequence>(allowed), nq, task.rows);
     auto scores = make_array<float>({nq, k});
     auto rows = make_array<std::int64_t>({nq, k});
     auto asked = std::chrono::steady_clock::now();
@@ -197,6 +199,22 @@ class Scanner {
     }
     if (!right) throw std::invalid_argument("expected blocks of (sign plane, codes, factor, norm) with as many rows");
     return rows;
+  }
+
+  // Words of rows that may be found, a line for all queries or one for each; None for all rows of a block.
+  static void put_allowed(nb::sequence allowed, std::size_t nq, std::vector<vqindex::Rows>& blocks) {
+    if (nb::len(allowed) != blocks.size()) throw std::invalid_argument("expected an entry of allowed for each block");
+    for (std::size_t i = 0; i < blocks.size(); ++i) {
+      nb::object entry = allowed[i];
+      if (entry.is_none()) continue;
+      // Not converted: the caller's words outlive the call, a copy of them would not.
+      const auto words = nb::cast<nb::ndarray<const std::uint64_t, nb::ndim<2>, nb::device::cpu>>(entry, false);
+      const std::size_t lines = words.shape(0), width = (blocks[i].count + 63) / 64;
+      if ((lines != 1 && lines != nq) || words.shape(1) < width || (words.shape(1) > 1 && words.stride(1) != 1))
+        throw std::invalid_argument("expected uint64 words (1 or nq, ceil(rows / 64)) of rows that may be found");
+      blocks[i].allowed = words.data();
+      blocks[i].allowed_step = lines == 1 ? 0 : static_cast<std::size_t>(words.stride(0));
+    }
   }
 
   std::size_t dim_;
@@ -346,6 +364,19 @@ nb::tuple prepare(const Tables& tables, Array<const float, nb::ndim<2>> queries,
   return nb::make_tuple(lead, scale, norm);
 }
 
+using Ids = Array<const std::int64_t, nb::ndim<1>>;
+
+void put_ids(vqindex::IdTable& table, Ids ids, std::size_t first) {
+  if (first > ids.size()) throw std::invalid_argument("expected ids of the rows from `first` on, and of those before");
+  table.put(ids.data(), first, ids.size());
+}
+
+Array<std::int64_t> find_ids(const vqindex::IdTable& table, Ids ids, Ids wanted) {
+  auto rows = make_array<std::int64_t>({wanted.size()});
+  for (std::size_t i = 0; i < wanted.size(); ++i) rows.data()[i] = table.find(ids.data(), wanted.data()[i]);
+  return rows;
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -362,12 +393,18 @@ NB_MODULE(_native, m) {
            nb::arg("isa") = "")
       .def_prop_ro("isa", &Scanner::isa, "Name of the instruction set in use.")
       .def("search", &Scanner::search, nb::arg("blocks"), nb::arg("lead"), nb::arg("scale"), nb::arg("norm"),
-           nb::arg("k"), nb::arg("coarse").none(), nb::arg("threads"),
+           nb::arg("k"), nb::arg("coarse").none(), nb::arg("threads"), nb::arg("allowed").none() = nb::none(),
            "Return the k best scores and rows, (nq, k), of blocks (sign plane or None, codes, factor, norm or None).")
       .def("decode", &Scanner::decode, nb::arg("codes"), nb::arg("sign_rows").none(),
            "Decode rows (n, bytes) and their sign bits (n, ceil(dim / 8)) to int8 levels (n, padded dim).")
       .def("sums", &Scanner::sums, nb::arg("queries"), nb::arg("levels"),
            "Return the exact sums of int16 queries (nq, dim) with int8 levels (n, >= dim) as float32 (nq, n).");
+  nb::class_<vqindex::IdTable>(m, "IdTable", "Rows by id; the ids, in row order, come with every call.")
+      .def(nb::init<>())
+      .def("put", &put_ids, nb::arg("ids"), nb::arg("first"),
+           "Take the rows from `first` on in; a row replaces an earlier one of the same id.")
+      .def("find", &find_ids, nb::arg("ids"), nb::arg("wanted"), "Return the row of each wanted id, -1 for none.")
+      .def_prop_ro("nbytes", &vqindex::IdTable::bytes, "Bytes of the table.");
   m.def("split_rows", &split_rows, nb::arg("codes"), nb::arg("dim"), nb::arg("lead"), nb::arg("bits"), nb::arg("start"),
         nb::arg("signs"), nb::arg("rest"), "Put code rows (n, bytes) into a sign plane and rest, from row `start` on.");
   nb::class_<Tables>(m, "Tables", "The tables of one codec without a second projection, for encode and prepare.")

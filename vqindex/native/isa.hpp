@@ -2,6 +2,7 @@
 // widened there by the compiler. Integer arithmetic has one answer, so all of them agree.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #if defined(_MSC_VER)
@@ -47,6 +48,17 @@ VQ_INLINE unsigned lowest_bit(std::uint64_t bits) {
   return at;
 #else
   return static_cast<unsigned>(__builtin_ctzll(bits));
+#endif
+}
+
+// How many bits are set.
+VQ_INLINE std::size_t count_bits(std::uint64_t bits) {
+#if defined(__GNUC__) || defined(__clang__)
+  return static_cast<std::size_t>(__builtin_popcountll(bits));
+#else
+  std::size_t count = 0;
+  for (; bits; bits &= bits - 1) ++count;
+  return count;
 #endif
 }
 

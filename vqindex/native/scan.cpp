@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "buffer.hpp"
+#include "gather.hpp"
 #include "hits.hpp"
 #include "scan_queries.hpp"
 
@@ -44,14 +45,16 @@ class Worker {
   // `first` and `last` are multiples of 64, or last is the end.
   void run(const Rows& rows, std::size_t first, std::size_t last, std::int64_t first_row,
            const std::function<bool()>& poll) {
-    rows_ = &rows;
     first_row_ = first_row;
-    if (by_signs(task_))
-      scan_signs(first, last, poll);
-    else if (task_.queries.count < kArranged)
-      scan_rows(first, last, poll);
-    else
-      scan_levels(first, last, poll);
+    const bool one_filter = rows.allowed && !rows.allowed_step;
+    const std::size_t nq = task_.queries.count, left = one_filter ? count_allowed(rows, first, last) : last - first;
+    if (left * (nq + kGather) >= (last - first) * nq) return scan(rows, first, last, poll);
+    Gathered gathered(rows, sign_bytes_, left);
+    while (first < last && left && !stop_) {
+      first = gathered.fill(first, last);
+      const Rows some = gathered.rows();
+      scan(some, 0, some.count, poll);
+    }
   }
 
   // Whether the sign plane is read first. Few levels are cheaper to meet at once, if their decoding is shared.
@@ -60,6 +63,31 @@ class Worker {
   }
 
  private:
+  void scan(const Rows& rows, std::size_t first, std::size_t last, const std::function<bool()>& poll) {
+    rows_ = &rows;
+    if (by_signs(task_))
+      scan_signs(first, last, poll);
+    else if (task_.queries.count < kArranged)
+      scan_rows(first, last, poll);
+    else
+      scan_levels(first, last, poll);
+  }
+
+  // ---- filters: which rows a query may find
+
+  std::uint64_t allowed_of(std::size_t q, std::size_t row) const {
+    return rows_->allowed ? rows_->allowed[q * rows_->allowed_step + row / kBlock] : ~std::uint64_t{0};
+  }
+
+  // Whether some of the queries from `q` on may find some of the rows from `at` to `stop`.
+  bool any_allowed(std::size_t q, std::size_t some, std::size_t at, std::size_t stop) const {
+    if (!rows_->allowed) return true;
+    for (std::size_t last = q + (rows_->allowed_step ? some : 1); q < last; ++q)
+      for (std::size_t row = at; row < stop; row += kBlock)
+        if (allowed_of(q, row)) return true;
+    return false;
+  }
+
   // Asks now and then, by the work done since, whether to stop; `work` is in coordinates met.
   bool go_on(const std::function<bool()>& poll, std::size_t work) {
     work_ += work;
@@ -77,12 +105,19 @@ class Worker {
     spare_.resize(stride_);
     for (std::size_t at = first; at < last && go_on(poll, kBlock * task_.queries.count * d_); at += kBlock) {
       const std::size_t count = std::min(kBlock, last - at);
+      if (!any_allowed(0, task_.queries.count, at, at + count)) continue;
       if (task_.code.fields.tops) kernels_.sign_rows(plane_of(at), sign_bytes_, row_signs_.data(), stride_ / 8);
       for (std::size_t q = 0; q < task_.queries.count; ++q) {
         float scores[kBlock];
-        for (std::size_t r = 0; r < count; ++r) scores[r] = score_row(q, at + r, signs_of(r));
-        for (std::size_t r = 0; r < count; ++r)
+        const std::uint64_t allowed = allowed_of(q, at) & first_bits(count);
+        for (std::uint64_t bits = allowed; bits; bits &= bits - 1) {
+          const std::size_t r = lowest_bit(bits);
+          scores[r] = score_row(q, at + r, signs_of(r));
+        }
+        for (std::uint64_t bits = allowed; bits; bits &= bits - 1) {
+          const std::size_t r = lowest_bit(bits);
           if (!(scores[r] < best_[q].bar())) push(q, at + r, scores[r], std::numeric_limits<float>::infinity());
+        }
       }
     }
   }
@@ -98,6 +133,7 @@ class Worker {
     const std::size_t nq = task_.queries.count, dim = padded(d_, 4);
     for (std::size_t at = first; at < last && go_on(poll, kTile * nq * d_); at += kTile) {
       const std::size_t count = std::min(kTile, last - at);
+      if (!any_allowed(0, nq, at, at + count)) continue;
       decode_tile(at, count);
       weigh(at, count);
       kernels_.arrange(levels_.data(), stride_, tile_.data());
@@ -110,7 +146,7 @@ class Worker {
   }
 
   void decode_tile(std::size_t at, std::size_t count) {
-    fetch(code_of(at + count), std::min(kTile, rows_->count - at - count) * rows_->row_bytes);
+    fetch_codes(at + count, std::min(kTile, rows_->count - at - count));
     if (task_.code.fields.tops)
       for (std::size_t r = 0; r < count; r += kBlock)
         kernels_.sign_rows(plane_of(at + r), sign_bytes_, signs_of(r), stride_ / 8);
@@ -140,7 +176,7 @@ class Worker {
   void score_passing(std::size_t q, std::size_t at, std::size_t count, const std::int32_t* sums) {
     for (std::size_t half = 0; half < count; half += kBlock) {
       std::uint64_t hits = kernels_.passing(sums + half, test_of(q), weight_ + half, error_ + half, size_ + half);
-      if (count - half < kBlock) hits &= (std::uint64_t{1} << (count - half)) - 1;
+      hits &= allowed_of(q, at + half) & first_bits(count - half);
       for (; hits; hits &= hits - 1) {
         const std::size_t r = half + lowest_bit(hits), row = at + r;
         float bound = std::numeric_limits<float>::infinity();
@@ -188,6 +224,7 @@ class Worker {
       candidates_.clear();
       for (std::size_t at = first; at < last && go_on(poll, kGroup * some * d_); at += kGroup) {
         const std::size_t stop = std::min(last, at + kGroup);
+        if (!any_allowed(q, some, at, stop)) continue;
         if (some == 1)
           meet_one(q, at, stop);
         else
@@ -206,6 +243,7 @@ class Worker {
     std::vector<Best> likely(some, Best(wanted));
     for (std::size_t at = first; at < last && go_on(poll, kGroup * some * d_); at += step) {
       const std::size_t stop = std::min(last, at + kGroup);
+      if (!any_allowed(q, some, at, stop)) continue;
       if (some > 1) expand(at, stop);
       for (std::size_t i = 0; i < some; ++i) {
         sum_signs(i, some > 1, at, stop);
@@ -221,6 +259,7 @@ class Worker {
         gather_signs(row, row_signs_.data());
         best.push({std::min(score_row(q + i, row, row_signs_.data()), hit.key), 0, hit.row});
       }
+      if (best.finish().size() < task_.k) continue;  // a filter left too few
       float worst = std::numeric_limits<float>::infinity();
       for (const Hit& hit : best.finish()) worst = std::min(worst, hit.key);
       best_[q + i].expect(worst);
@@ -289,6 +328,11 @@ class Worker {
     if (bytes) prefetch(from + bytes - 1);
   }
 
+  void fetch_codes(std::size_t at, std::size_t count) const {
+    if (!rows_->number) return fetch(rows_->codes + at * rows_->row_bytes, count * rows_->row_bytes);
+    for (std::size_t row = at; row < at + count; ++row) fetch(code_of(row), rows_->row_bytes);
+  }
+
   // Calls found(row, bound) for the rows from `at` to `stop`, whose sums are there, whose bounds are above `bar`.
   template <typename Found>
   void each_above(std::size_t q, std::size_t at, std::size_t stop, float bar, const Found& found) {
@@ -309,14 +353,14 @@ class Worker {
       else if (!kernels_.above(sums16_.data(), blocks, static_cast<std::uint16_t>(limit), hits))
         return;
     }
-    const std::size_t rest = (stop - at) % kBlock;
-    if (rest) hits[blocks - 1] &= (std::uint64_t{1} << rest) - 1;
-    for (std::size_t b = 0; b < blocks; ++b)
-      for (std::uint64_t bits = hits[b]; bits; bits &= bits - 1) {
+    for (std::size_t b = 0; b < blocks; ++b) {
+      const std::size_t row = at + b * kBlock;
+      for (std::uint64_t bits = hits[b] & allowed_of(q, row) & first_bits(stop - row); bits; bits &= bits - 1) {
         const std::size_t r = b * kBlock + lowest_bit(bits);
         const float size = rows_->norm ? rows_->norm[at + r] : 1.0f;
         found(at + r, bound_of(sums16_[r] - bound.offset, bound, size));
       }
+    }
   }
 
   // The largest raw sum whose bound, for rows of size 1, is not above bar; -1 if there is none.
@@ -342,7 +386,8 @@ class Worker {
 
   // ---- exact scores
 
-  const std::uint8_t* code_of(std::size_t row) const { return rows_->codes + row * rows_->row_bytes; }
+  std::size_t number_of(std::size_t row) const { return rows_->number ? rows_->number[row] : row; }
+  const std::uint8_t* code_of(std::size_t row) const { return rows_->codes + number_of(row) * rows_->row_bytes; }
 
   const std::uint8_t* plane_of(std::size_t row) const { return rows_->signs + row * sign_bytes_; }
   std::uint8_t* signs_of(std::size_t slot) { return row_signs_.data() + slot * (stride_ / 8); }
@@ -354,7 +399,7 @@ class Worker {
   }
 
   void push(std::size_t q, std::size_t row, float score, float bound) {
-    best_[q].push({std::min(score, bound), score, first_row_ + static_cast<std::int64_t>(row)});
+    best_[q].push({std::min(score, bound), score, first_row_ + static_cast<std::int64_t>(number_of(row))});
   }
 
   // The score of a row from its code.
@@ -428,7 +473,8 @@ void write(std::vector<Hit>& hits, const Task& task, float* scores, std::int64_t
 bool search(const Task& task, const Kernels& kernels, std::size_t threads, const std::function<bool()>& poll,
             float* scores, std::int64_t* rows) {
   std::size_t total = 0;
-  for (const Rows& part : task.rows) total += part.count;
+  for (const Rows& part : task.rows)
+    total += part.allowed && !part.allowed_step ? count_allowed(part, 0, part.count) : part.count;
   threads = useful_threads(task, total, threads);
   const Prepared prepared = prepare_queries(task, !Worker::by_signs(task));
 

@@ -19,6 +19,12 @@ struct Rows {
   const float* factor;
   const float* norm;  // null for cosine
   std::size_t count;
+  // Bit r % 64 of word r / 64: row r may be found. Null for all rows; lines of words for each query are `allowed_step`
+  // words apart, 0 if there is one for all.
+  const std::uint64_t* allowed = nullptr;
+  std::size_t allowed_step = 0;
+  // Which row of the codes each row is: gathered rows leave their codes where they are. Null if they all are here.
+  const std::size_t* number = nullptr;
 };
 
 // Levels of a code: table (in Fields) holds levels / multiplier rounded to int8; wide the levels, by the same window.

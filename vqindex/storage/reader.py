@@ -28,12 +28,13 @@ __all__ = ["Stored", "read", "read_header", "verify"]
 
 @dataclass(frozen=True)
 class Stored:
-    """What a file holds: spec, rows, explicit ids or None, notes."""
+    """What a file holds: spec, rows, explicit ids or None, notes, the next automatic id if ids were automatic."""
 
     spec: IndexSpec
     rows: Block
     ids: NDArray[np.int64] | None
     meta: dict[str, Any]
+    next_id: int | None = None
 
 
 @contextmanager
@@ -235,7 +236,15 @@ def _read_v2(path: Path, file: h5py.File, mmap: bool, verify: bool) -> Stored:
         signs = blocks.map("signs", verify) if mmap else blocks.load("signs", sign_plane(spec, header["ntotal"]))
     norm = fetch("norm") if spec.stores_norm else None
     ids = fetch("ids").astype(np.int64, copy=False) if "ids" in blocks.shapes else None
-    return Stored(spec, Block(signs, fetch("codes"), fetch("factor"), norm), ids, header["meta"])
+    rows = Block(signs, fetch("codes"), fetch("factor"), norm)
+    return Stored(spec, rows, ids, header["meta"], _next_id(path, header))
+
+
+def _next_id(path: Path, header: dict[str, Any]) -> int | None:
+    value = header.get("next_id")
+    if value is not None and (type(value) is not int or not 0 <= value < 2**63):
+        raise FileFormatError(f"{path}: next_id is {value!r}; expected an integer from 0 to 2**63 - 1")
+    return value
 
 
 _READERS: dict[int, Callable[[Path, h5py.File, bool, bool], Stored]] = {1: _read_v1, FORMAT_VERSION: _read_v2}

@@ -37,7 +37,12 @@ def _put(file: h5py.File, name: str, dtype: str, shape: tuple[int, ...], parts: 
 
 
 def _fill(
-    file: h5py.File, codec: Codec, blocks: Sequence[Block], ids: NDArray[np.int64] | None, meta: dict[str, Any]
+    file: h5py.File,
+    codec: Codec,
+    blocks: Sequence[Block],
+    ids: NDArray[np.int64] | None,
+    meta: dict[str, Any],
+    next_id: int | None,
 ) -> None:
     spec = codec.spec
     n = sum(block.rows for block in blocks)
@@ -56,7 +61,9 @@ def _fill(
         entries["norm"] = _put(file, "norm", "<f4", (n,), (block.norm for block in blocks))
     if ids is not None:
         entries["ids"] = _put(file, "ids", "<i8", (n,), [ids])
-    tables = {"tables": TABLE_VERSION} if spec.codec == "trellis" else {}
+    extra = {"tables": TABLE_VERSION} if spec.codec == "trellis" else {}
+    if ids is not None and next_id is not None:
+        extra["next_id"] = next_id
     header = canonical_json(
         {
             "spec": spec.as_dict(),
@@ -66,7 +73,7 @@ def _fill(
             "writer": f"vqindex {__version__}",
             "blocks": entries,
             "meta": meta,
-            **tables,
+            **extra,
         }
     )
     dataset = file.create_dataset(HEADER, data=header)
@@ -89,6 +96,8 @@ def write(
     blocks: Sequence[Block],
     ids: NDArray[np.int64] | None,
     meta: dict[str, Any],
+    *,
+    next_id: int | None = None,
 ) -> None:
     """Write an index file atomically and durably.
 
@@ -104,6 +113,8 @@ def write(
         Explicit ids.
     meta : dict
         JSON-able notes.
+    next_id : int, optional
+        The next automatic id, if explicit ids were given automatically.
     """
     target = Path(path)
     # Cut, so that a long name does not become one that is too long.
@@ -115,7 +126,7 @@ def write(
         with h5py.File(
             temporary, "w", libver=("v110", "v110"), alignment_threshold=PAGE, alignment_interval=PAGE
         ) as file:
-            _fill(file, codec, blocks, ids, meta)
+            _fill(file, codec, blocks, ids, meta, next_id)
         _sync(temporary)
         umask = os.umask(0)
         os.umask(umask)

@@ -1,0 +1,214 @@
+"""Searches of some of the rows: like a search of an index that holds no others, on every backend, bit for bit."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scans import CODES, backends, cut, made
+
+from vqindex._native import supported_isas
+from vqindex.backend import make_backend
+from vqindex.bitmap import bits_of, count, full, of_rows, rows_of, words_of
+from vqindex.codec import Codec
+from vqindex.spec import METRICS, IndexSpec
+
+SIZES = (0, 1, 63, 64, 65, 127, 128, 129, 257, 1000)
+# Shares of the rows that a filter leaves, at random or in whole blocks of 64.
+SHARES = (0.0, 0.01, 0.1, 0.5, 0.97, 1.0)
+
+
+def a_filter(rng, n, share, nq=None):
+    """Bits of shape (n,), or (nq, n) for one filter a query; some are of whole blocks."""
+    shape = (n,) if nq is None else (nq, n)
+    bits = rng.random(shape) < share
+    if rng.random() < 0.3:
+        bits = np.repeat(rng.random((*shape[:-1], n // 64 + 1)) < share, 64, axis=-1)[..., :n]
+    return bits
+
+
+def split_words(bits, blocks, rng, junk=True):
+    """Words for each block; bits behind the last row are set at random, because they mean nothing."""
+    out, start = [], 0
+    for block in blocks:
+        words = words_of(bits[..., start : start + block.rows])
+        if junk and block.rows % 64:
+            words[..., -1] |= np.uint64(rng.integers(2**63)) << np.uint64(block.rows % 64)
+        out.append(words)
+        start += block.rows
+    return out
+
+
+def only(reference, spec, rows, queries, bits, k, confidence):
+    """Search an index of the rows that are left, query by query if each has its own; the obvious way."""
+    nq = len(queries.lead)
+    scores, found = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
+    for q in range(nq) if bits.ndim == 2 else [slice(None)]:
+        left = np.flatnonzero(bits[q] if bits.ndim == 2 else bits)
+        few = cut(spec, rows.take(left), ())
+        one = queries.take(slice(q, q + 1) if bits.ndim == 2 else q)
+        scores[q], at = reference.search(one, few, k, confidence)
+        found[q] = np.where(at >= 0, np.append(left, -1)[at], -1)
+    return scores, found
+
+
+def check(spec, kind, n, nq, k, confidence, threads, cuts, share, each, seed=0):
+    """Compare the reference and every instruction set with the search of an index of the rows that are left."""
+    reference, compiled = backends(spec)
+    rng = np.random.default_rng(seed)
+    encoder = compiled[supported_isas()[-1]]
+    rows, queries = encoder.encode(made(kind, n, spec.dim, 1)), encoder.prepare(made(kind, nq, spec.dim, 2))
+    blocks = cut(spec, rows, cuts)
+    bits = a_filter(rng, n, share, nq if each else None)
+    allowed = split_words(bits, blocks, rng)
+    want = only(reference, spec, rows, queries, bits, k, confidence)
+    told = f"{spec} {kind} n={n} nq={nq} k={k} confidence={confidence} cuts={cuts} share={share} each={each}"
+    for backend in (reference, *compiled.values()):
+        got = backend.search(queries, blocks, k, confidence, threads, allowed)
+        for one, other in zip(got, want, strict=True):
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other, err_msg=f"{backend.name} {told}")
+
+
+# Up to two queries or many, short vectors or long: the ways through the rows in scan.cpp.
+@pytest.mark.parametrize(("dim", "nq"), [(64, 1), (64, 5), (300, 2), (300, 20)])
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize("metric", METRICS)
+def test_block_edges(metric, each, dim, nq):
+    for i, n in enumerate(SIZES):
+        share, confidence = SHARES[(i + nq) % 6], (1.0, 0.995, 0.6)[(i + dim) % 3]
+        check(IndexSpec(dim, 2, metric), "ties", n, nq, 10, confidence, 2, (1, 3), share, each, seed=n)
+
+
+@pytest.mark.parametrize(("codec", "bits"), [("trellis", 2), ("turboquant-mse", 6), ("turboquant-prod", 1)])
+def test_other_codes(codec, bits):
+    for dim, nq, share, each in itertools.product((65, 257), (2, 9), SHARES[::2], (False, True)):
+        check(IndexSpec(dim, bits, "l2", codec=codec), "mixed", 700, nq, 40, 0.9, 1, (2,), share, each)
+
+
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize(
+    ("metric", "dim", "nq"), [("cosine", 64, 1), ("l2", 64, 20), ("l2", 300, 1), ("cosine", 300, 9)]
+)
+def test_many_rows(metric, dim, nq, each):
+    """Rows enough for a bar that is set beforehand, for threads, and for more gathered rows than fit at a time."""
+    for share in (0.001, 0.02, 0.3, 0.99):
+        check(IndexSpec(dim, 2, metric), "plain", 12_000, nq, 10, 0.9, 3, (40,), share, each)
+
+
+def test_gathering_in_several_rounds():
+    """Vectors so long that 1,200 of them do not fit the room for gathered signs, and queries enough to gather them."""
+    check(IndexSpec(16384, 1, "cosine"), "plain", 3_000, 40, 5, 0.9, 1, (), 0.4, False)
+
+
+@pytest.mark.parametrize("codec", [("turboquant-prod", "orthogonal"), ("qjl", None)])
+def test_codes_that_numpy_scans(codec):
+    spec = IndexSpec(24, 3, "l2", codec=codec[0], sketch=codec[1])
+    backend, rng = make_backend(Codec(spec), "native"), np.random.default_rng(0)
+    rows, queries = backend.encode(made("ties", 300, 24, 1)), backend.prepare(made("ties", 3, 24, 2))
+    blocks = cut(spec, rows, (1,))
+    for share, each in itertools.product(SHARES, (False, True)):
+        bits = a_filter(rng, 300, share, 3 if each else None)
+        want = only(backend, spec, rows, queries, bits, 10, 0.9)
+        got = backend.search(queries, blocks, 10, 0.9, 1, split_words(bits, blocks, rng))
+        np.testing.assert_array_equal(got[1], want[1])
+        # The dense product of a Gaussian sketch may round by the number of rows, which differs here.
+        np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
+
+
+def test_blocks_without_a_filter():
+    """None stands for all rows of its block, also where other blocks have a line of words for each query."""
+    spec = IndexSpec(64, 3, "ip")
+    reference, compiled = backends(spec)
+    rows, queries = reference.encode(made("ties", 200, 64, 1)), reference.prepare(made("plain", 4, 64, 2))
+    blocks = cut(spec, rows, (1, 2))
+    rng = np.random.default_rng(0)
+    each = words_of(rng.random((4, 64)) < 0.3)
+    for allowed in (
+        [None, None, None],
+        [None, each, None],
+        [each[0], None, np.zeros(2, np.uint64)],
+        [each, each[1], None],
+    ):
+        bits = np.concatenate(
+            [
+                np.ones((4, block.rows), bool)
+                if w is None
+                else np.broadcast_to(bits_of(w, block.rows), (4, block.rows))
+                for block, w in zip(blocks, allowed, strict=True)
+            ],
+            axis=1,
+        )
+        want = only(reference, spec, rows, queries, bits, 30, 0.9)
+        for backend in (reference, *compiled.values()):
+            for one, other in zip(backend.search(queries, blocks, 30, 0.9, 2, allowed), want, strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_any_shape(data):
+    codec, bits = data.draw(st.sampled_from([code for code in CODES if code[1] < 7]), "code")
+    dim = data.draw(st.sampled_from((1, 3, 24, 64, 65, 257, 300)), "dim")
+    check(
+        IndexSpec(dim, bits, data.draw(st.sampled_from(METRICS), "metric"), codec=codec),
+        data.draw(st.sampled_from(("plain", "ties", "zeros", "mixed")), "kind"),
+        data.draw(st.integers(0, 600), "rows"),
+        data.draw(st.integers(0, 9), "queries"),
+        data.draw(st.integers(1, 700), "k"),
+        data.draw(st.sampled_from((1.0, 0.995, 0.6)), "confidence"),
+        data.draw(st.integers(1, 5), "threads"),
+        tuple(data.draw(st.lists(st.integers(0, 9), max_size=3), "cuts")),
+        data.draw(st.sampled_from(SHARES), "share"),
+        data.draw(st.booleans(), "each"),
+        data.draw(st.integers(0, 9), "seed"),
+    )
+
+
+def test_wrong_words_are_refused():
+    spec = IndexSpec(10, 4, "ip")
+    reference, compiled = backends(spec)
+    rows, queries = reference.encode(made("plain", 70, 10, 1)), reference.prepare(made("plain", 3, 10, 2))
+    blocks = cut(spec, rows, ())
+    scanner = compiled[supported_isas()[-1]]._scanner
+
+    def search(allowed):
+        return scanner.search(blocks, queries.lead, queries.lead_scale, queries.norm, 3, None, 1, allowed)
+
+    search([np.zeros((1, 2), np.uint64)])
+    for wrong in (np.zeros((2, 2), np.uint64), np.zeros((1, 1), np.uint64), np.zeros((3, 4), np.uint64)[:, ::2]):
+        with pytest.raises(ValueError, match="expected uint64 words"):
+            search([wrong])
+    with pytest.raises(ValueError, match="for each block"):
+        search([])
+    for wrong in (np.zeros((1, 2), np.int64), np.zeros(2, np.uint64), 3):
+        with pytest.raises((RuntimeError, TypeError)):
+            search([wrong])
+
+
+# ---- the bits themselves
+
+
+@pytest.mark.parametrize("n", [0, 1, 8, 63, 64, 65, 128, 200])
+def test_bitmaps(n):
+    rng = np.random.default_rng(n)
+    bits = rng.random((3, n)) < 0.5
+    words = words_of(bits)
+    assert words.shape == (3, -(-n // 64))
+    assert words.dtype == np.uint64
+    np.testing.assert_array_equal(bits_of(words, n), bits)
+    assert count(words) == bits.sum()
+    for line, row_bits in zip(words, bits, strict=True):
+        np.testing.assert_array_equal(rows_of(line, n), np.flatnonzero(row_bits))
+        np.testing.assert_array_equal(of_rows(np.flatnonzero(row_bits)[::-1], n), line)
+        for r in range(n):
+            assert bool(line[r // 64] >> np.uint64(r % 64) & np.uint64(1)) == row_bits[r], "bit r % 64 of word r // 64"
+    np.testing.assert_array_equal(full(n), words_of(np.ones(n, bool)))
+
+
+def test_counting_bits_as_with_numpy_1(monkeypatch):
+    words = np.random.default_rng(0).integers(0, 2**63, 9).astype(np.uint64)
+    want = count(words)
+    monkeypatch.delattr(np, "bitwise_count", raising=False)
+    assert count(words) == want

@@ -1,0 +1,75 @@
+"""Sets of rows as bits, as scans take them: bit r % 64 of uint64 word r // 64 stands for row r.
+
+The sign plane has blocks of 64 rows (``planes.py``), so that a word is a block's worth of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["WORD", "Allowed", "bits_of", "count", "full", "of_rows", "per_query", "queries_of", "rows_of", "words_of"]
+
+WORD = 64
+
+U64 = NDArray[np.uint64]
+# Which rows of each block a search may return: None for all of them, words (ceil(rows / 64),) for all queries, or
+# words (nq, ceil(rows / 64)), a line for each.
+Allowed = Sequence[U64 | None]
+
+
+def words_of(bits: NDArray[np.bool_]) -> U64:
+    """Pack bits of shape (..., n) into words (..., ceil(n / 64)); what fills the last one is zero."""
+    packed = np.packbits(bits, axis=-1, bitorder="little")
+    room = np.zeros((*packed.shape[:-1], -(-packed.shape[-1] // 8) * 8), np.uint8)
+    room[..., : packed.shape[-1]] = packed
+    return room.view("<u8").astype(np.uint64, copy=False)
+
+
+def bits_of(words: U64, n: int) -> NDArray[np.bool_]:
+    """Undo `words_of`: the first n bits of words (..., m) as (..., n)."""
+    as_bytes = np.ascontiguousarray(words, "<u8").view(np.uint8)
+    return np.unpackbits(as_bytes, axis=-1, count=n, bitorder="little").view(np.bool_)
+
+
+def full(n: int) -> U64:
+    """Return words with the first n bits set."""
+    words = np.full(-(-n // WORD), ~np.uint64(0), np.uint64)
+    if n % WORD:
+        words[-1] = np.uint64(2 ** (n % WORD) - 1)
+    return words
+
+
+def of_rows(rows: NDArray[np.int64], n: int) -> U64:
+    """Return words of n bits of which those of some rows are set."""
+    words = np.zeros(-(-n // WORD), np.uint64)
+    np.bitwise_or.at(words, rows // WORD, np.uint64(1) << (rows % WORD).astype(np.uint64))
+    return words
+
+
+def rows_of(words: U64, n: int) -> NDArray[np.int64]:
+    """Return the rows below n whose bits are set, ascending."""
+    return np.flatnonzero(bits_of(words, n))
+
+
+def count(words: U64) -> int:
+    """Return how many bits are set."""
+    if hasattr(np, "bitwise_count"):
+        return int(np.bitwise_count(words).sum(dtype=np.int64))
+    by_byte: Any = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1)  # NumPy 1
+    return int(by_byte[np.ascontiguousarray(words).view(np.uint8)].sum(dtype=np.int64))
+
+
+def per_query(allowed: Allowed | None) -> bool:
+    """Whether some block has a line of words for each query."""
+    return allowed is not None and any(words is not None and words.ndim == 2 for words in allowed)
+
+
+def queries_of(allowed: Allowed | None, at: slice) -> Allowed | None:
+    """Return what is allowed to some of the queries."""
+    if allowed is None:
+        return None
+    return [words if words is None or words.ndim == 1 else words[at] for words in allowed]
