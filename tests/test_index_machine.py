@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from vqindex import InvalidInputError, UnknownIdError, VQIndex
+from vqindex import InvalidInputError, UnknownIdError, VQIndex, exclude
+from vqindex.rerank import exact_scores
 
 DIM = 5
 # Few distinct vectors, so that ties are common; zeros, huge and tiny ones among them.
@@ -17,6 +18,9 @@ POOL = np.random.default_rng(0).standard_normal((12, DIM)).astype(np.float32)
 POOL[3], POOL[4], POOL[5] = 0, POOL[0] * np.float32(2.0**40), POOL[1] * np.float32(2.0**-40)
 QUERIES = np.random.default_rng(1).standard_normal((3, DIM)).astype(np.float32)
 IDS = st.integers(0, 30)
+
+
+PICKS = st.lists(st.tuples(IDS, st.integers(0, len(POOL) - 1)), max_size=4, unique_by=lambda pair: pair[0])
 
 
 class IndexMachine(RuleBasedStateMachine):
@@ -33,32 +37,63 @@ class IndexMachine(RuleBasedStateMachine):
             ]
         ),
         bits=st.integers(1, 4),
+        kept=st.booleans(),
     )
-    def start(self, metric, codec, bits):
-        self.make = lambda: VQIndex(DIM, bits, metric, codec=codec[0], sketch=codec[1])
+    def start(self, metric, codec, bits, kept):
+        self.make = lambda: VQIndex(
+            DIM, bits, metric, codec=codec[0], sketch=codec[1], keep_vectors="f32" if kept else None
+        )
         self.index = self.make()
         alone = self.make()
         alone.add(POOL)
         self.pool_scores = alone.estimate(QUERIES, np.arange(len(POOL)))
-        self.rows = []  # (id, pool number)
-        self.explicit = False
+        self.pool_exact = exact_scores(metric, QUERIES, np.broadcast_to(POOL, (len(QUERIES), *POOL.shape)))
+        self.rows = []  # (id, pool number), removed ones left out
+        self.next_id = 0  # None once the user gave an id that is not to be given again
 
-    def expected(self, query, k):
+    def give(self, pairs):
+        """Tell the model of ids that the user gave."""
+        if self.next_id is None and not self.rows:
+            self.next_id = 0
+        if any(i >= self.next_id for i, _ in pairs) if self.next_id is not None else False:
+            self.next_id = None
+        self.rows += pairs
+
+    def number(self, picks):
+        """Tell the model of vectors without ids."""
+        if self.next_id is None and not self.rows:
+            self.next_id = 0
+        self.rows += [(self.next_id + i, v) for i, v in enumerate(picks)]
+        self.next_id += len(picks)
+
+    @property
+    def automatic(self):
+        return self.next_id is not None or not self.rows
+
+    def expected(self, pool_scores, query, k, allowed=lambda row: True):
         sign = 1 if self.index.spec.metric == "l2" else -1
-        scored = sorted((sign * float(self.pool_scores[query, v]), row) for row, (_, v) in enumerate(self.rows))[:k]
+        scored = sorted(
+            (sign * float(pool_scores[query, v]), row) for row, (_, v) in enumerate(self.rows) if allowed(row)
+        )[:k]
         missing = k - len(scored)
         scores = [sign * key for key, _ in scored] + [sign * np.inf] * missing
         return np.array(scores, np.float32), [self.rows[row][0] for _, row in scored] + [-1] * missing
 
+    def check(self, result, k, pool_scores=None, allowed=lambda row: True):
+        for query in range(len(QUERIES)):
+            scores, ids = self.expected(self.pool_scores if pool_scores is None else pool_scores, query, k, allowed)
+            np.testing.assert_array_equal(result.scores[query], scores)
+            assert result.ids[query].tolist() == ids
+
     @rule(picks=st.lists(st.integers(0, len(POOL) - 1), max_size=6))
     def add(self, picks):
-        if self.explicit and self.rows and picks:
+        if not self.automatic and picks:
             with pytest.raises(InvalidInputError, match="explicit ids"):
                 self.index.add(POOL[picks])
             return
         self.index.add(POOL[picks])
-        start = len(self.rows)
-        self.rows += [(start + i, v) for i, v in enumerate(picks)]
+        if picks:
+            self.number(picks)
 
     @rule(given_ids=st.lists(st.tuples(IDS, st.integers(0, len(POOL) - 1)), max_size=4))
     def add_with_ids(self, given_ids):
@@ -70,16 +105,55 @@ class IndexMachine(RuleBasedStateMachine):
             return
         self.index.add(POOL[picks], ids=ids)
         if picks:
-            self.explicit = True
-            self.rows += given_ids
+            self.give(given_ids)
+
+    @rule(pairs=PICKS)
+    def upsert(self, pairs):
+        self.index.upsert([i for i, _ in pairs], POOL[[v for _, v in pairs]])
+        given = {i for i, _ in pairs}
+        if pairs:
+            old = self.rows
+            self.give(pairs)
+            self.rows = [pair for pair in old[: len(old) - len(pairs)] if pair[0] not in given] + pairs
+
+    @rule(ids=st.lists(IDS, max_size=6))
+    def remove(self, ids):
+        known = {i for i, _ in self.rows}
+        assert self.index.remove(ids) == len(known & set(ids))
+        self.rows = [pair for pair in self.rows if pair[0] not in ids]
+
+    @rule()
+    def compact(self):
+        self.index.compact()
+        assert self.index.stats()["removed"] == 0
+
+    @rule(pairs=PICKS, with_ids=st.booleans(), without=st.lists(IDS, max_size=3))
+    def merge(self, pairs, with_ids, without):
+        other = self.make()
+        if pairs:
+            other.add(POOL[[v for _, v in pairs]], ids=[i for i, _ in pairs] if with_ids else None)
+        theirs = list(zip(other.ids.tolist(), [v for _, v in pairs], strict=True))
+        other.remove(without)
+        theirs = [pair for pair in theirs if pair[0] not in without]
+        numbered = self.automatic and other._ids.next_id is not None
+        if not numbered and {i for i, _ in theirs} & {i for i, _ in self.rows}:
+            with pytest.raises(InvalidInputError, match="already in the index"):
+                self.index.merge(other)
+            return
+        self.index.merge(other)
+        if numbered and theirs:
+            self.number([v for _, v in theirs])
+        elif theirs:
+            self.give(theirs)
 
     @rule(row=st.integers(0, 2), column=st.integers(0, DIM - 1))
     def add_not_finite(self, row, column):
         x = POOL[:3].copy()
         x[row, column] = np.nan
-        ids = [100, 101, 102] if self.explicit else None
         with pytest.raises(InvalidInputError, match=rf"\[{row}, {column}\] is nan"):
-            self.index.add(x, ids=ids)
+            self.index.add(x, ids=None if self.automatic else [100, 101, 102])
+        with pytest.raises(InvalidInputError, match=rf"\[{row}, {column}\] is nan"):
+            self.index.upsert([1, 2, 100], x)
 
     @rule(mmap=st.booleans())
     def save_and_load(self, mmap):
@@ -91,11 +165,39 @@ class IndexMachine(RuleBasedStateMachine):
 
     @rule(k=st.integers(1, 40))
     def search(self, k):
-        scores, ids = self.index.search(QUERIES, k)
-        for query in range(len(QUERIES)):
-            expected_scores, expected_ids = self.expected(query, k)
-            np.testing.assert_array_equal(scores[query], expected_scores)
-            assert ids[query].tolist() == expected_ids
+        self.check(self.index.search(QUERIES, k), k)
+
+    @rule(k=st.integers(1, 40), picks=st.sets(IDS), form=st.sampled_from(["mask", "ids", "exclude"]))
+    def search_some(self, k, picks, form):
+        def allowed(row):
+            return (self.rows[row][0] in picks) != (form == "exclude")
+
+        if form == "mask":
+            chosen = np.array([allowed(row) for row in range(len(self.rows))], bool)
+        else:
+            chosen = exclude(list(picks)) if form == "exclude" else list(picks)
+        self.check(self.index.search(QUERIES, k, filter=chosen), k, allowed=allowed)
+
+    @rule(k=st.integers(1, 40))
+    def rerank(self, k):
+        """With a shortlist of everything the result is that of exact search."""
+        if self.index.keep_vectors is None:
+            by_id = {i: POOL[v] for i, v in self.rows}
+            given = lambda ids: np.array([by_id[i] for i in ids.tolist()], np.float32).reshape(-1, DIM)  # noqa: E731
+        else:
+            given = True
+        self.check(self.index.search(QUERIES, k, rerank=given, oversample=1000), k, self.pool_exact)
+
+    @rule(pick=st.integers(0, len(POOL) - 1))
+    def range_search(self, pick):
+        thresholds = self.pool_scores[:, pick]
+        lims, scores, ids = self.index.range_search(QUERIES, thresholds, confidence=1)
+        for query, threshold in enumerate(thresholds):
+            wanted, named = self.expected(self.pool_scores, query, len(self.rows))
+            better = wanted < threshold if self.index.spec.metric == "l2" else wanted > threshold
+            at = slice(lims[query], lims[query + 1])
+            np.testing.assert_array_equal(scores[at], wanted[better])
+            assert ids[at].tolist() == [i for i, is_better in zip(named, better, strict=True) if is_better]
 
     @precondition(lambda self: self.rows)
     @rule(data=st.data())
@@ -121,4 +223,4 @@ class IndexMachine(RuleBasedStateMachine):
 
 TestIndexMachine = IndexMachine.TestCase
 # No deadline: saving waits for the disk. Derandomised, so that a run says the same everywhere.
-TestIndexMachine.settings = settings(max_examples=40, stateful_step_count=20, deadline=None, derandomize=True)
+TestIndexMachine.settings = settings(max_examples=60, stateful_step_count=25, deadline=None, derandomize=True)

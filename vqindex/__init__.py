@@ -5,8 +5,9 @@
 """
 
 from .errors import BackendError, FileFormatError, InvalidInputError, UnknownIdError, VQIndexError
+from .filters import bitmap, exclude
 from .index import VQIndex
-from .result import SearchResult, SearchResultWithError
+from .result import RangeResult, SearchResult, SearchResultWithError
 from .spec import IndexSpec
 from .version import __version__
 
@@ -15,10 +16,13 @@ __all__ = [
     "FileFormatError",
     "IndexSpec",
     "InvalidInputError",
+    "RangeResult",
     "SearchResult",
     "SearchResultWithError",
     "UnknownIdError",
     "VQIndex",
     "VQIndexError",
     "__version__",
+    "bitmap",
+    "exclude",
 ]

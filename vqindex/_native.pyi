@@ -34,6 +34,19 @@ class Scanner:
         threads: int,
         allowed: Sequence[NDArray[np.uint64] | None] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
+    def range_search(
+        self,
+        blocks: Sequence[
+            tuple[NDArray[np.uint8] | None, NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None]
+        ],
+        lead: NDArray[np.int16],
+        scale: NDArray[np.float32],
+        norm: NDArray[np.float32],
+        thresholds: NDArray[np.float32],
+        coarse: tuple[float, float, float, float] | None,
+        threads: int,
+        allowed: Sequence[NDArray[np.uint64] | None] | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]: ...
     def decode(self, codes: NDArray[np.uint8], sign_rows: NDArray[np.uint8] | None) -> NDArray[np.int8]: ...
     def sums(self, queries: NDArray[np.int16], levels: NDArray[np.int8]) -> NDArray[np.float32]: ...
 

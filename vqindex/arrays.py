@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from .errors import InvalidInputError
 
-__all__ = ["as_ids", "as_matrix", "as_queries", "float_chunks"]
+__all__ = ["as_host", "as_ids", "as_matrix", "as_queries", "float_chunks", "float_rows"]
 
 F32 = NDArray[np.float32]
 _SHOWN = 5
+_GAP = 8  # rows that are read for nothing rather than with another call
 
 
 def _is_sliced(array: Any) -> bool:
@@ -51,6 +52,11 @@ def _to_host(array: Any) -> Any:
         raise InvalidInputError(f"nested lists are ragged; expected rows of equal length ({error})") from None
 
 
+def as_host(array: Any) -> NDArray[Any]:
+    """Return a NumPy array of whatever comes, of any shape and type."""
+    return np.asarray(_to_host(array))
+
+
 def as_matrix(array: Any, dim: int, what: str) -> Any:
     """Check that `array` is a numeric (n, dim) array and return it unread (a memory map stays one).
 
@@ -71,7 +77,8 @@ def as_matrix(array: Any, dim: int, what: str) -> Any:
     return array
 
 
-def _checked_float32(block: Any, first_row: int, what: str) -> F32:
+def _checked_float32(block: Any, rows: range | NDArray[np.int64], what: str) -> F32:
+    """Return a block as float32; `rows` are the numbers that errors call its rows by."""
     raw = np.asarray(block)
     if raw.ndim != 2 or raw.dtype.kind not in "fiu":  # only of an object that says one thing and slices to another
         raise InvalidInputError(f"{what} slice to {raw.dtype} of shape {raw.shape}; expected two-dimensional numbers")
@@ -80,9 +87,7 @@ def _checked_float32(block: Any, first_row: int, what: str) -> F32:
     bad = ~np.isfinite(out)
     if bad.any():
         row, column = np.argwhere(bad)[0]
-        raise InvalidInputError(
-            f"{what}[{first_row + row}, {column}] is {raw[row, column]}; expected a finite float32 value"
-        )
+        raise InvalidInputError(f"{what}[{rows[row]}, {column}] is {raw[row, column]}; expected a finite float32 value")
     return out
 
 
@@ -95,7 +100,25 @@ def float_chunks(matrix: Any, rows: int, what: str) -> Iterator[F32]:
         At the block that holds a NaN or an infinity (also after the cast to float32), naming row and column.
     """
     for start in range(0, matrix.shape[0], rows):
-        yield _checked_float32(matrix[start : start + rows], start, what)
+        yield _checked_float32(matrix[start : start + rows], range(start, matrix.shape[0]), what)
+
+
+def float_rows(matrix: Any, rows: NDArray[np.int64], what: str) -> F32:
+    """Return some rows, ascending, of a checked matrix as C-contiguous float32.
+
+    What is no NumPy array is read by slices over runs of rows that lie close together.
+
+    Raises
+    ------
+    InvalidInputError
+        For a NaN or an infinity among them, naming row and column.
+    """
+    if isinstance(matrix, np.ndarray) or not rows.size:
+        picked = matrix[rows] if rows.size else np.empty((0, matrix.shape[1]), np.float32)
+    else:
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) > _GAP) + 1)
+        picked = np.concatenate([matrix[run[0] : run[-1] + 1][run - run[0]] for run in runs])
+    return _checked_float32(picked, rows, what)
 
 
 def as_queries(array: Any, dim: int) -> tuple[F32, bool]:
@@ -105,7 +128,7 @@ def as_queries(array: Any, dim: int) -> tuple[F32, bool]:
     if single:
         array = array[:][None, :]
     matrix = as_matrix(array, dim, "queries")
-    return _checked_float32(matrix[:], 0, "queries"), single
+    return _checked_float32(matrix[:], range(matrix.shape[0]), "queries"), single
 
 
 def as_ids(ids: Any, count: int | None = None) -> NDArray[np.int64]:

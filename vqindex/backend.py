@@ -116,6 +116,21 @@ class Backend(Protocol):
         nothing.
         """
 
+    def range_search(
+        self,
+        queries: Queries,
+        blocks: Sequence[Block],
+        thresholds: F32,
+        confidence: float = 1.0,
+        threads: int | None = None,
+        allowed: Allowed | None = None,
+    ) -> tuple[NDArray[np.int64], F32, NDArray[np.int64]]:
+        """Return all rows whose scores are better than a threshold, of shape (nq,), strictly.
+
+        Returns `lims` (nq + 1,), scores and rows: those of query i are ``[lims[i]:lims[i + 1]]``, best first, ties by
+        row. Below confidence 1 a row's key must be better than the threshold too, as in `search`.
+        """
+
     def scores(self, queries: Queries, block: Encoded) -> F32:
         """Return all scores, shape (nq, n)."""
 

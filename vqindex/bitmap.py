@@ -45,6 +45,10 @@ def full(n: int) -> U64:
 
 def of_rows(rows: NDArray[np.int64], n: int) -> U64:
     """Return words of n bits of which those of some rows are set."""
+    if 32 * rows.size > n:
+        bits = np.zeros(n, np.bool_)
+        bits[rows] = True
+        return words_of(bits)
     words = np.zeros(-(-n // WORD), np.uint64)
     np.bitwise_or.at(words, rows // WORD, np.uint64(1) << (rows % WORD).astype(np.uint64))
     return words

@@ -7,7 +7,7 @@ layout, and the search. Other steps run as in NumPy.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
@@ -175,28 +175,63 @@ class NativeBackend(ReferenceBackend):
         """Return the k best scores and rows, (nq, k), best first; a share of the rows on each processor."""
         if self._scanner is None:
             return super().search(queries, blocks, k, confidence, threads, allowed)
-        coarse = None
-        if confidence < 1 and self.has_coarse_stage:
-            coarse = (*self._coarse_terms, quantile(confidence))
-        nq = len(queries.lead)
-        at_once = 1 if self._alone(nq, blocks, allowed) else max(1, min(_QUERIES, _HITS // k))
         scores, rows = [], []
-        for start in range(0, max(1, nq), at_once):
-            at = slice(start, start + at_once)
-            part = queries if at_once >= nq else queries.take(at)
+        for part, _, left in self._parts(queries, blocks, allowed, _HITS // k):
             found = self._scanner.search(
                 blocks,
                 part.lead,
                 part.lead_scale,
                 part.norm,
                 k,
-                coarse,
+                self._coarse(confidence),
                 threads or cpu_count(),
-                self._allowed(queries_of(allowed, at), blocks),
+                left,
             )
             scores.append(found[0])
             rows.append(found[1])
         return (scores[0], rows[0]) if len(scores) == 1 else (np.concatenate(scores), np.concatenate(rows))
+
+    def range_search(
+        self,
+        queries: Queries,
+        blocks: Sequence[Block],
+        thresholds: F32,
+        confidence: float = 1.0,
+        threads: int | None = None,
+        allowed: Allowed | None = None,
+    ) -> tuple[NDArray[np.int64], F32, NDArray[np.int64]]:
+        """Return lims, scores and rows of what is better than the thresholds; a share of the rows on each processor."""
+        if self._scanner is None:
+            return super().range_search(queries, blocks, thresholds, confidence, threads, allowed)
+        found = [
+            self._scanner.range_search(
+                blocks,
+                part.lead,
+                part.lead_scale,
+                part.norm,
+                self._signed(thresholds[at]),
+                self._coarse(confidence),
+                threads or cpu_count(),
+                left,
+            )
+            for part, at, left in self._parts(queries, blocks, allowed, _QUERIES)
+        ]
+        counts, scores, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), scores, rows
+
+    def _coarse(self, confidence: float) -> tuple[float, float, float, float] | None:
+        return (*self._coarse_terms, quantile(confidence)) if confidence < 1 and self.has_coarse_stage else None
+
+    def _parts(
+        self, queries: Queries, blocks: Sequence[Block], allowed: Allowed | None, most: int
+    ) -> Iterator[tuple[Queries, slice, list[NDArray[np.uint64] | None] | None]]:
+        """Yield the queries, where they are, and what they may find, for one compiled call after another."""
+        nq = len(queries.lead)
+        at_once = 1 if self._alone(nq, blocks, allowed) else max(1, min(_QUERIES, most))
+        for start in range(0, max(1, nq), at_once):
+            at = slice(start, start + at_once)
+            part = queries if at_once >= nq else queries.take(at)
+            yield part, at, self._allowed(queries_of(allowed, at), blocks)
 
     @staticmethod
     def _alone(nq: int, blocks: Sequence[Block], allowed: Allowed | None) -> bool:

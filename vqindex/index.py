@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import storage
+from .arguments import MAX_K, as_confidence, as_count, as_shortlist, as_thresholds
 from .arrays import as_ids, as_matrix, as_queries, float_chunks
 from .backend import Encoded, Queries, make_backend
 from .bitmap import WORD, Allowed
 from .codec import Codec
 from .errors import InvalidInputError
 from .estimator import MAX_NORM
+from .filters import Filter
 from .ids import IdMap
-from .result import SearchResult, SearchResultWithError, squeeze
+from .originals import Kept, Originals, as_kind
+from .rerank import reader
+from .rerank import rerank as rerank_rows
+from .result import RangeResult, SearchResult, SearchResultWithError, squeeze
 from .rows import RowStore
 from .spec import IndexSpec
 
 __all__ = ["VQIndex"]
 
 _CHUNK_VALUES = 2**24  # float32 values encoded at a time: 64 MiB of input
-_MAX_K = 2**31 - 1
-DEFAULT_CONFIDENCE = 0.995
 
 
 class VQIndex:
@@ -50,6 +54,10 @@ class VQIndex:
         ``"haar"`` is a dense matrix, for fidelity tests.
     seed : int, default 0
         Seed of the rotation and the sketch.
+    keep_vectors : {"f32", "f16", "int8"}, optional
+        Keep the vectors too, as float32, float16, or int8 with a scale for each, so that ``search(..., rerank=True)``
+        can give exact scores to a shortlist. They cost 4, 2 or 1 bytes per coordinate, in the file as well, where a
+        search of a memory-mapped index reads only those of its shortlists.
     device : str, default "auto"
         ``"auto"``, ``"cpu"``, or a backend's name.
 
@@ -81,16 +89,19 @@ class VQIndex:
         sketch: str | None = None,
         rotation: str = "hadamard",
         seed: int = 0,
+        keep_vectors: str | None = None,
         device: str = "auto",
     ) -> None:
-        self._start(IndexSpec(dim, bits, metric, codec, sketch, rotation, seed), device)
+        spec, kind = IndexSpec(dim, bits, metric, codec, sketch, rotation, seed), as_kind(keep_vectors)
+        self._start(spec, device, None if kind is None else Originals(spec.dim, kind))
 
-    def _start(self, spec: IndexSpec, device: str) -> None:
+    def _start(self, spec: IndexSpec, device: str, originals: Originals | None) -> None:
         self._spec = spec
         self._codec = Codec(spec)
         self._backend = make_backend(self._codec, device)
         self._rows = RowStore(spec, self._backend.put)
         self._ids = IdMap()
+        self._originals = originals
         self._meta: dict[str, Any] = {}
 
     # ---- what it is
@@ -109,6 +120,11 @@ class VQIndex:
     def ntotal(self) -> int:
         """Number of vectors."""
         return len(self._ids)
+
+    @property
+    def keep_vectors(self) -> str | None:
+        """How vectors are kept for re-ranking: "f32", "f16", "int8", or None if they are not."""
+        return None if self._originals is None else self._originals.kind
 
     @property
     def is_trained(self) -> bool:
@@ -154,7 +170,10 @@ class VQIndex:
             "bytes_per_vector": self._spec.bytes_per_vector,
             "removed": self._ids.rows_ever - len(self._ids),
             "id_bytes": 0 if self._ids.explicit is None else 8,
-            "memory_bytes": self._rows.nbytes + self._ids.nbytes,
+            "keep_vectors": self.keep_vectors,
+            "memory_bytes": self._rows.nbytes
+            + self._ids.nbytes
+            + (0 if self._originals is None else self._originals.nbytes),
             "expected_mse": None if np.isnan(self._codec.expected_mse) else self._codec.expected_mse,
         }
 
@@ -175,13 +194,14 @@ class VQIndex:
         ------
         InvalidInputError
             Wrong shape or dtype, a NaN or infinity (named by row and column), a norm of 2**62 or more (not for
-            cosine), or ids that are negative, repeated or already there. The index is then unchanged.
+            cosine), a coordinate that ``keep_vectors="f16"`` can't hold, or ids that are negative, repeated or already
+            there. The index is then unchanged.
         """
         matrix = as_matrix(vectors, self.dim, "vectors")
         new_ids = None if ids is None else as_ids(ids, matrix.shape[0])
         if matrix.shape[0]:
             self._ids.check_new(new_ids)
-        self._append(self._encoded(matrix), new_ids)
+        self._append(self._emptying(self._encoded(matrix)), new_ids)
 
     def upsert(self, ids: Any, vectors: Any) -> None:
         """Add vectors, replacing those whose ids are in the index.
@@ -202,7 +222,7 @@ class VQIndex:
         new_ids = as_ids(ids, matrix.shape[0])
         encoded = self._encoded(matrix)
         old = self._ids.find(new_ids)
-        self._append(encoded, new_ids)
+        self._append(self._emptying(encoded), new_ids)
         self._ids.remove(old[old >= 0])
 
     def remove(self, ids: Any) -> int:
@@ -240,32 +260,87 @@ class VQIndex:
         """
         removed = self._ids.rows_ever - len(self._ids)
         if removed:
-            self._rows, self._ids = self._rows.only(self._ids.live_rows()), self._ids.compacted()
+            self._rows, self._ids, self._originals = self._compacted()
         return removed
 
-    def _encoded(self, matrix: Any) -> list[Encoded]:
-        """Encode a checked matrix by chunks."""
-        encoded: list[Encoded] = []
+    def _compacted(self) -> tuple[RowStore, IdMap, Originals | None]:
+        """Return rows, ids and originals without removed ones."""
+        if self._ids.live is None:
+            return self._rows, self._ids, self._originals
+        left = self._ids.live_rows()
+        originals = None if self._originals is None else self._originals.only(left)
+        return self._rows.only(left), self._ids.compacted(), originals
+
+    def merge(self, other: VQIndex) -> None:
+        """Add all vectors of another index, without encoding them again.
+
+        If both indexes number their vectors automatically, the new ones get the next numbers; otherwise they keep
+        their ids.
+
+        Parameters
+        ----------
+        other : VQIndex
+            An index of the same parameters and the same `keep_vectors`; it is not changed.
+
+        Raises
+        ------
+        InvalidInputError
+            If the parameters differ, or an id of `other` is in this index. The index is then unchanged.
+        """
+        if not isinstance(other, VQIndex):
+            raise InvalidInputError(f"other is {other!r}; expected a VQIndex")
+        if other.spec != self.spec or other.keep_vectors != self.keep_vectors:
+            differ = [
+                f"{name} is {theirs!r} in the other index and {ours!r} in this one"
+                for name, theirs in (*other.spec.as_dict().items(), ("keep_vectors", other.keep_vectors))
+                for ours in [{**self.spec.as_dict(), "keep_vectors": self.keep_vectors}[name]]
+                if theirs != ours
+            ]
+            raise InvalidInputError(f"{'; '.join(differ)}; expected equal parameters")
+        automatic = self._ids.next_id is not None and other._ids.next_id is not None
+        ids = None if automatic else other.ids
+        self._ids.check_new(ids)
+        left, step = other._ids.live_rows(), max(1, _CHUNK_VALUES // self.dim)
+        self._append((self._parts_of(other, left[at : at + step]) for at in range(0, left.size, step)), ids)
+
+    @staticmethod
+    def _parts_of(other: VQIndex, rows: NDArray[np.int64]) -> tuple[Encoded, Kept | None]:
+        return other._rows.take(rows), None if other._originals is None else other._originals.kept(rows)
+
+    def _encoded(self, matrix: Any) -> list[tuple[Encoded, Kept | None]]:
+        """Encode a checked matrix by chunks, and round it if vectors are kept."""
+        parts: list[tuple[Encoded, Kept | None]] = []
         rows = max(1, _CHUNK_VALUES // self.dim)
         for number, chunk in enumerate(float_chunks(matrix, rows, "vectors")):
-            encoded.append(self._backend.encode(chunk))
-            self._check_norms(encoded[-1].norm, "vectors", number * rows)
-        return encoded
+            kept = None if self._originals is None else self._originals.rounded(chunk, number * rows)
+            parts.append((self._backend.encode(chunk), kept))
+            self._check_norms(parts[-1][0].norm, "vectors", number * rows)
+        return parts
 
-    def _append(self, encoded: list[Encoded], ids: NDArray[np.int64] | None) -> None:
-        """Take encoded rows in, all or none."""
-        count = sum(part.rows for part in encoded)
-        if not count:
-            return
-        rows, numbers = self._rows.mark(), self._ids.mark()
-        encoded.reverse()
+    @staticmethod
+    def _emptying(parts: list[tuple[Encoded, Kept | None]]) -> Iterator[tuple[Encoded, Kept | None]]:
+        """Yield and let go of one part after the other, so that memory falls as they are copied."""
+        parts.reverse()
+        while parts:
+            yield parts.pop()
+
+    def _append(self, parts: Iterable[tuple[Encoded, Kept | None]], ids: NDArray[np.int64] | None) -> None:
+        """Take encoded rows and their originals in, all or none."""
+        kept_before = self._originals and self._originals.mark()
+        rows, numbers, count = self._rows.mark(), self._ids.mark(), 0
         try:
-            while encoded:  # let go of each block once it is copied
-                self._rows.append(encoded.pop())
-            self._ids.extend(count, ids)
+            for encoded, kept in parts:
+                self._rows.append(encoded)
+                if self._originals is not None and kept is not None:
+                    self._originals.append(kept)
+                count += encoded.rows
+            if count:
+                self._ids.extend(count, ids)
         except BaseException:
             self._rows.undo(rows)
             self._ids.undo(numbers)
+            if self._originals is not None:
+                self._originals.undo(kept_before)
             raise
 
     @staticmethod
@@ -284,6 +359,9 @@ class VQIndex:
         queries: Any,
         k: int = 10,
         *,
+        filter: Any = None,
+        rerank: Any = None,
+        oversample: float | None = None,
         threads: int | None = None,
         return_stderr: Literal[False] = False,
         confidence: float | None = None,
@@ -294,6 +372,9 @@ class VQIndex:
         queries: Any,
         k: int = 10,
         *,
+        filter: Any = None,
+        rerank: Any = None,
+        oversample: float | None = None,
         threads: int | None = None,
         return_stderr: Literal[True],
         confidence: float | None = None,
@@ -304,6 +385,9 @@ class VQIndex:
         queries: Any,
         k: int = 10,
         *,
+        filter: Any = None,
+        rerank: Any = None,
+        oversample: float | None = None,
         threads: int | None = None,
         return_stderr: bool = False,
         confidence: float | None = None,
@@ -316,10 +400,24 @@ class VQIndex:
             A 1-D query gives 1-D results.
         k : int, default 10
             Number of results; may exceed the number of vectors.
+        filter : optional
+            Which vectors may be found; the scan looks at no others. One of
+
+            * a bool mask of shape (ntotal,), in the order of `ids`; `vqindex.bitmap` of it, packed;
+            * an allowlist: ids of shape (m,); those that are not in the index, and an empty list, allow nothing;
+            * `vqindex.exclude(ids)`: all but these;
+            * one of these for each query: an array of shape (nq, ...), or a list of nq filters (None for all vectors).
+        rerank : optional
+            Where to read the vectors themselves, to give the best ``oversample * k`` by their codes exact scores and
+            return the best k of these: True for those of ``keep_vectors=``; an array, memory map or h5py dataset whose
+            row i is the vector with id i; or a function of int64 ids (m,) that returns vectors (m, dim). Only vectors
+            of shortlists are read.
+        oversample : float, default 4
+            Length of the shortlist in k; only with `rerank`.
         threads : int, optional
             Most threads to use, 1 or more; by default as many as there are processors. Results do not depend on it.
         return_stderr : bool, default False
-            Also return the standard error of every score over the random rotation.
+            Also return the standard error of every score over the random rotation; not with `rerank`.
         confidence : float, default 0.995
             Codes are scanned by their sign bits first, and the other bits read only of rows whose upper
             confidence bound could still be among the k best. This is the one-sided confidence of that bound, above 0.5:
@@ -335,42 +433,111 @@ class VQIndex:
         Raises
         ------
         InvalidInputError
-            Wrong shape, a NaN or infinity, k or threads < 1, or a confidence that is not above 0.5 and at most 1.
+            Wrong shape, a NaN or infinity, k or threads < 1, a confidence that is not above 0.5 and at most 1, a filter
+            that does not fit the index, or `rerank` without the vectors it needs.
         """
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= _MAX_K:
-            raise InvalidInputError(f"k is {k!r}; expected an integer from 1 to {_MAX_K}")
-        if threads is not None and (
-            isinstance(threads, bool) or not isinstance(threads, int | np.integer) or threads < 1
-        ):
-            raise InvalidInputError(f"threads is {threads!r}; expected an integer of at least 1, or None")
-        sure = DEFAULT_CONFIDENCE if confidence is None else confidence
-        if isinstance(sure, bool) or not isinstance(sure, int | float | np.floating) or not 0.5 < sure <= 1:
-            raise InvalidInputError(f"confidence is {confidence!r}; expected a number above 0.5 and at most 1")
-        prepared, single = self._prepare(queries)
-        scores, rows = self._backend.search(
-            prepared, self._rows.blocks(), int(k), float(sure), threads and int(threads), self._allowed()
-        )
+        k = as_count("k", k, MAX_K)
+        most_threads = None if threads is None else as_count("threads", threads)
+        sure = as_confidence(confidence)
+        read = self._reader(rerank, oversample, return_stderr)
+        given, prepared, single = self._prepare(queries)
+        shortlist = k if read is None else as_shortlist(k, oversample, self.ntotal)
+        chosen = Filter(filter, self._ids, len(given))
+        found = [
+            self._backend.search(part, self._rows.blocks(), shortlist, sure, most_threads, allowed)
+            for part, _, allowed in self._parts(prepared, chosen)
+        ]
+        scores, rows = found[0] if len(found) == 1 else (np.concatenate(parts) for parts in zip(*found, strict=True))
+        if read is not None:
+            names, vectors_of = read(rows)
+            scores, rows = rerank_rows(self._spec.metric, given, rows, names, vectors_of, k)
         result = SearchResult(scores, self._ids.ids(rows))
         if return_stderr:
             with_error = SearchResultWithError(*result, self._stderr(prepared, rows))
             return squeeze(with_error) if single else with_error
         return squeeze(result) if single else result
 
-    def _allowed(self) -> Allowed | None:
-        """Return which rows of each block a search may find."""
-        words = self._ids.live
-        if words is None:
-            return None
-        edges = np.cumsum([0, *(-(-block.rows // WORD) for block in self._rows.blocks())])
-        return [words[start:stop] for start, stop in itertools.pairwise(edges)]
+    def range_search(
+        self,
+        queries: Any,
+        threshold: Any,
+        *,
+        filter: Any = None,
+        threads: int | None = None,
+        confidence: float | None = None,
+    ) -> RangeResult:
+        """Find all vectors whose scores are better than a threshold, by a scan of the codes.
 
-    def _prepare(self, queries: Any) -> tuple[Queries, bool]:
+        Parameters
+        ----------
+        queries : array-like, shape (nq, dim) or (dim,)
+            Queries.
+        threshold : float or array-like of float, shape (nq,)
+            For all queries, or for each. A score must be above it (ip, cosine) or below it (l2), strictly.
+        filter, threads, confidence
+            As for `search`. With a confidence below 1 a vector that is better than its threshold is missed with
+            probability 1 - confidence at most.
+
+        Returns
+        -------
+        RangeResult
+            ``lims`` int64 (nq + 1,), ``scores`` float32 and ``ids`` int64: those of query i are
+            ``[lims[i]:lims[i + 1]]``, best first, ties by the vector added first. Memory is bounded by the results.
+
+        Raises
+        ------
+        InvalidInputError
+            As for `search`, or a threshold that is nan or of another shape.
+        """
+        most_threads = None if threads is None else as_count("threads", threads)
+        sure = as_confidence(confidence)
+        given, prepared, _ = self._prepare(queries)
+        thresholds = as_thresholds(threshold, len(given))
+        chosen = Filter(filter, self._ids, len(given))
+        found = [
+            self._backend.range_search(part, self._rows.blocks(), thresholds[at], sure, most_threads, allowed)
+            for part, at, allowed in self._parts(prepared, chosen)
+        ]
+        counts, scores, rows = (
+            np.concatenate(parts) for parts in zip(*((np.diff(lims), *rest) for lims, *rest in found), strict=True)
+        )
+        lims = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return RangeResult(lims, scores, self._ids.ids(rows))
+
+    def _parts(self, prepared: Queries, chosen: Filter) -> Iterator[tuple[Queries, slice, Allowed | None]]:
+        """Yield queries, where they are, and which rows of each block they may find; at least once."""
+        edges = np.cumsum([0, *(-(-block.rows // WORD) for block in self._rows.blocks())])
+        for start in range(0, max(1, len(prepared.lead)), chosen.at_once):
+            at = slice(start, start + chosen.at_once)
+            words = chosen.words(at)
+            allowed = None if words is None else [words[..., a:b] for a, b in itertools.pairwise(edges)]
+            yield prepared.take(at), at, allowed
+
+    def _reader(self, rerank: Any, oversample: object, return_stderr: bool) -> Any:
+        """Return what gives a shortlist's names and the function that reads vectors by them; None without `rerank`."""
+        if rerank is None or rerank is False:
+            if oversample is not None:
+                raise InvalidInputError(f"oversample is {oversample!r}, but there is no rerank=")
+            return None
+        if return_stderr:
+            raise InvalidInputError("return_stderr is True, but re-ranked scores are exact; expected one of the two")
+        if rerank is True:
+            originals = self._originals
+            if originals is None:
+                raise InvalidInputError(
+                    "rerank is True, but the index keeps no vectors; expected keep_vectors=, or an array"
+                )
+            return lambda rows: (rows, originals.take)
+        read = reader(rerank, self.dim)
+        return lambda rows: (self._ids.ids(rows), read)
+
+    def _prepare(self, queries: Any) -> tuple[NDArray[np.float32], Queries, bool]:
         """Check and prepare queries; also tell whether a single 1-D one was given."""
         block, single = as_queries(queries, self.dim)
         prepared = self._backend.prepare(block)
         if self._spec.stores_norm:
             self._check_norms(prepared.norm, "queries", 0)
-        return prepared, single
+        return block, prepared, single
 
     def _stderr(self, prepared: Queries, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the standard errors of found rows, nan where there is none."""
@@ -394,15 +561,15 @@ class VQIndex:
         Returns
         -------
         ndarray of float32, shape (nq, m) or (m,)
-            Equal, bit for bit, to the scores that `search` returns. (For the gaussian sketch, which is a dense
-            product, only if both are given the same batch of queries.)
+            Equal, bit for bit, to the scores that `search` returns without `rerank`. (For the gaussian sketch, which is
+            a dense product, only if both are given the same batch of queries.)
 
         Raises
         ------
         UnknownIdError
             If an id is not in the index.
         """
-        prepared, single = self._prepare(queries)
+        _, prepared, single = self._prepare(queries)
         stored = self._rows.take(self._ids.rows(as_ids(ids)))
         scores = self._backend.scores(prepared, stored)
         return scores[0] if single else scores
@@ -444,10 +611,10 @@ class VQIndex:
         OSError
             If the file can't be written; an older file at `path` is then untouched.
         """
-        rows, ids = self._rows, self._ids
-        if ids.live is not None:
-            rows, ids = rows.only(ids.live_rows()), ids.compacted()
-        storage.write(path, self._codec, rows.blocks(), ids.explicit, self._meta, next_id=ids.next_id)
+        rows, ids, originals = self._compacted()
+        storage.write(
+            path, self._codec, rows.blocks(), ids.explicit, self._meta, next_id=ids.next_id, originals=originals
+        )
 
     @classmethod
     def load(
@@ -476,7 +643,7 @@ class VQIndex:
         """
         stored = storage.read(path, mmap=mmap, verify=not mmap if verify is None else verify)
         index = cls.__new__(cls)
-        index._start(stored.spec, device)
+        index._start(stored.spec, device, stored.originals)
         index._rows.seal(stored.rows)
         index._ids = IdMap(stored.rows.rows, stored.ids, stored.next_id)
         index._meta = stored.meta

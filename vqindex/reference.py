@@ -7,7 +7,7 @@ below 2^53, so they are exact whatever order BLAS chooses.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -261,6 +261,14 @@ class ReferenceBackend:
     ) -> Best:
         nq, k = best.rows.shape
         step = max(k, _SCORES // max(nq, 512))
+        for first_row, keys, scores in self._pieces(queries, blocks, step, confidence, allowed):
+            best = best.merged(keys, scores, first_row)
+        return best
+
+    def _pieces(
+        self, queries: Queries, blocks: Sequence[Block], step: int, confidence: float, allowed: Allowed | None
+    ) -> Iterator[tuple[int, F32, F32]]:
+        """Yield first row, keys and scores (nq, rows), higher ones better, of `step` rows at a time."""
         offset = 0
         for block, words in zip(blocks, allowed or [None] * len(blocks), strict=True):
             bits = None if words is None else np.atleast_2d(bits_of(words, block.rows))
@@ -272,9 +280,34 @@ class ReferenceBackend:
                     keys = np.minimum(scores, self._signed(self._bounds(queries, piece, quantile(confidence))))
                 if bits is not None:  # the key of a row that is out is that of no row
                     keys = np.where(bits[:, start : start + step], keys, np.float32(-np.inf))
-                best = best.merged(keys, scores, offset + start)
+                yield offset + start, keys, scores
             offset += block.rows
-        return best
+
+    def range_search(
+        self,
+        queries: Queries,
+        blocks: Sequence[Block],
+        thresholds: F32,
+        confidence: float = 1.0,
+        threads: int | None = None,
+        allowed: Allowed | None = None,
+    ) -> tuple[I64, F32, I64]:
+        """Return lims, scores and rows of what is better than the thresholds (nq,)."""
+        nq = len(queries.lead)
+        none = np.empty(0, np.int64)
+        found = [(none, none, np.empty(0, np.float32))]
+        bars = self._signed(thresholds)
+        for start in range(0, nq, 1024):
+            at = slice(start, start + 1024)
+            part, step = queries.take(at), _SCORES // 1024
+            for first_row, keys, scores in self._pieces(part, blocks, step, confidence, queries_of(allowed, at)):
+                query, column = np.nonzero(keys > bars[at, None])
+                found.append((query + start, column + first_row, scores[query, column]))
+        query, rows, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        order = np.lexsort((rows, -scores, query))
+        lims = np.searchsorted(query[order], np.arange(nq + 1))
+        scores = scores[order]
+        return lims.astype(np.int64), (np.float32(0) - scores if self._ascending else scores), rows[order]
 
     @property
     def has_coarse_stage(self) -> bool:

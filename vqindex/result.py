@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SearchResult", "SearchResultWithError"]
+__all__ = ["RangeResult", "SearchResult", "SearchResultWithError"]
 
 
 class SearchResult(NamedTuple):
@@ -32,6 +32,24 @@ class SearchResultWithError(NamedTuple):
     scores: NDArray[np.float32]
     ids: NDArray[np.int64]
     stderr: NDArray[np.float32]
+
+
+class RangeResult(NamedTuple):
+    """All results of a range search; unpacks as ``lims, scores, ids``.
+
+    Attributes
+    ----------
+    lims : ndarray of int64, shape (nq + 1,)
+        Results of query i are ``scores[lims[i]:lims[i + 1]]`` and ``ids[lims[i]:lims[i + 1]]``, best first.
+    scores : ndarray of float32, shape (lims[-1],)
+        As in `SearchResult`.
+    ids : ndarray of int64, shape (lims[-1],)
+        As in `SearchResult`.
+    """
+
+    lims: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    ids: NDArray[np.int64]
 
 
 Result = TypeVar("Result", SearchResult, SearchResultWithError)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from vqindex.index import DEFAULT_CONFIDENCE
+from vqindex.arguments import DEFAULT_CONFIDENCE
 
 __all__ = ["confidence_option", "threads_option"]
 

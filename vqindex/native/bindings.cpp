@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <new>
 #include <optional>
@@ -99,41 +100,46 @@ class Scanner {
 
   const std::string& isa() const { return isa_; }
 
-  nb::tuple search(nb::sequence blocks, Array<const std::int16_t, nb::ndim<2>> lead,
-                   Array<const float, nb::ndim<1>> scale, Array<const float, nb::ndim<1>> norm, std::size_t k,
-                   nb::object coarse, std::size_t threads, nb::object allowed) const {
-    const std::int16_t* wide = multiplier_ > 1 ? levels_.data() : nullptr;
-    vqindex::Task task{{narrow_->fields(), index_->fields(), wide, multiplier_, metric_ == "l2"}, {}, {}, {}, k};
-    const std::size_t nq = lead.shape(0);
-    if (lead.shape(1) != dim_ || scale.shape(0) != nq || norm.shape(0) != nq || k < 1)
-      throw std::invalid_argument(
-          "expected queries of the scanner's dimension with a scale and a norm each, and k > 0");
-    task.queries = {nq, lead.data(), scale.data(), norm.data()};
-    if (!coarse.is_none()) {
-      const auto [sums, plane, rounding, quantile] = nb::cast<std::tuple<double, double, double, double>>(coarse);
-      if (!tops_ || dim_ > vqindex::kSignDim)
-        throw std::invalid_argument("expected a sign plane of at most 6144 coordinates");
-      task.coarse = {true, sums, plane, rounding, quantile};
-    }
-    for (nb::handle block : blocks) task.rows.push_back(rows_of(nb::cast<nb::tuple>(block)));
-    if (!allowed.is_none()) put_allowed(nb::cast<nb::sequence>(allowed), nq, task.rows);
-    auto scores = make_array<float>({nq, k});
-    auto rows = make_array<std::int64_t>({nq, k});
-    auto asked = std::chrono::steady_clock::now();
-    const auto poll = [&asked] {  // has the user pressed Ctrl-C?
-      const auto now = std::chrono::steady_clock::now();
-      if (now - asked < std::chrono::milliseconds(50)) return true;
-      asked = now;
-      nb::gil_scoped_acquire locked;
-      return PyErr_CheckSignals() == 0;
-    };
-    bool finished;
-    {
-      nb::gil_scoped_release unlocked;
-      finished = vqindex::search(task, *kernels_, threads, poll, scores.data(), rows.data());
-    }
-    if (!finished) throw nb::python_error();
+  using Leads = Array<const std::int16_t, nb::ndim<2>>;
+  using Floats = Array<const float, nb::ndim<1>>;
+
+  nb::tuple search(nb::sequence blocks, Leads lead, Floats scale, Floats norm, std::size_t k, nb::object coarse,
+                   std::size_t threads, nb::object allowed) const {
+    if (k < 1) throw std::invalid_argument("expected queries for k > 0 results");
+    vqindex::Task task = make_task(blocks, lead, scale, norm, coarse, allowed);
+    task.k = k;
+    auto scores = make_array<float>({task.queries.count, k});
+    auto rows = make_array<std::int64_t>({task.queries.count, k});
+    interruptible(
+        [&](const auto& poll) { return vqindex::search(task, *kernels_, threads, poll, scores.data(), rows.data()); });
     return nb::make_tuple(scores, rows);
+  }
+
+  nb::tuple range_search(nb::sequence blocks, Leads lead, Floats scale, Floats norm, Floats thresholds,
+                         nb::object coarse, std::size_t threads, nb::object allowed) const {
+    vqindex::Task task = make_task(blocks, lead, scale, norm, coarse, allowed);
+    const std::size_t nq = task.queries.count;
+    if (thresholds.shape(0) != nq) throw std::invalid_argument("expected a threshold for each query");
+    task.thresholds = thresholds.data();
+    std::vector<std::vector<vqindex::Hit>> found;
+    interruptible([&](const auto& poll) { return vqindex::range_search(task, *kernels_, threads, poll, found); });
+    auto counts = make_array<std::int64_t>({nq});
+    std::size_t total = 0;
+    for (std::size_t q = 0; q < nq; ++q) {
+      counts.data()[q] = static_cast<std::int64_t>(found[q].size());
+      total += found[q].size();
+    }
+    auto scores = make_array<float>({total});
+    auto rows = make_array<std::int64_t>({total});
+    std::size_t at = 0;
+    for (auto& hits : found) {
+      for (const vqindex::Hit& hit : hits) {
+        scores.data()[at] = hit.score;
+        rows.data()[at++] = hit.row;
+      }
+      hits = {};
+    }
+    return nb::make_tuple(counts, scores, rows);
   }
 
   Array<std::int8_t> decode(Array<const std::uint8_t, nb::ndim<2>> codes, nb::object sign_rows) const {
@@ -199,6 +205,44 @@ class Scanner {
     }
     if (!right) throw std::invalid_argument("expected blocks of (sign plane, codes, factor, norm) with as many rows");
     return rows;
+  }
+
+  vqindex::Task make_task(nb::sequence blocks, const Leads& lead, const Floats& scale, const Floats& norm,
+                          nb::object coarse, nb::object allowed) const {
+    const std::int16_t* wide = multiplier_ > 1 ? levels_.data() : nullptr;
+    vqindex::Task task{{narrow_->fields(), index_->fields(), wide, multiplier_, metric_ == "l2"}, {}, {}, {}, 0};
+    const std::size_t nq = lead.shape(0);
+    if (lead.shape(1) != dim_ || scale.shape(0) != nq || norm.shape(0) != nq)
+      throw std::invalid_argument("expected queries of the scanner's dimension with a scale and a norm each");
+    task.queries = {nq, lead.data(), scale.data(), norm.data()};
+    if (!coarse.is_none()) {
+      const auto [sums, plane, rounding, quantile] = nb::cast<std::tuple<double, double, double, double>>(coarse);
+      if (!tops_ || dim_ > vqindex::kSignDim)
+        throw std::invalid_argument("expected a sign plane of at most 6144 coordinates");
+      task.coarse = {true, sums, plane, rounding, quantile};
+    }
+    for (nb::handle block : blocks) task.rows.push_back(rows_of(nb::cast<nb::tuple>(block)));
+    if (!allowed.is_none()) put_allowed(nb::cast<nb::sequence>(allowed), nq, task.rows);
+    return task;
+  }
+
+  // Runs work(poll) without the lock; `poll` asks whether the user has pressed Ctrl-C.
+  template <typename Work>
+  static void interruptible(const Work& work) {
+    auto asked = std::chrono::steady_clock::now();
+    const std::function<bool()> poll = [&asked] {
+      const auto now = std::chrono::steady_clock::now();
+      if (now - asked < std::chrono::milliseconds(50)) return true;
+      asked = now;
+      nb::gil_scoped_acquire locked;
+      return PyErr_CheckSignals() == 0;
+    };
+    bool finished;
+    {
+      nb::gil_scoped_release unlocked;
+      finished = work(poll);
+    }
+    if (!finished) throw nb::python_error();
   }
 
   // Words of rows that may be found, a line for all queries or one for each; None for all rows of a block.
@@ -395,6 +439,10 @@ NB_MODULE(_native, m) {
       .def("search", &Scanner::search, nb::arg("blocks"), nb::arg("lead"), nb::arg("scale"), nb::arg("norm"),
            nb::arg("k"), nb::arg("coarse").none(), nb::arg("threads"), nb::arg("allowed").none() = nb::none(),
            "Return the k best scores and rows, (nq, k), of blocks (sign plane or None, codes, factor, norm or None).")
+      .def("range_search", &Scanner::range_search, nb::arg("blocks"), nb::arg("lead"), nb::arg("scale"),
+           nb::arg("norm"), nb::arg("thresholds"), nb::arg("coarse").none(), nb::arg("threads"),
+           nb::arg("allowed").none() = nb::none(),
+           "Return counts (nq,), and scores and rows of all queries' rows whose keys are above the thresholds (nq,).")
       .def("decode", &Scanner::decode, nb::arg("codes"), nb::arg("sign_rows").none(),
            "Decode rows (n, bytes) and their sign bits (n, ceil(dim / 8)) to int8 levels (n, padded dim).")
       .def("sums", &Scanner::sums, nb::arg("queries"), nb::arg("levels"),

@@ -23,6 +23,13 @@ class Best {
  public:
   explicit Best(std::size_t k) : k_(k) {}
 
+  // Keeps all hits whose keys are above the bar.
+  static Best above(float bar) {
+    Best best(kAll);
+    best.last_ = {bar, 0, -1};
+    return best;
+  }
+
   // What is below the bar is out; what equals it may be in only if its row is lower than another's.
   float bar() const { return last_.key; }
 
@@ -45,6 +52,7 @@ class Best {
   }
 
  private:
+  static constexpr std::size_t kAll = std::size_t{1} << 48;
   static constexpr std::size_t kSorted = 32;  // up to here a sorted list is quickest, and its bar always the true one
 
   void insert(const Hit& hit) {

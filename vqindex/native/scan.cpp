@@ -38,7 +38,10 @@ class Worker {
         stride_(prepared.stride),
         sign_bytes_((d_ + 7) / 8),
         units_(padded(sign_bytes_, kUnitBytes) / kUnitBytes),
-        best_(task.queries.count, Best(task.k)) {}
+        best_(task.queries.count, Best(task.k)) {
+    if (task.thresholds)
+      for (std::size_t q = 0; q < best_.size(); ++q) best_[q] = Best::above(task.thresholds[q]);
+  }
 
   std::vector<Best>& best() { return best_; }
 
@@ -239,7 +242,7 @@ class Worker {
   void warm_up(std::size_t q, std::size_t some, std::size_t first, std::size_t last,
                const std::function<bool()>& poll) {
     const std::size_t step = kSample * kGroup, wanted = 2 * task_.k;
-    if ((last - first) / kSample < 8 * wanted) return;
+    if (task_.thresholds || (last - first) / kSample < 8 * wanted) return;
     std::vector<Best> likely(some, Best(wanted));
     for (std::size_t at = first; at < last && go_on(poll, kGroup * some * d_); at += step) {
       const std::size_t stop = std::min(last, at + kGroup);
@@ -456,11 +459,12 @@ std::size_t useful_threads(const Task& task, std::size_t rows, std::size_t threa
   return std::max<std::size_t>(1, std::min(threads, static_cast<std::size_t>(work / kThreadWork)));
 }
 
+bool by_score(const Hit& a, const Hit& b) { return a.score != b.score ? a.score > b.score : a.row < b.row; }
+
 void write(std::vector<Hit>& hits, const Task& task, float* scores, std::int64_t* rows) {
   const std::size_t kept = std::min(task.k, hits.size());
   std::partial_sort(hits.begin(), hits.begin() + kept, hits.end(), better);
-  std::sort(hits.begin(), hits.begin() + kept,
-            [](const Hit& a, const Hit& b) { return a.score != b.score ? a.score > b.score : a.row < b.row; });
+  std::sort(hits.begin(), hits.begin() + kept, by_score);
   for (std::size_t i = 0; i < task.k; ++i) {
     const float score = i < kept ? hits[i].score : -std::numeric_limits<float>::infinity();
     scores[i] = task.code.distance ? 0.0f - score : score;  // no negative zero
@@ -468,10 +472,10 @@ void write(std::vector<Hit>& hits, const Task& task, float* scores, std::int64_t
   }
 }
 
-}  // namespace
-
-bool search(const Task& task, const Kernels& kernels, std::size_t threads, const std::function<bool()>& poll,
-            float* scores, std::int64_t* rows) {
+// Runs the scan and calls found(query, hits) for every query; false if `poll` stopped it.
+template <typename Found>
+bool scan_all(const Task& task, const Kernels& kernels, std::size_t threads, const std::function<bool()>& poll,
+              const Found& found) {
   std::size_t total = 0;
   for (const Rows& part : task.rows)
     total += part.allowed && !part.allowed_step ? count_allowed(part, 0, part.count) : part.count;
@@ -510,12 +514,33 @@ bool search(const Task& task, const Kernels& kernels, std::size_t threads, const
   for (std::size_t q = 0; finished && q < task.queries.count; ++q) {
     auto& hits = workers[0].best()[q].finish();
     for (std::size_t t = 1; t < threads; ++t) {
-      const auto& more = workers[t].best()[q].finish();
+      auto& more = workers[t].best()[q].finish();
       hits.insert(hits.end(), more.begin(), more.end());
+      more = {};
     }
-    write(hits, task, scores + q * task.k, rows + q * task.k);
+    found(q, hits);
   }
   return finished;
+}
+
+}  // namespace
+
+bool search(const Task& task, const Kernels& kernels, std::size_t threads, const std::function<bool()>& poll,
+            float* scores, std::int64_t* rows) {
+  return scan_all(task, kernels, threads, poll, [&](std::size_t q, std::vector<Hit>& hits) {
+    write(hits, task, scores + q * task.k, rows + q * task.k);
+  });
+}
+
+bool range_search(const Task& task, const Kernels& kernels, std::size_t threads, const std::function<bool()>& poll,
+                  std::vector<std::vector<Hit>>& found) {
+  found.resize(task.queries.count);
+  return scan_all(task, kernels, threads, poll, [&](std::size_t q, std::vector<Hit>& hits) {
+    std::sort(hits.begin(), hits.end(), by_score);
+    if (task.code.distance)
+      for (Hit& hit : hits) hit.score = 0.0f - hit.score;
+    found[q] = std::move(hits);
+  });
 }
 
 }  // namespace vqindex

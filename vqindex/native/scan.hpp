@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "hits.hpp"
 #include "kernels.hpp"
 
 namespace vqindex {
@@ -57,12 +58,17 @@ struct Task {
   std::vector<Rows> rows;
   QueryBlock queries;
   Coarse coarse;
-  std::size_t k;
+  std::size_t k;                      // how many rows a search finds
+  const float* thresholds = nullptr;  // for a range search: rows whose keys are above this are found, for each query
 };
 
 // Writes the k best scores and rows of every query, best first; places without a row hold -1 and the worst score.
 // `poll` is called now and then from the calling thread; when it returns false, search stops and returns false.
 bool search(const Task& task, const Kernels& kernels, std::size_t threads, const std::function<bool()>& poll,
             float* scores, std::int64_t* rows);
+
+// Finds the rows above the thresholds, of every query, best first; scores are those to show, as in `search`.
+bool range_search(const Task& task, const Kernels& kernels, std::size_t threads, const std::function<bool()>& poll,
+                  std::vector<std::vector<Hit>>& found);
 
 }  // namespace vqindex

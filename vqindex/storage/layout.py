@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..originals import KINDS
+
 __all__ = [
     "CHECK_BYTES",
     "FORMAT_NAME",
@@ -26,7 +28,7 @@ CHECK_BYTES = 2**22  # one CRC-32 for every 4 MiB of a block
 PAGE = 4096  # blocks of a page or more begin at a multiple of it, for mmap
 
 # Blocks in file order, with their little-endian types; levels may be int8 or int16.
-BLOCKS = ("thresholds", "levels", "signs", "codes", "factor", "norm", "ids")
+BLOCKS = ("thresholds", "levels", "signs", "codes", "factor", "norm", "ids", "vectors", "vector_scale")
 
 
 def dtypes_of(block: str) -> tuple[str, ...]:
@@ -39,6 +41,8 @@ def dtypes_of(block: str) -> tuple[str, ...]:
         "factor": ("<f4",),
         "norm": ("<f4",),
         "ids": ("<i8",),
+        "vectors": tuple(KINDS.values()),
+        "vector_scale": ("<f4",),
     }[block]
 
 

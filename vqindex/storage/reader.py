@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..backend import Encoded
 from ..codec import Codec
 from ..errors import FileFormatError, InvalidInputError
+from ..originals import KINDS, Kept, Originals
 from ..planes import BLOCK_ROWS, Block, sign_plane, split
 from ..spec import IndexSpec
 from ..trellis import TABLE_VERSION
@@ -28,13 +29,24 @@ __all__ = ["Stored", "read", "read_header", "verify"]
 
 @dataclass(frozen=True)
 class Stored:
-    """What a file holds: spec, rows, explicit ids or None, notes, the next automatic id if ids were automatic."""
+    """What a file holds.
+
+    Attributes
+    ----------
+    spec, rows, ids, meta
+        Spec, rows, explicit ids or None, notes.
+    next_id : int, optional
+        The next automatic id, if explicit ids were given automatically.
+    originals : Originals, optional
+        The vectors themselves.
+    """
 
     spec: IndexSpec
     rows: Block
     ids: NDArray[np.int64] | None
     meta: dict[str, Any]
     next_id: int | None = None
+    originals: Originals | None = None
 
 
 @contextmanager
@@ -109,6 +121,10 @@ def _expected(path: Path, header: dict[str, Any], codec: Codec, version: int) ->
         shapes["norm"] = (n,)
     if "ids" in header["blocks"]:
         shapes["ids"] = (n,)
+    if version > 1 and "vectors" in header["blocks"]:
+        shapes["vectors"] = (n, spec.dim)
+        if header["blocks"]["vectors"]["dtype"] == KINDS["int8"]:
+            shapes["vector_scale"] = (n,)
     if set(shapes) != set(header["blocks"]):
         raise FileFormatError(f"{path}: the header names blocks {sorted(header['blocks'])}; expected {sorted(shapes)}")
     return shapes
@@ -236,8 +252,17 @@ def _read_v2(path: Path, file: h5py.File, mmap: bool, verify: bool) -> Stored:
         signs = blocks.map("signs", verify) if mmap else blocks.load("signs", sign_plane(spec, header["ntotal"]))
     norm = fetch("norm") if spec.stores_norm else None
     ids = fetch("ids").astype(np.int64, copy=False) if "ids" in blocks.shapes else None
+    originals = None
+    if "vectors" in blocks.shapes:
+        originals = Originals(spec.dim, _KIND_OF[blocks.dataset("vectors").dtype.str])
+        kept = Kept(fetch("vectors"), fetch("vector_scale") if originals.kind == "int8" else None)
+        if len(kept.values):
+            originals.append(kept)
     rows = Block(signs, fetch("codes"), fetch("factor"), norm)
-    return Stored(spec, rows, ids, header["meta"], _next_id(path, header))
+    return Stored(spec, rows, ids, header["meta"], _next_id(path, header), originals)
+
+
+_KIND_OF = {dtype: kind for kind, dtype in KINDS.items()}
 
 
 def _next_id(path: Path, header: dict[str, Any]) -> int | None:

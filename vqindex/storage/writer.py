@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..codec import Codec
+from ..originals import KINDS, Originals
 from ..planes import BLOCK_ROWS, Block
 from ..trellis import TABLE_VERSION
 from ..version import __version__
@@ -43,6 +44,7 @@ def _fill(
     ids: NDArray[np.int64] | None,
     meta: dict[str, Any],
     next_id: int | None,
+    originals: Originals | None,
 ) -> None:
     spec = codec.spec
     n = sum(block.rows for block in blocks)
@@ -61,6 +63,11 @@ def _fill(
         entries["norm"] = _put(file, "norm", "<f4", (n,), (block.norm for block in blocks))
     if ids is not None:
         entries["ids"] = _put(file, "ids", "<i8", (n,), [ids])
+    if originals is not None:
+        dtype, parts = KINDS[originals.kind], originals.parts
+        entries["vectors"] = _put(file, "vectors", dtype, (n, spec.dim), (part.values for part in parts))
+        if originals.kind == "int8":
+            entries["vector_scale"] = _put(file, "vector_scale", "<f4", (n,), (part.scale for part in parts))
     extra = {"tables": TABLE_VERSION} if spec.codec == "trellis" else {}
     if ids is not None and next_id is not None:
         extra["next_id"] = next_id
@@ -98,6 +105,7 @@ def write(
     meta: dict[str, Any],
     *,
     next_id: int | None = None,
+    originals: Originals | None = None,
 ) -> None:
     """Write an index file atomically and durably.
 
@@ -115,6 +123,8 @@ def write(
         JSON-able notes.
     next_id : int, optional
         The next automatic id, if explicit ids were given automatically.
+    originals : Originals, optional
+        The vectors themselves, of the same rows.
     """
     target = Path(path)
     # Cut, so that a long name does not become one that is too long.
@@ -126,7 +136,7 @@ def write(
         with h5py.File(
             temporary, "w", libver=("v110", "v110"), alignment_threshold=PAGE, alignment_interval=PAGE
         ) as file:
-            _fill(file, codec, blocks, ids, meta, next_id)
+            _fill(file, codec, blocks, ids, meta, next_id, originals)
         _sync(temporary)
         umask = os.umask(0)
         os.umask(umask)

@@ -1,0 +1,254 @@
+"""Changes of an index in memory: remove, upsert, compact, merge. test_index_machine.py mixes them at random."""
+
+import numpy as np
+import pytest
+from cases import DIM, built, every_codec, every_metric, vectors
+
+from vqindex import InvalidInputError, UnknownIdError, VQIndex
+from vqindex import ids as ids_module
+from vqindex.backend import available
+from vqindex.ids import IdMap
+from vqindex.originals import Originals
+from vqindex.rows import RowStore
+
+Q = vectors(5, seed=9)
+
+
+def same(one, other):
+    """Whether two indexes hold the same and find the same, as they are and saved."""
+    np.testing.assert_array_equal(one.ids, other.ids)
+    for a, b in zip(one.search(Q, 20), other.search(Q, 20), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(one.reconstruct(one.ids), other.reconstruct(other.ids))
+
+
+@every_metric
+@every_codec
+@pytest.mark.parametrize("explicit", [False, True])
+def test_removed_vectors_are_gone(codec, sketch, metric, explicit, tmp_path):
+    x, n = vectors(200), 200
+    ids = np.random.default_rng(0).permutation(1000)[:n] if explicit else np.arange(n)
+    index = built(x, metric, codec, sketch, ids=ids if explicit else None)
+    gone, left = np.arange(0, n, 3), np.setdiff1d(np.arange(n), np.arange(0, n, 3))
+    assert index.remove(ids[gone]) == gone.size
+    want = built(x[left], metric, codec, sketch, ids=ids[left])
+    same(index, want)
+    assert len(index) == index.ntotal == left.size
+    assert ids[gone[1]] not in index
+    assert ids[left[1]] in index
+    for call in (index.reconstruct, lambda ids: index.estimate(Q, ids)):
+        with pytest.raises(UnknownIdError, match=f"id {ids[gone[1]]} is not in the index of {left.size} vectors"):
+            call([ids[left[0]], ids[gone[1]]])
+    stats = index.stats()
+    assert stats["removed"] == gone.size
+    index.save(tmp_path / "a.vqi")
+    for mmap in (False, True):
+        loaded = VQIndex.load(tmp_path / "a.vqi", mmap=mmap)
+        assert loaded.stats()["removed"] == 0
+        same(loaded, want)
+    want.save(tmp_path / "b.vqi")
+    if explicit:
+        assert (tmp_path / "a.vqi").read_bytes() == (tmp_path / "b.vqi").read_bytes(), "a file of what is left"
+    assert index.compact() == gone.size
+    assert index.compact() == 0
+    assert index.stats()["memory_bytes"] < stats["memory_bytes"]
+    same(index, want)
+
+
+@pytest.mark.parametrize("n", [0, 1, 63, 64, 65, 130])
+@pytest.mark.parametrize("device", available())
+def test_sizes_at_edges(n, device, monkeypatch):
+    """In segments of 64 rows, so that what is left crosses them."""
+    monkeypatch.setattr("vqindex.rows.SEGMENT_ROWS", 64)
+    monkeypatch.setattr("vqindex.rows._FIRST_ROWS", 8)
+    x = vectors(n)
+    for left in (np.arange(n), np.arange(0), np.arange(n)[-1:], np.arange(n)[: n // 2], np.arange(1, n, 2)):
+        index = built(x, device=device)
+        index.remove(np.setdiff1d(np.arange(n), left))
+        want = built(x[left], ids=left, device=device)
+        same(index, want)
+        index.compact()
+        same(index, want)
+        index.add(x[:1])
+        want.add(x[:1], ids=[n][: n > 0])
+        same(index, want)
+
+
+def test_what_remove_takes():
+    index = built(vectors(10), ids=np.arange(10) + 5)
+    assert index.remove([]) == 0
+    assert index.remove([1, 2, 100, 2**62]) == 0
+    assert index.remove([5, 5, 5, 6, 100]) == 2
+    assert index.remove([5]) == 0
+    for wrong in ([-1], [0.5], [[7]], "a"):
+        with pytest.raises(InvalidInputError, match="id"):
+            index.remove(wrong)
+    assert len(index) == 8
+    assert index.ids.tolist() == list(range(7, 15))
+
+
+def test_numbers_are_never_given_twice(tmp_path):
+    index = built(vectors(5))
+    index.remove([1, 4])
+    index.add(vectors(2))
+    assert index.ids.tolist() == [0, 2, 3, 5, 6]
+    index.remove([6])
+    index.save(tmp_path / "a.vqi")
+    for other in (index, VQIndex.load(tmp_path / "a.vqi")):
+        other.compact()
+        other.add(vectors(1))
+        assert other.ids.tolist() == [0, 2, 3, 5, 7]
+        other.upsert([2, 6], vectors(2))  # numbers that were given once: numbering goes on
+        other.add(vectors(1))
+        assert other.ids.tolist() == [0, 3, 5, 7, 2, 6, 8]
+        other.upsert([9], vectors(1))  # a number that was not
+        with pytest.raises(InvalidInputError, match="explicit ids"):
+            other.add(vectors(1))
+
+
+def test_numbering_starts_anew_once_all_explicit_ids_are_gone():
+    index = built(vectors(2), ids=[70, 80])
+    index.remove([70, 80])
+    index.add(vectors(2))
+    assert index.ids.tolist() == [0, 1]
+
+
+@every_metric
+@pytest.mark.parametrize("explicit", [False, True])
+def test_upsert(metric, explicit):
+    x = vectors(100)
+    ids = np.arange(100) * (3 if explicit else 1)
+    index = built(x, metric, ids=ids if explicit else None)
+    new = vectors(4, seed=5)
+    index.upsert([ids[7], 1000, ids[99], ids[0]], new)
+    left = np.setdiff1d(np.arange(100), [7, 99, 0])
+    want = built(np.concatenate([x[left], new]), metric, ids=[*ids[left], ids[7], 1000, ids[99], ids[0]])
+    same(index, want)
+    assert len(index) == 101
+    index.upsert([], new[:0])
+    same(index, want)
+    for _ in range(3):
+        index.upsert([1000], new[1:2])  # itself, again and again
+    assert len(index) == 101
+
+
+def failing_the_second_time(real):
+    calls = []
+
+    def fail(*args):
+        calls.append(args)
+        if len(calls) > 1:
+            raise MemoryError
+        return real(*args)
+
+    return fail
+
+
+def test_a_change_that_raises_changes_nothing(monkeypatch):
+    index = built(vectors(70), ids=np.arange(70), keep_vectors="f16")
+    index.remove([3])
+    before = index.search(Q, 70, rerank=True)
+
+    def unchanged():
+        assert index.ids.tolist() == [0, 1, 2, *range(4, 70)]
+        assert index.stats()["removed"] == 1
+        for one, other in zip(index.search(Q, 70, rerank=True), before, strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert all(i in index for i in (0, 69))
+        assert not any(i in index for i in (3, 70, 71))
+
+    bad = vectors(2, seed=3)
+    bad[1, 5] = np.nan
+    big = vectors(2, seed=3) * np.float32(1e6)
+    for ids, x, words in (
+        ([0, 70], bad, r"vectors\[1, 5\] is nan"),
+        ([0, 70], big, "keep_vectors='f16'"),
+        ([0, 0], bad, "given twice: 0"),
+        ([0], bad, "1 ids were given for 2 vectors"),
+        ([0, -1], bad, "id -1 is negative"),
+    ):
+        with pytest.raises(InvalidInputError, match=words):
+            index.upsert(ids, x)
+        unchanged()
+    # Memory may end at any step of taking rows in.
+    monkeypatch.setattr("vqindex.index._CHUNK_VALUES", 600 * DIM)
+    for owner, name in ((RowStore, "_grow"), (Originals, "append"), (ids_module, "_wider")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, failing_the_second_time(getattr(owner, name)))
+            with pytest.raises(MemoryError):
+                index.upsert(np.arange(4000), vectors(4000))
+        unchanged()
+    index.upsert([0, 3], vectors(2))
+    assert index.ids.tolist()[-2:] == [0, 3]
+
+
+@every_metric
+@every_codec
+def test_merge(codec, sketch, metric, tmp_path):
+    x, y = vectors(100), vectors(70, seed=1)
+    one, other = built(x, metric, codec, sketch), built(y, metric, codec, sketch)
+    other.remove([0, 5])
+    one.merge(other)
+    left = np.setdiff1d(np.arange(70), [0, 5])
+    want = built(np.concatenate([x, y[left]]), metric, codec, sketch)
+    assert one.ids.tolist() == list(range(168)), "numbered on"
+    for a, b in zip(one.search(Q, 20), want.search(Q, 20), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert len(other) == 68
+    other.save(tmp_path / "a.vqi")
+    named = built(x, metric, codec, sketch, ids=np.arange(100) + 100)
+    named.merge(VQIndex.load(tmp_path / "a.vqi", mmap=True))
+    assert named.ids.tolist() == [*range(100, 200), *left]
+    np.testing.assert_array_equal(named.reconstruct(left), other.reconstruct(left))
+
+
+def test_what_merge_refuses():
+    index = built(vectors(5), ids=np.arange(5))
+    for other, words in (
+        (built(vectors(2), bits=2), "bits is 2 in the other index and 4 in this one"),
+        (built(vectors(2), "l2", seed=3), "metric is 'l2' .*; seed is 3 in"),
+        (built(vectors(2), keep_vectors="f16"), "keep_vectors is 'f16' in the other index and None"),
+        (built(vectors(2), ids=[70, 3]), r"id 3 is already in the index \(1 of 2"),
+        (vectors(2), "expected a VQIndex"),
+    ):
+        with pytest.raises(InvalidInputError, match=words):
+            index.merge(other)
+        assert index.ids.tolist() == [0, 1, 2, 3, 4]
+    index.merge(VQIndex(DIM))
+    assert len(index) == 5
+    empty = VQIndex(DIM)
+    empty.merge(built(vectors(2), ids=[70, 3]))
+    assert empty.ids.tolist() == [70, 3]
+    twice = built(vectors(3))
+    twice.merge(twice)
+    assert twice.ids.tolist() == list(range(6))
+    np.testing.assert_array_equal(twice.reconstruct([3, 4, 5]), twice.reconstruct([0, 1, 2]))
+
+
+# ---- the map of ids
+
+
+def test_many_changes_of_ids_against_a_dict():
+    rng = np.random.default_rng(0)
+    ids, model, count = IdMap(), {}, 0
+    for _ in range(400):
+        new = np.unique(rng.integers(0, 500, rng.integers(0, 30))) << 40  # far apart, low bits alike
+        old = ids.find(new)
+        assert old.tolist() == [model.get(int(i), -1) for i in new]
+        ids.extend(new.size, new)
+        ids.remove(old[old >= 0])
+        model.update({int(i): count + place for place, i in enumerate(new)})
+        count += new.size
+        gone = np.unique(rng.integers(0, 500, 5)) << 40
+        rows = ids.find(gone)
+        ids.remove(rows[rows >= 0])
+        for i in gone:
+            model.pop(int(i), None)
+        assert len(ids) == len(model)
+        if rng.random() < 0.05:
+            ids = ids.compacted()
+            count = len(ids)
+            model = {int(i): row for row, i in enumerate(ids.explicit)}
+    everything = np.arange(500) << 40
+    assert ids.find(everything).tolist() == [model.get(int(i), -1) for i in everything]
+    assert sorted(ids.ids(ids.live_rows()).tolist()) == sorted(model)

@@ -1,0 +1,56 @@
+"""Checks of the plain arguments of a search. Arrays come in through ``arrays.py``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import as_host
+from .errors import InvalidInputError
+
+__all__ = ["DEFAULT_CONFIDENCE", "MAX_K", "as_confidence", "as_count", "as_shortlist", "as_thresholds"]
+
+DEFAULT_CONFIDENCE = 0.995
+DEFAULT_OVERSAMPLE = 4
+MAX_K = 2**31 - 1
+
+
+def as_count(name: str, value: object, most: int | None = None) -> int:
+    """Return an integer of at least 1, and at most `most`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= (most or value):
+        expected = "of at least 1, or None" if most is None else f"from 1 to {most}"
+        raise InvalidInputError(f"{name} is {value!r}; expected an integer {expected}")
+    return int(value)
+
+
+def as_confidence(value: object) -> float:
+    """Return a confidence above 0.5 and at most 1; None is the default one."""
+    sure = DEFAULT_CONFIDENCE if value is None else value
+    if isinstance(sure, bool) or not isinstance(sure, int | float | np.floating) or not 0.5 < sure <= 1:
+        raise InvalidInputError(f"confidence is {value!r}; expected a number above 0.5 and at most 1")
+    return float(sure)
+
+
+def as_shortlist(k: int, oversample: object, total: int) -> int:
+    """Return how many of `total` vectors are re-ranked for k results: oversample * k, or all."""
+    times = DEFAULT_OVERSAMPLE if oversample is None else oversample
+    if isinstance(times, bool) or not isinstance(times, int | float | np.integer | np.floating) or not 1 <= times < 1e9:
+        raise InvalidInputError(f"oversample is {oversample!r}; expected a number of at least 1")
+    return min(math.ceil(float(times) * k), max(k, total))
+
+
+def as_thresholds(value: Any, queries: int) -> NDArray[np.float32]:
+    """Return float32 thresholds of shape (queries,) from one for all or one for each."""
+    array = as_host(value)
+    if array.dtype.kind not in "fiu" or array.shape not in ((), (queries,)):
+        raise InvalidInputError(
+            f"threshold has dtype {array.dtype} and shape {array.shape}; expected a number, or {queries} of them"
+        )
+    with np.errstate(over="ignore"):
+        thresholds = np.ascontiguousarray(np.broadcast_to(array, (queries,)), np.float32)
+    if np.isnan(thresholds).any():
+        raise InvalidInputError(f"threshold is nan for query {int(np.argmax(np.isnan(thresholds)))}; expected a number")
+    return thresholds

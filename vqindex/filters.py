@@ -1,0 +1,148 @@
+"""Filters of a search: which vectors it may return. What users pass comes in, bits of rows go on (``bitmap.py``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import as_host, as_ids
+from .bitmap import WORD, bits_of, full, of_rows, words_of
+from .errors import InvalidInputError
+from .ids import IdMap
+
+__all__ = ["Filter", "bitmap", "exclude"]
+
+U64 = NDArray[np.uint64]
+_WORDS = 2**23  # words of filters per query held at a time: 64 MiB
+
+
+@dataclass(frozen=True, eq=False)
+class exclude:  # noqa: N801 (reads as a verb where it is used)
+    """A filter that leaves all vectors but some: ``search(queries, filter=vqindex.exclude(ids))``.
+
+    Parameters
+    ----------
+    ids : array-like of int, shape (m,)
+        What is not to be found. Ids that are not in the index exclude nothing.
+    """
+
+    ids: Any
+
+
+@dataclass(frozen=True, eq=False)
+class bitmap:  # noqa: N801
+    """A filter of packed bits: ``search(queries, filter=vqindex.bitmap(np.packbits(mask, bitorder="little")))``.
+
+    Parameters
+    ----------
+    bits : array-like of uint8, shape (ceil(ntotal / 8),) or (nq, ceil(ntotal / 8))
+        Bit i % 8 of byte i // 8 says whether vector i, in the order of ``index.ids``, may be found; bits behind the
+        last vector mean nothing. Or uint64 words, ceil(ntotal / 64) of them, by the same rule.
+    """
+
+    bits: Any
+
+
+class Filter:
+    """A checked filter over the rows of an index.
+
+    Parameters
+    ----------
+    given : array-like of bool or int, exclude, bitmap, a list of these, or None
+        As `VQIndex.search` takes it.
+    ids : IdMap
+        The index's ids.
+    queries : int
+        Number of queries.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is none of these, or of another shape than the index or the queries have.
+    """
+
+    def __init__(self, given: Any, ids: IdMap, queries: int) -> None:
+        self._ids = ids
+        self._queries = queries
+        self._all: U64 | None = ids.live
+        self._each: list[Any] | None = None  # one filter a query
+        if given is None:
+            return
+        each = self._split(given)
+        if each is None:
+            self._all = self._words(given)
+        elif len(each) != queries:
+            raise InvalidInputError(f"filter has {len(each)} entries for {queries} queries; expected one for each")
+        else:
+            self._each = each
+
+    @staticmethod
+    def _split(given: Any) -> list[Any] | None:
+        """Return the filters of each query, or None if there is one for all."""
+        if isinstance(given, exclude):
+            return None
+        if isinstance(given, bitmap):
+            bits = as_host(given.bits)
+            return [bitmap(line) for line in bits] if bits.ndim == 2 else None
+        if isinstance(given, list | tuple) and not all(isinstance(part, int | np.integer | np.bool_) for part in given):
+            return list(given)
+        array = as_host(given)
+        return list(array) if array.ndim == 2 else None
+
+    def _words(self, given: Any) -> U64:
+        """Return the words of one filter; removed rows are out of all of them."""
+        if isinstance(given, exclude):
+            return self._live() & ~self._rows_of(as_ids(given.ids))
+        if isinstance(given, bitmap):
+            return self._unfolded(self._unpacked(as_host(given.bits)))
+        array = as_host(given)
+        if array.dtype == np.bool_:
+            if array.shape != (len(self._ids),):
+                raise InvalidInputError(
+                    f"filter is a mask of shape {array.shape}; expected ({len(self._ids)},), a value for each vector"
+                )
+            return self._unfolded(array)
+        return self._rows_of(as_ids(array))
+
+    def _live(self) -> U64:
+        live = self._ids.live
+        return full(self._ids.rows_ever) if live is None else live
+
+    def _rows_of(self, ids: NDArray[np.int64]) -> U64:
+        rows = self._ids.find(ids)
+        return of_rows(rows[rows >= 0], self._ids.rows_ever)
+
+    def _unpacked(self, bits: NDArray[Any]) -> NDArray[np.bool_]:
+        n = len(self._ids)
+        unit = {"uint8": 8, "uint64": WORD}.get(bits.dtype.name)
+        if unit is None:
+            raise InvalidInputError(f"bitmap has dtype {bits.dtype}; expected uint8 or uint64")
+        if bits.shape != (-(-n // unit),):
+            raise InvalidInputError(
+                f"bitmap of {bits.dtype} has shape {bits.shape}; expected ({-(-n // unit)},), bits of {n} vectors"
+            )
+        if unit == WORD:
+            return bits_of(bits, n)
+        return np.unpackbits(np.ascontiguousarray(bits), count=n, bitorder="little").view(np.bool_)
+
+    def _unfolded(self, mask: NDArray[np.bool_]) -> U64:
+        """Return the words of a mask over the rows that are there."""
+        if self._ids.live is None:
+            return words_of(np.ascontiguousarray(mask))
+        return of_rows(self._ids.live_rows()[mask], self._ids.rows_ever)
+
+    @property
+    def at_once(self) -> int:
+        """How many queries' words may be made at a time."""
+        words = -(-self._ids.rows_ever // WORD)
+        return max(1, self._queries if self._each is None else _WORDS // max(1, words))
+
+    def words(self, at: slice) -> U64 | None:
+        """Return the words of some queries: None for all rows, (words,) for one filter, or a line for each query."""
+        if self._each is None:
+            return self._all
+        lines = [self._live() if one is None else self._words(one) for one in self._each[at]]
+        return np.array(lines, np.uint64).reshape(len(lines), -(-self._ids.rows_ever // WORD))

@@ -1,0 +1,140 @@
+"""Originals: the vectors themselves, rounded, kept beside the codes for exact scores of a shortlist."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InvalidInputError
+
+__all__ = ["KINDS", "Kept", "Originals", "as_kind"]
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+# What keep_vectors= may be, and the type of a coordinate.
+KINDS = {"f32": "<f4", "f16": "<f2", "int8": "|i1"}
+_PART_BYTES = 2**28  # parts as large as this are no longer joined with others
+
+
+class Kept(NamedTuple):
+    """Some rounded vectors.
+
+    Attributes
+    ----------
+    values : ndarray of float32, float16 or int8, shape (n, dim)
+        Coordinates; int8 ones in steps of `scale`.
+    scale : ndarray of float32, shape (n,), or None
+        Value of a step, for int8.
+    """
+
+    values: NDArray[Any]
+    scale: F32 | None
+
+    def vectors(self, at: I64) -> F32:
+        """Return some of the vectors as float32."""
+        out: F32 = self.values[at].astype(np.float32)
+        if self.scale is not None:
+            out *= self.scale[at, None]
+        return out
+
+
+def as_kind(keep_vectors: object) -> str | None:
+    """Check the argument keep_vectors=."""
+    if keep_vectors is None or (isinstance(keep_vectors, str) and keep_vectors in KINDS):
+        return keep_vectors
+    raise InvalidInputError(f"keep_vectors is {keep_vectors!r}; expected one of {', '.join(KINDS)}, or None")
+
+
+class Originals:
+    """Rounded vectors in row order, as parts that are never changed.
+
+    Parameters
+    ----------
+    dim : int
+        Number of coordinates.
+    kind : {"f32", "f16", "int8"}
+        How a vector is rounded. int8 takes, for each vector, steps of its largest magnitude / 127.
+    """
+
+    def __init__(self, dim: int, kind: str) -> None:
+        self.dim = dim
+        self.kind = kind
+        self.parts: list[Kept] = []
+
+    def __len__(self) -> int:
+        return sum(len(part.values) for part in self.parts)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts, mapped ones included."""
+        return sum(a.nbytes for part in self.parts for a in part if a is not None)
+
+    def rounded(self, vectors: F32, first_row: int) -> Kept:
+        """Round finite float32 vectors; raises InvalidInputError for those that float16 can't hold."""
+        if self.kind == "int8":
+            peak = np.abs(vectors).max(axis=1, initial=0).astype(np.float64)
+            scale = (peak / 127).astype(np.float32)
+            steps = np.divide(vectors, scale[:, None], out=np.zeros_like(vectors), where=scale[:, None] > 0)
+            return Kept(np.clip(np.rint(steps), -127, 127).astype(np.int8), scale)
+        if self.kind == "f32":
+            return Kept(vectors.copy(), None)
+        with np.errstate(over="ignore", under="ignore"):
+            values = vectors.astype(np.float16)
+        bad = np.isinf(values)
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            raise InvalidInputError(
+                f"vectors[{first_row + row}, {column}] is {vectors[row, column]:g}; "
+                "expected magnitudes below 65520 for keep_vectors='f16'"
+            )
+        return Kept(values, None)
+
+    def append(self, new: Kept) -> None:
+        """Take rounded vectors in, behind the last ones."""
+        self.parts.append(new)
+        # Joined with neighbours of about their size: no vector is copied more than log2(n) times.
+        while len(self.parts) > 1:
+            last, one = self.parts[-1], self.parts[-2]
+            if one.values.nbytes > min(2 * last.values.nbytes, _PART_BYTES):
+                break
+            scale = None if one.scale is None or last.scale is None else np.concatenate([one.scale, last.scale])
+            self.parts[-2:] = [Kept(np.concatenate([one.values, last.values]), scale)]
+
+    def take(self, rows: I64) -> F32:
+        """Return vectors, float32, of some rows, shape (m,)."""
+        out = np.empty((rows.size, self.dim), np.float32)
+        offset = 0
+        for part in self.parts:
+            here = np.flatnonzero((rows >= offset) & (rows < offset + len(part.values)))
+            out[here] = part.vectors(rows[here] - offset)
+            offset += len(part.values)
+        return out
+
+    def kept(self, rows: I64) -> Kept:
+        """Return some rows, shape (m,), ascending, as they are kept."""
+        chosen = self.only(rows).parts
+        values = np.concatenate([np.empty((0, self.dim), KINDS[self.kind]), *(part.values for part in chosen)])
+        scale = np.concatenate([np.empty(0, np.float32), *(part.scale for part in chosen if part.scale is not None)])
+        return Kept(values, scale if self.kind == "int8" else None)
+
+    def only(self, rows: I64) -> Originals:
+        """Return the originals of some rows, shape (m,), ascending; they are copied."""
+        chosen = Originals(self.dim, self.kind)
+        offset = 0
+        for part in self.parts:
+            start, stop = np.searchsorted(rows, (offset, offset + len(part.values)))
+            at = rows[start:stop] - offset
+            chosen.append(Kept(part.values[at], None if part.scale is None else part.scale[at]))
+            offset += len(part.values)
+        return chosen
+
+    def mark(self) -> Any:
+        """Return what `undo` needs to take back `append`."""
+        return list(self.parts)
+
+    def undo(self, mark: Any) -> None:
+        """Return to a mark; vectors were only appended since."""
+        self.parts = mark

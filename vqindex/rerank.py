@@ -1,0 +1,124 @@
+"""Re-ranking: exact scores of a shortlist, from vectors of which only the shortlist's are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import as_matrix, float_rows
+from .errors import InvalidInputError
+from .estimator import flush, sum64
+
+__all__ = ["exact_scores", "reader", "rerank"]
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+_VALUES = 2**22  # coordinates of the shortlists that are read at a time
+
+
+def exact_scores(metric: str, queries: F32, vectors: F32) -> F32:
+    """Return the scores of each query with its own vectors.
+
+    Parameters
+    ----------
+    metric : {"ip", "cosine", "l2"}
+        As of an index; a zero vector has cosine 0.
+    queries : ndarray of float32, shape (nq, d)
+        Queries.
+    vectors : ndarray of float32, shape (nq, m, d)
+        Vectors of each query.
+
+    Returns
+    -------
+    ndarray of float32, shape (nq, m)
+        Summed in float64 in one order (``estimator.sum64``) and rounded once, so that a score depends on its query and
+        its vector alone.
+    """
+    nq, m, d = vectors.shape
+
+    def summed(terms: NDArray[np.float64]) -> NDArray[np.float64]:
+        return sum64(terms.reshape(-1, d).T).reshape(terms.shape[:-1])
+
+    q, x = queries.astype(np.float64), vectors.astype(np.float64)
+    if metric == "l2":
+        x -= q[:, None]
+        return flush(summed(x * x))
+    products = summed(x * q[:, None])
+    if metric == "cosine":
+        lengths = np.sqrt(summed(q * q))[:, None] * np.sqrt(summed(x * x))
+        products = np.divide(products, lengths, out=np.zeros((nq, m)), where=lengths > 0)
+    return flush(products)
+
+
+def reader(source: Any, dim: int) -> Callable[[I64], F32]:
+    """Return a function that reads vectors by their ids, ascending and distinct.
+
+    Parameters
+    ----------
+    source : array-like of shape (n, dim), or callable
+        Row i is the vector with id i; a callable gets int64 ids (m,) and returns vectors (m, dim).
+    dim : int
+        Number of coordinates.
+    """
+    if callable(source):
+
+        def call(ids: I64) -> F32:
+            matrix = as_matrix(source(ids), dim, "vectors from rerank")
+            if matrix.shape[0] != ids.size:
+                raise InvalidInputError(
+                    f"rerank returned {matrix.shape[0]} vectors; expected {ids.size}, one for each id"
+                )
+            return float_rows(matrix, np.arange(ids.size), "vectors from rerank")
+
+        return call
+    matrix = as_matrix(source, dim, "vectors of rerank")
+
+    def read(ids: I64) -> F32:
+        if ids.size and ids[-1] >= matrix.shape[0]:
+            raise InvalidInputError(
+                f"id {ids[-1]} is not a row of the {matrix.shape[0]} vectors of rerank; "
+                "expected row i to be the vector with id i, or a function that finds vectors by ids"
+            )
+        return float_rows(matrix, ids, "vectors of rerank")
+
+    return read
+
+
+def rerank(metric: str, queries: F32, rows: I64, names: I64, read: Callable[[I64], F32], k: int) -> tuple[F32, I64]:
+    """Return the k best scores and rows, (nq, k), of shortlists, best first, ties by row.
+
+    Parameters
+    ----------
+    metric : {"ip", "cosine", "l2"}
+        As of the index.
+    queries : ndarray of float32, shape (nq, d)
+        Queries as they were given.
+    rows : ndarray of int64, shape (nq, m)
+        Shortlists, m >= k; -1 where there is none.
+    names : ndarray of int64, shape (nq, m)
+        What `read` knows the rows by.
+    read : callable
+        Returns float32 vectors of distinct, ascending names.
+    k : int
+        Number of results.
+    """
+    (nq, m), sign = rows.shape, np.float32(1 if metric == "l2" else -1)
+    out_scores, out_rows = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
+    step = max(1, _VALUES // max(1, m * queries.shape[1]))
+    for start in range(0, nq, step):
+        at = slice(start, start + step)
+        there = rows[at] >= 0
+        wanted, place = np.unique(names[at][there], return_inverse=True)
+        vectors = np.zeros((*there.shape, queries.shape[1]), np.float32)
+        vectors[there] = read(wanted)[place.reshape(-1)]
+        keys = sign * exact_scores(metric, queries[at], vectors)
+        keys[~there] = np.inf
+        last = np.where(there, rows[at], np.iinfo(np.int64).max)
+        order = np.lexsort((last, keys))[:, :k]
+        out_scores[at] = sign * np.take_along_axis(keys, order, axis=1)
+        out_rows[at] = np.take_along_axis(rows[at], order, axis=1)
+    return out_scores, out_rows
