@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from .arrays import as_host
 from .errors import InvalidInputError
 
-__all__ = ["DEFAULT_CONFIDENCE", "MAX_K", "as_confidence", "as_count", "as_shortlist", "as_thresholds"]
+__all__ = [
+    "DEFAULT_CONFIDENCE",
+    "DEFAULT_OVERSAMPLE",
+    "MAX_K",
+    "as_confidence",
+    "as_count",
+    "as_shortlist",
+    "as_thresholds",
+]
 
 DEFAULT_CONFIDENCE = 0.995
 DEFAULT_OVERSAMPLE = 4

@@ -171,6 +171,7 @@ class VQIndex:
             "removed": self._ids.rows_ever - len(self._ids),
             "id_bytes": 0 if self._ids.explicit is None else 8,
             "keep_vectors": self.keep_vectors,
+            "vector_bytes": 0 if self._originals is None else self._originals.bytes_per_vector,
             "memory_bytes": self._rows.nbytes
             + self._ids.nbytes
             + (0 if self._originals is None else self._originals.nbytes),

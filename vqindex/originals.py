@@ -68,6 +68,11 @@ class Originals:
         return sum(len(part.values) for part in self.parts)
 
     @property
+    def bytes_per_vector(self) -> int:
+        """Bytes of a vector, its scale included."""
+        return self.dim * np.dtype(KINDS[self.kind]).itemsize + (4 if self.kind == "int8" else 0)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all parts, mapped ones included."""
         return sum(a.nbytes for part in self.parts for a in part if a is not None)

@@ -6,7 +6,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import click
 import numpy as np
@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 import vqindex
 from vqindex.arrays import as_ids
+from vqindex.originals import KINDS
 from vqindex.spec import CODECS, METRICS, ROTATIONS, SKETCHES
 from vqindex_datasets import VectorSource, is_annbench, load_annbench, open_vectors
 
 from .output import json_option, progress_bar, show_fields, show_json
 
-__all__ = ["build", "build_index"]
+__all__ = ["build", "build_index", "read_ids"]
 
 
 class _Rows:
@@ -39,13 +40,23 @@ class _Rows:
         return rows
 
 
-def build_index(index: vqindex.VQIndex, source: VectorSource, label: str, ids: NDArray[np.int64] | None = None) -> None:
-    """Add all vectors of a source with a progress bar; notes the seconds spent in ``index.meta``."""
+def build_index(
+    index: vqindex.VQIndex,
+    source: VectorSource,
+    label: str,
+    ids: NDArray[np.int64] | None = None,
+    *,
+    upsert: bool = False,
+) -> None:
+    """Add or upsert all vectors of a source with a progress bar; notes the seconds spent in ``index.meta``."""
     start = time.perf_counter()
     with progress_bar(label) as report:
         rows = _Rows(source, report)
         try:
-            index.add(rows, ids)
+            if upsert:
+                index.upsert(ids, rows)
+            else:
+                index.add(rows, ids)
         except vqindex.InvalidInputError as error:
             raise vqindex.InvalidInputError(f"{source.name}: {error}") from None
         report(source.shape[0], source.shape[0])
@@ -54,8 +65,14 @@ def build_index(index: vqindex.VQIndex, source: VectorSource, label: str, ids: N
     index.meta["build_seconds"] = seconds
 
 
-def _read_ids(path: Path | None, count: int) -> NDArray[np.int64] | None:
-    """Read and check the ids before anything is encoded."""
+@overload
+def read_ids(path: Path, count: int | None = None) -> NDArray[np.int64]: ...
+@overload
+def read_ids(path: Path | None, count: int | None = None) -> NDArray[np.int64] | None: ...
+
+
+def read_ids(path: Path | None, count: int | None = None) -> NDArray[np.int64] | None:
+    """Read ids from a .npy file and check them; with `count`, that there are as many distinct ones."""
     if path is None:
         return None
     try:
@@ -82,6 +99,7 @@ def _read_ids(path: Path | None, count: int) -> NDArray[np.int64] | None:
 @click.option("--rotation", type=click.Choice(ROTATIONS), default="hadamard", show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
 @click.option("--ids", type=click.Path(path_type=Path), help="File of int64 ids (.npy), one per vector.")
+@click.option("--keep-vectors", type=click.Choice(tuple(KINDS)), help="Keep the vectors too, for --rerank of a search.")
 @click.option("--dataset", help="Which dataset, key or column of DATA holds the vectors.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, or a backend's name.")
 @click.option("--force", is_flag=True, help="Replace OUTPUT if it exists.")
@@ -96,6 +114,7 @@ def build(
     rotation: str,
     seed: int,
     ids: Path | None,
+    keep_vectors: str | None,
     dataset: str | None,
     device: str,
     force: bool,
@@ -113,15 +132,26 @@ def build(
         metric = load_annbench(data).metric if dataset is None and is_annbench(data) else "ip"
     with open_vectors(data, dataset) as source:
         index = vqindex.VQIndex(
-            source.shape[1], bits, metric, codec=codec, sketch=sketch, rotation=rotation, seed=seed, device=device
+            source.shape[1],
+            bits,
+            metric,
+            codec=codec,
+            sketch=sketch,
+            rotation=rotation,
+            seed=seed,
+            keep_vectors=keep_vectors,
+            device=device,
         )
-        build_index(index, source, f"encoding {data.name}", _read_ids(ids, source.shape[0]))
+        build_index(index, source, f"encoding {data.name}", read_ids(ids, source.shape[0]))
     start = time.perf_counter()
     index.save(output)
     stats = index.stats()
     summary = {
         "index": str(output),
-        **{key: stats[key] for key in ("ntotal", "dim", "bits", "metric", "codec", "sketch", "bytes_per_vector")},
+        **{
+            key: stats[key]
+            for key in ("ntotal", "dim", "bits", "metric", "codec", "sketch", "bytes_per_vector", "vector_bytes")
+        },
         "file_bytes": output.stat().st_size,
         **index.meta,
         "save_seconds": time.perf_counter() - start,

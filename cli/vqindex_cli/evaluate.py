@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import vqindex
+from vqindex.arguments import DEFAULT_OVERSAMPLE
 from vqindex_datasets import exact_knn, is_annbench, load_annbench, open_vectors
 from vqindex_datasets.recall import recall_1_at_k, recall_at_k
 
 from .measure import time_search
-from .options import confidence_option, threads_option
+from .options import confidence_option, rerank_options, reranking, threads_option
 from .output import json_option, progress_bar, show_fields, show_json
 
 __all__ = ["evaluate"]
@@ -70,6 +71,7 @@ def _check_size(index: vqindex.VQIndex, data: Path, n: int, dim: int) -> None:
 )
 @click.option("--exact", is_flag=True, help="Compute the true neighbours instead of taking DATA's.")
 @click.option("--mmap/--no-mmap", default=False, show_default=True, help="Map the index instead of reading it.")
+@rerank_options
 @threads_option
 @confidence_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, or a backend's name.")
@@ -81,6 +83,9 @@ def evaluate(
     queries: Path | None,
     exact: bool,
     mmap: bool,
+    rerank: bool,
+    rerank_from: Path | None,
+    oversample: float | None,
     threads: int | None,
     confidence: float,
     device: str,
@@ -99,11 +104,14 @@ def evaluate(
         raise click.ClickException(f"{queries or data} holds no queries")
     truth = loaded.ids[rows]
 
-    def search(vectors: NDArray[np.float32]) -> vqindex.SearchResult:
-        return loaded.search(vectors, k, threads=threads, confidence=confidence)
+    with reranking(rerank, rerank_from, oversample) as exactly:
 
-    found = search(test).ids
-    times = time_search(search, test)
+        def search(vectors: NDArray[np.float32]) -> vqindex.SearchResult:
+            result: vqindex.SearchResult = loaded.search(vectors, k, threads=threads, confidence=confidence, **exactly)
+            return result
+
+        found = search(test).ids
+        times = time_search(search, test)
     stats = loaded.stats()
     report: dict[str, Any] = {
         "index": str(index),
@@ -116,11 +124,14 @@ def evaluate(
         "k": k,
         "threads": threads,
         "confidence": confidence,
+        "rerank": "kept vectors" if rerank else None if rerank_from is None else str(rerank_from),
+        "oversample": (oversample or DEFAULT_OVERSAMPLE) if rerank or rerank_from is not None else None,
         "recall_at_k": recall_at_k(found, truth, k),
         "recall_1_at_k": recall_1_at_k(found, truth, k),
         "recall_1_at_1": recall_1_at_k(found, truth, 1),
         "bytes_per_vector": stats["bytes_per_vector"],
         "id_bytes": stats["id_bytes"],
+        "vector_bytes": stats["vector_bytes"],
         "build_seconds": loaded.meta.get("build_seconds"),
         "encode_seconds": loaded.meta.get("encode_seconds"),
         **asdict(times),

@@ -8,6 +8,7 @@ import click
 
 import vqindex
 from vqindex import storage
+from vqindex.originals import KINDS
 
 from .output import json_option, show_fields, show_json, show_table
 
@@ -31,6 +32,9 @@ def info(index: Path, as_json: bool) -> None:
         "row_bytes": spec.row_bytes,
         "bytes_per_vector": spec.bytes_per_vector,
         "id_bytes": 8 if "ids" in header["blocks"] else 0,
+        "keep_vectors": {dtype: kind for kind, dtype in KINDS.items()}.get(
+            header["blocks"].get("vectors", {}).get("dtype")
+        ),
         "file_bytes": index.stat().st_size,
         "fingerprint": header["fingerprint"],
         **header["meta"],

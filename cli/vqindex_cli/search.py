@@ -12,7 +12,7 @@ import numpy as np
 import vqindex
 from vqindex_datasets import is_annbench, open_vectors
 
-from .options import confidence_option, threads_option
+from .options import confidence_option, rerank_options, reranking, threads_option
 from .output import json_option, show_table
 
 __all__ = ["search"]
@@ -27,6 +27,7 @@ _SHOWN = 10
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write scores and ids here (.npz).")
 @click.option("--dataset", help="Which dataset of QUERIES to use. Default: test, if it is an ann-benchmarks file.")
 @click.option("--mmap/--no-mmap", default=False, show_default=True, help="Map the index instead of reading it.")
+@rerank_options
 @threads_option
 @confidence_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, or a backend's name.")
@@ -38,6 +39,9 @@ def search(
     output: Path | None,
     dataset: str | None,
     mmap: bool,
+    rerank: bool,
+    rerank_from: Path | None,
+    oversample: float | None,
     threads: int | None,
     confidence: float,
     device: str,
@@ -52,8 +56,8 @@ def search(
     if dataset is None and is_annbench(queries):
         dataset = "test"
     loaded = vqindex.VQIndex.load(index, mmap=mmap, device=device)
-    with open_vectors(queries, dataset) as source:
-        result = loaded.search(source.read(), k, threads=threads, confidence=confidence)
+    with open_vectors(queries, dataset) as source, reranking(rerank, rerank_from, oversample) as exact:
+        result = loaded.search(source.read(), k, threads=threads, confidence=confidence, **exact)
     if output is not None:
         temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp.npz")
         try:
