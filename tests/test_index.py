@@ -5,7 +5,7 @@ import pytest
 from cases import CODECS, DIM, built, every_codec, every_metric, vectors
 
 from vqindex import BackendError, InvalidInputError, UnknownIdError, VQIndex
-from vqindex import index as index_module
+from vqindex import contents as contents_module
 from vqindex import reference as reference_module
 from vqindex.backend import resolve
 
@@ -119,7 +119,7 @@ def test_add_in_pieces(codec, sketch, metric, monkeypatch):
     pieces = VQIndex(DIM, metric=metric, codec=codec, sketch=sketch)
     for part in np.split(x, [0, 1, 18, 18, 130]):
         pieces.add(part)
-    monkeypatch.setattr(index_module, "_CHUNK_VALUES", 7 * DIM + 1)
+    monkeypatch.setattr(contents_module, "_CHUNK_VALUES", 7 * DIM + 1)
     chunked = built(x, metric, codec, sketch)
     expected = whole.search(vectors(5, seed=1), 20)
     for other in (pieces, chunked):
@@ -169,7 +169,7 @@ def test_wrong_dim(what):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (9, 23), (10, 1), (27, 5)])
 def test_not_finite_changes_nothing(row, column, value, monkeypatch):
-    monkeypatch.setattr(index_module, "_CHUNK_VALUES", 10 * DIM)  # rows 10 and 27 lie in later chunks
+    monkeypatch.setattr(contents_module, "_CHUNK_VALUES", 10 * DIM)  # rows 10 and 27 lie in later chunks
     index = built(vectors(20))
     x = vectors(30, seed=1)
     x[row, column] = value
@@ -182,7 +182,7 @@ def test_not_finite_changes_nothing(row, column, value, monkeypatch):
 @pytest.mark.parametrize("row", [0, 9, 10, 27])
 @pytest.mark.parametrize("metric", ["ip", "l2"])
 def test_norms_too_large_change_nothing(metric, row, value, monkeypatch):
-    monkeypatch.setattr(index_module, "_CHUNK_VALUES", 10 * DIM)
+    monkeypatch.setattr(contents_module, "_CHUNK_VALUES", 10 * DIM)
     index = built(vectors(20), metric)
     x = vectors(30, seed=1)
     x[row] = value
@@ -276,7 +276,7 @@ def test_unknown_ids():
 
 
 def test_a_failing_backend_changes_nothing(monkeypatch):
-    monkeypatch.setattr(index_module, "_CHUNK_VALUES", 10 * DIM)
+    monkeypatch.setattr(contents_module, "_CHUNK_VALUES", 10 * DIM)
     index = built(vectors(20), ids=np.arange(20))
     encode, calls = index._backend.encode, []
 

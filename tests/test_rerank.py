@@ -57,7 +57,7 @@ def test_a_shortlist_of_everything_is_exact_search(metric, kind, removed):
     index = built(X, metric, bits=1, keep_vectors=kind, ids=np.arange(N) + 1000)
     left = np.arange(N) % 5 > 0 if removed else np.ones(N, bool)
     index.remove(np.arange(N)[~left] + 1000)
-    kept = index._originals.take(np.flatnonzero(left))
+    kept = index._contents.originals.take(np.flatnonzero(left))
     scores, ids = index.search(Q, 10, rerank=True, oversample=N)
     want = exact(kept, Q, metric)
     np.testing.assert_array_equal(ids, np.flatnonzero(left)[best(want, metric, 10)] + 1000)

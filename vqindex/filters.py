@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import as_host, as_ids
-from .bitmap import WORD, bits_of, full, of_rows, words_of
+from .backend import Queries
+from .bitmap import WORD, Allowed, bits_of, full, of_rows, words_of
 from .errors import InvalidInputError
 from .ids import IdMap
+
+if TYPE_CHECKING:
+    from .planes import Block
 
 __all__ = ["Filter", "bitmap", "exclude"]
 
@@ -134,13 +140,20 @@ class Filter:
             return words_of(np.ascontiguousarray(mask))
         return of_rows(self._ids.live_rows()[mask], self._ids.rows_ever)
 
-    @property
-    def at_once(self) -> int:
-        """How many queries' words may be made at a time."""
-        words = -(-self._ids.rows_ever // WORD)
-        return max(1, self._queries if self._each is None else _WORDS // max(1, words))
+    def parts(self, queries: Queries, blocks: Sequence[Block]) -> Iterator[tuple[Queries, slice, Allowed | None]]:
+        """Yield queries, where they are, and which rows of each block they may find; at least once.
 
-    def words(self, at: slice) -> U64 | None:
+        Filters of all queries together may take more memory than the index: words are made for some at a time.
+        """
+        edges = np.cumsum([0, *(-(-block.rows // WORD) for block in blocks)])
+        at_once = max(1, self._queries if self._each is None else _WORDS // max(1, int(edges[-1])))
+        for start in range(0, max(1, self._queries), at_once):
+            at = slice(start, start + at_once)
+            words = self._words_of(at)
+            allowed = None if words is None else [words[..., a:b] for a, b in itertools.pairwise(edges)]
+            yield queries.take(at), at, allowed
+
+    def _words_of(self, at: slice) -> U64 | None:
         """Return the words of some queries: None for all rows, (words,) for one filter, or a line for each query."""
         if self._each is None:
             return self._all

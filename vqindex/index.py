@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterable, Iterator
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -12,24 +10,21 @@ from numpy.typing import NDArray
 
 from . import storage
 from .arguments import MAX_K, as_confidence, as_count, as_shortlist, as_thresholds
-from .arrays import as_ids, as_matrix, as_queries, float_chunks
-from .backend import Encoded, Queries, make_backend
-from .bitmap import WORD, Allowed
+from .arrays import as_ids, as_matrix, as_queries
+from .backend import Queries, make_backend
 from .codec import Codec
+from .contents import Contents, check_norms, encoded
 from .errors import InvalidInputError
-from .estimator import MAX_NORM
 from .filters import Filter
 from .ids import IdMap
-from .originals import Kept, Originals, as_kind
-from .rerank import reader
+from .originals import Originals, as_kind
+from .rerank import as_reader
 from .rerank import rerank as rerank_rows
 from .result import RangeResult, SearchResult, SearchResultWithError, squeeze
 from .rows import RowStore
 from .spec import IndexSpec
 
 __all__ = ["VQIndex"]
-
-_CHUNK_VALUES = 2**24  # float32 values encoded at a time: 64 MiB of input
 
 
 class VQIndex:
@@ -99,10 +94,16 @@ class VQIndex:
         self._spec = spec
         self._codec = Codec(spec)
         self._backend = make_backend(self._codec, device)
-        self._rows = RowStore(spec, self._backend.put)
-        self._ids = IdMap()
-        self._originals = originals
+        self._contents = Contents(RowStore(spec, self._backend.put), IdMap(), originals)
         self._meta: dict[str, Any] = {}
+
+    @property
+    def _rows(self) -> RowStore:
+        return self._contents.rows
+
+    @property
+    def _ids(self) -> IdMap:
+        return self._contents.ids
 
     # ---- what it is
 
@@ -124,7 +125,8 @@ class VQIndex:
     @property
     def keep_vectors(self) -> str | None:
         """How vectors are kept for re-ranking: "f32", "f16", "int8", or None if they are not."""
-        return None if self._originals is None else self._originals.kind
+        originals = self._contents.originals
+        return None if originals is None else originals.kind
 
     @property
     def is_trained(self) -> bool:
@@ -162,6 +164,7 @@ class VQIndex:
 
     def stats(self) -> dict[str, Any]:
         """Return the spec, sizes in bytes, the backend, and the quantizer's expected error as a plain dict."""
+        originals = self._contents.originals
         return {
             **self._spec.as_dict(),
             "ntotal": self.ntotal,
@@ -171,10 +174,8 @@ class VQIndex:
             "removed": self._ids.rows_ever - len(self._ids),
             "id_bytes": 0 if self._ids.explicit is None else 8,
             "keep_vectors": self.keep_vectors,
-            "vector_bytes": 0 if self._originals is None else self._originals.bytes_per_vector,
-            "memory_bytes": self._rows.nbytes
-            + self._ids.nbytes
-            + (0 if self._originals is None else self._originals.nbytes),
+            "vector_bytes": 0 if originals is None else originals.bytes_per_vector,
+            "memory_bytes": self._contents.nbytes,
             "expected_mse": None if np.isnan(self._codec.expected_mse) else self._codec.expected_mse,
         }
 
@@ -202,7 +203,7 @@ class VQIndex:
         new_ids = None if ids is None else as_ids(ids, matrix.shape[0])
         if matrix.shape[0]:
             self._ids.check_new(new_ids)
-        self._append(self._emptying(self._encoded(matrix)), new_ids)
+        self._contents.append(encoded(self._backend, self._contents.originals, matrix), new_ids)
 
     def upsert(self, ids: Any, vectors: Any) -> None:
         """Add vectors, replacing those whose ids are in the index.
@@ -221,9 +222,9 @@ class VQIndex:
         """
         matrix = as_matrix(vectors, self.dim, "vectors")
         new_ids = as_ids(ids, matrix.shape[0])
-        encoded = self._encoded(matrix)
+        parts = encoded(self._backend, self._contents.originals, matrix)
         old = self._ids.find(new_ids)
-        self._append(self._emptying(encoded), new_ids)
+        self._contents.append(parts, new_ids)
         self._ids.remove(old[old >= 0])
 
     def remove(self, ids: Any) -> int:
@@ -260,17 +261,8 @@ class VQIndex:
             How many removed vectors took memory.
         """
         removed = self._ids.rows_ever - len(self._ids)
-        if removed:
-            self._rows, self._ids, self._originals = self._compacted()
+        self._contents = self._contents.compacted()
         return removed
-
-    def _compacted(self) -> tuple[RowStore, IdMap, Originals | None]:
-        """Return rows, ids and originals without removed ones."""
-        if self._ids.live is None:
-            return self._rows, self._ids, self._originals
-        left = self._ids.live_rows()
-        originals = None if self._originals is None else self._originals.only(left)
-        return self._rows.only(left), self._ids.compacted(), originals
 
     def merge(self, other: VQIndex) -> None:
         """Add all vectors of another index, without encoding them again.
@@ -290,67 +282,18 @@ class VQIndex:
         """
         if not isinstance(other, VQIndex):
             raise InvalidInputError(f"other is {other!r}; expected a VQIndex")
-        if other.spec != self.spec or other.keep_vectors != self.keep_vectors:
-            differ = [
-                f"{name} is {theirs!r} in the other index and {ours!r} in this one"
-                for name, theirs in (*other.spec.as_dict().items(), ("keep_vectors", other.keep_vectors))
-                for ours in [{**self.spec.as_dict(), "keep_vectors": self.keep_vectors}[name]]
-                if theirs != ours
-            ]
+        ours, theirs = ({**index.spec.as_dict(), "keep_vectors": index.keep_vectors} for index in (self, other))
+        differ = [
+            f"{name} is {theirs[name]!r} in the other index and {ours[name]!r} in this one"
+            for name in ours
+            if theirs[name] != ours[name]
+        ]
+        if differ:
             raise InvalidInputError(f"{'; '.join(differ)}; expected equal parameters")
         automatic = self._ids.next_id is not None and other._ids.next_id is not None
         ids = None if automatic else other.ids
         self._ids.check_new(ids)
-        left, step = other._ids.live_rows(), max(1, _CHUNK_VALUES // self.dim)
-        self._append((self._parts_of(other, left[at : at + step]) for at in range(0, left.size, step)), ids)
-
-    @staticmethod
-    def _parts_of(other: VQIndex, rows: NDArray[np.int64]) -> tuple[Encoded, Kept | None]:
-        return other._rows.take(rows), None if other._originals is None else other._originals.kept(rows)
-
-    def _encoded(self, matrix: Any) -> list[tuple[Encoded, Kept | None]]:
-        """Encode a checked matrix by chunks, and round it if vectors are kept."""
-        parts: list[tuple[Encoded, Kept | None]] = []
-        rows = max(1, _CHUNK_VALUES // self.dim)
-        for number, chunk in enumerate(float_chunks(matrix, rows, "vectors")):
-            kept = None if self._originals is None else self._originals.rounded(chunk, number * rows)
-            parts.append((self._backend.encode(chunk), kept))
-            self._check_norms(parts[-1][0].norm, "vectors", number * rows)
-        return parts
-
-    @staticmethod
-    def _emptying(parts: list[tuple[Encoded, Kept | None]]) -> Iterator[tuple[Encoded, Kept | None]]:
-        """Yield and let go of one part after the other, so that memory falls as they are copied."""
-        parts.reverse()
-        while parts:
-            yield parts.pop()
-
-    def _append(self, parts: Iterable[tuple[Encoded, Kept | None]], ids: NDArray[np.int64] | None) -> None:
-        """Take encoded rows and their originals in, all or none."""
-        kept_before = self._originals and self._originals.mark()
-        rows, numbers, count = self._rows.mark(), self._ids.mark(), 0
-        try:
-            for encoded, kept in parts:
-                self._rows.append(encoded)
-                if self._originals is not None and kept is not None:
-                    self._originals.append(kept)
-                count += encoded.rows
-            if count:
-                self._ids.extend(count, ids)
-        except BaseException:
-            self._rows.undo(rows)
-            self._ids.undo(numbers)
-            if self._originals is not None:
-                self._originals.undo(kept_before)
-            raise
-
-    @staticmethod
-    def _check_norms(norm: NDArray[np.float32] | None, what: str, first_row: int) -> None:
-        if norm is not None and norm.size and not norm.max() < MAX_NORM:
-            row = int(np.argmax(~(norm < MAX_NORM)))
-            raise InvalidInputError(
-                f"{what}[{first_row + row}] has norm {norm[row]:g}; expected less than 2**62 for metrics ip and l2"
-            )
+        self._contents.append(other._contents.parts(other._ids.live_rows()), ids)
 
     # ---- search
 
@@ -440,18 +383,18 @@ class VQIndex:
         k = as_count("k", k, MAX_K)
         most_threads = None if threads is None else as_count("threads", threads)
         sure = as_confidence(confidence)
-        read = self._reader(rerank, oversample, return_stderr)
+        vectors_of = as_reader(rerank, oversample, return_stderr, self._contents)
         given, prepared, single = self._prepare(queries)
-        shortlist = k if read is None else as_shortlist(k, oversample, self.ntotal)
+        shortlist = k if vectors_of is None else as_shortlist(k, oversample, self.ntotal)
         chosen = Filter(filter, self._ids, len(given))
+        blocks = self._rows.blocks()
         found = [
-            self._backend.search(part, self._rows.blocks(), shortlist, sure, most_threads, allowed)
-            for part, _, allowed in self._parts(prepared, chosen)
+            self._backend.search(part, blocks, shortlist, sure, most_threads, allowed)
+            for part, _, allowed in chosen.parts(prepared, blocks)
         ]
         scores, rows = found[0] if len(found) == 1 else (np.concatenate(parts) for parts in zip(*found, strict=True))
-        if read is not None:
-            names, vectors_of = read(rows)
-            scores, rows = rerank_rows(self._spec.metric, given, rows, names, vectors_of, k)
+        if vectors_of is not None:
+            scores, rows = rerank_rows(self._spec.metric, given, rows, vectors_of, k)
         result = SearchResult(scores, self._ids.ids(rows))
         if return_stderr:
             with_error = SearchResultWithError(*result, self._stderr(prepared, rows))
@@ -495,9 +438,10 @@ class VQIndex:
         given, prepared, _ = self._prepare(queries)
         thresholds = as_thresholds(threshold, len(given))
         chosen = Filter(filter, self._ids, len(given))
+        blocks = self._rows.blocks()
         found = [
-            self._backend.range_search(part, self._rows.blocks(), thresholds[at], sure, most_threads, allowed)
-            for part, at, allowed in self._parts(prepared, chosen)
+            self._backend.range_search(part, blocks, thresholds[at], sure, most_threads, allowed)
+            for part, at, allowed in chosen.parts(prepared, blocks)
         ]
         counts, scores, rows = (
             np.concatenate(parts) for parts in zip(*((np.diff(lims), *rest) for lims, *rest in found), strict=True)
@@ -505,39 +449,12 @@ class VQIndex:
         lims = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         return RangeResult(lims, scores, self._ids.ids(rows))
 
-    def _parts(self, prepared: Queries, chosen: Filter) -> Iterator[tuple[Queries, slice, Allowed | None]]:
-        """Yield queries, where they are, and which rows of each block they may find; at least once."""
-        edges = np.cumsum([0, *(-(-block.rows // WORD) for block in self._rows.blocks())])
-        for start in range(0, max(1, len(prepared.lead)), chosen.at_once):
-            at = slice(start, start + chosen.at_once)
-            words = chosen.words(at)
-            allowed = None if words is None else [words[..., a:b] for a, b in itertools.pairwise(edges)]
-            yield prepared.take(at), at, allowed
-
-    def _reader(self, rerank: Any, oversample: object, return_stderr: bool) -> Any:
-        """Return what gives a shortlist's names and the function that reads vectors by them; None without `rerank`."""
-        if rerank is None or rerank is False:
-            if oversample is not None:
-                raise InvalidInputError(f"oversample is {oversample!r}, but there is no rerank=")
-            return None
-        if return_stderr:
-            raise InvalidInputError("return_stderr is True, but re-ranked scores are exact; expected one of the two")
-        if rerank is True:
-            originals = self._originals
-            if originals is None:
-                raise InvalidInputError(
-                    "rerank is True, but the index keeps no vectors; expected keep_vectors=, or an array"
-                )
-            return lambda rows: (rows, originals.take)
-        read = reader(rerank, self.dim)
-        return lambda rows: (self._ids.ids(rows), read)
-
     def _prepare(self, queries: Any) -> tuple[NDArray[np.float32], Queries, bool]:
         """Check and prepare queries; also tell whether a single 1-D one was given."""
         block, single = as_queries(queries, self.dim)
         prepared = self._backend.prepare(block)
         if self._spec.stores_norm:
-            self._check_norms(prepared.norm, "queries", 0)
+            check_norms(prepared.norm, "queries", 0)
         return block, prepared, single
 
     def _stderr(self, prepared: Queries, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -612,7 +529,7 @@ class VQIndex:
         OSError
             If the file can't be written; an older file at `path` is then untouched.
         """
-        rows, ids, originals = self._compacted()
+        rows, ids, originals = self._contents.compacted()
         storage.write(
             path, self._codec, rows.blocks(), ids.explicit, self._meta, next_id=ids.next_id, originals=originals
         )
@@ -646,6 +563,7 @@ class VQIndex:
         index = cls.__new__(cls)
         index._start(stored.spec, device, stored.originals)
         index._rows.seal(stored.rows)
-        index._ids = IdMap(stored.rows.rows, stored.ids, stored.next_id)
+        ids = IdMap(stored.rows.rows, stored.ids, stored.next_id)
+        index._contents = index._contents._replace(ids=ids)
         index._meta = stored.meta
         return index

@@ -9,13 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import as_matrix, float_rows
+from .contents import Contents
 from .errors import InvalidInputError
 from .estimator import flush, sum64
 
-__all__ = ["exact_scores", "reader", "rerank"]
+__all__ = ["Reader", "as_reader", "exact_scores", "rerank"]
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
+
+Reader = Callable[[I64], F32]
 
 _VALUES = 2**22  # coordinates of the shortlists that are read at a time
 
@@ -54,27 +57,59 @@ def exact_scores(metric: str, queries: F32, vectors: F32) -> F32:
     return flush(products)
 
 
-def reader(source: Any, dim: int) -> Callable[[I64], F32]:
-    """Return a function that reads vectors by their ids, ascending and distinct.
+def as_reader(source: Any, oversample: object, return_stderr: bool, contents: Contents) -> Reader | None:
+    """Check the argument rerank= of a search and what goes with it.
 
     Parameters
     ----------
-    source : array-like of shape (n, dim), or callable
-        Row i is the vector with id i; a callable gets int64 ids (m,) and returns vectors (m, dim).
-    dim : int
-        Number of coordinates.
+    source : None, bool, array-like of shape (n, dim), or callable
+        None or False: no re-ranking. True: the index's originals. An array's row i is the vector with id i; a callable
+        gets int64 ids (m,) and returns vectors (m, dim).
+    oversample, return_stderr
+        The other arguments of the search.
+    contents : Contents
+        Of the index.
+
+    Returns
+    -------
+    callable or None
+        Returns float32 vectors of rows, ascending and distinct.
     """
-    if callable(source):
+    if source is None or source is False:
+        if oversample is not None:
+            raise InvalidInputError(f"oversample is {oversample!r}, but there is no rerank=")
+        return None
+    if return_stderr:
+        raise InvalidInputError("return_stderr is True, but re-ranked scores are exact; expected one of the two")
+    if source is True:
+        if contents.originals is None:
+            raise InvalidInputError(
+                "rerank is True, but the index keeps no vectors; expected keep_vectors=, or an array"
+            )
+        return contents.originals.take
+    read = _from_function(source, contents.rows.dim) if callable(source) else _from_array(source, contents.rows.dim)
 
-        def call(ids: I64) -> F32:
-            matrix = as_matrix(source(ids), dim, "vectors from rerank")
-            if matrix.shape[0] != ids.size:
-                raise InvalidInputError(
-                    f"rerank returned {matrix.shape[0]} vectors; expected {ids.size}, one for each id"
-                )
-            return float_rows(matrix, np.arange(ids.size), "vectors from rerank")
+    def by_ids(rows: I64) -> F32:
+        ids = contents.ids.ids(rows)
+        order = np.argsort(ids)
+        vectors = np.empty((rows.size, contents.rows.dim), np.float32)
+        vectors[order] = read(ids[order])
+        return vectors
 
-        return call
+    return by_ids
+
+
+def _from_function(source: Callable[[I64], Any], dim: int) -> Reader:
+    def read(ids: I64) -> F32:
+        matrix = as_matrix(source(ids), dim, "vectors from rerank")
+        if matrix.shape[0] != ids.size:
+            raise InvalidInputError(f"rerank returned {matrix.shape[0]} vectors; expected {ids.size}, one for each id")
+        return float_rows(matrix, np.arange(ids.size), "vectors from rerank")
+
+    return read
+
+
+def _from_array(source: Any, dim: int) -> Reader:
     matrix = as_matrix(source, dim, "vectors of rerank")
 
     def read(ids: I64) -> F32:
@@ -88,7 +123,7 @@ def reader(source: Any, dim: int) -> Callable[[I64], F32]:
     return read
 
 
-def rerank(metric: str, queries: F32, rows: I64, names: I64, read: Callable[[I64], F32], k: int) -> tuple[F32, I64]:
+def rerank(metric: str, queries: F32, rows: I64, read: Reader, k: int) -> tuple[F32, I64]:
     """Return the k best scores and rows, (nq, k), of shortlists, best first, ties by row.
 
     Parameters
@@ -99,10 +134,8 @@ def rerank(metric: str, queries: F32, rows: I64, names: I64, read: Callable[[I64
         Queries as they were given.
     rows : ndarray of int64, shape (nq, m)
         Shortlists, m >= k; -1 where there is none.
-    names : ndarray of int64, shape (nq, m)
-        What `read` knows the rows by.
     read : callable
-        Returns float32 vectors of distinct, ascending names.
+        Returns float32 vectors of rows, ascending and distinct.
     k : int
         Number of results.
     """
@@ -112,7 +145,7 @@ def rerank(metric: str, queries: F32, rows: I64, names: I64, read: Callable[[I64
     for start in range(0, nq, step):
         at = slice(start, start + step)
         there = rows[at] >= 0
-        wanted, place = np.unique(names[at][there], return_inverse=True)
+        wanted, place = np.unique(rows[at][there], return_inverse=True)
         vectors = np.zeros((*there.shape, queries.shape[1]), np.float32)
         vectors[there] = read(wanted)[place.reshape(-1)]
         keys = sign * exact_scores(metric, queries[at], vectors)

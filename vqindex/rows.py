@@ -34,6 +34,11 @@ class RowStore:
         norm = np.empty(rows, np.float32) if spec.stores_norm else None
         return Block(signs, np.empty((rows, spec.row_bytes), np.uint8), np.empty(rows, np.float32), norm)
 
+    @property
+    def dim(self) -> int:
+        """Number of coordinates."""
+        return self._spec.dim
+
     def __len__(self) -> int:
         return sum(block.rows for block in self._sealed) + self._used
 

@@ -1,0 +1,110 @@
+"""Contents: what an index holds, as parts that agree row by row, and the changes that keep them so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import float_chunks
+from .backend import Backend, Encoded
+from .errors import InvalidInputError
+from .estimator import MAX_NORM
+from .ids import IdMap
+from .originals import Kept, Originals
+from .rows import RowStore
+
+__all__ = ["Contents", "Part", "check_norms", "encoded"]
+
+I64 = NDArray[np.int64]
+Part = tuple[Encoded, Kept | None]  # some rows, and their originals if vectors are kept
+
+_CHUNK_VALUES = 2**24  # float32 values encoded at a time: 64 MiB of input
+
+
+def check_norms(norm: NDArray[np.float32] | None, what: str, first_row: int) -> None:
+    """Raise InvalidInputError for norms with which distances would not be finite."""
+    if norm is not None and norm.size and not norm.max() < MAX_NORM:
+        row = int(np.argmax(~(norm < MAX_NORM)))
+        raise InvalidInputError(
+            f"{what}[{first_row + row}] has norm {norm[row]:g}; expected less than 2**62 for metrics ip and l2"
+        )
+
+
+def encoded(backend: Backend, originals: Originals | None, matrix: Any) -> list[Part]:
+    """Encode a checked matrix (n, dim) by chunks, and round it if vectors are kept."""
+    parts: list[Part] = []
+    rows = max(1, _CHUNK_VALUES // matrix.shape[1])
+    for number, chunk in enumerate(float_chunks(matrix, rows, "vectors")):
+        kept = None if originals is None else originals.rounded(chunk, number * rows)
+        parts.append((backend.encode(chunk), kept))
+        check_norms(parts[-1][0].norm, "vectors", number * rows)
+    return parts
+
+
+def _emptying(parts: list[Part]) -> Iterator[Part]:
+    """Yield and let go of one part after the other, so that memory falls as they are copied."""
+    parts.reverse()
+    while parts:
+        yield parts.pop()
+
+
+class Contents(NamedTuple):
+    """Codes, ids and originals of an index; a row is the same vector in all of them.
+
+    Attributes
+    ----------
+    rows : RowStore
+        Codes and scalars.
+    ids : IdMap
+        Ids, and which rows are still there.
+    originals : Originals or None
+        The vectors themselves, if they are kept.
+    """
+
+    rows: RowStore
+    ids: IdMap
+    originals: Originals | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts."""
+        return self.rows.nbytes + self.ids.nbytes + (0 if self.originals is None else self.originals.nbytes)
+
+    def append(self, parts: list[Part] | Iterator[Part], ids: I64 | None) -> None:
+        """Take rows in whose ids passed `IdMap.check_new`: all or, if anything is raised, none. Empties a list."""
+        marks = [(part, part.mark()) for part in self if part is not None]
+        try:
+            count = self._fill(_emptying(parts) if isinstance(parts, list) else parts)
+            if count:
+                self.ids.extend(count, ids)
+        except BaseException:
+            for part, mark in marks:
+                part.undo(mark)
+            raise
+
+    def _fill(self, parts: Iterable[Part]) -> int:
+        count = 0
+        for rows, kept in parts:
+            self.rows.append(rows)
+            if self.originals is not None and kept is not None:
+                self.originals.append(kept)
+            count += rows.rows
+        return count
+
+    def parts(self, rows: I64) -> Iterator[Part]:
+        """Yield some rows, shape (m,), ascending, by chunks."""
+        step = max(1, _CHUNK_VALUES // self.rows.dim)
+        for start in range(0, rows.size, step):
+            at = rows[start : start + step]
+            yield self.rows.take(at), None if self.originals is None else self.originals.kept(at)
+
+    def compacted(self) -> Contents:
+        """Return the contents without removed rows: copied, or itself if there are none."""
+        if self.ids.live is None:
+            return self
+        left = self.ids.live_rows()
+        originals = None if self.originals is None else self.originals.only(left)
+        return Contents(self.rows.only(left), self.ids.compacted(), originals)
