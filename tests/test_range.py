@@ -87,7 +87,7 @@ def test_any_shape(data):
     dim = data.draw(st.sampled_from((1, 3, 24, 64, 65, 257, 300)), "dim")
     check(
         IndexSpec(dim, bits, data.draw(st.sampled_from(METRICS), "metric"), codec=codec),
-        data.draw(st.sampled_from(("plain", "ties", "zeros", "mixed")), "kind"),
+        data.draw(st.sampled_from(("plain", "ties", "zeros", "huge", "mixed")), "kind"),
         data.draw(st.integers(0, 400), "rows"),
         data.draw(st.integers(0, 9), "queries"),
         data.draw(st.sampled_from((1.0, 0.995, 0.6)), "confidence"),
