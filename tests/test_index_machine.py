@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from vqindex import InvalidInputError, UnknownIdError, VQIndex, exclude
+from vqindex.backend import available
 from vqindex.rerank import exact_scores
 
 DIM = 5
@@ -38,12 +39,13 @@ class IndexMachine(RuleBasedStateMachine):
         ),
         bits=st.integers(1, 4),
         kept=st.booleans(),
+        device=st.sampled_from(available()),
     )
-    def start(self, metric, codec, bits, kept):
+    def start(self, metric, codec, bits, kept, device):
         self.make = lambda: VQIndex(
-            DIM, bits, metric, codec=codec[0], sketch=codec[1], keep_vectors="f32" if kept else None
+            DIM, bits, metric, codec=codec[0], sketch=codec[1], keep_vectors="f32" if kept else None, device=device
         )
-        self.index = self.make()
+        self.device, self.index = device, self.make()
         alone = self.make()
         alone.add(POOL)
         self.pool_scores = alone.estimate(QUERIES, np.arange(len(POOL)))
@@ -160,7 +162,7 @@ class IndexMachine(RuleBasedStateMachine):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "a.vqi"
             self.index.save(path)
-            self.index = VQIndex.load(path, mmap=mmap)
+            self.index = VQIndex.load(path, mmap=mmap, device=self.device)
             self.index.save(path)
 
     @rule(k=st.integers(1, 40))
@@ -223,4 +225,4 @@ class IndexMachine(RuleBasedStateMachine):
 
 TestIndexMachine = IndexMachine.TestCase
 # No deadline: saving waits for the disk. Derandomised, so that a run says the same everywhere.
-TestIndexMachine.settings = settings(max_examples=60, stateful_step_count=25, deadline=None, derandomize=True)
+TestIndexMachine.settings = settings(max_examples=50, stateful_step_count=20, deadline=None, derandomize=True)

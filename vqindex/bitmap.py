@@ -11,7 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["WORD", "Allowed", "bits_of", "count", "full", "of_rows", "per_query", "queries_of", "rows_of", "words_of"]
+__all__ = [
+    "WORD",
+    "Allowed",
+    "bits_of",
+    "count",
+    "from_bytes",
+    "full",
+    "of_rows",
+    "per_query",
+    "queries_of",
+    "rows_of",
+    "words_of",
+]
 
 WORD = 64
 
@@ -23,7 +35,11 @@ Allowed = Sequence[U64 | None]
 
 def words_of(bits: NDArray[np.bool_]) -> U64:
     """Pack bits of shape (..., n) into words (..., ceil(n / 64)); what fills the last one is zero."""
-    packed = np.packbits(bits, axis=-1, bitorder="little")
+    return from_bytes(np.packbits(bits, axis=-1, bitorder="little"))
+
+
+def from_bytes(packed: NDArray[np.uint8]) -> U64:
+    """Return packed bits, bytes of shape (..., m), as words (..., ceil(m / 8)); what fills the last one is zero."""
     room = np.zeros((*packed.shape[:-1], -(-packed.shape[-1] // 8) * 8), np.uint8)
     room[..., : packed.shape[-1]] = packed
     return room.view("<u8").astype(np.uint64, copy=False)

@@ -545,7 +545,7 @@ class VQIndex:
         path : str or path
             The file.
         mmap : bool, default False
-            Map codes and scalars instead of reading them; opens at once whatever the size.
+            Map codes, scalars and kept vectors instead of reading them; opens at once whatever the size.
         verify : bool, optional
             Check every block against its checksum. Default: True, or False with `mmap`, where that would read the
             whole file; the header and the codebook are checked always.
