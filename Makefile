@@ -20,7 +20,7 @@ test: $(STAMPS)/test
 lint: $(STAMPS)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror vqindex/native/*.cpp vqindex/native/*.hpp vqindex/native/*.inl
+	$(BIN)/clang-format --dry-run --Werror vqindex/native/*.cpp vqindex/native/*.hpp vqindex/native/*.inl benchmarks/*.cpp
 
 types: $(STAMPS)/test
 	$(BIN)/mypy

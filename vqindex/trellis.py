@@ -72,7 +72,8 @@ def mirror(windows: NDArray[np.int64], bits: int, window: int) -> NDArray[np.int
 
 def sign_of_window(windows: NDArray[Any], bits: int, window: int) -> NDArray[Any]:
     """Return the sign bit that is stored for windows, 1 for levels above 0; two bits and more."""
-    return (windows >> (window - 1) ^ windows) & 1
+    signs: NDArray[Any] = (windows >> (window - 1) ^ windows) & 1
+    return signs
 
 
 class Trellis(NamedTuple):

@@ -1,0 +1,225 @@
+// Times of the scan's kernels, and what the processor could do: the compiled half of roofline.py.
+//
+//   roofline DIM...      prints a JSON object a line; times are medians of nanoseconds of one thread
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <ctime>
+#include <functional>
+#include <random>
+#include <vector>
+
+#include "buffer.hpp"
+#include "dispatch.hpp"
+#include "kernels.hpp"
+
+#ifdef VQ_X86
+#include <immintrin.h>
+#endif
+
+using namespace vqindex;
+
+namespace {
+
+constexpr int kRuns = 15;
+constexpr double kRunSeconds = 0.01;
+volatile std::int64_t sink;
+
+// Of processor time, so that other programs count less.
+double seconds() {
+  timespec now;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+struct Spread {
+  double median, least, most;
+};
+
+// Nanoseconds of a call.
+Spread time_of(const std::function<void()>& call) {
+  std::size_t calls = 1;
+  for (;; calls *= 2) {
+    const double begin = seconds();
+    for (std::size_t i = 0; i < calls; ++i) call();
+    if (seconds() - begin > kRunSeconds) break;
+  }
+  std::vector<double> times;
+  for (int run = 0; run < kRuns; ++run) {
+    const double begin = seconds();
+    for (std::size_t i = 0; i < calls; ++i) call();
+    times.push_back((seconds() - begin) / static_cast<double>(calls) * 1e9);
+  }
+  std::sort(times.begin(), times.end());
+  return {times[kRuns / 2], times.front(), times.back()};
+}
+
+void print(const char* kind, const char* name, std::size_t dim, const Spread& ns) {
+  std::printf("{\"%s\": \"%s\", \"dim\": %zu, \"ns\": %.4f, \"min\": %.4f, \"max\": %.4f}\n", kind, name, dim,
+              ns.median, ns.least, ns.most);
+  std::fflush(stdout);
+}
+
+template <typename T>
+Buffer<T> random_buffer(std::size_t size, int low, int high) {
+  std::mt19937 random(1);
+  std::uniform_int_distribution<int> value(low, high);
+  Buffer<T> out;
+  out.resize(size);
+  for (std::size_t i = 0; i < size; ++i) out.data()[i] = static_cast<T>(value(random));
+  return out;
+}
+
+#ifdef VQ_X86
+// ---- what the processor can do
+
+// A chain of additions, each waiting for the last: a cycle each.
+void chain() {
+  std::uint64_t x = 1;
+  for (int i = 0; i < 1000; ++i)
+    asm volatile(
+        "add $1, %0\n add $1, %0\n add $1, %0\n add $1, %0\n add $1, %0\n"
+        "add $1, %0\n add $1, %0\n add $1, %0\n add $1, %0\n add $1, %0\n"
+        : "+r"(x));
+  sink = static_cast<std::int64_t>(x);
+}
+
+#define VQ_WIDEST __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi" VQ_WIDE)))
+
+VQ_WIDEST void many_dots() {
+  __m512i sum[12], a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5);
+  VQ_UNROLL
+  for (int i = 0; i < 12; ++i) sum[i] = _mm512_setzero_si512();
+  for (int round = 0; round < 1000; ++round) {
+    VQ_UNROLL
+    for (int i = 0; i < 12; ++i) sum[i] = _mm512_dpbusd_epi32(sum[i], a, b);
+    asm volatile("" : "+v"(a), "+v"(b));
+  }
+  __m512i all = sum[0];
+  VQ_UNROLL
+  for (int i = 1; i < 12; ++i) all = _mm512_add_epi32(all, sum[i]);
+  sink = _mm512_reduce_add_epi32(all);
+}
+
+VQ_WIDEST void many_permutes() {
+  __m512i x[12], index = _mm512_set1_epi8(7);
+  VQ_UNROLL
+  for (int i = 0; i < 12; ++i) x[i] = _mm512_set1_epi8(static_cast<char>(i));
+  for (int round = 0; round < 1000; ++round) {
+    VQ_UNROLL
+    for (int i = 0; i < 12; ++i) x[i] = _mm512_permutexvar_epi8(index, x[i]);
+    asm volatile("" : "+v"(index));
+  }
+  __m512i all = x[0];
+  VQ_UNROLL
+  for (int i = 1; i < 12; ++i) all = _mm512_add_epi32(all, x[i]);
+  sink = _mm512_reduce_add_epi32(all);
+}
+
+VQ_WIDEST void read(const std::uint8_t* from, std::size_t bytes) {
+  __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
+  for (std::size_t at = 0; at < bytes; at += 256) {
+    a = _mm512_or_si512(a, _mm512_loadu_si512(from + at));
+    b = _mm512_or_si512(b, _mm512_loadu_si512(from + at + 64));
+    c = _mm512_or_si512(c, _mm512_loadu_si512(from + at + 128));
+    d = _mm512_or_si512(d, _mm512_loadu_si512(from + at + 192));
+  }
+  sink = _mm512_reduce_or_epi64(_mm512_or_si512(_mm512_or_si512(a, b), _mm512_or_si512(c, d)));
+}
+
+void peaks(const Buffer<std::uint8_t>& memory, std::size_t bytes) {
+  print("peak", "cycles", 10'000, time_of(chain));
+  print("peak", "dots", 12'000, time_of(many_dots));
+  print("peak", "permutes", 12'000, time_of(many_permutes));
+  print("peak", "bytes in cache", std::size_t{1} << 18, time_of([&] { read(memory.data(), std::size_t{1} << 18); }));
+  print("peak", "bytes", bytes, time_of([&] { read(memory.data(), bytes); }));
+}
+#endif
+
+// ---- kernels
+
+struct Layout {
+  const char* name;
+  int step, window, tops;
+};
+constexpr Layout kLayouts[] = {
+    {"turboquant-prod 2", 1, 1, 1}, {"turboquant-prod 4", 3, 3, 1}, {"trellis 2", 1, 4, 4}, {"trellis 4", 3, 6, 2}};
+
+void kernels(const Kernels& k, std::size_t dim, const Buffer<std::uint8_t>& memory, std::size_t bytes) {
+  const std::size_t stride = padded(dim, 64), plane = (dim + 7) / 8, units = padded(plane, kUnitBytes) / kUnitBytes;
+  constexpr std::size_t kMany = 16;  // queries that take turns, as in a search
+  std::size_t turn = 0;
+  const auto next = [&turn] { return turn = (turn + 1) % kMany; };
+
+  const auto levels = random_buffer<std::int8_t>(kTile * stride, -127, 127);
+  const auto queries = random_buffer<std::int8_t>(kQueries * kMany * stride, -64, 64);
+  const auto lead = random_buffer<std::int16_t>(stride, -32767, 32767);
+  Buffer<std::uint8_t> tile, index, tables;
+  Buffer<std::int32_t> sums;
+  Buffer<std::uint16_t> sums16;
+  Buffer<std::int8_t> room;
+  tile.resize(kTile * stride);
+  sums.resize(kQueries * kTile);
+  room.resize(stride);
+  print("kernel", "arrange", dim, time_of([&] { k.arrange(levels.data(), stride, tile.data()); }));
+  print("kernel", "tile_sums", dim, time_of([&] {
+          k.tile_sums(tile.data(), stride, padded(dim, 4), queries.data() + next() * kQueries * stride, kQueries,
+                      sums.data());
+        }));
+
+  const auto small = random_buffer<std::int8_t>(kMany * units * 24, -kSignLimit, kSignLimit);
+  tables.resize(kMany * units * kUnitTable);
+  for (std::size_t q = 0; q < kMany; ++q)
+    k.sign_tables(small.data() + q * units * 24, units, tables.data() + q * units * kUnitTable);
+  index.resize(kTileBlocks * units * kUnitIndex);
+  sums16.resize(kTileBlocks * kBlock);
+  print("kernel", "sign_tables", dim, time_of([&] { k.sign_tables(small.data(), units, tables.data()); }));
+  print("kernel", "sign_expand", dim, time_of([&] { k.sign_expand(memory.data(), plane, kTileBlocks, index.data()); }));
+  print("kernel", "sign_tile", dim, time_of([&] {
+          k.sign_tile(index.data(), units, kTileBlocks, tables.data() + next() * units * kUnitTable, sums16.data());
+        }));
+  std::uint64_t hits[kTileBlocks];
+  print("kernel", "above", dim, time_of([&] { sink = k.above(sums16.data(), kTileBlocks, 60'000, hits); }));
+  const std::size_t whole = bytes / (plane * kBlock * kTileBlocks);  // passes that go through all of the memory
+  print("kernel", "sign_plane", dim, time_of([&] {
+          for (std::size_t i = 0; i < whole; ++i)
+            k.sign_plane(memory.data() + i * plane * kBlock * kTileBlocks, plane, kTileBlocks, tables.data(),
+                         sums16.data());
+        }));
+
+  for (const Layout& layout : kLayouts) {
+    std::vector<std::int8_t> table;
+    for (int i = 0; i < 1 << (layout.window + layout.tops); ++i)
+      table.push_back(static_cast<std::int8_t>(37 * i % 255 - 127));
+    const FieldTables fields(dim, layout.step, layout.window, layout.tops, table);
+    const std::size_t row =
+        ((dim - 1) * static_cast<std::size_t>(layout.step) + static_cast<std::size_t>(layout.window) + 7) / 8;
+    std::size_t at = 0;
+    char name[64];
+    std::snprintf(name, sizeof name, "row_dot %s", layout.name);
+    print("kernel", name, dim, time_of([&] {
+            at = (at + 1) % 512;  // rows in the cache
+            sink = k.row_dot(fields.fields(), memory.data() + at * row, row, memory.data() + at * 64, lead.data(),
+                             room.data());
+          }));
+    std::snprintf(name, sizeof name, "decode %s", layout.name);
+    print("kernel", name, dim, time_of([&] {
+            at = (at + 1) % 512;
+            k.decode(fields.fields(), memory.data() + at * row, row, memory.data() + at * 64, room.data());
+          }));
+  }
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const std::string isa = supported_isas().back();
+  std::printf("{\"isa\": \"%s\"}\n", isa.c_str());
+  const std::size_t bytes = std::size_t{1} << 28;
+  const auto memory = random_buffer<std::uint8_t>(bytes, 0, 255);
+#ifdef VQ_X86
+  if (isa == "avx512vbmi") peaks(memory, bytes);
+#endif
+  for (int i = 1; i < count; ++i)
+    kernels(kernels_for(isa), static_cast<std::size_t>(std::atoi(arguments[i])), memory, bytes);
+}

@@ -1,0 +1,220 @@
+"""How near the scan is to what the processor could do: its kernels against peaks measured beside them.
+
+    python benchmarks/roofline.py [--dims 100 384 768 1536] [--rows 200000]
+
+Compiles roofline.cpp with the extension's kernels (needs g++ or the compiler in CXX), and writes one JSON line each to
+results/roofline.jsonl, in place of the lines of the same machine:
+
+* `peak`: clock (a chain of additions), `vpdpbusd` and `vpermb` a nanosecond from registers, bytes a nanosecond from the
+  second-level cache and from memory. Only with AVX-512 VBMI, whose instructions they are.
+* `kernel`: nanoseconds of a call (median, minimum, maximum of 15 runs), and for those that meet every row the share
+  of the peak that bounds them: dot products for `tile_sums`, look-ups for `sign_tile`, the memory's bandwidth for
+  `sign_plane`, by which a single query reads all rows. `instructions` are counted from the source.
+* `search`: a whole search of Gaussian clusters on one thread, nanoseconds for a query and a row, beside what its
+  kernels alone would take: the one that meets every row, and `row_dot` for rows whose bound passes the final bar.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from paper_recall import machine, spread
+
+import vqindex
+from vqindex.backend import make_backend
+from vqindex.coarse import quantile
+from vqindex.codec import Codec
+from vqindex.planes import join_rows
+from vqindex_cli.output import show_table
+
+HERE = Path(__file__).parent
+NATIVE = HERE.parent / "vqindex" / "native"
+# Constants of native/kernels.hpp.
+TILE, QUERIES, GROUP, UNIT = 128, 2, 256, 24
+FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd", "-w"]
+CODES = (("turboquant-prod", 2), ("turboquant-prod", 4), ("trellis", 2), ("trellis", 4))
+
+Line = dict[str, Any]
+
+
+def compiled(folder: Path) -> Path:
+    """Build roofline.cpp and return the program."""
+    program = folder / "roofline"
+    sources = [HERE / "roofline.cpp", NATIVE / "dispatch.cpp", *sorted(NATIVE.glob("kernels_*.cpp"))]
+    command = [os.environ.get("CXX", "g++"), *FLAGS, f"-I{NATIVE}", *map(str, sources), "-o", str(program)]
+    subprocess.run(command, check=True)
+    return program
+
+
+def work_of(kernel: str, dim: int, memory: int) -> Line:
+    """Return what one call of a kernel does, in units that a peak is measured in, and its instructions."""
+    units = (dim + UNIT - 1) // UNIT
+    if kernel == "tile_sums":  # eight loads and two broadcasts for 16 dot products
+        steps = -(-dim // 4)
+        return {"pairs": TILE * QUERIES, "dots": 16 * steps, "instructions": 26 * steps}
+    if kernel == "sign_tile":  # for every block and unit four loads, look-ups, three additions and three to widen
+        return {"pairs": GROUP, "permutes": 16 * units, "instructions": units * (4 + 4 * 14)}
+    if kernel == "sign_plane":
+        group = -(-dim // 8) * GROUP
+        return {"pairs": memory // group * GROUP, "bytes": memory // group * group}
+    if kernel == "above":
+        return {"pairs": GROUP, "instructions": 16}
+    if kernel.startswith(("row_dot", "decode")):
+        return {"pairs": 1, "levels": dim}
+    return {}
+
+
+def kernels(program: Path, dims: list[int]) -> Iterator[Line]:
+    """Run the compiled half and add the shares of the peaks."""
+    peaks: dict[str, float] = {}
+    memory = 2**28
+    out = subprocess.run([str(program), *map(str, dims)], check=True, capture_output=True, text=True).stdout
+    for text in out.splitlines():
+        line: Line = json.loads(text)
+        if "peak" in line:
+            count = line.pop("dim")
+            peaks[line["peak"]] = line["per_ns"] = count / line["ns"]
+        elif "kernel" in line:
+            work = work_of(line["kernel"], line["dim"], memory)
+            line |= work
+            for unit in ("dots", "permutes", "bytes"):
+                if unit in work and unit in peaks:
+                    line[f"share_of_{unit}"] = work[unit] / line["ns"] / peaks[unit]
+            if "instructions" in work and "cycles" in peaks:
+                line["instructions_per_cycle"] = work["instructions"] / (line["ns"] * peaks["cycles"])
+        yield line
+
+
+def processor_seconds(call: Callable[[], Any], repeats: int = 7) -> dict[str, float]:
+    """Return seconds of processor time, spread over repeats after one to warm up."""
+    call()
+    times = []
+    for _ in range(repeats):
+        start = time.process_time()
+        call()
+        times.append(time.process_time() - start)
+    return spread(times)
+
+
+def passing(index: vqindex.VQIndex, queries: np.ndarray, k: int) -> float:
+    """Return the share of rows whose bound is above the k-th score: those that any order of the scan has to score."""
+    reference = make_backend(Codec(index.spec), "reference")
+    prepared = reference.prepare(queries)
+    bar = index.search(queries, k).scores[:, -1:]
+    count = 0
+    for block in index._rows.blocks():
+        for start in range(0, block.rows, 2**14):
+            piece = join_rows(index.spec, block, slice(start, start + 2**14))
+            bounds = reference._bounds(prepared, piece, quantile(0.995))  # type: ignore[attr-defined]
+            count += int((bounds > bar).sum())
+    return count / (len(queries) * len(index))
+
+
+def one_by_one(index: vqindex.VQIndex, queries: np.ndarray) -> None:
+    """Search for every query in a call of its own."""
+    for query in queries:
+        index.search(query, 10, threads=1)
+
+
+def searches(dim: int, rows: int, times: dict[tuple[str, int], Line]) -> Iterator[Line]:
+    """Measure whole searches beside what their kernels alone would take."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((200, dim), dtype=np.float32)
+    x = centres[rng.integers(0, 200, rows)] + rng.standard_normal((rows, dim), dtype=np.float32)
+    q = centres[rng.integers(0, 200, 1000)] + rng.standard_normal((1000, dim), dtype=np.float32)
+
+    def pair(kernel: str) -> float:
+        line = times[kernel, dim]
+        return float(line["ns"] / line["pairs"])
+
+    for codec, bits in CODES:
+        index = vqindex.VQIndex(dim, bits, "cosine", codec=codec)
+        index.add(x)
+        share, row_dot = passing(index, q[:20], 10), pair(f"row_dot {codec} {bits}")
+        batch_by_signs = dim > 256
+        batch = pair("sign_tile") + share * row_dot if batch_by_signs else pair("tile_sums")
+        single = pair("sign_plane") + share * row_dot
+        for name, count, expected, call in (
+            ("batch", 1000, batch, partial(index.search, q, 10, threads=1)),
+            ("single", 50, single, partial(one_by_one, index, q[:50])),
+        ):
+            took = {at: 1e9 * s / (count * rows) for at, s in processor_seconds(call).items()}
+            yield {
+                "search": name,
+                "codec": codec,
+                "bits": bits,
+                "dim": dim,
+                "n": rows,
+                "rows_passing": share,
+                "ns_per_pair": took,
+                "kernels_alone": expected,
+                "share_of_kernels": expected / took["median"],
+            }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dims", type=int, nargs="+", default=[100, 384, 768, 1536])
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    args = parser.parse_args()
+    lines: list[Line] = []
+    with tempfile.TemporaryDirectory() as folder:
+        lines += kernels(compiled(Path(folder)), args.dims)
+    times = {(line["kernel"], line["dim"]): line for line in lines if "kernel" in line}
+    for dim in args.dims:
+        lines += searches(dim, args.rows, times)
+    common = {"benchmark": "roofline", "load": os.getloadavg()[0], "machine": machine()}
+    path = args.out / "roofline.jsonl"
+    kept = [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+    kept = [line for line in kept if line["machine"]["cpu"] != common["machine"]["cpu"]]
+    path.write_text("".join(json.dumps(line) + "\n" for line in [*kept, *(common | line for line in lines)]))
+    report(lines)
+
+
+def report(lines: list[Line]) -> None:
+    """Print what the lines say."""
+    show_table(
+        ["kernel", "d", "ns a call", "ns a pair", "share of peak"],
+        [
+            [
+                line["kernel"],
+                line["dim"],
+                f"{line['ns']:.1f}",
+                f"{line['ns'] / line['pairs']:.3f}" if "pairs" in line else "",
+                ", ".join(f"{line[key]:.0%} of {key[9:]}" for key in line if key.startswith("share_of_")),
+            ]
+            for line in lines
+            if "kernel" in line
+        ],
+    )
+    show_table(
+        ["search", "codec", "bits", "d", "ns a pair", "kernels alone", "rows passing"],
+        [
+            [
+                line["search"],
+                line["codec"],
+                line["bits"],
+                line["dim"],
+                f"{line['ns_per_pair']['median']:.3f}",
+                f"{line['kernels_alone']:.3f} ({line['share_of_kernels']:.0%})",
+                f"{line['rows_passing']:.2%}",
+            ]
+            for line in lines
+            if "search" in line
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
