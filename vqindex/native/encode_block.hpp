@@ -1,0 +1,166 @@
+// A block of kLanes vectors: loaded, brought into the scaled domain and rotated; its lengths as stored scalars, and its
+// coordinates on the integer grid. Only for encode.cpp, which inlines it into one function per instruction set.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "encode.hpp"
+
+namespace vqindex {
+
+constexpr std::int32_t kTiny = 1 << 23;          // bits of the least normal float
+constexpr std::int32_t kCut = (127 - 31) << 23;  // bits of 2^-31
+
+// What is known of each vector of a block before it is rotated.
+struct Norms {
+  alignas(kAlign) LaneDoubles norm2;  // of the scaled vector; 0 only for zero vectors
+  alignas(kAlign) LaneDoubles norm;   // its root
+  alignas(kAlign) LaneDoubles unit;   // 2^shift: x = x' * unit
+};
+
+// Round to float, what would be subnormal to 0.
+VQ_INLINE float flush(double value) {
+  const float narrow = static_cast<float>(value);
+  return magnitude_bits(narrow) < kTiny ? 0.0f : narrow;
+}
+
+VQ_INLINE void load_rows(const float* rows, std::size_t lanes, std::size_t d, float* columns) {
+  const float* lane[kLanes];
+  // Lanes without a row repeat the first one; nothing of them is stored.
+  for (std::size_t i = 0; i < kLanes; ++i) lane[i] = rows + (i < lanes ? i * d : 0);
+  load_columns(lane, d, columns);
+}
+
+// Raise `peak` to the bits of the largest magnitude of each lane.
+VQ_INLINE void raise_peaks(const float* columns, std::size_t d, std::int32_t (&peak)[kLanes]) {
+  for (std::size_t j = 0; j < d; ++j) {
+    const float* column = columns + j * kLanes;
+    VQ_LANES
+    for (int i = 0; i < kLanes; ++i) {
+      const std::int32_t bits = magnitude_bits(column[i]);
+      peak[i] = bits > peak[i] ? bits : peak[i];
+    }
+  }
+}
+
+// Bring columns into the scaled domain.
+VQ_INLINE void scale_columns(float* columns, std::size_t d, Norms& norms) {
+  alignas(kAlign) std::int32_t peak[kLanes] = {};
+  raise_peaks(columns, d, peak);
+
+  alignas(kAlign) float power[kLanes];
+  VQ_LANES
+  for (int i = 0; i < kLanes; ++i) {
+    // peak = m 2^(exponent - 127), m in [1, 2), is brought to 2m; exponent 0 means a zero vector.
+    const std::int32_t exponent = peak[i] >> 23;
+    const std::int32_t biased = exponent > 0 ? 255 - exponent : 127;
+    power[i] = bits_float(biased << 23);
+    norms.unit[i] = 1.0 / static_cast<double>(power[i]);
+  }
+
+  Sum64 sum;
+  sum.clear();
+  for (std::size_t j = 0; j < d; ++j) {
+    float* column = columns + j * kLanes;
+    double* partial = sum.partial[j % 32];
+    VQ_LANES
+    for (int i = 0; i < kLanes; ++i) {
+      const float scaled = column[i] * power[i];
+      // Masks instead of a condition: compilers don't widen short-circuits.
+      const std::int32_t keep = -((magnitude_bits(column[i]) >= kTiny) & (magnitude_bits(scaled) >= kCut));
+      const float value = bits_float(float_bits(scaled) & keep);
+      const double wide = value;
+      column[i] = value;
+      partial[i] += wide * wide;
+    }
+  }
+  const LaneDoubles& total = sum.total();
+  VQ_LANES
+  for (int i = 0; i < kLanes; ++i) {
+    norms.norm2[i] = total[i];
+    norms.norm[i] = std::sqrt(total[i]);
+  }
+}
+
+// Load, scale and rotate a block of rows; `columns` is working space.
+VQ_INLINE void rotate_rows(const Hadamard& rotation, const float* rows, std::size_t lanes, float* columns,
+                           float* rotated, Norms& norms) {
+  load_rows(rows, lanes, rotation.dim, columns);
+  scale_columns(columns, rotation.dim, norms);
+  rotate(rotation, columns, rotated);
+}
+
+// Lengths of the scaled domain in those of the metric: units of |x|, or for cosine parts of it.
+VQ_INLINE void rescale(const double* values, const Norms& norms, bool cosine, float* out) {
+  VQ_LANES
+  for (int i = 0; i < kLanes; ++i) {
+    const bool some = norms.norm2[i] > 0.0;
+    const double part = values[i] / (some ? norms.norm[i] : 1.0);
+    out[i] = flush(cosine ? (some ? part : 0.0) : values[i] * norms.unit[i]);
+  }
+}
+
+// s: the standard deviation of a coordinate of y.
+VQ_INLINE void deviations(const Norms& norms, std::size_t d, float* scale) {
+  VQ_LANES
+  for (int i = 0; i < kLanes; ++i) scale[i] = static_cast<float>(std::sqrt(norms.norm2[i] / static_cast<double>(d)));
+}
+
+// Write the scalars of a block. `dot` is <y, yhat>, unused unless the codec is renormalised.
+VQ_INLINE void store_scalars(const EncodeTables& tables, const Norms& norms, const double* dot, std::size_t lanes,
+                             float* factor, float* norm) {
+  alignas(kAlign) float factors[kLanes], lengths[kLanes];
+  if (tables.renormalised) {
+    VQ_LANES
+    for (int i = 0; i < kLanes; ++i) {
+      const bool positive = dot[i] > 0.0;
+      const double ratio = (tables.cosine ? norms.norm[i] : norms.norm2[i]) / (positive ? dot[i] : 1.0);
+      factors[i] = flush(positive ? ratio * (tables.cosine ? 1.0 : norms.unit[i]) : 0.0);
+    }
+  } else {
+    alignas(kAlign) LaneDoubles values;
+    const double step = tables.cell_scale;
+    VQ_LANES
+    for (int i = 0; i < kLanes; ++i) values[i] = norms.norm[i] * step;
+    rescale(values, norms, tables.cosine, factors);
+  }
+  std::copy_n(factors, lanes, factor);
+  if (!norm) return;
+  rescale(norms.norm, norms, false, lengths);
+  std::copy_n(lengths, lanes, norm);
+}
+
+// Row-major integers of rotated columns: round(y * inverse), clipped to +-limit.
+VQ_INLINE void store_integers(const Hadamard& rotation, const float* rotated, const float* inverse, float limit,
+                              std::size_t lanes, std::int16_t* out) {
+  const std::size_t d = rotation.dim;
+  alignas(kAlign) float tile[kLanes][kLanes] = {}, turned[kLanes][kLanes];
+  const float* tile_rows[kLanes];
+  for (int c = 0; c < kLanes; ++c) tile_rows[c] = tile[c];
+  for (std::size_t begin = 0; begin < d; begin += kLanes) {
+    const std::size_t width = std::min<std::size_t>(kLanes, d - begin);
+    for (std::size_t c = 0; c < width; ++c) {
+      const float* column = rotated + rotation.source[begin + c] * kLanes;
+      VQ_LANES
+      for (int i = 0; i < kLanes; ++i) {
+        float value = column[i] * inverse[i];
+        value = value > -limit ? value : -limit;
+        value = value < limit ? value : limit;
+        tile[c][i] = round_even(value);
+      }
+    }
+    load_columns(tile_rows, kLanes, turned[0]);
+    for (std::size_t i = 0; i < lanes; ++i) {
+      alignas(kAlign) std::int16_t whole[kLanes];
+      VQ_LANES
+      for (int c = 0; c < kLanes; ++c) whole[c] = static_cast<std::int16_t>(static_cast<std::int32_t>(turned[i][c]));
+      if (width == kLanes)
+        std::memcpy(out + i * d + begin, whole, sizeof whole);
+      else
+        std::copy_n(whole, width, out + i * d + begin);
+    }
+  }
+}
+
+}  // namespace vqindex

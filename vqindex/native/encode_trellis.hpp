@@ -1,0 +1,132 @@
+// Trellis codes: rows on the search's grid, the search for kBlockRows of them together, packed rows. Only for
+// encode.cpp.
+#pragma once
+
+#include <algorithm>
+#include <string>
+
+#include "encode_block.hpp"
+
+namespace vqindex {
+
+constexpr float kPeak = 127.0f * 128.0f;  // of the trellis code's values
+constexpr std::size_t kBlocks = kBlockRows / kLanes;
+
+// Scratch memory of the trellis code, for a search's rows.
+struct TrellisScratch {
+  float* columns;
+  float* rotated[kBlocks];
+  std::int16_t* search;
+  std::int16_t* values;   // [kBlockRows][dim]
+  std::uint16_t* starts;  // [kBlockRows]
+  std::uint8_t* fields;   // [kBlockRows][dim]
+  std::size_t bytes;      // of all of them
+
+  TrellisScratch(void* memory, const EncodeTables& tables) {
+    const std::size_t d = tables.rotation.dim;
+    bytes = 0;
+    auto take = [this, memory](std::size_t size) -> std::uint8_t* {
+      std::uint8_t* here = memory ? static_cast<std::uint8_t*>(memory) + bytes : nullptr;  // null: only to be measured
+      bytes += (size + kAlign - 1) / kAlign * kAlign;
+      return here;
+    };
+    columns = reinterpret_cast<float*>(take(d * kLanes * sizeof(float)));
+    for (float*& block : rotated) block = reinterpret_cast<float*>(take(d * kLanes * sizeof(float)));
+    search = reinterpret_cast<std::int16_t*>(take(trellis_scratch(d, tables.trellis->search) * sizeof(std::int16_t)));
+    values = reinterpret_cast<std::int16_t*>(take(kBlockRows * d * sizeof(std::int16_t)));
+    starts = reinterpret_cast<std::uint16_t*>(take(kBlockRows * sizeof(std::uint16_t)));
+    fields = take(kBlockRows * d);
+  }
+};
+
+// Pack a row's fields behind the `filled` bits that are already there.
+inline void pack_behind(std::uint32_t first, int filled, const std::uint8_t* fields, std::size_t count, int bits,
+                        std::uint8_t* out, std::size_t bytes) {
+  std::uint32_t word = first;
+  std::size_t next = 0;
+  for (std::size_t t = 0; t < count; ++t) {
+    word |= std::uint32_t{fields[t]} << filled;
+    filled += bits;
+    while (filled >= 8) {
+      out[next++] = static_cast<std::uint8_t>(word);
+      word >>= 8;
+      filled -= 8;
+    }
+  }
+  while (next < bytes) {
+    out[next++] = static_cast<std::uint8_t>(word);
+    word >>= 8;
+  }
+}
+
+// trellis.py: signs take the place of the highest bits of a row's fields. `start` holds the fields before the first.
+inline void store_signs(const TrellisSpec& code, std::uint16_t start, std::size_t d, std::uint8_t* fields) {
+  const std::size_t lead = static_cast<std::size_t>(code.window / code.bits - 1);
+  for (std::size_t t = 0; t < d; ++t) {
+    const unsigned oldest = t < lead ? unsigned{start} >> (t * static_cast<std::size_t>(code.bits)) : fields[t - lead];
+    fields[t] = static_cast<std::uint8_t>(fields[t] ^ (oldest & 1) << (code.bits - 1));
+  }
+}
+
+// The sum of y times the level that each coordinate's window decodes to.
+VQ_INLINE void trellis_dot(const EncodeTables& tables, const float* rotated, const std::uint8_t* fields,
+                           const std::uint16_t* starts, std::size_t lanes, float* levels, Sum64& dot) {
+  const std::size_t d = tables.rotation.dim;
+  const TrellisCode& code = *tables.trellis;
+  const int newest = code.search.window - code.search.bits;
+  std::fill_n(levels, d * kLanes, 0.0f);
+  for (std::size_t i = 0; i < lanes; ++i) {
+    unsigned state = starts[i];
+    for (std::size_t t = 0; t < d; ++t) {
+      const unsigned window = state | unsigned{fields[i * d + t]} << newest;
+      levels[t * kLanes + i] = code.levels[window];
+      state = window >> code.search.bits;
+    }
+  }
+  dot.clear();
+  for (std::size_t j = 0; j < d; ++j) {
+    const float* column = rotated + tables.rotation.source[j] * kLanes;
+    const float* level = levels + j * kLanes;
+    double* partial = dot.partial[j % 32];
+    VQ_LANES
+    for (int i = 0; i < kLanes; ++i) partial[i] += static_cast<double>(column[i]) * static_cast<double>(level[i]);
+  }
+}
+
+VQ_INLINE void encode_trellis_code(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch,
+                                   std::uint8_t* codes, float* factor, float* norm, const std::string& isa) {
+  const TrellisCode& code = *tables.trellis;
+  const std::size_t d = tables.rotation.dim, bytes = code_bytes(tables);
+  const TrellisScratch s(scratch, tables);
+  const int lead_bits = code.search.window - code.search.bits;
+  for (std::size_t row = 0; row < n; row += kBlockRows) {
+    const std::size_t count = std::min(kBlockRows, n - row);
+    Norms norms[kBlocks];
+    for (std::size_t b = 0; b * kLanes < count; ++b) {
+      const std::size_t lanes = std::min<std::size_t>(kLanes, count - b * kLanes);
+      rotate_rows(tables.rotation, rows + (row + b * kLanes) * d, lanes, s.columns, s.rotated[b], norms[b]);
+      alignas(kAlign) float inverse[kLanes];
+      deviations(norms[b], d, inverse);
+      VQ_LANES
+      for (int i = 0; i < kLanes; ++i) {
+        const float ratio = code.grid / (inverse[i] > 0.0f ? inverse[i] : 1.0f);
+        inverse[i] = inverse[i] > 0.0f ? ratio : 0.0f;
+      }
+      store_integers(tables.rotation, s.rotated[b], inverse, kPeak, lanes, s.values + b * kLanes * d);
+    }
+    trellis_encode(s.values, count, d, code.search, s.search, s.fields, s.starts, isa);
+    for (std::size_t b = 0; b * kLanes < count; ++b) {
+      const std::size_t first = b * kLanes, lanes = std::min<std::size_t>(kLanes, count - first);
+      Sum64 dot;
+      trellis_dot(tables, s.rotated[b], s.fields + first * d, s.starts + first, lanes, s.columns, dot);
+      float* norm_out = norm ? norm + row + first : nullptr;
+      store_scalars(tables, norms[b], dot.total(), lanes, factor + row + first, norm_out);
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+      if (code.search.start_mask) store_signs(code.search, s.starts[i], d, s.fields + i * d);
+      pack_behind(s.starts[i], lead_bits, s.fields + i * d, d, tables.bits, codes + (row + i) * bytes, bytes);
+    }
+  }
+}
+
+}  // namespace vqindex
