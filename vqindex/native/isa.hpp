@@ -22,6 +22,12 @@
 #define VQ_TARGET_AVX512VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni" VQ_WIDE)))
 #endif
 
+#if defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__))
+#define VQ_ARM 1
+// NEON itself is part of the baseline. GCC inlines the intrinsics only into functions for the same architecture.
+#define VQ_TARGET_NEONDOT __attribute__((target("arch=armv8.2-a+dotprod")))
+#endif
+
 // Inlined into the caller, so that each path's target widens it.
 #if defined(__GNUC__) || defined(__clang__)
 #define VQ_INLINE __attribute__((always_inline)) inline

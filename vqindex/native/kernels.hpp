@@ -134,11 +134,14 @@ struct Kernels {
 };
 
 const Kernels& scalar_kernels();
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#ifdef VQ_X86
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();      // no VNNI, no VBMI
 const Kernels& avx512vnni_kernels();  // no VBMI
 const Kernels& avx512vbmi_kernels();  // with VNNI
+#elif defined(VQ_ARM)
+const Kernels& neon_kernels();
+const Kernels& neondot_kernels();
 #endif
 
 // The table for a name of supported_isas().

@@ -22,12 +22,15 @@ const Kernels& scalar_kernels() {
   return table;
 }
 
-const Kernels& kernels_for(const std::string& isa) {
+const Kernels& kernels_for([[maybe_unused]] const std::string& isa) {
 #ifdef VQ_X86
   if (isa == "avx512vbmi") return avx512vbmi_kernels();
   if (isa == "avx512vnni") return avx512vnni_kernels();
   if (isa == "avx512") return avx512_kernels();
   if (isa == "avx2") return avx2_kernels();
+#elif defined(VQ_ARM)
+  if (isa == "neondot") return neondot_kernels();
+  if (isa == "neon") return neon_kernels();
 #endif
   return scalar_kernels();
 }

@@ -11,6 +11,8 @@
 
 #ifdef VQ_X86
 #include <xmmintrin.h>  // of the baseline
+#elif defined(VQ_ARM)
+#include <arm_neon.h>
 #endif
 
 // The lanes of the following loop are independent. The pragma also keeps the loop from being unrolled before it is
@@ -60,6 +62,15 @@ VQ_INLINE void turn_four(const float* const* rows, std::size_t at, float* column
   _mm_storeu_ps(columns + kLanes, b);
   _mm_storeu_ps(columns + 2 * kLanes, c);
   _mm_storeu_ps(columns + 3 * kLanes, d);
+#elif defined(VQ_ARM)
+  const float32x4_t a = vld1q_f32(rows[0] + at), b = vld1q_f32(rows[1] + at);
+  const float32x4_t c = vld1q_f32(rows[2] + at), d = vld1q_f32(rows[3] + at);
+  const float32x4x2_t even = vzipq_f32(a, c), odd = vzipq_f32(b, d);
+  const float32x4x2_t low = vzipq_f32(even.val[0], odd.val[0]), high = vzipq_f32(even.val[1], odd.val[1]);
+  vst1q_f32(columns, low.val[0]);
+  vst1q_f32(columns + kLanes, low.val[1]);
+  vst1q_f32(columns + 2 * kLanes, high.val[0]);
+  vst1q_f32(columns + 3 * kLanes, high.val[1]);
 #else
   for (int c = 0; c < 4; ++c)
     for (int r = 0; r < 4; ++r) columns[c * kLanes + r] = rows[r][at + c];

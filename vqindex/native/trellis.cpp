@@ -170,7 +170,8 @@ std::size_t trellis_scratch(std::size_t d, const TrellisSpec& spec) {
 }
 
 void trellis_encode(const std::int16_t* values, std::size_t n, std::size_t d, const TrellisSpec& spec,
-                    std::int16_t* scratch, std::uint8_t* fields, std::uint16_t* starts, const std::string& isa) {
+                    std::int16_t* scratch, std::uint8_t* fields, std::uint16_t* starts,
+                    [[maybe_unused]] const std::string& isa) {
 #ifdef VQ_X86
   if (isa.rfind("avx512", 0) == 0) return encode_avx512(values, n, d, spec, scratch, fields, starts);
   if (isa == "avx2") return encode_avx2(values, n, d, spec, scratch, fields, starts);
