@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 STAMPS := $(VENV)/.stamps
 SOURCES := pyproject.toml $(wildcard vqindex/native/*)
 
-.PHONY: demo test lint types wheel sanitize check clean
+.PHONY: demo test lint types wheel sanitize test-neon check clean
 
 demo: $(STAMPS)/demo
 	$(BIN)/vqindex demo --output demo
@@ -41,7 +41,11 @@ sanitize:
 	    -C install.strip=false -C build-dir=build/sanitize/cmake
 	LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0 build/sanitize/bin/pytest -q \
 	    tests/test_scan.py tests/test_allowed.py tests/test_range.py tests/test_changes.py tests/test_planes.py \
-	    tests/test_native_encode.py tests/test_trellis.py
+	    tests/test_native_encode.py tests/test_trellis.py tests/test_fuzz.py
+
+# The kernels' tests on emulated 64-bit ARM; skips, saying so, where Debian's or Ubuntu's tools can't be had.
+test-neon:
+	.ci/neon
 
 check: lint types test wheel sanitize
 

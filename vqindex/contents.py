@@ -21,7 +21,7 @@ __all__ = ["Contents", "Part", "check_norms", "encoded"]
 I64 = NDArray[np.int64]
 Part = tuple[Encoded, Kept | None]  # some rows, and their originals if vectors are kept
 
-_CHUNK_VALUES = 2**24  # float32 values encoded at a time: 64 MiB of input
+_CHUNK_VALUES = 2**22  # float32 values encoded at a time: 16 MiB of input
 
 
 def check_norms(norm: NDArray[np.float32] | None, what: str, first_row: int) -> None:
@@ -33,22 +33,14 @@ def check_norms(norm: NDArray[np.float32] | None, what: str, first_row: int) -> 
         )
 
 
-def encoded(backend: Backend, originals: Originals | None, matrix: Any) -> list[Part]:
-    """Encode a checked matrix (n, dim) by chunks, and round it if vectors are kept."""
-    parts: list[Part] = []
+def encoded(backend: Backend, originals: Originals | None, matrix: Any) -> Iterator[Part]:
+    """Encode a checked matrix (n, dim) by chunks, as they are asked for, and round it if vectors are kept."""
     rows = max(1, _CHUNK_VALUES // matrix.shape[1])
     for number, chunk in enumerate(float_chunks(matrix, rows, "vectors")):
         kept = None if originals is None else originals.rounded(chunk, number * rows)
-        parts.append((backend.encode(chunk), kept))
-        check_norms(parts[-1][0].norm, "vectors", number * rows)
-    return parts
-
-
-def _emptying(parts: list[Part]) -> Iterator[Part]:
-    """Yield and let go of one part after the other, so that memory falls as they are copied."""
-    parts.reverse()
-    while parts:
-        yield parts.pop()
+        codes = backend.encode(chunk)
+        check_norms(codes.norm, "vectors", number * rows)
+        yield codes, kept
 
 
 class Contents(NamedTuple):
@@ -73,11 +65,15 @@ class Contents(NamedTuple):
         """Bytes of all parts."""
         return self.rows.nbytes + self.ids.nbytes + (0 if self.originals is None else self.originals.nbytes)
 
-    def append(self, parts: list[Part] | Iterator[Part], ids: I64 | None) -> None:
-        """Take rows in whose ids passed `IdMap.check_new`: all or, if anything is raised, none. Empties a list."""
+    def append(self, parts: Iterable[Part], ids: I64 | None, coming: int = 0) -> None:
+        """Take rows in whose ids passed `IdMap.check_new`: all or, if anything is raised, none.
+
+        Parts are taken one by one and lie in memory once; `coming` is how many rows they have, if that is known.
+        """
         marks = [(part, part.mark()) for part in self if part is not None]
         try:
-            count = self._fill(_emptying(parts) if isinstance(parts, list) else parts)
+            self.rows.expect(coming)
+            count = self._fill(parts)
             if count:
                 self.ids.extend(count, ids)
         except BaseException:

@@ -203,7 +203,8 @@ class VQIndex:
         new_ids = None if ids is None else as_ids(ids, matrix.shape[0])
         if matrix.shape[0]:
             self._ids.check_new(new_ids)
-        self._contents.append(encoded(self._backend, self._contents.originals, matrix), new_ids)
+        parts = encoded(self._backend, self._contents.originals, matrix)
+        self._contents.append(parts, new_ids, matrix.shape[0])
 
     def upsert(self, ids: Any, vectors: Any) -> None:
         """Add vectors, replacing those whose ids are in the index.
@@ -224,7 +225,7 @@ class VQIndex:
         new_ids = as_ids(ids, matrix.shape[0])
         parts = encoded(self._backend, self._contents.originals, matrix)
         old = self._ids.find(new_ids)
-        self._contents.append(parts, new_ids)
+        self._contents.append(parts, new_ids, matrix.shape[0])
         self._ids.remove(old[old >= 0])
 
     def remove(self, ids: Any) -> int:

@@ -15,6 +15,7 @@ from .spec import IndexSpec
 __all__ = ["RowStore"]
 
 SEGMENT_ROWS = 2**18
+SEGMENT_BYTES = 2**26  # or so few rows: growing copies half a segment at most, which bounds what adding takes
 _FIRST_ROWS = 1024
 
 
@@ -24,9 +25,12 @@ class RowStore:
     def __init__(self, spec: IndexSpec, put: Callable[[Encoded, Block, int], None]) -> None:
         self._spec = spec
         self._put = put  # the backend's way of writing code rows into a block
+        full = SEGMENT_BYTES // spec.bytes_per_vector // BLOCK_ROWS * BLOCK_ROWS
+        self._full = max(BLOCK_ROWS, min(SEGMENT_ROWS, full))  # rows of a segment that grows no more
         self._sealed: list[Block] = []
         self._tail = self._allocate(0)
         self._used = 0
+        self._coming = 0  # rows that are known to be appended soon
 
     def _allocate(self, rows: int) -> Block:
         spec = self._spec
@@ -61,23 +65,28 @@ class RowStore:
         if whole < block.rows:
             self.append(join_rows(self._spec, block, np.arange(whole, block.rows)))
 
+    def expect(self, rows: int) -> None:
+        """Make room for so many at once when they come."""
+        self._coming = rows
+
     def append(self, rows: Encoded) -> None:
         """Copy rows behind the last ones."""
         start = 0
         while start < rows.rows:
             if self._used == self._tail.rows:
-                self._grow(rows.rows - start)
+                self._grow(max(rows.rows - start, self._coming))
             stop = min(rows.rows, start + self._tail.rows - self._used)
             self._put(rows.take(slice(start, stop)), self._tail, self._used)
             self._used += stop - start
+            self._coming = max(0, self._coming - (stop - start))
             start = stop
 
     def _grow(self, wanted: int) -> None:
-        if self._tail.rows == SEGMENT_ROWS:
+        if 2 * self._tail.rows > self._full:
             self._sealed.append(self._tail)
             self._tail, self._used = self._allocate(0), 0
         rows = max(_FIRST_ROWS, 2 * self._tail.rows, self._used + wanted)
-        bigger = self._allocate(min(-(-rows // BLOCK_ROWS) * BLOCK_ROWS, SEGMENT_ROWS))
+        bigger = self._allocate(min(-(-rows // BLOCK_ROWS) * BLOCK_ROWS, self._full))
         for target, source in zip(bigger, self._tail, strict=True):
             if target is not None and source is not None:
                 target[: len(source)] = source
@@ -90,6 +99,11 @@ class RowStore:
     def undo(self, mark: Any) -> None:
         """Return to a mark; rows were only appended since."""
         self._sealed, self._tail, self._used = mark
+        self._coming = 0
+        if self._tail.signs is not None:  # the empty columns of the last block of 64 rows are stored with it
+            block, column = divmod(self._used, BLOCK_ROWS)
+            self._tail.signs[block : block + 1, :, column:] = 0
+            self._tail.signs[block + 1 :] = 0
 
     def only(self, rows: NDArray[np.int64]) -> RowStore:
         """Return a store of some rows, shape (m,), ascending; they are copied."""

@@ -1,0 +1,187 @@
+"""What memory building takes, and which pages of a mapped file are read: measured in processes of their own."""
+
+import ctypes
+import json
+import mmap
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vqindex import VQIndex, storage
+from vqindex.codec import Codec
+from vqindex.contents import _CHUNK_VALUES
+from vqindex.planes import BLOCK_ROWS, Block
+from vqindex.spec import IndexSpec
+from vqindex.storage import writer
+from vqindex.storage.layout import CHECK_BYTES
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="reads Linux's account of a process")
+MIB = 2**20
+
+
+def run(code, *args):
+    """The JSON that a fresh interpreter prints."""
+    done = subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+BUILD = """
+import json, sys
+import numpy as np
+from vqindex import VQIndex
+
+dim, bits, n, codec = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+
+class Rows:  # an array that is never in memory as a whole
+    dtype = np.dtype(np.float32)
+    pool = np.random.default_rng(0).standard_normal((256, dim), dtype=np.float32)
+    def __init__(self, n):
+        self.shape = (n, dim)
+    def __getitem__(self, rows):
+        return self.pool[np.arange(rows.start, min(rows.stop, self.shape[0])) % 256]
+
+def kib(name):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
+
+VQIndex(dim, bits, codec=codec).add(Rows(3000))  # tables, and pages of code
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # the peak begins anew
+before = kib("VmRSS")
+index = VQIndex(dim, bits, codec=codec)
+for _ in range(2):
+    index.add(Rows(n // 2))
+print(json.dumps({"peak": (kib("VmHWM") - before) * 1024, "codes": index.stats()["bytes_per_vector"] * index.ntotal}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("dim", "bits", "n", "codec"),
+    [(768, 4, 400_000, "turboquant-prod"), (64, 1, 2_000_000, "turboquant-mse"), (3072, 8, 80_000, "turboquant-prod")],
+)
+def test_building_takes_a_chunk_and_the_codes(dim, bits, n, codec):
+    """Rows of 388 B, 16 B and 3 KiB: many segments, one, and few rows to a segment.
+
+    A chunk of input is one float32 block of _CHUNK_VALUES. The 64 MiB beside it and the codes are for the next
+    chunk that is made while the last one lives (16), the masks of the check for NaN (8), a chunk's codes (4 at most),
+    threads' scratch, and half a segment that is copied when a later call finds the last one full (32).
+    """
+    found = run(BUILD, dim, bits, n, codec)
+    assert found["codes"] > 30 * MIB, "codes too few to see a second copy of them beside the 64 MiB"
+    assert found["peak"] > found["codes"], "the measurement saw the codes"
+    assert found["peak"] < found["codes"] + 4 * _CHUNK_VALUES + 64 * MIB
+
+
+# ---- mapped files
+
+
+def sparse(monkeypatch, path, spec, n):
+    """A valid file of n rows that are all zeros, written by the writer but for its zeros: holes hold them."""
+    real = writer._put
+
+    def put(file, name, dtype, shape, parts):
+        if name in ("thresholds", "levels"):
+            return real(file, name, dtype, shape, parts)
+        created = writer.h5py.h5p.create(writer.h5py.h5p.DATASET_CREATE)
+        created.set_layout(writer.h5py.h5d.CONTIGUOUS)
+        created.set_alloc_time(writer.h5py.h5d.ALLOC_TIME_EARLY)
+        created.set_fill_time(writer.h5py.h5d.FILL_TIME_NEVER)
+        kind = writer.h5py.h5t.py_create(np.dtype(dtype))
+        space = writer.h5py.h5s.create_simple(shape)
+        writer.h5py.h5d.create(file.id, name.encode(), kind, space, created)
+        whole, rest = divmod(int(np.prod(shape)) * np.dtype(dtype).itemsize, CHECK_BYTES)
+        sums = [zlib.crc32(bytes(CHECK_BYTES))] * whole + ([zlib.crc32(bytes(rest))] if rest else [])
+        return {"dtype": np.dtype(dtype).str, "shape": list(shape), "crc32": sums}
+
+    def zeros(*shape):
+        return np.broadcast_to(np.uint8(0), shape)
+
+    rows = Block(zeros(-(-n // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS), zeros(n, spec.row_bytes), zeros(n), None)
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "_put", put)
+        storage.write(path, Codec(spec), [rows], None, {})
+    if path.stat().st_blocks * 512 > 64 * MIB:
+        path.unlink()
+        pytest.skip("this file system has no holes")
+
+
+OPEN = """
+import json, sys
+import numpy as np
+from vqindex import VQIndex
+
+def bytes_read():
+    return next(int(line.split()[1]) for line in open("/proc/self/io") if line.startswith("rchar"))
+
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")) * 1024
+
+VQIndex.load(sys.argv[1], mmap=True)  # tables, and pages of code
+before, memory = bytes_read(), resident()
+index = VQIndex.load(sys.argv[2], mmap=True)
+print(json.dumps({"read": bytes_read() - before, "memory": resident() - memory, "ntotal": index.ntotal}))
+"""
+
+
+def test_opening_a_mapped_file_reads_as_little_whatever_its_size(monkeypatch, tmp_path):
+    """By bytes that calls read and memory that maps filled, not by time. The small file's are what any file takes."""
+    spec = IndexSpec(768, 4, "cosine")
+    small, large = tmp_path / "small.vqi", tmp_path / "large.vqi"
+    rows = 10 * 2**30 // spec.bytes_per_vector // BLOCK_ROWS * BLOCK_ROWS
+    sparse(monkeypatch, small, spec, 640)
+    sparse(monkeypatch, large, spec, rows)
+    assert large.stat().st_size > 10**10
+    assert storage.verify(small), "a valid file, checksums and all"
+    few, many = (run(OPEN, small, path) for path in (small, large))
+    assert many["ntotal"] == rows
+    # The header holds a checksum of at most 12 characters for every 4 MiB, and is read through the same small pieces.
+    header = 12 * (large.stat().st_size // CHECK_BYTES + 4)
+    assert many["read"] - few["read"] <= header + 4096
+    # Its parsed numbers, 32 bytes of int and 8 of list each, and pages that the heap happened to take.
+    assert many["memory"] < 2 * MIB
+
+
+def resident(array):
+    """Which pages of a mapped array are in memory, by page of its file's part."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    start = array.ctypes.data // mmap.PAGESIZE * mmap.PAGESIZE
+    length = array.ctypes.data + array.nbytes - start
+    pages = (ctypes.c_ubyte * (-(-length // mmap.PAGESIZE)))()
+    assert libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(length), pages) == 0, os.strerror(ctypes.get_errno())
+    return np.frombuffer(pages, np.uint8) & 1
+
+
+def test_a_search_reads_the_sign_plane_and_the_codes_of_likely_rows_only(tmp_path):
+    n, dim = 40_000, 768
+    x = np.random.default_rng(0).standard_normal((n, dim), dtype=np.float32)
+    index = VQIndex(dim, 8, "cosine")
+    index.add(x)
+    path = tmp_path / "x.vqi"
+    index.save(path)
+    want = index.search(x[3], 1)
+    mapped = VQIndex.load(path, mmap=True)
+    (block, *_) = mapped._rows.blocks()
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    for part in (block.signs, block.codes, block.factor):
+        base = part
+        while not isinstance(base, mmap.mmap):
+            base = base.base
+        base.madvise(mmap.MADV_RANDOM)  # the system reads what is asked for, nothing ahead
+    if resident(block.codes).mean() > 0.01:
+        pytest.skip("this file system keeps its pages in memory")
+    got = mapped.search(x[3], 1, threads=1)
+    np.testing.assert_array_equal(got.ids, want.ids)
+    np.testing.assert_array_equal(got.scores, want.scores)
+    assert resident(block.signs).all(), "the whole sign plane is read"
+    # The query is a stored row that the warm-up meets, so its score is the bar from the beginning, and no bound of a
+    # row at right angles reaches it. What is scored are the two likeliest rows of the sample, and it again: each of
+    # them, 672 bytes, lies in two pages at most. The rest of the 20 is for blocks of the file that share a page.
+    touched = resident(block.codes)
+    assert 1 <= touched.sum() <= 20, touched.sum()
