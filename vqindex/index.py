@@ -8,7 +8,6 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from . import storage
 from .arguments import MAX_K, as_confidence, as_count, as_shortlist, as_thresholds
 from .arrays import as_ids, as_matrix, as_queries
 from .backend import Queries, make_backend
@@ -529,6 +528,8 @@ class VQIndex:
         OSError
             If the file can't be written; an older file at `path` is then untouched.
         """
+        from . import storage  # here, since h5py is most of the time that importing vqindex would take
+
         rows, ids, originals = self._contents.compacted()
         storage.write(
             path, self._codec, rows.blocks(), ids.explicit, self._meta, next_id=ids.next_id, originals=originals
@@ -559,6 +560,8 @@ class VQIndex:
         FileFormatError
             If it is not an index, is truncated or damaged (naming the block), or its version is unknown.
         """
+        from . import storage
+
         stored = storage.read(path, mmap=mmap, verify=not mmap if verify is None else verify)
         index = cls.__new__(cls)
         index._start(stored.spec, device, stored.originals)
