@@ -25,12 +25,10 @@ lint: $(STAMPS)/test
 types: $(STAMPS)/test
 	$(BIN)/mypy
 
-# The wheel, installed into an empty environment and used there.
+# The sdist, the wheel built from it offline, and its use in an empty environment.
 wheel: $(STAMPS)/test
-	rm -rf dist && $(BIN)/python -m build --outdir dist . > dist.log 2>&1 || (cat dist.log; exit 1)
-	rm -f dist.log && rm -rf build/wheel-venv && $(PYTHON) -m venv build/wheel-venv
-	build/wheel-venv/bin/pip install --quiet --disable-pip-version-check dist/*.whl
-	cd build/wheel-venv && bin/vqindex demo --quick --no-plot --output demo && bin/vqindex verify demo/glove-default-4.vqi
+	rm -rf dist build/wheel
+	$(BIN)/python .ci/wheel.py dist build/wheel
 
 # The kernels' tests with AddressSanitizer and UndefinedBehaviorSanitizer (GCC), in an environment of their own.
 SANITIZERS = $(shell g++ -print-file-name=libasan.so) $(shell g++ -print-file-name=libstdc++.so.6)
