@@ -9,13 +9,24 @@ TORCH ?= torch==2.13.0
 STAMPS := $(VENV)/.stamps
 SOURCES := pyproject.toml $(wildcard vqindex/native/*)
 
-.PHONY: demo test lint types wheel sanitize check clean
+.PHONY: demo test docs example lint types wheel sanitize check clean
 
 demo: $(STAMPS)/demo
 	$(BIN)/vqindex demo --output demo
 
 test: $(STAMPS)/test
 	$(BIN)/pytest -m "not gpu"
+
+# The site, into build/site: broken links and pages that no menu leads to are errors.
+docs: $(STAMPS)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The example with its real model, over a few modules; and what it should find there.
+ASK := $(BIN)/python examples/semantic_search.py --modules shutil threading json --index build/example.vqi -k 3 --query
+example: $(STAMPS)/example
+	mkdir -p build
+	$(ASK) "copy a folder and all that is in it" | tee /dev/stderr | grep -q shutil.copytree
+	$(ASK) "wait until a thread is done" | tee /dev/stderr | grep -q threading.Thread.join
 
 lint: $(STAMPS)/test
 	$(BIN)/ruff check .
@@ -41,7 +52,7 @@ sanitize:
 	    tests/test_scan.py tests/test_allowed.py tests/test_range.py tests/test_changes.py tests/test_planes.py \
 	    tests/test_native_encode.py tests/test_trellis.py
 
-check: lint types test wheel sanitize
+check: lint types test docs example wheel sanitize
 
 clean:
 	rm -rf $(VENV) build dist demo
@@ -58,3 +69,12 @@ $(STAMPS)/test: $(SOURCES) | $(VENV)/bin/python
 	$(if $(TORCH),$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)",)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev,faiss,plot]"
 	mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/docs: $(STAMPS)/test
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[docs]"
+	touch $@
+
+# Its model needs torch: without TORCH it would bring in whichever is newest.
+$(STAMPS)/example: $(STAMPS)/test
+	$(if $(TORCH),$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" -e ".[example]",false)
+	touch $@

@@ -85,7 +85,7 @@ def rotation(figure: Figure, look: Look) -> None:
 
 
 def cells(figure: Figure, look: Look) -> None:
-    """The quantizer of 2 bits, and what a sign bit makes of the one of 1 bit."""
+    """Quantizer of 2 bits, and what a sign bit makes of the one of 1 bit."""
     u = np.linspace(-3.4, 3.4, 400)
     density = np.exp(-(u**2) / 2) / np.sqrt(2 * np.pi)
     books = (lloyd_max(1024, 2), embedded(1024, 2))
@@ -99,7 +99,9 @@ def cells(figure: Figure, look: Look) -> None:
         axes.plot(values, np.interp(values, u, density), "o", color=look.green)
         for code, value in enumerate(values):
             axes.text(value, -0.045, f"{code:02b}", ha="center", color=look.green, family="monospace")
-        axes.set(title=f"{title}: error {book.mse:.4f}", ylim=(-0.07, 0.44), yticks=[], xlabel="rotated coordinate x sqrt(d)")
+        axes.set(
+            title=f"{title}: error {book.mse:.4f}", ylim=(-0.07, 0.44), yticks=[], xlabel="rotated coordinate x sqrt(d)"
+        )
 
 
 def sketches(figure: Figure, look: Look) -> None:
@@ -146,7 +148,7 @@ def trellis(figure: Figure, look: Look) -> None:
 
 
 def scan(figure: Figure, look: Look) -> None:
-    """What the sign bits of all rows say about one query, and which rows are read on."""
+    """Estimates for one query from the sign bits of all rows, and which rows are read on."""
     rows, queries, _ = words()
     d, query, k = rows.shape[1], queries[0], 10
     index = index_of(4)
@@ -165,7 +167,9 @@ def scan(figure: Figure, look: Look) -> None:
     axes.axhline(bar, color=look.red, lw=0.9)
     axes.axvline(bar - width, color=look.blue, lw=0.9)
     axes.set(xlabel="estimate from the sign bits alone", ylabel="score from all 4 bits")
-    axes.set_title(f"{read.sum():,} of {len(rows):,} rows are read past their signs (blue); red: the {k} found", fontsize=10)
+    axes.set_title(
+        f"{read.sum():,} of {len(rows):,} rows are read past their signs (blue); red: the {k} found", fontsize=10
+    )
 
 
 def recall(figure: Figure, look: Look) -> None:

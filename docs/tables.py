@@ -57,7 +57,14 @@ def noise() -> str:
             loss = Codec(IndexSpec(384, bits, "cosine", codec)).expected_mse
             row += [three(loss), f"{math.sqrt(loss / (1 - loss) / 383):.4f}"]
         rows.append([*row, three(4.0**-bits)])
-    head = ["bits", "default: distortion", "error of a score, d = 384", "trellis: distortion", "error of a score", "bound"]
+    head = [
+        "bits",
+        "default: distortion",
+        "error of a score, d = 384",
+        "trellis: distortion",
+        "error of a score",
+        "bound",
+    ]
     return markdown(head, rows)
 
 
@@ -88,13 +95,13 @@ def _peers(data: str) -> str:
     last = {(line["bits"], line["index"]): line for line in measured}
     rows = []
     for (bits, name), line in sorted(last.items(), key=lambda item: (item[0][0], -item[1]["recall_at_10"])):
-        ours = name.startswith("vqindex")
-        shown = f"**{name}**" if ours else name
-        speed = [three(line[key]["median"]) for key in ("batch_qps", "single_qps")]
-        ratios = [_ratio(line[f"{key}_ratio_to_turbovec"]) for key in ("batch", "single")]
-        size = f"{line['bytes_per_vector']:g}"
-        rows.append([shown, bits, size, f"{line['recall_at_10']:.3f}", three(line["build_seconds"]), speed[0], ratios[0], speed[1], ratios[1]])
-    head = ["index", "bits", "bytes", "recall@10", "build, s", "queries/s, batch", "to turbovec", "one by one", "to turbovec"]
+        row = [f"**{name}**" if name.startswith("vqindex") else name, bits, f"{line['bytes_per_vector']:g}"]
+        row += [f"{line['recall_at_10']:.3f}", three(line["build_seconds"])]
+        for way in ("batch", "single"):
+            row += [three(line[f"{way}_qps"]["median"]), _ratio(line[f"{way}_ratio_to_turbovec"])]
+        rows.append(row)
+    speeds = ["queries/s, batch", "to turbovec", "one by one", "to turbovec"]
+    head = ["index", "bits", "bytes", "recall@10", "build, s", *speeds]
     return markdown(head, rows)
 
 

@@ -138,7 +138,13 @@ class VQIndex:
         return self._meta
 
     def train(self, vectors: Any = None) -> None:
-        """Do nothing; there so that code written for faiss runs unchanged."""
+        """Do nothing; there so that code written for faiss runs unchanged.
+
+        Parameters
+        ----------
+        vectors : object, optional
+            Not looked at.
+        """
 
     def __len__(self) -> int:
         return self.ntotal
@@ -523,6 +529,11 @@ class VQIndex:
 
         Removed vectors are not written: the file is that of the compacted index.
 
+        Parameters
+        ----------
+        path : str or path
+            The file to write or replace.
+
         Raises
         ------
         OSError
@@ -552,6 +563,11 @@ class VQIndex:
             whole file; the header and the codebook are checked always.
         device : str, default "auto"
             As for the constructor.
+
+        Returns
+        -------
+        VQIndex
+            The index, with the backend of this machine.
 
         Raises
         ------
