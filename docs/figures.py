@@ -2,7 +2,8 @@
 
     python docs/figures.py FOLDER
 
-Everything shown is computed here, by the library, on the word vectors that ship with it (GloVe, 20,000 x 100).
+Everything shown is computed here by the library, most of it on the word vectors that ship with it (GloVe,
+20,000 x 100).
 """
 
 from __future__ import annotations
@@ -68,20 +69,27 @@ def index_of(bits: int, **options: Any) -> vqindex.VQIndex:
 
 
 def rotation(figure: Figure, look: Look) -> None:
-    """Values of six coordinates over all vectors, before and after the rotation."""
-    rows = words()[0]
-    turned = Codec(IndexSpec(rows.shape[1])).rotation.forward(np.ascontiguousarray(rows.T)).T
+    """Coordinates of four vectors that have nothing in common, before and after the rotation."""
+    d = 1536
+    t = np.arange(d)
+    spikes = np.zeros(d)
+    spikes[np.random.default_rng(1).choice(d, 20, replace=False)] = 1
+    vectors = {"a wave": np.sin(t / 40), "20 ones": spikes, "decay": np.exp(-t / 150), "steps": np.sign(np.sin(t / 97))}
+    columns = np.array([x / np.linalg.norm(x) for x in vectors.values()], np.float32).T
+    turned = Codec(IndexSpec(d)).rotation.forward(columns)
+    left, right = figure.subfigures(1, 2)
+    colours = (look.blue, look.red, look.green, look.amber)
+    axes = right.subplots()
+    pairs = zip(left.subplots(4, 1, sharex=True), vectors, columns.T, turned.T, colours, strict=True)
+    for row, name, before, after, colour in pairs:
+        row.plot(before, color=colour, lw=0.9)
+        row.set(xticks=[], yticks=[], xlim=(0, d))
+        row.set_ylabel(name, rotation=0, ha="right", va="center")
+        axes.hist(after * np.sqrt(d), bins=40, range=(-4, 4), density=True, histtype="step", lw=1.2, color=colour)
     u = np.linspace(-4, 4, 200)
-    for axes, values, title in zip(
-        figure.subplots(1, 2, sharey=True), (rows, turned), ("as they come", "rotated"), strict=True
-    ):
-        scaled = values * np.sqrt(rows.shape[1])
-        # The coordinates whose means stand out most.
-        for j in np.argsort(-np.abs(scaled.mean(axis=0)))[:6]:
-            axes.hist(scaled[:, j], bins=80, range=(-4, 4), density=True, histtype="step", lw=1.1, color=look.blue)
-        axes.plot(u, np.exp(-(u**2) / 2) / np.sqrt(2 * np.pi), color=look.red, lw=1.6, ls="--")
-        axes.set(title=title, xlabel="coordinate x sqrt(d)", xlim=(-4, 4), yticks=[])
-    figure.axes[1].text(1.5, 0.36, "normal", color=look.red)
+    axes.plot(u, np.exp(-(u**2) / 2) / np.sqrt(2 * np.pi), color=look.ink, lw=1.4, ls="--")
+    left.suptitle(f"{d:,} coordinates, as they come", fontsize=10)
+    axes.set(title="the same, rotated; dashed: normal", xlabel="rotated coordinate x sqrt(d)", xlim=(-4, 4), yticks=[])
 
 
 def cells(figure: Figure, look: Look) -> None:
@@ -197,7 +205,7 @@ def recall(figure: Figure, look: Look) -> None:
 
 
 FIGURES: dict[str, tuple[Callable[[Figure, Look], None], tuple[float, float]]] = {
-    "rotation": (rotation, (7.5, 2.6)),
+    "rotation": (rotation, (7.5, 3.0)),
     "cells": (cells, (7.5, 2.8)),
     "sketches": (sketches, (7.5, 3.2)),
     "trellis": (trellis, (7.5, 2.2)),

@@ -32,7 +32,9 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def three(value: float) -> str:
     """Return a number with three significant digits."""
-    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
+    if value >= 100:
+        return f"{float(f'{value:.3g}'):,.0f}"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}" if value > 0 else "0"
 
 
 def sizes() -> str:
@@ -40,8 +42,8 @@ def sizes() -> str:
     rows = []
     for dim in DIMS:
         sizes = [IndexSpec(dim, bits, "cosine").bytes_per_vector for bits in (1, 2, 3, 4, 8)]
-        rows.append([dim, *(f"{size:,}" for size in sizes), f"{4 * dim:,}", f"{4 * dim / sizes[3]:.1f} times"])
-    head = ["dimension", "1 bit", "2 bits", "3 bits", "4 bits", "8 bits", "float32", "4 bits are smaller by"]
+        rows.append([dim, *(f"{size:,}" for size in sizes), f"{4 * dim:,}", f"{4 * dim / sizes[3]:.1f}"])
+    head = ["dimension", "1 bit", "2 bits", "3 bits", "4 bits", "8 bits", "float32", "float32 to 4 bits"]
     return markdown(head, rows)
 
 
@@ -78,9 +80,9 @@ def recall() -> str:
             for codec in ("turboquant-prod", "trellis"):
                 line = found[data, codec, bits]
                 row += [line["bytes_per_vector"]]
-                row += [f"{line[key]['median']:.3f}" for key in ("recall_at_10", "recall_1_at_1", "recall_1_at_10")]
+                row += [f"{line[key]['median']:.3f}" for key in ("recall_at_10", "recall_1_at_10")]
             rows.append(row)
-    each = ["bytes", "recall@10", "1@1", "1@10"]
+    each = ["bytes", "recall@10", "1@10"]
     head = ["data", "bits", *(f"{name}: {what}" for name in ("default", "trellis") for what in each)]
     return markdown(head, rows)
 
