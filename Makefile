@@ -25,8 +25,10 @@ docs: $(STAMPS)/docs
 ASK := $(BIN)/python examples/semantic_search.py --modules shutil threading json --index build/example.vqi -k 3 --query
 example: $(STAMPS)/example
 	mkdir -p build
-	$(ASK) "copy a folder and all that is in it" | tee /dev/stderr | grep -q shutil.copytree
-	$(ASK) "wait until a thread is done" | tee /dev/stderr | grep -q threading.Thread.join
+	$(ASK) "copy a folder and all that is in it" > build/example.txt
+	$(ASK) "wait until a thread is done" >> build/example.txt
+	cat build/example.txt
+	grep -q shutil.copytree build/example.txt && grep -q threading.Thread.join build/example.txt
 
 lint: $(STAMPS)/test
 	$(BIN)/ruff check .
@@ -70,11 +72,12 @@ $(STAMPS)/test: $(SOURCES) | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev,faiss,plot]"
 	mkdir -p $(STAMPS) && touch $@
 
+# What an extra adds to the library that is installed already, which is not compiled again.
 $(STAMPS)/docs: $(STAMPS)/test
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[docs]"
+	$(BIN)/pip install --quiet --disable-pip-version-check "vqindex[docs]"
 	touch $@
 
 # Its model needs torch: without TORCH it would bring in whichever is newest.
 $(STAMPS)/example: $(STAMPS)/test
-	$(if $(TORCH),$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" -e ".[example]",false)
+	$(if $(TORCH),$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" "vqindex[example]",false)
 	touch $@

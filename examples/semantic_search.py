@@ -174,15 +174,16 @@ def main(arguments: Sequence[str] | None = None, load: Callable[[], Embed] = loa
     console = Console()
 
     if options.texts:
-        lines = filter(None, map(str.strip, options.texts.read_text().splitlines()))
-        texts = [Entry(f"{options.texts.name}:{number}", line) for number, line in enumerate(lines, 1)]
+        lines = enumerate(map(str.strip, options.texts.read_text().splitlines()), 1)
+        texts = [Entry(f"{options.texts.name}:{number}", line) for number, line in lines if line]
     else:
         texts = docstrings(options.modules)
     embed = load()
     index = open_index(options.index, texts, options.bits, embed)
     for question in options.query or questions(console):
         if options.query:
-            console.print(f"\n[bold]{question}[/]")
+            console.print()
+            console.print(Text(question, "bold"))
         console.print(answers(index, texts, embed([question])[0], options.k))
 
 

@@ -1,4 +1,7 @@
-"""The example's way around its model: texts, the file that is made once, what is shown. `make example` runs the model."""
+"""The example's way around its model: texts, the index that is made once, what is shown.
+
+`make example` runs it with the model.
+"""
 
 import importlib.util
 import sys
@@ -65,11 +68,11 @@ def test_the_index_is_made_once(example, tmp_path, monkeypatch, capsys):
 def test_own_texts(example, tmp_path, capsys):
     notes = tmp_path / "notes.txt"
     notes.write_text("apples and pears\n\nzebras [bold] puzzle jazz\n")
-    shown = run(
-        example, capsys, Letters(), "--texts", str(notes), "--index", str(tmp_path / "n.vqi"), "-q", "zebra jazz"
-    )
+    index = tmp_path / "n.vqi"
+    shown = run(example, capsys, Letters(), "--texts", str(notes), "--index", str(index), "-q", "zebra [red] jazz")
     assert "[bold]" in shown, "texts are no markup"
-    assert shown.index("notes.txt:2") < shown.index("notes.txt:1")
+    assert "[red]" in shown, "nor are questions"
+    assert shown.index("notes.txt:3") < shown.index("notes.txt:1"), "lines are numbered as in the file"
 
 
 def test_questions_at_the_prompt(example, tmp_path, monkeypatch, capsys):
