@@ -97,7 +97,8 @@ def _peers(data: str) -> str:
     last = {(line["bits"], line["index"]): line for line in measured}
     rows = []
     for (bits, name), line in sorted(last.items(), key=lambda item: (item[0][0], -item[1]["recall_at_10"])):
-        row = [f"**{name}**" if name.startswith("vqindex") else name, bits, f"{line['bytes_per_vector']:g}"]
+        shown = name.replace(" ", "&nbsp;")
+        row = [f"**{shown}**" if name.startswith("vqindex") else shown, bits, f"{line['bytes_per_vector']:g}"]
         row += [f"{line['recall_at_10']:.3f}", three(line["build_seconds"])]
         for way in ("batch", "single"):
             row += [three(line[f"{way}_qps"]["median"]), _ratio(line[f"{way}_ratio_to_turbovec"])]
