@@ -20,10 +20,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import vqindex
+from vqindex.arguments import DEFAULT_CONFIDENCE
 from vqindex.coarse import CoarseTerms, quantile
 from vqindex.codebook import embedded, lloyd_max
 from vqindex.codec import Codec
-from vqindex.index import DEFAULT_CONFIDENCE
 from vqindex.spec import IndexSpec
 from vqindex.trellis import Trellis
 from vqindex_datasets import load_annbench, sample_path

@@ -57,6 +57,12 @@ def test_code_runs(page, tmp_path, monkeypatch):
             assert block.language in ("", "text"), f"{page}: a block of {block.language!r}; expected python or sh"
 
 
+def test_the_reference_has_every_public_name():
+    text = (ROOT / "docs" / "api.md").read_text()
+    shown = set(re.findall(r"^::: vqindex\.(\w+)$", text, re.MULTILINE))
+    assert shown == set(vqindex.__all__) - {"__version__"}
+
+
 def test_few_blocks_are_not_run():
     marked = {page: sum(bool(block.not_run) for block in blocks(page)) for page in PAGES}
     assert {page: count for page, count in marked.items() if count} == NOT_RUN

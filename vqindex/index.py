@@ -423,7 +423,7 @@ class VQIndex:
             Queries.
         threshold : float or array-like of float, shape (nq,)
             For all queries, or for each. A score must be above it (ip, cosine) or below it (l2), strictly.
-        filter, threads, confidence
+        filter, threads, confidence : optional
             As for `search`. With a confidence below 1 a vector that is better than its threshold is missed with
             probability 1 - confidence at most.
 
