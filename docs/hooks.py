@@ -91,7 +91,7 @@ def command_line() -> str:
     parts = []
 
     def show(command: click.Command, path: str) -> None:
-        context = click.Context(command, info_name=path, max_content_width=100, terminal_width=100)
+        context = click.Context(command, info_name=path, terminal_width=80, **cli.context_settings)
         parts.append(f"## {path}\n\n```text\n{command.get_help(context)}\n```")
         for name, inner in sorted(getattr(command, "commands", {}).items()):
             show(inner, f"{path} {name}")
