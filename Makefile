@@ -9,13 +9,26 @@ TORCH ?= torch==2.13.0
 STAMPS := $(VENV)/.stamps
 SOURCES := pyproject.toml $(wildcard vqindex/native/*)
 
-.PHONY: demo test lint types wheel sanitize test-neon check clean
+.PHONY: demo test docs example lint types wheel sanitize test-neon check clean
 
 demo: $(STAMPS)/demo
 	$(BIN)/vqindex demo --output demo
 
 test: $(STAMPS)/test
 	$(BIN)/pytest -m "not gpu"
+
+# The site, into build/site: broken links and pages that no menu leads to are errors.
+docs: $(STAMPS)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The example with its real model, over a few modules; and what it should find there.
+ASK := $(BIN)/python examples/semantic_search.py --modules shutil threading json --index build/example.vqi -k 3 --query
+example: $(STAMPS)/example
+	mkdir -p build
+	$(ASK) "copy a folder and all that is in it" > build/example.txt
+	$(ASK) "wait until a thread is done" >> build/example.txt
+	cat build/example.txt
+	grep -q shutil.copytree build/example.txt && grep -q threading.Thread.join build/example.txt
 
 lint: $(STAMPS)/test
 	$(BIN)/ruff check .
@@ -25,12 +38,10 @@ lint: $(STAMPS)/test
 types: $(STAMPS)/test
 	$(BIN)/mypy
 
-# The wheel, installed into an empty environment and used there.
+# The sdist, the wheel built from it offline, and its use in an empty environment.
 wheel: $(STAMPS)/test
-	rm -rf dist && $(BIN)/python -m build --outdir dist . > dist.log 2>&1 || (cat dist.log; exit 1)
-	rm -f dist.log && rm -rf build/wheel-venv && $(PYTHON) -m venv build/wheel-venv
-	build/wheel-venv/bin/pip install --quiet --disable-pip-version-check dist/*.whl
-	cd build/wheel-venv && bin/vqindex demo --quick --no-plot --output demo && bin/vqindex verify demo/glove-default-4.vqi
+	rm -rf dist build/wheel
+	$(BIN)/python .ci/wheel.py dist build/wheel
 
 # The kernels' tests with AddressSanitizer and UndefinedBehaviorSanitizer (GCC), in an environment of their own.
 SANITIZERS = $(shell g++ -print-file-name=libasan.so) $(shell g++ -print-file-name=libstdc++.so.6)
@@ -47,7 +58,7 @@ sanitize:
 test-neon:
 	.ci/neon
 
-check: lint types test wheel sanitize
+check: lint types test docs example wheel sanitize
 
 clean:
 	rm -rf $(VENV) build dist demo
@@ -64,3 +75,13 @@ $(STAMPS)/test: $(SOURCES) | $(VENV)/bin/python
 	$(if $(TORCH),$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)",)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev,faiss,plot]"
 	mkdir -p $(STAMPS) && touch $@
+
+# What an extra adds to the library that is installed already, which is not compiled again.
+$(STAMPS)/docs: $(STAMPS)/test
+	$(BIN)/pip install --quiet --disable-pip-version-check "vqindex[docs]"
+	touch $@
+
+# Its model needs torch: without TORCH it would bring in whichever is newest.
+$(STAMPS)/example: $(STAMPS)/test
+	$(if $(TORCH),$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" "vqindex[example]",false)
+	touch $@

@@ -8,7 +8,6 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from . import storage
 from .arguments import MAX_K, as_confidence, as_count, as_shortlist, as_thresholds
 from .arrays import as_ids, as_matrix, as_queries
 from .backend import Queries, make_backend
@@ -139,7 +138,13 @@ class VQIndex:
         return self._meta
 
     def train(self, vectors: Any = None) -> None:
-        """Do nothing; there so that code written for faiss runs unchanged."""
+        """Do nothing; there so that code written for faiss runs unchanged.
+
+        Parameters
+        ----------
+        vectors : object, optional
+            Not looked at.
+        """
 
     def __len__(self) -> int:
         return self.ntotal
@@ -419,7 +424,7 @@ class VQIndex:
             Queries.
         threshold : float or array-like of float, shape (nq,)
             For all queries, or for each. A score must be above it (ip, cosine) or below it (l2), strictly.
-        filter, threads, confidence
+        filter, threads, confidence : optional
             As for `search`. With a confidence below 1 a vector that is better than its threshold is missed with
             probability 1 - confidence at most.
 
@@ -525,11 +530,18 @@ class VQIndex:
 
         Removed vectors are not written: the file is that of the compacted index.
 
+        Parameters
+        ----------
+        path : str or path
+            The file to write or replace.
+
         Raises
         ------
         OSError
             If the file can't be written; an older file at `path` is then untouched.
         """
+        from . import storage  # here, since h5py is most of the time that importing vqindex would take
+
         rows, ids, originals = self._contents.compacted()
         storage.write(
             path, self._codec, rows.blocks(), ids.explicit, self._meta, next_id=ids.next_id, originals=originals
@@ -553,6 +565,11 @@ class VQIndex:
         device : str, default "auto"
             As for the constructor.
 
+        Returns
+        -------
+        VQIndex
+            The index, with the backend of this machine.
+
         Raises
         ------
         FileNotFoundError
@@ -560,6 +577,8 @@ class VQIndex:
         FileFormatError
             If it is not an index, is truncated or damaged (naming the block), or its version is unknown.
         """
+        from . import storage
+
         stored = storage.read(path, mmap=mmap, verify=not mmap if verify is None else verify)
         index = cls.__new__(cls)
         index._start(stored.spec, device, stored.originals)

@@ -91,7 +91,18 @@ def _read(path: Path, name: str) -> Any:
 
 
 def is_annbench(path: str | Path) -> bool:
-    """Say whether `path` is HDF5 with train, test, neighbors and distances; contents are not checked."""
+    """Say whether a file has the layout of ann-benchmarks: train, test, neighbors and distances, contents unchecked.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file. One that is not there, or can't be read as HDF5, has not.
+
+    Returns
+    -------
+    bool
+        Whether it has.
+    """
     if not Path(path).is_file() or not h5py.is_hdf5(path):
         return False
     try:
@@ -202,12 +213,12 @@ def write_annbench(
     ----------
     path : str or Path
         The file; one already there is replaced in the end.
-    train : ndarray of shape (n, d), VectorSource, or iterable of such arrays
+    train : ndarray of any float or integer type, shape (n, d), VectorSource, or iterable of such arrays
         The rows. With an array or a source they lie contiguous in the file; with an iterable, whose length is
         unknown before its end, in HDF5 chunks.
-    test : ndarray of shape (nq, d)
+    test : ndarray of any float or integer type, shape (nq, d)
         The queries.
-    neighbors, distances : ndarray of shape (nq, k)
+    neighbors, distances : ndarray of any integer and any float type, shape (nq, k)
         The exact neighbours, nearest first; distances as in `Dataset.distances`.
     distance : str
         A key of `DISTANCES`.

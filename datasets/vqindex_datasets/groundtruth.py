@@ -51,9 +51,9 @@ def exact_knn(
 
     Parameters
     ----------
-    train : ndarray of shape (n, d) or VectorSource
-        The rows: any float or integer type. A source is read once, `block_rows` rows at a time.
-    queries : ndarray of shape (nq, d)
+    train : ndarray of any float or integer type, shape (n, d), or VectorSource
+        The rows. A source is read once, `block_rows` rows at a time.
+    queries : ndarray of any float or integer type, shape (nq, d)
         The queries.
     k : int
         Neighbours per query, 1 <= k <= n.
@@ -98,8 +98,28 @@ def exact_neighbors(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Find exact neighbours with the distances that ann-benchmarks files store.
 
-    As `exact_knn`, but `distance` is "angular" (1 - cosine), "euclidean" (not squared) or "ip" (minus the
-    inner product), and the second array holds these distances, float64 of shape (nq, k), smaller is nearer.
+    Parameters
+    ----------
+    train, queries : ndarray of any float or integer type, shape (n, d) and (nq, d)
+        Rows and queries, as for `exact_knn`.
+    k : int
+        Neighbours per query, 1 <= k <= n.
+    distance : {"angular", "euclidean", "ip"}
+        1 - cosine, Euclidean distance (not squared), or minus the inner product.
+    device, block_rows, progress : str, int, callable
+        As for `exact_knn`.
+
+    Returns
+    -------
+    ids : int64 ndarray of shape (nq, k)
+        Row numbers, nearest first; equal distances in the order of the rows.
+    distances : float64 ndarray of shape (nq, k)
+        Smaller is nearer.
+
+    Raises
+    ------
+    DatasetError
+        As `exact_knn`, or for another distance.
     """
     if distance not in _DISTANCE_METRIC:
         raise DatasetError(f"distance {distance!r}; expected one of {', '.join(_DISTANCE_METRIC)}")

@@ -80,7 +80,17 @@ class VectorSource(abc.ABC):
             self._release()
 
     def read(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Give rows ``start:stop`` as a new array of shape (stop - start, d).
+        """Read some of the rows.
+
+        Parameters
+        ----------
+        start, stop : int
+            First row, and the row after the last; by default all.
+
+        Returns
+        -------
+        ndarray of any float or integer type, shape (stop - start, d)
+            A new array.
 
         Raises
         ------
@@ -96,7 +106,23 @@ class VectorSource(abc.ABC):
         return self._rows(start, stop)
 
     def chunks(self, rows: int = 65536) -> Iterator[NDArray[Any]]:
-        """Yield all rows in order, at most `rows` at a time, as new arrays of shape (<= rows, d)."""
+        """Read all rows in order.
+
+        Parameters
+        ----------
+        rows : int, default 65536
+            Most rows at a time.
+
+        Yields
+        ------
+        ndarray of any float or integer type, shape (<= rows, d)
+            A new array.
+
+        Raises
+        ------
+        DatasetError
+            If `rows` < 1, the source is closed, or the file is damaged.
+        """
         if rows < 1:
             raise DatasetError(f"{self.name}: chunks of {rows} rows asked for; expected at least 1")
         for start in range(0, self.shape[0], rows):

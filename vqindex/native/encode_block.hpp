@@ -68,7 +68,8 @@ VQ_INLINE void scale_columns(float* columns, std::size_t d, Norms& norms) {
     for (int i = 0; i < kLanes; ++i) {
       const float scaled = column[i] * power[i];
       // Masks instead of a condition: compilers don't widen short-circuits.
-      const std::int32_t keep = -((magnitude_bits(column[i]) >= kTiny) & (magnitude_bits(scaled) >= kCut));
+      const int big = magnitude_bits(column[i]) >= kTiny, kept = magnitude_bits(scaled) >= kCut;
+      const std::int32_t keep = -(big & kept);
       const float value = bits_float(float_bits(scaled) & keep);
       const double wide = value;
       column[i] = value;

@@ -1,0 +1,100 @@
+"""What the site has beside the pages in this folder, called by MkDocs (mkdocs.yml).
+
+Figures and tables are made anew, the command line's help is printed, and the files in the root of the repository that
+are documentation become pages.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from mkdocs.structure.files import File, Files
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+import figures  # noqa: E402
+import tables  # noqa: E402
+
+ROOT = HERE.parent
+FIGURES = ROOT / "build" / "docs" / "figures"
+# Files outside this folder that the site shows, by where they are in the repository.
+BROUGHT = {
+    "FORMAT.md": "format.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "benchmarks/README.md": "benchmark-protocol.md",
+    **{path.relative_to(ROOT).as_posix(): path.name for path in sorted((ROOT / "benchmarks/results").glob("*.png"))},
+}
+SHOWN = {"README.md": "index.md", **BROUGHT}
+
+
+def on_config(config: Any) -> Any:
+    """Leave out of the navigation what is not written yet."""
+
+    def there(entry: Any) -> bool:
+        page = next(iter(entry.values()))
+        return not isinstance(page, str) or page in BROUGHT.values() or (HERE / page).exists()
+
+    for section in config.nav:
+        for title, pages in section.items():
+            if isinstance(pages, list):
+                section[title] = [entry for entry in pages if there(entry)]
+    config.nav = [section for section in config.nav if there(section)]
+    return config
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Draw the figures; add them and the files from outside."""
+    figures.draw(FIGURES)
+    for path in sorted(FIGURES.glob("*.svg")):
+        files.append(File.generated(config, f"figures/{path.name}", abs_src_path=str(path)))
+    for origin, name in BROUGHT.items():
+        files.append(File.generated(config, name, abs_src_path=str(ROOT / origin)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Fill in tables, figures and help, and lead links to where files of the repository are on the site."""
+    origin = next((path for path, name in BROUGHT.items() if name == page.file.src_uri), f"docs/{page.file.src_uri}")
+    markdown = re.sub(r"<!-- table: ([\w-]+) -->", lambda found: tables.TABLES[found[1]](), markdown)
+    markdown = re.sub(r"<!-- figure: (\w+) (.*?) -->", figure, markdown)
+    markdown = markdown.replace("<!-- command line -->", command_line())
+    return re.sub(r"(!?)\[([^\]]*)\]\(([^)#:\s]+)(#[^)]*)?\)", lambda found: link(origin, found), markdown)
+
+
+def figure(found: re.Match[str]) -> str:
+    """Return a figure, of which the page shows the one for its colours."""
+    name, text = found[1], found[2]
+    return "\n".join(f"![{text}](figures/{name}-{shade}.svg#only-{shade})" for shade in figures.LOOKS)
+
+
+def link(origin: str, found: re.Match[str]) -> str:
+    """Return a link as it must be on the site; what the site does not have is only named."""
+    target = posixpath.normpath(posixpath.join(posixpath.dirname(origin), found[3]))
+    if target in SHOWN:
+        return f"{found[1]}[{found[2]}]({SHOWN[target]}{found[4] or ''})"
+    if target.startswith("docs/"):
+        return f"{found[1]}[{found[2]}]({target.removeprefix('docs/')}{found[4] or ''})"
+    return found[2]
+
+
+def command_line() -> str:
+    """Return the help of every command."""
+    from vqindex_cli.main import cli
+
+    parts = []
+
+    def show(command: click.Command, path: str) -> None:
+        context = click.Context(command, info_name=path, terminal_width=80, **cli.context_settings)
+        parts.append(f"## {path}\n\n```text\n{command.get_help(context)}\n```")
+        for name, inner in sorted(getattr(command, "commands", {}).items()):
+            show(inner, f"{path} {name}")
+
+    show(cli, "vqindex")
+    return "\n\n".join(parts)

