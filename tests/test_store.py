@@ -301,6 +301,19 @@ def test_notes_that_are_not_json_change_nothing(folder):
         del index.meta["x"]
 
 
+def test_notes_may_be_changed_in_place(folder, monkeypatch):
+    monkeypatch.setattr(durable, "REMAP_ROWS", 1)
+    with vqindex.open(folder, "a") as index:
+        notes = index.meta
+        notes["list"] = [1]
+        index.commit()
+        notes["list"].append(2)
+        index.add(vectors(3))
+        index.commit()
+        notes["list"].append(3)
+    assert vqindex.open(folder).meta == {"note": 1, "list": [1, 2, 3]}
+
+
 def test_leftovers_are_swept_and_nothing_else(folder):
     before = committed(folder)
     ours = ["0000009999.vqi", "0000009999.removed", "manifest.tmp"]

@@ -331,3 +331,26 @@ def test_kill_9(tmp_path):
         verify_store(folder)
         assert_tidy(folder, now)
     assert states > 0
+
+
+def test_readers_beside_a_writer(tmp_path):
+    """A reader never sees a mixture, although files that it is about to open go away."""
+    folder = tmp_path / "store"
+    with open_with(folder, dim=DIM) as index:
+        index.add(vectors(5))
+        index.meta.update(state=0, count=5, sum=10)
+    command = [sys.executable, "-c", WRITER, str(folder), "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "open\n"
+            states = []
+            for number in range(60):
+                with vqindex.open(folder, mmap=number % 2 == 0) as index:
+                    states.append(index.meta["state"])
+                    assert (len(index), int(index.ids.sum())) == (index.meta["count"], index.meta["sum"])
+                    index.search(vectors(1), 10)
+            assert process.poll() is None
+        finally:
+            process.kill()
+    assert states == sorted(states)
+    assert len(set(states)) > 5

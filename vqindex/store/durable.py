@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -90,12 +91,13 @@ class DurableIndex(VQIndex):
         manifest, parts = read_snapshot(folder, mmap, verify)
         self._start(manifest.spec, device, None)
         self._attach(manifest, parts)
+        self._meta = deepcopy(dict(manifest.meta))
         self._next_file = manifest.next_file
         if lock is not None:
             self._sweep()
 
     def _attach(self, manifest: Manifest, parts: Sequence[Part]) -> None:
-        """Take rows, ids and notes from a commit."""
+        """Take rows and ids from a commit."""
         rows = RowStore(self._spec, self._backend.put)
         kind = manifest.keep_vectors
         originals = None if kind is None else Originals(self._spec.dim, kind)
@@ -110,7 +112,7 @@ class DurableIndex(VQIndex):
         ids = IdMap(first, _ids(manifest, parts), manifest.next_id)
         if any(part.size for part in gone):
             ids.remove(np.concatenate(gone))
-        self._contents, self._meta = Contents(rows, ids, originals), dict(manifest.meta)
+        self._contents = Contents(rows, ids, originals)
         self._manifest, self._held, self._mapped = manifest, held, first
 
     @classmethod
@@ -290,7 +292,7 @@ class DurableIndex(VQIndex):
                 self._next_file,
                 self._ids.next_id,
                 segments,
-                dict(self._meta),
+                deepcopy(self._meta),  # what is changed inside it later is a change
             )
             written.append(NEXT)
             prepare_manifest(self._folder, manifest, self._files)

@@ -14,7 +14,7 @@ from .durable import DurableIndex
 from .lock import LOCK, WriterLock
 from .manifest import MANIFEST, Manifest, is_ours, prepare_manifest, publish_manifest, read_manifest
 
-__all__ = ["open_store"]
+__all__ = ["discard_store", "open_store"]
 
 
 def open_store(
@@ -126,3 +126,18 @@ def _check_spec(folder: Path, wanted: dict[str, Any]) -> None:
     for name, value in wanted.items():
         if own[name] != value:
             raise InvalidInputError(f"{name} is {value!r}; the index in {folder} has {own[name]!r}")
+
+
+def discard_store(path: str | os.PathLike[str], files: Files = FILES) -> None:
+    """Remove the index in a folder, if there is one: its manifest first, then its other files. The folder stays."""
+    folder = Path(path)
+    if not (folder / MANIFEST).exists():
+        return
+    lock = WriterLock(folder)
+    try:
+        files.unlink(folder / MANIFEST)
+        files.sync_folder(folder)
+        for name in sorted(p.name for p in folder.iterdir() if is_ours(p.name)):
+            files.unlink(folder / name)
+    finally:
+        lock.release()

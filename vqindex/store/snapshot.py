@@ -24,14 +24,17 @@ Part = tuple[storage.Stored, NDArray[np.int64]]  # a segment and which of its ro
 
 def _steady(folder: Path, work: Callable[[Manifest], Answer]) -> tuple[Manifest, Answer]:
     """Do something with all files of a commit; again with the next one if a writer took files away meanwhile."""
-    manifest, older = read_manifest(folder), None
-    while manifest != older:
+    manifest = read_manifest(folder)
+    while True:
         try:
             return manifest, work(manifest)
-        except FileNotFoundError as error:  # noqa: PERF203
-            missing = error.filename
-            manifest, older = read_manifest(folder), manifest
-    raise FileFormatError(f"{folder / MANIFEST}: names {missing}, which is missing")
+        except (FileNotFoundError, FileFormatError) as error:  # noqa: PERF203
+            newer = read_manifest(folder)
+            if newer == manifest and isinstance(error, FileFormatError):
+                raise
+            if newer == manifest:
+                raise FileFormatError(f"{folder / MANIFEST}: names {error.filename}, which is missing") from None
+            manifest = newer
 
 
 def _read_segment(folder: Path, manifest: Manifest, segment: Segment, mmap: bool, verify: bool) -> storage.Stored:
