@@ -7,15 +7,19 @@ import shutil
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
+import gate
 import numpy as np
 import pytest
 from stores import DIM, QUERIES, committed, content, make_store, vectors
 
 import vqindex
-from vqindex import FileFormatError, InvalidInputError, StoreError, UnknownIdError, VQIndex
+from vqindex import FileFormatError, InvalidInputError, StoreError, UnknownIdError, VQIndex, storage
 from vqindex.store import durable, merge, verify_store
 from vqindex.store.manifest import read_manifest
+
+GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture
@@ -401,6 +405,49 @@ def test_representation_and_stats(folder):
         assert stats["file_bytes"] == sum(p.stat().st_size for p in folder.glob("*.vqi"))
     with pytest.raises(TypeError, match="missing"):
         vqindex.DurableIndex()
+
+
+# ---- stores of all versions are read for ever
+
+
+def assert_golden(index, expected):
+    scores, ids = index.search(gate.queries(17), 5, confidence=1)
+    np.testing.assert_array_equal(scores, np.float32([[float.fromhex(s) for s in row] for row in expected["scores"]]))
+    assert ids.tolist() == expected["ids"]
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_golden_store(golden, tmp_path, mmap):
+    expected = golden("store1.json")
+    corpus = gate.corpus(17)
+    kept = {i: corpus[14 + i] for i in expected["row order"]} | {5: corpus[64], 40: corpus[65]}
+    far = {i: ((np.float64(np.float16(x)) - gate.queries(17)[0]) ** 2).sum() for i, x in kept.items()}
+    nearest = sorted(far, key=far.get)
+    folder = tmp_path / "store1"
+    shutil.copytree(GOLDEN / "store1", folder)
+    assert len(verify_store(folder)) == 6
+    for device in ("auto", "reference"):
+        with vqindex.open(folder, mmap=mmap, device=device) as index:
+            assert_golden(index, expected)
+            assert index.ids.tolist() == expected["row order"]
+            assert (index.meta, index.keep_vectors) == ({"note": "golden"}, "f16")
+            found = index.search(gate.queries(17)[0], 3, rerank=True, oversample=30).ids
+            assert found.tolist() == nearest[:3]
+    with vqindex.open(folder, "a", mmap=mmap) as index:
+        index.compact()
+        assert_golden(index, expected)
+    assert_golden(vqindex.open(folder), expected)
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_golden_file_with_vectors(golden, mmap):
+    path = GOLDEN / "format2-vectors.vqi"
+    assert len(storage.verify(path)) == 8
+    for device in ("auto", "reference"):
+        index = VQIndex.load(path, mmap=mmap, device=device)
+        assert_golden(index, golden("format2-vectors.json"))
+        assert (index.keep_vectors, index.ids.tolist()) == ("int8", [i for i in range(82) if i not in (3, 70)])
+        assert index._ids.next_id == 82
 
 
 # ---- merging
