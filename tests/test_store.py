@@ -391,6 +391,13 @@ def test_ids_and_metrics_of_all_kinds(tmp_path):
             index.reconstruct([10**9])
 
 
+@pytest.mark.parametrize("ids", [[2**63 - 1], [2**63 - 2, 2**63 - 1], [2**62 - 1, 2**62], [0, 2**63 - 1], [2**62]])
+def test_the_largest_ids(tmp_path, ids):
+    with vqindex.open(tmp_path / "s", "a", dim=DIM) as index:
+        index.add(vectors(len(ids)), ids)
+    assert committed(tmp_path / "s")[0] == ids
+
+
 def test_saving_a_store_to_a_file(folder, tmp_path):
     with vqindex.open(folder) as index:
         index.save(tmp_path / "a.vqi")

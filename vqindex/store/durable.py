@@ -28,7 +28,7 @@ from ..rows import RowStore
 from ..storage.files import FILES, Files
 from ..storage.writer import write_file
 from .lock import WriterLock
-from .manifest import NEXT, Manifest, Segment, is_ours, prepare_manifest, publish_manifest
+from .manifest import MAX_COUNTED, NEXT, Manifest, Segment, is_ours, prepare_manifest, publish_manifest
 from .merge import MERGE_BYTES, merge_runs
 from .removed import write_removed
 from .snapshot import Part, crc_of_file, read_snapshot
@@ -38,8 +38,9 @@ __all__ = ["DurableIndex"]
 I64 = NDArray[np.int64]
 Bits = NDArray[np.bool_]
 
-# Rows committed from memory after which they are mapped from their files instead, and removed rows are let go of.
-REMAP_ROWS = 2**16
+# Rows committed from memory after which they are mapped from their files instead, and removed rows are let go of: an
+# eighth of those mapped, so that opening all files again is paid for, but so many at least and at most.
+REMAP_ROWS, REMAP_MOST = 2**16, 2**22
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ class DurableIndex(VQIndex):
         if self._is_new(held, live):
             runs = merge_runs(rows, left, self._most_rows) if merge else []
             self._publish(held, runs, live)
-            if self._ids.rows_ever - self._mapped >= REMAP_ROWS:
+            if self._mmap and self._ids.rows_ever - self._mapped >= max(REMAP_ROWS, min(self._mapped // 8, REMAP_MOST)):
                 self._remap()
         return self._manifest.commit
 
@@ -334,7 +335,8 @@ class DurableIndex(VQIndex):
     def _write_segment(self, rows: I64, written: list[str]) -> _Held:
         number, path = self._take_name("vqi", written)
         ids = self._ids.ids(rows)
-        first_id = int(ids[0]) if np.array_equal(ids, np.arange(ids[0], ids[0] + ids.size)) else None
+        counted = ids[-1] < MAX_COUNTED and bool((np.diff(ids) == 1).all())
+        first_id = int(ids[0]) if counted else None
         file = self._files.create(path)
         try:
             blocks = self._rows.only(rows).blocks()

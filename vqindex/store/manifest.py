@@ -35,7 +35,7 @@ MANIFEST = "manifest"
 NEXT = "manifest.tmp"
 STORE_VERSION = 1
 MAX_BYTES = 2**26  # a manifest that says it is larger is not read
-_MAX = 2**62
+MAX_COUNTED = 2**62  # numbers in a manifest are below this; ids may be larger, in the files
 _FIRST_LINE = re.compile(rb"vqindex-store ([0-9]{1,9}) ([0-9a-f]{8}) ([0-9]{1,9})\n")
 _OURS = re.compile(r"[0-9]{10}\.(vqi|removed)|manifest\.tmp")
 
@@ -180,7 +180,7 @@ _REMOVED_KEYS = ("file", "rows", "crc32")
 def _whole(where: dict[str, Any], name: str) -> int:
     """Return an entry that must be a whole number from 0 on."""
     value = where.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _MAX:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MAX_COUNTED:
         raise ValueError(f"{name} is {value!r}; expected a whole number from 0 on")
     return value
 

@@ -30,9 +30,9 @@ def _steady(folder: Path, work: Callable[[Manifest], Answer]) -> tuple[Manifest,
             return manifest, work(manifest)
         except (FileNotFoundError, FileFormatError) as error:  # noqa: PERF203
             newer = read_manifest(folder)
-            if newer == manifest and isinstance(error, FileFormatError):
-                raise
             if newer == manifest:
+                if isinstance(error, FileFormatError):
+                    raise
                 raise FileFormatError(f"{folder / MANIFEST}: names {error.filename}, which is missing") from None
             manifest = newer
 
