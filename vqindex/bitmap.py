@@ -16,6 +16,7 @@ __all__ = [
     "Allowed",
     "bits_of",
     "count",
+    "cut",
     "from_bytes",
     "full",
     "of_rows",
@@ -68,6 +69,18 @@ def of_rows(rows: NDArray[np.int64], n: int) -> U64:
     words = np.zeros(-(-n // WORD), np.uint64)
     np.bitwise_or.at(words, rows // WORD, np.uint64(1) << (rows % WORD).astype(np.uint64))
     return words
+
+
+def cut(words: U64, start: int, stop: int) -> U64:
+    """Return words (..., m) of the rows from `start` to before `stop`; what fills the last one is anything."""
+    first, shift = divmod(start, WORD)
+    size = -(-(stop - start) // WORD)
+    if shift == 0:
+        return words[..., first : first + size]
+    out = words[..., first : first + size] >> np.uint64(shift)
+    rest = words[..., first + 1 : first + 1 + size] << np.uint64(WORD - shift)
+    out[..., : rest.shape[-1]] |= rest
+    return out
 
 
 def rows_of(words: U64, n: int) -> NDArray[np.int64]:

@@ -98,8 +98,8 @@ class Contents(NamedTuple):
             yield self.rows.take(at), None if self.originals is None else self.originals.kept(at)
 
     def compacted(self) -> Contents:
-        """Return the contents without removed rows: copied, or itself if there are none."""
-        if self.ids.live is None:
+        """Return the contents without removed rows, in whole blocks: copied, or itself if it is so already."""
+        if self.ids.live is None and self.rows.has_whole_blocks:
             return self
         left = self.ids.live_rows()
         originals = None if self.originals is None else self.originals.only(left)

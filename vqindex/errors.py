@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BackendError", "FileFormatError", "InvalidInputError", "UnknownIdError", "VQIndexError"]
+__all__ = ["BackendError", "FileFormatError", "InvalidInputError", "StoreError", "UnknownIdError", "VQIndexError"]
 
 
 class VQIndexError(Exception):
@@ -27,3 +27,7 @@ class FileFormatError(VQIndexError, ValueError):
 
 class BackendError(VQIndexError, RuntimeError):
     """The backend or device asked for can't be used here."""
+
+
+class StoreError(VQIndexError, RuntimeError):
+    """A store can't be used so: another writer has it, it is open for reading only, or it was closed."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .arrays import as_host, as_ids
 from .backend import Queries
-from .bitmap import WORD, Allowed, bits_of, from_bytes, full, of_rows, words_of
+from .bitmap import WORD, Allowed, bits_of, cut, from_bytes, full, of_rows, words_of
 from .errors import InvalidInputError
 from .ids import IdMap
 
@@ -145,12 +145,12 @@ class Filter:
 
         Filters of all queries together may take more memory than the index: words are made for some at a time.
         """
-        edges = np.cumsum([0, *(-(-block.rows // WORD) for block in blocks)])
-        at_once = max(1, self._queries if self._each is None else _WORDS // max(1, int(edges[-1])))
+        edges = np.cumsum([0, *(block.rows for block in blocks)]).tolist()
+        at_once = max(1, self._queries if self._each is None else _WORDS * WORD // max(1, edges[-1]))
         for start in range(0, max(1, self._queries), at_once):
             at = slice(start, start + at_once)
             words = self._words_of(at)
-            allowed = None if words is None else [words[..., a:b] for a, b in itertools.pairwise(edges)]
+            allowed = None if words is None else [cut(words, a, b) for a, b in itertools.pairwise(edges)]
             yield queries.take(at), at, allowed
 
     def _words_of(self, at: slice) -> U64 | None:

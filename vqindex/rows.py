@@ -51,19 +51,28 @@ class RowStore:
         """Bytes of all blocks, spare room included."""
         return sum(part.nbytes for block in [*self._sealed, self._tail] for part in block if part is not None)
 
-    def seal(self, block: Block) -> None:
-        """Take a block as it is, without copying (a memory map stays one); only while the store is empty.
+    def seal(self, block: Block, *, whole: bool = False) -> None:
+        """Take a block as it is, without copying (a memory map stays one); only before rows are appended.
 
-        Rows that fill no whole block of the sign plane are copied: every block but the last ends with a whole one.
+        Rows that fill no whole block of the sign plane are copied, so that every block but the last ends with a whole
+        one, as files need it; with `whole` they stay where they are.
         """
-        assert len(self) == 0, "a foreign block must come first"
-        whole = block.rows // BLOCK_ROWS * BLOCK_ROWS
+        assert not self._used, "foreign blocks must come first"
         if whole:
+            self._sealed += [block] if block.rows else []
+            return
+        full = block.rows // BLOCK_ROWS * BLOCK_ROWS
+        if full:
             signs, codes, factor, norm = block
-            signs = None if signs is None else signs[: whole // BLOCK_ROWS]
-            self._sealed.append(Block(signs, codes[:whole], factor[:whole], None if norm is None else norm[:whole]))
-        if whole < block.rows:
-            self.append(join_rows(self._spec, block, np.arange(whole, block.rows)))
+            signs = None if signs is None else signs[: full // BLOCK_ROWS]
+            self._sealed.append(Block(signs, codes[:full], factor[:full], None if norm is None else norm[:full]))
+        if full < block.rows:
+            self.append(join_rows(self._spec, block, np.arange(full, block.rows)))
+
+    @property
+    def has_whole_blocks(self) -> bool:
+        """Whether all blocks but the last fill their blocks of the sign plane."""
+        return all(block.rows % BLOCK_ROWS == 0 for block in self.blocks()[:-1])
 
     def expect(self, rows: int) -> None:
         """Make room for so many at once when they come."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, overload
 
@@ -18,26 +17,11 @@ from vqindex.originals import KINDS
 from vqindex.spec import CODECS, METRICS, ROTATIONS, SKETCHES
 from vqindex_datasets import VectorSource, is_annbench, load_annbench, open_vectors
 
+from .build_store import BEGUN, build_store
 from .output import json_option, progress_bar, show_fields, show_json
+from .source_rows import SourceRows
 
 __all__ = ["build", "build_index", "read_ids"]
-
-
-class _Rows:
-    """The vectors of a source, sliced by `VQIndex.add` chunk by chunk: so its errors name rows of the file."""
-
-    def __init__(self, source: VectorSource, report: Callable[[int, int | None], None]) -> None:
-        self.shape, self.dtype = source.shape, source.dtype
-        self._source, self._report = source, report
-        self.read_seconds = 0.0
-
-    def __getitem__(self, at: slice) -> NDArray[Any]:
-        start, stop, _ = at.indices(self.shape[0])
-        self._report(start, self.shape[0])
-        before = time.perf_counter()
-        rows = self._source.read(start, stop)
-        self.read_seconds += time.perf_counter() - before
-        return rows
 
 
 def build_index(
@@ -51,7 +35,7 @@ def build_index(
     """Add or upsert all vectors of a source with a progress bar; notes the seconds spent in ``index.meta``."""
     start = time.perf_counter()
     with progress_bar(label) as report:
-        rows = _Rows(source, report)
+        rows = SourceRows(source, report)
         try:
             if upsert:
                 index.upsert(ids, rows)
@@ -103,6 +87,8 @@ def read_ids(path: Path | None, count: int | None = None) -> NDArray[np.int64] |
 @click.option("--dataset", help="Which dataset, key or column of DATA holds the vectors.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, or a backend's name.")
 @click.option("--force", is_flag=True, help="Replace OUTPUT if it exists.")
+@click.option("--store", is_flag=True, help="Make a store, a folder; so also if OUTPUT is a folder.")
+@click.option("--commit-every", type=click.IntRange(1), help="Rows between commits to a store.  [default: 256 MiB]")
 @json_option
 def build(
     data: Path,
@@ -118,33 +104,45 @@ def build(
     dataset: str | None,
     device: str,
     force: bool,
+    store: bool,
+    commit_every: int | None,
     as_json: bool,
 ) -> None:
-    """Encode the vectors of DATA into an index file.
+    """Encode the vectors of DATA into an index file, or a store.
 
     DATA is .npy .npz .hdf5/.h5 .fvecs .bvecs .fbin .u8bin .i8bin or .parquet.
+
+    A store is built in bounded memory and committed now and then. When it was stopped, the same command goes on after
+    the last commit.
     """
-    if output.exists() and not force:
+    store = store or output.is_dir()
+    if commit_every is not None and not store:
+        raise click.UsageError("--commit-every needs --store")
+    if output.exists() and not force and not store:
         raise click.ClickException(f"{output} exists; choose another name or give --force")
     if not output.parent.is_dir():
         raise click.ClickException(f"{output.parent} is not a folder")
     if metric is None:
         metric = load_annbench(data).metric if dataset is None and is_annbench(data) else "ip"
+    parameters: dict[str, Any] = {
+        "bits": bits,
+        "metric": metric,
+        "codec": codec,
+        "sketch": sketch,
+        "rotation": rotation,
+        "seed": seed,
+        "keep_vectors": keep_vectors,
+    }
     with open_vectors(data, dataset) as source:
-        index = vqindex.VQIndex(
-            source.shape[1],
-            bits,
-            metric,
-            codec=codec,
-            sketch=sketch,
-            rotation=rotation,
-            seed=seed,
-            keep_vectors=keep_vectors,
-            device=device,
-        )
-        build_index(index, source, f"encoding {data.name}", read_ids(ids, source.shape[0]))
-    start = time.perf_counter()
-    index.save(output)
+        named = read_ids(ids, source.shape[0])
+        if store:
+            index, seconds = build_store(output, source, data, parameters, named, device, commit_every, force)
+        else:
+            index = vqindex.VQIndex(source.shape[1], device=device, **parameters)
+            build_index(index, source, f"encoding {data.name}", named)
+            start = time.perf_counter()
+            index.save(output)
+            seconds = time.perf_counter() - start
     stats = index.stats()
     summary = {
         "index": str(output),
@@ -152,9 +150,9 @@ def build(
             key: stats[key]
             for key in ("ntotal", "dim", "bits", "metric", "codec", "sketch", "bytes_per_vector", "vector_bytes")
         },
-        "file_bytes": output.stat().st_size,
-        **index.meta,
-        "save_seconds": time.perf_counter() - start,
+        "file_bytes": stats["file_bytes"] if store else output.stat().st_size,
+        **{key: value for key, value in index.meta.items() if key != BEGUN},
+        "save_seconds": seconds,
     }
     if as_json:
         show_json(summary)

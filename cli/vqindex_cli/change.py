@@ -1,4 +1,4 @@
-"""``vqindex add`` and ``vqindex delete``: an index file is loaded, changed, and replaced as a whole."""
+"""``vqindex add``, ``delete`` and ``compact``: a file is replaced as a whole, a store gets a commit."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-import vqindex
 from vqindex_datasets import open_vectors
 
 from .build import build_index, read_ids
+from .opening import changing
 from .output import json_option, show_fields, show_json
 
-__all__ = ["add", "delete"]
+__all__ = ["add", "compact", "delete"]
 
 _SECONDS = ("encode_seconds", "build_seconds")
 
@@ -36,25 +36,27 @@ def _report(summary: dict[str, Any], title: str, as_json: bool) -> None:
 def add(
     index: Path, data: Path, ids: Path | None, upsert: bool, dataset: str | None, device: str, as_json: bool
 ) -> None:
-    """Add the vectors of DATA to the file INDEX, which is replaced once the new one is on disk."""
+    """Add the vectors of DATA to INDEX.
+
+    A file is replaced once the new one is on disk. A store keeps its files and gets one more.
+    """
     if upsert and ids is None:
         raise click.UsageError("--upsert needs --ids, which say what to replace")
-    loaded = vqindex.VQIndex.load(index, device=device)
-    before, spent = len(loaded), {key: loaded.meta.get(key) for key in _SECONDS}
-    with open_vectors(data, dataset) as source:
-        count = source.shape[0]
-        build_index(loaded, source, f"encoding {data.name}", read_ids(ids, count), upsert=upsert)
-    seconds = loaded.meta["build_seconds"]
-    for key in _SECONDS:  # those of all vectors, or unknown as before
-        known = spent[key]
-        loaded.meta[key] = None if known is None and before else (known or 0) + loaded.meta[key]
-    loaded.save(index)
-    replaced = before + count - len(loaded)
+    with changing(index, device=device) as loaded:
+        before, spent = len(loaded), {key: loaded.meta.get(key) for key in _SECONDS}
+        with open_vectors(data, dataset) as source:
+            count = source.shape[0]
+            build_index(loaded, source, f"encoding {data.name}", read_ids(ids, count), upsert=upsert)
+        seconds, after = loaded.meta["build_seconds"], len(loaded)
+        for key in _SECONDS:  # those of all vectors, or unknown as before
+            known = spent[key]
+            loaded.meta[key] = None if known is None and before else (known or 0) + loaded.meta[key]
+    replaced = before + count - after
     summary = {
         "index": str(index),
         "added": count - replaced,
         "replaced": replaced,
-        "ntotal": len(loaded),
+        "ntotal": after,
         "seconds": seconds,
     }
     _report(summary, f"changed {index}", as_json)
@@ -65,13 +67,32 @@ def add(
 @click.option("--ids", type=click.Path(path_type=Path), required=True, help="File of the ids to take out (.npy).")
 @json_option
 def delete(index: Path, ids: Path, as_json: bool) -> None:
-    """Take vectors out of the file INDEX, which is replaced once the new one is on disk.
+    """Take vectors out of INDEX.
 
-    Ids that are not in INDEX are passed over; if none is, the file stays as it is.
+    Ids that are not in INDEX are passed over; if none is, INDEX stays as it is. A file is replaced once the new one
+    is on disk; in a store the vectors are marked.
     """
-    loaded = vqindex.VQIndex.load(index)
     wanted = read_ids(ids)
-    removed = loaded.remove(wanted)
-    if removed:
-        loaded.save(index)
-    _report({"index": str(index), "removed": removed, "ntotal": len(loaded)}, f"changed {index}", as_json)
+    with changing(index) as loaded:
+        removed, after = loaded.remove(wanted), len(loaded)
+    _report({"index": str(index), "removed": removed, "ntotal": after}, f"changed {index}", as_json)
+
+
+@click.command()
+@click.argument("index", type=click.Path(path_type=Path))
+@json_option
+def compact(index: Path, as_json: bool) -> None:
+    """Rewrite the files of the store INDEX without removed vectors, as few as may be.
+
+    A single file never holds removed vectors and stays as it is.
+    """
+    before = _size(index)
+    with changing(index) as loaded:
+        removed, after = loaded.compact(), len(loaded)
+    summary = {"index": str(index), "reclaimed": removed, "ntotal": after}
+    _report({**summary, "bytes_before": before, "bytes_after": _size(index)}, f"compacted {index}", as_json)
+
+
+def _size(index: Path) -> int:
+    files = [path for path in index.iterdir() if path.is_file()] if index.is_dir() else [index]
+    return sum(path.stat().st_size for path in files)

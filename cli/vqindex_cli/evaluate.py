@@ -16,6 +16,7 @@ from vqindex_datasets import exact_knn, is_annbench, load_annbench, open_vectors
 from vqindex_datasets.recall import recall_1_at_k, recall_at_k
 
 from .measure import time_search
+from .opening import open_index
 from .options import confidence_option, rerank_options, reranking, threads_option
 from .output import json_option, progress_bar, show_fields, show_json
 
@@ -96,7 +97,7 @@ def evaluate(
     DATA is an ann-benchmarks HDF5 file, or the base vectors in any format together with --queries; the true
     neighbours are then computed. Recall is the overlap of id lists; 1@k asks whether the true nearest is among k.
     """
-    loaded = vqindex.VQIndex.load(index, mmap=mmap, device=device)
+    loaded = open_index(index, mmap=mmap, device=device)
     if k > loaded.ntotal:
         raise click.ClickException(f"k is {k}, but the index holds {loaded.ntotal} vectors")
     test, rows = _truth(loaded, data, queries, k, exact)

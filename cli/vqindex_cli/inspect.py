@@ -3,42 +3,65 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 import vqindex
 from vqindex import storage
 from vqindex.originals import KINDS
+from vqindex.store import verify_store
+from vqindex.store.manifest import STORE_VERSION, read_manifest
 
 from .output import json_option, show_fields, show_json, show_table
 
 __all__ = ["info", "verify"]
 
 
-@click.command()
-@click.argument("index", type=click.Path(path_type=Path))
-@json_option
-def info(index: Path, as_json: bool) -> None:
-    """Show what INDEX holds, from its header alone."""
+def _file_fields(index: Path) -> dict[str, Any]:
     header = storage.read_header(index)
     spec = vqindex.IndexSpec(**header["spec"])
-    fields = {
-        "index": str(index),
+    kinds = {dtype: kind for kind, dtype in KINDS.items()}
+    return {
         "format_version": header["format_version"],
         "writer": header["writer"],
         "ntotal": header["ntotal"],
-        **spec.as_dict(),
-        "sign_bytes": spec.sign_bytes,
-        "row_bytes": spec.row_bytes,
-        "bytes_per_vector": spec.bytes_per_vector,
+        **_spec_fields(spec),
         "id_bytes": 8 if "ids" in header["blocks"] else 0,
-        "keep_vectors": {dtype: kind for kind, dtype in KINDS.items()}.get(
-            header["blocks"].get("vectors", {}).get("dtype")
-        ),
+        "keep_vectors": kinds.get(header["blocks"].get("vectors", {}).get("dtype")),
         "file_bytes": index.stat().st_size,
         "fingerprint": header["fingerprint"],
         **header["meta"],
     }
+
+
+def _store_fields(folder: Path) -> dict[str, Any]:
+    manifest = read_manifest(folder)
+    return {
+        "store_version": STORE_VERSION,
+        "commit": manifest.commit,
+        "segments": len(manifest.segments),
+        "ntotal": sum(segment.live for segment in manifest.segments),
+        "removed": sum(segment.rows - segment.live for segment in manifest.segments),
+        **_spec_fields(manifest.spec),
+        "id_bytes": 0 if all(segment.first_id is not None for segment in manifest.segments) else 8,
+        "keep_vectors": manifest.keep_vectors,
+        "file_bytes": sum(segment.size for segment in manifest.segments),
+        **manifest.meta,
+    }
+
+
+def _spec_fields(spec: vqindex.IndexSpec) -> dict[str, Any]:
+    sizes = {"sign_bytes": spec.sign_bytes, "row_bytes": spec.row_bytes, "bytes_per_vector": spec.bytes_per_vector}
+    return {**spec.as_dict(), **sizes}
+
+
+@click.command()
+@click.argument("index", type=click.Path(path_type=Path))
+@json_option
+def info(index: Path, as_json: bool) -> None:
+    """Show what INDEX holds, from its header or manifest alone."""
+    fields = {"index": str(index), **(_store_fields(index) if index.is_dir() else _file_fields(index))}
     if as_json:
         show_json(fields)
     else:
@@ -49,8 +72,8 @@ def info(index: Path, as_json: bool) -> None:
 @click.argument("index", type=click.Path(path_type=Path))
 @json_option
 def verify(index: Path, as_json: bool) -> None:
-    """Check every block of INDEX against its checksum; exit code 1 names the damaged block."""
-    blocks = storage.verify(index)
+    """Check every block of INDEX, or every file of a store, against its checksum; exit code 1 names what is damaged."""
+    blocks = verify_store(index) if index.is_dir() else storage.verify(index)
     if as_json:
         show_json({"index": str(index), "ok": True, "blocks": dict(blocks)})
     else:

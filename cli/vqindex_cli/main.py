@@ -9,7 +9,7 @@ import click
 import vqindex
 
 from .build import build
-from .change import add, delete
+from .change import add, compact, delete
 from .data import datasets
 from .demo import demo
 from .evaluate import evaluate
@@ -29,7 +29,7 @@ def cli() -> None:
     """
 
 
-for command in (build, add, delete, search, evaluate, info, verify, datasets, demo):
+for command in (build, add, delete, compact, search, evaluate, info, verify, datasets, demo):
     cli.add_command(command)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-import vqindex
 from vqindex_datasets import is_annbench, open_vectors
 
+from .opening import open_index
 from .options import confidence_option, rerank_options, reranking, threads_option
 from .output import json_option, show_table
 
@@ -55,7 +55,7 @@ def search(
         raise click.BadParameter(f"{output} should end in .npz", param_hint="--output")
     if dataset is None and is_annbench(queries):
         dataset = "test"
-    loaded = vqindex.VQIndex.load(index, mmap=mmap, device=device)
+    loaded = open_index(index, mmap=mmap, device=device)
     with open_vectors(queries, dataset) as source, reranking(rerank, rerank_from, oversample) as exact:
         result = loaded.search(source.read(), k, threads=threads, confidence=confidence, **exact)
     if output is not None:

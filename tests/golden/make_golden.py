@@ -1,7 +1,7 @@
 """Write the golden files. Definitions are frozen: run this only when a NEW definition is added, never to mend a test.
 
     python tests/golden/make_golden.py NAME...      names: rotation codebook packing gate gate-trellis gate-search
-                                             planes file file2
+                                             planes file file2 file2-vectors store
 
 Existing files are not replaced.
 """
@@ -130,6 +130,43 @@ def index_file(version):
     )
 
 
+def found_in(index):
+    """Ids, and what a search gives, in hexadecimal."""
+    scores, ids = index.search(gate.queries(17), 5, confidence=1)
+    return {"scores": [[s.hex() for s in row] for row in scores.astype(float)], "ids": ids.tolist()}
+
+
+def vectors_file():
+    """A file with kept vectors, of a code with explicit automatic ids, as after a removal."""
+    path = HERE / "format2-vectors.vqi"
+    if path.exists():
+        sys.exit(f"{path} exists and is frozen")
+    index = vqindex.VQIndex(17, 2, "cosine", codec="trellis", seed=5, keep_vectors="int8")
+    index.add(gate.corpus(17)[14:])
+    index.remove([3, 70])
+    index.save(path)
+    write("format2-vectors.json", found_in(index))
+
+
+def store():
+    """A store of several commits: segments with and without ids, removed rows, notes."""
+    folder = HERE / "store1"
+    if folder.exists():
+        sys.exit(f"{folder} exists and is frozen")
+    corpus = gate.corpus(17)
+    with vqindex.open(folder, "a", dim=17, bits=3, metric="l2", seed=5, keep_vectors="f16") as index:
+        index.add(corpus[14:50])
+        index.commit()
+        index.remove([3, 20])
+        index.add(corpus[50:64])
+        index.commit(merge=False)
+        index.upsert([5, 40], corpus[64:66])
+        index.meta["note"] = "golden"
+        index.commit(merge=False)
+        write("store1.json", {**found_in(index), "row order": index.ids.tolist()})
+    (folder / "lock").unlink()  # a writer makes it anew
+
+
 if __name__ == "__main__":
     makers = {
         "rotation": lambda: write("rotation.json", rotation()),
@@ -141,6 +178,8 @@ if __name__ == "__main__":
         "planes": lambda: write("planes.json", stored_planes()),
         "file": lambda: index_file(1),
         "file2": lambda: index_file(2),
+        "file2-vectors": vectors_file,
+        "store": store,
     }
     for wanted in sys.argv[1:]:
         makers[wanted]()

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from ..backend import Encoded
+from ..codebook import Codebook
 from ..codec import Codec
 from ..errors import FileFormatError, InvalidInputError
 from ..originals import KINDS, Kept, Originals
@@ -23,6 +26,9 @@ from ..planes import BLOCK_ROWS, Block, sign_plane, split
 from ..spec import IndexSpec
 from ..trellis import TABLE_VERSION
 from .layout import CHECK_BYTES, FORMAT_NAME, FORMAT_VERSION, HEADER, Checksummer, dtypes_of
+
+_LONGEST = 64  # bytes of an attribute
+_LARGEST_HEADER = 2**26
 
 __all__ = ["Stored", "read", "read_header", "verify"]
 
@@ -35,6 +41,8 @@ class Stored:
     ----------
     spec, rows, ids, meta
         Spec, rows, explicit ids or None, notes.
+    crc32 : int
+        CRC-32 of the header, which holds those of all blocks.
     next_id : int, optional
         The next automatic id, if explicit ids were given automatically.
     originals : Originals, optional
@@ -45,8 +53,24 @@ class Stored:
     rows: Block
     ids: NDArray[np.int64] | None
     meta: dict[str, Any]
+    crc32: int
     next_id: int | None = None
     originals: Originals | None = None
+
+
+class _Definition(NamedTuple):
+    """What a file of a spec must hold."""
+
+    spec: IndexSpec
+    codebook: Codebook
+    fingerprint: str
+
+
+@lru_cache(maxsize=1)
+def _definition(spec: IndexSpec) -> _Definition:
+    """Compute a spec's tables; kept for the next file of a store, which has the same."""
+    codec = Codec(spec)
+    return _Definition(spec, codec.codebook, codec.fingerprint)
 
 
 @contextmanager
@@ -67,11 +91,21 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         raise FileFormatError(f"{path}: damaged HDF5 structure ({error})") from error
 
 
+def _attribute(where: h5py.HLObject, name: str) -> Any:
+    """Return an attribute if it is a single short value, else a description; None if it is missing."""
+    if name not in where.attrs:
+        return None
+    attribute = where.attrs.get_id(name)
+    if attribute.shape != () or attribute.dtype.hasobject or attribute.dtype.itemsize > _LONGEST:
+        return f"{attribute.dtype} of shape {attribute.shape}"
+    return where.attrs[name]
+
+
 def _check_version(path: Path, file: h5py.File) -> int:
-    name = file.attrs.get("format")
+    name = _attribute(file, "format")
     if not isinstance(name, bytes) or name != FORMAT_NAME.encode():
         raise FileFormatError(f"{path}: format is {name!r}; expected an index written by vqindex")
-    version = file.attrs.get("format_version")
+    version = _attribute(file, "format_version")
     if not isinstance(version, np.integer) or int(version) not in _READERS:
         known = ", ".join(map(str, sorted(_READERS)))
         raise FileFormatError(f"{path}: format version is {version}; this vqindex reads: {known}")
@@ -79,36 +113,51 @@ def _check_version(path: Path, file: h5py.File) -> int:
 
 
 def _dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
-    """Return a block whose bytes lie in this file in one piece: no link or storage leads elsewhere."""
+    """Return a block whose bytes lie in this file in one piece: no link or storage leads elsewhere.
+
+    Nothing is read or allocated before this says that as many bytes as the block claims are there.
+    """
     link = file.get(name, getlink=True)
     if link is None:
         raise FileFormatError(f"{path}: block {name!r} is missing")
-    if not isinstance(link, h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
+    dataset = file[name] if isinstance(link, h5py.HardLink) else None
+    if not isinstance(dataset, h5py.Dataset):
         raise FileFormatError(f"{path}: {name!r} is a link or a group; expected a block")
-    dataset = file[name]
     created = dataset.id.get_create_plist()
-    if created.get_layout() != h5py.h5d.CONTIGUOUS or created.get_external_count():
+    if created.get_layout() != h5py.h5d.CONTIGUOUS or created.get_external_count() or created.get_nfilters():
         raise FileFormatError(
             f"{path}: block {name!r} is chunked, compact, virtual or external; expected contiguous storage"
         )
+    if dataset.dtype.hasobject or dataset.shape is None:
+        raise FileFormatError(f"{path}: block {name!r} has dtype {dataset.dtype}; expected numbers")
+    size = math.prod(dataset.shape) * dataset.dtype.itemsize
+    offset = dataset.id.get_offset() if size else 0
+    if offset is None:
+        raise FileFormatError(f"{path}: block {name!r} was never written")
+    if offset + size > path.stat().st_size:
+        raise FileFormatError(f"{path}: block {name!r} claims {size} bytes from {offset} on, behind the file's end")
     return dataset
 
 
-def _header(path: Path, file: h5py.File) -> dict[str, Any]:
+def _header(path: Path, file: h5py.File) -> tuple[dict[str, Any], int]:
     dataset = _dataset(path, file, HEADER)
-    if dataset.dtype != np.uint8:
-        raise FileFormatError(f"{path}: block 'header' has dtype {dataset.dtype.str}; expected |u1")
+    if dataset.dtype != np.uint8 or dataset.ndim != 1 or dataset.size > _LARGEST_HEADER:
+        raise FileFormatError(
+            f"{path}: block 'header' has dtype {dataset.dtype.str} and shape {dataset.shape}; "
+            f"expected |u1, of at most {_LARGEST_HEADER} bytes"
+        )
     raw = dataset[()].tobytes()
-    if zlib.crc32(raw) != int(dataset.attrs["crc32"]):
+    crc = zlib.crc32(raw)
+    if crc != _attribute(dataset, "crc32"):
         raise FileFormatError(f"{path}: block 'header' is damaged (its CRC-32 differs)")
     header: dict[str, Any] = json.loads(raw)
-    return header
+    return header, crc
 
 
-def _expected(path: Path, header: dict[str, Any], codec: Codec, version: int) -> dict[str, tuple[int, ...]]:
+def _expected(path: Path, header: dict[str, Any], definition: _Definition, version: int) -> dict[str, tuple[int, ...]]:
     """Shapes the blocks must have, from the spec alone."""
     n = int(header["ntotal"])
-    spec, book = codec.spec, codec.codebook
+    spec, book = definition.spec, definition.codebook
     shapes: dict[str, tuple[int, ...]] = {
         "thresholds": book.thresholds.shape,
         "levels": book.levels.shape,
@@ -133,9 +182,12 @@ def _expected(path: Path, header: dict[str, Any], codec: Codec, version: int) ->
 class _Blocks:
     """The blocks of an open file, checked against the header as they are fetched."""
 
-    def __init__(self, path: Path, file: h5py.File, header: dict[str, Any], codec: Codec, version: int) -> None:
+    def __init__(
+        self, path: Path, file: h5py.File, header: dict[str, Any], definition: _Definition, version: int
+    ) -> None:
         self.path, self.file, self.entries = path, file, header["blocks"]
-        self.shapes = _expected(path, header, codec, version)
+        self.spec = definition.spec
+        self.shapes = _expected(path, header, definition, version)
         unknown = sorted(set(file) - {HEADER, *self.shapes})
         if unknown:
             raise FileFormatError(f"{path}: holds {unknown}, which its header does not name")
@@ -179,9 +231,10 @@ class _Blocks:
         if 0 in dataset.shape:
             return self.load(name)
         offset = dataset.id.get_offset()
-        if offset is None:
-            raise FileFormatError(f"{self.path}: block {name!r} was never written")
-        array = np.memmap(self.path, dataset.dtype, "r", offset, dataset.shape)
+        array: NDArray[Any] = np.memmap(self.path, dataset.dtype, "r", offset, dataset.shape)
+        if not array.flags.aligned:  # only blocks of less than a page may lie anywhere
+            array = np.array(array)
+            array.flags.writeable = False
         if verify:
             self.check(name, array)
         return array
@@ -204,44 +257,46 @@ def _check_tables(path: Path, header: dict[str, Any], spec: IndexSpec) -> None:
         raise FileFormatError(f"{path}: trellis tables version {version}; this vqindex reads: {TABLE_VERSION}")
 
 
-def _check_definition(blocks: _Blocks, header: dict[str, Any], codec: Codec) -> None:
+def _check_definition(blocks: _Blocks, header: dict[str, Any], definition: _Definition) -> None:
     """Refuse a file whose codebook or rotation this build would not reproduce exactly."""
-    book = codec.codebook
+    book = definition.codebook
     same = (
         np.array_equal(blocks.load("thresholds"), book.thresholds)
         and np.array_equal(blocks.load("levels"), book.levels)
         and header["step"] == book.step
     )
     if not same:
-        raise FileFormatError(f"{blocks.path}: its codebook is not the one this vqindex computes for {codec.spec}")
-    if header["fingerprint"] != codec.fingerprint:
+        raise FileFormatError(f"{blocks.path}: its codebook is not the one this vqindex computes for {definition.spec}")
+    if header["fingerprint"] != definition.fingerprint:
         raise FileFormatError(
-            f"{blocks.path}: its rotation fingerprint is {header['fingerprint']}; this vqindex has {codec.fingerprint}"
+            f"{blocks.path}: its rotation fingerprint is {header['fingerprint']}; "
+            f"this vqindex has {definition.fingerprint}"
         )
 
 
-def _opened_blocks(path: Path, file: h5py.File, version: int) -> tuple[dict[str, Any], Codec, _Blocks]:
-    header = _header(path, file)
+def _opened_blocks(path: Path, file: h5py.File, version: int) -> tuple[dict[str, Any], int, _Blocks]:
+    header, crc = _header(path, file)
     spec = _spec(path, header)
     _check_tables(path, header, spec)
-    codec = Codec(spec)
-    blocks = _Blocks(path, file, header, codec, version)
-    _check_definition(blocks, header, codec)
-    return header, codec, blocks
+    definition = _definition(spec)
+    blocks = _Blocks(path, file, header, definition, version)
+    _check_definition(blocks, header, definition)
+    return header, crc, blocks
 
 
 def _read_v1(path: Path, file: h5py.File, mmap: bool, verify: bool) -> Stored:
     """Version 1 kept whole code rows; they are brought into today's layout, in memory."""
-    header, codec, blocks = _opened_blocks(path, file, 1)
-    norm = blocks.load("norm") if codec.spec.stores_norm else None
+    header, crc, blocks = _opened_blocks(path, file, 1)
+    spec = blocks.spec
+    norm = blocks.load("norm") if spec.stores_norm else None
     ids = blocks.load("ids").astype(np.int64, copy=False) if "ids" in blocks.shapes else None
-    rows = split(codec.spec, Encoded(blocks.load("codes"), blocks.load("factor"), norm))
-    return Stored(codec.spec, rows, ids, header["meta"])
+    rows = split(spec, Encoded(blocks.load("codes"), blocks.load("factor"), norm))
+    return Stored(spec, rows, ids, header["meta"], crc)
 
 
 def _read_v2(path: Path, file: h5py.File, mmap: bool, verify: bool) -> Stored:
-    header, codec, blocks = _opened_blocks(path, file, 2)
-    spec = codec.spec
+    header, crc, blocks = _opened_blocks(path, file, 2)
+    spec = blocks.spec
 
     def fetch(name: str) -> NDArray[Any]:
         return blocks.map(name, verify) if mmap else blocks.load(name)
@@ -259,7 +314,7 @@ def _read_v2(path: Path, file: h5py.File, mmap: bool, verify: bool) -> Stored:
         if len(kept.values):
             originals.append(kept)
     rows = Block(signs, fetch("codes"), fetch("factor"), norm)
-    return Stored(spec, rows, ids, header["meta"], _next_id(path, header), originals)
+    return Stored(spec, rows, ids, header["meta"], crc, _next_id(path, header), originals)
 
 
 _KIND_OF = {dtype: kind for kind, dtype in KINDS.items()}
@@ -304,7 +359,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     where = Path(path)
     with _opened(where) as file:
         version = _check_version(where, file)
-        return {"format_version": version, **_header(where, file)}
+        return {"format_version": version, **_header(where, file)[0]}
 
 
 def verify(path: str | os.PathLike[str]) -> list[tuple[str, int]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,19 @@ from ..originals import KINDS, Originals
 from ..planes import BLOCK_ROWS, Block
 from ..trellis import TABLE_VERSION
 from ..version import __version__
+from .files import FILES, Files, OutFile
 from .layout import FORMAT_NAME, FORMAT_VERSION, HEADER, PAGE, Checksummer, canonical_json
 
-__all__ = ["write"]
+__all__ = ["write", "write_file"]
 
 
-def _put(file: h5py.File, name: str, dtype: str, shape: tuple[int, ...], parts: Iterable[Any]) -> dict[str, Any]:
-    """Write one contiguous block from consecutive parts; return its entry in the header."""
+Check = Callable[[], None]
+
+
+def _put(
+    file: h5py.File, name: str, dtype: str, shape: tuple[int, ...], parts: Iterable[Any], check: Check
+) -> dict[str, Any]:
+    """Write one contiguous block from consecutive parts, asking after each; return its entry in the header."""
     dataset = file.create_dataset(name, shape=shape, dtype=dtype)
     checks = Checksummer()
     start = 0
@@ -34,6 +41,7 @@ def _put(file: h5py.File, name: str, dtype: str, shape: tuple[int, ...], parts: 
         if block.shape[0]:
             dataset.write_direct(block, dest_sel=np.s_[start : start + block.shape[0]])
         start += block.shape[0]
+        check()
     return {"dtype": np.dtype(dtype).str, "shape": list(shape), "crc32": checks.sums()}
 
 
@@ -45,29 +53,33 @@ def _fill(
     meta: dict[str, Any],
     next_id: int | None,
     originals: Originals | None,
-) -> None:
+    check: Check,
+) -> int:
+    """Write all blocks and the header; return the header's CRC-32."""
     spec = codec.spec
     n = sum(block.rows for block in blocks)
     book = codec.codebook
     entries = {
-        "thresholds": _put(file, "thresholds", "<f4", book.thresholds.shape, [book.thresholds]),
-        "levels": _put(file, "levels", book.levels.dtype.newbyteorder("<").str, book.levels.shape, [book.levels]),
+        "thresholds": _put(file, "thresholds", "<f4", book.thresholds.shape, [book.thresholds], check),
+        "levels": _put(
+            file, "levels", book.levels.dtype.newbyteorder("<").str, book.levels.shape, [book.levels], check
+        ),
     }
     if spec.has_sign_plane:
         assert all(block.rows % BLOCK_ROWS == 0 for block in blocks[:-1]), "the sign plane would have gaps"
         shape = (-(-n // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS)
-        entries["signs"] = _put(file, "signs", "|u1", shape, (block.signs for block in blocks))
-    entries["codes"] = _put(file, "codes", "|u1", (n, spec.row_bytes), (block.codes for block in blocks))
-    entries["factor"] = _put(file, "factor", "<f4", (n,), (block.factor for block in blocks))
+        entries["signs"] = _put(file, "signs", "|u1", shape, (block.signs for block in blocks), check)
+    entries["codes"] = _put(file, "codes", "|u1", (n, spec.row_bytes), (block.codes for block in blocks), check)
+    entries["factor"] = _put(file, "factor", "<f4", (n,), (block.factor for block in blocks), check)
     if spec.stores_norm:
-        entries["norm"] = _put(file, "norm", "<f4", (n,), (block.norm for block in blocks))
+        entries["norm"] = _put(file, "norm", "<f4", (n,), (block.norm for block in blocks), check)
     if ids is not None:
-        entries["ids"] = _put(file, "ids", "<i8", (n,), [ids])
+        entries["ids"] = _put(file, "ids", "<i8", (n,), [ids], check)
     if originals is not None:
         dtype, parts = KINDS[originals.kind], originals.parts
-        entries["vectors"] = _put(file, "vectors", dtype, (n, spec.dim), (part.values for part in parts))
+        entries["vectors"] = _put(file, "vectors", dtype, (n, spec.dim), (part.values for part in parts), check)
         if originals.kind == "int8":
-            entries["vector_scale"] = _put(file, "vector_scale", "<f4", (n,), (part.scale for part in parts))
+            entries["vector_scale"] = _put(file, "vector_scale", "<f4", (n,), (part.scale for part in parts), check)
     extra = {"tables": TABLE_VERSION} if spec.codec == "trellis" else {}
     if ids is not None and next_id is not None:
         extra["next_id"] = next_id
@@ -84,17 +96,76 @@ def _fill(
         }
     )
     dataset = file.create_dataset(HEADER, data=header)
-    dataset.attrs.create("crc32", zlib.crc32(header.tobytes()), dtype="<u4")
+    crc = zlib.crc32(header.tobytes())
+    dataset.attrs.create("crc32", crc, dtype="<u4")
     file.attrs.create("format", np.bytes_(FORMAT_NAME))
     file.attrs.create("format_version", FORMAT_VERSION, dtype="<u4")
+    return crc
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+class _Hdf5Output:
+    """A new file as HDF5 writes it. No error may pass through the HDF5 library: the first is kept for `check`."""
+
+    def __init__(self, file: OutFile) -> None:
+        self._file = file
+        self._error: BaseException | None = None
+
+    def _try(self, call: Callable[..., int], *args: Any) -> int:
+        if self._error is None:
+            try:
+                return call(*args)
+            except BaseException as error:
+                self._error = error
+        return 0
+
+    def check(self) -> None:
+        """Raise the first error."""
+        if self._error is not None:
+            raise self._error
+
+    def write(self, data: Any) -> int:
+        return self._try(self._file.write, data)
+
+    def read(self, size: int) -> bytes:
+        raise NotImplementedError("h5py asks whether there is such a method, and calls readinto")
+
+    def readinto(self, room: Any) -> int:
+        return self._try(self._file.readinto, room)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._try(self._file.seek, offset, whence)
+
+    def tell(self) -> int:
+        return self._try(self._file.tell)
+
+    def truncate(self, size: int) -> int:
+        return self._try(self._file.truncate, size)
+
+    def flush(self) -> None:
+        pass
+
+
+def write_file(
+    file: OutFile,
+    codec: Codec,
+    blocks: Sequence[Block],
+    ids: NDArray[np.int64] | None,
+    meta: dict[str, Any],
+    next_id: int | None = None,
+    originals: Originals | None = None,
+) -> int:
+    """Write an index into an empty file and sync it; arguments as for `write`. Return the CRC-32 of the header."""
+    output = _Hdf5Output(file)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        # This pair of versions has checksums on HDF5's own structures too.
+        with h5py.File(output, "w", libver=("v110", "v110"), alignment_threshold=PAGE, alignment_interval=PAGE) as hdf5:
+            crc = _fill(hdf5, codec, blocks, ids, meta, next_id, originals, output.check)
+    except BaseException:
+        output.check()  # what came first, rather than what HDF5 made of it
+        raise
+    output.check()
+    file.sync()
+    return crc
 
 
 def write(
@@ -106,6 +177,7 @@ def write(
     *,
     next_id: int | None = None,
     originals: Originals | None = None,
+    files: Files = FILES,
 ) -> None:
     """Write an index file atomically and durably.
 
@@ -125,25 +197,21 @@ def write(
         The next automatic id, if explicit ids were given automatically.
     originals : Originals, optional
         The vectors themselves, of the same rows.
+    files : Files
+        The file system.
     """
     target = Path(path)
     # Cut, so that a long name does not become one that is too long.
-    handle, name = tempfile.mkstemp(prefix=f".{target.name[:32]}.", suffix=".tmp", dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = target.with_name(f".{target.name[:32]}.{secrets.token_hex(4)}.tmp")
     try:
-        # This pair of versions has checksums on HDF5's own structures too.
-        with h5py.File(
-            temporary, "w", libver=("v110", "v110"), alignment_threshold=PAGE, alignment_interval=PAGE
-        ) as file:
-            _fill(file, codec, blocks, ids, meta, next_id, originals)
-        _sync(temporary)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp is stricter than what users expect of a file they made
-        os.replace(temporary, target)
+        file = files.create(temporary)
+        try:
+            write_file(file, codec, blocks, ids, meta, next_id, originals)
+        finally:
+            file.close()
+        files.replace(temporary, target)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            files.unlink(temporary)
         raise
-    if os.name == "posix":
-        _sync(target.parent)  # the rename itself
+    files.sync_folder(target.parent)  # the rename itself

@@ -1,0 +1,93 @@
+"""``vqindex build --store``: in bounded memory, committed now and then, resumed after the last commit."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+import vqindex
+from vqindex.store import discard_store
+from vqindex_datasets import VectorSource
+
+from .output import progress_bar
+from .source_rows import SourceRows
+
+__all__ = ["BEGUN", "build_store"]
+
+BEGUN = "building"  # in the notes of a store: what it is built from, and how many rows are in it
+_COMMIT_VALUES = 2**26  # float32 values between two commits: 256 MiB of input
+
+
+def _origin(source: VectorSource, data: Path, ids: NDArray[np.int64] | None) -> dict[str, Any]:
+    """Return what tells the data of a build from others."""
+    status = data.stat()
+    return {
+        "data": data.name,
+        "rows": source.shape[0],
+        "bytes": status.st_size,
+        "changed": status.st_mtime_ns,
+        "ids": None if ids is None else int(ids.sum(dtype=np.uint64)),
+    }
+
+
+def build_store(
+    output: Path,
+    source: VectorSource,
+    data: Path,
+    parameters: dict[str, Any],
+    ids: NDArray[np.int64] | None,
+    device: str,
+    every: int | None,
+    force: bool,
+) -> tuple[vqindex.VQIndex, float]:
+    """Make or finish a store; return it, open for reading, and the seconds that commits took."""
+    if force:
+        discard_store(output)
+    wanted = {name: value for name, value in parameters.items() if value is not None}
+    origin = _origin(source, data, ids)
+    with vqindex.open(output, "a", dim=source.shape[1], device=device, **wanted) as index:
+        begun = index.meta.get(BEGUN)
+        if begun is None and len(index) == 0 and not index.meta:
+            begun = index.meta[BEGUN] = {**origin, "done": 0}
+            index.meta.update(encode_seconds=0.0, build_seconds=0.0)
+            index.commit()
+        if begun is None or {**begun, "done": 0} != {**origin, "done": 0}:
+            raise click.ClickException(
+                f"{output} exists, and was not begun from {data} as it is; choose another name or give --force"
+            )
+        if begun["done"] == origin["rows"] > 0:
+            raise click.ClickException(f"{output} exists and is complete; choose another name or give --force")
+        if begun["done"]:
+            click.echo(f"going on after {begun['done']} of {origin['rows']} vectors", err=True)
+        seconds = _fill(index, source, data, ids, every or max(1, _COMMIT_VALUES // source.shape[1]))
+    return vqindex.open(output, device=device), seconds
+
+
+def _fill(
+    index: vqindex.DurableIndex, source: VectorSource, data: Path, ids: NDArray[np.int64] | None, every: int
+) -> float:
+    notes, commits = index.meta, 0.0
+    with progress_bar(f"encoding {data.name}") as report:
+        for start in range(notes[BEGUN]["done"], source.shape[0], every):
+            stop = min(start + every, source.shape[0])
+            begun = time.perf_counter()
+            rows = SourceRows(source, report, start, stop)
+            try:
+                index.add(rows, None if ids is None else ids[start:stop])
+            except vqindex.InvalidInputError as error:
+                where = f"{source.name}, counted from row {start}" if start else source.name
+                raise vqindex.InvalidInputError(f"{where}: {error}") from None
+            encoded = time.perf_counter()
+            notes = index.meta
+            notes[BEGUN] = {**notes[BEGUN], "done": stop}
+            notes["encode_seconds"] += encoded - begun - rows.read_seconds
+            notes["build_seconds"] += encoded - begun
+            index.commit()
+            commits += time.perf_counter() - encoded
+        report(source.shape[0], source.shape[0])
+    return commits

@@ -1,0 +1,40 @@
+"""The vectors of a file as something that is read slice by slice, as `VQIndex.add` does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from numpy.typing import NDArray
+
+from vqindex_datasets import VectorSource
+
+__all__ = ["SourceRows"]
+
+
+class SourceRows:
+    """Rows `start` to before `stop` of a source; reports what is read, and notes the seconds that took.
+
+    Errors of `VQIndex.add` name rows of the file if `start` is 0.
+    """
+
+    def __init__(
+        self,
+        source: VectorSource,
+        report: Callable[[int, int | None], None],
+        start: int = 0,
+        stop: int | None = None,
+    ) -> None:
+        stop = source.shape[0] if stop is None else stop
+        self.shape, self.dtype = (stop - start, source.shape[1]), source.dtype
+        self._source, self._report, self._start = source, report, start
+        self.read_seconds = 0.0
+
+    def __getitem__(self, at: slice) -> NDArray[Any]:
+        start, stop, _ = at.indices(self.shape[0])
+        self._report(self._start + start, self._source.shape[0])
+        before = time.perf_counter()
+        rows: NDArray[Any] = self._source.read(self._start + start, self._start + stop)
+        self.read_seconds += time.perf_counter() - before
+        return rows

@@ -1,0 +1,51 @@
+"""What the tests of stores share: small stores, and what they hold."""
+
+import numpy as np
+
+from vqindex.storage.files import FILES
+from vqindex.store.opening import _open
+
+DIM = 6
+QUERIES = np.random.default_rng(99).standard_normal((3, DIM)).astype(np.float32)
+
+
+def vectors(n, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, DIM)).astype(np.float32)
+
+
+def open_with(folder, mode="a", files=FILES, **wanted):
+    """Open or make a store on a file system of one's own."""
+    return _open(folder, mode, wanted, "auto", True, False, files)
+
+
+def content(index):
+    """Everything a user can see, as something to compare."""
+    scores, ids = index.search(QUERIES, len(index) + 1, confidence=1)
+    return index.ids.tolist(), ids.tolist(), scores.tolist(), dict(index.meta)
+
+
+def committed(folder, mode="r"):
+    with open_with(folder, mode) as index:
+        return content(index)
+
+
+def make_store(folder):
+    """A store of a few commits: segments with and without ids of their own, with removed rows."""
+    with open_with(folder, dim=DIM, metric="l2") as index:
+        index.add(vectors(20))
+        index.commit()
+        index.add(vectors(20, 1))
+        index.remove([1, 2, 30])
+        index.commit(merge=False)
+        index.upsert([5, 7], vectors(2, 7))
+        index.meta["note"] = 1
+        index.commit(merge=False)
+    return folder
+
+
+def change(index):
+    """A bit of everything, so that the commit writes segments, bits and a manifest, merges, and removes files."""
+    index.add(vectors(5, 11))
+    index.remove([0, 3, 21, 22])
+    index.upsert([40, 6], vectors(2, 12))
+    index.meta["note"] = 2

@@ -1,0 +1,179 @@
+"""The commands work on the folder of a store as they do on a file; a build can be stopped and goes on."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import cli_tools
+import numpy as np
+import pytest
+from cli_tools import one_object, vectors
+
+import vqindex
+from vqindex.store import verify_store
+from vqindex.store.manifest import read_manifest
+
+run, ok, folder = (pytest.fixture(f) for f in (cli_tools.run, cli_tools.ok, cli_tools.folder))
+
+
+# Ctrl-C is ignored in what a shell runs in the background.
+MAIN = """
+import signal
+from vqindex_cli.main import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
+
+
+@pytest.fixture
+def both(ok, folder):
+    """A file and a store of the same vectors."""
+    ok("build", "base.npy", "-o", "a.vqi", "--metric", "l2")
+    ok("build", "base.npy", "-o", "s", "--metric", "l2", "--store", "--commit-every", 7)
+    return folder
+
+
+def same_answers(ok, *options):
+    lines = [ok("search", index, "queries.npy", "-k", 70, "--json", *options) for index in ("a.vqi", "s")]
+    assert lines[0] == lines[1]
+    return lines[0]
+
+
+def test_build_and_search(ok, both):
+    same_answers(ok)
+    same_answers(ok, "--mmap")
+    assert len(vqindex.open("s")) == 60
+    facts = [one_object(ok("info", index, "--json")) for index in ("a.vqi", "s")]
+    assert {facts[1][key] for key in ("commit",)} == {10}
+    for key in ("ntotal", "dim", "bits", "metric", "codec", "seed", "bytes_per_vector", "id_bytes", "keep_vectors"):
+        assert facts[0][key] == facts[1][key]
+    checked = one_object(ok("verify", "s", "--json"))
+    assert checked["ok"]
+    assert set(checked["blocks"]) == set(os.listdir("s")) - {"lock"}
+    reports = [
+        one_object(ok("eval", index, "base.npy", "--queries", "queries.npy", "--exact", "--json"))
+        for index in ("a.vqi", "s")
+    ]
+    assert reports[0]["recall_at_k"] == reports[1]["recall_at_k"]
+
+
+def test_add_delete_compact(ok, run, both):
+    np.save("more.npy", vectors(20, seed=5))
+    np.save("more_ids.npy", np.arange(55, 75))
+    np.save("gone.npy", np.array([0, 3, 59, 1000]))
+    for index in ("a.vqi", "s"):
+        assert one_object(ok("add", index, "more.npy", "--json"))["ntotal"] == 80
+        found = one_object(ok("add", index, "more.npy", "--ids", "more_ids.npy", "--upsert", "--json"))
+        assert (found["replaced"], found["ntotal"]) == (20, 80)
+        assert one_object(ok("delete", index, "--ids", "gone.npy", "--json"))["removed"] == 3
+    same_answers(ok)
+    before = one_object(ok("info", "s", "--json"))
+    assert before["removed"] > 0
+    shrunk = one_object(ok("compact", "s", "--json"))
+    assert shrunk["bytes_after"] < shrunk["bytes_before"]
+    assert shrunk["reclaimed"] == before["removed"]
+    one_object(ok("compact", "a.vqi", "--json"))
+    same_answers(ok)
+    verify_store(both / "s")
+    code, _, err = run("add", "s", "more.npy", "--ids", "gone.npy")
+    assert (code, "4 ids were given for 20 vectors" in err) == (1, True)
+    same_answers(ok)
+
+
+def test_verify_names_what_is_damaged(run, both):
+    name = next(name for name in sorted(os.listdir("s")) if name.endswith(".vqi"))
+    data = bytearray((both / "s" / name).read_bytes())
+    data[-1] ^= 1
+    (both / "s" / name).write_bytes(data)
+    code, _, err = run("verify", "s")
+    assert code == 1
+    assert name in err
+
+
+def test_a_locked_store(run, both):
+    with vqindex.open("s", "a"):
+        code, _, err = run("add", "s", "queries.npy")
+    assert code == 1
+    assert f"open for writing by process {os.getpid()}" in err
+
+
+def test_kept_vectors(ok, folder):
+    for index, more in (("a.vqi", ()), ("s", ("--store",))):
+        ok("build", "base.npy", "-o", index, "--keep-vectors", "f32", "--bits", 1, *more)
+    assert '"ids": [' in same_answers(ok, "--rerank")
+
+
+def test_build_again(ok, run, both):
+    def refused(*args):
+        code, out, err = run("build", *args)
+        assert (code, out) == (1, "")
+        return err
+
+    assert "complete; choose another name or give --force" in refused("base.npy", "-o", "s", "--metric", "l2")
+    assert "bits is 2; the index in s has 4" in refused("base.npy", "-o", "s", "--metric", "l2", "--bits", 2)
+    np.save("other.npy", vectors(60, seed=9))
+    assert "was not begun from other.npy as it is" in refused("other.npy", "-o", "s", "--metric", "l2")
+    (both / "plain").mkdir()
+    (both / "plain" / "notes.txt").touch()
+    assert "is not an index and holds 'notes.txt'" in refused("base.npy", "-o", "plain")
+    assert run("build", "base.npy", "-o", "b.vqi", "--commit-every", 5)[0] == 2
+    ok("build", "other.npy", "-o", "s", "--metric", "ip", "--bits", 2, "--force")
+    assert vqindex.open("s").spec.bits == 2
+    np.save("ids.npy", np.arange(60) * 3)
+    ok("build", "base.npy", "-o", "plain2", "--store", "--ids", "ids.npy")
+    assert vqindex.open("plain2").ids.tolist() == list(range(0, 180, 3))
+
+
+def test_errors_name_rows_of_the_file(run, folder):
+    x = vectors(60)
+    x[33, 2] = np.nan
+    np.save("bad.npy", x)
+    code, _, err = run("build", "bad.npy", "-o", "s", "--store", "--commit-every", 25)
+    assert code == 1
+    assert "bad.npy, counted from row 25: vectors[8, 2] is nan" in err
+    assert len(vqindex.open("s")) == 25
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_build_goes_on(ok, run, folder, end):
+    x = vectors(600, seed=3)
+    np.save("large.npy", x)
+    command = ["build", "large.npy", "-o", "s", "--store", "--commit-every", "5", "--codec", "trellis"]
+
+    def done():
+        return sum(s.live for s in read_manifest(folder / "s").segments) if os.path.exists("s/manifest") else -1
+
+    stops = 0
+    for _ in range(2):
+        before = done()
+        with subprocess.Popen(
+            [sys.executable, "-c", MAIN, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            while process.poll() is None and done() <= before + 50:
+                time.sleep(0.002)
+            process.send_signal(end)
+            _, err = process.communicate()
+        if process.returncode == 0:
+            break
+        assert process.returncode == (1 if end == signal.SIGINT else -9), err
+        stops += 1
+        assert done() % 5 == 0
+        assert done() >= before
+    assert stops > 0
+    code, out, err = run(*command, "--json")
+    assert code == 0, err
+    assert json.loads(out)["ntotal"] == 600
+    assert "going on after" in err
+    whole = vqindex.VQIndex(10, codec="trellis")
+    whole.add(x)
+    store = vqindex.open("s")
+    assert store.ids.tolist() == list(range(600))
+    for a, b in zip(whole.search(x[:5], 20), store.search(x[:5], 20), strict=True):
+        np.testing.assert_array_equal(a, b)
+    verify_store(folder / "s")
+    shutil.rmtree("s")

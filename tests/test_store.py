@@ -1,0 +1,489 @@
+"""`vqindex.open`: an index in a folder behaves like one in memory, and commits are what others see."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import gate
+import numpy as np
+import pytest
+from stores import DIM, QUERIES, committed, content, make_store, vectors
+
+import vqindex
+from vqindex import FileFormatError, InvalidInputError, StoreError, UnknownIdError, VQIndex, storage
+from vqindex.store import durable, merge, verify_store
+from vqindex.store.manifest import read_manifest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make_store(tmp_path / "store")
+
+
+def rewrite_manifest(folder, change):
+    """Change the manifest as a newer writer might have: with a right checksum."""
+    first, body = (folder / "manifest").read_bytes().split(b"\n", 1)
+    content = json.loads(body)
+    change(content)
+    body = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+    version = first.split()[1]
+    (folder / "manifest").write_bytes(b"vqindex-store %s %08x %d\n" % (version, zlib.crc32(body), len(body)) + body)
+
+
+# ---- opening
+
+
+def test_nothing_there(tmp_path):
+    for mode in ("r", "a"):
+        with pytest.raises(FileNotFoundError, match="none"):
+            vqindex.open(tmp_path / "none", mode)
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(FileNotFoundError):
+        vqindex.open(tmp_path / "no" / "parent", "a", dim=3)
+
+
+@pytest.mark.parametrize("wrong", [{"dim": 0}, {"dim": 3, "bits": 9}, {"dim": 3, "metric": "hamming"}])
+def test_a_wrong_spec_makes_no_folder(tmp_path, wrong):
+    with pytest.raises(InvalidInputError):
+        vqindex.open(tmp_path / "new", "a", **wrong)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("mode", ["w", "rb", "", None])
+def test_other_modes(tmp_path, mode):
+    with pytest.raises(InvalidInputError, match=f"mode is {mode!r}; expected 'r' or 'a'"):
+        vqindex.open(tmp_path, mode)
+
+
+def test_a_new_one_is_on_disk_at_once(tmp_path):
+    with vqindex.open(tmp_path / "new", "a", dim=7, bits=3, metric="cosine", codec="trellis", seed=4) as index:
+        spec = index.spec
+        assert vqindex.open(tmp_path / "new").spec == spec
+        assert len(vqindex.open(tmp_path / "new")) == 0
+    assert spec == vqindex.IndexSpec(7, 3, "cosine", "trellis", seed=4)
+
+
+def test_other_parameters_than_its_own(folder):
+    vqindex.open(folder, "a", dim=DIM, metric="l2", bits=4, seed=0).close()
+    with pytest.raises(InvalidInputError, match=r"bits is 2; the index in .* has 4"):
+        vqindex.open(folder, "a", bits=2)
+    with pytest.raises(InvalidInputError, match=r"metric is 'ip'; .* has 'l2'"):
+        vqindex.open(folder, metric="ip")
+    vqindex.open(folder, "a").close()  # the lock is free
+
+
+def test_a_file_and_a_folder_of_other_things(tmp_path):
+    VQIndex(3).save(tmp_path / "a.vqi")
+    with pytest.raises(FileFormatError, match=r"a\.vqi is a file; expected a folder \(VQIndex\.load"):
+        vqindex.open(tmp_path / "a.vqi")
+    with pytest.raises(FileFormatError, match=r"is not an index and holds 'a\.vqi'"):
+        vqindex.open(tmp_path, "a", dim=3)
+    assert os.listdir(tmp_path) == ["a.vqi"]
+
+
+def test_a_folder_may_be_there_already(tmp_path):
+    vqindex.open(tmp_path, "a", dim=3).close()
+    assert sorted(os.listdir(tmp_path)) == ["lock", "manifest"]
+
+
+# ---- one writer, many readers
+
+
+def test_a_second_writer_is_told_who_writes(folder):
+    with (
+        vqindex.open(folder, "a"),
+        pytest.raises(StoreError, match=f"open for writing by process {os.getpid()} on .*expected one writer"),
+    ):
+        vqindex.open(folder, "a")
+    vqindex.open(folder, "a").close()
+
+
+OTHER = """
+import sys, vqindex
+try:
+    vqindex.open(sys.argv[1], "a").close()
+    print("opened")
+except vqindex.StoreError as error:
+    print(error)
+"""
+
+
+def test_a_second_writer_in_another_process(folder):
+    def other():
+        return subprocess.run(
+            [sys.executable, "-c", OTHER, str(folder)], capture_output=True, text=True, check=True
+        ).stdout
+
+    index = vqindex.open(folder, "a")
+    assert f"process {os.getpid()} " in other()
+    index.close()
+    assert other() == "opened\n"
+    index = vqindex.open(folder, "a")
+    del index  # forgotten, not closed
+    assert other() == "opened\n"
+
+
+def test_an_error_while_opening_frees_the_lock(folder):
+    shutil.move(folder / "manifest", folder / "elsewhere")
+    (folder / "manifest").write_bytes(b"x")
+    with pytest.raises(FileFormatError):
+        vqindex.open(folder, "a")
+    shutil.move(folder / "elsewhere", folder / "manifest")
+    vqindex.open(folder, "a").close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_reads_and_leaves_the_lock_to_its_parent(folder):
+    index = vqindex.open(folder, "a")
+    expected = content(index)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            assert content(index) == expected
+            for call in (lambda: index.add(vectors(1)), index.commit, lambda: index.remove([0]), index.compact):
+                with pytest.raises(StoreError, match="fork"):
+                    call()
+            index.close()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with pytest.raises(StoreError, match="open for writing"):
+        vqindex.open(folder, "a")
+    index.add(vectors(1))
+    index.commit()
+    index.close()
+
+
+def test_a_reader_keeps_its_commit(folder):
+    before = committed(folder)
+    readers = [vqindex.open(folder, mmap=mmap) for mmap in (True, False)]
+    with vqindex.open(folder, "a") as index:
+        for i in range(10):
+            index.add(vectors(30, i))
+            index.remove(index.ids[::3])
+            index.commit()
+            assert committed(folder) == content(index)
+        index.compact()
+        assert committed(folder) == content(index)
+        assert len(os.listdir(folder)) == 3
+    for reader in readers:
+        assert content(reader) == before
+
+
+def test_a_reader_between_manifest_and_segments_takes_the_next_commit(folder, monkeypatch):
+    """The writer replaces files after the manifest was read: the reader starts again."""
+    from vqindex.store import snapshot
+
+    index = vqindex.open(folder, "a")
+    real, hurried = snapshot.read_manifest, []
+
+    def read_and_be_late(where):
+        manifest = real(where)
+        if len(hurried) < 3:
+            hurried.append(1)
+            index.add(vectors(3))
+            index.compact()
+        return manifest
+
+    monkeypatch.setattr(snapshot, "read_manifest", read_and_be_late)
+    found = content(vqindex.open(folder))
+    assert found == content(index)
+    assert len(hurried) == 3
+    index.close()
+
+
+def test_reading_needs_no_right_to_write(folder):
+    before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
+    with vqindex.open(folder) as index:
+        for call in (
+            lambda: index.add(vectors(1)),
+            lambda: index.upsert([1], vectors(1)),
+            lambda: index.remove([1]),
+            index.commit,
+            index.compact,
+        ):
+            with pytest.raises(StoreError, match=r"open for reading; expected mode 'a'"):
+                call()
+    assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before
+
+
+def test_closed(folder):
+    index = vqindex.open(folder, "a")
+    index.close()
+    index.close()
+    for call in (
+        lambda: len(index),
+        lambda: index.search(QUERIES),
+        lambda: index.ids,
+        lambda: 1 in index,
+        lambda: index.add(vectors(1)),
+        lambda: index.reconstruct([5]),
+        lambda: index.stats(),
+        index.commit,
+    ):
+        with pytest.raises(StoreError, match="was closed"):
+            call()
+
+
+# ---- commits
+
+
+def test_what_is_not_committed_is_not_there(folder):
+    before = committed(folder)
+    index = vqindex.open(folder, "a")
+    index.add(vectors(3))
+    index.remove([5])
+    index.meta["x"] = 1
+    assert committed(folder) == before
+    index.close()
+    assert committed(folder) == before
+
+    def fail():
+        with vqindex.open(folder, "a") as index:
+            index.add(vectors(3))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert committed(folder) == before
+    with vqindex.open(folder, "a") as index:
+        index.add(vectors(3))
+        after = content(index)
+    assert committed(folder) == after
+
+
+def test_only_what_changed_is_written(folder):
+    def files():
+        return {p.name: p.stat().st_mtime_ns for p in folder.iterdir() if p.name != "lock"}
+
+    with vqindex.open(folder, "a") as index:
+        before, number = files(), index.commit()
+        assert files() == before, "nothing had changed"
+        index.meta["x"] = 5
+        assert index.commit() == number + 1
+        assert set(files().items()) ^ set(before.items()) == {
+            ("manifest", files()["manifest"]),
+            ("manifest", before["manifest"]),
+        }
+        old = files()
+        index.remove([6])
+        index.commit(merge=False)
+        changed = {name for name, _ in set(files().items()) ^ set(old.items())}
+        assert {name.split(".")[-1] for name in changed} == {"manifest", "removed"}
+        old = files()
+        index.add(vectors(9))
+        index.commit(merge=False)
+        assert len(files()) == len(old) + 1
+        index.remove(index.ids)
+        index.commit()
+        assert set(files()) == {"manifest"}
+        assert index.ids.size == 0
+        index.add(vectors(2))
+        assert index.ids.tolist() == [49, 50], "ids are never given twice"
+        index.commit()
+    assert committed(folder)[0] == [49, 50]
+
+
+def test_notes_that_are_not_json_change_nothing(folder):
+    before = committed(folder)
+    with vqindex.open(folder, "a") as index:
+        index.add(vectors(3))
+        index.meta["x"] = object()
+        with pytest.raises(TypeError):
+            index.commit()
+        assert committed(folder) == before
+        assert not [p for p in folder.iterdir() if p.name not in {"lock", *read_manifest(folder).names}]
+        del index.meta["x"]
+
+
+def test_notes_may_be_changed_in_place(folder, monkeypatch):
+    monkeypatch.setattr(durable, "REMAP_ROWS", 1)
+    with vqindex.open(folder, "a") as index:
+        notes = index.meta
+        notes["list"] = [1]
+        index.commit()
+        notes["list"].append(2)
+        index.add(vectors(3))
+        index.commit()
+        notes["list"].append(3)
+    assert vqindex.open(folder).meta == {"note": 1, "list": [1, 2, 3]}
+
+
+def test_leftovers_are_swept_and_nothing_else(folder):
+    before = committed(folder)
+    ours = ["0000009999.vqi", "0000009999.removed", "manifest.tmp"]
+    others = ["notes.txt", "999.vqi", "a.vqi", "0000009999.vqi.bak"]
+    for name in ours + others:
+        (folder / name).write_bytes(b"x")
+    (folder / "0000009998.vqi").mkdir()
+    assert committed(folder) == before
+    assert (folder / ours[0]).exists(), "a reader cleans nothing"
+    vqindex.open(folder, "a").close()
+    assert not any((folder / name).exists() for name in ours)
+    assert all((folder / name).exists() for name in others)
+    verify_store(folder)
+
+
+def test_segments_are_index_files(folder):
+    manifest = read_manifest(folder)
+    assert len(manifest.segments) == 3
+    everything = vqindex.open(folder)
+    for segment in manifest.segments:
+        single = VQIndex.load(folder / segment.name)
+        assert len(single) == segment.rows
+        assert single.spec == everything.spec
+        first = segment.first_id if segment.first_id is not None else 0
+        ids = [i for i in (single.ids + first).tolist() if i in everything]
+        if segment.removed is None:
+            np.testing.assert_array_equal(single.estimate(QUERIES, single.ids), everything.estimate(QUERIES, ids))
+
+
+def test_long_sessions_map_what_they_committed(tmp_path, monkeypatch):
+    monkeypatch.setattr(durable, "REMAP_ROWS", 100)
+    with vqindex.open(tmp_path / "s", "a", dim=DIM) as index:
+        for i in range(12):
+            index.add(vectors(30, i))
+            index.remove([i * 30])
+            before = content(index)
+            index.commit()
+            assert content(index) == before
+        tail = len(index._rows) - index._mapped
+        assert tail < 100
+        expected = content(index)
+    assert committed(tmp_path / "s") == expected
+
+
+def test_large_commits_are_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr(durable, "MERGE_BYTES", 100 * 16)
+    with vqindex.open(tmp_path / "s", "a", dim=16, metric="cosine") as index:
+        assert index.spec.bytes_per_vector == 12
+        index.add(np.random.default_rng(0).standard_normal((1000, 16)))
+        index.commit()
+        assert [s.rows for s in index._manifest.segments] == [133] * 7 + [69]
+        index.remove(range(0, 1000, 2))
+        index.compact()
+        assert [s.rows for s in index._manifest.segments] == [133] * 3 + [101]
+        assert index.compact() == 0
+        assert index.ids.tolist() == list(range(1, 1000, 2))
+
+
+def test_ids_and_metrics_of_all_kinds(tmp_path):
+    for number, (codec, metric, ids) in enumerate(
+        [("turboquant-prod", "ip", None), ("trellis", "cosine", [5, 900, 2**62, 7]), ("qjl", "l2", [4, 3, 2, 1])]
+    ):
+        with vqindex.open(tmp_path / str(number), "a", dim=DIM, codec=codec, metric=metric, bits=2) as index:
+            index.add(vectors(4), ids)
+            expected = content(index)
+            copy = VQIndex(DIM, 2, metric, codec=codec)
+            copy.add(vectors(4), ids)
+            assert content(copy)[:3] == expected[:3]
+        assert committed(tmp_path / str(number)) == expected
+        with vqindex.open(tmp_path / str(number)) as index, pytest.raises(UnknownIdError):
+            index.reconstruct([10**9])
+
+
+@pytest.mark.parametrize("ids", [[2**63 - 1], [2**63 - 2, 2**63 - 1], [2**62 - 1, 2**62], [0, 2**63 - 1], [2**62]])
+def test_the_largest_ids(tmp_path, ids):
+    with vqindex.open(tmp_path / "s", "a", dim=DIM) as index:
+        index.add(vectors(len(ids)), ids)
+    assert committed(tmp_path / "s")[0] == ids
+
+
+def test_saving_a_store_to_a_file(folder, tmp_path):
+    with vqindex.open(folder) as index:
+        index.save(tmp_path / "a.vqi")
+        assert content(VQIndex.load(tmp_path / "a.vqi")) == content(index)
+
+
+def test_representation_and_stats(folder):
+    with vqindex.open(folder) as index:
+        assert re.fullmatch(r"DurableIndex\(dim=6, .*, path='.*store', mode='r'\)", repr(index))
+        stats = index.stats()
+        assert (stats["segments"], stats["ntotal"], stats["removed"]) == (3, 37, 4)
+        assert stats["file_bytes"] == sum(p.stat().st_size for p in folder.glob("*.vqi"))
+    with pytest.raises(TypeError, match="missing"):
+        vqindex.DurableIndex()
+
+
+# ---- stores of all versions are read for ever
+
+
+def assert_golden(index, expected):
+    scores, ids = index.search(gate.queries(17), 5, confidence=1)
+    np.testing.assert_array_equal(scores, np.float32([[float.fromhex(s) for s in row] for row in expected["scores"]]))
+    assert ids.tolist() == expected["ids"]
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_golden_store(golden, tmp_path, mmap):
+    expected = golden("store1.json")
+    corpus = gate.corpus(17)
+    kept = {i: corpus[14 + i] for i in expected["row order"]} | {5: corpus[64], 40: corpus[65]}
+    far = {i: ((np.float64(np.float16(x)) - gate.queries(17)[0]) ** 2).sum() for i, x in kept.items()}
+    nearest = sorted(far, key=far.get)
+    folder = tmp_path / "store1"
+    shutil.copytree(GOLDEN / "store1", folder)
+    assert len(verify_store(folder)) == 6
+    for device in ("auto", "reference"):
+        with vqindex.open(folder, mmap=mmap, device=device) as index:
+            assert_golden(index, expected)
+            assert index.ids.tolist() == expected["row order"]
+            assert (index.meta, index.keep_vectors) == ({"note": "golden"}, "f16")
+            found = index.search(gate.queries(17)[0], 3, rerank=True, oversample=30).ids
+            assert found.tolist() == nearest[:3]
+    with vqindex.open(folder, "a", mmap=mmap) as index:
+        index.compact()
+        assert_golden(index, expected)
+    assert_golden(vqindex.open(folder), expected)
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_golden_file_with_vectors(golden, mmap):
+    path = GOLDEN / "format2-vectors.vqi"
+    assert len(storage.verify(path)) == 8
+    for device in ("auto", "reference"):
+        index = VQIndex.load(path, mmap=mmap, device=device)
+        assert_golden(index, golden("format2-vectors.json"))
+        assert (index.keep_vectors, index.ids.tolist()) == ("int8", [i for i in range(82) if i not in (3, 70)])
+        assert index._ids.next_id == 82
+
+
+# ---- merging
+
+
+@pytest.mark.parametrize("sizes", ["ones", "hundreds", "any"])
+def test_merges_are_few_and_files_too(sizes):
+    rng = np.random.default_rng(0)
+    segments, total, written = [], 0, 0
+    for _ in range(3000):
+        size = {"ones": 1, "hundreds": 100, "any": int(rng.choice([1, 10, 1000, 50_000]))}[sizes]
+        segments.append(size)
+        total, written = total + size, written + size
+        runs = merge.merge_runs(segments, segments, 10**12)
+        for run in reversed(runs):
+            assert run.stop - run.start > 1
+            written += sum(segments[run])
+            segments[run] = [sum(segments[run])]
+        levels = np.log(total) / np.log(merge.FANOUT) + 1
+        assert sum(segments) == total
+        assert written <= total * (levels + 1)
+        assert len(segments) <= (merge.FANOUT - 1) * levels * (1 if sizes != "any" else 2)
+
+
+def test_merges_leave_large_segments_alone():
+    assert merge.merge_runs([100] * 20, [100] * 20, 50) == []
+    assert merge.merge_runs([100, 1, 1, 1, 1, 1, 1, 1, 1], [100, *[1] * 8], 50) == [slice(1, 9)]
+
+
+def test_segments_of_which_little_is_left_are_rewritten():
+    assert merge.merge_runs([100, 20, 100], [49, 10, 0], 1000) == [slice(0, 1), slice(2, 3)]
+    assert merge.merge_runs([100, 8, 8, 8], [49, 1, 1, 8], 1000)[0] == slice(0, 1)

@@ -1,0 +1,356 @@
+"""Every write, sync, rename and unlink of a commit, a new store, a compaction and a save fails once, in every way.
+
+After each the folder holds the old commit or the new one, all of it; what raised can be tried again; and a crash,
+whatever it keeps of what was not synced, leaves nothing else.
+"""
+
+import contextlib
+import errno
+import os
+import random
+import shutil
+import subprocess
+import sys
+
+import pytest
+from faulty import Died, FaultyFiles, write_folder
+from stores import DIM, change, committed, content, make_store, open_with, vectors
+
+import vqindex
+from vqindex import VQIndex, storage
+from vqindex.store import verify_store
+
+CRASHES = 3  # folders made up for each crash, besides the least and the most that may be there
+
+
+def commit(index):
+    change(index)
+    index.commit()
+
+
+def commit_without_merge(index):
+    change(index)
+    index.commit(merge=False)
+
+
+def compact(index):
+    change(index)
+    index.compact()
+
+
+def remove_all(index):
+    index.remove(index.ids)
+    index.commit()
+
+
+WAYS = {f.__name__: f for f in (commit, commit_without_merge, compact, remove_all)}
+
+
+@pytest.fixture(scope="module", params=list(WAYS))
+def case(request, tmp_path_factory):
+    """A store, what is done to it, and what it holds before and after."""
+    base = tmp_path_factory.mktemp("base")
+    old = make_store(base / "store")
+    before = committed(old)
+    way = WAYS[request.param]
+    shutil.copytree(old, base / "changed")
+    with open_with(base / "changed") as index:
+        way(index)
+        after = content(index)
+    assert committed(base / "changed") == after != before
+    return old, way, before, after
+
+
+def attempt(case, folder, at, how, torn=0.0):
+    """Do it to a copy; return the file system, the error or None, and the index if it is still open."""
+    old, way, _, _ = case
+    shutil.copytree(old, folder)
+    files = FaultyFiles(folder)
+    index = open_with(folder, files=files)
+    files.calls.clear()
+    files.at, files.how, files.torn = at, how, torn
+    try:
+        way(index)
+    except (OSError, Died) as error:
+        return files, error, index
+    return files, None, index
+
+
+def count_calls(case, tmp_path):
+    files, error, index = attempt(case, tmp_path / "counted", None, "raise")
+    index.close()
+    assert error is None
+    kinds = {what for what, _ in files.calls}
+    assert kinds >= {"create", "write", "sync", "replace", "unlink", "sync_folder"}
+    return len(files.calls)
+
+
+def test_an_error_at_any_call_loses_nothing(case, tmp_path):
+    _, _, before, after = case
+    rng = random.Random(0)
+    for at in range(count_calls(case, tmp_path)):
+        folder = tmp_path / str(at)
+        files, error, index = attempt(case, folder, at, "raise", rng.choice([0.0, 0.5, 1.0]))
+        what = files.calls[at][0]
+        # Removing what is not needed any more may fail; a later commit or writer does it.
+        assert (error is None) == (what == "unlink"), (at, files.calls[at])
+        assert committed(folder) in (before, after)
+        files.at = None
+        index.commit()  # again
+        assert content(index) == after
+        index.close()
+        assert_tidy(folder, after)
+
+
+def assert_tidy(folder, expected):
+    """The next writer finds a commit, and nothing is left of what failed."""
+    with open_with(folder) as index:
+        assert content(index) == expected
+        assert {p.name for p in folder.iterdir()} == {"lock", *index._manifest.names}
+
+
+def test_a_crash_at_any_call_leaves_the_old_or_the_new_commit(case, tmp_path):
+    _, _, before, after = case
+    rng = random.Random(0)
+    calls = count_calls(case, tmp_path)
+    seen = {}  # what was found in each folder that a crash may leave
+    for at in range(calls + 1):
+        folder = tmp_path / str(at)
+        files, error, index = attempt(case, folder, at, "die", rng.choice([0.0, 0.3, 1.0]))
+        assert isinstance(error, Died) == (at < calls)
+        index.close()
+        replaced = any(what == "replace" for what, _ in files.calls[:at])
+        for number, state in enumerate(files.crash_states(rng, CRASHES)):
+            key = tuple(sorted(state.items()))
+            if key not in seen:
+                found = tmp_path / f"{at}-{number}"
+                write_folder(found, state)
+                now = committed(found)
+                assert now in (before, after), (at, number)
+                assert_tidy(found, now)
+                if at % 8 == 0:
+                    verify_store(found)
+                seen[key] = now == after
+            assert replaced or not seen[key], "a commit that never was"
+            assert at < calls or seen[key], "a commit that returned is lost"
+    assert set(seen.values()) == {False, True}
+    assert len(seen) > calls
+
+
+def test_a_full_disk_at_any_call(case, tmp_path):
+    _, _, before, after = case
+    for at in range(count_calls(case, tmp_path)):
+        folder = tmp_path / str(at)
+        files, error, index = attempt(case, folder, at, "full", 0.5)
+        if error is not None:
+            assert error.errno == errno.ENOSPC
+            assert committed(folder) == before
+            assert set(os.listdir(folder)) == set(os.listdir(case[0]))
+        files.how, files.at = "raise", None  # there is room again
+        index.commit()
+        index.close()
+        assert committed(folder) == after
+
+
+def test_making_a_store(tmp_path):
+    rng = random.Random(0)
+    for at in range(100):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        files = FaultyFiles(folder, at, "die")
+        with contextlib.suppress(Died):
+            open_with(folder, files=files, dim=DIM).close()
+        for number, state in enumerate(files.crash_states(rng, CRASHES)):
+            found = tmp_path / f"{at}-{number}"
+            write_folder(found, state)
+            with open_with(found, dim=DIM) as index:  # made now, or there already
+                index.add(vectors(3))
+            assert len(committed(found)[0]) == 3
+        if not files.dead:
+            break
+    assert 3 < at < 20
+
+
+# ---- saves of single files
+
+
+def test_saves_fail_at_every_call(tmp_path):
+    old, new = VQIndex(DIM), VQIndex(DIM)
+    old.add(vectors(9))
+    new.add(vectors(70, 1))
+    before, after = content(old), content(new)
+    rng = random.Random(0)
+
+    def save(index, path, files):
+        storage.write(path, index._codec, index._rows.blocks(), None, index.meta, files=files)
+
+    finished = 0
+    for how in ("raise", "die", "full"):
+        for at in range(1000):
+            folder = tmp_path / f"{how}-{at}"
+            folder.mkdir()
+            old.save(folder / "a.vqi")
+            files = FaultyFiles(folder, at, how, rng.choice([0.0, 0.5, 1.0]))
+            error = None
+            try:
+                save(new, folder / "a.vqi", files)
+            except (OSError, Died) as caught:
+                error = caught
+            if how != "die":
+                assert os.listdir(folder) == ["a.vqi"]
+            now = content(VQIndex.load(folder / "a.vqi"))
+            assert now in ([before, after] if error else [after])
+            for number, state in enumerate(files.crash_states(rng, CRASHES)):
+                found = tmp_path / f"{how}-{at}-{number}"
+                write_folder(found, state)
+                now = content(VQIndex.load(found / "a.vqi"))
+                assert now in ([before, after] if error else [after])
+                shutil.rmtree(found)
+            shutil.rmtree(folder)
+            if error is None:
+                finished += at
+                break
+    assert finished > 3 * 10
+
+
+# ---- real file systems
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 KiB, where one may be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    try:
+        made = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True, check=False
+        )
+    except OSError:
+        pytest.skip("there is no mount")
+    if made.returncode:
+        pytest.skip("this user can't mount")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_disk_that_is_full(small_disk):
+    folder = small_disk / "store"
+    index = open_with(folder, dim=DIM)
+    index.add(vectors(50))
+    index.commit()
+    before = content(index)
+    index.add(vectors(30_000, 1))
+    with pytest.raises(OSError, match="No space left"):
+        index.commit()
+    assert committed(folder) == before
+    index.remove(range(1000, 30_050))  # most of it: then it fits
+    index.commit()
+    index.close()
+    assert len(committed(folder)[0]) == 1000
+    single = VQIndex(DIM)
+    single.add(vectors(50))
+    single.save(small_disk / "a.vqi")
+    data = (small_disk / "a.vqi").read_bytes()
+    single.add(vectors(30_000))
+    with pytest.raises(OSError, match="No space left"):
+        single.save(small_disk / "a.vqi")
+    assert (small_disk / "a.vqi").read_bytes() == data
+    assert sorted(os.listdir(small_disk)) == ["a.vqi", "store"]
+
+
+def test_a_disk_that_cannot_be_written(small_disk):
+    folder = make_store(small_disk / "store")
+    before = committed(folder)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    assert committed(folder) == before
+    with pytest.raises(OSError, match=r"Read-only file system.*lock"):
+        open_with(folder)
+    with pytest.raises(OSError, match="Read-only"):
+        open_with(small_disk / "new", dim=3)
+    assert vqindex.open(folder).ids.tolist() == before[0]
+
+
+def test_a_folder_that_may_not_be_written(tmp_path):
+    folder = make_store(tmp_path / "store")
+    before = committed(folder)
+    os.unlink(folder / "lock")
+    folder.chmod(0o555)
+    try:
+        if os.access(folder, os.W_OK):
+            pytest.skip("this user may write anywhere")
+        with pytest.raises(PermissionError):
+            open_with(folder)
+        assert committed(folder) == before
+    finally:
+        folder.chmod(0o755)
+
+
+# ---- real deaths
+
+WRITER = """
+import sys
+import numpy as np, vqindex
+folder, seed = sys.argv[1], int(sys.argv[2])
+rng = np.random.default_rng(seed)
+index = vqindex.open(folder, "a")
+print("open", flush=True)
+while True:
+    state = index.meta["state"] + 1
+    index.add(rng.standard_normal((int(rng.integers(1, 40)), index.dim), dtype=np.float32))
+    index.remove(rng.choice(index.ids, min(len(index) - 1, 15), replace=False))
+    index.meta.update(state=state, count=len(index), sum=int(index.ids.sum()))
+    index.commit()
+    print(state, flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
+def test_kill_9(tmp_path):
+    """Rounds: VQINDEX_TEST_KILLS, 12 by default."""
+    folder = tmp_path / "store"
+    rng = random.Random(0)
+    with open_with(folder, dim=DIM) as index:
+        index.add(vectors(5))
+        index.meta.update(state=0, count=5, sum=10)
+    states = 0
+    for kill in range(int(os.environ.get("VQINDEX_TEST_KILLS", "12"))):
+        command = [sys.executable, "-c", WRITER, str(folder), str(kill)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "open\n"
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(rng.uniform(0, 0.12))
+            assert process.returncode is None, "the writer stopped by itself"
+            process.kill()
+            said = [int(line) for line in process.stdout.read().split("\n") if line]
+        with open_with(folder) as index:  # the lock is free at once
+            meta = index.meta
+            assert meta["state"] in (states + len(said), states + len(said) + 1), "a commit that was reported is lost"
+            assert (len(index), int(index.ids.sum())) == (meta["count"], meta["sum"])
+            states = meta["state"]
+            now = content(index)
+        verify_store(folder)
+        assert_tidy(folder, now)
+    assert states > 0
+
+
+def test_readers_beside_a_writer(tmp_path):
+    """A reader never sees a mixture, although files that it is about to open go away."""
+    folder = tmp_path / "store"
+    with open_with(folder, dim=DIM) as index:
+        index.add(vectors(5))
+        index.meta.update(state=0, count=5, sum=10)
+    command = [sys.executable, "-c", WRITER, str(folder), "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "open\n"
+            states = []
+            for number in range(60):
+                with vqindex.open(folder, mmap=number % 2 == 0) as index:
+                    states.append(index.meta["state"])
+                    assert (len(index), int(index.ids.sum())) == (index.meta["count"], index.meta["sum"])
+                    index.search(vectors(1), 10)
+            assert process.poll() is None
+        finally:
+            process.kill()
+    assert states == sorted(states)
+    assert len(set(states)) > 5

@@ -1,0 +1,263 @@
+"""The manifest: which files make up a commit. FORMAT.md says the same in prose.
+
+It is the only file that is ever replaced. All others are written once, under a name that no manifest has had before,
+and removed when no manifest names them any more.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import FileFormatError, InvalidInputError
+from ..originals import as_kind
+from ..spec import IndexSpec
+from ..storage.files import Files
+from ..storage.layout import canonical_json
+
+__all__ = [
+    "MANIFEST",
+    "Manifest",
+    "Removed",
+    "Segment",
+    "is_ours",
+    "prepare_manifest",
+    "publish_manifest",
+    "read_manifest",
+]
+
+MANIFEST = "manifest"
+NEXT = "manifest.tmp"
+STORE_VERSION = 1
+MAX_BYTES = 2**26  # a manifest that says it is larger is not read
+MAX_COUNTED = 2**62  # numbers in a manifest are below this; ids may be larger, in the files
+_FIRST_LINE = re.compile(rb"vqindex-store ([0-9]{1,9}) ([0-9a-f]{8}) ([0-9]{1,9})\n")
+_OURS = re.compile(r"[0-9]{10}\.(vqi|removed)|manifest\.tmp")
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file of this name is one that commits write and clean up; any other is left alone."""
+    return _OURS.fullmatch(name) is not None
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Which rows of a segment are removed: a file of bits.
+
+    Attributes
+    ----------
+    file : int
+        Number in the file's name.
+    rows : int
+        How many are removed.
+    crc32 : int
+        CRC-32 of the whole file.
+    """
+
+    file: int
+    rows: int
+    crc32: int
+
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return f"{self.file:010d}.removed"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Rows of the index: a ``.vqi`` file, and which of its rows are removed.
+
+    Attributes
+    ----------
+    file : int
+        Number in the file's name.
+    rows : int
+        Rows in the file, removed ones included.
+    size : int
+        Bytes of the file.
+    crc32 : int
+        CRC-32 of its header, which holds those of all its blocks.
+    file_crc32 : int
+        CRC-32 of the whole file, for the bytes that belong to no block.
+    first_id : int or None
+        Id of the first row if they count on from it and the file has none.
+    removed : Removed or None
+        The rows that are removed, if any.
+    """
+
+    file: int
+    rows: int
+    size: int
+    crc32: int
+    file_crc32: int
+    first_id: int | None = None
+    removed: Removed | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return f"{self.file:010d}.vqi"
+
+    @property
+    def live(self) -> int:
+        """Rows that are not removed."""
+        return self.rows - (self.removed.rows if self.removed else 0)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One commit.
+
+    Attributes
+    ----------
+    spec : IndexSpec
+        What all segments are made for.
+    keep_vectors : str or None
+        How all segments keep the vectors themselves.
+    commit : int
+        How many commits came before.
+    next_file : int
+        Number of the next file; all files named here have lower ones.
+    next_id : int or None
+        The next automatic id; None if vectors must come with ids.
+    segments : tuple of Segment
+        In the order of rows.
+    meta : dict
+        Notes of the user.
+    """
+
+    spec: IndexSpec
+    keep_vectors: str | None = None
+    commit: int = 0
+    next_file: int = 1
+    next_id: int | None = 0
+    segments: tuple[Segment, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def names(self) -> set[str]:
+        """Names of all files of this commit, the manifest's included."""
+        removed = {s.removed.name for s in self.segments if s.removed}
+        return {MANIFEST, *removed, *(s.name for s in self.segments)}
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes of the file."""
+        body = canonical_json(
+            {
+                "commit": self.commit,
+                "keep_vectors": self.keep_vectors,
+                "meta": self.meta,
+                "next_file": self.next_file,
+                "next_id": self.next_id,
+                "segments": [_entry(segment) for segment in self.segments],
+                "spec": self.spec.as_dict(),
+            }
+        ).tobytes()
+        if len(body) > MAX_BYTES:
+            raise InvalidInputError(f"meta makes a manifest of {len(body)} bytes; expected at most {MAX_BYTES}")
+        return b"vqindex-store %d %08x %d\n" % (STORE_VERSION, zlib.crc32(body), len(body)) + body
+
+
+def _entry(segment: Segment) -> dict[str, Any]:
+    entry = {key: getattr(segment, key) for key in _SEGMENT_KEYS}
+    if segment.first_id is not None:
+        entry["first_id"] = segment.first_id
+    if segment.removed is not None:
+        entry["removed"] = {key: getattr(segment.removed, key) for key in _REMOVED_KEYS}
+    return entry
+
+
+_SEGMENT_KEYS = ("file", "rows", "size", "crc32", "file_crc32")
+_REMOVED_KEYS = ("file", "rows", "crc32")
+
+
+def _whole(where: dict[str, Any], name: str) -> int:
+    """Return an entry that must be a whole number from 0 on."""
+    value = where.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MAX_COUNTED:
+        raise ValueError(f"{name} is {value!r}; expected a whole number from 0 on")
+    return value
+
+
+def _segment(entry: dict[str, Any]) -> Segment:
+    first_id = _whole(entry, "first_id") if "first_id" in entry else None
+    gone = entry.get("removed")
+    removed = None if gone is None else Removed(**{key: _whole(gone, key) for key in _REMOVED_KEYS})
+    sizes: dict[str, Any] = {key: _whole(entry, key) for key in _SEGMENT_KEYS}
+    segment = Segment(**sizes, first_id=first_id, removed=removed)
+    if segment.live < 0:
+        raise ValueError(f"{segment.name} has {segment.rows} rows, of which {-segment.live} too many are removed")
+    return segment
+
+
+def _parse(body: bytes) -> Manifest:
+    content = json.loads(body)
+    segments = tuple(_segment(entry) for entry in content["segments"])
+    manifest = Manifest(
+        IndexSpec(**content["spec"]),
+        as_kind(content["keep_vectors"]),
+        commit=_whole(content, "commit"),
+        next_file=_whole(content, "next_file"),
+        next_id=None if content["next_id"] is None else _whole(content, "next_id"),
+        segments=segments,
+        meta=dict(content["meta"]),
+    )
+    if manifest.spec.as_dict() != content["spec"]:
+        raise ValueError(f"spec is {content['spec']}; expected all of {', '.join(manifest.spec.as_dict())}")
+    files = [s.file for s in segments] + [s.removed.file for s in segments if s.removed]
+    if len(set(files)) < len(files) or max(files, default=0) >= manifest.next_file:
+        raise ValueError(f"files {sorted(files)}; expected distinct ones below next_file {manifest.next_file}")
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check the manifest of a store.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    FileFormatError
+        If it is not one, damaged, or of an unknown version.
+    """
+    path = folder / MANIFEST
+    with path.open("rb") as file:
+        first = _FIRST_LINE.fullmatch(file.readline(64))
+        if first is None:
+            raise FileFormatError(f"{path}: not the manifest of a vqindex store")
+        version, size = int(first[1]), int(first[3])
+        if version != STORE_VERSION:
+            raise FileFormatError(f"{path}: store version is {version}; this vqindex reads: {STORE_VERSION}")
+        body = file.read(size + 1) if size <= MAX_BYTES else b""
+    if len(body) != size or b"%08x" % zlib.crc32(body) != first[2]:
+        raise FileFormatError(f"{path}: damaged (its length or CRC-32 differs)")
+    try:
+        return _parse(body)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise FileFormatError(f"{path}: can't be read by this version of vqindex ({error})") from None
+
+
+def prepare_manifest(folder: Path, manifest: Manifest, files: Files) -> None:
+    """Write the next manifest under another name, and sync it."""
+    data = manifest.to_bytes()
+    temporary = folder / NEXT
+    if temporary.exists():
+        files.unlink(temporary)
+    file = files.create(temporary)
+    try:
+        file.write(data)
+        file.sync()
+    finally:
+        file.close()
+
+
+def publish_manifest(folder: Path, files: Files) -> None:
+    """Make the prepared manifest the one that is read; on return it is on disk."""
+    files.replace(folder / NEXT, folder / MANIFEST)
+    files.sync_folder(folder)

@@ -1,0 +1,143 @@
+"""`vqindex.open`: finding a store, or making a new one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import FileFormatError, InvalidInputError
+from ..originals import as_kind
+from ..spec import IndexSpec
+from ..storage.files import FILES, Files
+from .durable import DurableIndex
+from .lock import LOCK, WriterLock
+from .manifest import MANIFEST, Manifest, is_ours, prepare_manifest, publish_manifest, read_manifest
+
+__all__ = ["discard_store", "open_store"]
+
+
+def open_store(
+    path: str | os.PathLike[str],
+    mode: str = "r",
+    *,
+    dim: int | None = None,
+    bits: int | None = None,
+    metric: str | None = None,
+    codec: str | None = None,
+    sketch: str | None = None,
+    rotation: str | None = None,
+    seed: int | None = None,
+    keep_vectors: str | None = None,
+    device: str = "auto",
+    mmap: bool = True,
+    verify: bool | None = None,
+) -> DurableIndex:
+    """Open an index that lives in a folder, or make a new one there.
+
+    Parameters
+    ----------
+    path : str or path
+        The folder.
+    mode : {"r", "a"}
+        "r" reads the last commit and keeps to it, whatever a writer does meanwhile. "a" reads and writes; there can be
+        one such at a time, and it makes the folder if `dim` is given and there is none.
+    dim, bits, metric, codec, sketch, rotation, seed, keep_vectors
+        As for `VQIndex`, for a new index. Those given for one that is there must be its own.
+    device : str, default "auto"
+        As for `VQIndex`.
+    mmap : bool, default True
+        Map codes and scalars instead of reading them.
+    verify : bool, optional
+        Check every block against its checksum. Default: only without `mmap`; headers and manifest are checked always.
+
+    Returns
+    -------
+    DurableIndex
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no index, and none is made.
+    StoreError
+        If another writer has it open.
+    FileFormatError
+        If a file is missing, damaged or of an unknown version, or the folder holds other things.
+    InvalidInputError
+        A mode that is neither, or parameters that are not the index's.
+    """
+    given = {
+        "dim": dim, "bits": bits, "metric": metric, "codec": codec,
+        "sketch": sketch, "rotation": rotation, "seed": seed, "keep_vectors": keep_vectors,
+    }  # fmt: skip
+    wanted = {name: value for name, value in given.items() if value is not None}
+    return _open(Path(path), mode, wanted, device, mmap, not mmap if verify is None else verify)
+
+
+def _open(
+    folder: Path, mode: str, wanted: dict[str, Any], device: str, mmap: bool, verify: bool, files: Files = FILES
+) -> DurableIndex:
+    if mode not in ("r", "a"):
+        raise InvalidInputError(f"mode is {mode!r}; expected 'r' or 'a'")
+    if folder.is_file():
+        raise FileFormatError(f"{folder} is a file; expected a folder (VQIndex.load reads a .vqi file)")
+    lock = None
+    if mode == "a":
+        new = not (folder / MANIFEST).exists()
+        if new:
+            first = _first_commit(folder, wanted)
+            _make_folder(folder, files)
+        lock = WriterLock(folder)
+    try:
+        if lock is not None and new and not (folder / MANIFEST).exists():
+            prepare_manifest(folder, first, files)
+            publish_manifest(folder, files)
+        _check_spec(folder, wanted)
+        return DurableIndex(folder, lock, device, mmap, verify, files)
+    except BaseException:
+        if lock is not None:
+            lock.release()
+        raise
+
+
+def _first_commit(folder: Path, wanted: dict[str, Any]) -> Manifest:
+    if "dim" not in wanted:
+        raise FileNotFoundError(f"{folder} holds no index; give dim= to make one")
+    parameters = {name: value for name, value in wanted.items() if name != "keep_vectors"}
+    first = Manifest(IndexSpec(**parameters), as_kind(wanted.get("keep_vectors")))
+    known = {LOCK, MANIFEST}
+    others = (
+        [p.name for p in folder.iterdir() if p.name not in known and not is_ours(p.name)] if folder.is_dir() else []
+    )
+    if others:
+        raise FileFormatError(f"{folder} is not an index and holds {min(others)!r}; expected an empty or a new folder")
+    return first
+
+
+def _make_folder(folder: Path, files: Files) -> None:
+    if not folder.exists():
+        folder.mkdir()
+        files.sync_folder(folder.parent)
+
+
+def _check_spec(folder: Path, wanted: dict[str, Any]) -> None:
+    manifest = read_manifest(folder)
+    own = {**manifest.spec.as_dict(), "keep_vectors": manifest.keep_vectors}
+    for name, value in wanted.items():
+        if own[name] != value:
+            raise InvalidInputError(f"{name} is {value!r}; the index in {folder} has {own[name]!r}")
+
+
+def discard_store(path: str | os.PathLike[str], files: Files = FILES) -> None:
+    """Remove the index in a folder, if there is one: its manifest first, then its other files. The folder stays."""
+    folder = Path(path)
+    if not (folder / MANIFEST).exists():
+        return
+    lock = WriterLock(folder)
+    try:
+        files.unlink(folder / MANIFEST)
+        files.sync_folder(folder)
+        for name in sorted(p.name for p in folder.iterdir() if is_ours(p.name)):
+            files.unlink(folder / name)
+    finally:
+        lock.release()

@@ -1,0 +1,60 @@
+"""The files that say which rows of a segment are removed: a few words of head, then a bit per row."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FileFormatError
+from ..storage.files import Files
+from .manifest import Removed, Segment
+
+__all__ = ["read_removed", "write_removed"]
+
+_HEAD = struct.Struct("<8sQQ")  # what it is, rows of the segment, rows removed
+_MAGIC = b"VQIGONE1"
+
+
+def write_removed(path: Path, number: int, bits: NDArray[np.bool_], files: Files) -> Removed:
+    """Write the file for a segment of bits.size rows, sync it, and return its entry."""
+    count = int(np.count_nonzero(bits))
+    packed = np.packbits(bits, bitorder="little")
+    data = _HEAD.pack(_MAGIC, bits.size, count) + packed.tobytes()
+    file = files.create(path)
+    try:
+        file.write(data)
+        file.sync()
+    finally:
+        file.close()
+    return Removed(number, count, zlib.crc32(data))
+
+
+def read_removed(folder: Path, segment: Segment) -> NDArray[np.int64]:
+    """Return the rows of a segment that are removed, ascending.
+
+    Raises
+    ------
+    FileFormatError
+        If the file does not say what the manifest says.
+    """
+    if segment.removed is None:
+        return np.empty(0, np.int64)
+    path = folder / segment.removed.name
+    size = _HEAD.size + -(-segment.rows // 8)
+    with path.open("rb") as file:
+        if path.stat().st_size != size:  # before memory is taken for it
+            raise FileFormatError(f"{path}: has {path.stat().st_size} bytes; expected {size}")
+        data = file.read(size + 1)
+    if len(data) != size or zlib.crc32(data) != segment.removed.crc32:
+        raise FileFormatError(f"{path}: damaged (its CRC-32 differs)")
+    if _HEAD.unpack_from(data) != (_MAGIC, segment.rows, segment.removed.rows):
+        raise FileFormatError(f"{path}: not for the {segment.rows} rows of {segment.name}")
+    bits = np.unpackbits(np.frombuffer(data, np.uint8, offset=_HEAD.size), bitorder="little")
+    rows = np.flatnonzero(bits)
+    if rows.size != segment.removed.rows or (rows.size and rows[-1] >= segment.rows):
+        raise FileFormatError(f"{path}: has {rows.size} bits set; expected {segment.removed.rows} of {segment.rows}")
+    return rows
