@@ -7,9 +7,10 @@ BIN := $(VENV)/bin
 # Tests of tensors from torch run where it can be had; `make test TORCH=` leaves it out.
 TORCH ?= torch==2.13.0
 STAMPS := $(VENV)/.stamps
+FRAMEWORKS := .venv-frameworks
 SOURCES := pyproject.toml $(wildcard vqindex/native/*)
 
-.PHONY: demo test docs example lint types wheel sanitize test-neon check clean
+.PHONY: demo test frameworks docs example lint types wheel sanitize test-neon check clean
 
 demo: $(STAMPS)/demo
 	$(BIN)/vqindex demo --output demo
@@ -29,6 +30,12 @@ example: $(STAMPS)/example
 	$(ASK) "wait until a thread is done" >> build/example.txt
 	cat build/example.txt
 	grep -q shutil.copytree build/example.txt && grep -q threading.Thread.join build/example.txt
+
+# The retrieval frameworks' own tests of our stores, in an environment of their own: they bring plugins for pytest and
+# much else. It sees the library, and what its tests need, through the one of `make test`.
+frameworks: $(STAMPS)/frameworks
+	VQINDEX_FRAMEWORKS=1 $(FRAMEWORKS)/bin/python -m pytest tests/frameworks \
+	    -o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function
 
 lint: $(STAMPS)/test
 	$(BIN)/ruff check .
@@ -58,10 +65,10 @@ sanitize:
 test-neon:
 	.ci/neon
 
-check: lint types test docs example wheel sanitize
+check: lint types test frameworks docs example wheel sanitize
 
 clean:
-	rm -rf $(VENV) build dist demo
+	rm -rf $(VENV) $(FRAMEWORKS) build dist demo
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -84,4 +91,12 @@ $(STAMPS)/docs: $(STAMPS)/test
 # Its model needs torch: without TORCH it would bring in whichever is newest.
 $(STAMPS)/example: $(STAMPS)/test
 	$(if $(TORCH),$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" "vqindex[example]",false)
+	touch $@
+
+$(STAMPS)/frameworks: $(STAMPS)/test
+	rm -rf $(FRAMEWORKS) && $(PYTHON) -m venv $(FRAMEWORKS)
+	$(FRAMEWORKS)/bin/pip install --quiet --disable-pip-version-check --upgrade "pip>=23.1"
+	$(FRAMEWORKS)/bin/pip install --quiet --disable-pip-version-check $$($(BIN)/python tests/support/extras.py langchain llama-index haystack frameworks-test)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' > \
+	    $$($(FRAMEWORKS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vqindex-dev.pth
 	touch $@

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paper_recall import load, machine, spread
+from paper_recall import load, spread
 
 import vqindex
+from vqindex_cli.contest import machine
 from vqindex_cli.output import show_table
 from vqindex_datasets.recall import recall_1_at_k, recall_at_k
 

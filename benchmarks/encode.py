@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 from codec_recall import CODECS
-from paper_recall import machine, spread
+from paper_recall import spread
 
 import vqindex
 from vqindex.cpu import chosen_isa, cpu_count
+from vqindex_cli.contest import machine
 from vqindex_cli.output import show_table
 
 KEY = ("codec", "bits", "n", "dim")

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -22,22 +20,13 @@ import numpy as np
 
 import vqindex
 from vqindex_cli.compare import OURS, Built, build_faiss_pq, build_ours
+from vqindex_cli.contest import machine
 from vqindex_cli.output import show_table
 from vqindex_cli.plots import plot_recall_curves
 from vqindex_datasets import exact_knn, load_annbench
 from vqindex_datasets.recall import recall_1_at_k, recall_at_k
 
 KS = (1, 2, 4, 8, 16, 32, 64)
-
-
-def machine() -> dict[str, Any]:
-    """Say what kind of machine this is."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        model = models[0] if models else model
-    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "numpy": np.__version__}
 
 
 def load(path: Path, rows: int | None, queries: int | None) -> tuple[Any, ...]:

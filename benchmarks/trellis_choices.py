@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paper_recall import load, machine
+from paper_recall import load
 from trellis_lab import (
     EDGE,
     F64,
@@ -60,6 +60,7 @@ from vqindex.codebook import embedded
 from vqindex.codec import Codec
 from vqindex.spec import IndexSpec
 from vqindex.trellis import FRACTION, TABLE_VERSION, WINDOWS, Trellis, cost_limits
+from vqindex_cli.contest import machine
 
 Line = dict[str, Any]
 Way = Callable[[Any], Any]  # from rows of variance 1 to the same rows decoded

@@ -8,6 +8,7 @@ import click
 
 import vqindex
 
+from .bench import bench
 from .build import build
 from .change import add, compact, delete
 from .data import datasets
@@ -29,7 +30,7 @@ def cli() -> None:
     """
 
 
-for command in (build, add, delete, compact, search, evaluate, info, verify, datasets, demo):
+for command in (build, add, delete, compact, search, evaluate, bench, info, verify, datasets, demo):
     cli.add_command(command)
 
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["json_option", "progress_bar", "show_fields", "show_json", "show_table"]
+__all__ = ["CommaList", "json_option", "progress_bar", "show_fields", "show_json", "show_table"]
 
 _ANY_WIDTH = 1_000_000
 
@@ -30,6 +30,26 @@ class _JsonOption(click.Option):
 json_option = click.option(
     "--json", "as_json", is_flag=True, cls=_JsonOption, help="Print one JSON object instead of a table."
 )
+
+
+class CommaList(click.ParamType):  # type: ignore[type-arg]
+    """Values of one type, separated by commas; gives a tuple."""
+
+    name = "list"
+
+    def __init__(self, item: Any) -> None:
+        self._item = item
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Return how the option is shown in the help."""
+        return "A,B,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        """Return the values, each checked by its own type."""
+        if not isinstance(value, str):
+            return tuple(value)
+        parts = [part.strip() for part in value.split(",")] if value.strip() else []
+        return tuple(self._item.convert(part, param, ctx) for part in parts)
 
 
 @contextmanager

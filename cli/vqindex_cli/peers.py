@@ -1,6 +1,6 @@
-"""One builder per index that `peers.py` sets side by side; each knows its bytes per vector and what they are made of.
+"""One builder per index that `bench` sets side by side; each knows its bytes per vector and what they are made of.
 
-Rows and queries are unit vectors (cosine). A builder raises `UnavailableError` where library or width is missing.
+For cosine rows and queries are unit vectors. A builder raises `UnavailableError` for missing library, width or metric.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import vqindex
 
-__all__ = ["DEFAULT", "PEERS", "Built", "Peer", "Settings", "UnavailableError"]
+__all__ = ["DEFAULT", "OURS", "PEERS", "Built", "Peer", "Settings", "UnavailableError", "ours"]
 
 F32 = NDArray[np.float32]
 _CHUNK = 65536  # rows converted at a time
@@ -28,10 +28,14 @@ class UnavailableError(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """What every index of a run shares: neighbours per query, threads, and keyword arguments for `VQIndex.search`."""
+    """What every index of a run shares.
+
+    Neighbours per query, threads, the metric (ip, cosine or l2), and keyword arguments for `VQIndex.search`.
+    """
 
     k: int
     threads: int
+    metric: str = "cosine"
     search_args: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -39,7 +43,7 @@ class Settings:
 class Built:
     """An index ready to search.
 
-    ``prepare(queries)`` brings unit float32 queries (nq, d) into the form that the library takes, off the clock;
+    ``prepare(queries)`` brings float32 queries (nq, d) into the form that the library takes, off the clock;
     ``search(prepared)`` returns row numbers (nq, k). ``counted`` says what ``bytes_per_vector`` is made of.
     """
 
@@ -52,7 +56,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Peer:
-    """A kind of index: its label, its widths, and how to build it from unit rows (n, d), bits and settings.
+    """A kind of index: its label, its widths, and how to build it from rows (n, d), bits and settings.
 
     ``reference`` widths are built whatever ``--bits`` says: 8-bit scans show what the narrow ones are up against.
     """
@@ -70,20 +74,36 @@ def _need(module: str) -> Any:
         raise UnavailableError(f"{module} is not installed ({error})") from None
 
 
-def _ours(codec: str) -> Callable[[F32, int, Settings], Built]:
+def _only(metrics: tuple[str, ...], settings: Settings) -> None:
+    if settings.metric not in metrics:
+        raise UnavailableError(f"no form here for metric {settings.metric}")
+
+
+def ours(
+    codec: str, sketch: str | None = None, seed: int = 0, device: str = "auto"
+) -> Callable[[F32, int, Settings], Built]:
+    """Return a builder of our index."""
+
     def build(rows: F32, bits: int, settings: Settings) -> Built:
+        try:
+            index = vqindex.VQIndex(
+                rows.shape[1], bits, settings.metric, codec=codec, sketch=sketch, seed=seed, device=device
+            )
+        except vqindex.InvalidInputError as error:
+            raise UnavailableError(str(error)) from None
         start = time.perf_counter()
-        index = vqindex.VQIndex(rows.shape[1], bits, "cosine", codec=codec)
         index.add(rows)
         seconds = time.perf_counter() - start
         size = index.spec.bytes_per_vector
         counted = f"codes and {size - index.spec.code_bytes} bytes of scalars"
-        return Built(size, counted, seconds, lambda q: index.search(q, settings.k, **settings.search_args).ids)
+        args = {"threads": settings.threads, **settings.search_args}
+        return Built(size, counted, seconds, lambda q: index.search(q, settings.k, **args).ids)
 
     return build
 
 
 def _turbovec(rows: F32, bits: int, settings: Settings) -> Built:
+    _only(("cosine",), settings)
     turbovec = _need("turbovec")
     pad = -rows.shape[1] % 8
 
@@ -119,7 +139,8 @@ def _factory(text: Callable[[int, int], str], counted: str) -> Callable[[F32, in
 
     def build(rows: F32, bits: int, settings: Settings) -> Built:
         faiss = _need("faiss")
-        index = faiss.index_factory(rows.shape[1], text(rows.shape[1], bits), faiss.METRIC_INNER_PRODUCT)
+        kind = faiss.METRIC_L2 if settings.metric == "l2" else faiss.METRIC_INNER_PRODUCT
+        index = faiss.index_factory(rows.shape[1], text(rows.shape[1], bits), kind)
         return _filled(index, rows, settings, counted)
 
     return build
@@ -149,6 +170,7 @@ def _scalar(kind: str, counted: str) -> Callable[[F32, int, Settings], Built]:
     """Return a builder of faiss' scalar quantizer ``QT_{bits}bit_{kind}`` behind a random rotation."""
 
     def build(rows: F32, bits: int, settings: Settings) -> Built:
+        _only(("cosine", "ip"), settings)
         faiss = _need("faiss")
         name = f"QT_{bits}bit_{kind}"
         if not hasattr(faiss.ScalarQuantizer, name):
@@ -172,6 +194,7 @@ def _to_int8(rows: F32) -> NDArray[np.int8]:
 
 
 def _usearch(rows: F32, bits: int, settings: Settings) -> Built:
+    _only(("cosine",), settings)
     usearch = _need("usearch.index")
     n, d = rows.shape
     start = time.perf_counter()
@@ -191,6 +214,7 @@ def _usearch(rows: F32, bits: int, settings: Settings) -> Built:
 
 
 def _scann(rows: F32, bits: int, settings: Settings) -> Built:
+    _only(("cosine",), settings)
     scann = _need("scann")
     d = rows.shape[1]
     each = 4 // bits  # dimensions to a block of 16 centres
@@ -215,21 +239,27 @@ def _scann(rows: F32, bits: int, settings: Settings) -> Built:
 _SCALARS = "code_size: codes and scalars"
 _CODES = "code_size: codes, no scalars"
 
+OURS: dict[str, Peer] = {
+    "prod": Peer("vqindex prod", tuple(range(1, 9)), ours("turboquant-prod")),
+    "trellis": Peer("vqindex trellis", (1, 2, 3, 4), ours("trellis")),
+}
+"""Ours with nothing but bits to choose."""
+
 PEERS: dict[str, Peer] = {
-    "prod": Peer("vqindex prod", tuple(range(1, 9)), _ours("turboquant-prod")),
-    "trellis": Peer("vqindex trellis", (1, 2, 3, 4), _ours("trellis")),
     "turbovec": Peer("turbovec", (2, 3, 4), _turbovec),
-    "pq": Peer("faiss PQ", (1, 2, 4), _factory(_pq, _CODES)),
-    "opq": Peer("faiss OPQ", (1, 2, 4), _factory(_opq, _CODES)),
-    "pqfs": Peer("faiss PQ fast-scan", (1, 2, 4), _factory(_pqfs, _CODES)),
-    "rabitq": Peer("faiss RaBitQ fast-scan", tuple(range(1, 9)), _factory(lambda d, b: f"RR,RaBitQfs{b}", _SCALARS)),
-    "sq": Peer("faiss SQ", (4, 6, 8), _factory(lambda d, b: f"SQ{b}", _CODES), reference=(8,)),
-    "tq": Peer("faiss TurboQuant-prod", (2, 3, 4, 5), _scalar("tq", _SCALARS)),
-    "tqmse": Peer("faiss TurboQuant-mse", (1, 2, 3, 4, 8), _scalar("tqmse", _CODES)),
+    "faiss-pq": Peer("faiss PQ", (1, 2, 4), _factory(_pq, _CODES)),
+    "faiss-opq": Peer("faiss OPQ", (1, 2, 4), _factory(_opq, _CODES)),
+    "faiss-pqfs": Peer("faiss PQ fast-scan", (1, 2, 4), _factory(_pqfs, _CODES)),
+    "faiss-rabitq": Peer(
+        "faiss RaBitQ fast-scan", tuple(range(1, 9)), _factory(lambda d, b: f"RR,RaBitQfs{b}", _SCALARS)
+    ),
+    "faiss-sq": Peer("faiss SQ", (4, 6, 8), _factory(lambda d, b: f"SQ{b}", _CODES), reference=(8,)),
+    "faiss-tq": Peer("faiss TurboQuant-prod", (2, 3, 4, 5), _scalar("tq", _SCALARS)),
+    "faiss-tqmse": Peer("faiss TurboQuant-mse", (1, 2, 3, 4, 8), _scalar("tqmse", _CODES)),
     "usearch": Peer("usearch i8 exact", (8,), _usearch, reference=(8,)),
     "scann": Peer("ScaNN AH", (1, 2, 4), _scann),
 }
-"""Every kind of index by the name that ``--only`` takes."""
+"""Every other kind of index by the name that ``--peers`` takes."""
 
-DEFAULT = tuple(name for name in PEERS if name != "opq")
-"""What runs unless asked otherwise: OPQ trains for minutes."""
+DEFAULT = tuple(name for name in PEERS if name != "faiss-opq")
+"""What is meant by all of them: OPQ trains for minutes."""

@@ -1,4 +1,4 @@
-"""The figure of `peers.py`: recall@10 over queries per second, a marker per index, labels that do not overlap."""
+"""The figure of `bench`: recall over speed and over bytes, a marker per index, labels that do not overlap."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .pareto import PANELS, Panel, frontier
 
 __all__ = ["plot_peers"]
 
@@ -50,16 +52,16 @@ def _place_labels(figure: Any, axis: Any, points: Sequence[_Point]) -> None:
             print(f"no free place in the figure for the label {text!r}")
 
 
-def _panel(figure: Any, axis: Any, lines: Sequence[dict[str, Any]], mode: str) -> None:
+def _panel(figure: Any, axis: Any, lines: Sequence[dict[str, Any]], panel: Panel) -> None:
     points = []
     for line in lines:
-        colour = next(c for library, c in _COLOURS.items() if line["index"].startswith(library))
-        rate, recall = line[f"{mode}_qps"], min(line["recall_at_10"], _MOST_RECALL)
-        axis.plot([rate["q1"], rate["q3"]], [recall, recall], color=colour, linewidth=1, alpha=0.6)
-        marker = _MARKERS.get(line["bits"], "o")
-        axis.plot(rate["median"], recall, marker=marker, markersize=6, color=colour, linestyle="none")
-        spread = (rate["q1"], rate["q3"])
-        points.append((rate["median"], recall, f"{line['index']} {line['bits']}", colour, spread))
+        colour = next((c for library, c in _COLOURS.items() if line["index"].startswith(library)), "#4f5d75")
+        value, recall = panel.value(line), min(max(line["recall_at_k"], 1 - _MOST_RECALL), _MOST_RECALL)
+        axis.plot(panel.spread(line), [recall, recall], color=colour, linewidth=1, alpha=0.6)
+        axis.plot(value, recall, _MARKERS.get(line["bits"], "o"), markersize=6, color=colour)
+        points.append((value, recall, f"{line['index']}: {line['bits']}", colour, panel.spread(line)))
+    best = [points[i] for i in frontier(lines, panel)]
+    axis.plot([p[0] for p in best], [p[1] for p in best], color="#999999", linewidth=0.8, linestyle="--", zorder=0)
     recalls = [point[1] for point in points]
     rates = [point[0] for point in points]
     axis.set_xscale("log")
@@ -71,22 +73,24 @@ def _panel(figure: Any, axis: Any, lines: Sequence[dict[str, Any]], mode: str) -
     axis.set_yticks(ticks, [f"{t:g}" for t in ticks])
     axis.set_yticks([], minor=True)
     axis.set_ylim(*(odds / (1 + odds)))  # ticks outside must not widen it
-    axis.set_xlabel("queries per second")
-    axis.set_ylabel("recall@10")
+    axis.set_xlabel(panel.label)
+    axis.set_ylabel(f"recall@{lines[0]['k']}")
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
     _place_labels(figure, axis, points)
 
 
 def plot_peers(path: Path, lines: Sequence[dict[str, Any]]) -> None:
-    """Draw one panel for batches and one for single queries and save them as an image.
+    """Draw recall over the speed of batches, of single queries, and over bytes, and save it as an image.
+
+    The dashed line joins the indexes that no other beats in both.
 
     Parameters
     ----------
     path : Path
         Image to write; the format follows the suffix.
     lines : sequence of dict
-        What `peers.py` writes, all of one run.
+        What `contest.measure` returns, at least one.
     """
     import matplotlib
 
@@ -94,14 +98,13 @@ def plot_peers(path: Path, lines: Sequence[dict[str, Any]]) -> None:
     import matplotlib.pyplot as plt
 
     head = lines[0]
-    figure, axes = plt.subplots(1, 2, figsize=(16, 8), dpi=120)
+    figure, axes = plt.subplots(1, len(PANELS), figsize=(8 * len(PANELS), 8), dpi=120)
     threads = f"{head['threads']} thread" + ("s" if head["threads"] > 1 else "")
-    where = f"{head['data']}: {head['n']:,} x {head['dim']}, {threads}, {head['cpu']}"
+    where = f"{head['data']}: {head['n']:,} x {head['dim']}, {head['metric']}, {threads}, {head['cpu']}"
     figure.suptitle(f"{where}; number = bits, line = quartiles over rounds")
-    axes[0].set_title(f"all {head['queries']:,} queries in one call")
-    axes[1].set_title("one query per call")
-    figure.subplots_adjust(left=0.05, right=0.99, bottom=0.07, top=0.9, wspace=0.12)  # labels are placed in pixels
-    for axis, mode in zip(axes, ("batch", "single"), strict=True):
-        _panel(figure, axis, lines, mode)
+    figure.subplots_adjust(left=0.035, right=0.99, bottom=0.07, top=0.9, wspace=0.12)  # labels are placed in pixels
+    for axis, panel in zip(axes, PANELS, strict=True):
+        axis.set_title(f"{panel.title}: {panel.told}")
+        _panel(figure, axis, lines, panel)
     figure.savefig(path)
     plt.close(figure)

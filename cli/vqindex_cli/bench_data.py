@@ -1,0 +1,103 @@
+"""Rows, queries and true neighbours from any data file, for the indexes that `bench` sets side by side."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqindex_datasets import DatasetError, exact_knn, is_annbench, load_annbench, open_vectors
+
+from .compare import unit
+from .contest import Data, Step
+
+__all__ = ["read_file", "read_rows"]
+
+F32 = NDArray[np.float32]
+
+
+def _quiet(label: str) -> contextlib.AbstractContextManager[Step | None]:
+    return contextlib.nullcontext(None)
+
+
+def read_rows(path: Path, dataset: str | None, most: int | None) -> F32:
+    """Return the first rows of a file, all by default, as float32."""
+    with open_vectors(path, dataset) as source:
+        count = len(source) if most is None else min(most, len(source))
+        return np.asarray(source.read(0, count), np.float32)
+
+
+def read_file(
+    path: Path,
+    k: int,
+    *,
+    queries_path: Path | None = None,
+    dataset: str | None = None,
+    metric: str | None = None,
+    rows: int | None = None,
+    queries: int = 1000,
+    phase: Callable[[str], contextlib.AbstractContextManager[Any]] = _quiet,
+) -> Data:
+    """Read a data set; what is not in the file is computed.
+
+    Parameters
+    ----------
+    path : Path
+        An ann-benchmarks file, or rows in any format.
+    k : int
+        True neighbours needed per query.
+    queries_path : Path, optional
+        Queries in any format. Without them, and without any in `path`, rows spread evenly over the file become queries
+        and are not searched: at most `queries`, and a tenth of the rows.
+    dataset : str, optional
+        Which dataset, key or column of `path` holds the rows.
+    metric : {"ip", "cosine", "l2"}, optional
+        By default what an ann-benchmarks file names, else ip.
+    rows, queries : int
+        Take only the first ones.
+    phase : callable
+        As for `contest.measure`; shows the search for true neighbours.
+
+    Returns
+    -------
+    Data
+        Rows and queries float32, of unit length for cosine.
+
+    Raises
+    ------
+    DatasetError
+        If a file can't be read, or there are fewer than k rows, or no query.
+    """
+    known = load_annbench(path) if dataset is None and is_annbench(path) else None
+    base = read_rows(path, "train" if known else dataset, rows)
+    whole = known is not None and len(base) == known.n
+    wanted = metric or (known.metric if known else "ip")
+    if queries_path is not None:
+        asked = read_rows(queries_path, "test" if is_annbench(queries_path) else None, queries)
+    elif known:
+        asked = known.test[:queries]
+    else:
+        base, asked = _hold_out(base, queries)
+    if not len(asked):
+        raise DatasetError(f"{queries_path or path} holds no queries")
+    if k > len(base):
+        raise DatasetError(f"k is {k}, but {path} holds {len(base)} rows to search")
+    if known and whole and queries_path is None and wanted == known.metric and known.gt_k >= k:
+        truth = known.neighbors[: len(asked)]
+    else:
+        with phase("exact neighbours") as step:
+            truth, _ = exact_knn(base, asked, k, wanted, progress=step)
+    if wanted == "cosine":
+        base, asked = unit(base), unit(asked)
+    return Data(path.stem, base, asked, truth, wanted)
+
+
+def _hold_out(rows: F32, queries: int) -> tuple[F32, F32]:
+    """Split rows into those searched and those asked for."""
+    held = np.zeros(len(rows), bool)
+    held[np.linspace(0, len(rows), min(queries, len(rows) // 10), endpoint=False, dtype=np.int64)] = True
+    return rows[~held], rows[held]

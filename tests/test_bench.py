@@ -1,0 +1,293 @@
+"""`vqindex bench`: its lines are true, its frontier is one, its report holds the lines and nothing from elsewhere."""
+
+import json
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cli_tools
+import numpy as np
+import pytest
+from cli_tools import DIM, no_constant, truth, vectors, write_annbench
+from hypothesis import given
+from hypothesis import strategies as st
+
+import vqindex
+from vqindex_cli.contest import on_processors
+from vqindex_cli.pareto import PANELS, frontier
+
+run, ok, folder = map(pytest.fixture, (cli_tools.run, cli_tools.ok, cli_tools.folder))
+QUICK = ("--rounds", 1, "--seconds", 0)
+
+
+def parsed(text):
+    return [json.loads(line, parse_constant=no_constant) for line in text.splitlines()]
+
+
+def overlap(found, true, k):
+    return sum(len(set(f[:k]) & set(t[:k])) for f, t in zip(found.tolist(), true.tolist(), strict=True)) / (
+        len(found) * k
+    )
+
+
+# ---- lines
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+def test_lines_are_what_the_library_gives(folder, ok, metric):
+    write_annbench("a.hdf5", metric, "new")
+    lines = parsed(ok("bench", "a.hdf5", "-k", 5, "--bits", "4,1", "--confidences", "0.9,1", "--json", *QUICK))
+    rows, queries = vectors(60), vectors(7, seed=1)
+    if metric == "cosine":
+        rows, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (rows, queries))
+    true = truth(rows, queries, metric)
+    assert [(line["bits"], line["codec"], line["confidence"]) for line in lines] == [
+        (bits, codec, confidence)
+        for bits in (1, 4)
+        for codec in ("turboquant-prod", "trellis")
+        for confidence in ((0.9, 1.0) if vqindex.IndexSpec(DIM, bits, codec=codec).has_sign_plane else (None,))
+    ]
+    for line in lines:
+        index = vqindex.VQIndex(DIM, line["bits"], metric, codec=line["codec"])
+        index.add(rows)
+        found = index.search(queries, 5, confidence=line["confidence"]).ids
+        assert line["recall_at_k"] == pytest.approx(overlap(found, true, 5), abs=1e-12)  # sums in another order
+        assert line["recall_1_at_1"] == pytest.approx((found[:, 0] == true[:, 0]).mean(), abs=1e-12)
+        assert line["bytes_per_vector"] == index.spec.bytes_per_vector
+        assert (line["n"], line["dim"], line["metric"], line["k"], line["queries"]) == (60, DIM, metric, 5, 7)
+        for mode in ("batch", "single"):
+            assert 0 < line[f"{mode}_qps"]["q1"] <= line[f"{mode}_qps"]["median"] <= line[f"{mode}_qps"]["q3"]
+        assert line["build_seconds"] > 0
+
+
+def test_sketches_are_of_one_codec_and_confidence_of_sign_planes(folder, ok):
+    args = ("--bits", 2, "--codecs", "turboquant-prod,turboquant-mse,qjl", "--sketches", "shared,gaussian")
+    lines = parsed(
+        ok("bench", "base.npy", "--queries", "queries.npy", "--confidences", "0.9,1", *args, "--json", *QUICK)
+    )
+    assert [(line["index"], line["sketch"], line["confidence"]) for line in lines] == [
+        ("vqindex prod, confidence 0.9", "shared", 0.9),
+        ("vqindex prod, confidence 1", "shared", 1.0),
+        ("vqindex prod gaussian", "gaussian", None),
+        ("vqindex mse, confidence 0.9", None, 0.9),
+        ("vqindex mse, confidence 1", None, 1.0),
+        ("vqindex qjl", None, None),
+    ]
+    assert {line["metric"] for line in lines} == {"ip"}
+
+
+def test_re_ranking_with_all_rows_is_exact(folder, ok):
+    args = ("--bits", 2, "--codecs", "trellis", "--oversamples", "0,1,100", "--json", *QUICK)
+    lines = parsed(ok("bench", "base.npy", "--queries", "queries.npy", *args))
+    assert [line["oversample"] for line in lines] == [0, 1, 100]
+    assert lines[0]["recall_at_k"] == lines[1]["recall_at_k"] < lines[2]["recall_at_k"] == 1
+    assert lines[2]["bytes_per_vector"] == lines[0]["bytes_per_vector"] + 4 * DIM
+    assert lines[2]["counted"].endswith("and the vectors as float32")
+
+
+def test_queries_held_out_are_not_searched(folder, ok):
+    rows = vectors(40)
+    np.save("rows.npy", rows)
+    (line,) = parsed(ok("bench", "rows.npy", "-k", 1, "--bits", 4, "--codecs", "turboquant-prod", "--json", *QUICK))
+    assert (line["n"], line["queries"]) == (36, 4)
+    (line,) = parsed(
+        ok("bench", "rows.npy", "-k", 1, "--num-queries", 2, "--rows", 30, "--bits", 4, "--codecs", "trellis",
+           "--metric", "cosine", "--json", *QUICK)
+    )  # fmt: skip
+    assert (line["n"], line["queries"], line["metric"]) == (28, 2, "cosine")
+
+
+def test_part_of_a_file_has_its_own_truth(folder, ok):
+    write_annbench("a.hdf5", "l2", "new")
+    args = ("-k", 3, "--bits", 8, "--codecs", "turboquant-prod", "--confidences", 1, "--json", *QUICK)
+    (line,) = parsed(ok("bench", "a.hdf5", "--rows", 20, *args))
+    assert line["n"] == 20
+    assert line["recall_at_k"] > 0.8  # eight bits; by the file's truth of 60 rows at most 20 / 60 could be right
+
+
+def test_peers(folder, run):
+    pytest.importorskip("faiss", reason="faiss is not installed: pip install 'vqindex[faiss]'")
+    rng = np.random.default_rng(0)
+    np.save("rows.npy", rng.standard_normal((1500, 16), dtype=np.float32))
+    code, out, err = run(
+        "bench", "rows.npy", "--metric", "cosine", "--num-queries", 20, "--bits", "2,4", "--codecs", "turboquant-prod",
+        "--peers", "faiss-sq,faiss-rabitq,faiss-pqfs", "--json", *QUICK,
+    )  # fmt: skip
+    assert code == 0
+    assert err.splitlines() == ["skipped faiss SQ 2 bits: no 2-bit form"]
+    lines = parsed(out)
+    assert [(line["index"], line["bits"]) for line in lines] == [
+        ("vqindex prod", 2),
+        ("vqindex prod", 4),
+        ("faiss RaBitQ fast-scan", 2),
+        ("faiss PQ fast-scan", 2),
+        ("faiss SQ", 4),
+        ("faiss RaBitQ fast-scan", 4),
+        ("faiss PQ fast-scan", 4),
+        ("faiss SQ", 8),
+    ]
+    recalls = {(line["index"], line["bits"]): line["recall_at_k"] for line in lines}
+    assert recalls["faiss SQ", 8] > 0.95
+    assert recalls["vqindex prod", 4] > recalls["vqindex prod", 2] > 0.4
+    sizes = {(line["index"], line["bits"]): line["bytes_per_vector"] for line in lines}
+    assert sizes["faiss PQ fast-scan", 2] == 16 * 2 / 8
+    assert sizes["faiss SQ", 8] == 16
+
+
+def test_what_cannot_be_built_is_said(folder, run):
+    code, out, err = run(
+        "bench", "base.npy", "--queries", "queries.npy", "--bits", "5", "--codecs", "trellis,turboquant-mse", "--json",
+        *QUICK,
+    )  # fmt: skip
+    assert code == 0
+    assert [line["index"] for line in parsed(out)] == ["vqindex mse"]
+    assert err.startswith("skipped vqindex trellis 5 bits: bits is 5; codec 'trellis'")
+    code, out, err = run("bench", "base.npy", "--queries", "queries.npy", "--bits", "5", "--codecs", "trellis", *QUICK)
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1] == "Error: no index could be built"
+    code, out, err = run(
+        "bench", "base.npy", "--queries", "queries.npy", "--bits", 2, "--peers", "turbovec,usearch,scann", *QUICK
+    )
+    assert code == 0
+    assert err.count("no form here for metric ip") == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        ("bench base.npy --bits 2,9", 2, "--bits"),
+        ("bench base.npy --bits two", 2, "--bits"),
+        ("bench base.npy --codecs none", 2, "--codecs"),
+        ("bench base.npy --peers faiss-none", 2, "--peers"),
+        ("bench base.npy --confidences 0.5", 2, "--confidences"),
+        ("bench none.npy", 1, "none.npy"),
+        ("bench base.npy -k 55", 1, "k is 55, but base.npy holds 54 rows"),
+        ("bench base.npy --rows 5", 1, "base.npy holds no queries"),
+        ("bench base.npy --html no/a.html", 1, "no is not a folder"),
+        ("bench base.npy --threads 100000", 1, "100000 threads asked for; this process may use"),
+    ],
+)
+def test_wrong_input(folder, run, args, code, words):
+    before = sorted(os.listdir())
+    got, out, err = run(*args.split())
+    assert (got, out) == (code, "")
+    assert words in err
+    assert sorted(os.listdir()) == before
+
+
+def test_options_from_the_environment(folder, ok, monkeypatch):
+    monkeypatch.setenv("VQINDEX_BENCH_BITS", "3,2")
+    monkeypatch.setenv("VQINDEX_BENCH_CODECS", "trellis")
+    monkeypatch.setenv("VQINDEX_BENCH_JSON", "1")
+    assert [line["bits"] for line in parsed(ok("bench", "base.npy", *QUICK))] == [2, 3]
+
+
+def test_processors_and_variables_come_back(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    with on_processors(1):
+        assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "1"
+        assert before is None or len(os.sched_getaffinity(0)) == 1
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+    assert "MKL_NUM_THREADS" not in os.environ
+    assert before is None or os.sched_getaffinity(0) == before
+
+
+# ---- the frontier
+
+
+def a_line(recall, rate, size):
+    rates = {"median": rate, "q1": rate, "q3": rate}
+    return {"recall_at_k": recall, "batch_qps": rates, "single_qps": rates, "bytes_per_vector": size}
+
+
+@given(st.lists(st.tuples(*[st.integers(1, 6)] * 3), min_size=1, max_size=12))
+def test_the_frontier_by_its_definition(points):
+    lines = [a_line(recall / 7, rate, size) for recall, rate, size in points]
+    for panel, better in (
+        (PANELS[0], lambda p, q: p[0] >= q[0] and p[1] >= q[1] and p[:2] != q[:2]),
+        (PANELS[2], lambda p, q: p[0] >= q[0] and p[2] <= q[2] and (p[0], p[2]) != (q[0], q[2])),
+    ):
+        best = frontier(lines, panel)
+        assert set(best) == {i for i, q in enumerate(points) if not any(better(p, q) for p in points)}
+        assert [points[i][0] for i in best] == sorted(points[i][0] for i in best)
+
+
+# ---- the report
+
+
+class Page(HTMLParser):
+    """Collects what a page loads, the cells of its table, its points and its embedded lines."""
+
+    def __init__(self):
+        super().__init__()
+        self.loads, self.rows, self.points, self.text = [], [], [], {}
+        self._in = ""
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.loads += [(tag, name) for name in ("src", "href", "srcset", "data", "poster", "action") if name in values]
+        if tag in ("link", "iframe", "img", "object", "embed", "base"):
+            self.loads.append((tag, ""))
+        if tag == "tr" and "data-line" in values:
+            self.rows.append({})
+        if tag == "td":
+            self.rows[-1][values["data-key"]] = values["data-value"]
+        if "point" in (values.get("class") or "").split():
+            self.points.append(int(values["data-line"]))
+        self._in = values.get("id") or tag
+
+    def handle_data(self, data):
+        self.text[self._in] = self.text.get(self._in, "") + data
+
+
+def test_the_report_holds_the_lines_and_nothing_from_elsewhere(folder, ok):
+    np.save("<!--<script>&quot;.npy", vectors(60))
+    out = ok(
+        "bench", "<!--<script>&quot;.npy", "--bits", "1,2,4", "-o", "a.jsonl", "--html", "a.html", "--confidences",
+        "0.9,1", *QUICK,
+    )  # fmt: skip
+    assert "report: a.html" in out
+    lines = parsed(Path("a.jsonl").read_text())
+    text = Path("a.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert page.loads == []
+    assert not re.search(r"https?:|url\(|@import|\{\{", text)
+    assert json.loads(page.text["lines"]) == lines
+    assert page.text["title"].startswith("<!--<script>&quot;: 54 x 10, ip, 1 thread")
+    assert len(page.rows) == len(lines) >= 9
+    for row, line in zip(page.rows, lines, strict=True):
+        for key, shown in row.items():
+            value = line
+            for name in key.split("."):
+                value = value[name]
+            assert shown == (value if isinstance(value, str) else json.dumps(value))
+    assert sorted(page.points) == sorted(list(range(len(lines))) * len(PANELS))
+
+
+def test_points_lie_where_their_values_say(folder, ok):
+    """In every panel the order of the dots, across and up, is that of values and recalls."""
+    ok("bench", "base.npy", "--bits", "1,2,4", "-o", "a.jsonl", "--html", "a.html", *QUICK)
+    lines = parsed(Path("a.jsonl").read_text())
+    text = Path("a.html").read_text()
+    for panel in PANELS:
+        figure = re.search(rf'<figure data-panel="{panel.name}".*?</figure>', text, re.DOTALL)[0]
+        dots = re.findall(r'data-line="(\d+)".*?<circle cx="([\d.]+)" cy="([\d.]+)"', figure)
+        assert [int(number) for number, _, _ in dots] == list(range(len(lines)))
+        for i, (_, x, y) in enumerate(dots):
+            for j, (_, other_x, other_y) in enumerate(dots):
+                # Places are rounded to 0.1 pixel, which may hide a difference but not turn it round.
+                if panel.value(lines[i]) < panel.value(lines[j]):
+                    assert float(x) <= float(other_x)
+                if lines[i]["recall_at_k"] < lines[j]["recall_at_k"]:
+                    assert float(y) >= float(other_y)
+        assert all(0 < float(x) < 480 and 0 < float(y) < 360 for _, x, y in dots)
+
+
+def test_the_picture(folder, ok):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'vqindex[plot]'")
+    assert "plot: a.png" in ok("bench", "base.npy", "--bits", "2", "--plot", "a.png", *QUICK)
+    assert Path("a.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,121 @@
+"""Our modules of ann-benchmarks and VIBE, run as these suites run them, on a small set."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vqindex_datasets import make_synthetic_file
+
+pytest.importorskip("yaml", reason="PyYAML is not installed: pip install 'vqindex[dev]'")
+pytest.importorskip("psutil", reason="psutil is not installed: pip install 'vqindex[dev]'")
+
+ROOT = Path(__file__).parent.parent / "benchmarks"
+SCRIPT = ROOT / "run_local.py"
+
+
+@pytest.fixture(scope="module")
+def runner():
+    spec = importlib.util.spec_from_file_location("run_local", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_dict_is_one_argument_of_ann_benchmarks_and_several_of_vibe(runner):
+    given = {"codec": "c", "bits": [1, 2]}
+    assert runner.combinations(given, positional=True) == [["c", 1], ["c", 2]]
+    assert runner.combinations([[given]], positional=False) == [[given]]
+    assert runner.combinations([[1, 2], 3, ["a", "b"]], positional=False) == [
+        [1, 3, "a"],
+        [1, 3, "b"],
+        [2, 3, "a"],
+        [2, 3, "b"],
+    ]
+
+
+@pytest.mark.parametrize("suite", ["ann-benchmarks", "vibe"])
+def test_definitions_fit_the_modules(runner, suite):
+    """Every line of config.yml can be built and asked; there are no more of them than VIBE's guide wants."""
+    chosen = runner.SUITES[suite]
+    module = runner.load_module(chosen)
+    found = runner.definitions(chosen, "euclidean")
+    assert 1 < len(found) <= 20
+    assert len({str(one["arguments"]) for one in found}) == len(found)
+    rows = np.random.default_rng(0).standard_normal((50, 12)).astype(np.float32)
+    for definition in found:
+        algorithm = getattr(module, definition["constructor"])(*definition["arguments"])
+        algorithm.fit(rows)
+        assert 1 < len(definition["queries"]) <= 60
+        names = set()
+        for arguments in definition["queries"]:
+            algorithm.set_query_arguments(*arguments)
+            names.add(str(algorithm))
+            assert len(algorithm.query(rows[3], 5)) == 5
+        assert len(names) == len(definition["queries"])
+
+
+@pytest.mark.parametrize(
+    ("suite", "distance"),
+    [("ann-benchmarks", "angular"), ("ann-benchmarks", "euclidean"),
+     ("vibe", "cosine"), ("vibe", "euclidean"), ("vibe", "ip"), ("vibe", "normalized")],
+)  # fmt: skip
+def test_all_candidates_give_exact_results_in_order(runner, suite, distance):
+    """With every row a candidate the order is that of the exact distances, and short results hold no -1."""
+    chosen = runner.SUITES[suite]
+    definition = runner.definitions(chosen, distance, ["prod"])[1]
+    algorithm = getattr(runner.load_module(chosen), definition["constructor"])(*definition["arguments"])
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal((80, 12)) * (1 if distance != "ip" else 3)).astype(np.float32)
+    if distance == "normalized":
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    before = rows.copy()
+    algorithm.fit(rows)
+    algorithm.set_query_arguments(1, 8)
+    metric = {"angular": "cosine", "cosine": "cosine", "normalized": "cosine", "euclidean": "l2", "ip": "ip"}[distance]
+    for query in rng.standard_normal((5, 12)).astype(np.float32):
+        expected = np.argsort(runner.distances(metric, query, rows), kind="stable")
+        np.testing.assert_array_equal(algorithm.query(query, 10), expected[:10])
+        assert sorted(algorithm.query(query, 100)) == list(range(80))
+        algorithm.set_query_arguments(1, 0)
+        assert sorted(algorithm.query(query, 100)) == list(range(80))
+        algorithm.set_query_arguments(1, 8)
+    np.testing.assert_array_equal(rows, before)
+
+
+def test_a_batch_is_its_queries(runner):
+    chosen = runner.SUITES["ann-benchmarks"]
+    definition = runner.definitions(chosen, "angular")[0]
+    algorithm = getattr(runner.load_module(chosen), definition["constructor"])(*definition["arguments"])
+    algorithm.get_batch_results = lambda: algorithm.res  # the suite's base class has it
+    rows = np.random.default_rng(0).standard_normal((80, 12)).astype(np.float32)
+    algorithm.fit(rows)
+    for oversample in (0, 3):
+        algorithm.set_query_arguments(1, oversample)
+        algorithm.batch_query(rows[:6], 4)
+        for found, query in zip(algorithm.get_batch_results(), rows[:6], strict=True):
+            np.testing.assert_array_equal(found, algorithm.query(query, 4))
+
+
+@pytest.mark.parametrize("suite", ["ann-benchmarks", "vibe"])
+def test_the_runner(tmp_path, suite):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'vqindex[plot]'")
+    data = make_synthetic_file("clustered", tmp_path / "c.hdf5", 400, 16, 20, 0, 20)
+    command = [sys.executable, SCRIPT, suite, data, "--runs", "1", "--only", "trellis", "--check", "--out", tmp_path]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    points = [json.loads(line) for line in (tmp_path / f"{suite}.jsonl").read_text().splitlines()]
+    asked = [[confidence, oversample] for confidence in (0.9, 0.995) for oversample in (0, 2, 5, 10, 20)]
+    assert [point["query_arguments"] for point in points] == [*asked, *asked]
+    for sure in (points[5:10], points[15:]):
+        recalls = [point["recall"] for point in sure]
+        assert recalls == sorted(recalls), "more candidates lose results"
+        assert recalls[-1] >= 0.98  # of 400 rows the 200 best by 2 or 4 bits are re-scored
+    assert points[15]["recall"] > points[5]["recall"]
+    assert all(point["qps"] > 0 and point["build_seconds"] > 0 for point in points)
+    assert (tmp_path / f"{suite}-c.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.glob(".*.npz"))

@@ -1,0 +1,176 @@
+"""scikit-learn's own checks on the estimators, and pipelines of the real package with them."""
+
+import doctest
+import pickle
+
+import numpy as np
+import pages
+import pytest
+
+pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install 'vqindex[sklearn]'")
+
+from scipy.sparse import csr_matrix
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.manifold import TSNE
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsTransformer, NearestNeighbors
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import vqindex.integrations.sklearn
+from vqindex.integrations.sklearn import VQKNeighborsTransformer, VQNearestNeighbors
+
+METRICS = ("euclidean", "sqeuclidean", "cosine")
+
+
+# No check is expected to fail.
+@parametrize_with_checks(
+    [VQNearestNeighbors(), VQNearestNeighbors(oversample=None), VQKNeighborsTransformer(n_neighbors=3)]
+)
+def test_the_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    rows, labels = load_digits(return_X_y=True)
+    return train_test_split(rows, labels, test_size=300, random_state=0, stratify=labels)
+
+
+def rows_of(n, dim=24, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_all_rows_as_candidates_give_exact_neighbours(metric):
+    """With every row a candidate the index decides nothing, so results must be those of brute force."""
+    rows, queries = rows_of(200), rows_of(17, seed=1)
+    ours = VQNearestNeighbors(n_neighbors=7, metric=metric, oversample=200 / 7).fit(rows)
+    exact = NearestNeighbors(n_neighbors=7, metric=metric, algorithm="brute").fit(rows.astype(np.float64))
+    for asked in (queries, None):
+        distances, found = ours.kneighbors(asked)
+        true_distances, true = exact.kneighbors(None if asked is None else asked.astype(np.float64))
+        np.testing.assert_array_equal(found, true)
+        # Scores are rounded to float32 once, a cosine near 1 among them: half a unit in the last place is 3e-8.
+        np.testing.assert_allclose(distances, true_distances, rtol=1e-6, atol=1e-7 if metric == "cosine" else 0)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("oversample", [None, 2.0])
+def test_most_neighbours_are_true(metric, oversample):
+    rows, queries = rows_of(1000), rows_of(50, seed=1)
+    found = VQNearestNeighbors(10, metric=metric, oversample=oversample).fit(rows).kneighbors(queries)[1]
+    true = NearestNeighbors(n_neighbors=10, metric=metric).fit(rows).kneighbors(queries)[1]
+    overlap = np.mean([len(set(f) & set(t)) / 10 for f, t in zip(found, true, strict=True)])
+    # Of four bits 0.88 to 0.89, of re-scored ones 0.99; the seeds are fixed, so only a change of the codec moves it.
+    assert overlap > (0.85 if oversample is None else 0.98)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_distances_rise_and_are_those_of_the_rows(metric):
+    rows = rows_of(300)
+    distances, found = VQNearestNeighbors(5, metric=metric).fit(rows).kneighbors(rows)
+    assert (np.diff(distances, axis=1) >= 0).all()
+    np.testing.assert_array_equal(found[:, 0], np.arange(300))
+    np.testing.assert_array_equal(distances[:, 0], 0)
+
+
+def test_estimates_are_never_negative():
+    rows = rows_of(300)
+    distances, _ = VQNearestNeighbors(5, metric="sqeuclidean", oversample=None, bits=2).fit(rows).kneighbors(rows)
+    assert (distances >= 0).all()
+    assert (np.diff(distances, axis=1) >= 0).all()
+
+
+def test_a_zero_vector_has_cosine_distance_one():
+    rows = np.vstack([np.zeros((1, 24), np.float32), rows_of(5)])
+    nearest = VQNearestNeighbors(6, metric="cosine").fit(rows)
+    distances, found = nearest.kneighbors(rows[:1])
+    np.testing.assert_array_equal(distances, 1)
+    assert sorted(found[0]) == list(range(6))
+
+
+def test_training_rows_are_not_their_own_neighbours():
+    rows = np.repeat(rows_of(20), 3, axis=0)  # each row three times: ties everywhere
+    distances, found = VQNearestNeighbors(2).fit(rows).kneighbors()
+    assert found.shape == (60, 2)
+    assert not (found == np.arange(60)[:, None]).any()
+    np.testing.assert_array_equal(found // 3, np.repeat(np.arange(20), 3)[:, None].repeat(2, axis=1))
+    np.testing.assert_array_equal(distances, 0)
+
+
+@pytest.mark.parametrize("mode", ["distance", "connectivity"])
+def test_the_graph_is_that_of_the_transformer_it_follows(mode):
+    rows, queries = rows_of(200), rows_of(17, seed=1)
+    ours = VQKNeighborsTransformer(mode=mode, n_neighbors=4, oversample=50).fit(rows)
+    theirs = KNeighborsTransformer(mode=mode, n_neighbors=4, algorithm="brute").fit(rows)
+    for asked in (rows, queries):
+        graph, expected = ours.transform(asked), theirs.transform(asked)
+        assert isinstance(graph, csr_matrix)
+        assert graph.shape == expected.shape
+        assert graph.nnz == expected.nnz
+        # scikit-learn's distances of a float32 row to itself are not quite 0.
+        np.testing.assert_allclose(graph.toarray(), expected.toarray(), atol=2e-3)
+    assert list(ours.get_feature_names_out())[:1] == ["vqkneighborstransformer0"]
+
+
+def test_classifier_on_the_precomputed_graph(digits):
+    train, test, train_labels, test_labels = digits
+    pipeline = make_pipeline(
+        VQKNeighborsTransformer(n_neighbors=5), KNeighborsClassifier(n_neighbors=5, metric="precomputed")
+    )
+    score = pipeline.fit(train, train_labels).score(test, test_labels)
+    exact = KNeighborsClassifier(n_neighbors=5).fit(train, train_labels).score(test, test_labels)
+    # Equal here (0.977); a changed neighbour may turn the vote of three of the 300 digits.
+    assert abs(score - exact) <= 0.01
+    search = GridSearchCV(pipeline, {"vqkneighborstransformer__bits": [1, 4]}, cv=3).fit(
+        train[:600], train_labels[:600]
+    )
+    assert search.best_score_ > 0.9
+
+
+def test_tsne_on_the_precomputed_graph(digits):
+    rows, _, labels, _ = digits
+    rows, labels = rows[:400], labels[:400]
+    tsne = TSNE(metric="precomputed", init="random", perplexity=10, max_iter=300, random_state=0)
+    flat = make_pipeline(VQKNeighborsTransformer(n_neighbors=31), tsne).fit_transform(rows)
+    assert flat.shape == (400, 2)
+    nearest = KNeighborsClassifier(n_neighbors=1).fit(flat[::2], labels[::2])
+    # Unlike noise (0.1), the map keeps digits together; 0.955 here.
+    assert nearest.score(flat[1::2], labels[1::2]) > 0.8
+
+
+@pytest.mark.parametrize("oversample", [None, 2.0])
+def test_pickle_keeps_the_index(oversample):
+    rows = rows_of(100)
+    nearest = VQNearestNeighbors(3, oversample=oversample).fit(rows)
+    again = pickle.loads(pickle.dumps(nearest))
+    for one, other in zip(nearest.kneighbors(rows), again.kneighbors(rows), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not hasattr(clone(nearest), "index_")
+
+
+def test_errors_name_the_value():
+    rows = rows_of(10)
+    nearest = VQNearestNeighbors(3).fit(rows)
+    with pytest.raises(ValueError, match="n_neighbors = 11, n_samples_fit = 10"):
+        nearest.kneighbors(rows, 11)
+    with pytest.raises(ValueError, match="n_neighbors = 10, n_samples_fit = 10"):
+        nearest.kneighbors(None, 10)
+    with pytest.raises(ValueError, match="n_neighbors is 0"):
+        nearest.kneighbors(rows, 0)
+    with pytest.raises(ValueError, match="mode is 'weights'"):
+        nearest.kneighbors_graph(rows, mode="weights")
+    with pytest.raises(ValueError, match="oversample=None"):
+        VQNearestNeighbors(3, oversample=None).fit(rows).kneighbors()
+    for wrong in ({"bits": 9}, {"metric": "hamming"}, {"oversample": 0.5}, {"n_neighbors": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            VQNearestNeighbors(**wrong).fit(rows)
+
+
+def test_the_page_and_the_docstrings(tmp_path, monkeypatch):
+    pages.run("docs/integrations.md", "sklearn", tmp_path, monkeypatch)
+    result = doctest.testmod(vqindex.integrations.sklearn)
+    assert result.attempted > 2
+    assert result.failed == 0

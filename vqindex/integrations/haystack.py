@@ -1,0 +1,468 @@
+"""A Haystack document store and its retriever: documents in SQLite, their vectors in a vqindex (`docstore.py`)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from ..errors import InvalidInputError
+from ._extras import missing
+from .docstore import DocStore
+from .records import Narrow, Record
+
+try:
+    from haystack import component, default_from_dict, default_to_dict
+    from haystack.dataclasses import Document
+    from haystack.document_stores.errors import DuplicateDocumentError
+    from haystack.document_stores.types import DuplicatePolicy, FilterPolicy, apply_filter_policy
+    from haystack.errors import FilterError
+    from haystack.utils.filters import document_matches_filter
+except ImportError as error:
+    raise missing("haystack-ai", "haystack", error) from error
+
+__all__ = ["VQIndexDocumentStore", "VQIndexEmbeddingRetriever"]
+
+Filters = dict[str, Any]
+
+
+class VQIndexDocumentStore:
+    """Documents in a vqindex.
+
+    Parameters
+    ----------
+    folder : path, optional
+        Where the store lives; what is there is opened. Changes reach the disk with `save`. None: in memory.
+    bits, metric, codec, seed
+        Of a new index, see `vqindex.VQIndex`; metric is "cosine" by default.
+    keep_embeddings : bool, default True
+        Keep embeddings as float32 beside the documents, so that documents come back with them. False saves that room.
+
+    Notes
+    -----
+    Filters mean what `haystack.utils.filters.document_matches_filter` says. ``score`` of a document is its cosine or
+    inner product, or for metric l2 minus the squared distance, so that more is better.
+
+    Examples
+    --------
+    >>> from haystack import Document
+    >>> from vqindex.integrations.haystack import VQIndexDocumentStore
+    >>> store = VQIndexDocumentStore()
+    >>> store.write_documents([Document(content="a cat", embedding=[1.0, 0.0]), Document(content="a dog")])
+    2
+    >>> store.embedding_retrieval([0.9, 0.1], top_k=1)[0].content
+    'a cat'
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str] | None = None,
+        *,
+        bits: int = 4,
+        metric: str = "cosine",
+        codec: str = "turboquant-prod",
+        seed: int = 0,
+        keep_embeddings: bool = True,
+    ) -> None:
+        self._parameters: dict[str, Any] = {"folder": None if folder is None else os.fspath(folder), "bits": bits}
+        self._parameters |= {"metric": metric, "codec": codec, "seed": seed, "keep_embeddings": keep_embeddings}
+        self.store = DocStore(**self._parameters)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the store is made from, not what is in it."""
+        result: dict[str, Any] = default_to_dict(self, **self._parameters)
+        return result
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> VQIndexDocumentStore:
+        """Make a store from `to_dict`."""
+        store: VQIndexDocumentStore = default_from_dict(cls, data)
+        return store
+
+    def save(self, folder: str | os.PathLike[str] | None = None) -> None:
+        """Write all changes to the store's folder, all or nothing, or a copy to another one."""
+        self.store.save(folder)
+
+    def close(self) -> None:
+        """Let go of the folder; what was not saved is gone."""
+        self.store.close()
+
+    # ---- documents
+
+    def count_documents(self) -> int:
+        """Return the number of documents."""
+        return len(self.store)
+
+    def filter_documents(self, filters: Filters | None = None) -> list[Document]:
+        """Return the documents that meet filters, all by default, in the order of their first writing."""
+        return [_document(record) for record in self._found(filters)]
+
+    def write_documents(self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE) -> int:
+        """Add documents.
+
+        Parameters
+        ----------
+        documents : list of Document
+            Those without an embedding are kept, but not found by embedding.
+        policy : DuplicatePolicy
+            What to do with an id that is there, or given twice: FAIL (also NONE), SKIP or OVERWRITE.
+
+        Returns
+        -------
+        int
+            How many were written.
+
+        Raises
+        ------
+        ValueError
+            If something is no Document, or an embedding does not fit the index. Nothing is written then.
+        DuplicateDocumentError
+            By FAIL; nothing is written.
+        """
+        if isinstance(documents, str) or not isinstance(documents, Iterable):
+            raise InvalidInputError(f"documents is a {type(documents).__name__}; expected a list of Document")
+        documents = list(documents)
+        for document in documents:
+            if not isinstance(document, Document):
+                raise InvalidInputError(f"documents holds a {type(document).__name__}; expected Document")
+        written = documents
+        if policy != DuplicatePolicy.OVERWRITE:
+            taken = {record.id for record in self.store.get(document.id for document in documents)}
+            written = []
+            for document in documents:
+                if document.id not in taken:
+                    taken.add(document.id)
+                    written.append(document)
+                elif policy != DuplicatePolicy.SKIP:
+                    raise DuplicateDocumentError(f"ID '{document.id}' already exists.")
+        self.store.write([_record(document) for document in written])
+        return len(written)
+
+    def delete_documents(self, document_ids: list[str]) -> None:
+        """Delete documents by id; ids that are not there are passed over."""
+        self.store.delete(document_ids)
+
+    def delete_all_documents(self) -> None:
+        """Delete all documents."""
+        self.store.clear()
+
+    def delete_by_filter(self, filters: Filters) -> int:
+        """Delete the documents that meet filters; return how many."""
+        return self.store.delete(record.id for record in self._found(filters))
+
+    def update_by_filter(self, filters: Filters, meta: dict[str, Any]) -> int:
+        """Set fields of the metadata of the documents that meet filters; return how many."""
+        found = self._found(filters)
+        self.store.update_metadata({record.id: {**record.metadata, **meta} for record in found})
+        return len(found)
+
+    def _found(self, filters: Filters | None) -> list[Record]:
+        return self.store.records(*_matcher(filters))
+
+    # ---- metadata
+
+    def count_documents_by_filter(self, filters: Filters) -> int:
+        """Return the number of documents that meet filters."""
+        return len(self._found(filters))
+
+    def count_unique_metadata_by_filter(self, filters: Filters, metadata_fields: list[str]) -> dict[str, int]:
+        """Return for each field how many different values the documents that meet filters have there."""
+        found = self._found(filters)
+        names = [field.removeprefix("meta.") for field in metadata_fields]
+        return {name: len(_unique(found, name)) for name in names}
+
+    def get_metadata_fields_info(self) -> dict[str, dict[str, str]]:
+        """Return the type of each field: boolean, int, float or keyword; of several the last document's."""
+        types = {bool: "boolean", int: "int", float: "float"}
+        return {
+            name: {"type": types.get(type(value), "keyword")}
+            for record in self.store.records()
+            for name, value in record.metadata.items()
+            if value is not None
+        }
+
+    def get_metadata_field_min_max(self, metadata_field: str) -> dict[str, Any]:
+        """Return the least and the greatest value of a field; None where there is none, or no order."""
+        name = metadata_field.removeprefix("meta.")
+        values = [record.metadata.get(name) for record in self.store.records()]
+        try:
+            ordered = sorted(value for value in values if isinstance(value, int | float | str))
+        except TypeError:  # numbers and texts
+            ordered = []
+        return {"min": ordered[0] if ordered else None, "max": ordered[-1] if ordered else None}
+
+    def get_metadata_field_unique_values(
+        self,
+        metadata_field: str,
+        search_term: str | None = None,
+        from_: int = 0,
+        size: int = 10,
+        filters: Filters | None = None,
+    ) -> tuple[list[Any], int]:
+        """Return a page of the different values of a field, and how many there are.
+
+        Parameters
+        ----------
+        metadata_field : str
+            The field, with or without "meta.".
+        search_term : str, optional
+            Only values that hold it, in upper or lower case.
+        from_, size : int
+            The page.
+        filters : dict, optional
+            Only documents that meet them.
+        """
+        values = _unique(self._found(filters), metadata_field.removeprefix("meta."))
+        chosen = [value for value in values if not search_term or search_term.lower() in str(value).lower()]
+        chosen.sort(key=lambda value: (str(value), type(value).__name__))
+        return chosen[from_ : from_ + size], len(chosen)
+
+    # ---- search
+
+    def embedding_retrieval(
+        self,
+        query_embedding: list[float],
+        filters: Filters | None = None,
+        top_k: int = 10,
+        scale_score: bool = False,
+        return_embedding: bool = False,
+    ) -> list[Document]:
+        """Return the documents nearest to an embedding, best first, with their scores.
+
+        Parameters
+        ----------
+        query_embedding : list of float, shape (dim,)
+            The query.
+        filters : dict, optional
+            Only documents that meet them are searched.
+        top_k : int
+            Most documents to return.
+        scale_score : bool
+            Bring scores to 0 (unlike) to 1 (alike): (1 + cos) / 2, or 1 / (1 + distance). Not for metric ip.
+        return_embedding : bool
+            Return documents with their embeddings, if the store keeps them.
+
+        Raises
+        ------
+        ValueError
+            If the query does not fit, or scores can't be scaled.
+        """
+        if len(query_embedding) == 0:
+            raise InvalidInputError("query_embedding is empty; expected a vector")
+        hits = self.store.search(query_embedding, top_k, *_matcher(filters))
+        out = []
+        for record, score in hits:
+            document = _document(record)
+            embedding = document.embedding if return_embedding else None
+            out.append(replace(document, score=self._score(score, scale_score), embedding=embedding))
+        return out
+
+    def _score(self, score: float, scale: bool) -> float:
+        metric = self.store.metric
+        if not scale:
+            return -score if metric == "l2" else score
+        if metric == "ip":
+            raise InvalidInputError("scale_score is True; expected False for metric ip, whose scores have no bounds")
+        return (1 + score) / 2 if metric == "cosine" else 1 / (1 + max(score, 0.0))
+
+    # ---- the same, without holding up an event loop
+
+    async def count_documents_async(self) -> int:
+        """Do as `count_documents`."""
+        return await asyncio.to_thread(self.count_documents)
+
+    async def filter_documents_async(self, filters: Filters | None = None) -> list[Document]:
+        """Do as `filter_documents`."""
+        return await asyncio.to_thread(self.filter_documents, filters)
+
+    async def write_documents_async(
+        self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE
+    ) -> int:
+        """Do as `write_documents`."""
+        return await asyncio.to_thread(self.write_documents, documents, policy)
+
+    async def delete_documents_async(self, document_ids: list[str]) -> None:
+        """Do as `delete_documents`."""
+        await asyncio.to_thread(self.delete_documents, document_ids)
+
+    async def delete_all_documents_async(self) -> None:
+        """Do as `delete_all_documents`."""
+        await asyncio.to_thread(self.delete_all_documents)
+
+    async def delete_by_filter_async(self, filters: Filters) -> int:
+        """Do as `delete_by_filter`."""
+        return await asyncio.to_thread(self.delete_by_filter, filters)
+
+    async def update_by_filter_async(self, filters: Filters, meta: dict[str, Any]) -> int:
+        """Do as `update_by_filter`."""
+        return await asyncio.to_thread(self.update_by_filter, filters, meta)
+
+    async def count_documents_by_filter_async(self, filters: Filters) -> int:
+        """Do as `count_documents_by_filter`."""
+        return await asyncio.to_thread(self.count_documents_by_filter, filters)
+
+    async def count_unique_metadata_by_filter_async(
+        self, filters: Filters, metadata_fields: list[str]
+    ) -> dict[str, int]:
+        """Do as `count_unique_metadata_by_filter`."""
+        return await asyncio.to_thread(self.count_unique_metadata_by_filter, filters, metadata_fields)
+
+    async def get_metadata_fields_info_async(self) -> dict[str, dict[str, str]]:
+        """Do as `get_metadata_fields_info`."""
+        return await asyncio.to_thread(self.get_metadata_fields_info)
+
+    async def get_metadata_field_min_max_async(self, metadata_field: str) -> dict[str, Any]:
+        """Do as `get_metadata_field_min_max`."""
+        return await asyncio.to_thread(self.get_metadata_field_min_max, metadata_field)
+
+    async def get_metadata_field_unique_values_async(
+        self,
+        metadata_field: str,
+        search_term: str | None = None,
+        from_: int = 0,
+        size: int = 10,
+        filters: Filters | None = None,
+    ) -> tuple[list[Any], int]:
+        """Do as `get_metadata_field_unique_values`."""
+        return await asyncio.to_thread(
+            self.get_metadata_field_unique_values, metadata_field, search_term, from_, size, filters
+        )
+
+    async def embedding_retrieval_async(
+        self,
+        query_embedding: list[float],
+        filters: Filters | None = None,
+        top_k: int = 10,
+        scale_score: bool = False,
+        return_embedding: bool = False,
+    ) -> list[Document]:
+        """Do as `embedding_retrieval`."""
+        return await asyncio.to_thread(
+            self.embedding_retrieval, query_embedding, filters, top_k, scale_score, return_embedding
+        )
+
+
+@component
+class VQIndexEmbeddingRetriever:
+    """Retrieves the documents of a `VQIndexDocumentStore` that are nearest to an embedding.
+
+    Parameters
+    ----------
+    document_store : VQIndexDocumentStore
+        The store.
+    filters, top_k, scale_score, return_embedding
+        As for `VQIndexDocumentStore.embedding_retrieval`; `run` may give others.
+    filter_policy : FilterPolicy
+        Whether the filters of `run` replace these or are added to them.
+    """
+
+    def __init__(
+        self,
+        document_store: VQIndexDocumentStore,
+        filters: Filters | None = None,
+        top_k: int = 10,
+        scale_score: bool = False,
+        return_embedding: bool = False,
+        filter_policy: FilterPolicy = FilterPolicy.REPLACE,
+    ) -> None:
+        if not isinstance(document_store, VQIndexDocumentStore):
+            raise InvalidInputError(
+                f"document_store is a {type(document_store).__name__}; expected a VQIndexDocumentStore"
+            )
+        if top_k < 1:
+            raise InvalidInputError(f"top_k is {top_k}; expected at least 1")
+        self.document_store = document_store
+        self.filters = filters
+        self.top_k = top_k
+        self.scale_score = scale_score
+        self.return_embedding = return_embedding
+        self.filter_policy = filter_policy
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the retriever is made from."""
+        result: dict[str, Any] = default_to_dict(
+            self,
+            document_store=self.document_store.to_dict(),
+            filters=self.filters,
+            top_k=self.top_k,
+            scale_score=self.scale_score,
+            return_embedding=self.return_embedding,
+            filter_policy=self.filter_policy.value,
+        )
+        return result
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> VQIndexEmbeddingRetriever:
+        """Make a retriever from `to_dict`."""
+        parameters = dict(data["init_parameters"])
+        parameters["document_store"] = VQIndexDocumentStore.from_dict(parameters["document_store"])
+        parameters["filter_policy"] = FilterPolicy.from_str(parameters["filter_policy"])
+        return cls(**parameters)
+
+    @component.output_types(documents=list[Document])  # type: ignore[untyped-decorator]
+    def run(
+        self, query_embedding: list[float], filters: Filters | None = None, top_k: int | None = None
+    ) -> dict[str, list[Document]]:
+        """Return ``{"documents": ...}``, best first."""
+        return {"documents": self.document_store.embedding_retrieval(*self._arguments(query_embedding, filters, top_k))}
+
+    @component.output_types(documents=list[Document])  # type: ignore[untyped-decorator]
+    async def run_async(
+        self, query_embedding: list[float], filters: Filters | None = None, top_k: int | None = None
+    ) -> dict[str, list[Document]]:
+        """Do as `run`."""
+        arguments = self._arguments(query_embedding, filters, top_k)
+        return {"documents": await self.document_store.embedding_retrieval_async(*arguments)}
+
+    def _arguments(self, query_embedding: list[float], filters: Filters | None, top_k: int | None) -> tuple[Any, ...]:
+        wanted = apply_filter_policy(self.filter_policy, self.filters, filters)
+        count = self.top_k if top_k is None else top_k
+        return query_embedding, wanted, count, self.scale_score, self.return_embedding
+
+
+def _record(document: Document) -> Record:
+    more = document.to_dict(flatten=False)
+    for name in ("id", "content", "meta", "embedding", "score"):
+        more.pop(name, None)
+    return Record(document.id, document.content, document.meta, more, document.embedding)
+
+
+def _document(record: Record) -> Document:
+    embedding = None if record.embedding is None else record.embedding.tolist()
+    values = {**record.more, "id": record.id, "content": record.text, "meta": record.metadata, "embedding": embedding}
+    return Document.from_dict(values)
+
+
+def _unique(records: list[Record], name: str) -> list[Any]:
+    """Return the different values of a field; 1, 1.0 and True differ."""
+    found = {repr(value): value for record in records if (value := record.metadata.get(name)) is not None}
+    return list(found.values())
+
+
+def _matcher(filters: Filters | None) -> tuple[Callable[[Record], bool] | None, list[Narrow]]:
+    """Return a function of a record, and what SQLite may check beforehand."""
+    if not filters:
+        return None, []
+    if "operator" not in filters and "conditions" not in filters:
+        raise FilterError(f"filters are {filters!r}; expected 'field', 'operator' and 'value', or 'conditions'")
+    return lambda record: bool(document_matches_filter(filters, _document(record))), _narrow(filters)
+
+
+def _narrow(filters: Filters) -> list[Narrow]:
+    """Return fields that must have one of some values: of comparisons by == and in, alone or inside AND.
+
+    Texts that may be dates are left to Haystack, for which one time has many spellings.
+    """
+    if filters.get("operator") == "AND" and isinstance(filters.get("conditions"), list):
+        return [one for part in filters["conditions"] if isinstance(part, dict) for one in _narrow(part)]
+    if filters.get("operator") not in ("==", "in") or "value" not in filters or "field" not in filters:
+        return []
+    values = filters["value"] if filters["operator"] == "in" else [filters["value"]]
+    if not isinstance(values, list) or any(isinstance(v, str) and v[:4].isdigit() for v in values):
+        return []
+    parts = str(filters["field"]).split(".")
+    if parts[0] != "meta" or len(parts) != 2:
+        return []
+    return [Narrow("metadata", (parts[1],), tuple(values))]

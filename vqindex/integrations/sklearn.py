@@ -1,0 +1,306 @@
+"""scikit-learn estimators: nearest neighbours by a vqindex, and the transformer that makes their graph.
+
+`VQNearestNeighbors` has the methods of ``sklearn.neighbors.NearestNeighbors``, `VQKNeighborsTransformer` is used like
+``sklearn.neighbors.KNeighborsTransformer``: before anything that takes a sparse graph with ``metric="precomputed"``
+(KNeighborsClassifier, TSNE, DBSCAN, SpectralEmbedding, UMAP ...).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InvalidInputError
+from ..index import VQIndex
+from ._extras import missing
+
+try:
+    from joblib import effective_n_jobs
+    from scipy.sparse import csr_matrix
+    from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError as error:
+    raise missing("scikit-learn", "sklearn", error) from error
+
+__all__ = ["VQKNeighborsTransformer", "VQNearestNeighbors"]
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+_METRIC = {"euclidean": "l2", "sqeuclidean": "l2", "cosine": "cosine"}
+_MODES = ("distance", "connectivity")
+
+
+class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
+    """Approximate nearest neighbours among the rows of a training matrix.
+
+    Parameters
+    ----------
+    n_neighbors : int, default 5
+        Neighbours per query unless a call says otherwise.
+    metric : {"euclidean", "sqeuclidean", "cosine"}, default "euclidean"
+        Distance, as scikit-learn names it; cosine is 1 - cos.
+    bits : int, default 4
+        Bits per coordinate of the index, 1 to 8.
+    codec : str, default "turboquant-prod"
+        See `vqindex.VQIndex`.
+    oversample : float or None, default 2.0
+        The best ``oversample * n_neighbors`` rows by their codes are scored again with the training rows, so distances
+        are exact to float32; the training rows are then kept. None keeps only codes, and distances are the index's
+        estimates: of a row to itself about 0, not 0.
+    random_state : int, default 0
+        Seed of the index's rotation.
+    n_jobs : int, optional
+        Threads to search with, as scikit-learn counts them (-1: all processors). None: all processors. Results do not
+        depend on it.
+
+    Attributes
+    ----------
+    index_ : vqindex.VQIndex
+        The index over the training rows; ids are row numbers.
+    n_samples_fit_ : int
+        Number of training rows.
+    n_features_in_ : int
+        Their dimension.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from vqindex.integrations.sklearn import VQNearestNeighbors
+    >>> rows = np.random.default_rng(0).standard_normal((100, 16))
+    >>> distances, found = VQNearestNeighbors(n_neighbors=3).fit(rows).kneighbors(rows[:2])
+    >>> found[:, 0].tolist(), distances[:, 0].tolist()
+    ([0, 1], [0.0, 0.0])
+    """
+
+    def __init__(
+        self,
+        n_neighbors: int = 5,
+        *,
+        metric: str = "euclidean",
+        bits: int = 4,
+        codec: str = "turboquant-prod",
+        oversample: float | None = 2.0,
+        random_state: int = 0,
+        n_jobs: int | None = None,
+    ) -> None:
+        self.n_neighbors = n_neighbors
+        self.metric = metric
+        self.bits = bits
+        self.codec = codec
+        self.oversample = oversample
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+
+    def fit(self, X: Any, y: Any = None) -> VQNearestNeighbors:
+        """Encode the training rows.
+
+        Parameters
+        ----------
+        X : array-like, shape (n_samples, n_features)
+            Dense and finite.
+        y : ignored
+            There for pipelines.
+
+        Returns
+        -------
+        self
+        """
+        self._check_parameters()
+        rows = validate_data(self, X, dtype=np.float32, order="C")
+        index = VQIndex(rows.shape[1], self.bits, _METRIC[self.metric], codec=self.codec, seed=self.random_state)
+        index.add(rows)
+        self.index_ = index
+        self.n_samples_fit_ = len(rows)
+        self._rows = None if self.oversample is None else rows
+        return self
+
+    def kneighbors(
+        self, X: Any = None, n_neighbors: int | None = None, return_distance: bool = True
+    ) -> tuple[F64, I64] | I64:
+        """Find the nearest training rows of each query.
+
+        Parameters
+        ----------
+        X : array-like, shape (n_queries, n_features), optional
+            Queries. Without them each training row is one and is not its own neighbour; that needs `oversample`, for
+            codes alone can't say what the rows were.
+        n_neighbors : int, optional
+            By default the constructor's.
+        return_distance : bool, default True
+            Whether to return distances too.
+
+        Returns
+        -------
+        distances : ndarray of float64, shape (n_queries, n_neighbors)
+            Nearest first; only if asked for.
+        indices : ndarray of int64, shape (n_queries, n_neighbors)
+            Row numbers in the training matrix.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer training rows than neighbours asked for.
+        """
+        check_is_fitted(self, "index_")
+        k = self._wanted(n_neighbors)
+        others = X is not None
+        if others:
+            queries = validate_data(self, X, dtype=np.float32, order="C", reset=False)
+        elif self._rows is None:
+            raise InvalidInputError("X is None; with oversample=None training rows are not kept, so expected queries")
+        else:
+            queries = self._rows
+        most = self.n_samples_fit_ - (not others)
+        if k > most:
+            raise InvalidInputError(
+                f"Expected n_neighbors <= {'n_samples_fit' if others else 'n_samples_fit - 1'}, but n_neighbors = {k}, "
+                f"n_samples_fit = {self.n_samples_fit_}, n_samples = {len(queries)}"
+            )
+        distances, found = self._nearest(queries, k if others else k + 1)
+        if not others:
+            distances, found = _without_self(distances, found)
+        return (distances, found) if return_distance else found
+
+    def kneighbors_graph(self, X: Any = None, n_neighbors: int | None = None, mode: str = "connectivity") -> csr_matrix:
+        """Return the k-neighbours graph as a sparse matrix, each row sorted by distance.
+
+        Parameters
+        ----------
+        X, n_neighbors
+            As in `kneighbors`.
+        mode : {"connectivity", "distance"}, default "connectivity"
+            Entries are ones or distances; a distance of 0 is stored.
+
+        Returns
+        -------
+        csr_matrix of float64, shape (n_queries, n_samples_fit)
+        """
+        if mode not in _MODES:
+            raise InvalidInputError(f"mode is {mode!r}; expected one of {', '.join(_MODES)}")
+        distances, found = self.kneighbors(X, n_neighbors)
+        rows, k = found.shape
+        values = distances.ravel() if mode == "distance" else np.ones(rows * k)
+        starts = np.arange(0, rows * k + 1, k)
+        return csr_matrix((values, found.ravel(), starts), shape=(rows, self.n_samples_fit_))
+
+    def _check_parameters(self) -> None:
+        """Check what the index will not; scikit-learn wants this in `fit`, not in the constructor."""
+        self._wanted(None)
+        if self.metric not in _METRIC:
+            raise InvalidInputError(f"metric is {self.metric!r}; expected one of {', '.join(_METRIC)}")
+        if self.oversample is not None and not (isinstance(self.oversample, Real) and self.oversample >= 1):
+            raise InvalidInputError(f"oversample is {self.oversample!r}; expected a number of at least 1, or None")
+
+    def _wanted(self, n_neighbors: object) -> int:
+        wanted = self.n_neighbors if n_neighbors is None else n_neighbors
+        if isinstance(wanted, bool) or not isinstance(wanted, Integral) or wanted < 1:
+            raise InvalidInputError(f"n_neighbors is {wanted!r}; expected an integer of at least 1")
+        return int(wanted)
+
+    def _nearest(self, queries: NDArray[np.float32], k: int) -> tuple[F64, I64]:
+        """Return the k nearest rows (k of them exist) and their distances, (nq, k)."""
+        threads = effective_n_jobs(-1 if self.n_jobs is None else self.n_jobs)
+        again = {} if self._rows is None else {"rerank": self._rows, "oversample": self.oversample}
+        scores, found = self.index_.search(queries, k, threads=threads, **again)
+        return _distances(scores.astype(np.float64), self.metric), found
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return a state without native objects: the index as the bytes of its file."""
+        state = dict(super().__getstate__())
+        if "index_" in state:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "index.vqi"
+                self.index_.save(path)
+                state["index_"] = path.read_bytes()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if isinstance(state.get("index_"), bytes):
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "index.vqi"
+                path.write_bytes(state["index_"])
+                state = {**state, "index_": VQIndex.load(path)}
+        super().__setstate__(state)
+
+
+class VQKNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VQNearestNeighbors):  # type: ignore[misc]
+    """Transform rows into the (sparse, weighted) graph of their nearest training rows.
+
+    Parameters
+    ----------
+    mode : {"distance", "connectivity"}, default "distance"
+        What the graph's entries are. As in ``KNeighborsTransformer``, a row of the distance graph has one neighbour
+        more than `n_neighbors`, because a training row's first neighbour is itself.
+    n_neighbors, metric, bits, codec, oversample, random_state, n_jobs
+        As in `VQNearestNeighbors`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from vqindex.integrations.sklearn import VQKNeighborsTransformer
+    >>> rows = np.random.default_rng(0).standard_normal((100, 16))
+    >>> VQKNeighborsTransformer(n_neighbors=3).fit_transform(rows).shape
+    (100, 100)
+    """
+
+    def __init__(
+        self,
+        *,
+        mode: str = "distance",
+        n_neighbors: int = 5,
+        metric: str = "euclidean",
+        bits: int = 4,
+        codec: str = "turboquant-prod",
+        oversample: float | None = 2.0,
+        random_state: int = 0,
+        n_jobs: int | None = None,
+    ) -> None:
+        super().__init__(
+            n_neighbors,
+            metric=metric,
+            bits=bits,
+            codec=codec,
+            oversample=oversample,
+            random_state=random_state,
+            n_jobs=n_jobs,
+        )
+        self.mode = mode
+
+    def transform(self, X: Any) -> csr_matrix:
+        """Return the graph from rows to their nearest training rows.
+
+        Parameters
+        ----------
+        X : array-like, shape (n_queries, n_features)
+            Rows.
+
+        Returns
+        -------
+        csr_matrix of float64, shape (n_queries, n_samples_fit)
+        """
+        check_is_fitted(self, "index_")
+        return self.kneighbors_graph(X, self.n_neighbors + (self.mode == "distance"), self.mode)
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_samples_fit_
+
+
+def _distances(scores: F64, metric: str) -> F64:
+    """Turn the index's scores into distances; estimates may fall below 0, distances may not."""
+    positive: F64 = np.maximum(1 - scores if metric == "cosine" else scores, 0)
+    return np.sqrt(positive) if metric == "euclidean" else positive
+
+
+def _without_self(distances: F64, found: I64) -> tuple[F64, I64]:
+    """Drop from row i its neighbour i, or its last one where i is not there."""
+    keep = found != np.arange(len(found))[:, None]
+    keep[keep.all(axis=1), -1] = False
+    shape = (len(found), found.shape[1] - 1)
+    return distances[keep].reshape(shape), found[keep].reshape(shape)
