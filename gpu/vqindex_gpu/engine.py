@@ -1,0 +1,358 @@
+"""Engine: one codec on one device. It launches kernels; which rows are where is the mirror's business.
+
+Everything here runs on any `Device`: in the tests, on the emulator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqindex.backend import Encoded, Queries
+from vqindex.codec import Codec
+from vqindex.coarse import MAX_DIM as COARSE_DIM
+from vqindex.coarse import CoarseTerms, bound_scales, coarse_query, quantile
+from vqindex.errors import BackendError
+from vqindex.rotation import Hadamard
+from vqindex.trellis import FRACTION, PEAK, Trellis
+
+from .device import Device, scalar
+from .layout import GROUP, TILE_ROWS, Layout
+from .mirror import Segment
+
+__all__ = ["Engine", "Found"]
+
+F32 = NDArray[np.float32]
+
+THREADS = 128  # of the encoder, the repacker and their like
+SELECT_THREADS = 256
+VITERBI_THREADS = 256
+SCAN_THREADS = 128
+_VITERBI_BLOCKS = 132 * 8
+SMALL_BATCH = GROUP  # queries up to which a warp has a tile to itself
+_PER_BLOCK = 64  # queries that a block of the batch scan takes
+_BATCH_BYTES = 2**29  # scratch of one batch of queries
+_ENCODE_BYTES = 2**27  # rotated rows of the trellis encoder held at a time
+
+_SEGMENT = np.dtype([(name, "<u8") for name in ("codes", "lead", "tail", "norm", "first_tile", "rows")])
+
+
+class Found(NamedTuple):
+    """The best rows of one device, by rising row, on the device: keys, scores (larger better) and rows, each (nq, k).
+
+    Rows count by tiles of the segments that were searched; -1, with key -inf, where there is none.
+    """
+
+    keys: Any
+    scores: Any
+    rows: Any
+
+
+class _Prepared(NamedTuple):
+    """Queries on the device."""
+
+    count: int
+    lead: Any
+    tail: Any
+    small: Any  # c of coarse.py
+    structs: Any
+
+
+class Engine:
+    """Kernels for one codec on one device.
+
+    Parameters
+    ----------
+    device : Device
+        Where they run.
+    codec : Codec
+        Tables of the spec.
+    fused : bool, default True
+        Whether the tensor-core scan is used where it can be; otherwise the plain one, its oracle.
+    """
+
+    def __init__(self, device: Device, codec: Codec, fused: bool = True) -> None:
+        self.device, self.codec, self.spec = device, codec, codec.spec
+        self.layout = Layout.of(codec)
+        self._l2 = scalar(self.spec.metric == "l2", "i")
+        self._cosine = scalar(self.spec.metric == "cosine", "i")
+        levels = codec.codebook.levels
+        self._fused = fused and not codec.has_sketch and levels.dtype == np.int8
+        if self._fused and codec.trellis is None:
+            half = levels.size // 2  # the scan takes a coordinate's sign from its level
+            assert (levels[:half] < 0).all()
+            assert (levels[half:] > 0).all()
+
+    # ---- tables
+
+    @property
+    def encodes(self) -> bool:
+        """Whether rows and queries are rotated on the device: no dense matrix, no second projection, and room for it."""
+        plain = isinstance(self.codec.rotation, Hadamard) and not self.codec.has_sketch
+        return plain and self._rotation_bytes <= self.device.shared_bytes
+
+    @property
+    def _rotation_bytes(self) -> int:
+        padded = (self.spec.dim + self.spec.dim // 16 + 4) // 4 * 4
+        return 2 * padded * 4 + 256 * 4
+
+    @cached_property
+    def _rotation(self) -> list[Any]:
+        """Arguments of the rotation: dim, stride, signs, scales."""
+        rotation = self.codec.rotation
+        assert isinstance(rotation, Hadamard)
+        d = self.spec.dim
+        signs = np.zeros((len(rotation.signs), -(-d // 32) * 4), np.uint8)
+        packed = np.packbits(rotation.signs < 0, axis=1, bitorder="little")
+        signs[:, : packed.shape[1]] = packed
+        scales = (1.0 / np.sqrt(2.0 ** np.arange(16))).astype(np.float32)
+        stride = int(rotation.source[1]) if d > 1 else 1
+        return [scalar(d, "i"), scalar(stride, "i"), self.device.upload(signs.view("<u4")), self.device.upload(scales)]
+
+    @cached_property
+    def _levels(self) -> Any:
+        return self.device.upload(self.codec.codebook.levels.astype(np.int16))
+
+    @cached_property
+    def _thresholds(self) -> Any:
+        return self.device.upload(self.codec.codebook.thresholds)
+
+    @cached_property
+    def _bytes(self) -> Any:
+        """Levels as bytes, sixteen at least."""
+        levels = self.codec.codebook.levels.view(np.uint8)
+        return self.device.upload(np.concatenate([levels, np.zeros(max(0, 16 - levels.size), np.uint8)]))
+
+    # ---- encode
+
+    def encode(self, vectors: Any) -> Encoded:
+        """Encode a device array of finite float32 rows, (n, d); returns device arrays."""
+        n, device = vectors.shape[0], self.device
+        codes = device.empty((n, self.spec.code_bytes), np.uint8)
+        factor = device.empty((n,), np.float32)
+        norm = device.empty((n,), np.float32) if self.spec.stores_norm else None
+        out = Encoded(codes, factor, norm)
+        if n:
+            if self.codec.trellis is None:
+                self._encode_scalar(vectors, out)
+            else:
+                step = max(1, _ENCODE_BYTES // (4 * self.spec.dim))
+                for start in range(0, n, step):
+                    at = slice(start, start + step)
+                    self._encode_trellis(vectors[at], out.take(at), self.codec.trellis)
+        return out
+
+    def _encode_scalar(self, vectors: Any, out: Encoded) -> None:
+        codec = self.codec
+        arguments = [
+            self._thresholds,
+            self._levels,
+            scalar(self.spec.bits, "i"),
+            scalar(codec.renormalised, "i"),
+            scalar(float(codec.cell_scale), "d"),
+            out.codes,
+            scalar(self.spec.code_bytes, "i"),
+            out.factor,
+        ]
+        self._rotate("encode", {"TRELLIS": 0}, vectors, [self._cosine, out.norm, *arguments])
+
+    def _rotate(self, kernel: str, macros: dict[str, int], vectors: Any, arguments: list[Any]) -> None:
+        """Launch a kernel that rotates, a row a block."""
+        macros = {**macros, "THREADS": THREADS}
+        grid = (vectors.shape[0], 1)
+        self.device.launch(kernel, macros, grid, THREADS, [vectors, *self._rotation, *arguments], self._rotation_bytes)
+
+    def _encode_trellis(self, vectors: Any, out: Encoded, trellis: Trellis) -> None:
+        device, d, n = self.device, self.spec.dim, vectors.shape[0]
+        rotated, values = device.empty((n, d), np.float32), device.empty((n, d), np.int16)
+        norm2, shift = device.empty((n,), np.float64), device.empty((n,), np.int32)
+        grid = scalar(FRACTION / trellis.step, "f")
+        arguments = [self._cosine, out.norm, grid, scalar(PEAK, "i"), rotated, values, norm2, shift]
+        self._rotate("encode", {"TRELLIS": 1}, vectors, arguments)
+
+        vectors_per_block = VITERBI_THREADS >> (trellis.window - trellis.bits)
+        blocks = min(-(-n // vectors_per_block), _VITERBI_BLOCKS)
+        fields = device.empty((n, self.spec.fields), np.uint8)
+        choices = device.empty((blocks, d, VITERBI_THREADS), np.uint8)
+        macros = {"BITS": trellis.bits, "WINDOW": trellis.window, "GAIN": trellis.gain, "THREADS": VITERBI_THREADS}
+        arguments = [values, scalar(n, "q"), scalar(d, "i"), self._bytes, scalar(trellis.limit, "i"), choices, fields]
+        device.launch("viterbi", macros, (blocks, 1), VITERBI_THREADS, arguments)
+
+        numbers = [scalar(v, "i") for v in (d, trellis.bits, trellis.lead)]
+        arguments = [rotated, norm2, shift, fields, self._bytes, *numbers, self._cosine]
+        arguments += [out.codes, scalar(self.spec.code_bytes, "i"), out.factor]
+        device.launch("finish", {"THREADS": THREADS}, (n, 1), THREADS, arguments)
+
+    def prepare(self, queries: Any) -> Queries:
+        """Rotate and round a device array of finite float32 queries; returns host arrays."""
+        nq, device = queries.shape[0], self.device
+        lead = device.empty((nq, self.spec.dim), np.int16)
+        scale, norm = device.empty((nq,), np.float32), device.empty((nq,), np.float32)
+        if nq:
+            self._rotate("prepare", {}, queries, [self._cosine, lead, scale, norm])
+        return Queries(device.download(lead), device.download(scale), None, None, device.download(norm))
+
+    # ---- out again
+
+    def gather(self, segment: Segment, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return code rows of a segment, (m, code_bytes), on the host."""
+        layout, device = self.layout, self.device
+        codes = device.empty((rows.size, self.spec.code_bytes), np.uint8)
+        total = rows.size * self.spec.code_bytes
+        if total:
+            numbers = [scalar(v, "i") for v in (layout.fields, layout.bits, layout.chunks, self.spec.code_bytes)]
+            arguments = [segment.codes, device.upload(rows), scalar(rows.size, "q"), *numbers, codes]
+            macros = {"SLOT": layout.slot, "THREADS": THREADS}
+            device.launch("gather", macros, (-(-total // THREADS), 1), THREADS, arguments)
+        return device.download(codes)
+
+    # ---- search
+
+    def coarse(self, confidence: float) -> bool:
+        """Whether a confidence changes how this code is searched."""
+        return confidence < 1 and self.spec.has_sign_plane and self.spec.dim <= COARSE_DIM
+
+    def batch(self, segments: Sequence[Segment], k: int) -> int:
+        """Return how many queries can be searched at once."""
+        tiles = sum(segment.tiles for segment in segments)
+        chosen = min(k, tiles)
+        bytes_each = 4 * tiles + chosen * (4 + 8 * TILE_ROWS) + 16 * k + 6 * self.layout.count
+        return max(1, min(2**15, _BATCH_BYTES // bytes_each))
+
+    def search(
+        self,
+        segments: Sequence[Segment],
+        queries: Queries,
+        k: int,
+        confidence: float = 1.0,
+        allowed: NDArray[np.uint64] | None = None,
+    ) -> Found:
+        """Start the search of at most `batch` queries.
+
+        Parameters
+        ----------
+        segments : sequence of Segment
+            At least one row.
+        queries : Queries
+            On the host.
+        k : int
+            At most the rows of all tiles.
+        confidence : float
+            As in `Backend.search`.
+        allowed : ndarray of uint64, shape (1 or nq, tiles), optional
+            A bit for each row that may be found.
+        """
+        device, count = self.device, queries.lead.shape[0]
+        table, tiles = self._segment_table(segments)
+        coarse = self.coarse(confidence)
+        prepared = self._upload(queries, confidence)
+        words = None if allowed is None else device.upload(np.ascontiguousarray(allowed))
+        filters = [words, scalar(tiles if allowed is not None and len(allowed) > 1 else 0, "q")]
+        maxima = device.empty((count, tiles), np.float32)
+        if self._fused:
+            self._scan(table, segments, prepared, coarse, filters, maxima)
+        else:
+            self._score(table, len(segments), prepared, coarse, filters, tiles, {"MAXIMA": 1}, (tiles, count), [maxima])
+
+        chosen = min(k, tiles)
+        places = device.empty((count, chosen), np.int32)
+        macros = {"THREADS": SELECT_THREADS}
+        arguments = [maxima, scalar(tiles, "q"), scalar(chosen, "i"), places]
+        device.launch("select", {**macros, "COLLECT": 0}, (count, 1), SELECT_THREADS, arguments)
+        candidates = chosen * TILE_ROWS
+        keys, scores = (device.empty((count, candidates), np.float32) for _ in range(2))
+        rest = [places, keys, scores]
+        self._score(table, len(segments), prepared, coarse, filters, tiles, {"MAXIMA": 0}, (chosen, count), rest)
+
+        k = min(k, candidates)
+        best = Found(*(device.empty((count, k), kind) for kind in (np.float32, np.float32, np.int64)))
+        arguments = [keys, scalar(candidates, "q"), scalar(k, "i"), scores, places, *best]
+        device.launch("select", {**macros, "COLLECT": 1}, (count, 1), SELECT_THREADS, arguments)
+        return best
+
+    def _segment_table(self, segments: Sequence[Segment]) -> tuple[Any, int]:
+        table, tiles = np.zeros(len(segments), _SEGMENT), 0
+        for line, segment in zip(table, segments, strict=True):
+            for name in ("codes", "lead", "tail", "norm"):
+                array = getattr(segment, name)
+                line[name] = 0 if array is None else self.device.address(array)
+            line["first_tile"], line["rows"] = tiles, segment.rows
+            tiles += segment.tiles
+        return self.device.upload(table.view(np.uint64)), tiles
+
+    def _upload(self, queries: Queries, confidence: float) -> _Prepared:
+        device, count = self.device, queries.lead.shape[0]
+        structs = np.zeros((count, 5), np.float32)
+        structs[:, 0], structs[:, 2] = queries.lead_scale, queries.norm
+        tail, small = None, None
+        if queries.tail is not None and queries.tail_scale is not None:
+            structs[:, 1] = queries.tail_scale
+            tail = device.upload(np.ascontiguousarray(queries.tail))
+        if self.coarse(confidence):
+            c, left = coarse_query(queries.lead)
+            terms, z = CoarseTerms.of(self.spec.dim), quantile(confidence)
+            structs[:, 3], structs[:, 4] = bound_scales(terms, z, left, queries.lead_scale, queries.norm)
+            small = device.upload(c)
+        lead = device.upload(np.ascontiguousarray(queries.lead))
+        return _Prepared(count, lead, tail, small, device.upload(structs))
+
+    def _macros(self, coarse: bool) -> dict[str, int]:
+        bits = self.layout.bits
+        window = self.codec.trellis.window if self.codec.trellis is not None else bits
+        return {"SLOT": self.layout.slot, "BITS": bits, "WINDOW": window, "COARSE": int(coarse)}
+
+    def _score(
+        self,
+        table: Any,
+        segments: int,
+        queries: _Prepared,
+        coarse: bool,
+        filters: list[Any],
+        tiles: int,
+        mode: dict[str, int],
+        grid: tuple[int, int],
+        rest: list[Any],
+    ) -> None:
+        kind = 1 if self.codec.trellis is not None else 0
+        if self.codec.has_sketch:
+            kind = 3 if self.spec.codec == "qjl" else 2
+        layout = self.layout
+        arguments = [table, *(scalar(v, "i") for v in (segments, layout.count, layout.chunks)), self._levels]
+        arguments += [queries.lead, queries.tail, queries.small, queries.structs, self._l2, *filters]
+        arguments += [scalar(tiles, "q"), *rest]
+        self.device.launch("score", {**self._macros(coarse), **mode, "KIND": kind}, grid, TILE_ROWS, arguments)
+
+    def _scan(
+        self,
+        table: Any,
+        segments: Sequence[Segment],
+        queries: _Prepared,
+        coarse: bool,
+        filters: list[Any],
+        maxima: Any,
+    ) -> None:
+        device, layout, count = self.device, self.layout, queries.count
+        groups = -(-count // (2 * GROUP)) * 2
+        elements = groups * layout.used * layout.steps * 32
+        fragments = device.empty((elements, 4), np.uint32)
+        small = device.empty((elements, 2), np.uint32) if coarse else None
+        phases = 1 if self.codec.trellis is not None else 4 // layout.slot
+        numbers = [scalar(v, "i") for v in (count, groups, layout.count, layout.used, phases)]
+        macros = {"SLOT": layout.slot, "THREADS": THREADS}
+        arguments = [queries.lead, queries.small, *numbers, fragments, small]
+        device.launch("queries", macros, (-(-elements // THREADS), 1), THREADS, arguments)
+
+        shared = count > SMALL_BATCH
+        macros = {**self._macros(coarse), "SHARED": int(shared), "TRELLIS": int(self.codec.trellis is not None)}
+        for number, segment in enumerate(segments):
+            blocks = segment.tiles * -(-count // _PER_BLOCK) if shared else -(-segment.tiles // 4)
+            if blocks >= 2**31:
+                raise BackendError(f"{count} queries of {segment.rows} rows are too many blocks for one launch")
+            arguments = [table, *(scalar(v, "i") for v in (number, layout.used, layout.chunks)), self._bytes]
+            arguments += [fragments, small, queries.structs, scalar(count, "i"), self._l2, *filters, maxima]
+            arguments += [scalar(maxima.shape[1], "q")]
+            device.launch("scan", macros, (blocks, 1), SCAN_THREADS, arguments)
