@@ -35,7 +35,8 @@ def library(kernel, macros, edit=None):
 
     `edit` maps the source to another one: what a test breaks on purpose.
     """
-    text = modules.source(kernel) if edit is None else edit(modules.source(kernel))
+    text = modules.source(kernel)
+    text = text if edit is None else edit(text)
     flags = [*FLAGS, *modules.to_flags(macros)]
     header = HERE / "cuda.hpp"
     key = hashlib.sha256(repr((text, flags, header.read_text())).encode()).hexdigest()[:24]
