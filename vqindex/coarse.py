@@ -67,9 +67,7 @@ def coarse_query(lead: NDArray[np.int16]) -> tuple[NDArray[np.int8], NDArray[np.
     return c.astype(np.int8), left
 
 
-def bound_scales(
-    terms: CoarseTerms, z: float, left: NDArray[np.int64], scale: F32, query_norm: F32
-) -> tuple[F32, F32]:
+def bound_scales(terms: CoarseTerms, z: float, left: NDArray[np.int64], scale: F32, query_norm: F32) -> tuple[F32, F32]:
     """Return A and B of queries, float32 (nq,); arguments as for `bounds`."""
     wide_scale, wide_norm = scale.astype(np.float64), query_norm.astype(np.float64)
     variance = terms.plane * (wide_norm * wide_norm) + (terms.rounding * left) * (wide_scale * wide_scale)

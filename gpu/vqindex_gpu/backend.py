@@ -1,14 +1,14 @@
 """CudaBackend: the Backend protocol over one or more devices.
 
-The index's rows stay on the host; devices hold a mirror of them, brought there by the first search. What does not fit is
-streamed through in parts. Steps that no kernel has (codecs with a second projection, single scores, decoding) run on the
-host, with the same results.
+The index's rows stay on the host; devices hold a mirror of them, brought there by the first search. What does not fit
+is streamed through in parts. Steps that no kernel has (codecs with a second projection, single scores, decoding) run on
+the host, with the same results.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,7 +54,7 @@ class _Part(NamedTuple):
             row += segment.rows
 
     def filter(self, at: slice) -> NDArray[np.uint64] | None:
-        """The filter of some queries, (1 or nq, tiles), or None if all rows may be found."""
+        """Return the filter of some queries, (1 or nq, tiles), or None if all rows may be found."""
         if all(words is None for words in self.words):
             return None
         lines = [None if words is None else np.atleast_2d(words) for words in self.words]
@@ -208,7 +208,7 @@ class CudaBackend:
         mirror.clear()
         free = mirror.free_bytes()
         room, used = free - min(_SCRATCH_BYTES, free // 3), 0
-        for piece in (smaller for piece in pieces for smaller in piece.parts(room // mirror.row_bytes)):
+        for piece in chain.from_iterable(whole.parts(room // mirror.row_bytes) for whole in pieces):
             size = mirror.needed_bytes(piece)
             if part.segments and used + size > room:
                 yield part

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,4 +63,5 @@ class Device(Protocol):
 
 def scalar(value: int | float, kind: str) -> np.generic:
     """Return an argument of C type ``int`` (i), ``long long`` (q), ``float`` (f) or ``double`` (d)."""
-    return {"i": np.int32, "q": np.int64, "f": np.float32, "d": np.float64}[kind](value)  # type: ignore[no-any-return]
+    kinds: dict[str, Callable[[Any], np.generic]] = {"i": np.int32, "q": np.int64, "f": np.float32, "d": np.float64}
+    return kinds[kind](value)

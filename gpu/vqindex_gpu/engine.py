@@ -6,6 +6,7 @@ Everything here runs on any `Device`: in the tests, on the emulator.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -13,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqindex.backend import Encoded, Queries
-from vqindex.codec import Codec
 from vqindex.coarse import MAX_DIM as COARSE_DIM
 from vqindex.coarse import CoarseTerms, bound_scales, coarse_query, quantile
+from vqindex.codec import Codec
 from vqindex.errors import BackendError
 from vqindex.rotation import Hadamard
 from vqindex.trellis import FRACTION, PEAK, Trellis
@@ -52,7 +53,8 @@ class Found(NamedTuple):
     rows: Any
 
 
-class _Prepared(NamedTuple):
+@dataclass(frozen=True)
+class _Prepared:
     """Queries on the device."""
 
     count: int
@@ -91,7 +93,7 @@ class Engine:
 
     @property
     def encodes(self) -> bool:
-        """Whether rows and queries are rotated on the device: no dense matrix, no second projection, and room for it."""
+        """Whether the device rotates rows and queries: no dense matrix, no second projection, and room for it."""
         plain = isinstance(self.codec.rotation, Hadamard) and not self.codec.has_sketch
         return plain and self._rotation_bytes <= self.device.shared_bytes
 
@@ -220,7 +222,7 @@ class Engine:
         """Return how many queries can be searched at once."""
         tiles = sum(segment.tiles for segment in segments)
         chosen = min(k, tiles)
-        bytes_each = 4 * tiles + chosen * (4 + 8 * TILE_ROWS) + 16 * k + 6 * self.layout.count
+        bytes_each = 4 * tiles + chosen * (4 + 8 * TILE_ROWS) + 16 * k + 6 * self.layout.coordinates
         return max(1, min(2**15, _BATCH_BYTES // bytes_each))
 
     def search(
@@ -301,9 +303,9 @@ class Engine:
         return _Prepared(count, lead, tail, small, device.upload(structs))
 
     def _macros(self, coarse: bool) -> dict[str, int]:
-        bits = self.layout.bits
-        window = self.codec.trellis.window if self.codec.trellis is not None else bits
-        return {"SLOT": self.layout.slot, "BITS": bits, "WINDOW": window, "COARSE": int(coarse)}
+        trellis = self.codec.trellis
+        window = {} if trellis is None else {"WINDOW": trellis.window}
+        return {"SLOT": self.layout.slot, "BITS": self.layout.bits, "COARSE": int(coarse), **window}
 
     def _score(
         self,
@@ -320,11 +322,13 @@ class Engine:
         kind = 1 if self.codec.trellis is not None else 0
         if self.codec.has_sketch:
             kind = 3 if self.spec.codec == "qjl" else 2
-        layout = self.layout
-        arguments = [table, *(scalar(v, "i") for v in (segments, layout.count, layout.chunks)), self._levels]
+        layout, macros = self.layout, {**self._macros(coarse), **mode, "KIND": kind}
+        if not coarse and kind != 1:
+            del macros["BITS"]  # the same code for every width in a slot
+        arguments = [table, *(scalar(v, "i") for v in (segments, layout.coordinates, layout.chunks)), self._levels]
         arguments += [queries.lead, queries.tail, queries.small, queries.structs, self._l2, *filters]
         arguments += [scalar(tiles, "q"), *rest]
-        self.device.launch("score", {**self._macros(coarse), **mode, "KIND": kind}, grid, TILE_ROWS, arguments)
+        self.device.launch("score", macros, grid, TILE_ROWS, arguments)
 
     def _scan(
         self,
@@ -341,7 +345,7 @@ class Engine:
         fragments = device.empty((elements, 4), np.uint32)
         small = device.empty((elements, 2), np.uint32) if coarse else None
         phases = 1 if self.codec.trellis is not None else 4 // layout.slot
-        numbers = [scalar(v, "i") for v in (count, groups, layout.count, layout.used, phases)]
+        numbers = [scalar(v, "i") for v in (count, groups, layout.coordinates, layout.used, phases)]
         macros = {"SLOT": layout.slot, "THREADS": THREADS}
         arguments = [queries.lead, queries.small, *numbers, fragments, small]
         device.launch("queries", macros, (-(-elements // THREADS), 1), THREADS, arguments)

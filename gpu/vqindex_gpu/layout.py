@@ -21,7 +21,7 @@ class Layout(NamedTuple):
     ----------
     bits, slot : int
         Bits of a field, and of the slot it lies in.
-    fields, count : int
+    fields, coordinates : int
         Fields of a row, and coordinates of a query that meet them (a trellis has fields in front).
     chunks, used : int
         32-byte chunks of a row, and those of them that hold coordinates.
@@ -30,7 +30,7 @@ class Layout(NamedTuple):
     bits: int
     slot: int
     fields: int
-    count: int
+    coordinates: int
     chunks: int
     used: int
 
@@ -39,11 +39,12 @@ class Layout(NamedTuple):
         """Return the layout of a codec's rows."""
         spec = codec.spec
         if spec.codec == "qjl":
-            bits, fields, count = 1, codec.signs, codec.signs
+            bits, fields, coordinates = 1, codec.signs, codec.signs
         else:
-            bits, fields, count = spec.bits, spec.fields, spec.dim
+            bits, fields, coordinates = spec.bits, spec.fields, spec.dim
         slot = {1: 1, 2: 2, 3: 4, 4: 4}.get(bits, 8)
-        return cls(bits, slot, fields, count, -(-fields * slot // _CHUNK_BITS), -(-count * slot // _CHUNK_BITS))
+        sizes = (-(-total * slot // _CHUNK_BITS) for total in (fields, coordinates))
+        return cls(bits, slot, fields, coordinates, *sizes)
 
     @property
     def steps(self) -> int:

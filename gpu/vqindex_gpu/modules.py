@@ -62,14 +62,14 @@ def _candidates() -> Iterator[str]:
     for version in ("13", "12"):
         spec = importlib.util.find_spec("nvidia")
         for root in (spec.submodule_search_locations or []) if spec else []:
-            for folder in ("cu13", "cuda_nvrtc"):
-                path = Path(root) / folder / "lib" / f"libnvrtc.so.{version}"
+            for package in ("cu13", "cuda_nvrtc"):
+                path = Path(root) / package / "lib" / f"libnvrtc.so.{version}"
                 if path.exists():
                     yield str(path)
     yield from ("libnvrtc.so.13", "libnvrtc.so.12")
-    for root in (os.environ.get("CUDA_PATH"), os.environ.get("CUDA_HOME"), "/usr/local/cuda"):
-        if root:
-            yield str(Path(root) / "lib64" / "libnvrtc.so")
+    for folder in (os.environ.get("CUDA_PATH"), os.environ.get("CUDA_HOME"), "/usr/local/cuda"):
+        if folder:
+            yield str(Path(folder) / "lib64" / "libnvrtc.so")
 
 
 class Nvrtc:

@@ -1,6 +1,6 @@
 """Run a piece of the engine with one barrier deleted; what that does may end the process, so it has one of its own.
 
-    python broken.py BODY START NUMBER SEED     exits with 0 only if the results are right
+python broken.py BODY START NUMBER SEED     exits with 0 only if the results are right
 """
 
 import sys

@@ -1,5 +1,7 @@
 """What the GPU engine must do, as bodies that tests run on the emulator and, with -m gpu, on a device."""
 
+import itertools
+
 import numpy as np
 
 from vqindex.codec import Codec
@@ -39,7 +41,7 @@ def stored(codec, vectors, cuts=()):
     """Encode with the reference and split into blocks."""
     rows = ReferenceBackend(codec).encode(vectors)
     edges = [0, *cuts, len(vectors)]
-    return [split(codec.spec, rows.take(slice(*edge))) for edge in zip(edges, edges[1:], strict=False)]
+    return [split(codec.spec, rows.take(slice(*edge))) for edge in itertools.pairwise(edges)]
 
 
 def searches_like_the_reference(backend, blocks, queries, k, confidence=1.0, **kwargs):
