@@ -47,7 +47,9 @@ def test_the_matrix_is_whole():
     kernels = {path.stem for path in modules.KERNELS.glob("*.cu")}
     assert {kernel for kernel, _, _ in compiled()} == kernels
     scans = [dict(macros) for kernel, macros, arch in on_hopper() if kernel == "scan"]
-    assert len(scans) == (4 * 2 + 4) * 2, "four widths with and without the coarse stage, four trellises; two batches"
+    assert len(scans) == (4 * 2 + 3 * 2 + 1) * 2, (
+        "with and without the coarse stage, but for the trellis of one bit; two batches"
+    )
 
 
 def test_sources_include_nothing_and_entries_are_named_after_files():
@@ -114,8 +116,9 @@ def test_float_operations_are_neither_fused_nor_flushed(assembly):
             assert names
             # (An integer division is made of conversions with .FTZ; they meet no subnormal.)
             flushed = [name for name in names if name.startswith("F") and ".FTZ" in name and not name.startswith("F2I")]
-            assert not flushed, (kernel, macros)
-            if kernel == "encode" and not dict(macros)["TRELLIS"]:  # which divides in float32
+            divides = kernel == "prepare" or dict(macros).get("TRELLIS")  # in float32; its rare cases have .FTZ
+            assert divides or not flushed, (kernel, macros)
+            if kernel == "encode" and not divides:
                 assert "FADD" in names
                 fused = [line for line in text.splitlines() if "FFMA" in line]
                 # The float64 division looks for infinities with 0 * x + y, RZ being 0.

@@ -19,7 +19,7 @@ BARRIERS = [
     ("encode", "void vq_rotate", 1),
     ("encode", "float *bars", 0),
     ("encode", "float *bars", 1),
-    ("scan", "vq_decode(table, now, following, s);", 0),
+    ("scan", "decoded[chunk % 2][warp][s][lane] = a.levels;", 0),
     ("scan", "__shared__ int histogram", 0),
     ("scan", "__shared__ int histogram", 1),
     ("scan", "__shared__ int histogram", 2),

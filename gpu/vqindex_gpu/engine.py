@@ -181,10 +181,11 @@ class Engine:
         fields = device.empty((n, self.spec.fields), np.uint8)
         choices = device.empty((blocks, d, VITERBI_THREADS), np.uint8)
         macros = {"BITS": trellis.bits, "WINDOW": trellis.window, "GAIN": trellis.gain, "THREADS": VITERBI_THREADS}
-        arguments = [values, scalar(n, "q"), scalar(d, "i"), self._bytes, scalar(trellis.limit, "i"), choices, fields]
+        arguments = [values, scalar(n, "q"), scalar(d, "i"), self._bytes]
+        arguments += [scalar(trellis.limit, "i"), scalar(trellis.start_mask, "i"), choices, fields]
         device.launch("viterbi", macros, (blocks, 1), VITERBI_THREADS, arguments)
 
-        numbers = [scalar(v, "i") for v in (d, trellis.bits, trellis.lead)]
+        numbers = [scalar(v, "i") for v in (d, trellis.bits, trellis.lead, trellis.has_signs)]
         arguments = [rotated, norm2, shift, fields, self._bytes, *numbers, self._cosine]
         arguments += [out.codes, scalar(self.spec.code_bytes, "i"), out.factor]
         device.launch("finish", {"THREADS": THREADS}, (n, 1), THREADS, arguments)
@@ -206,7 +207,9 @@ class Engine:
         codes = device.empty((rows.size, self.spec.code_bytes), np.uint8)
         total = rows.size * self.spec.code_bytes
         if total:
-            numbers = [scalar(v, "i") for v in (layout.fields, layout.bits, layout.chunks, self.spec.code_bytes)]
+            lead = self.spec.lead if self.spec.has_sign_plane else 0
+            sizes = (layout.fields, layout.bits, lead, layout.chunks, self.spec.code_bytes)
+            numbers = [scalar(v, "i") for v in sizes]
             arguments = [segment.codes, device.upload(rows), scalar(rows.size, "q"), *numbers, codes]
             macros = {"SLOT": layout.slot, "THREADS": THREADS}
             device.launch("gather", macros, (-(-total // THREADS), 1), THREADS, arguments)
@@ -296,7 +299,7 @@ class Engine:
             tail = device.upload(np.ascontiguousarray(queries.tail))
         if self.coarse(confidence):
             c, left = coarse_query(queries.lead)
-            terms, z = CoarseTerms.of(self.spec.dim), quantile(confidence)
+            terms, z = CoarseTerms.of(self.spec.dim, self.codec.sign_correlation), quantile(confidence)
             structs[:, 3], structs[:, 4] = bound_scales(terms, z, left, queries.lead_scale, queries.norm)
             small = device.upload(c)
         lead = device.upload(np.ascontiguousarray(queries.lead))

@@ -244,7 +244,7 @@ class Mirror:
                 scalar(spec.sign_bytes, "i"),
                 scalar(layout.fields, "i"),
                 scalar(layout.bits, "i"),
-                scalar(0, "q"),
+                scalar(spec.lead if spec.has_sign_plane else 0, "i"),
                 scalar(at, "q"),
                 scalar(rows, "q"),
                 scalar(layout.chunks, "i"),

@@ -55,7 +55,7 @@ vq_encode(const float *vectors, int dim, int stride, const u32 *signs, const flo
         fields[j] = (u8)field;
     }
     __syncthreads();
-    vq_pack(fields, dim, bits, codes + row * code_bytes);
+    vq_pack(fields, dim, bits, 0, codes + row * code_bytes);
     if (!renormalised) {
         if (threadIdx.x == 0) {
             double length = __dmul_rn(__dsqrt_rn(scaled.norm2), cell_scale);

@@ -179,12 +179,18 @@ __device__ __forceinline__ float vq_factor(double dot, double norm2, int shift, 
     return vq_flush(vq_ldexp(__ddiv_rn(norm2, dot), shift));
 }
 
-// Fields of `bits` bits, one a byte, as a packed row (vqindex/packing.py).
-__device__ __forceinline__ void vq_pack(const u8 *fields, int count, int bits, u8 *row) {
+// Fields of `bits` bits, one a byte, as a packed row (vqindex/packing.py). With `lead` they are those of a trellis's path
+// and its stored ones are packed: the lowest bit of the field `lead` places before turns the highest (trellis.py).
+__device__ __forceinline__ void vq_pack(const u8 *fields, int count, int bits, int lead, u8 *row) {
     const int bytes = (count * bits + 7) / 8;
     for (int group = threadIdx.x; group * 8 < count; group += blockDim.x) {
         u64 word = 0;
-        for (int i = 0; i < 8 && group * 8 + i < count; ++i) word |= (u64)fields[group * 8 + i] << (i * bits);
+        for (int i = 0; i < 8 && group * 8 + i < count; ++i) {
+            const int j = group * 8 + i;
+            u32 field = fields[j];
+            if (lead && j >= lead) field ^= (fields[j - lead] & 1u) << (bits - 1);
+            word |= (u64)field << (i * bits);
+        }
         for (int i = 0; i < bits && group * bits + i < bytes; ++i) row[group * bits + i] = (u8)(word >> (8 * i));
     }
 }

@@ -32,15 +32,22 @@ struct vq_sums {
 #endif
 };
 
+struct vq_fragment {
+    uint4 levels;
+#if VQ_TRELLIS
+    uint4 signs; // a level near 0 can have the other sign
+#endif
+};
+
 #if VQ_TRELLIS
 #define VQ_LOOK (VQ_WINDOW / VQ_BITS)
 struct vq_table {
     const u8 *levels; // in shared memory
 };
 
-// Four levels of a row's 12 bytes, from slot `first` on.
-__device__ __forceinline__ u32 vq_four(const vq_table &table, u32 a, u32 b, u32 next, int first) {
-    u32 out = 0;
+// Four levels of a row's 12 bytes, from slot `first` on, and their signs as bytes 1 and -1.
+__device__ __forceinline__ u32 vq_four(const vq_table &table, u32 a, u32 b, u32 next, int first, u32 &signs) {
+    u32 out = 0, positive = 0;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
         const int bit = (first + i) * VQ_SLOT;
@@ -51,14 +58,20 @@ __device__ __forceinline__ u32 vq_four(const vq_table &table, u32 a, u32 b, u32 
         u32 window = (slots & 7) | (slots >> 1 & 0x38) | (slots >> 2 & 0x1c0); // three bits in a slot of four
 #endif
         out |= (u32)table.levels[window] << (8 * i);
+        positive |= ((window >> (VQ_WINDOW - 1) ^ window) & 1) << (8 * i); // sign_of_window of trellis.py
     }
+    signs = 0x01010101u | (positive ^ 0x01010101u) * 255u;
     return out;
 }
 
 // Fragment A of step s: eight coordinates of rows g and g + 8; `next` are the four bytes that follow in each row.
-__device__ __forceinline__ uint4 vq_decode(const vq_table &table, uint4 v, uint2 next, int s) {
-    return make_uint4(vq_four(table, v.x, v.y, next.x, 8 * s), vq_four(table, v.z, v.w, next.y, 8 * s),
-                      vq_four(table, v.x, v.y, next.x, 8 * s + 4), vq_four(table, v.z, v.w, next.y, 8 * s + 4));
+__device__ __forceinline__ vq_fragment vq_decode(const vq_table &table, uint4 v, uint2 next, int s) {
+    vq_fragment out;
+    out.levels.x = vq_four(table, v.x, v.y, next.x, 8 * s, out.signs.x);
+    out.levels.y = vq_four(table, v.z, v.w, next.y, 8 * s, out.signs.y);
+    out.levels.z = vq_four(table, v.x, v.y, next.x, 8 * s + 4, out.signs.z);
+    out.levels.w = vq_four(table, v.z, v.w, next.y, 8 * s + 4, out.signs.w);
+    return out;
 }
 #else
 #define VQ_PHASES (4 / VQ_SLOT)
@@ -78,18 +91,27 @@ __device__ __forceinline__ u32 vq_four(const vq_table &table, u32 fields) {
 }
 
 // Fragment A of step s: phase s mod VQ_PHASES of word s div VQ_PHASES. A phase is a slot of every nibble.
-__device__ __forceinline__ uint4 vq_decode(const vq_table &table, uint4 v, uint2, int s) {
+__device__ __forceinline__ vq_fragment vq_decode(const vq_table &table, uint4 v, uint2, int s) {
     const u32 mask = 0x11111111u * ((1 << VQ_SLOT) - 1);
     u32 a = (s / VQ_PHASES ? v.y : v.x) >> (s % VQ_PHASES * VQ_SLOT) & mask;
     u32 b = (s / VQ_PHASES ? v.w : v.z) >> (s % VQ_PHASES * VQ_SLOT) & mask;
-    return make_uint4(vq_four(table, a), vq_four(table, b), vq_four(table, a >> 16), vq_four(table, b >> 16));
+    return {make_uint4(vq_four(table, a), vq_four(table, b), vq_four(table, a >> 16), vq_four(table, b >> 16))};
 }
-#endif
 
 // Bytes -1 where levels are negative, 1 elsewhere.
 __device__ __forceinline__ u32 vq_sign4(u32 levels) {
     u32 negative = levels >> 7 & 0x01010101u;
     return 0x01010101u | negative * 255u;
+}
+#endif
+
+// The signs of a fragment: of a scalar code those of its levels, so they need not be kept.
+__device__ __forceinline__ uint4 vq_signs(const vq_fragment &a) {
+#if VQ_TRELLIS
+    return a.signs;
+#else
+    return make_uint4(vq_sign4(a.levels.x), vq_sign4(a.levels.y), vq_sign4(a.levels.z), vq_sign4(a.levels.w));
+#endif
 }
 
 // What follows a lane's bytes in its rows: those of the next lane, for the last one those of the next chunk.
@@ -109,17 +131,16 @@ __device__ __forceinline__ uint4 vq_chunk(const uint4 *group, int chunk, int chu
 }
 
 // One step of one group with the queries of this warp.
-__device__ __forceinline__ void vq_multiply(vq_sums &sums, int group, uint4 a, const uint4 *b, const uint2 *c,
+__device__ __forceinline__ void vq_multiply(vq_sums &sums, int group, const vq_fragment &a, const uint4 *b, const uint2 *c,
                                             u64 column_stride) {
 #pragma unroll
     for (int column = 0; column < VQ_COLUMNS; ++column) {
         uint4 q = b[column * column_stride];
-        vq_mma_s8(sums.high[group][column], a, q.x, q.y);
-        vq_mma_u8(sums.low[group][column], a, q.z, q.w);
+        vq_mma_s8(sums.high[group][column], a.levels, q.x, q.y);
+        vq_mma_u8(sums.low[group][column], a.levels, q.z, q.w);
 #if VQ_COARSE
         uint2 small = c[column * column_stride];
-        vq_mma_s8(sums.coarse[group][column],
-                  make_uint4(vq_sign4(a.x), vq_sign4(a.y), vq_sign4(a.z), vq_sign4(a.w)), small.x, small.y);
+        vq_mma_s8(sums.coarse[group][column], vq_signs(a), small.x, small.y);
 #endif
     }
 }
@@ -197,6 +218,9 @@ vq_scan(const vq_segment *segments, int number, int used, int chunks, const u8 *
 
 #if VQ_SHARED
     __shared__ uint4 decoded[2][4][VQ_STEPS][32];
+#if VQ_TRELLIS && VQ_COARSE
+    __shared__ uint4 signs[2][4][VQ_STEPS][32];
+#endif
     const int parts = (count + 8 * VQ_COLUMNS * VQ_WARPS - 1) / (8 * VQ_COLUMNS * VQ_WARPS);
     const i64 tile = blockIdx.x / parts;
     const int first_query = ((int)(blockIdx.x % parts) * VQ_WARPS + warp) * 8 * VQ_COLUMNS;
@@ -209,7 +233,13 @@ vq_scan(const vq_segment *segments, int number, int used, int chunks, const u8 *
         const uint4 next = vq_chunk(group, chunk + 1, chunks);
         const uint2 following = vq_following(now, next);
 #pragma unroll
-        for (int s = 0; s < VQ_STEPS; ++s) decoded[chunk % 2][warp][s][lane] = vq_decode(table, now, following, s);
+        for (int s = 0; s < VQ_STEPS; ++s) {
+            const vq_fragment a = vq_decode(table, now, following, s);
+            decoded[chunk % 2][warp][s][lane] = a.levels;
+#if VQ_TRELLIS && VQ_COARSE
+            signs[chunk % 2][warp][s][lane] = a.signs;
+#endif
+        }
         now = next;
         // One barrier is enough: who writes this buffer again has passed the next barrier, after all have read it.
         __syncthreads();
@@ -217,9 +247,15 @@ vq_scan(const vq_segment *segments, int number, int used, int chunks, const u8 *
 #pragma unroll
         for (int s = 0; s < VQ_STEPS; ++s)
 #pragma unroll
-            for (int g = 0; g < 4; ++g)
-                vq_multiply(sums, g, decoded[chunk % 2][g][s][lane], b + (chunk * VQ_STEPS + s) * 32,
-                            c + (chunk * VQ_STEPS + s) * 32, column_stride);
+            for (int g = 0; g < 4; ++g) {
+                vq_fragment a;
+                a.levels = decoded[chunk % 2][g][s][lane];
+#if VQ_TRELLIS && VQ_COARSE
+                a.signs = signs[chunk % 2][g][s][lane];
+#endif
+                vq_multiply(sums, g, a, b + (chunk * VQ_STEPS + s) * 32, c + (chunk * VQ_STEPS + s) * 32,
+                            column_stride);
+            }
     }
     if (!idle)
         vq_write_maxima(sums, segment, tile, queries, first_query, count, l2, allowed, allowed_stride, maxima, stride);

@@ -25,7 +25,9 @@ __device__ __forceinline__ void vq_add(vq_sums &sums, u32 field, int j, const sh
     sums.tail += field ? tail[j] : -tail[j];
 #else
     sums.lead += (i64)((int)lead[j] * levels[field]);
-#if VQ_COARSE
+#if VQ_COARSE && VQ_KIND == 1
+    sums.coarse += (field >> (VQ_WINDOW - 1) ^ field) & 1 ? c[j] : -c[j]; // sign_of_window of trellis.py
+#elif VQ_COARSE
     sums.coarse += field >> (VQ_BITS - 1) ? c[j] : -c[j];
 #endif
 #endif

@@ -9,9 +9,11 @@
 #define VQ_STATES (1 << (VQ_WINDOW - VQ_BITS))
 #define VQ_VECTORS (VQ_THREADS / VQ_STATES)
 #define VQ_LEAD (VQ_WINDOW / VQ_BITS - 1)
+#define VQ_NEVER (1 << 24) // more than a path costs by the time that all starts have left the window
 
 VQ_KERNEL(VQ_THREADS)
-vq_viterbi(const short *values, i64 rows, int dim, const signed char *table, int limit, u8 *choices, u8 *fields) {
+vq_viterbi(const short *values, i64 rows, int dim, const signed char *table, int limit, int start_mask, u8 *choices,
+           u8 *fields) {
     __shared__ int path[2][VQ_THREADS];
     const int state = threadIdx.x % VQ_STATES, vector = threadIdx.x / VQ_STATES, first = threadIdx.x - state;
     choices += (u64)blockIdx.x * dim * VQ_THREADS;
@@ -27,12 +29,14 @@ vq_viterbi(const short *values, i64 rows, int dim, const signed char *table, int
         for (int t = 0; t < dim; ++t) {
             const int *before = path[t % 2] + first;
             const int value = mine[t];
+            const int forbidden = t <= VQ_LEAD ? start_mask >> (t * VQ_BITS) : 0; // starts that can't be stored
             int best = 0x7fffffff, choice = 0;
 #pragma unroll
             for (int i = 0; i < 1 << VQ_BITS; ++i) { // lowest dropped bits first: ties keep them
                 int x = value - levels[i];
                 x = (x < -limit ? -limit : x > limit ? limit : x) * (1 << VQ_GAIN);
                 int cost = before[(state << VQ_BITS | i) & (VQ_STATES - 1)] + (x * x >> 16);
+                if ((state << VQ_BITS | i) & forbidden) cost = VQ_NEVER;
                 if (cost < best) {
                     best = cost;
                     choice = i;
