@@ -30,7 +30,7 @@ __all__ = ["CudaBackend"]
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
-_SCRATCH_BYTES = 2**30  # left free beside the mirror for what searches need, at most a third of what there is
+_SCRATCH_BYTES = 2**30  # left free beside the mirror for what searches need, at most half of what there is
 
 
 class _Part(NamedTuple):
@@ -164,17 +164,49 @@ class CudaBackend:
         BackendError
             If a device has too little memory even for a part of the rows.
         """
-        nq = queries.lead.shape[0]
-        pieces = cut(blocks, allowed)
         width = min(k, sum(block.rows for block in blocks))
-        best = _Best.none(nq, width)
-        count = len(self._engines)
-        shares = [pieces[number::count] for number in range(count)]
-        parts = [self._parts(mirror, share) for mirror, share in zip(self._mirrors, shares, strict=True)]
-        if nq and width:
-            for together in zip_longest(*parts):  # the devices work side by side
+        best = _Best.none(queries.lead.shape[0], width)
+        if best.rows.size:
+            for together in self._together(blocks, allowed):
                 self._search_parts(queries, together, confidence, best)
         return best.finished(k, ascending=self.spec.metric == "l2")
+
+    def range_search(
+        self,
+        queries: Queries,
+        blocks: Sequence[Block],
+        thresholds: F32,
+        confidence: float = 1.0,
+        threads: int | None = None,
+        allowed: Sequence[NDArray[np.uint64] | None] | None = None,
+    ) -> tuple[I64, F32, I64]:
+        """Return lims, scores and rows of what is better than the thresholds (nq,); see `Backend.range_search`."""
+        nq, ascending = queries.lead.shape[0], self.spec.metric == "l2"
+        bars = -thresholds if ascending else thresholds
+        none = np.empty(0, np.int64)
+        found = [(none, np.empty(0, np.float32), none)]
+        for together in self._together(blocks, allowed):
+            for engine, part in zip(self._engines, together, strict=True):
+                if part is None:
+                    continue
+                at_once = engine.batch(part.segments, 1)
+                for start in range(0, nq, at_once):
+                    at = slice(start, start + at_once)
+                    some = engine.range_search(part.segments, queries.take(at), bars[at], confidence, part.filter(at))
+                    found.append((some[0] + start, some[1], part.row_numbers(some[2])))
+        query, scores, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        order = np.lexsort((rows, -scores, query))
+        lims = np.searchsorted(query[order], np.arange(nq + 1)).astype(np.int64)
+        scores = scores[order]
+        return lims, (np.float32(0) - scores if ascending else scores), rows[order]
+
+    def _together(
+        self, blocks: Sequence[Block], allowed: Sequence[NDArray[np.uint64] | None] | None
+    ) -> Iterator[tuple[_Part | None, ...]]:
+        """Share the rows among the devices; yield what each has in memory, side by side, until all was there."""
+        pieces, count = cut(blocks, allowed), len(self._engines)
+        parts = [self._parts(mirror, pieces[number::count]) for number, mirror in enumerate(self._mirrors)]
+        return zip_longest(*parts)
 
     def _search_parts(self, queries: Queries, parts: Sequence[_Part | None], confidence: float, best: _Best) -> None:
         """Search a part of the rows on each device and merge what is found."""
@@ -198,7 +230,7 @@ class CudaBackend:
         if not pieces:
             return
         free = mirror.free_bytes()
-        room = free - min(_SCRATCH_BYTES, free // 3)
+        room = free - min(_SCRATCH_BYTES, free // 2)
         part = _Part([], [], [])
         if mirror.missing_bytes(pieces) <= room:
             for piece in pieces:
@@ -207,7 +239,8 @@ class CudaBackend:
             return
         mirror.clear()
         free = mirror.free_bytes()
-        room, used = free - min(_SCRATCH_BYTES, free // 3), 0
+        # Half of the room for a part: the last one is still there when the next one comes.
+        room, used = (free - min(_SCRATCH_BYTES, free // 2)) // 2, 0
         for piece in chain.from_iterable(whole.parts(room // mirror.row_bytes) for whole in pieces):
             size = mirror.needed_bytes(piece)
             if part.segments and used + size > room:

@@ -57,11 +57,27 @@ class Found(NamedTuple):
 class _Prepared:
     """Queries on the device."""
 
-    count: int
     lead: Any
     tail: Any
     small: Any  # c of coarse.py
     structs: Any
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What one search is about, on the device."""
+
+    table: Any  # of segments, for kernels
+    segments: list[Segment]
+    tiles: int
+    queries: _Prepared
+    coarse: bool
+    filters: list[Any]
+
+    @property
+    def count(self) -> int:
+        """Number of queries."""
+        return int(self.queries.lead.shape[0])
 
 
 class Engine:
@@ -251,33 +267,81 @@ class Engine:
         allowed : ndarray of uint64, shape (1 or nq, tiles), optional
             A bit for each row that may be found.
         """
-        device, count = self.device, queries.lead.shape[0]
-        table, tiles = self._segment_table(segments)
-        coarse = self.coarse(confidence)
-        prepared = self._upload(queries, confidence)
-        words = None if allowed is None else device.upload(np.ascontiguousarray(allowed))
-        filters = [words, scalar(tiles if allowed is not None and len(allowed) > 1 else 0, "q")]
-        maxima = device.empty((count, tiles), np.float32)
-        if self._fused:
-            self._scan(table, segments, prepared, coarse, filters, maxima)
-        else:
-            self._score(table, len(segments), prepared, coarse, filters, tiles, {"MAXIMA": 1}, (tiles, count), [maxima])
-
-        chosen = min(k, tiles)
-        places = device.empty((count, chosen), np.int32)
+        device, job = self.device, self._begin(segments, queries, confidence, allowed)
+        maxima = self._maxima(job)
+        chosen = min(k, job.tiles)
+        places = device.empty((job.count, chosen), np.int32)
         macros = {"THREADS": SELECT_THREADS}
-        arguments = [maxima, scalar(tiles, "q"), scalar(chosen, "i"), places]
-        device.launch("select", {**macros, "COLLECT": 0}, (count, 1), SELECT_THREADS, arguments)
-        candidates = chosen * TILE_ROWS
-        keys, scores = (device.empty((count, candidates), np.float32) for _ in range(2))
-        rest = [places, keys, scores]
-        self._score(table, len(segments), prepared, coarse, filters, tiles, {"MAXIMA": 0}, (chosen, count), rest)
+        arguments = [maxima, scalar(job.tiles, "q"), scalar(chosen, "i"), places]
+        device.launch("select", {**macros, "COLLECT": 0}, (job.count, 1), SELECT_THREADS, arguments)
+        keys, scores = self._rescore(job, places)
 
+        candidates = chosen * TILE_ROWS
         k = min(k, candidates)
-        best = Found(*(device.empty((count, k), kind) for kind in (np.float32, np.float32, np.int64)))
+        best = Found(*(device.empty((job.count, k), kind) for kind in (np.float32, np.float32, np.int64)))
         arguments = [keys, scalar(candidates, "q"), scalar(k, "i"), scores, places, *best]
-        device.launch("select", {**macros, "COLLECT": 1}, (count, 1), SELECT_THREADS, arguments)
+        device.launch("select", {**macros, "COLLECT": 1}, (job.count, 1), SELECT_THREADS, arguments)
         return best
+
+    def range_search(
+        self,
+        segments: Sequence[Segment],
+        queries: Queries,
+        bars: F32,
+        confidence: float = 1.0,
+        allowed: NDArray[np.uint64] | None = None,
+    ) -> tuple[NDArray[np.int64], F32, NDArray[np.int64]]:
+        """Find all rows whose keys are above a bar, (nq,), larger being better; arguments as for `search`.
+
+        Returns query numbers, scores and rows, each of shape (found,), on the host.
+        """
+        device, job = self.device, self._begin(segments, queries, confidence, allowed)
+        above = device.download(self._maxima(job)) > bars[:, None]
+        none = np.empty(0, np.int64)
+        found = [(none, np.empty(0, np.float32), none)]
+        query, tile = np.nonzero(above)
+        place = np.arange(query.size) - np.searchsorted(query, query)  # of a tile among those of its query
+        width = max(1, min(2**15, _BATCH_BYTES // (8 * TILE_ROWS * job.count)))
+        for start in range(0, int(place.max(initial=-1)) + 1, width):
+            here = (place >= start) & (place < start + width)
+            tiles = np.full((job.count, min(width, int(place[here].max()) + 1 - start)), -1, np.int32)
+            tiles[query[here], place[here] - start] = tile[here]
+            keys, scores = (device.download(array) for array in self._rescore(job, device.upload(tiles)))
+            which, column = np.nonzero(keys > bars[:, None])
+            rows = tiles[which, column // TILE_ROWS].astype(np.int64) * TILE_ROWS + column % TILE_ROWS
+            found.append((which, scores[which, column], rows))
+        which, scores, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return which, scores, rows
+
+    def _begin(
+        self,
+        segments: Sequence[Segment],
+        queries: Queries,
+        confidence: float,
+        allowed: NDArray[np.uint64] | None,
+    ) -> _Job:
+        """Upload what a search needs."""
+        table, tiles = self._segment_table(segments)
+        words = None if allowed is None else self.device.upload(np.ascontiguousarray(allowed))
+        filters = [words, scalar(tiles if allowed is not None and len(allowed) > 1 else 0, "q")]
+        coarse = self.coarse(confidence)
+        return _Job(table, list(segments), tiles, self._upload(queries, confidence), coarse, filters)
+
+    def _maxima(self, job: _Job) -> Any:
+        """Return the best key of every tile for each query, (nq, tiles)."""
+        maxima = self.device.empty((job.count, job.tiles), np.float32)
+        if self._fused:
+            self._scan(job, maxima)
+        else:
+            self._score(job, {"MAXIMA": 1}, job.tiles, [maxima])
+        return maxima
+
+    def _rescore(self, job: _Job, places: Any) -> tuple[Any, Any]:
+        """Return keys and scores of the rows of some tiles for each query, (nq, places * 64)."""
+        shape = (job.count, places.shape[1] * TILE_ROWS)
+        keys, scores = self.device.empty(shape, np.float32), self.device.empty(shape, np.float32)
+        self._score(job, {"MAXIMA": 0}, places.shape[1], [places, keys, scores])
+        return keys, scores
 
     def _segment_table(self, segments: Sequence[Segment]) -> tuple[Any, int]:
         table, tiles = np.zeros(len(segments), _SEGMENT), 0
@@ -303,46 +367,30 @@ class Engine:
             structs[:, 3], structs[:, 4] = bound_scales(terms, z, left, queries.lead_scale, queries.norm)
             small = device.upload(c)
         lead = device.upload(np.ascontiguousarray(queries.lead))
-        return _Prepared(count, lead, tail, small, device.upload(structs))
+        return _Prepared(lead, tail, small, device.upload(structs))
 
     def _macros(self, coarse: bool) -> dict[str, int]:
         trellis = self.codec.trellis
         window = {} if trellis is None else {"WINDOW": trellis.window}
         return {"SLOT": self.layout.slot, "BITS": self.layout.bits, "COARSE": int(coarse), **window}
 
-    def _score(
-        self,
-        table: Any,
-        segments: int,
-        queries: _Prepared,
-        coarse: bool,
-        filters: list[Any],
-        tiles: int,
-        mode: dict[str, int],
-        grid: tuple[int, int],
-        rest: list[Any],
-    ) -> None:
+    def _score(self, job: _Job, mode: dict[str, int], width: int, rest: list[Any]) -> None:
+        """Launch the plain scorer of `width` tiles for each query."""
         kind = 1 if self.codec.trellis is not None else 0
         if self.codec.has_sketch:
             kind = 3 if self.spec.codec == "qjl" else 2
-        layout, macros = self.layout, {**self._macros(coarse), **mode, "KIND": kind}
-        if not coarse and kind != 1:
+        layout, macros = self.layout, {**self._macros(job.coarse), **mode, "KIND": kind}
+        if not job.coarse and kind != 1:
             del macros["BITS"]  # the same code for every width in a slot
-        arguments = [table, *(scalar(v, "i") for v in (segments, layout.coordinates, layout.chunks)), self._levels]
-        arguments += [queries.lead, queries.tail, queries.small, queries.structs, self._l2, *filters]
-        arguments += [scalar(tiles, "q"), *rest]
-        self.device.launch("score", macros, grid, TILE_ROWS, arguments)
+        arguments = [job.table, *(scalar(v, "i") for v in (len(job.segments), layout.coordinates, layout.chunks))]
+        queries = job.queries
+        arguments += [self._levels, queries.lead, queries.tail, queries.small, queries.structs, self._l2]
+        arguments += [*job.filters, scalar(job.tiles, "q"), *rest]
+        self.device.launch("score", macros, (width, job.count), TILE_ROWS, arguments)
 
-    def _scan(
-        self,
-        table: Any,
-        segments: Sequence[Segment],
-        queries: _Prepared,
-        coarse: bool,
-        filters: list[Any],
-        maxima: Any,
-    ) -> None:
-        device, layout, count = self.device, self.layout, queries.count
+    def _scan(self, job: _Job, maxima: Any) -> None:
+        """Launch the fused scan of every segment."""
+        device, layout, queries, count, coarse = self.device, self.layout, job.queries, job.count, job.coarse
         groups = -(-count // (2 * GROUP)) * 2
         elements = groups * layout.used * layout.steps * 32
         fragments = device.empty((elements, 4), np.uint32)
@@ -355,11 +403,11 @@ class Engine:
 
         shared = count > SMALL_BATCH
         macros = {**self._macros(coarse), "SHARED": int(shared), "TRELLIS": int(self.codec.trellis is not None)}
-        for number, segment in enumerate(segments):
+        for number, segment in enumerate(job.segments):
             blocks = segment.tiles * -(-count // _PER_BLOCK) if shared else -(-segment.tiles // 4)
             if blocks >= 2**31:
                 raise BackendError(f"{count} queries of {segment.rows} rows are too many blocks for one launch")
-            arguments = [table, *(scalar(v, "i") for v in (number, layout.used, layout.chunks)), self._bytes]
-            arguments += [fragments, small, queries.structs, scalar(count, "i"), self._l2, *filters, maxima]
+            arguments = [job.table, *(scalar(v, "i") for v in (number, layout.used, layout.chunks)), self._bytes]
+            arguments += [fragments, small, queries.structs, scalar(count, "i"), self._l2, *job.filters, maxima]
             arguments += [scalar(maxima.shape[1], "q")]
             device.launch("scan", macros, (blocks, 1), SCAN_THREADS, arguments)
