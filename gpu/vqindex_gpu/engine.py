@@ -241,8 +241,9 @@ class Engine:
         """Return how many queries can be searched at once."""
         tiles = sum(segment.tiles for segment in segments)
         chosen = min(k, tiles)
-        bytes_each = 4 * tiles + chosen * (4 + 8 * TILE_ROWS) + 16 * k + 6 * self.layout.coordinates
-        return max(1, min(2**15, _BATCH_BYTES // bytes_each))
+        bytes_each = 4 * tiles + chosen * (4 + 8 * TILE_ROWS) + 16 * k + 8 * self.layout.coordinates + 64
+        room = min(_BATCH_BYTES, self.device.free_bytes() // 2)
+        return max(1, min(2**15, room // bytes_each))
 
     def search(
         self,
