@@ -79,9 +79,7 @@ def test_an_empty_index_and_no_queries(codec):
     backend = CudaBackend(codec, [EmulatedDevice()])
     blocks = gpu.stored(codec, corpus(100))
     gpu.searches_like_the_reference(backend, [], gate.queries(DIM), 3)
-    gpu.searches_like_the_reference(
-        backend, blocks, gate.queries(DIM)[:0], 3
-    )
+    gpu.searches_like_the_reference(backend, blocks, gate.queries(DIM)[:0], 3)
 
 
 @pytest.mark.parametrize("devices", [2, 3, 5])

@@ -12,6 +12,7 @@ from .build import build
 from .change import add, delete
 from .data import datasets
 from .demo import demo
+from .doctor import doctor
 from .evaluate import evaluate
 from .inspect import info, verify
 from .search import search
@@ -29,7 +30,7 @@ def cli() -> None:
     """
 
 
-for command in (build, add, delete, search, evaluate, info, verify, datasets, demo):
+for command in (build, add, delete, search, evaluate, info, verify, datasets, demo, doctor):
     cli.add_command(command)
 
 

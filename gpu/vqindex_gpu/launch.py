@@ -17,7 +17,7 @@ from .modules import compiled
 
 __all__ = ["INSTALL", "CupyDevice", "find_devices", "import_cupy"]
 
-INSTALL = "pip install 'vqindex[gpu-cuda13]' (for drivers before 580: 'vqindex[gpu-cuda12]')"
+INSTALL = "pip install 'vqindex[gpu-cuda13]' (with drivers before 580: 'vqindex[gpu-cuda12]')"
 
 
 def import_cupy() -> Any:
@@ -31,7 +31,7 @@ def import_cupy() -> Any:
     try:
         import cupy
     except ImportError as error:
-        raise BackendError(f"device 'cuda' needs CuPy, which could not be imported ({error}); {INSTALL}") from None
+        raise BackendError(f"device 'cuda' needs CuPy, which could not be imported ({error}); {INSTALL}") from error
     return cupy
 
 
