@@ -103,6 +103,35 @@ def test_an_index_on_the_device(monkeypatch, tmp_path):
     gpu.same(again.search(q, 7).scores, indexes[1].search(q, 7).scores)
 
 
+def test_an_index_moves_between_devices(monkeypatch):
+    fake_cupy.install(monkeypatch)
+    x, q = gate.corpus(33, rows=150), gate.queries(33)
+    index = VQIndex(33, 4)
+    index.add(x[:100])
+    assert index.to("cuda") is index
+    assert index.stats()["backend"] == "cuda"
+    index.search(q, 5)
+    index.add(x[100:])
+    index.remove([3, 140])
+    on_device = index.search(q, 9), index.search(q, 9, filter=np.arange(0, 150, 3)), index.range_search(q, 0.0)
+    index.compact()
+    on_device = *on_device, index.search(q, 9)
+    index.to("cpu")
+    assert index.stats()["backend"] == "native"
+    on_host = (*(index.search(q, 9), index.search(q, 9, filter=np.arange(0, 150, 3)), index.range_search(q, 0.0)),)
+    for got, want in zip(on_device, (*on_host, on_host[0]), strict=True):
+        for ours, theirs in zip(got, want, strict=True):
+            gpu.same(ours, theirs)
+
+
+def test_an_index_stays_where_it_is_if_it_cannot_move(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    index = VQIndex(8, device="reference")
+    with pytest.raises(BackendError):
+        index.to("cuda")
+    assert index.stats()["backend"] == "reference"
+
+
 def test_doctor_names_what_is_missing(monkeypatch, ok):
     monkeypatch.delenv("VQINDEX_BACKEND", raising=False)
     monkeypatch.setitem(sys.modules, "cupy", None)
