@@ -28,7 +28,10 @@ def test_readme_examples_run(number, tmp_path, monkeypatch):
     exec(compile(python_blocks()[number], f"README block {number}", "exec"), {})
 
 
-@pytest.mark.parametrize("page", ["README.md", "FORMAT.md", "CONTRIBUTING.md", "docs/scan.md", "docs/trellis.md", "docs/gpu.md"])
+PAGES = ["README.md", "FORMAT.md", "CONTRIBUTING.md", "docs/scan.md", "docs/trellis.md", "docs/gpu.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#:]+)\)", text):

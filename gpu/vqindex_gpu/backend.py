@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain, zip_longest
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,6 +95,7 @@ class CudaBackend:
         self._host = NativeBackend(codec)
         self._engines = [Engine(device, codec) for device in devices]
         self._mirrors = [Mirror(device, codec) for device in devices]
+        self._lock = Lock()  # a search changes the mirrors
 
     # ---- rows and queries
 
@@ -167,8 +169,9 @@ class CudaBackend:
         width = min(k, sum(block.rows for block in blocks))
         best = _Best.none(queries.lead.shape[0], width)
         if best.rows.size:
-            for together in self._together(blocks, allowed):
-                self._search_parts(queries, together, confidence, best)
+            with self._lock:
+                for together in self._together(blocks, allowed):
+                    self._search_parts(queries, together, confidence, best)
         return best.finished(k, ascending=self.spec.metric == "l2")
 
     def range_search(
@@ -185,20 +188,27 @@ class CudaBackend:
         bars = -thresholds if ascending else thresholds
         none = np.empty(0, np.int64)
         found = [(none, np.empty(0, np.float32), none)]
-        for together in self._together(blocks, allowed):
-            for engine, part in zip(self._engines, together, strict=True):
-                if part is None:
-                    continue
-                at_once = engine.batch(part.segments, 1)
-                for start in range(0, nq, at_once):
-                    at = slice(start, start + at_once)
-                    some = engine.range_search(part.segments, queries.take(at), bars[at], confidence, part.filter(at))
-                    found.append((some[0] + start, some[1], part.row_numbers(some[2])))
+        with self._lock:
+            for together in self._together(blocks, allowed):
+                found.extend(self._range_parts(queries, together, confidence, bars))
         query, scores, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
         order = np.lexsort((rows, -scores, query))
         lims = np.searchsorted(query[order], np.arange(nq + 1)).astype(np.int64)
         scores = scores[order]
         return lims, (np.float32(0) - scores if ascending else scores), rows[order]
+
+    def _range_parts(
+        self, queries: Queries, parts: Sequence[_Part | None], confidence: float, bars: F32
+    ) -> Iterator[tuple[I64, F32, I64]]:
+        """Yield query numbers, scores and rows of what is above the bars in a part of the rows on each device."""
+        for engine, part in zip(self._engines, parts, strict=True):
+            if part is None:
+                continue
+            at_once = engine.batch(part.segments, 1)
+            for start in range(0, queries.lead.shape[0], at_once):
+                at = slice(start, start + at_once)
+                some = engine.range_search(part.segments, queries.take(at), bars[at], confidence, part.filter(at))
+                yield some[0] + start, some[1], part.row_numbers(some[2])
 
     def _together(
         self, blocks: Sequence[Block], allowed: Sequence[NDArray[np.uint64] | None] | None

@@ -40,6 +40,9 @@ class Device(Protocol):
     def copy_to(self, target: Any, array: NDArray[Any]) -> None:
         """Copy a host array into a contiguous device array (or slice) of its shape and type."""
 
+    def synchronize(self) -> None:
+        """Wait until what was started on the current stream is done."""
+
     def fill(self, array: Any, value: int) -> None:
         """Set all bytes of a contiguous array."""
 

@@ -108,6 +108,11 @@ class CupyDevice:
             host: NDArray[Any] = self._cupy.asnumpy(array)
         return host
 
+    def synchronize(self) -> None:
+        """Wait until what was started on the current stream is done."""
+        with self._device:
+            self._cupy.cuda.get_current_stream().synchronize()
+
     def fill(self, array: Any, value: int) -> None:
         """Set all bytes of a contiguous array."""
         with self._device:

@@ -257,6 +257,7 @@ class Mirror:
             device.copy_to(segment.tail[at : at + rows], tail)
         if segment.norm is not None and block.norm is not None:
             device.copy_to(segment.norm[at : at + rows], block.norm[start:stop])
+        device.synchronize()  # later searches may run on other streams
 
     def _weights(self, block: Block, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Weights of the two sums (reference.py, `_weights`)."""

@@ -116,6 +116,9 @@ class EmulatedDevice:
         assert target.dtype == array.dtype
         target[...] = array
 
+    def synchronize(self):
+        pass
+
     def fill(self, array, value):
         assert array.flags.c_contiguous
         array.reshape(-1).view(np.uint8)[...] = value

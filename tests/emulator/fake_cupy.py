@@ -118,6 +118,7 @@ def install(monkeypatch, devices=1, memory=2**40, error=None):
     module.cuda = types.SimpleNamespace(
         Device=lambda number: Device(module, number),
         runtime=runtime,
+        get_current_stream=lambda: types.SimpleNamespace(synchronize=lambda: None),
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         function=types.SimpleNamespace(Module=Module),
     )
