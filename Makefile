@@ -40,7 +40,8 @@ frameworks: $(STAMPS)/frameworks
 lint: $(STAMPS)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror vqindex/native/*.cpp vqindex/native/*.hpp vqindex/native/*.inl benchmarks/*.cpp
+	$(BIN)/clang-format --dry-run --Werror vqindex/native/*.cpp vqindex/native/*.hpp vqindex/native/*.inl \
+	    benchmarks/*.cpp gpu/vqindex_gpu/kernels/* tests/emulator/*.hpp
 
 types: $(STAMPS)/test
 	$(BIN)/mypy

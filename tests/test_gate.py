@@ -10,7 +10,7 @@ from vqindex.codec import Codec
 from vqindex.spec import IndexSpec
 
 
-@pytest.fixture(params=available())
+@pytest.fixture(params=[*available(), pytest.param("cuda", marks=pytest.mark.gpu)])
 def make_backend(request):
     return lambda codec: make(codec, request.param)
 

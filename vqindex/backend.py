@@ -153,19 +153,28 @@ def _native(codec: Codec) -> Backend:
     return NativeBackend(codec)
 
 
+def _cuda(codec: Codec) -> Backend:
+    from vqindex_gpu.backend import CudaBackend
+    from vqindex_gpu.launch import find_devices
+
+    return CudaBackend(codec, find_devices())
+
+
 # A new backend is one line here: a name and a factory that may raise BackendError with the reason.
-_FACTORIES: dict[str, Callable[[Codec], Backend]] = {"native": _native, "reference": _reference}
+_FACTORIES: dict[str, Callable[[Codec], Backend]] = {"native": _native, "reference": _reference, "cuda": _cuda}
+_NEED_DEVICES = ("cuda",)
 
 
 def available() -> tuple[str, ...]:
-    """Return the names of the backends this build has."""
-    return tuple(_FACTORIES)
+    """Return the names of the backends that run wherever this build does."""
+    return tuple(name for name in _FACTORIES if name not in _NEED_DEVICES)
 
 
 def resolve(device: str = "auto") -> str:
     """Return the backend's name for a device: ``auto``, ``cpu``, ``cuda`` or a backend's own name.
 
-    The environment variable VQINDEX_BACKEND decides what ``auto`` and ``cpu`` mean.
+    The environment variable VQINDEX_BACKEND decides what ``auto`` and ``cpu`` mean; without it both are ``native``. So
+    a GPU is used where it is asked for, never because it is there.
 
     Raises
     ------
@@ -175,6 +184,8 @@ def resolve(device: str = "auto") -> str:
     wanted = device
     if device in ("auto", "cpu"):
         wanted = os.environ.get("VQINDEX_BACKEND") or "native"
+        if device == "cpu" and wanted in _NEED_DEVICES:
+            wanted = "native"
     if wanted not in _FACTORIES:
         origin = f"VQINDEX_BACKEND is {wanted!r}" if wanted != device else f"device is {device!r}"
         raise BackendError(f"{origin}; this build has: auto, cpu, {', '.join(_FACTORIES)}")

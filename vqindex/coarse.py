@@ -32,7 +32,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MAX_DIM", "CoarseTerms", "bounds", "coarse_query", "quantile"]
+__all__ = ["MAX_DIM", "CoarseTerms", "bound_scales", "bounds", "coarse_query", "quantile"]
 
 F32 = NDArray[np.float32]
 
@@ -67,6 +67,13 @@ def coarse_query(lead: NDArray[np.int16]) -> tuple[NDArray[np.int8], NDArray[np.
     return c.astype(np.int8), left
 
 
+def bound_scales(terms: CoarseTerms, z: float, left: NDArray[np.int64], scale: F32, query_norm: F32) -> tuple[F32, F32]:
+    """Return A and B of queries, float32 (nq,); arguments as for `bounds`."""
+    wide_scale, wide_norm = scale.astype(np.float64), query_norm.astype(np.float64)
+    variance = terms.plane * (wide_norm * wide_norm) + (terms.rounding * left) * (wide_scale * wide_scale)
+    return (terms.scale * wide_scale).astype(np.float32), (z * np.sqrt(variance)).astype(np.float32)
+
+
 def bounds(
     terms: CoarseTerms,
     z: float,
@@ -93,9 +100,6 @@ def bounds(
     norm : ndarray of float32, shape (n,), or None
         |x|; None for cosine.
     """
-    wide_scale, wide_norm = scale.astype(np.float64), query_norm.astype(np.float64)
-    variance = terms.plane * (wide_norm * wide_norm) + (terms.rounding * left) * (wide_scale * wide_scale)
-    a = (terms.scale * wide_scale).astype(np.float32)
-    b = (z * np.sqrt(variance)).astype(np.float32)
+    a, b = bound_scales(terms, z, left, scale, query_norm)
     ip: F32 = sums * a[:, None] + b[:, None]
     return ip if norm is None else ip * norm

@@ -53,7 +53,8 @@ class VQIndex:
         can give exact scores to a shortlist. They cost 4, 2 or 1 bytes per coordinate, in the file as well, where a
         search of a memory-mapped index reads only those of its shortlists.
     device : str, default "auto"
-        ``"auto"``, ``"cpu"``, or a backend's name.
+        ``"auto"``, ``"cpu"``, ``"cuda"``, or a backend's name. ``"auto"`` is the CPU unless the environment variable
+        VQINDEX_BACKEND names another backend.
 
     Raises
     ------
@@ -136,6 +137,28 @@ class VQIndex:
     def meta(self) -> dict[str, Any]:
         """Free JSON-able notes that are saved with the index (the CLI keeps build times here)."""
         return self._meta
+
+    def to(self, device: str) -> VQIndex:
+        """Search and encode on another device from now on; codes and results are the same on all of them.
+
+        Parameters
+        ----------
+        device : str
+            As for the constructor. Rows go to a GPU with the first search there, and leave it with this call.
+
+        Returns
+        -------
+        VQIndex
+            The index itself.
+
+        Raises
+        ------
+        BackendError
+            If the device has no backend here. The index then stays where it was.
+        """
+        self._backend = make_backend(self._codec, device)
+        self._rows.put_by(self._backend.put)
+        return self
 
     def train(self, vectors: Any = None) -> None:
         """Do nothing; there so that code written for faiss runs unchanged.

@@ -46,6 +46,10 @@ class RowStore:
     def __len__(self) -> int:
         return sum(block.rows for block in self._sealed) + self._used
 
+    def put_by(self, put: Callable[[Encoded, Block, int], None]) -> None:
+        """Have another backend write code rows from now on."""
+        self._put = put
+
     @property
     def nbytes(self) -> int:
         """Bytes of all blocks, spare room included."""

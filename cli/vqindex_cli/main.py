@@ -13,6 +13,7 @@ from .build import build
 from .change import add, compact, delete
 from .data import datasets
 from .demo import demo
+from .doctor import doctor
 from .evaluate import evaluate
 from .inspect import info, verify
 from .search import search
@@ -30,7 +31,7 @@ def cli() -> None:
     """
 
 
-for command in (build, add, delete, compact, search, evaluate, bench, info, verify, datasets, demo):
+for command in (build, add, delete, compact, search, evaluate, bench, info, verify, datasets, demo, doctor):
     cli.add_command(command)
 
 

@@ -1,0 +1,1 @@
+"""The CUDA backend of vqindex. Importing it starts nothing: no CuPy, no driver, no compiler."""

@@ -1,0 +1,277 @@
+"""Mirror: rows of the index in device memory, brought there from host blocks and kept as long as those are searched.
+
+The host's blocks are the truth, the mirror is a cache of them. Rows are cut into pieces of at most `SEGMENT_ROWS`; a
+piece that grows gets new segments behind the old ones, so growth copies nothing on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqindex.codec import Codec
+from vqindex.planes import Block
+
+from .device import Device, scalar
+from .layout import TILE_ROWS, Layout
+
+__all__ = ["SEGMENT_ROWS", "Mirror", "Piece", "Segment", "cut"]
+
+SEGMENT_ROWS = 2**20
+_FIRST_ROWS = 1024
+_THREADS = 128
+
+
+class Piece(NamedTuple):
+    """Rows of one host block: at most SEGMENT_ROWS, from a multiple of TILE_ROWS on.
+
+    Attributes
+    ----------
+    block : Block
+        Views of the host's arrays, of these rows alone.
+    first_row : int
+        Number of its first row in the index.
+    words : ndarray of uint64 or None
+        Its part of a filter, (tiles,) or (nq, tiles).
+    """
+
+    block: Block
+    first_row: int
+    words: NDArray[np.uint64] | None
+
+    def taken(self, start: int, stop: int) -> Piece:
+        """Return some of the rows; `start` begins a tile."""
+        tiles = slice(start // TILE_ROWS, -(-stop // TILE_ROWS))
+        signs, codes, factor, norm = self.block
+        signs = None if signs is None else signs[tiles]
+        norm = None if norm is None else norm[start:stop]
+        words = None if self.words is None else self.words[..., tiles]
+        return Piece(Block(signs, codes[start:stop], factor[start:stop], norm), self.first_row + start, words)
+
+    def parts(self, most: int) -> Iterator[Piece]:
+        """Yield the rows in order, at most about `most` at a time, but a tile at least."""
+        step = max(TILE_ROWS, most // TILE_ROWS * TILE_ROWS)
+        for start in range(0, self.block.rows, step):
+            yield self.taken(start, min(self.block.rows, start + step))
+
+
+def cut(blocks: Sequence[Block], allowed: Sequence[NDArray[np.uint64] | None] | None = None) -> list[Piece]:
+    """Cut blocks, and their filters, into pieces."""
+    pieces: list[Piece] = []
+    offset = 0
+    for number, block in enumerate(blocks):
+        whole = Piece(block, offset, None if allowed is None else allowed[number])
+        pieces.extend(whole.parts(SEGMENT_ROWS))
+        offset += block.rows
+    return pieces
+
+
+@dataclass
+class Segment:
+    """Rows that lie together on the device; room for `capacity`, a multiple of TILE_ROWS.
+
+    Attributes
+    ----------
+    codes : device array of uint64
+        Rows in the layout of kernels/layout.cuh.
+    lead, tail, norm : device array of float32 or None
+        Weights of the two sums, and |x|.
+    """
+
+    codes: Any
+    lead: Any
+    tail: Any
+    norm: Any
+    capacity: int
+    rows: int = 0
+
+    @property
+    def tiles(self) -> int:
+        """Tiles in use."""
+        return -(-self.rows // TILE_ROWS)
+
+
+@dataclass
+class _Entry:
+    # The host's factors of the piece: their address is the piece's name, which none else has while this holds them.
+    factor: NDArray[np.float32]
+    segments: list[Segment] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        return sum(segment.rows for segment in self.segments)
+
+
+class Mirror:
+    """Pieces on one device.
+
+    Parameters
+    ----------
+    device : Device
+        Where.
+    codec : Codec
+        Of the rows.
+    """
+
+    def __init__(self, device: Device, codec: Codec) -> None:
+        self._device, self._codec = device, codec
+        self.layout = Layout.of(codec)
+        self._two_sums = codec.has_sketch
+        self._entries: dict[int, _Entry] = {}
+
+    @property
+    def row_bytes(self) -> int:
+        """Device bytes of a row."""
+        scalars = 1 + self._two_sums + self._codec.spec.stores_norm
+        return self.layout.tile_words * 8 // TILE_ROWS + 4 * scalars
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows on the device, spare room included."""
+        rows = sum(segment.capacity for entry in self._entries.values() for segment in entry.segments)
+        return rows * self.row_bytes
+
+    def free_bytes(self) -> int:
+        """Bytes of device memory that are free."""
+        return self._device.free_bytes()
+
+    def missing_bytes(self, pieces: Sequence[Piece]) -> int:
+        """Return the device bytes that `hold` would allocate."""
+        total = 0
+        for piece in pieces:
+            entry = self._entries.get(piece.block.factor.ctypes.data)
+            there = 0 if entry is None else sum(segment.capacity for segment in entry.segments)
+            total += _capacity(piece.block.rows, there) if piece.block.rows > there else 0
+        return total * self.row_bytes
+
+    def needed_bytes(self, piece: Piece) -> int:
+        """Return the device bytes that `load` would allocate."""
+        return _capacity(piece.block.rows, 0) * self.row_bytes
+
+    def keep_only(self, pieces: Sequence[Piece]) -> None:
+        """Let go of all pieces but these."""
+        wanted = {piece.block.factor.ctypes.data for piece in pieces}
+        self._entries = {key: entry for key, entry in self._entries.items() if key in wanted}
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._entries = {}
+
+    def changed(self, factor: NDArray[np.float32], start: int) -> None:
+        """Note that rows of a host block, given by its factors, changed from row `start` on."""
+        first = factor.ctypes.data
+        for key, entry in self._entries.items():
+            offset = (key - first) // factor.itemsize
+            if 0 <= offset < len(factor):
+                self._truncate(entry, max(0, start - offset) // TILE_ROWS * TILE_ROWS)
+
+    @staticmethod
+    def _truncate(entry: _Entry, rows: int) -> None:
+        for segment in entry.segments:
+            segment.rows = max(0, min(segment.rows, rows))
+            rows -= segment.rows
+
+    def hold(self, piece: Piece) -> list[Segment]:
+        """Bring a piece up to date on the device and return its segments.
+
+        Raises
+        ------
+        BackendError
+            If device memory does not suffice; what was there stays.
+        """
+        key, rows = piece.block.factor.ctypes.data, piece.block.rows
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = _Entry(piece.block.factor)
+        if entry.rows != rows:
+            # A tile that is not full is brought again, with its new rows.
+            self._truncate(entry, min(entry.rows, rows) // TILE_ROWS * TILE_ROWS)
+            there = sum(segment.capacity for segment in entry.segments)
+            if rows > there:
+                entry.segments.append(self._allocate(_capacity(rows, there)))
+            self._fill(entry, piece.block)
+        entry.factor = piece.block.factor
+        self._entries[key] = entry
+        return [segment for segment in entry.segments if segment.rows]
+
+    def load(self, piece: Piece) -> Segment:
+        """Bring a piece to the device, and keep nothing of it here."""
+        entry = _Entry(piece.block.factor, [self._allocate(-(-piece.block.rows // TILE_ROWS) * TILE_ROWS)])
+        self._fill(entry, piece.block)
+        return entry.segments[0]
+
+    def _allocate(self, capacity: int) -> Segment:
+        device = self._device
+
+        def scalars(wanted: bool) -> Any:
+            return device.empty((capacity,), np.float32) if wanted else None
+
+        codes = device.empty((capacity // TILE_ROWS * self.layout.tile_words,), np.uint64)
+        return Segment(codes, scalars(True), scalars(self._two_sums), scalars(self._codec.spec.stores_norm), capacity)
+
+    def _fill(self, entry: _Entry, block: Block) -> None:
+        done = 0
+        for segment in entry.segments:
+            stop = min(block.rows, done + segment.capacity)
+            if done + segment.rows < stop:
+                self._write(segment, block, done + segment.rows, stop, segment.rows)
+                segment.rows = stop - done
+            done = stop
+
+    def _write(self, segment: Segment, block: Block, start: int, stop: int, at: int) -> None:
+        """Write host rows start .. stop to rows of a segment from `at` on; both begin a tile."""
+        device, spec, layout = self._device, self._codec.spec, self.layout
+        rows = stop - start
+        codes, signs = device.upload(np.ascontiguousarray(block.codes[start:stop])), None
+        if block.signs is not None:
+            signs = device.upload(np.ascontiguousarray(block.signs[start // TILE_ROWS : -(-stop // TILE_ROWS)]))
+        first, last = at // TILE_ROWS * layout.tile_words, -(-(at + rows) // TILE_ROWS) * layout.tile_words
+        device.fill(segment.codes[first:last], 0)
+        words = rows * layout.chunks * 4
+        device.launch(
+            "repack",
+            {"SLOT": layout.slot, "THREADS": _THREADS},
+            (-(-words // _THREADS), 1),
+            _THREADS,
+            [
+                codes,
+                signs,
+                scalar(block.codes.shape[1], "i"),
+                scalar(spec.sign_bytes, "i"),
+                scalar(layout.fields, "i"),
+                scalar(layout.bits, "i"),
+                scalar(spec.lead if spec.has_sign_plane else 0, "i"),
+                scalar(at, "q"),
+                scalar(rows, "q"),
+                scalar(layout.chunks, "i"),
+                segment.codes,
+            ],
+        )
+        lead, tail = self._weights(block, start, stop)
+        device.copy_to(segment.lead[at : at + rows], lead)
+        if segment.tail is not None:
+            device.copy_to(segment.tail[at : at + rows], tail)
+        if segment.norm is not None and block.norm is not None:
+            device.copy_to(segment.norm[at : at + rows], block.norm[start:stop])
+        device.synchronize()  # later searches may run on other streams
+
+    def _weights(self, block: Block, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Weights of the two sums (reference.py, `_weights`)."""
+        codec, factor = self._codec, np.ascontiguousarray(block.factor[start:stop])
+        if not codec.has_sketch:
+            return factor, factor
+        if codec.renormalised:
+            return factor, factor * codec.beta
+        if block.norm is not None:
+            return block.norm[start:stop] * codec.cell_scale, factor
+        return np.where(factor > 0, codec.cell_scale, np.float32(0)), factor
+
+
+def _capacity(rows: int, there: int) -> int:
+    """Rows to allocate for a piece of `rows` rows, `there` of which have room: as much again, within the segment."""
+    wanted = max(rows - there, min(max(there, _FIRST_ROWS if there else 0), SEGMENT_ROWS - there))
+    return -(-wanted // TILE_ROWS) * TILE_ROWS

@@ -1,0 +1,49 @@
+"""Run a piece of the engine with one barrier deleted; what that does may end the process, so it has one of its own.
+
+python broken.py BODY START NUMBER SEED     exits with 0 only if the results are right
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "support")]
+
+import gate
+import gpu_checks as gpu
+from emulated import EmulatedDevice
+
+from vqindex_gpu.backend import CudaBackend
+from vqindex_gpu.engine import Engine
+
+BARRIER = "__syncthreads();"
+
+
+def without_barrier(start, number):
+    """Return an edit that deletes one barrier behind a mark of the source."""
+
+    def edit(text):
+        head, mark, tail = text.partition(start)
+        if not mark:
+            return text
+        parts = tail.split(BARRIER)
+        parts[number : number + 2] = [parts[number] + parts[number + 1]]
+        return head + mark + BARRIER.join(parts)
+
+    return edit
+
+
+def encode(edit, seed):
+    engine = Engine(EmulatedDevice(seed, edit=edit), gpu.codec_of(300, 4))
+    gpu.encodes_like_the_reference(engine, gate.corpus(300, rows=20)[14:])
+
+
+def scan(edit, seed):
+    made = gpu.codec_of(200, 4)
+    backend = CudaBackend(made, [EmulatedDevice(seed, edit=edit)])
+    gpu.searches_like_the_reference(backend, gpu.stored(made, gate.corpus(200, rows=700)), gate.queries(200), 3)
+
+
+if __name__ == "__main__":
+    body, start, number, seed = sys.argv[1:]
+    edit = without_barrier(start, int(number)) if start else None
+    {"encode": encode, "scan": scan}[body](edit, int(seed))

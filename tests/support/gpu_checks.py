@@ -1,0 +1,55 @@
+"""What the GPU engine must do, as bodies that tests run on the emulator and, with -m gpu, on a device."""
+
+import itertools
+
+import numpy as np
+
+from vqindex.codec import Codec
+from vqindex.planes import split
+from vqindex.reference import ReferenceBackend
+from vqindex.spec import IndexSpec
+
+
+def codec_of(dim, bits, metric="ip", **kwargs):
+    return Codec(IndexSpec(dim, bits, metric, seed=3, **kwargs))
+
+
+def same(got, want, what=""):
+    """Equal types, shapes and bits."""
+    got, want = np.asarray(got), np.asarray(want)
+    assert got.dtype == want.dtype, what
+    assert got.shape == want.shape, what
+    wrong = np.argwhere(np.atleast_1d(got.view(f"u{got.itemsize}") != want.view(f"u{want.itemsize}")))
+    assert not wrong.size, f"{what}: {len(wrong)} differ, first at {wrong[0]}: {got[tuple(wrong[0])]}"
+
+
+def encodes_like_the_reference(engine, vectors):
+    """Codes, factors and norms, and prepared queries."""
+    device, reference = engine.device, ReferenceBackend(engine.codec)
+    on_device = device.upload(vectors)
+    got, want = engine.encode(on_device), reference.encode(vectors)
+    for name, ours, theirs in zip(want._fields, got, want, strict=True):
+        assert (ours is None) == (theirs is None)
+        if theirs is not None:
+            same(device.download(ours), theirs, name)
+    prepared, expected = engine.prepare(on_device), reference.prepare(vectors)
+    for name in ("lead", "lead_scale", "norm"):
+        same(getattr(prepared, name), getattr(expected, name), name)
+
+
+def stored(codec, vectors, cuts=()):
+    """Encode with the reference and split into blocks."""
+    rows = ReferenceBackend(codec).encode(vectors)
+    edges = [0, *cuts, len(vectors)]
+    return [split(codec.spec, rows.take(slice(*edge))) for edge in itertools.pairwise(edges)]
+
+
+def searches_like_the_reference(backend, blocks, queries, k, confidence=1.0, **kwargs):
+    """Scores, rows and order."""
+    reference = ReferenceBackend(backend.codec)
+    prepared = reference.prepare(queries)
+    got = backend.search(prepared, blocks, k, confidence, **kwargs)
+    want = reference.search(prepared, blocks, k, confidence, **kwargs)
+    same(got[1], want[1], "rows")
+    same(got[0], want[0], "scores")
+    return got

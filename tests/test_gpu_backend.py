@@ -1,0 +1,190 @@
+"""CudaBackend over emulated devices: memory, growth, streaming, several devices, filters; always the same results."""
+
+import gate
+import gpu_checks as gpu
+import numpy as np
+import pytest
+from emulated import EmulatedDevice
+
+from vqindex.errors import BackendError
+from vqindex.reference import ReferenceBackend
+from vqindex.rows import RowStore
+from vqindex_gpu import mirror
+from vqindex_gpu.backend import CudaBackend
+
+DIM = 40
+
+
+@pytest.fixture(params=[("turboquant-prod", 4), ("trellis", 2)], ids=["scalar", "trellis"])
+def codec(request):
+    name, bits = request.param
+    return gpu.codec_of(DIM, bits, "l2", codec=name)
+
+
+@pytest.fixture
+def small_segments(monkeypatch):
+    """Segments of 128 rows, so that a few hundred rows are several."""
+    monkeypatch.setattr(mirror, "SEGMENT_ROWS", 128)
+
+
+def corpus(n):
+    return gate.corpus(DIM, rows=n)
+
+
+def filters(blocks, lines=None, seed=1):
+    """Return random words for each block, the second one without."""
+    rng = np.random.default_rng(seed)
+    shapes = [(-(-block.rows // 64),) if lines is None else (lines, -(-block.rows // 64)) for block in blocks]
+    words = [rng.integers(0, 2**64, shape, dtype=np.uint64) for shape in shapes]
+    return [None if number == 1 else part for number, part in enumerate(words)]
+
+
+def test_what_is_there_is_not_brought_again(codec, small_segments):
+    device = EmulatedDevice()
+    backend = CudaBackend(codec, [device])
+    blocks = gpu.stored(codec, corpus(300))
+    for _ in range(2):
+        gpu.searches_like_the_reference(backend, blocks, gate.queries(DIM), 7)
+    assert device.launches.count("repack") == 3
+    assert backend.device_bytes >= 300 * codec.spec.bytes_per_vector
+    backend.forget()
+    assert backend.device_bytes == 0
+
+
+def test_growth_brings_new_rows_and_copies_none(codec, small_segments):
+    device, reference = EmulatedDevice(), ReferenceBackend(codec)
+    backend = CudaBackend(codec, [device])
+    store = RowStore(codec.spec, backend.put)
+    x, n = corpus(700), 0
+    for more in (1, 62, 1, 1, 63, 100, 7, 300):
+        store.append(reference.encode(x[n : n + more]))
+        n += more
+        gpu.searches_like_the_reference(backend, store.blocks(), gate.queries(DIM), 9, 0.9)
+    assert len(store) == n
+    before = device.launches.count("repack")
+    store.append(reference.encode(x[:1]))
+    gpu.searches_like_the_reference(backend, store.blocks(), gate.queries(DIM), 9)
+    assert device.launches.count("repack") == before + 1
+
+
+def test_rows_written_again_are_brought_again(codec):
+    backend, reference = CudaBackend(codec, [EmulatedDevice()]), ReferenceBackend(codec)
+    (block,) = gpu.stored(codec, corpus(200))
+    gpu.searches_like_the_reference(backend, [block], gate.queries(DIM), 5)
+    backend.put(reference.encode(gate.corpus(DIM, rows=30, seed=5)), block, 100)
+    gpu.searches_like_the_reference(backend, [block], gate.queries(DIM), 5)
+
+
+def test_an_empty_index_and_no_queries(codec):
+    backend = CudaBackend(codec, [EmulatedDevice()])
+    blocks = gpu.stored(codec, corpus(100))
+    gpu.searches_like_the_reference(backend, [], gate.queries(DIM), 3)
+    gpu.searches_like_the_reference(backend, blocks, gate.queries(DIM)[:0], 3)
+
+
+@pytest.mark.parametrize("devices", [2, 3, 5])
+def test_rows_are_shared_among_devices(codec, small_segments, devices):
+    several = [EmulatedDevice(seed) for seed in range(1, devices + 1)]
+    backend = CudaBackend(codec, several)
+    blocks = gpu.stored(codec, corpus(450), (41, 230))
+    for k in (1, 12, 500):
+        gpu.searches_like_the_reference(backend, blocks, gate.queries(DIM), k, 0.6)
+    assert all("repack" in device.launches for device in several)
+
+
+def test_an_index_larger_than_device_memory_is_streamed(codec):
+    blocks = gpu.stored(codec, corpus(1500), (41,))
+    roomy = EmulatedDevice()
+    gpu.searches_like_the_reference(CudaBackend(codec, [roomy]), blocks, gate.queries(DIM), 12)
+    tight = EmulatedDevice(memory=120_000)
+    backend = CudaBackend(codec, [tight])
+    gpu.searches_like_the_reference(backend, blocks, gate.queries(DIM), 12, 0.6)
+    assert tight.launches.count("repack") > roomy.launches.count("repack")
+    assert backend.device_bytes == 0
+
+
+def test_too_little_memory_is_an_error_with_numbers_that_changes_nothing(codec):
+    blocks = gpu.stored(codec, corpus(200))
+    before = [part.copy() for part in blocks[0] if part is not None]
+    device = EmulatedDevice(memory=3000)
+    backend = CudaBackend(codec, [device])
+    prepared = ReferenceBackend(codec).prepare(gate.queries(DIM))
+    with pytest.raises(BackendError, match=r"\d+ (rows need )?(\d+ )?bytes .*free"):
+        backend.search(prepared, blocks, 3)
+    for was, part in zip(before, (part for part in blocks[0] if part is not None), strict=True):
+        gpu.same(part, was)
+    device.memory = 2**30
+    gpu.searches_like_the_reference(backend, blocks, gate.queries(DIM), 3)
+
+
+def test_memory_is_given_back(codec):
+    device = EmulatedDevice()
+    backend = CudaBackend(codec, [device])
+    gpu.searches_like_the_reference(backend, gpu.stored(codec, corpus(500)), gate.queries(DIM), 3)
+    gpu.searches_like_the_reference(backend, gpu.stored(codec, corpus(64)), gate.queries(DIM), 3)
+    held, tables = device.memory - device.free_bytes(), 2**14
+    assert held <= backend.device_bytes + tables
+
+
+def test_batches_of_queries(codec, monkeypatch):
+    from vqindex_gpu import engine
+
+    monkeypatch.setattr(engine, "_BATCH_BYTES", 60_000)
+    backend = CudaBackend(codec, [EmulatedDevice()])
+    blocks = gpu.stored(codec, corpus(300), (41,))
+    gpu.searches_like_the_reference(backend, blocks, gate.corpus(DIM, rows=33, seed=2), 5)
+    assert backend._engines[0].device.launches.count("scan") > 2
+
+
+def test_vectors_on_the_device_stay_there(codec):
+    device = EmulatedDevice()
+    backend, reference = CudaBackend(codec, [device]), ReferenceBackend(codec)
+    x = corpus(50)
+    for given in (x, device.upload(x)):
+        for ours, theirs in zip(backend.encode(given), reference.encode(x), strict=True):
+            gpu.same(ours, theirs)
+        got, want = backend.prepare(given), reference.prepare(x)
+        gpu.same(got.lead, want.lead)
+        gpu.same(got.lead_scale, want.lead_scale)
+
+
+def test_codecs_without_a_kernel_encode_on_the_host():
+    made = gpu.codec_of(DIM, 3, sketch="orthogonal")
+    device = EmulatedDevice()
+    backend, reference = CudaBackend(made, [device]), ReferenceBackend(made)
+    for given in (corpus(20), device.upload(corpus(20))):
+        gpu.same(backend.encode(given).codes, reference.encode(corpus(20)).codes)
+        gpu.same(backend.prepare(given).tail, reference.prepare(corpus(20)).tail)
+    assert device.launches == []
+
+
+@pytest.mark.parametrize("lines", [None, 10], ids=["for all queries", "for each"])
+def test_filters(codec, small_segments, lines):
+    blocks = gpu.stored(codec, corpus(450), (41, 230))
+    backend = CudaBackend(codec, [EmulatedDevice(), EmulatedDevice(2)])
+    for k in (1, 12, 400):
+        allowed = filters(blocks, lines)
+        gpu.searches_like_the_reference(backend, blocks, gate.queries(DIM), k, 0.6, allowed=allowed)
+
+
+def test_a_filter_that_allows_nothing(codec):
+    blocks = gpu.stored(codec, corpus(100))
+    nothing = [np.zeros(2, np.uint64)]
+    backend = CudaBackend(codec, [EmulatedDevice()])
+    _, rows = gpu.searches_like_the_reference(backend, blocks, gate.queries(DIM), 3, allowed=nothing)
+    assert (rows == -1).all()
+
+
+@pytest.mark.parametrize("confidence", [1.0, 0.6])
+def test_range_searches(codec, small_segments, confidence):
+    blocks = gpu.stored(codec, corpus(450), (41, 230))
+    backend, reference = CudaBackend(codec, [EmulatedDevice(), EmulatedDevice(2)]), ReferenceBackend(codec)
+    prepared = reference.prepare(gate.queries(DIM))
+    scores, _ = reference.search(prepared, blocks, 400)
+    # None, a few, and nearly all rows; the first threshold is a score itself, which is not better than itself.
+    thresholds = np.array([scores[i, place] for i, place in enumerate((0, 1, 5, 70, 200, 399, 3, 8, 20, 60))])
+    for allowed in (None, filters(blocks), filters(blocks, 10)):
+        got = backend.range_search(prepared, blocks, thresholds, confidence, allowed=allowed)
+        want = reference.range_search(prepared, blocks, thresholds, confidence, allowed=allowed)
+        for ours, theirs in zip(got, want, strict=True):
+            gpu.same(ours, theirs)
