@@ -72,9 +72,8 @@ def delete(index: Path, ids: Path, as_json: bool) -> None:
     Ids that are not in INDEX are passed over; if none is, INDEX stays as it is. A file is replaced once the new one
     is on disk; in a store the vectors are marked.
     """
-    wanted = read_ids(ids)
     with changing(index) as loaded:
-        removed, after = loaded.remove(wanted), len(loaded)
+        removed, after = loaded.remove(read_ids(ids)), len(loaded)
     _report({"index": str(index), "removed": removed, "ntotal": after}, f"changed {index}", as_json)
 
 
