@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import cli_tools
 import fake_cupy
@@ -176,3 +177,13 @@ def test_an_index_on_hardware():
         index.add(x)
     for got, want in zip(*[index.search(x[:20], 10) for index in indexes], strict=True):
         gpu.same(got, want)
+
+
+def test_the_benchmark_runs_on_the_emulator(tmp_path):
+    script = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
+    command = [sys.executable, str(script), "--emulate", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert {line["what"] for line in lines} == {"copy", "encode", "search"}
+    assert not list(tmp_path.iterdir()), "times of the emulator are no results"
