@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from paper_recall import load, machine
-from peers import K, mixture, pin, quartiles, turn, versions
+from paper_recall import load
+from peers import K, mixture, pin
 
 import vqindex
 from vqindex_cli.compare import unit
+from vqindex_cli.contest import machine, quartiles, turn, versions
 from vqindex_cli.output import show_table
 from vqindex_datasets import exact_neighbors
 from vqindex_datasets.recall import recall_at_k

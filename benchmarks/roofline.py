@@ -28,13 +28,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paper_recall import machine, spread
+from paper_recall import spread
 
 import vqindex
 from vqindex.backend import make_backend
 from vqindex.coarse import quantile
 from vqindex.codec import Codec
 from vqindex.planes import join_rows
+from vqindex_cli.contest import machine
 from vqindex_cli.output import show_table
 
 HERE = Path(__file__).parent

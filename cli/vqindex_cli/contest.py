@@ -24,7 +24,19 @@ from vqindex_datasets.recall import recall_1_at_k, recall_at_k
 
 from .peers import Built, Peer, Settings, UnavailableError
 
-__all__ = ["MODES", "THREAD_VARIABLES", "Contender", "Data", "contenders_of", "machine", "measure", "on_processors"]
+__all__ = [
+    "MODES",
+    "THREAD_VARIABLES",
+    "Contender",
+    "Data",
+    "contenders_of",
+    "machine",
+    "measure",
+    "on_processors",
+    "quartiles",
+    "turn",
+    "versions",
+]
 
 F32 = NDArray[np.float32]
 SINGLE_CALLS = 200
@@ -114,7 +126,7 @@ def machine() -> dict[str, Any]:
     return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "numpy": np.__version__}
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Return the version of every package, and which instruction sets ours and faiss run on."""
     installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
     found = {name: installed[name] for name in _PACKAGES if name in installed}
@@ -142,7 +154,7 @@ def _build_all(
     return built
 
 
-def _turn(search: Callable[[Any], Any], blocks: Sequence[Any], seconds: float) -> tuple[float, float]:
+def turn(search: Callable[[Any], Any], blocks: Sequence[Any], seconds: float) -> tuple[float, float]:
     """Search all blocks, again until `seconds` have passed; return queries per second, and processor time over time."""
     done, start, used = 0, time.perf_counter(), time.process_time()
     while True:
@@ -170,7 +182,7 @@ def _run_rounds(
     for number in range(rounds):
         for mode in MODES:
             for index, mine, of in zip(indexes, blocks, measured, strict=True):
-                rate, busy = _turn(index.search, mine[mode], seconds)
+                rate, busy = turn(index.search, mine[mode], seconds)
                 of[mode].append(rate)
                 of[f"{mode}_busy"].append(busy)
                 turns += 1
@@ -179,7 +191,7 @@ def _run_rounds(
     return [{name: np.array(values) for name, values in of.items()} for of in measured]
 
 
-def _quartiles(values: NDArray[np.float64]) -> dict[str, float]:
+def quartiles(values: NDArray[np.float64]) -> dict[str, float]:
     """Return median and quartiles to four digits."""
     low, middle, high = np.percentile(values, [25, 50, 75])
     return {name: float(f"{v:.4g}") for name, v in (("median", middle), ("q1", low), ("q3", high))}
@@ -191,9 +203,9 @@ def _speed(
     """Return queries per second, the ratio to turbovec (or None) round by round, and how busy the turns were."""
     out: dict[str, dict[str, float] | None] = {}
     for mode in MODES:
-        out[f"{mode}_qps"] = _quartiles(mine[mode])
-        out[f"{mode}_ratio_to_turbovec"] = _quartiles(mine[mode] / base[mode]) if base else None
-        out[f"{mode}_processors_used"] = _quartiles(mine[f"{mode}_busy"])
+        out[f"{mode}_qps"] = quartiles(mine[mode])
+        out[f"{mode}_ratio_to_turbovec"] = quartiles(mine[mode] / base[mode]) if base else None
+        out[f"{mode}_processors_used"] = quartiles(mine[f"{mode}_busy"])
     return out
 
 
@@ -241,7 +253,7 @@ def measure(
     head |= {"queries": len(data.queries), "single_calls": SINGLE_CALLS, "threads": settings.threads, "rounds": rounds}
     with phase("building") as step:
         built = _build_all(contenders, data.rows, settings, note, skip, step)
-    tail = {"versions": _versions(), "date": time.strftime("%Y-%m-%d"), **machine()}
+    tail = {"versions": versions(), "date": time.strftime("%Y-%m-%d"), **machine()}
     recalls = []
     with phase("recall") as step:  # also the warm-up
         for number, (_, index) in enumerate(built):
