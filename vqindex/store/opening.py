@@ -42,8 +42,14 @@ def open_store(
     mode : {"r", "a"}
         "r" reads the last commit and keeps to it, whatever a writer does meanwhile. "a" reads and writes; there can be
         one such at a time, and it makes the folder if `dim` is given and there is none.
-    dim, bits, metric, codec, sketch, rotation, seed, keep_vectors
-        As for `VQIndex`, for a new index. Those given for one that is there must be its own.
+    dim, bits : int, optional
+        As for `VQIndex`, for a new index; so the next ones. Those given for one that is there must be its own.
+    metric, codec, sketch, rotation : str, optional
+        As for `VQIndex`.
+    seed : int, optional
+        As for `VQIndex`.
+    keep_vectors : str, optional
+        As for `VQIndex`.
     device : str, default "auto"
         As for `VQIndex`.
     mmap : bool, default True
