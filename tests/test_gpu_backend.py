@@ -188,3 +188,14 @@ def test_range_searches(codec, small_segments, confidence):
         want = reference.range_search(prepared, blocks, thresholds, confidence, allowed=allowed)
         for ours, theirs in zip(got, want, strict=True):
             gpu.same(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["prod-shared", "mse", "prod-orthogonal", "trellis"])
+@pytest.mark.parametrize("dim", [17, 100])
+def test_the_hash_gate(golden, dim, name):
+    def make(codec):
+        return CudaBackend(codec, [EmulatedDevice()])
+
+    expected = golden("gate-trellis.json" if name == "trellis" else "gate.json")[f"{name} {dim}"]
+    assert gate.encode_digests(make, dim, name) == expected["encode"]
+    assert gate.search_digests(make, dim, name) == expected["search"]

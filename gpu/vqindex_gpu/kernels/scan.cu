@@ -40,7 +40,6 @@ struct vq_fragment {
 };
 
 #if VQ_TRELLIS
-#define VQ_LOOK (VQ_WINDOW / VQ_BITS)
 struct vq_table {
   const u8* levels;  // in shared memory
 };
