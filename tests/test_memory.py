@@ -84,9 +84,9 @@ def sparse(monkeypatch, path, spec, n):
     """A valid file of n rows that are all zeros, written by the writer but for its zeros: holes hold them."""
     real = writer._put
 
-    def put(file, name, dtype, shape, parts):
+    def put(file, name, dtype, shape, parts, check):
         if name in ("thresholds", "levels"):
-            return real(file, name, dtype, shape, parts)
+            return real(file, name, dtype, shape, parts, check)
         created = writer.h5py.h5p.create(writer.h5py.h5p.DATASET_CREATE)
         created.set_layout(writer.h5py.h5d.CONTIGUOUS)
         created.set_alloc_time(writer.h5py.h5d.ALLOC_TIME_EARLY)

@@ -4,14 +4,18 @@
 >>> index = vqindex.VQIndex(dim=768, bits=4, metric="cosine")
 """
 
+from typing import TYPE_CHECKING, Any
+
 from .errors import BackendError, FileFormatError, InvalidInputError, StoreError, UnknownIdError, VQIndexError
 from .filters import bitmap, exclude
 from .index import VQIndex
 from .result import RangeResult, SearchResult, SearchResultWithError
 from .spec import IndexSpec
-from .store import DurableIndex
-from .store import open_store as open
 from .version import __version__
+
+if TYPE_CHECKING:
+    from .store import DurableIndex
+    from .store import open_store as open
 
 __all__ = [
     "BackendError",
@@ -31,3 +35,14 @@ __all__ = [
     "exclude",
     "open",
 ]
+
+_ON_DISK = {"DurableIndex": "DurableIndex", "open": "open_store"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load what needs HDF5 when it is first asked for, so that importing vqindex stays quick."""
+    if name not in _ON_DISK:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import store
+
+    return getattr(store, _ON_DISK[name])
