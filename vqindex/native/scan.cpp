@@ -7,6 +7,7 @@
 #include <cstring>
 #include <exception>
 #include <limits>
+#include <system_error>
 #include <thread>
 
 #include "buffer.hpp"
@@ -398,7 +399,15 @@ class Worker {
 
   void gather_signs(std::size_t row, std::uint8_t* signs) const {
     const std::uint8_t* plane = plane_of(row / kBlock * kBlock) + row % kBlock;
-    for (std::size_t j = 0; j < sign_bytes_; ++j) signs[j] = plane[j * kBlock];
+    // Stored by the words they are read by: a read of several stores waits until they have left the processor's queue.
+    for (std::size_t j = 0; j < sign_bytes_; j += 8) {
+      std::uint64_t word = 0;
+      if (j + 8 <= sign_bytes_)
+        for (std::size_t i = 0; i < 8; ++i) word |= std::uint64_t{plane[(j + i) * kBlock]} << (8 * i);
+      else
+        for (std::size_t i = 0; j + i < sign_bytes_; ++i) word |= std::uint64_t{plane[(j + i) * kBlock]} << (8 * i);
+      std::memcpy(signs + j, &word, 8);
+    }
   }
 
   void push(std::size_t q, std::size_t row, float score, float bound) {
@@ -504,7 +513,14 @@ bool scan_all(const Task& task, const Kernels& kernels, std::size_t threads, con
   };
   {
     std::vector<std::thread> others;
-    for (std::size_t t = 1; t < threads; ++t) others.emplace_back(work, t);
+    others.reserve(threads);
+    for (std::size_t t = 1; t < threads; ++t) {
+      try {
+        others.emplace_back(work, t);
+      } catch (const std::system_error&) {
+        work(t);  // the system has no thread to give
+      }
+    }
     work(0);
     for (auto& other : others) other.join();
   }
