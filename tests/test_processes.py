@@ -63,7 +63,7 @@ def test_ctrl_c_stops_a_search(codec, dim, nq, threads):
 
 def test_a_handler_that_raises_nothing_does_not_stop_a_search():
     code = LONG.replace('print("searching"', 'signal.signal(signal.SIGINT, lambda *_: None); print("searching"')
-    command = [sys.executable, "-c", code, "turboquant-prod", "64", "3000", "2"]
+    command = [sys.executable, "-c", code, "turboquant-prod", "64", "60000", "2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout.readline() == "searching\n"

@@ -232,13 +232,12 @@ class _Blocks:
             return self.load(name)
         offset = dataset.id.get_offset()
         array: NDArray[Any] = np.memmap(self.path, dataset.dtype, "r", offset, dataset.shape)
-        if not array.flags.aligned:  # only blocks of less than a page may lie anywhere
+        if offset % dataset.dtype.itemsize:  # blocks below a page may lie anywhere, kernels read aligned values
             array = np.array(array)
             array.flags.writeable = False
         if verify:
             self.check(name, array)
-        # Blocks below a page begin at any byte: values that lie across their own size are copied, for the kernels.
-        return np.array(array) if offset % dataset.dtype.itemsize else array
+        return array
 
 
 def _spec(path: Path, header: dict[str, Any]) -> IndexSpec:

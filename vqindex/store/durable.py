@@ -224,10 +224,13 @@ class DurableIndex(VQIndex):
         self._writable()
         live = self._live()
         held = self._all_held()
-        removed = sum(part.of(live).size - int(np.count_nonzero(part.of(live))) for part in held)
-        tidy = not removed and all(part.of(live).size == self._most_rows for part in held[:-1])
+        removed = live.size - int(np.count_nonzero(live))
+        whole = all(part.of(live).all() for part in held)
+        tidy = whole and all(part.of(live).size == self._most_rows for part in held[:-1])
         if not tidy or self._is_new(held, live):
             self._publish(held, [slice(0, len(held))], live)
+            self._remap()
+        elif removed:  # before they came into a file
             self._remap()
         return removed
 
