@@ -229,7 +229,7 @@ def test_bad_input_raises_and_changes_nothing(data):
             index.search(bad, 3)
     elif what == "ids":
         wrong = [np.arange(n + 1) + 1000, np.full(n, -1), np.arange(n) + 0.5, np.arange(n)[None] + 1000]
-        wrong.append(np.concatenate([np.arange(n - 1) + 1000, [1]]) if explicit else np.arange(n) + 1000)
+        wrong.append(np.concatenate([np.arange(n - 1) + 1000, [1 if explicit else 0]]))  # there already
         if n > 1:
             wrong.append(np.full(n, 1000))
         with pytest.raises(InvalidInputError):
