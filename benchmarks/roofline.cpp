@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <ctime>
 #include <functional>
-#include <random>
 #include <vector>
 
 #include "buffer.hpp"
@@ -62,11 +61,14 @@ void print(const char* kind, const char* name, std::size_t dim, const Spread& ns
 
 template <typename T>
 Buffer<T> random_buffer(std::size_t size, int low, int high) {
-  std::mt19937 random(1);
-  std::uniform_int_distribution<int> value(low, high);
+  std::uint64_t state = 1;
+  const std::uint64_t values = static_cast<std::uint64_t>(high - low + 1);
   Buffer<T> out;
   out.resize(size);
-  for (std::size_t i = 0; i < size; ++i) out.data()[i] = static_cast<T>(value(random));
+  for (std::size_t i = 0; i < size; ++i) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    out.data()[i] = static_cast<T>(low + static_cast<int>((state >> 33) % values));
+  }
   return out;
 }
 

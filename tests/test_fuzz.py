@@ -2,6 +2,7 @@
 and what is refused changes nothing."""
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ LARGE_DIMS = (255, 256, 257, 384, 513, 1000, 1536, 3072)
 BLOCK = 64
 DTYPES = ("f2", "f4", "f8", ">f4", "i1", "u1", "i2", ">i4", "u4", "i8")
 LIMIT = float(2**62)  # of norms, but for cosine
+EXAMPLES = int(os.environ.get("VQINDEX_TEST_FUZZ", "300"))  # of indexes; fewer where each takes long
 
 
 def native(isa, *args, **kwargs):
@@ -118,7 +120,7 @@ def assert_equal(got, want, what):
     assert got.tobytes() == want.tobytes(), what
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.data())
 def test_any_index_is_the_reference(data):
     args, kwargs = data.draw(specs(), "spec")
