@@ -256,6 +256,7 @@ class Scanner {
       const std::size_t lines = words.shape(0), width = (blocks[i].count + 63) / 64;
       if ((lines != 1 && lines != nq) || words.shape(1) < width || (words.shape(1) > 1 && words.stride(1) != 1))
         throw std::invalid_argument("expected uint64 words (1 or nq, ceil(rows / 64)) of rows that may be found");
+      if (lines == 0) continue;  // nobody asks: the words are not even there
       blocks[i].allowed = words.data();
       blocks[i].allowed_step = lines == 1 ? 0 : static_cast<std::size_t>(words.stride(0));
     }
