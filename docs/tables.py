@@ -91,15 +91,20 @@ def _ratio(value: dict[str, float] | None) -> str:
     return "" if value is None else f"{value['median']:.2f}"
 
 
+def _recall_at_10(line: dict[str, Any]) -> float:
+    """Return a line's recall@10, whose name was another before 2026-11-21."""
+    return float(line["recall_at_k"] if "recall_at_k" in line else line["recall_at_10"])
+
+
 def _peers(data: str) -> str:
     measured = [line for line in lines("peers") if line["data"] == data]
     # A later line of the same index replaces an earlier one.
     last = {(line["bits"], line["index"]): line for line in measured}
     rows = []
-    for (bits, name), line in sorted(last.items(), key=lambda item: (item[0][0], -item[1]["recall_at_10"])):
+    for (bits, name), line in sorted(last.items(), key=lambda item: (item[0][0], -_recall_at_10(item[1]))):
         shown = name.replace(" ", "&nbsp;")
         row = [f"**{shown}**" if name.startswith("vqindex") else shown, bits, f"{line['bytes_per_vector']:g}"]
-        row += [f"{line['recall_at_10']:.3f}", three(line["build_seconds"])]
+        row += [f"{_recall_at_10(line):.3f}", three(line["build_seconds"])]
         for way in ("batch", "single"):
             row += [three(line[f"{way}_qps"]["median"]), _ratio(line[f"{way}_ratio_to_turbovec"])]
         rows.append(row)
