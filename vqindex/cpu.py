@@ -176,6 +176,7 @@ class NativeBackend(ReferenceBackend):
         if self._scanner is None:
             return super().search(queries, blocks, k, confidence, threads, allowed)
         scores, rows = [], []
+        coarse = self._coarse(confidence)
         for part, _, left in self._parts(queries, blocks, allowed, _HITS // k):
             found = self._scanner.search(
                 blocks,
@@ -183,7 +184,7 @@ class NativeBackend(ReferenceBackend):
                 part.lead_scale,
                 part.norm,
                 k,
-                self._coarse(confidence),
+                coarse,
                 threads or cpu_count(),
                 left,
             )
@@ -203,6 +204,7 @@ class NativeBackend(ReferenceBackend):
         """Return lims, scores and rows of what is better than the thresholds; a share of the rows on each processor."""
         if self._scanner is None:
             return super().range_search(queries, blocks, thresholds, confidence, threads, allowed)
+        coarse = self._coarse(confidence)
         found = [
             self._scanner.range_search(
                 blocks,
@@ -210,7 +212,7 @@ class NativeBackend(ReferenceBackend):
                 part.lead_scale,
                 part.norm,
                 self._signed(thresholds[at]),
-                self._coarse(confidence),
+                coarse,
                 threads or cpu_count(),
                 left,
             )
