@@ -174,11 +174,15 @@ void kernels(const Kernels& k, std::size_t dim, const Buffer<std::uint8_t>& memo
   for (std::size_t q = 0; q < kMany; ++q)
     k.sign_tables(small.data() + q * units * 24, units, tables.data() + q * units * kUnitTable);
   index.resize(kTileBlocks * units * kUnitIndex);
-  sums16.resize(kTileBlocks * kBlock);
+  sums16.resize(kTileQueries * kTileBlocks * kBlock);
   print("kernel", "sign_tables", dim, time_of([&] { k.sign_tables(small.data(), units, tables.data()); }));
   print("kernel", "sign_expand", dim, time_of([&] { k.sign_expand(memory.data(), plane, kTileBlocks, index.data()); }));
   print("kernel", "sign_tile", dim, time_of([&] {
-          k.sign_tile(index.data(), units, kTileBlocks, tables.data() + next() * units * kUnitTable, sums16.data());
+          const std::size_t first = next() / kTileQueries * kTileQueries;
+          for (std::size_t u = 0; u < units; u += k.pass_units)
+            k.sign_tile(index.data() + u * kTileBlocks * kUnitIndex, tables.data() + (first * units + u) * kUnitTable,
+                        {std::min(units - u, k.pass_units), kTileBlocks, kTileQueries, units * kUnitTable, 2, u > 0},
+                        sums16.data());
         }));
   std::uint64_t hits[kTileBlocks];
   print("kernel", "above", dim, time_of([&] { sink = k.above(sums16.data(), kTileBlocks, 60'000, hits); }));

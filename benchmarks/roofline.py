@@ -41,7 +41,7 @@ from vqindex_cli.output import show_table
 HERE = Path(__file__).parent
 NATIVE = HERE.parent / "vqindex" / "native"
 # Constants of native/kernels.hpp.
-TILE, QUERIES, GROUP, UNIT = 128, 2, 256, 24
+TILE, QUERIES, GROUP, TOGETHER, UNIT = 128, 2, 256, 8, 24
 FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd", "-w"]
 CODES = (("turboquant-prod", 2), ("turboquant-prod", 4), ("trellis", 2), ("trellis", 4))
 
@@ -63,8 +63,8 @@ def work_of(kernel: str, dim: int, memory: int) -> Line:
     if kernel == "tile_sums":  # eight loads and two broadcasts for 16 dot products
         steps = -(-dim // 4)
         return {"pairs": TILE * QUERIES, "dots": 16 * steps, "instructions": 26 * steps}
-    if kernel == "sign_tile":  # for every block and unit four loads, look-ups, three additions and three to widen
-        return {"pairs": GROUP, "permutes": 16 * units, "instructions": units * (4 + 4 * 14)}
+    if kernel == "sign_tile":  # for two queries and a unit 24 loads, 32 look-ups, 24 additions and 24 to widen
+        return {"pairs": GROUP * TOGETHER, "permutes": 16 * TOGETHER * units, "instructions": TOGETHER // 2 * units * 104}
     if kernel == "sign_plane":
         group = -(-dim // 8) * GROUP
         return {"pairs": memory // group * GROUP, "bytes": memory // group * group}

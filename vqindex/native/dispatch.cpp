@@ -18,7 +18,9 @@ std::vector<std::string> supported_isas() {
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2")) {
     names.emplace_back("avx512");
     if (__builtin_cpu_supports("avx512vnni")) names.emplace_back("avx512vnni");
-    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi")) names.emplace_back("avx512vbmi");
+    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi") &&
+        __builtin_cpu_supports("avx512vbmi2"))
+      names.emplace_back("avx512vbmi");
   }
 #elif defined(__aarch64__)
   names.emplace_back("neon");  // part of the 64-bit baseline

@@ -33,11 +33,6 @@ class Best {
   // What is below the bar is out; what equals it may be in only if its row is lower than another's.
   float bar() const { return last_.key; }
 
-  // The k-th best key is known to be at least this, from rows that are to come (again).
-  void expect(float key) {
-    raise({std::nextafter(key, -std::numeric_limits<float>::infinity()), 0, std::numeric_limits<std::int64_t>::max()});
-  }
-
   void push(const Hit& hit) {
     if (!better(hit, last_)) return;
     if (k_ <= kSorted) return insert(hit);
@@ -57,7 +52,10 @@ class Best {
 
   void insert(const Hit& hit) {
     if (hits_.size() == k_) hits_.pop_back();
-    hits_.insert(std::upper_bound(hits_.begin(), hits_.end(), hit, better), hit);
+    hits_.push_back(hit);
+    std::size_t at = hits_.size() - 1;  // from behind, where most belong
+    for (; at && better(hit, hits_[at - 1]); --at) hits_[at] = hits_[at - 1];
+    hits_[at] = hit;
     if (hits_.size() == k_) raise(hits_.back());
   }
 

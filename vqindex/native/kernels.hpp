@@ -21,6 +21,7 @@ constexpr std::size_t kUnitTable = 256;     // bytes of a query's tables for one
 constexpr std::size_t kUnitIndex = 4 * 64;  // bytes of look-up indices for one unit of a block
 constexpr int kSignLimit = 5;               // largest |coordinate| of a query that meets the sign plane
 constexpr std::size_t kSignDim = 6144;      // most coordinates whose shifted sums fit 16 bits
+constexpr std::size_t kTileQueries = 8;     // queries that meet such a tile in one call
 constexpr std::size_t kQueries = 2;         // queries that share one pass over a tile of levels
 
 inline std::size_t padded(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
@@ -90,7 +91,18 @@ VQ_INLINE float bound_of(std::int32_t sum, const Bound& bound, float size) {
   return bound.distance ? 2.0f * ip - (size * size + bound.query2) : ip;
 }
 
+// One pass of queries over look-up indices of a group of rows, or over those of some of its coordinates.
+struct SignPass {
+  std::size_t units, blocks;  // of the indices
+  std::size_t count;          // queries, kTileQueries at most
+  std::size_t step;           // bytes from the tables of one to those of the next
+  std::size_t together;       // units whose entries add up to 255 at most, for all of them
+  bool more;                  // adds to the sums of an earlier pass
+};
+
 struct Kernels {
+  std::size_t pass_units;  // units after which `sign_tile` is better called again, for its indices leave the cache
+
   // Levels of one row of row_bytes bytes (signs: its sign bits, in padded(dim, 64) / 8 bytes); writes padded(dim, 64)
   // bytes, the last of them zero.
   void (*decode)(const Fields& fields, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
@@ -100,6 +112,12 @@ struct Kernels {
                           const std::uint8_t* signs, const std::int16_t* query, std::int8_t* levels);
   // Sum of products with an int16 query; stride is a multiple of 64.
   std::int64_t (*dot)(const std::int8_t* levels, const std::int16_t* query, std::size_t stride);
+  // sums[i] = 128 * sum(query which[i]) + <row places[i], query which[i]> of int8 queries as for tile_sums; levels and
+  // queries are `stride` bytes apart, a multiple of 64. Writes which i have sums above limits[which[i]]; returns how
+  // many.
+  std::size_t (*row_sums)(const std::int8_t* levels, std::size_t stride, const std::uint8_t* places,
+                          const std::int8_t* queries, const std::uint16_t* which, std::size_t count,
+                          const std::int32_t* limits, std::int32_t* sums, std::uint16_t* passing);
   // Sum of squares.
   std::int64_t (*square)(const std::int8_t* levels, std::size_t stride);
 
@@ -113,14 +131,15 @@ struct Kernels {
   std::uint64_t (*passing)(const std::int32_t* sums, const Test& test, const float* weight, const float* error,
                            const float* size);
 
-  // Tables of a query whose coordinates are int8 of magnitude <= kSignLimit: `units` * kUnitTable bytes.
+  // Tables of a query whose coordinates are int8 of magnitude <= kSignLimit: `units` * kUnitTable bytes. Their entries
+  // are raised by the sum of the magnitudes that they are of, so that none is below 0.
   void (*sign_tables)(const std::int8_t* query, std::size_t units, std::uint8_t* tables);
   // Look-up indices of `blocks` blocks of the sign plane, `bytes` * 64 bytes each: units * blocks * kUnitIndex bytes.
   void (*sign_expand)(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, std::uint8_t* index);
-  // sums[64 * b + r] = 120 * units + sum of +-query[j] by the sign bits of row r of block b.
-  void (*sign_tile)(const std::uint8_t* index, std::size_t units, std::size_t blocks, const std::uint8_t* tables,
-                    std::uint16_t* sums);
-  // The same straight from the sign plane.
+  // sums[64 * (blocks * q + b) + r] = sum of |query[j]| +- query[j] by the sign bits of row r of block b, for the
+  // tables of several queries.
+  void (*sign_tile)(const std::uint8_t* index, const std::uint8_t* tables, const SignPass& pass, std::uint16_t* sums);
+  // The same for one query straight from the sign plane.
   void (*sign_plane)(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
                      std::uint16_t* sums);
   // Sum of +-query[j] by one row's sign bits, in stride / 8 bytes; query is zero from the dimension on.
@@ -129,6 +148,12 @@ struct Kernels {
   void (*sign_rows)(const std::uint8_t* block, std::size_t bytes, std::uint8_t* rows, std::size_t stride);
   // Bit r of hits[b]: sums[64 * b + r] > bar. Returns whether there is any.
   bool (*above)(const std::uint16_t* sums, std::size_t blocks, std::uint16_t bar, std::uint64_t* hits);
+  // Collects, for each query i of `count`, the rows of `allowed` (a word a block) whose sums, at 64 * blocks * i, are
+  // floors[i] or more: their places and queries, `first` + i, in that order, and their bits in `wanted`. Returns how
+  // many. What lies up to 64 entries behind the last may be overwritten.
+  std::size_t (*collect)(const std::uint16_t* sums, std::size_t blocks, const std::uint16_t* floors, std::size_t count,
+                         const std::uint64_t* allowed, std::size_t first, std::uint64_t* wanted, std::uint8_t* places,
+                         std::uint16_t* queries);
   // Bit r: the bound of sum[r] - offset is above bar. Float32 operations in this order, none fused.
   std::uint64_t (*bounded)(const std::uint16_t* sums, const Bound& bound, const float* size, float bar);
 };

@@ -386,6 +386,9 @@ VQ_T std::int64_t row_dot(const Fields& f, const std::uint8_t* row, std::size_t 
   return dot(levels, query, padded(f.dim, 64));
 }
 
+VQ_PLAIN_COLLECT(VQ_T)
+VQ_PLAIN_ROW_SUMS(VQ_T)
+
 }  // namespace
 
 const Kernels& avx2_kernels() {

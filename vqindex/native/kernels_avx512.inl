@@ -72,6 +72,53 @@ VQ_T VQ_INLINE __m512i dot4(__m512i sum, __m512i levels, __m512i query) {
 #endif
 }
 
+constexpr std::size_t kAhead = 8;  // queries fetched ahead
+
+// The sums of the lanes of four registers.
+VQ_T VQ_INLINE __m128i four_sums(__m512i a, __m512i b, __m512i c, __m512i d) {
+  const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+  const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+  const __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+
+VQ_T std::size_t row_sums(const std::int8_t* levels, std::size_t stride, const std::uint8_t* places,
+                          const std::int8_t* queries, const std::uint16_t* which, std::size_t count,
+                          const std::int32_t* limits, std::int32_t* sums, std::uint16_t* passing) {
+  const __m512i flip = _mm512_set1_epi8(static_cast<char>(0x80));
+  std::size_t found = 0;
+  const auto add = [&](std::size_t i, std::size_t at, __m512i sum) VQ_T {
+    const __m512i row = _mm512_xor_si512(_mm512_loadu_si512(levels + places[i] * stride + at), flip);
+    return dot4(sum, row, _mm512_loadu_si512(queries + which[i] * stride + at));
+  };
+  const auto test = [&](std::size_t i) VQ_T {
+    passing[found] = static_cast<std::uint16_t>(i);
+    found += sums[i] > limits[which[i]];
+  };
+  std::size_t i = 0;
+  for (; i + 4 <= count; i += 4) {
+    if (i + kAhead + 4 <= count)
+      for (std::size_t j = 0; j < 4; ++j)
+        for (std::size_t at = 0; at < stride; at += 64) prefetch(queries + which[i + kAhead + j] * stride + at);
+    __m512i sum[4];
+    VQ_UNROLL
+    for (int j = 0; j < 4; ++j) sum[j] = _mm512_setzero_si512();
+    for (std::size_t at = 0; at < stride; at += 64) VQ_UNROLL
+    for (std::size_t j = 0; j < 4; ++j) sum[j] = add(i + j, at, sum[j]);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(sums + i), four_sums(sum[0], sum[1], sum[2], sum[3]));
+    VQ_UNROLL
+    for (std::size_t j = 0; j < 4; ++j) test(i + j);
+  }
+  for (; i < count; ++i) {
+    __m512i sum = _mm512_setzero_si512();
+    for (std::size_t at = 0; at < stride; at += 64) sum = add(i, at, sum);
+    sums[i] = _mm512_reduce_add_epi32(sum);
+    test(i);
+  }
+  return found;
+}
+
 // Order of a tile: [group of 16 rows][four coordinates][row], so that a register holds four coordinates of 16 rows and
 // sums need no reduction.
 VQ_T void arrange(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
@@ -148,6 +195,15 @@ VQ_T void tile_sums(const std::uint8_t* tile, std::size_t stride, std::size_t di
   tile_sums_of<1>(tile, stride, dim, queries, sums);
 }
 
+#ifdef VQ_VBMI
+// 0, 1, .. 63.
+VQ_T VQ_INLINE __m512i numbers() {
+  return _mm512_set_epi8(63, 62, 61, 60, 59, 58, 57, 56, 55, 54, 53, 52, 51, 50, 49, 48, 47, 46, 45, 44, 43, 42, 41, 40,
+                         39, 38, 37, 36, 35, 34, 33, 32, 31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16,
+                         15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+}
+#endif
+
 // ---- selection
 
 VQ_T std::uint64_t passing(const std::int32_t* sums, const Test& test, const float* weight, const float* error,
@@ -189,6 +245,34 @@ VQ_T bool above(const std::uint16_t* sums, std::size_t blocks, std::uint16_t bar
   return any != 0;
 }
 
+#ifdef VQ_VBMI
+VQ_T std::size_t collect(const std::uint16_t* sums, std::size_t blocks, const std::uint16_t* floors, std::size_t count,
+                         const std::uint64_t* allowed, std::size_t first, std::uint64_t* wanted, std::uint8_t* places,
+                         std::uint16_t* queries) {
+  std::size_t found = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    const __m512i least = _mm512_set1_epi16(static_cast<short>(floors[i]));
+    const std::size_t before = found;
+    __m512i place = numbers();
+    for (std::size_t b = 0; b < blocks; ++b, sums += kBlock) {
+      const std::uint64_t low = _mm512_cmpge_epu16_mask(_mm512_loadu_si512(sums), least);
+      const std::uint64_t high = _mm512_cmpge_epu16_mask(_mm512_loadu_si512(sums + 32), least);
+      const std::uint64_t hits = (low | high << 32) & allowed[b];
+      wanted[b] |= hits;
+      // Compressed in a register: stores that compress are slow on some processors.
+      _mm512_storeu_si512(places + found, _mm512_maskz_compress_epi8(hits, place));
+      place = _mm512_add_epi8(place, _mm512_set1_epi8(kBlock));
+      found += count_bits(hits);
+    }
+    for (std::size_t at = before; at < found; at += 32)
+      _mm512_storeu_si512(queries + at, _mm512_set1_epi16(static_cast<short>(first + i)));
+  }
+  return found;
+}
+#else
+VQ_PLAIN_COLLECT(VQ_T)
+#endif
+
 VQ_T std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, const float* size, float bar) {
   std::uint64_t bits = 0;
   VQ_UNROLL
@@ -219,15 +303,20 @@ struct Wide {
     low[b] = _mm512_add_epi16(low[b], bytes);
     high[b] = _mm512_add_epi16(high[b], _mm512_srli_epi16(bytes, 8));
   }
-  VQ_T VQ_INLINE void store(std::uint16_t* sums) const {
+  VQ_T VQ_INLINE void store(std::uint16_t* sums, bool more = false) const {
     const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
     const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
     VQ_UNROLL
     for (std::size_t b = 0; b < B; ++b) {
       const __m512i even = _mm512_sub_epi16(low[b], _mm512_slli_epi16(high[b], 8));
       const __m512i x = _mm512_unpacklo_epi16(even, high[b]), y = _mm512_unpackhi_epi16(even, high[b]);
-      _mm512_storeu_si512(sums + 64 * b, _mm512_permutex2var_epi64(x, first, y));
-      _mm512_storeu_si512(sums + 64 * b + 32, _mm512_permutex2var_epi64(x, second, y));
+      __m512i a = _mm512_permutex2var_epi64(x, first, y), c = _mm512_permutex2var_epi64(x, second, y);
+      if (more) {
+        a = _mm512_add_epi16(a, _mm512_loadu_si512(sums + 64 * b));
+        c = _mm512_add_epi16(c, _mm512_loadu_si512(sums + 64 * b + 32));
+      }
+      _mm512_storeu_si512(sums + 64 * b, a);
+      _mm512_storeu_si512(sums + 64 * b + 32, c);
     }
   }
 };
@@ -240,15 +329,14 @@ VQ_T VQ_INLINE __m512i plane_byte(const std::uint8_t* plane, std::size_t bytes, 
 constexpr int kGroups = 4;  // of six coordinates, in a unit of 24
 
 VQ_T void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {
-  const __m512i index =
-      _mm512_set_epi8(63, 62, 61, 60, 59, 58, 57, 56, 55, 54, 53, 52, 51, 50, 49, 48, 47, 46, 45, 44, 43, 42, 41, 40,
-                      39, 38, 37, 36, 35, 34, 33, 32, 31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16,
-                      15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i index = numbers();
   __mmask64 set[6];
   VQ_UNROLL
   for (int j = 0; j < 6; ++j) set[j] = _mm512_test_epi8_mask(index, _mm512_set1_epi8(static_cast<char>(1 << j)));
   for (std::size_t g = 0; g < units * kGroups; ++g) {
-    __m512i sum = _mm512_set1_epi8(6 * kSignLimit);
+    int raise = 0;
+    for (int j = 0; j < 6; ++j) raise += std::abs(query[g * 6 + j]);
+    __m512i sum = _mm512_set1_epi8(static_cast<char>(raise));
     VQ_UNROLL
     for (int j = 0; j < 6; ++j) {
       const __m512i x = _mm512_set1_epi8(query[g * 6 + j]);
@@ -335,41 +423,67 @@ VQ_T void sign_expand(const std::uint8_t* plane, std::size_t bytes, std::size_t 
     }
 }
 
-template <std::size_t B>
-VQ_T VQ_INLINE void tile_signs(const std::uint8_t* index, std::size_t units, const std::uint8_t* tables,
+// In a register: compilers would rather load it again for each of its uses, and loads are what there is least of.
+VQ_T VQ_INLINE __m512i loaded(const std::uint8_t* from) {
+  __m512i x = _mm512_loadu_si512(from);
+  asm("" : "+v"(x));
+  return x;
+}
+
+// Q queries meet B of the blocks: every index meets Q tables, every table B indices, and all sums stay in registers.
+template <std::size_t Q, std::size_t B>
+VQ_T VQ_INLINE void tile_signs(const std::uint8_t* index, const std::uint8_t* tables, const SignPass& pass,
                                std::uint16_t* sums) {
-  Wide<B> wide;
-  wide.clear();
-  for (std::size_t u = 0; u < units; ++u) {
-    __m512i sum[B];
+  Wide<B> wide[Q];
+  VQ_UNROLL
+  for (std::size_t q = 0; q < Q; ++q) wide[q].clear();
+  for (std::size_t u = 0; u < pass.units;) {
+    __m512i sum[Q][B];
     VQ_UNROLL
-    for (int g = 0; g < kGroups; ++g, tables += 64) {
-      const __m512i table = _mm512_loadu_si512(tables);
+    for (std::size_t q = 0; q < Q; ++q) VQ_UNROLL
+    for (std::size_t b = 0; b < B; ++b) sum[q][b] = _mm512_setzero_si512();
+    for (const std::size_t end = std::min(pass.units, u + pass.together); u < end; ++u) {
       VQ_UNROLL
-      for (std::size_t b = 0; b < B; ++b, index += 64) {
-        const __m512i entry = look_up(_mm512_loadu_si512(index), table);
-        sum[b] = g ? _mm512_add_epi8(sum[b], entry) : entry;
+      for (int g = 0; g < kGroups; ++g, tables += 64, index += 64 * pass.blocks) {
+        __m512i table[Q];
+        VQ_UNROLL
+        for (std::size_t q = 0; q < Q; ++q) table[q] = loaded(tables + q * pass.step);
+        VQ_UNROLL
+        for (std::size_t b = 0; b < B; ++b) {
+          const __m512i at = loaded(index + 64 * b);
+          VQ_UNROLL
+          for (std::size_t q = 0; q < Q; ++q) {
+            sum[q][b] = _mm512_add_epi8(sum[q][b], look_up(at, table[q]));
+            asm("" : "+v"(sum[q][b]));  // one after the other: a tree of additions needs registers that are not there
+          }
+        }
       }
     }
     VQ_UNROLL
-    for (std::size_t b = 0; b < B; ++b) wide.add(b, sum[b]);
+    for (std::size_t q = 0; q < Q; ++q) VQ_UNROLL
+    for (std::size_t b = 0; b < B; ++b) wide[q].add(b, sum[q][b]);
   }
-  wide.store(sums);
+  VQ_UNROLL
+  for (std::size_t q = 0; q < Q; ++q) wide[q].store(sums + q * pass.blocks * kBlock, pass.more);
 }
 
-VQ_T void sign_tile(const std::uint8_t* index, std::size_t units, std::size_t blocks, const std::uint8_t* tables,
-                    std::uint16_t* sums) {
-  switch (blocks) {
-    case 1:
-      return tile_signs<1>(index, units, tables, sums);
-    case 2:
-      return tile_signs<2>(index, units, tables, sums);
-    case 3:
-      return tile_signs<3>(index, units, tables, sums);
-    default:
-      return tile_signs<4>(index, units, tables, sums);
-  }
+template <std::size_t Q>
+VQ_T VQ_INLINE void tile_signs_of(const std::uint8_t* index, const std::uint8_t* tables, const SignPass& pass,
+                                  std::uint16_t* sums) {
+  std::size_t b = 0;
+  for (; b + kTileBlocks <= pass.blocks; b += kTileBlocks)
+    tile_signs<Q, kTileBlocks>(index + 64 * b, tables, pass, sums + b * kBlock);
+  for (; b < pass.blocks; ++b) tile_signs<Q, 1>(index + 64 * b, tables, pass, sums + b * kBlock);
 }
+
+VQ_T void sign_tile(const std::uint8_t* index, const std::uint8_t* tables, const SignPass& pass, std::uint16_t* sums) {
+  std::size_t q = 0;
+  for (; q + 2 <= pass.count; q += 2)
+    tile_signs_of<2>(index, tables + q * pass.step, pass, sums + q * pass.blocks * kBlock);
+  for (; q < pass.count; ++q) tile_signs_of<1>(index, tables + q * pass.step, pass, sums + q * pass.blocks * kBlock);
+}
+
+constexpr std::size_t kPassUnits = 32;  // indices of 32 KiB
 #else
 VQ_PLANE_AS_TILE(VQ_T)
 #endif
@@ -410,6 +524,22 @@ struct Table {
 
 VQ_T VQ_INLINE __mmask64 first(std::size_t bytes) { return bytes >= 64 ? ~__mmask64{0} : _bzhi_u64(~0ull, bytes); }
 
+// The bytes of 64 fields from `row` on, each where its window is shifted from; fields of a byte at most that begin at
+// most three bits apart lie in 32 bytes. No byte outside the row is read, nor its cache line.
+VQ_T VQ_INLINE __m512i words(const std::uint8_t* row, const std::uint8_t* end, std::size_t row_bytes, __m512i gather) {
+  const std::size_t left = static_cast<std::size_t>(end - row);
+  __m256i bytes;
+  if (left >= 32) {
+    bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row));
+  } else if (row_bytes >= 32) {
+    bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(end - 32));
+    gather = _mm512_add_epi8(gather, _mm512_set1_epi8(static_cast<char>(32 - left)));
+  } else {
+    bytes = _mm256_maskz_loadu_epi8(static_cast<__mmask32>(_bzhi_u32(~0u, static_cast<unsigned>(left))), row);
+  }
+  return _mm512_permutexvar_epi8(gather, _mm512_zextsi256_si512(bytes));
+}
+
 // Calls use(t, levels) with 64 levels from t on; those past the dimension are anything.
 template <int BITS, int TOPS, typename Use>
 VQ_T VQ_INLINE void each_64(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
@@ -422,8 +552,7 @@ VQ_T VQ_INLINE void each_64(const Fields& f, const std::uint8_t* row, std::size_
   for (std::size_t t = 0; t < f.dim; t += 64, row += step) {
     __m512i low = _mm512_setzero_si512(), high = low;
     if constexpr (BITS > 0) {
-      const __mmask64 there = first(static_cast<std::size_t>(end - row));
-      const __m512i word = _mm512_permutexvar_epi8(gather, _mm512_maskz_loadu_epi8(there, row));
+      const __m512i word = words(row, end, row_bytes, gather);
       low = _mm512_multishift_epi64_epi8(shift, word);
       if constexpr (BITS == 9) high = _mm512_multishift_epi64_epi8(next, word);
     }
@@ -452,8 +581,7 @@ VQ_T VQ_INLINE void each_64_of_trellis(const Fields& f, const std::uint8_t* row,
   const std::uint8_t* const end = row + row_bytes;
   std::uint64_t before = 0;
   for (std::size_t t = 0; t < f.dim; t += 64, row += step) {
-    const __mmask64 there = first(static_cast<std::size_t>(end - row));
-    const __m512i word = _mm512_permutexvar_epi8(gather, _mm512_maskz_loadu_epi8(there, row));
+    const __m512i word = words(row, end, row_bytes, gather);
     const __m512i window = _mm512_multishift_epi64_epi8(shift, word);
     std::uint64_t top;
     std::memcpy(&top, signs + t / 8, 8);
@@ -501,10 +629,11 @@ struct Dot {
   }
 };
 
-// False for windows that no kernel is made for.
+// False for windows, or steps between them, that no kernel is made for.
 template <typename Use>
 VQ_T VQ_INLINE bool by_window(const Fields& f, const std::uint8_t* row, std::size_t row_bytes,
                               const std::uint8_t* signs, Use& use) {
+  if (f.step > 3) return false;
   switch (16 * f.tops + f.window) {
     case 9:
       each_64<9, 0>(f, row, row_bytes, signs, use);

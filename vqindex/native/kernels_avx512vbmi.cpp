@@ -4,7 +4,8 @@
 #ifdef VQ_X86
 #define VQ_VNNI 1
 #define VQ_VBMI 1
-#define VQ_T __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,bmi2,avx512vnni,avx512vbmi" VQ_WIDE)))
+#define VQ_T \
+  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,bmi2,avx512vnni,avx512vbmi,avx512vbmi2,popcnt" VQ_WIDE)))
 #include "kernels_avx512.inl"
 
 namespace vqindex {

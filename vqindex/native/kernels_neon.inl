@@ -274,12 +274,12 @@ VQ_T void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t*
   const uint8x16_t index = vld1q_u8(iota);
   for (std::size_t u = 0; u < units; ++u, tables += kUnitTable)
     for (std::size_t g = 0; g < 6; ++g, query += 4) {
-      int8x16_t sum = vdupq_n_s8(4 * kSignLimit);
+      int8x16_t sum = vdupq_n_s8(0);
       VQ_UNROLL
       for (int j = 0; j < 4; ++j) {
         const int8x16_t x = vdupq_n_s8(query[j]);
         const uint8x16_t set = vtstq_u8(index, vdupq_n_u8(static_cast<std::uint8_t>(1 << j)));
-        sum = vaddq_s8(sum, vbslq_s8(set, x, vnegq_s8(x)));
+        sum = vaddq_s8(sum, vaddq_s8(vabsq_s8(x), vbslq_s8(set, x, vnegq_s8(x))));
       }
       vst1q_s8(reinterpret_cast<std::int8_t*>(tables) + g * 16, sum);
     }
@@ -510,6 +510,9 @@ VQ_T std::int64_t row_dot(const Fields& f, const std::uint8_t* row, std::size_t 
   plain::decode(f, row, row_bytes, signs, levels);
   return dot(levels, query, padded(f.dim, 64));
 }
+
+VQ_PLAIN_COLLECT(VQ_T)
+VQ_PLAIN_ROW_SUMS(VQ_T)
 
 }  // namespace
 }  // namespace vqindex

@@ -65,6 +65,26 @@ VQ_INLINE std::int64_t square(const std::int8_t* levels, std::size_t dim) {
   return sum;
 }
 
+// sum(row, query, stride) is the sum of (row + 128) * query.
+template <typename Sum>
+VQ_INLINE std::size_t row_sums(const std::int8_t* levels, std::size_t stride, const std::uint8_t* places,
+                               const std::int8_t* queries, const std::uint16_t* which, std::size_t count,
+                               const std::int32_t* limits, std::int32_t* sums, std::uint16_t* passing, const Sum& sum) {
+  std::size_t found = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    sums[i] = sum(levels + places[i] * stride, queries + which[i] * stride, stride);
+    passing[found] = static_cast<std::uint16_t>(i);
+    found += sums[i] > limits[which[i]];
+  }
+  return found;
+}
+
+VQ_INLINE std::int32_t raised_sum(const std::int8_t* row, const std::int8_t* query, std::size_t stride) {
+  std::int32_t sum = 0;
+  for (std::size_t j = 0; j < stride; ++j) sum += (std::int16_t{row[j]} + 128) * std::int16_t{query[j]};
+  return sum;
+}
+
 VQ_INLINE void arrange(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
   for (std::size_t i = 0; i < kTile * stride; ++i) tile[i] = static_cast<std::uint8_t>(levels[i] + 128);
 }
@@ -129,15 +149,15 @@ VQ_INLINE std::uint64_t passing(const std::int32_t* sums, const Test& test, cons
   return bits_of(flags);
 }
 
-// Half a byte of the sign plane at a time: 16 entries, 20 + the sum of four signed coordinates.
+// Half a byte of the sign plane at a time: 16 entries of four coordinates.
 VQ_INLINE void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {
   for (std::size_t u = 0; u < units; ++u)
     for (std::size_t g = 0; g < 6; ++g)
       for (unsigned i = 0; i < 16; ++i) {
-        int sum = 4 * kSignLimit;
+        int sum = 0;
         for (unsigned j = 0; j < 4; ++j) {
           const int x = query[u * 24 + g * 4 + j];
-          sum += (i >> j & 1) ? x : -x;
+          sum += (x < 0 ? -x : x) + ((i >> j & 1) ? x : -x);
         }
         tables[u * kUnitTable + g * 16 + i] = static_cast<std::uint8_t>(sum);
       }
@@ -191,6 +211,26 @@ VQ_INLINE std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, c
   return bits_of(flags);
 }
 
+// above(sums, 1, bar, &hits) is the kernel of that name.
+template <typename Above>
+VQ_INLINE std::size_t collect(const std::uint16_t* sums, std::size_t blocks, const std::uint16_t* floors,
+                              std::size_t count, const std::uint64_t* allowed, std::size_t first, std::uint64_t* wanted,
+                              std::uint8_t* places, std::uint16_t* queries, const Above& above) {
+  std::size_t found = 0;
+  for (std::size_t i = 0; i < count; ++i)
+    for (std::size_t b = 0; b < blocks; ++b, sums += kBlock) {
+      std::uint64_t hits = ~std::uint64_t{0};
+      if (floors[i]) above(sums, 1, static_cast<std::uint16_t>(floors[i] - 1), &hits);
+      hits &= allowed[b];
+      wanted[b] |= hits;
+      for (; hits; hits &= hits - 1) {
+        places[found] = static_cast<std::uint8_t>(b * kBlock + lowest_bit(hits));
+        queries[found++] = static_cast<std::uint16_t>(first + i);
+      }
+    }
+  return found;
+}
+
 }  // namespace vqindex::plain
 
 // Defines every kernel of `plain` for a target, in a namespace of its own, and leaves out those the file has better.
@@ -211,6 +251,12 @@ VQ_INLINE std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, c
     return plain::dot(levels, query, dim);                                                         \
   }                                                                                                \
   TARGET std::int64_t square(const std::int8_t* levels, std::size_t dim) { return plain::square(levels, dim); }
+#define VQ_PLAIN_ROW_SUMS(TARGET)                                                                                    \
+  TARGET std::size_t row_sums(const std::int8_t* levels, std::size_t stride, const std::uint8_t* places,             \
+                              const std::int8_t* queries, const std::uint16_t* which, std::size_t count,             \
+                              const std::int32_t* limits, std::int32_t* sums, std::uint16_t* passing) {              \
+    return plain::row_sums(levels, stride, places, queries, which, count, limits, sums, passing, plain::raised_sum); \
+  }
 #define VQ_PLAIN_TILES(TARGET)                                                                                     \
   TARGET void arrange(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {                         \
     plain::arrange(levels, stride, tile);                                                                          \
@@ -246,18 +292,27 @@ VQ_INLINE std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, c
     plain::sign_plane(plane, bytes, blocks, tables, sums);                                                             \
   }
 // Half-byte look-ups gain nothing from indices made beforehand: the tile is the plane itself, in whole units.
-#define VQ_PLANE_AS_TILE(TARGET)                                                                                      \
-  TARGET void sign_expand(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, std::uint8_t* index) {    \
-    const std::size_t whole = padded(bytes, kUnitBytes);                                                              \
-    for (std::size_t b = 0; b < blocks; ++b) {                                                                        \
-      std::memcpy(index + b * whole * kBlock, plane + b * bytes * kBlock, bytes * kBlock);                            \
-      std::memset(index + (b * whole + bytes) * kBlock, 0, (whole - bytes) * kBlock);                                 \
-    }                                                                                                                 \
-  }                                                                                                                   \
-  TARGET void sign_tile(const std::uint8_t* index, std::size_t units, std::size_t blocks, const std::uint8_t* tables, \
-                        std::uint16_t* sums) {                                                                        \
-    sign_plane(index, units * kUnitBytes, blocks, tables, sums);                                                      \
+#define VQ_PLANE_AS_TILE(TARGET)                                                                                   \
+  TARGET void sign_expand(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, std::uint8_t* index) { \
+    const std::size_t whole = padded(bytes, kUnitBytes);                                                           \
+    for (std::size_t b = 0; b < blocks; ++b) {                                                                     \
+      std::memcpy(index + b * whole * kBlock, plane + b * bytes * kBlock, bytes * kBlock);                         \
+      std::memset(index + (b * whole + bytes) * kBlock, 0, (whole - bytes) * kBlock);                              \
+    }                                                                                                              \
+  }                                                                                                                \
+  TARGET void sign_tile(const std::uint8_t* index, const std::uint8_t* tables, const SignPass& pass,               \
+                        std::uint16_t* sums) {                                                                     \
+    for (std::size_t q = 0; q < pass.count; ++q, tables += pass.step, sums += pass.blocks * kBlock)                \
+      sign_plane(index, pass.units * kUnitBytes, pass.blocks, tables, sums);                                       \
+  }                                                                                                                \
+  constexpr std::size_t kPassUnits = kSignDim; /* all of them */
+// With `above` as the file has it.
+#define VQ_PLAIN_COLLECT(TARGET)                                                                         \
+  TARGET std::size_t collect(const std::uint16_t* sums, std::size_t blocks, const std::uint16_t* floors, \
+                             std::size_t count, const std::uint64_t* allowed, std::size_t first,         \
+                             std::uint64_t* wanted, std::uint8_t* places, std::uint16_t* queries) {      \
+    return plain::collect(sums, blocks, floors, count, allowed, first, wanted, places, queries, above);  \
   }
-#define VQ_TABLE_OF_KERNELS                                                                  \
-  {decode,      row_dot,   dot,        square,   arrange,   tile_sums, passing, sign_tables, \
-   sign_expand, sign_tile, sign_plane, sign_sum, sign_rows, above,     bounded}
+#define VQ_TABLE_OF_KERNELS                                                                           \
+  {kPassUnits,  decode,      row_dot,   dot,        row_sums, square,    arrange, tile_sums, passing, \
+   sign_tables, sign_expand, sign_tile, sign_plane, sign_sum, sign_rows, above,   collect,   bounded}

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 namespace vqindex {
 namespace {
@@ -33,6 +34,21 @@ void prepare_levels(const Task& task, Prepared& out) {
   }
 }
 
+// The most units whose entries add up to 255 at most, wherever they begin; each is twice the magnitudes it is of.
+std::size_t units_together(const std::int8_t* signs, std::size_t units) {
+  int unit[kTogetherUnits] = {};
+  std::size_t together = kTogetherUnits;
+  for (std::size_t u = 0; u < units; ++u) {
+    for (std::size_t i = kTogetherUnits - 1; i > 0; --i) unit[i] = unit[i - 1];
+    unit[0] = 0;
+    for (std::size_t i = 0; i < 24; ++i) unit[0] += 2 * std::abs(signs[24 * u + i]);
+    int sum = unit[0];
+    for (std::size_t i = 1; i < together; ++i)
+      if ((sum += unit[i]) > 255) together = i;
+  }
+  return together;
+}
+
 // coarse.py, operation for operation.
 void prepare_signs(const Task& task, Prepared& out) {
   const std::size_t d = task.code.fields.dim;
@@ -41,28 +57,32 @@ void prepare_signs(const Task& task, Prepared& out) {
   out.sign.assign(task.queries.count * out.sign_stride, 0);
   for (std::size_t q = 0; q < task.queries.count; ++q) {
     std::int64_t left2 = 0;
+    std::int32_t total = 0;
+    std::int8_t* signs = out.sign.data() + q * out.sign_stride;
     for (std::size_t i = 0; i < d; ++i) {
       const int x = task.queries.lead[q * d + i], sign = (kSignLimit * x + (1 << 14)) >> 15;
-      out.sign[q * out.sign_stride + i] = static_cast<std::int8_t>(sign);
+      signs[i] = static_cast<std::int8_t>(sign);
+      total += std::abs(sign);
       left2 += std::int64_t{kSignLimit * x - 32767 * sign} * (kSignLimit * x - 32767 * sign);
     }
     const double scale = task.queries.scale[q], norm = task.queries.norm[q];
     const double variance =
         task.coarse.plane * (norm * norm) + (task.coarse.rounding * static_cast<double>(left2)) * (scale * scale);
-    out.bound.push_back({static_cast<std::int32_t>(120 * units), static_cast<float>(task.coarse.scale * scale),
+    out.bound.push_back({total, static_cast<float>(task.coarse.scale * scale),
                          static_cast<float>(task.coarse.quantile * std::sqrt(variance)),
                          task.queries.norm[q] * task.queries.norm[q], task.code.distance});
+    out.together.push_back(units_together(signs, units));
   }
 }
 
 }  // namespace
 
-Prepared prepare_queries(const Task& task, bool levels) {
+Prepared prepare_queries(const Task& task) {
   Prepared prepared;
   prepared.stride = padded(task.code.fields.dim, kBlock);
   prepare_leads(task, prepared);
   if (task.coarse.on) prepare_signs(task, prepared);
-  if (levels) prepare_levels(task, prepared);
+  if (task.queries.count > 1) prepare_levels(task, prepared);
   return prepared;
 }
 

@@ -12,6 +12,8 @@ namespace vqindex {
 
 constexpr float kRoom = 2e-6f;  // relative; a score is at most five float32 roundings away from the exact value
 
+constexpr std::size_t kTogetherUnits = 3;  // most units whose entries are added as bytes
+
 // A query's int8 versions and what they leave out; the same for all threads.
 struct Prepared {
   std::size_t stride;
@@ -22,9 +24,10 @@ struct Prepared {
   std::size_t sign_stride;
   Buffer<std::int8_t> sign;  // rint(lead * 5 / 32767), for the sign plane
   std::vector<Bound> bound;
+  std::vector<std::size_t> together;  // units of the sign plane whose entries add up to a byte
 };
 
-// For the scan of all levels, and for that of the sign plane, if the task has them.
-Prepared prepare_queries(const Task& task, bool levels);
+// The int8 versions for levels only of several queries: one alone meets its rows exactly at once.
+Prepared prepare_queries(const Task& task);
 
 }  // namespace vqindex

@@ -1,0 +1,231 @@
+// The scan for several queries at once: their sign plane sums, then the scores of rows that may be in.
+//
+//   for a chunk of queries, whose tables stay in the third-level cache
+//     for a stretch of rows, whose look-up indices stay in the second-level cache
+//       for a few of the queries, whose tables stay there too
+//         for each group of rows: sums, and which rows may be in (the catch of the group)
+//       for each group of rows: levels of the rows caught, and their scores
+#pragma once
+
+#include "scorer.hpp"
+
+namespace vqindex {
+
+constexpr std::size_t kChunk = 1024;                       // queries that share all that is done to a row
+constexpr std::size_t kChunkBytes = std::size_t{1} << 24;  // of their tables
+constexpr std::size_t kTableBytes = std::size_t{1} << 18;  // of tables that stay in the second-level cache
+constexpr std::size_t kIndexBytes = std::size_t{1} << 17;  // of look-up indices that stay there beside them
+constexpr std::size_t kStretch = 8;                        // most groups of rows in a stretch
+constexpr std::size_t kPasses = 8;                         // over all stretches
+constexpr std::size_t kCatch = 8192;                       // rows caught in a group before they are scored
+constexpr std::size_t kLeads = 4;                          // queries fetched ahead before they score
+
+class BatchScan {
+ public:
+  explicit BatchScan(Scorer& scorer) : s_(scorer) {}
+
+  void run(std::size_t first, std::size_t last, const Poll& poll) {
+    const std::size_t nq = s_.task.queries.count, table = s_.units * kUnitTable;
+    const std::size_t chunk = std::min(nq, std::clamp(kChunkBytes / table, kTileQueries, kChunk));
+    few_ = std::max(kTileQueries, kTableBytes / table / kTileQueries * kTileQueries);
+    stretch_ = std::clamp<std::size_t>(kIndexBytes / index_bytes(), 1, kStretch);
+    tables_.resize(chunk * table);
+    index_.resize(stretch_ * index_bytes());
+    sums_.resize(std::min(few_, padded(chunk, kTileQueries)) * kGroup);
+    groups_.resize(stretch_);
+    levels_.resize(kGroup * s_.stride);
+    row_signs_.assign(kGroup * s_.stride / 8, 0);
+    bars_.resize(chunk);
+    floors_.resize(chunk);
+    for (auto* part : {&least_bar_, &lean_, &slack_}) part->resize(chunk);
+    offset_.resize(chunk);
+    limits_.resize(chunk);
+    for (first_query_ = 0; first_query_ < nq; first_query_ += chunk) {
+      queries_ = std::min(chunk, nq - first_query_);
+      for (std::size_t i = 0; i < queries_; ++i) {
+        s_.kernels.sign_tables(s_.sign_of(first_query_ + i), s_.units, tables_of(i));
+        take_bar(i);
+      }
+      scan(first, last, poll);
+    }
+  }
+
+ private:
+  // Rows of one group that may be in, and the queries they may be in for.
+  struct Group {
+    std::size_t at, stop;
+    std::size_t count = 0;
+    Buffer<std::uint8_t> row;     // in the group
+    Buffer<std::uint16_t> query;  // in the chunk
+    std::uint64_t wanted[kTileBlocks] = {};
+  };
+
+  // Bars rise fastest with rows from everywhere, so the rows are passed over several times, each time by other
+  // stretches of them. The first stretch is met in parts that grow: until there are k scores, every row is in.
+  void scan(std::size_t first, std::size_t last, const Poll& poll) {
+    const std::size_t step = stretch_ * kGroup;
+    for (std::size_t pass = 0; pass < kPasses; ++pass)
+      for (std::size_t at = first + pass * step; at < last; at += kPasses * step) {
+        const std::size_t stop = std::min(last, at + step);
+        for (std::size_t from = at, rows = at == first ? kBlock : step; from < stop; rows = 3 * (from - at)) {
+          const std::size_t to = std::min(stop, from + rows);
+          if (!s_.go_on(poll, (to - from) * queries_ * s_.dim)) return;
+          meet(from, to);
+          from = to;
+        }
+      }
+  }
+
+  // All queries of the chunk meet a stretch of rows.
+  void meet(std::size_t at, std::size_t stop) {
+    const std::size_t groups = (stop - at + kGroup - 1) / kGroup;
+    for (std::size_t g = 0; g < groups; ++g) {
+      Group& group = groups_[g];
+      group.at = at + g * kGroup;
+      group.stop = std::min(stop, group.at + kGroup);
+      s_.kernels.sign_expand(s_.plane_of(group.at), s_.sign_bytes, blocks_of(group.at, group.stop), index_of(g));
+    }
+    for (std::size_t from = 0; from < queries_; from += few_)
+      for (std::size_t g = 0; g < groups; ++g) meet_group(from, std::min(queries_, from + few_), g);
+    for (std::size_t g = 0; g < groups; ++g) score(groups_[g]);
+  }
+
+  void meet_group(std::size_t from, std::size_t to, std::size_t g) {
+    Group& group = groups_[g];
+    const std::size_t blocks = blocks_of(group.at, group.stop);
+    if (!s_.any_allowed(first_query_ + from, to - from, group.at, group.stop)) return;
+    for (std::size_t u = 0; u < s_.units; u += s_.kernels.pass_units)
+      for (std::size_t i = from; i < to; i += kTileQueries) {
+        SignPass pass{std::min(s_.units - u, s_.kernels.pass_units),
+                      blocks,
+                      std::min(kTileQueries, to - i),
+                      s_.units * kUnitTable,
+                      kTogetherUnits,
+                      u > 0};
+        for (std::size_t q = i; q < i + pass.count; ++q)
+          pass.together = std::min(pass.together, s_.prepared.together[first_query_ + q]);
+        s_.kernels.sign_tile(index_of(g) + u * blocks * kUnitIndex, tables_of(i) + u * kUnitTable, pass,
+                             sums_of(i - from, blocks));
+      }
+    for (std::size_t i = from; i < to; i += kTileQueries) collect(group, i, std::min(kTileQueries, to - i), from);
+  }
+
+  // What queries `i` to `i + some` catch of a group.
+  void collect(Group& group, std::size_t i, std::size_t some, std::size_t from) {
+    const std::size_t blocks = blocks_of(group.at, group.stop);
+    if (group.count + some * kGroup > kCatch) score(group);
+    group.row.resize(kCatch + kBlock);
+    group.query.resize(kCatch + kBlock);
+    const auto put = [&](const std::uint16_t* sums, const std::uint16_t* floors, std::size_t queries,
+                         const std::uint64_t* allowed, std::size_t first) {
+      group.count += s_.kernels.collect(sums, blocks, floors, queries, allowed, first, group.wanted,
+                                        group.row.data() + group.count, group.query.data() + group.count);
+    };
+    std::uint64_t hits[kTileBlocks];
+    if (!s_.rows().norm && (!s_.rows().allowed || !s_.rows().allowed_step)) {
+      for (std::size_t b = 0; b < blocks; ++b)
+        hits[b] = s_.allowed_of(0, group.at + b * kBlock) & first_bits(group.stop - group.at - b * kBlock);
+      return put(sums_of(i - from, blocks), floors_.data() + i, some, hits, i);
+    }
+    for (const std::size_t stop = i + some; i < stop; ++i) {
+      const std::uint16_t none = 0, *sums = sums_of(i - from, blocks);
+      if (s_.hits_above(first_query_ + i, group.at, group.stop, sums, s_.bar(first_query_ + i), hits))
+        put(sums, &none, 1, hits, i);
+    }
+  }
+
+  // Rows caught are decoded once; int8 versions of the queries tell which of them to score.
+  void score(Group& group) {
+    if (!group.count) return;
+    decode(group);
+    find_limits();
+    narrow_sums_.resize(kCatch);
+    passing_.resize(kCatch);
+    const std::size_t passing = s_.kernels.row_sums(
+        levels_.data(), s_.stride, group.row.data(), s_.prepared.narrow.data() + first_query_ * s_.stride,
+        group.query.data(), group.count, limits_.data(), narrow_sums_.data(), passing_.data());
+    for (std::size_t p = 0; p < passing; ++p) {
+      if (p + kLeads < passing) {
+        const std::size_t next = first_query_ + group.query[passing_[p + kLeads]];
+        fetch(reinterpret_cast<const std::uint8_t*>(s_.lead_of(next)), 2 * s_.stride);
+      }
+      const std::size_t c = passing_[p], r = group.row[c], i = group.query[c], q = first_query_ + i;
+      const Scorer::Weight& of = weights_[r];
+      const Test& test = bars_[i];
+      const float upper = of.weight * static_cast<float>(narrow_sums_[c] - test.offset) + test.slack * of.error;
+      if (!(test.gain * upper > test.bar + test.lean * of.size)) continue;
+      const float score = s_.score_levels(q, group.at + r, levels_.data() + r * s_.stride, signs_of(r));
+      if (score < s_.bar(q)) continue;
+      const std::int32_t sum = s_.kernels.sign_sum(signs_of(r), s_.sign_of(q), s_.stride);
+      s_.push(q, group.at + r, score, s_.bound_at(q, group.at + r, sum));
+      take_bar(i);
+    }
+    group.count = 0;
+    std::fill_n(group.wanted, kTileBlocks, 0);
+  }
+
+  void decode(const Group& group) {
+    s_.sign_rows(group.at, group.stop, row_signs_.data());
+    constexpr float none = std::numeric_limits<float>::infinity();
+    least_ = {none, 0, none};
+    most_ = {0, 0, 0};
+    for (std::size_t b = 0; b < kTileBlocks; ++b)
+      for (std::uint64_t bits = group.wanted[b]; bits; bits &= bits - 1) {
+        const std::size_t r = b * kBlock + lowest_bit(bits), row = group.at + r;
+        std::int8_t* levels = levels_.data() + r * s_.stride;
+        s_.kernels.decode(s_.task.code.fields, s_.code_of(row), s_.rows().row_bytes, signs_of(r), levels);
+        const Scorer::Weight of = weights_[r] = s_.weigh(row, levels);
+        least_ = {std::min(least_.weight, of.weight), 0, std::min(least_.size, of.size)};
+        most_ = {std::max(most_.weight, of.weight), std::max(most_.error, of.error), 0};
+      }
+  }
+
+  // Narrow sums that fail the test of their query for every row that is decoded: the test solved for the sum, with the
+  // weights, errors and sizes that let most pass, and room for the rounding of the steps.
+  void find_limits() {
+    constexpr float most = 1e9f;
+    const float up = most_.weight > 0 ? 1 / most_.weight : 0, down = least_.weight > 0 ? 1 / least_.weight : FLT_MAX;
+    const float error = most_.error, size = least_.size;
+    for (std::size_t i = 0; i < queries_; ++i) {
+      const float left = least_bar_[i] + lean_[i] * size - slack_[i] * error;
+      const float sum = left > 0 ? left * up : left * down;
+      const float limit = sum - 1e-5f * std::fabs(sum) - 2;
+      // A limit that is no number lets all pass, as one below all sums does.
+      limits_[i] =
+          (limit > -most ? static_cast<std::int32_t>(limit < most ? limit : most) : -2'000'000'000) + offset_[i];
+    }
+  }
+
+  // What the bar of query i of the chunk means for the kernels.
+  void take_bar(std::size_t i) {
+    const Test test = bars_[i] = s_.test_of(first_query_ + i);
+    least_bar_[i] = test.bar / test.gain;
+    lean_[i] = test.lean / test.gain;
+    slack_[i] = test.slack;
+    offset_[i] = test.offset;
+    if (!s_.rows().norm) floors_[i] = s_.floor_of(first_query_ + i);
+  }
+
+  std::size_t index_bytes() const { return kTileBlocks * s_.units * kUnitIndex; }
+  std::uint8_t* index_of(std::size_t g) { return index_.data() + g * index_bytes(); }
+  std::uint8_t* tables_of(std::size_t i) { return tables_.data() + i * s_.units * kUnitTable; }
+  std::uint16_t* sums_of(std::size_t i, std::size_t blocks) { return sums_.data() + i * blocks * kBlock; }
+  std::uint8_t* signs_of(std::size_t r) { return row_signs_.data() + r * (s_.stride / 8); }
+
+  Scorer& s_;
+  std::size_t first_query_ = 0, queries_ = 0;  // the chunk
+  std::size_t few_ = 0, stretch_ = 0;
+  Buffer<std::uint8_t> tables_, index_, row_signs_;
+  Buffer<std::uint16_t> sums_;  // of a few queries and one group
+  std::vector<Group> groups_;   // of the stretch
+  Buffer<std::int8_t> levels_;  // of the group that is scored
+  Scorer::Weight weights_[kGroup], least_, most_;
+  // Of the chunk's queries: what their bars mean for exact tests, for bounds of sizes 1, and for narrow sums.
+  std::vector<Test> bars_;
+  Buffer<std::uint16_t> floors_;
+  Buffer<float> least_bar_, lean_, slack_;
+  Buffer<std::int32_t> offset_, limits_, narrow_sums_;
+  Buffer<std::uint16_t> passing_;
+};
+
+}  // namespace vqindex

@@ -1,0 +1,265 @@
+// What every way of scanning needs of the rows and queries it meets: where they lie, who may find them, exact scores,
+// bounds, and the best rows so far.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cfloat>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <vector>
+
+#include "buffer.hpp"
+#include "gather.hpp"
+#include "hits.hpp"
+#include "scan.hpp"
+#include "scan_queries.hpp"
+
+namespace vqindex {
+
+constexpr std::size_t kGroup = kTileBlocks * kBlock;     // rows of one pass over the sign plane
+constexpr std::size_t kPollWork = std::size_t{1} << 28;  // coordinates met between two looks at the clock
+
+using Poll = std::function<bool()>;
+
+// Asks for memory that is about to be read here and there, which no hardware foresees. Always inlined: a function that
+// does nothing but this is one without effects to GCC, which drops calls of it.
+VQ_INLINE void fetch(const std::uint8_t* from, std::size_t bytes) {
+  for (std::size_t i = 0; i < bytes; i += 64) prefetch(from + i);
+  if (bytes) prefetch(from + bytes - 1);
+}
+
+inline std::size_t blocks_of(std::size_t at, std::size_t stop) { return (stop - at + kBlock - 1) / kBlock; }
+
+// One thread's queries and the rows they meet.
+class Scorer {
+ public:
+  const Task& task;
+  const Kernels& kernels;
+  const Prepared& prepared;
+  const std::size_t dim, stride, sign_bytes,
+      units;  // stride: of levels and queries; units: of the sign plane's kernels
+
+  Scorer(const Task& task, const Kernels& kernels, const Prepared& prepared, const std::atomic<bool>& stop)
+      : task(task),
+        kernels(kernels),
+        prepared(prepared),
+        dim(task.code.fields.dim),
+        stride(prepared.stride),
+        sign_bytes((dim + 7) / 8),
+        units(padded(sign_bytes, kUnitBytes) / kUnitBytes),
+        stop_(stop),
+        best_(task.queries.count, Best(task.k)),
+        sum_bars_(task.queries.count),
+        spare_(stride) {
+    if (task.thresholds)
+      for (std::size_t q = 0; q < best_.size(); ++q) best_[q] = Best::above(task.thresholds[q]);
+  }
+
+  std::vector<Best>& best() { return best_; }
+  void meet(const Rows& rows) { rows_ = &rows; }
+  void count_from(std::int64_t first_row) { first_row_ = first_row; }
+
+  // Asks now and then, by the work done since, whether to go on; `work` is in coordinates met.
+  bool go_on(const Poll& poll, std::size_t work) {
+    work_ += work;
+    if (work_ > kPollWork) {
+      work_ = 0;
+      if (poll && !poll()) return false;
+    }
+    return !stop_.load(std::memory_order_relaxed);
+  }
+
+  // ---- rows
+
+  const Rows& rows() const { return *rows_; }
+  std::size_t number_of(std::size_t row) const { return rows_->number ? rows_->number[row] : row; }
+  const std::uint8_t* code_of(std::size_t row) const { return rows_->codes + number_of(row) * rows_->row_bytes; }
+  const std::uint8_t* plane_of(std::size_t row) const { return rows_->signs + row * sign_bytes; }
+  float size_of(std::size_t row) const { return rows_->norm ? rows_->norm[row] : 1.0f; }
+
+  VQ_INLINE void fetch_code(std::size_t row) const { fetch(code_of(row), rows_->row_bytes); }
+  VQ_INLINE void fetch_codes(std::size_t at, std::size_t count) const {
+    if (!rows_->number) return fetch(rows_->codes + at * rows_->row_bytes, count * rows_->row_bytes);
+    for (std::size_t row = at; row < at + count; ++row) fetch_code(row);
+  }
+
+  // The sign bits of the rows of whole blocks from `at` on, a row every stride / 8 bytes.
+  void sign_rows(std::size_t at, std::size_t stop, std::uint8_t* signs) const {
+    for (std::size_t row = at; row < stop; row += kBlock)
+      kernels.sign_rows(plane_of(row), sign_bytes, signs + (row - at) * (stride / 8), stride / 8);
+  }
+
+  // The sign bits of one row.
+  void gather_signs(std::size_t row, std::uint8_t* signs) const {
+    const std::uint8_t* plane = plane_of(row / kBlock * kBlock) + row % kBlock;
+    // Stored by the words they are read by: a read of several stores waits until they have left the processor's queue.
+    for (std::size_t j = 0; j < sign_bytes; j += 8) {
+      std::uint64_t word = 0;
+      if (j + 8 <= sign_bytes)
+        for (std::size_t i = 0; i < 8; ++i) word |= std::uint64_t{plane[(j + i) * kBlock]} << (8 * i);
+      else
+        for (std::size_t i = 0; j + i < sign_bytes; ++i) word |= std::uint64_t{plane[(j + i) * kBlock]} << (8 * i);
+      std::memcpy(signs + j, &word, 8);
+    }
+  }
+
+  // ---- filters: which rows a query may find
+
+  std::uint64_t allowed_of(std::size_t q, std::size_t row) const {
+    return rows_->allowed ? rows_->allowed[q * rows_->allowed_step + row / kBlock] : ~std::uint64_t{0};
+  }
+
+  // Whether some of the queries from `q` on may find some of the rows from `at` to `stop`.
+  bool any_allowed(std::size_t q, std::size_t some, std::size_t at, std::size_t stop) const {
+    if (!rows_->allowed) return true;
+    for (std::size_t last = q + (rows_->allowed_step ? some : 1); q < last; ++q)
+      for (std::size_t row = at; row < stop; row += kBlock)
+        if (allowed_of(q, row)) return true;
+    return false;
+  }
+
+  // ---- queries
+
+  const std::int16_t* lead_of(std::size_t q) const { return prepared.lead.data() + q * stride; }
+  const std::int8_t* sign_of(std::size_t q) const { return prepared.sign.data() + q * prepared.sign_stride; }
+
+  // ---- exact scores
+
+  // The score of a row from its code.
+  float score_row(std::size_t q, std::size_t row, const std::uint8_t* signs) {
+    if (!task.code.wide)
+      return score_of(
+          q, row, kernels.row_dot(task.code.fields, code_of(row), rows_->row_bytes, signs, lead_of(q), spare_.data()));
+    kernels.decode(task.code.index, code_of(row), rows_->row_bytes, signs, spare_.data());
+    std::int64_t sum = 0;
+    for (std::size_t i = 0; i < dim; ++i)
+      sum += std::int32_t{task.code.wide[static_cast<std::uint8_t>(spare_[i])]} * lead_of(q)[i];
+    return score_of(q, row, sum);
+  }
+
+  // The same from its levels, if those are all there is to it.
+  float score_levels(std::size_t q, std::size_t row, const std::int8_t* levels, const std::uint8_t* signs) {
+    return task.code.wide ? score_row(q, row, signs) : score_of(q, row, kernels.dot(levels, lead_of(q), stride));
+  }
+
+  // estimator.py, operation for operation; distances with the sign that puts the best first.
+  float score_of(std::size_t q, std::size_t row, std::int64_t sum) const {
+    const float ip = static_cast<float>(sum) * task.queries.scale[q] * rows_->factor[row];
+    if (!task.code.distance) return ip;
+    const float norm = rows_->norm[row], query = task.queries.norm[q];
+    return 2.0f * ip - (norm * norm + query * query);
+  }
+
+  // ---- bounds of scores, from queries rounded to int8
+  //
+  // A score is (sum of level x lead) * scale * factor. With level = m * narrow level + rest and
+  // lead = 512 * narrow lead + rest, Cauchy-Schwarz bounds what the narrow sum leaves out:
+  // m |narrow levels| |rest of lead| + |rest of levels| |lead|. The rest of a level is at most 255, and slack at least
+  // |lead| / 128.
+
+  // A row's part in `Kernels::passing`: what its narrow sum is worth, what it leaves out, and its size for distances.
+  struct Weight {
+    float weight, error, size;
+  };
+
+  Weight weigh(std::size_t row, const std::int8_t* levels) const {
+    const float m = static_cast<float>(task.code.multiplier), factor = rows_->factor[row];
+    const float rest = m > 1 ? 128.0f * 255.0f * std::sqrt(static_cast<float>(dim)) : 0.0f;
+    const float length = std::sqrt(static_cast<float>(kernels.square(levels, stride)));
+    const float norm = task.code.distance ? rows_->norm[row] : 0.0f;
+    return {512.0f * m * factor, (m * length + rest) * factor, norm * norm};
+  }
+
+  // A query's part, for the bar as it stands.
+  Test test_of(std::size_t q) const {
+    const float bar = best_[q].bar(), scale = task.queries.scale[q];
+    Test test{prepared.offset[q], scale, prepared.slack[q], bar - kRoom * std::fabs(bar) - FLT_MIN, 0.0f};
+    if (task.code.distance) {
+      const float query2 = task.queries.norm[q] * task.queries.norm[q];
+      test.gain = 2.0f * scale;
+      test.bar = bar + query2 - kRoom * (std::fabs(bar) + query2) - FLT_MIN;
+      test.lean = 1.0f - kRoom;
+    }
+    return test;
+  }
+
+  // ---- bounds of the coarse stage
+
+  float bound_at(std::size_t q, std::size_t row, std::int32_t sum) const {
+    return bound_of(sum, prepared.bound[q], size_of(row));
+  }
+
+  // Which of a group's rows from `at` to `stop`, whose sums are there, the query may find and have bounds above `bar`.
+  bool hits_above(std::size_t q, std::size_t at, std::size_t stop, const std::uint16_t* sums, float bar,
+                  std::uint64_t* hits) {
+    const std::size_t blocks = blocks_of(at, stop);
+    if (rows_->norm) {
+      for (std::size_t b = 0; b < blocks; ++b) {
+        const std::size_t row = at + b * kBlock, count = std::min(kBlock, stop - row);
+        const float* size = rows_->norm + row;
+        if (count < kBlock) size = std::copy_n(size, count, size_) - count;
+        hits[b] = kernels.bounded(sums + b * kBlock, prepared.bound[q], size, bar);
+      }
+    } else {
+      const std::int32_t limit = integer_bar(q, bar);
+      if (limit < 0)
+        std::fill(hits, hits + blocks, ~std::uint64_t{0});
+      else if (!kernels.above(sums, blocks, static_cast<std::uint16_t>(limit), hits))
+        return false;
+    }
+    std::uint64_t any = 0;
+    for (std::size_t b = 0; b < blocks; ++b)
+      any |= hits[b] &= allowed_of(q, at + b * kBlock) & first_bits(stop - at - b * kBlock);
+    return any != 0;
+  }
+
+  // The same for all rows of size 1: the least raw sum whose bound is above the query's bar.
+  std::uint16_t floor_of(std::size_t q) const {
+    return static_cast<std::uint16_t>(std::min(find_integer_bar(prepared.bound[q], bar(q)) + 1, 65535));
+  }
+
+  // ---- what is kept
+
+  float bar(std::size_t q) const { return best_[q].bar(); }
+  void push(std::size_t q, std::size_t row, float score, float bound) {
+    best_[q].push({std::min(score, bound), score, first_row_ + static_cast<std::int64_t>(number_of(row))});
+  }
+
+ private:
+  // The largest raw sum whose bound, for rows of size 1, is not above bar; -1 if there is none.
+  std::int32_t integer_bar(std::size_t q, float bar) {
+    SumBar& last = sum_bars_[q];
+    if (!(last.key == bar)) last = {bar, find_integer_bar(prepared.bound[q], bar)};
+    return last.sum;
+  }
+
+  static std::int32_t find_integer_bar(const Bound& bound, float bar) {
+    constexpr std::int32_t most = 65535;
+    if (!(bound.scale > 0)) return bound_of(0, bound, 1.0f) > bar ? -1 : most;
+    // Bounds rise with sums; the guess is at most a rounding or two off.
+    const float guess = (bar - bound.width) / bound.scale + static_cast<float>(bound.offset);
+    std::int32_t sum = guess > 0 ? static_cast<std::int32_t>(std::min(guess, static_cast<float>(most))) : 0;
+    while (sum < most && !(bound_of(sum + 1 - bound.offset, bound, 1.0f) > bar)) ++sum;
+    while (sum >= 0 && bound_of(sum - bound.offset, bound, 1.0f) > bar) --sum;
+    return sum;
+  }
+
+  struct SumBar {
+    float key = std::numeric_limits<float>::quiet_NaN();
+    std::int32_t sum = 0;
+  };
+
+  const std::atomic<bool>& stop_;
+  std::vector<Best> best_;
+  const Rows* rows_ = nullptr;
+  std::int64_t first_row_ = 0;
+  std::size_t work_ = 0;
+  std::vector<SumBar> sum_bars_;  // the last answer of integer_bar for every query
+  Buffer<std::int8_t> spare_;
+  alignas(64) float size_[kBlock] = {};
+};
+
+}  // namespace vqindex
