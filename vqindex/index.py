@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .arguments import MAX_K, as_confidence, as_count, as_shortlist, as_thresholds
 from .arrays import as_ids, as_matrix, as_queries
 from .backend import Queries, make_backend
+from .center import Centering
 from .codec import Codec
 from .contents import Contents, check_norms, encoded
 from .errors import InvalidInputError
@@ -52,6 +53,11 @@ class VQIndex:
         Keep the vectors too, as float32, float16, or int8 with a scale for each, so that ``search(..., rerank=True)``
         can give exact scores to a shortlist. They cost 4, 2 or 1 bytes per coordinate, in the file as well, where a
         search of a memory-mapped index reads only those of its shortlists.
+    center : {"mean"} or array-like of float, shape (dim,), optional
+        A point that is subtracted from vectors before they are encoded. Scores are of the vectors as they are, and
+        unbiased whatever the point is; their errors are smaller if it is near the vectors. ``"mean"`` is the mean of
+        the vectors of the first `add` or `upsert`, which reads them twice, and stays as it is from then on. For cosine
+        the point lies among the vectors divided by their lengths, and a vector takes 4 more bytes.
     device : str, default "auto"
         ``"auto"``, ``"cpu"``, ``"cuda"``, or a backend's name. ``"auto"`` is the CPU unless the environment variable
         VQINDEX_BACKEND names another backend.
@@ -85,17 +91,22 @@ class VQIndex:
         rotation: str = "hadamard",
         seed: int = 0,
         keep_vectors: str | None = None,
+        center: Any = None,
         device: str = "auto",
     ) -> None:
         spec, kind = IndexSpec(dim, bits, metric, codec, sketch, rotation, seed), as_kind(keep_vectors)
-        self._start(spec, device, None if kind is None else Originals(spec.dim, kind))
+        self._start(Centering.of(spec, center), device, None if kind is None else Originals(spec.dim, kind))
 
-    def _start(self, spec: IndexSpec, device: str, originals: Originals | None) -> None:
-        self._spec = spec
-        self._codec = Codec(spec)
+    def _start(self, centering: Centering, device: str, originals: Originals | None) -> None:
+        self._centering = centering
+        self._codec = Codec(centering.engine_spec)
         self._backend = make_backend(self._codec, device)
-        self._contents = Contents(RowStore(spec, self._backend.put), IdMap(), originals)
+        self._contents = Contents(RowStore(self._codec.spec, self._backend.put), IdMap(), originals)
         self._meta: dict[str, Any] = {}
+
+    @property
+    def _spec(self) -> IndexSpec:
+        return self._centering.spec
 
     @property
     def _rows(self) -> RowStore:
@@ -127,6 +138,14 @@ class VQIndex:
         """How vectors are kept for re-ranking: "f32", "f16", "int8", or None if they are not."""
         originals = self._contents.originals
         return None if originals is None else originals.kind
+
+    @property
+    def center(self) -> NDArray[np.float32] | None:
+        """What is subtracted before vectors are encoded, read-only float32 of shape (dim,).
+
+        None if nothing is, or if it is to be the mean of vectors that are not there yet.
+        """
+        return self._centering.vector
 
     @property
     def is_trained(self) -> bool:
@@ -180,8 +199,9 @@ class VQIndex:
     def __repr__(self) -> str:
         s = self._spec
         sketch = "" if s.sketch == "none" else f", sketch={s.sketch!r}"
+        center = f", center=<{self._centering.name}>" if self._centering.on else ""
         return (
-            f"VQIndex(dim={s.dim}, bits={s.bits}, metric={s.metric!r}, codec={s.codec!r}{sketch}, "
+            f"VQIndex(dim={s.dim}, bits={s.bits}, metric={s.metric!r}, codec={s.codec!r}{sketch}{center}, "
             f"ntotal={self.ntotal}, backend={self._backend.name!r})"
         )
 
@@ -198,7 +218,8 @@ class VQIndex:
             "ntotal": self.ntotal,
             "backend": self._backend.name,
             "code_bytes": self._spec.sign_bytes + self._spec.row_bytes,
-            "bytes_per_vector": self._spec.bytes_per_vector,
+            "bytes_per_vector": self._codec.spec.bytes_per_vector,
+            "center": self._centering.name,
             "removed": self._ids.rows_ever - len(self._ids),
             "id_bytes": 0 if self._ids.explicit is None else 8,
             "keep_vectors": self.keep_vectors,
@@ -231,8 +252,19 @@ class VQIndex:
         new_ids = None if ids is None else as_ids(ids, matrix.shape[0])
         if matrix.shape[0]:
             self._ids.check_new(new_ids)
-        parts = encoded(self._backend, self._contents.originals, matrix)
-        self._contents.append(parts, new_ids, matrix.shape[0])
+        self._encode(matrix, new_ids)
+
+    def _encode(self, matrix: Any, new_ids: NDArray[np.int64] | None) -> None:
+        """Append a checked matrix; its mean becomes the centre if that is wanted and this is the first one."""
+        before = self._centering
+        self._centering = before.settled(matrix)
+        try:
+            parts = encoded(self._backend, self._centering, self._contents.originals, matrix)
+            self._contents.append(parts, new_ids, matrix.shape[0])
+        except BaseException:
+            if not self._ids.rows_ever:
+                self._centering = before
+            raise
 
     def upsert(self, ids: Any, vectors: Any) -> None:
         """Add vectors, replacing those whose ids are in the index.
@@ -251,9 +283,8 @@ class VQIndex:
         """
         matrix = as_matrix(vectors, self.dim, "vectors")
         new_ids = as_ids(ids, matrix.shape[0])
-        parts = encoded(self._backend, self._contents.originals, matrix)
         old = self._ids.find(new_ids)
-        self._contents.append(parts, new_ids, matrix.shape[0])
+        self._encode(matrix, new_ids)
         self._ids.remove(old[old >= 0])
 
     def remove(self, ids: Any) -> int:
@@ -302,7 +333,7 @@ class VQIndex:
         Parameters
         ----------
         other : VQIndex
-            An index of the same parameters and the same `keep_vectors`; it is not changed.
+            An index of the same parameters, `center` and `keep_vectors` included; it is not changed.
 
         Raises
         ------
@@ -311,13 +342,16 @@ class VQIndex:
         """
         if not isinstance(other, VQIndex):
             raise InvalidInputError(f"other is {other!r}; expected a VQIndex")
-        ours, theirs = ({**index.spec.as_dict(), "keep_vectors": index.keep_vectors} for index in (self, other))
+        ours, theirs = (
+            {**index.spec.as_dict(), "keep_vectors": index.keep_vectors, "center": index._centering.name}
+            for index in (self, other)
+        )
         differ = [
             f"{name} is {theirs[name]!r} in the other index and {ours[name]!r} in this one"
             for name in ours
             if theirs[name] != ours[name]
         ]
-        if differ:
+        if differ or self._centering.text != other._centering.text:
             raise InvalidInputError(f"{'; '.join(differ)}; expected equal parameters")
         automatic = self._ids.next_id is not None and other._ids.next_id is not None
         ids = None if automatic else other.ids
@@ -422,7 +456,9 @@ class VQIndex:
             for part, _, allowed in chosen.parts(prepared, blocks)
         ]
         scores, rows = found[0] if len(found) == 1 else (np.concatenate(parts) for parts in zip(*found, strict=True))
-        if vectors_of is not None:
+        if vectors_of is None:
+            scores = self._centering.scores(scores, self._centering.constants(given)[:, None])
+        else:
             scores, rows = rerank_rows(self._spec.metric, given, rows, vectors_of, k)
         result = SearchResult(scores, self._ids.ids(rows))
         if return_stderr:
@@ -465,7 +501,8 @@ class VQIndex:
         most_threads = None if threads is None else as_count("threads", threads)
         sure = as_confidence(confidence)
         given, prepared, _ = self._prepare(queries)
-        thresholds = as_thresholds(threshold, len(given))
+        constants = self._centering.constants(given)
+        thresholds = self._centering.thresholds(as_thresholds(threshold, len(given)), constants)
         chosen = Filter(filter, self._ids, len(given))
         blocks = self._rows.blocks()
         found = [
@@ -475,13 +512,14 @@ class VQIndex:
         counts, scores, rows = (
             np.concatenate(parts) for parts in zip(*((np.diff(lims), *rest) for lims, *rest in found), strict=True)
         )
+        scores = self._centering.scores(scores, np.repeat(constants, counts))
         lims = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         return RangeResult(lims, scores, self._ids.ids(rows))
 
     def _prepare(self, queries: Any) -> tuple[NDArray[np.float32], Queries, bool]:
         """Check and prepare queries; also tell whether a single 1-D one was given."""
         block, single = as_queries(queries, self.dim)
-        prepared = self._backend.prepare(block)
+        prepared = self._centering.prepare(self._backend, block)
         if self._spec.stores_norm:
             check_norms(prepared.norm, "queries", 0)
         return block, prepared, single
@@ -493,7 +531,7 @@ class VQIndex:
             there = found >= 0
             stored = self._rows.take(found[there])
             errors[i, there] = self._backend.stderr(prepared.take(slice(i, i + 1)), stored)[0]
-        return errors
+        return self._centering.stderr(errors)
 
     def estimate(self, queries: Any, ids: Any) -> NDArray[np.float32]:
         """Return the score of every query with every given id.
@@ -516,9 +554,10 @@ class VQIndex:
         UnknownIdError
             If an id is not in the index.
         """
-        _, prepared, single = self._prepare(queries)
+        given, prepared, single = self._prepare(queries)
         stored = self._rows.take(self._ids.rows(as_ids(ids)))
         scores = self._backend.scores(prepared, stored)
+        scores = self._centering.scores(scores, self._centering.constants(given)[:, None])
         return scores[0] if single else scores
 
     def reconstruct(self, ids: Any) -> NDArray[np.float32]:
@@ -543,7 +582,7 @@ class VQIndex:
         """
         single = isinstance(ids, int | np.integer)
         wanted = as_ids([ids] if single else ids)
-        decoded = self._backend.decode(self._rows.take(self._ids.rows(wanted)))
+        decoded = self._centering.decoded(self._backend.decode(self._rows.take(self._ids.rows(wanted))))
         return decoded[0] if single else decoded
 
     # ---- files
@@ -567,7 +606,14 @@ class VQIndex:
 
         rows, ids, originals = self._contents.compacted()
         storage.write(
-            path, self._codec, rows.blocks(), ids.explicit, self._meta, next_id=ids.next_id, originals=originals
+            path,
+            self._codec,
+            rows.blocks(),
+            ids.explicit,
+            self._meta,
+            next_id=ids.next_id,
+            originals=originals,
+            centering=self._centering,
         )
 
     @classmethod
@@ -604,7 +650,7 @@ class VQIndex:
 
         stored = storage.read(path, mmap=mmap, verify=not mmap if verify is None else verify)
         index = cls.__new__(cls)
-        index._start(stored.spec, device, stored.originals)
+        index._start(stored.centering, device, stored.originals)
         index._rows.seal(stored.rows)
         ids = IdMap(stored.rows.rows, stored.ids, stored.next_id)
         index._contents = index._contents._replace(ids=ids)

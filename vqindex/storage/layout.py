@@ -28,7 +28,7 @@ CHECK_BYTES = 2**22  # one CRC-32 for every 4 MiB of a block
 PAGE = 4096  # blocks of a page or more begin at a multiple of it, for mmap
 
 # Blocks in file order, with their little-endian types; levels may be int8 or int16.
-BLOCKS = ("thresholds", "levels", "signs", "codes", "factor", "norm", "ids", "vectors", "vector_scale")
+BLOCKS = ("thresholds", "levels", "center", "signs", "codes", "factor", "norm", "ids", "vectors", "vector_scale")
 
 
 def dtypes_of(block: str) -> tuple[str, ...]:
@@ -36,6 +36,7 @@ def dtypes_of(block: str) -> tuple[str, ...]:
     return {
         "thresholds": ("<f4",),
         "levels": ("|i1", "<i2"),
+        "center": ("<f4",),
         "signs": ("|u1",),
         "codes": ("|u1",),
         "factor": ("<f4",),

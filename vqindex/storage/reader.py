@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backend import Encoded
+from ..center import Centering, engine_spec
 from ..codebook import Codebook
 from ..codec import Codec
 from ..errors import FileFormatError, InvalidInputError
@@ -39,8 +40,8 @@ class Stored:
 
     Attributes
     ----------
-    spec, rows, ids, meta
-        Spec, rows, explicit ids or None, notes.
+    centering, rows, ids, meta
+        Spec and centre, rows, explicit ids or None, notes.
     crc32 : int
         CRC-32 of the header, which holds those of all blocks.
     next_id : int, optional
@@ -49,7 +50,7 @@ class Stored:
         The vectors themselves.
     """
 
-    spec: IndexSpec
+    centering: Centering
     rows: Block
     ids: NDArray[np.int64] | None
     meta: dict[str, Any]
@@ -168,6 +169,9 @@ def _expected(path: Path, header: dict[str, Any], definition: _Definition, versi
         shapes["signs"] = (-(-n // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS)
     if spec.stores_norm:
         shapes["norm"] = (n,)
+    if version > 1 and "center" in header["blocks"]:
+        to_come = n == 0 and header["blocks"]["center"]["shape"] == [0]
+        shapes["center"] = (0,) if to_come else (spec.dim,)
     if "ids" in header["blocks"]:
         shapes["ids"] = (n,)
     if version > 1 and "vectors" in header["blocks"]:
@@ -274,28 +278,32 @@ def _check_definition(blocks: _Blocks, header: dict[str, Any], definition: _Defi
         )
 
 
-def _opened_blocks(path: Path, file: h5py.File, version: int) -> tuple[dict[str, Any], int, _Blocks]:
+def _opened_blocks(path: Path, file: h5py.File, version: int) -> tuple[dict[str, Any], int, _Blocks, Centering]:
     header, crc = _header(path, file)
     spec = _spec(path, header)
     _check_tables(path, header, spec)
-    definition = _definition(spec)
+    definition = _definition(engine_spec(spec, version > 1 and "center" in header["blocks"]))
     blocks = _Blocks(path, file, header, definition, version)
     _check_definition(blocks, header, definition)
-    return header, crc, blocks
+    try:
+        centering = Centering.from_block(spec, blocks.load("center") if "center" in blocks.shapes else None)
+    except InvalidInputError as error:
+        raise FileFormatError(f"{path}: block 'center': {error}") from None
+    return header, crc, blocks, centering
 
 
 def _read_v1(path: Path, file: h5py.File, mmap: bool, verify: bool) -> Stored:
     """Version 1 kept whole code rows; they are brought into today's layout, in memory."""
-    header, crc, blocks = _opened_blocks(path, file, 1)
+    header, crc, blocks, centering = _opened_blocks(path, file, 1)
     spec = blocks.spec
     norm = blocks.load("norm") if spec.stores_norm else None
     ids = blocks.load("ids").astype(np.int64, copy=False) if "ids" in blocks.shapes else None
     rows = split(spec, Encoded(blocks.load("codes"), blocks.load("factor"), norm))
-    return Stored(spec, rows, ids, header["meta"], crc)
+    return Stored(centering, rows, ids, header["meta"], crc)
 
 
 def _read_v2(path: Path, file: h5py.File, mmap: bool, verify: bool) -> Stored:
-    header, crc, blocks = _opened_blocks(path, file, 2)
+    header, crc, blocks, centering = _opened_blocks(path, file, 2)
     spec = blocks.spec
 
     def fetch(name: str) -> NDArray[Any]:
@@ -314,7 +322,7 @@ def _read_v2(path: Path, file: h5py.File, mmap: bool, verify: bool) -> Stored:
         if len(kept.values):
             originals.append(kept)
     rows = Block(signs, fetch("codes"), fetch("factor"), norm)
-    return Stored(spec, rows, ids, header["meta"], crc, _next_id(path, header), originals)
+    return Stored(centering, rows, ids, header["meta"], crc, _next_id(path, header), originals)
 
 
 _KIND_OF = {dtype: kind for kind, dtype in KINDS.items()}

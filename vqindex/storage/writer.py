@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ..center import Centering
 from ..codec import Codec
 from ..originals import KINDS, Originals
 from ..planes import BLOCK_ROWS, Block
@@ -53,6 +54,7 @@ def _fill(
     meta: dict[str, Any],
     next_id: int | None,
     originals: Originals | None,
+    centering: Centering | None,
     check: Check,
 ) -> int:
     """Write all blocks and the header; return the header's CRC-32."""
@@ -65,6 +67,9 @@ def _fill(
             file, "levels", book.levels.dtype.newbyteorder("<").str, book.levels.shape, [book.levels], check
         ),
     }
+    center = None if centering is None else centering.block
+    if center is not None:
+        entries["center"] = _put(file, "center", "<f4", center.shape, [center], check)
     if spec.has_sign_plane:
         assert all(block.rows % BLOCK_ROWS == 0 for block in blocks[:-1]), "the sign plane would have gaps"
         shape = (-(-n // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS)
@@ -85,7 +90,7 @@ def _fill(
         extra["next_id"] = next_id
     header = canonical_json(
         {
-            "spec": spec.as_dict(),
+            "spec": (spec if centering is None else centering.spec).as_dict(),
             "ntotal": n,
             "step": book.step,
             "fingerprint": codec.fingerprint,
@@ -153,13 +158,14 @@ def write_file(
     meta: dict[str, Any],
     next_id: int | None = None,
     originals: Originals | None = None,
+    centering: Centering | None = None,
 ) -> int:
     """Write an index into an empty file and sync it; arguments as for `write`. Return the CRC-32 of the header."""
     output = _Hdf5Output(file)
     try:
         # This pair of versions has checksums on HDF5's own structures too.
         with h5py.File(output, "w", libver=("v110", "v110"), alignment_threshold=PAGE, alignment_interval=PAGE) as hdf5:
-            crc = _fill(hdf5, codec, blocks, ids, meta, next_id, originals, output.check)
+            crc = _fill(hdf5, codec, blocks, ids, meta, next_id, originals, centering, output.check)
     except BaseException:
         output.check()  # what came first, rather than what HDF5 made of it
         raise
@@ -177,6 +183,7 @@ def write(
     *,
     next_id: int | None = None,
     originals: Originals | None = None,
+    centering: Centering | None = None,
     files: Files = FILES,
 ) -> None:
     """Write an index file atomically and durably.
@@ -197,6 +204,8 @@ def write(
         The next automatic id, if explicit ids were given automatically.
     originals : Originals, optional
         The vectors themselves, of the same rows.
+    centering : Centering, optional
+        The centre, and the spec that users see; without it there is no centre.
     files : Files
         The file system.
     """
@@ -206,7 +215,7 @@ def write(
     try:
         file = files.create(temporary)
         try:
-            write_file(file, codec, blocks, ids, meta, next_id, originals)
+            write_file(file, codec, blocks, ids, meta, next_id, originals, centering)
         finally:
             file.close()
         files.replace(temporary, target)

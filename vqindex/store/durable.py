@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bitmap import bits_of
+from ..center import Centering
 from ..contents import Contents
 from ..errors import StoreError
 from ..ids import IdMap
@@ -90,7 +91,7 @@ class DurableIndex(VQIndex):
     ) -> None:
         self._folder, self._lock, self._files, self._mmap = folder, lock, files, mmap
         manifest, parts = read_snapshot(folder, mmap, verify)
-        self._start(manifest.spec, device, None)
+        self._start(Centering.from_text(manifest.spec, manifest.center), device, None)
         self._attach(manifest, parts)
         self._meta = deepcopy(dict(manifest.meta))
         self._next_file = manifest.next_file
@@ -99,7 +100,7 @@ class DurableIndex(VQIndex):
 
     def _attach(self, manifest: Manifest, parts: Sequence[Part]) -> None:
         """Take rows and ids from a commit."""
-        rows = RowStore(self._spec, self._backend.put)
+        rows = RowStore(self._codec.spec, self._backend.put)
         kind = manifest.keep_vectors
         originals = None if kind is None else Originals(self._spec.dim, kind)
         held, gone, first = [], [], 0
@@ -259,7 +260,7 @@ class DurableIndex(VQIndex):
     def _most_rows(self) -> int:
         originals = self._contents.originals
         kept = 0 if originals is None else originals.bytes_per_vector
-        return max(1, MERGE_BYTES // (self._spec.bytes_per_vector + kept))
+        return max(1, MERGE_BYTES // (self._codec.spec.bytes_per_vector + kept))
 
     def _live(self) -> Bits:
         """Return a bit for each row in memory: whether it is there."""
@@ -277,7 +278,7 @@ class DurableIndex(VQIndex):
         """Whether there is anything to commit."""
         known = self._manifest
         return (
-            (self._meta, self._ids.next_id) != (known.meta, known.next_id)
+            (self._meta, self._ids.next_id, self._centering.text) != (known.meta, known.next_id, known.center)
             or any(part.segment is None and part.of(live).any() for part in held)
             or any(part.segment is not None and np.count_nonzero(part.of(live)) != part.segment.live for part in held)
         )
@@ -297,6 +298,7 @@ class DurableIndex(VQIndex):
                 self._ids.next_id,
                 segments,
                 deepcopy(self._meta),  # what is changed inside it later is a change
+                self._centering.text,
             )
             written.append(NEXT)
             prepare_manifest(self._folder, manifest, self._files)
@@ -345,7 +347,7 @@ class DurableIndex(VQIndex):
             blocks = self._rows.only(rows).blocks()
             originals = None if self._contents.originals is None else self._contents.originals.only(rows)
             named = None if first_id is not None else ids
-            crc = write_file(file, self._codec, blocks, named, {}, originals=originals)
+            crc = write_file(file, self._codec, blocks, named, {}, originals=originals, centering=self._centering)
         finally:
             file.close()
         segment = Segment(number, rows.size, path.stat().st_size, crc, crc_of_file(path), first_id)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..center import Centering
 from ..errors import FileFormatError, InvalidInputError
 from ..originals import as_kind
 from ..spec import IndexSpec
@@ -130,6 +131,8 @@ class Manifest:
         In the order of rows.
     meta : dict
         Notes of the user.
+    center : str or None
+        The centre of all segments (`Centering.text`).
     """
 
     spec: IndexSpec
@@ -139,6 +142,7 @@ class Manifest:
     next_id: int | None = 0
     segments: tuple[Segment, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
+    center: str | None = None
 
     @property
     def names(self) -> set[str]:
@@ -156,7 +160,8 @@ class Manifest:
                 "next_file": self.next_file,
                 "next_id": self.next_id,
                 "segments": [_entry(segment) for segment in self.segments],
-                "spec": self.spec.as_dict(),
+                # In the spec, where a reader that does not know it refuses it.
+                "spec": self.spec.as_dict() | ({} if self.center is None else {"center": self.center}),
             }
         ).tobytes()
         if len(body) > MAX_BYTES:
@@ -199,16 +204,22 @@ def _segment(entry: dict[str, Any]) -> Segment:
 def _parse(body: bytes) -> Manifest:
     content = json.loads(body)
     segments = tuple(_segment(entry) for entry in content["segments"])
+    given = dict(content["spec"])
+    center = given.pop("center", None)
+    spec = IndexSpec(**given)
+    if Centering.from_text(spec, center).text != center or (center == "mean" and segments):
+        raise ValueError(f"center is {center!r}")
     manifest = Manifest(
-        IndexSpec(**content["spec"]),
+        spec,
         as_kind(content["keep_vectors"]),
         commit=_whole(content, "commit"),
         next_file=_whole(content, "next_file"),
         next_id=None if content["next_id"] is None else _whole(content, "next_id"),
         segments=segments,
         meta=dict(content["meta"]),
+        center=center,
     )
-    if manifest.spec.as_dict() != content["spec"]:
+    if manifest.spec.as_dict() != given:
         raise ValueError(f"spec is {content['spec']}; expected all of {', '.join(manifest.spec.as_dict())}")
     files = [s.file for s in segments] + [s.removed.file for s in segments if s.removed]
     if len(set(files)) < len(files) or max(files, default=0) >= manifest.next_file:

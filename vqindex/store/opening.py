@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..center import Centering
 from ..errors import FileFormatError, InvalidInputError
 from ..originals import as_kind
 from ..spec import IndexSpec
@@ -29,6 +30,7 @@ def open_store(
     rotation: str | None = None,
     seed: int | None = None,
     keep_vectors: str | None = None,
+    center: Any = None,
     device: str = "auto",
     mmap: bool = True,
     verify: bool | None = None,
@@ -50,6 +52,9 @@ def open_store(
         As for `VQIndex`.
     keep_vectors : str, optional
         As for `VQIndex`.
+    center : "mean" or array-like, optional
+        As for `VQIndex`: the mean of the first vectors added, which the next commit keeps. An index that is there and
+        has a centre can also be opened with "mean"; its centre stays.
     device : str, default "auto"
         As for `VQIndex`.
     mmap : bool, default True
@@ -74,7 +79,7 @@ def open_store(
     """
     given = {
         "dim": dim, "bits": bits, "metric": metric, "codec": codec,
-        "sketch": sketch, "rotation": rotation, "seed": seed, "keep_vectors": keep_vectors,
+        "sketch": sketch, "rotation": rotation, "seed": seed, "keep_vectors": keep_vectors, "center": center,
     }  # fmt: skip
     wanted = {name: value for name, value in given.items() if value is not None}
     return _open(Path(path), mode, wanted, device, mmap, not mmap if verify is None else verify)
@@ -109,8 +114,8 @@ def _open(
 def _first_commit(folder: Path, wanted: dict[str, Any]) -> Manifest:
     if "dim" not in wanted:
         raise FileNotFoundError(f"{folder} holds no index; give dim= to make one")
-    parameters = {name: value for name, value in wanted.items() if name != "keep_vectors"}
-    first = Manifest(IndexSpec(**parameters), as_kind(wanted.get("keep_vectors")))
+    spec = IndexSpec(**{name: value for name, value in wanted.items() if name not in ("keep_vectors", "center")})
+    first = Manifest(spec, as_kind(wanted.get("keep_vectors")), center=Centering.of(spec, wanted.get("center")).text)
     known = {LOCK, MANIFEST}
     others = (
         [p.name for p in folder.iterdir() if p.name not in known and not is_ours(p.name)] if folder.is_dir() else []
@@ -129,6 +134,10 @@ def _make_folder(folder: Path, files: Files) -> None:
 def _check_spec(folder: Path, wanted: dict[str, Any]) -> None:
     manifest = read_manifest(folder)
     own = {**manifest.spec.as_dict(), "keep_vectors": manifest.keep_vectors}
+    there = Centering.from_text(manifest.spec, manifest.center)
+    given = Centering.of(manifest.spec, wanted.pop("center", None))
+    if given.on and given.text != there.text and not (given.pending and there.on):
+        raise InvalidInputError(f"center is {given.name}; the index in {folder} has {there.name}")
     for name, value in wanted.items():
         if own[name] != value:
             raise InvalidInputError(f"{name} is {value!r}; the index in {folder} has {own[name]!r}")

@@ -44,8 +44,8 @@ def _read_segment(folder: Path, manifest: Manifest, segment: Segment, mmap: bool
         raise FileFormatError(f"{path}: has {size} bytes; expected {segment.size}")
     stored = storage.read(path, mmap=mmap, verify=verify)
     kind = None if stored.originals is None else stored.originals.kind
-    found = (stored.crc32, stored.spec, stored.rows.rows, kind)
-    if found != (segment.crc32, manifest.spec, segment.rows, manifest.keep_vectors):
+    found = (stored.crc32, stored.centering.spec, stored.centering.text, stored.rows.rows, kind)
+    if found != (segment.crc32, manifest.spec, manifest.center, segment.rows, manifest.keep_vectors):
         raise FileFormatError(f"{path}: not the file that {folder / MANIFEST} names (its header differs)")
     if (stored.ids is None) != (segment.first_id is not None):
         raise FileFormatError(f"{path}: has ids both here and in {folder / MANIFEST}, or in neither")

@@ -1,0 +1,276 @@
+"""Centring: vectors are encoded and searched by what is left of them without a point m, the index's centre.
+
+The error of an estimate of <a, b> is proportional to |a| |b|. Vectors that share a mean, as embeddings of one model
+do, are shorter without it, and so is the error of their scores. The engine (codec, backend, kernels, blocks of files)
+sees an index of residuals; this is the only place where they are made, and where its scores become the index's:
+
+======  =========================  ========  =====================  ============
+metric  rows and queries           engine's  score                  bytes
+======  =========================  ========  =====================  ============
+l2      x - m, q - m               l2        s                      as without
+cosine  x/|x| - m, q/|q| - m       l2        fl(1 - s/2)            4 for a norm
+ip      x - m, q                   ip        fl(s + fl(<q, m>))     as without
+======  =========================  ========  =====================  ============
+
+|q - x|^2 = |(q - m) - (x - m)|^2, and the cosine of unit vectors is 1 - |q - x|^2 / 2. For ip the query can't be
+shifted too: <q - m, x - m> differs from <q, x> by <m, x>, a scalar for each row that ip does not store; so it gains
+less. Any m gives unbiased scores; it only changes their variance.
+
+Residuals are float32(x - m), for cosine float32(x' / |x'| - m) in float64 with x' and |x'| of ``estimator.py``: made
+before the backend sees them, so that codes do not depend on it. "mean" is the mean of the rows of the first `add`, for
+cosine of x' / |x'|: float64 sums of 2^17 values at a time in the order of ``estimator.sum64``, added up in turn,
+divided by the number of rows and rounded to float32.
+
+A zero vector has cosine 0 with all: it counts as a unit vector at right angles to all others, in a dimension of its
+own. Its residual is -m, and its norm, a row's or a query's, sqrt(1 + |m|^2); then s is 2 but for the error of
+<q - m, -m>. (Its standard error, and the confidence of the coarse stage, do not hold; for the gaussian sketch, whose
+estimates take the norm in, not even that.)
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import CHUNK_VALUES, as_host, float_chunks
+from .backend import Backend, Encoded, Queries
+from .errors import InvalidInputError
+from .estimator import MAX_NORM, flush, sum64, to_scaled
+from .spec import IndexSpec
+
+__all__ = ["Centering", "engine_spec"]
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+_PIECE_VALUES = 2**17  # float32 values shifted at a time: the passes stay in the second-level cache
+_INFINITY = 0x7F800000  # bits of float32's
+
+
+def engine_spec(spec: IndexSpec, centered: bool) -> IndexSpec:
+    """Return the spec of the index of residuals."""
+    return replace(spec, metric="l2") if centered and spec.metric == "cosine" else spec
+
+
+def _as_vector(center: Any, dim: int) -> F32:
+    array = as_host(center)
+    if array.dtype.kind not in "fiu" or array.shape != (dim,):
+        raise InvalidInputError(
+            f"center has dtype {array.dtype} and shape {array.shape}; expected 'mean', or numbers of shape ({dim},)"
+        )
+    with np.errstate(over="ignore", under="ignore"):
+        vector = array.astype(np.float32)
+    bad = ~np.isfinite(vector)
+    if bad.any():
+        column = int(np.argmax(bad))
+        raise InvalidInputError(f"center[{column}] is {array[column]}; expected a finite float32 value")
+    norm = _norm(vector)
+    if not norm < MAX_NORM:
+        raise InvalidInputError(f"center has norm {norm:g}; expected less than 2**62")
+    vector.flags.writeable = False
+    return vector
+
+
+def _norm(vector: F32) -> float:
+    return float(np.sqrt(sum64(vector.astype(np.float64)[:, None] ** 2)[0]))
+
+
+def _units(rows: F32) -> tuple[F64, NDArray[np.bool_]]:
+    """Return rows / |row| in float64, zero rows as they are, and which ones these are."""
+    x = to_scaled(rows)
+    zero = x.norm2 == 0
+    return (x.columns / np.sqrt(np.where(zero, 1.0, x.norm2))).T, zero
+
+
+def _pieces(rows: F32) -> Iterator[slice]:
+    step = max(1, _PIECE_VALUES // rows.shape[1])
+    return (slice(start, start + step) for start in range(0, len(rows), step))
+
+
+@dataclass(frozen=True, eq=False)
+class Centering:
+    """What stands between an index and its engine.
+
+    Attributes
+    ----------
+    spec : IndexSpec
+        The index's, with the metric that users see.
+    vector : ndarray of float32, shape (dim,), or None
+        m; read-only. None: there is none, or it is still to be taken.
+    pending : bool
+        Whether the mean of the first rows is to become m.
+    """
+
+    spec: IndexSpec
+    vector: F32 | None = None
+    pending: bool = False
+
+    # ---- what it is
+
+    @classmethod
+    def of(cls, spec: IndexSpec, center: Any) -> Centering:
+        """Check the argument center= of an index: None, "mean", or a vector."""
+        if center is None:
+            return cls(spec)
+        if isinstance(center, str):
+            if center != "mean":
+                raise InvalidInputError(f"center is {center!r}; expected 'mean', {spec.dim} numbers, or None")
+            return cls(spec, pending=True)
+        return cls(spec, _as_vector(center, spec.dim))
+
+    @classmethod
+    def from_block(cls, spec: IndexSpec, block: F32 | None) -> Centering:
+        """Undo `block`."""
+        return cls(spec, pending=True) if block is not None and not block.size else cls.of(spec, block)
+
+    @classmethod
+    def from_text(cls, spec: IndexSpec, text: str | None) -> Centering:
+        """Undo `text`; ValueError if it is none."""
+        if text is None or text == "mean":
+            return cls.of(spec, text)
+        return cls.of(spec, np.frombuffer(base64.b64decode(text, validate=True), "<f4"))
+
+    @property
+    def on(self) -> bool:
+        """Whether there is a centre, or will be."""
+        return self.pending or self.vector is not None
+
+    @property
+    def engine_spec(self) -> IndexSpec:
+        """Spec of the engine."""
+        return engine_spec(self.spec, self.on)
+
+    @property
+    def block(self) -> F32 | None:
+        """What a file keeps: m; (0,) if it is still to be taken; None without a centre."""
+        return np.empty(0, np.float32) if self.pending else self.vector
+
+    @property
+    def text(self) -> str | None:
+        """The same as text: the bytes of m in base64, "mean", or None. Equal for equal centres only."""
+        if self.vector is None:
+            return "mean" if self.pending else None
+        return base64.b64encode(self.vector.astype("<f4").tobytes()).decode()
+
+    @property
+    def name(self) -> str | None:
+        """The same, for people."""
+        if self.vector is None:
+            return self.text
+        return (
+            f"vector of norm {_norm(self.vector):.4g} and CRC-32 {zlib.crc32(self.vector.astype('<f4').tobytes()):08x}"
+        )
+
+    def settled(self, matrix: Any) -> Centering:
+        """Return itself, or with the mean of a checked matrix (n, dim) if that is wanted and it has rows.
+
+        Raises
+        ------
+        InvalidInputError
+            For a NaN or infinity, naming row and column, or a mean that is too long.
+        """
+        n = matrix.shape[0]
+        if not self.pending or not n:
+            return self
+        total = np.zeros(self.spec.dim)
+        for chunk in float_chunks(matrix, max(1, CHUNK_VALUES // self.spec.dim), "vectors"):
+            for at in _pieces(chunk):
+                total += sum64(_units(chunk[at])[0] if self.spec.metric == "cosine" else chunk[at].astype(np.float64))
+        return Centering(self.spec, _as_vector(flush(total / n), self.spec.dim))
+
+    # ---- towards the engine
+
+    def encode(self, backend: Backend, rows: F32) -> Encoded:
+        """Encode finite float32 rows (n, dim)."""
+        if not self.on:
+            return backend.encode(rows)
+        residuals, zero = self._residuals(rows)
+        done = backend.encode(residuals)
+        if done.norm is not None and zero.any():
+            done = done._replace(norm=np.where(zero, self._norm_of_zero, done.norm))
+        return done
+
+    def prepare(self, backend: Backend, queries: F32) -> Queries:
+        """Prepare finite float32 queries (nq, dim)."""
+        if not self.on or self.spec.metric == "ip":
+            return backend.prepare(queries)
+        residuals, zero = self._residuals(queries)
+        done = backend.prepare(residuals)
+        return replace(done, norm=np.where(zero, self._norm_of_zero, done.norm)) if zero.any() else done
+
+    def _residuals(self, rows: F32) -> tuple[F32, NDArray[np.bool_]]:
+        """Return what the engine sees of rows, and which are zero vectors that count as such."""
+        zero = np.zeros(len(rows), np.bool_)
+        vector = np.zeros(self.spec.dim, np.float32) if self.vector is None else self.vector
+        if self.spec.metric != "cosine":
+            with np.errstate(under="ignore"):
+                return rows - vector, zero
+        out = np.empty_like(rows)
+        for at in _pieces(rows):
+            units, zero[at] = _units(rows[at])
+            with np.errstate(under="ignore"):
+                out[at] = units - vector
+        return out, zero
+
+    @cached_property
+    def _norm_of_zero(self) -> np.float32:
+        return np.float32(np.sqrt(1.0 + (0.0 if self.vector is None else _norm(self.vector)) ** 2))
+
+    # ---- and back
+
+    def constants(self, queries: F32) -> F32:
+        """Return what `scores` adds for each query: <q, m> for ip, else 0."""
+        if self.vector is None or self.spec.metric != "ip":
+            return np.zeros(len(queries), np.float32)
+        return flush(sum64((queries.astype(np.float64) * self.vector).T))
+
+    def scores(self, found: F32, constants: F32) -> F32:
+        """Return the index's scores for the engine's; `constants` of their queries are broadcast against them."""
+        if not self.on or self.spec.metric == "l2":
+            return found
+        if self.spec.metric == "ip":
+            return found + constants
+        return np.float32(1) - np.float32(0.5) * found
+
+    def thresholds(self, wanted: F32, constants: F32) -> F32:
+        """Return the engine's thresholds (nq,) that let pass exactly what has a score above those that are wanted."""
+        if not self.on or self.spec.metric == "l2":
+            return wanted
+        if self.spec.metric == "ip":  # passes above the last that is not better than wanted
+            return _float(_first(lambda found: self.scores(found, constants) > wanted, len(wanted)) - 1)
+        return _float(_first(lambda found: self.scores(found, constants) <= wanted, len(wanted)))
+
+    def stderr(self, errors: F32) -> F32:
+        """Return standard errors of the index's scores for those of the engine's."""
+        return np.float32(0.5) * errors if self.on and self.spec.metric == "cosine" else errors
+
+    def decoded(self, residuals: F32) -> F32:
+        """Return vectors for decoded residuals."""
+        return residuals if self.vector is None else residuals + self.vector
+
+
+def _float(order: NDArray[np.int64]) -> F32:
+    """Return the float32 number at a place in their order: 0 for 0, 1 for the smallest positive one, and so on."""
+    bits = np.where(order < 0, 2**31 - order, order)
+    return bits.astype(np.uint32).view(np.float32)
+
+
+def _first(holds: Callable[[F32], NDArray[np.bool_]], count: int) -> NDArray[np.int64]:
+    """Return the places of the first numbers, of all from -inf to inf, for which a monotone condition holds.
+
+    That of each of `count` queries is found by bisection; one behind that of inf where it holds for none.
+    """
+    low, high = np.full(count, -_INFINITY), np.full(count, _INFINITY + 1)
+    while (low < high).any():
+        middle = (low + high) >> 1
+        holding = holds(_float(middle))
+        at = low < high
+        low, high = np.where(at & ~holding, middle + 1, low), np.where(at & holding, middle, high)
+    return low
