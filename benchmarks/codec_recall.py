@@ -26,6 +26,8 @@ CODECS: dict[str, dict[str, Any]] = {
     "turboquant-prod gaussian": {"sketch": "gaussian"},
     "turboquant-mse": {"codec": "turboquant-mse"},
     "trellis": {"codec": "trellis"},
+    "turboquant-prod centered": {"center": "mean"},
+    "trellis centered": {"codec": "trellis", "center": "mean"},
 }
 
 
@@ -63,7 +65,7 @@ def main() -> None:
             for seed in range(args.seeds):
                 index = vqindex.VQIndex(train.shape[1], bits, metric, seed=seed, **CODECS[label])
                 runs.append(one_run(train, test, truth, index))
-                size = index.spec.bytes_per_vector
+                size = index.stats()["bytes_per_vector"]
             values = {name: spread([run[name] for run in runs]) for name in runs[0]}
             lines.append({**head, **machine(), "codec": label, "bits": bits, "bytes_per_vector": size, **values})
     args.out.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ def builds(rows: np.ndarray, bits: int, settings: dict[str, Any], repeats: int) 
         start = time.perf_counter()
         index.add(rows)
         seconds.append(time.perf_counter() - start)
-        size = index.spec.bytes_per_vector
+        size = index.stats()["bytes_per_vector"]
     speed = spread([len(rows) / s for s in seconds])
     return {
         "bytes_per_vector": size,

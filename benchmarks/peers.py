@@ -26,12 +26,12 @@ from vqindex_cli.compare import unit
 from vqindex_cli.contest import MODES, THREAD_VARIABLES, Data, contenders_of, measure
 from vqindex_cli.output import show_table
 from vqindex_cli.peer_plot import plot_peers
-from vqindex_cli.peers import DEFAULT, OURS, PEERS, Settings
+from vqindex_cli.peers import CENTERED, DEFAULT, OURS, PEERS, Settings
 from vqindex_datasets import exact_neighbors
 
 F32 = NDArray[np.float32]
 K = 10
-ALL = {**OURS, **PEERS}
+ALL = {**OURS, **CENTERED, **PEERS}
 
 
 def pin(threads: int) -> None:
@@ -133,7 +133,7 @@ def measure_all(args: argparse.Namespace) -> list[dict[str, Any]]:
         skip=say,
         note=say,
     )
-    ours = {peer.label for peer in OURS.values()}
+    ours = {peer.label for peer in (*OURS.values(), *CENTERED.values())}
     extra = {"search_args": dict(settings.search_args)}
     return [{"benchmark": "peers", **line, **(extra if line["index"] in ours else {})} for line in lines]
 

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from .errors import InvalidInputError
 
-__all__ = ["CHUNK_VALUES", "as_host", "as_ids", "as_matrix", "as_queries", "float_chunks", "float_rows"]
+__all__ = ["as_host", "as_ids", "as_matrix", "as_queries", "float_chunks", "float_rows"]
 
 F32 = NDArray[np.float32]
-CHUNK_VALUES = 2**22  # float32 values read and encoded at a time: 16 MiB of input
 _SHOWN = 5
 _GAP = 8  # rows that are read for nothing rather than with another call
 

@@ -16,10 +16,9 @@ ip      x - m, q                   ip        fl(s + fl(<q, m>))     as without
 shifted too: <q - m, x - m> differs from <q, x> by <m, x>, a scalar for each row that ip does not store; so it gains
 less. Any m gives unbiased scores; it only changes their variance.
 
-Residuals are float32(x - m), for cosine float32(x' / |x'| - m) in float64 with x' and |x'| of ``estimator.py``: made
-before the backend sees them, so that codes do not depend on it. "mean" is the mean of the rows of the first `add`, for
-cosine of x' / |x'|: float64 sums of 2^17 values at a time in the order of ``estimator.sum64``, added up in turn,
-divided by the number of rows and rounded to float32.
+Residuals are computed in float64 and rounded once to float32, with |x| by ``estimator.sum64``: before the backend sees
+them, so that codes do not depend on it. "mean" is the mean of the rows of the first `add`, for cosine of x/|x|: sums
+in float64 of 2^17 // d rows at a time, by ``sum64``, added up in turn, divided by the number of rows and rounded.
 
 A zero vector has cosine 0 with all: it counts as a unit vector at right angles to all others, in a dimension of its
 own. Its residual is -m, and its norm, a row's or a query's, sqrt(1 + |m|^2); then s is 2 but for the error of
@@ -39,10 +38,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import CHUNK_VALUES, as_host, float_chunks
+from .arrays import as_host, float_chunks
 from .backend import Backend, Encoded, Queries
 from .errors import InvalidInputError
-from .estimator import MAX_NORM, flush, sum64, to_scaled
+from .estimator import MAX_NORM, flush, sum64
 from .spec import IndexSpec
 
 __all__ = ["Centering", "engine_spec"]
@@ -50,7 +49,9 @@ __all__ = ["Centering", "engine_spec"]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-_PIECE_VALUES = 2**17  # float32 values shifted at a time: the passes stay in the second-level cache
+_READ_VALUES = 2**22  # float32 values read at a time for the mean: 16 MiB of input
+_PIECE_VALUES = 2**17  # values shifted at a time
+_TINY2 = float(np.finfo(np.float32).tiny) ** 2  # what is shorter than the smallest normal number is a zero vector
 _INFINITY = 0x7F800000  # bits of float32's
 
 
@@ -82,16 +83,23 @@ def _norm(vector: F32) -> float:
     return float(np.sqrt(sum64(vector.astype(np.float64)[:, None] ** 2)[0]))
 
 
-def _units(rows: F32) -> tuple[F64, NDArray[np.bool_]]:
-    """Return rows / |row| in float64, zero rows as they are, and which ones these are."""
-    x = to_scaled(rows)
-    zero = x.norm2 == 0
-    return (x.columns / np.sqrt(np.where(zero, 1.0, x.norm2))).T, zero
+def _wide(rows: F32, unit: bool) -> Iterator[tuple[slice, F64, NDArray[np.bool_]]]:
+    """Yield rows in float64, for `unit` divided by their lengths, in pieces whose passes stay in the cache.
 
-
-def _pieces(rows: F32) -> Iterator[slice]:
+    With where they are, and which are zero vectors and stay as they are. The array is used again for the next piece.
+    """
     step = max(1, _PIECE_VALUES // rows.shape[1])
-    return (slice(start, start + step) for start in range(0, len(rows), step))
+    room, squares = np.empty((2, min(step, len(rows)), rows.shape[1]))
+    for start in range(0, len(rows), step):
+        at = slice(start, start + step)
+        wide = room[: len(rows[at])]
+        wide[:] = rows[at]
+        zero = np.zeros(len(wide), np.bool_)
+        if unit:
+            norm2 = sum64(np.multiply(wide, wide, out=squares[: len(wide)]).T)
+            zero = norm2 < _TINY2
+            wide /= np.sqrt(np.where(zero, 1.0, norm2))[:, None]
+        yield at, wide, zero
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,9 +188,9 @@ class Centering:
         if not self.pending or not n:
             return self
         total = np.zeros(self.spec.dim)
-        for chunk in float_chunks(matrix, max(1, CHUNK_VALUES // self.spec.dim), "vectors"):
-            for at in _pieces(chunk):
-                total += sum64(_units(chunk[at])[0] if self.spec.metric == "cosine" else chunk[at].astype(np.float64))
+        for chunk in float_chunks(matrix, max(1, _READ_VALUES // self.spec.dim), "vectors"):
+            for _, wide, _ in _wide(chunk, self.spec.metric == "cosine"):
+                total += sum64(wide)
         return Centering(self.spec, _as_vector(flush(total / n), self.spec.dim))
 
     # ---- towards the engine
@@ -207,16 +215,11 @@ class Centering:
 
     def _residuals(self, rows: F32) -> tuple[F32, NDArray[np.bool_]]:
         """Return what the engine sees of rows, and which are zero vectors that count as such."""
-        zero = np.zeros(len(rows), np.bool_)
-        vector = np.zeros(self.spec.dim, np.float32) if self.vector is None else self.vector
-        if self.spec.metric != "cosine":
+        out, zero = np.empty_like(rows), np.empty(len(rows), np.bool_)
+        vector = np.zeros(self.spec.dim) if self.vector is None else self.vector.astype(np.float64)
+        for at, wide, zero[at] in _wide(rows, self.spec.metric == "cosine"):
             with np.errstate(under="ignore"):
-                return rows - vector, zero
-        out = np.empty_like(rows)
-        for at in _pieces(rows):
-            units, zero[at] = _units(rows[at])
-            with np.errstate(under="ignore"):
-                out[at] = units - vector
+                np.subtract(wide, vector, out=out[at], casting="same_kind")
         return out, zero
 
     @cached_property

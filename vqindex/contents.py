@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import CHUNK_VALUES, float_chunks
+from .arrays import float_chunks
 from .backend import Backend, Encoded
 from .center import Centering
 from .errors import InvalidInputError
@@ -22,6 +22,8 @@ __all__ = ["Contents", "Part", "check_norms", "encoded"]
 I64 = NDArray[np.int64]
 Part = tuple[Encoded, Kept | None]  # some rows, and their originals if vectors are kept
 
+_CHUNK_VALUES = 2**22  # float32 values encoded at a time: 16 MiB of input
+
 
 def check_norms(norm: NDArray[np.float32] | None, what: str, first_row: int) -> None:
     """Raise InvalidInputError for norms with which distances would not be finite."""
@@ -34,7 +36,7 @@ def check_norms(norm: NDArray[np.float32] | None, what: str, first_row: int) -> 
 
 def encoded(backend: Backend, centering: Centering, originals: Originals | None, matrix: Any) -> Iterator[Part]:
     """Encode a checked matrix (n, dim) by chunks, as they are asked for, and round it if vectors are kept."""
-    rows = max(1, CHUNK_VALUES // matrix.shape[1])
+    rows = max(1, _CHUNK_VALUES // matrix.shape[1])
     for number, chunk in enumerate(float_chunks(matrix, rows, "vectors")):
         kept = None if originals is None else originals.rounded(chunk, number * rows)
         codes = centering.encode(backend, chunk)
@@ -91,7 +93,7 @@ class Contents(NamedTuple):
 
     def parts(self, rows: I64) -> Iterator[Part]:
         """Yield some rows, shape (m,), ascending, by chunks."""
-        step = max(1, CHUNK_VALUES // self.rows.dim)
+        step = max(1, _CHUNK_VALUES // self.rows.dim)
         for start in range(0, rows.size, step):
             at = rows[start : start + step]
             yield self.rows.take(at), None if self.originals is None else self.originals.kept(at)

@@ -46,7 +46,7 @@ def _contender(
     label += "" if sketch in (None, "shared") else f" {sketch}"
     label += "" if confidence in (None, DEFAULT_CONFIDENCE) else f", confidence {confidence:g}"
     label += f", oversample {oversample:g}" if oversample else ""
-    plain = ours(codec, sketch, **of_all)
+    plain = ours(codec, sketch=sketch, **of_all)
 
     def build(rows: Any, bits: int, settings: Settings) -> Built:
         args = {} if confidence is None else {"confidence": confidence}

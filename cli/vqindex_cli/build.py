@@ -60,17 +60,22 @@ def read_ids(path: Path | None, count: int | None = None) -> NDArray[np.int64] |
     if path is None:
         return None
     try:
-        with path.open("rb") as file:
-            ids = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise click.ClickException(f"{path}: not a .npy file of integers ({error})") from None
-    if not isinstance(ids, np.ndarray):
-        ids.close()
-        raise click.ClickException(f"{path}: a .npz archive; expected a .npy file of integers")
-    try:
-        return as_ids(ids, count)
+        return as_ids(read_array(path, "integers"), count)
     except vqindex.InvalidInputError as error:
         raise click.ClickException(f"{path}: {error}") from None
+
+
+def read_array(path: Path, what: str) -> NDArray[Any]:
+    """Read the array of a .npy file."""
+    try:
+        with path.open("rb") as file:
+            array = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise click.ClickException(f"{path}: not a .npy file of {what} ({error})") from None
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise click.ClickException(f"{path}: a .npz archive; expected a .npy file of {what}")
+    return array
 
 
 @click.command()
@@ -84,6 +89,7 @@ def read_ids(path: Path | None, count: int | None = None) -> NDArray[np.int64] |
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
 @click.option("--ids", type=click.Path(path_type=Path), help="File of int64 ids (.npy), one per vector.")
 @click.option("--keep-vectors", type=click.Choice(tuple(KINDS)), help="Keep the vectors too, for --rerank of a search.")
+@click.option("--center", metavar="mean|FILE", help="Subtract the vectors' mean, or the vector in FILE (.npy), first.")
 @click.option("--dataset", help="Which dataset, key or column of DATA holds the vectors.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, or a backend's name.")
 @click.option("--force", is_flag=True, help="Replace OUTPUT if it exists.")
@@ -101,6 +107,7 @@ def build(
     seed: int,
     ids: Path | None,
     keep_vectors: str | None,
+    center: str | None,
     dataset: str | None,
     device: str,
     force: bool,
@@ -113,7 +120,8 @@ def build(
     DATA is .npy .npz .hdf5/.h5 .fvecs .bvecs .fbin .u8bin .i8bin or .parquet.
 
     A store is built in bounded memory and committed now and then. When it was stopped, the same command goes on after
-    the last commit.
+    the last commit. With --center mean its centre is the mean of the vectors of the first commit, that of a file the
+    mean of all.
     """
     store = store or output.is_dir()
     if commit_every is not None and not store:
@@ -132,6 +140,7 @@ def build(
         "rotation": rotation,
         "seed": seed,
         "keep_vectors": keep_vectors,
+        "center": center if center in (None, "mean") else read_array(Path(center), "numbers"),
     }
     with open_vectors(data, dataset) as source:
         named = read_ids(ids, source.shape[0])
@@ -148,7 +157,17 @@ def build(
         "index": str(output),
         **{
             key: stats[key]
-            for key in ("ntotal", "dim", "bits", "metric", "codec", "sketch", "bytes_per_vector", "vector_bytes")
+            for key in (
+                "ntotal",
+                "dim",
+                "bits",
+                "metric",
+                "codec",
+                "sketch",
+                "center",
+                "bytes_per_vector",
+                "vector_bytes",
+            )
         },
         "file_bytes": stats["file_bytes"] if store else output.stat().st_size,
         **{key: value for key, value in index.meta.items() if key != BEGUN},

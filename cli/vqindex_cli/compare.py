@@ -63,7 +63,7 @@ def build_ours(label: str, train: F32, bits: int, metric: str, *, seed: int = 0,
         index.meta["build_seconds"] = index.meta["encode_seconds"] = seconds
         index.save(save_to)
         index = vqindex.VQIndex.load(save_to)
-    size = index.spec.bytes_per_vector
+    size = index.stats()["bytes_per_vector"]
     return Built(label, bits, size, 0.0, seconds, lambda q, k: index.search(q, k).ids)
 
 

@@ -9,6 +9,7 @@ import click
 
 import vqindex
 from vqindex import storage
+from vqindex.center import engine_spec
 from vqindex.originals import KINDS
 from vqindex.store import verify_store
 from vqindex.store.manifest import STORE_VERSION, read_manifest
@@ -26,7 +27,7 @@ def _file_fields(index: Path) -> dict[str, Any]:
         "format_version": header["format_version"],
         "writer": header["writer"],
         "ntotal": header["ntotal"],
-        **_spec_fields(spec),
+        **_spec_fields(spec, "center" in header["blocks"]),
         "id_bytes": 8 if "ids" in header["blocks"] else 0,
         "keep_vectors": kinds.get(header["blocks"].get("vectors", {}).get("dtype")),
         "file_bytes": index.stat().st_size,
@@ -43,7 +44,7 @@ def _store_fields(folder: Path) -> dict[str, Any]:
         "segments": len(manifest.segments),
         "ntotal": sum(segment.live for segment in manifest.segments),
         "removed": sum(segment.rows - segment.live for segment in manifest.segments),
-        **_spec_fields(manifest.spec),
+        **_spec_fields(manifest.spec, manifest.center is not None),
         "id_bytes": 0 if all(segment.first_id is not None for segment in manifest.segments) else 8,
         "keep_vectors": manifest.keep_vectors,
         "file_bytes": sum(segment.size for segment in manifest.segments),
@@ -51,9 +52,10 @@ def _store_fields(folder: Path) -> dict[str, Any]:
     }
 
 
-def _spec_fields(spec: vqindex.IndexSpec) -> dict[str, Any]:
-    sizes = {"sign_bytes": spec.sign_bytes, "row_bytes": spec.row_bytes, "bytes_per_vector": spec.bytes_per_vector}
-    return {**spec.as_dict(), **sizes}
+def _spec_fields(spec: vqindex.IndexSpec, centered: bool) -> dict[str, Any]:
+    engine = engine_spec(spec, centered)
+    sizes = {"sign_bytes": engine.sign_bytes, "row_bytes": engine.row_bytes}
+    return {**spec.as_dict(), "centered": centered, **sizes, "bytes_per_vector": engine.bytes_per_vector}
 
 
 @click.command()

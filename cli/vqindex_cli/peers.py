@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import vqindex
 
-__all__ = ["DEFAULT", "OURS", "PEERS", "Built", "Peer", "Settings", "UnavailableError", "ours"]
+__all__ = ["CENTERED", "DEFAULT", "OURS", "PEERS", "Built", "Peer", "Settings", "UnavailableError", "ours"]
 
 F32 = NDArray[np.float32]
 _CHUNK = 65536  # rows converted at a time
@@ -79,22 +79,18 @@ def _only(metrics: tuple[str, ...], settings: Settings) -> None:
         raise UnavailableError(f"no form here for metric {settings.metric}")
 
 
-def ours(
-    codec: str, sketch: str | None = None, seed: int = 0, device: str = "auto"
-) -> Callable[[F32, int, Settings], Built]:
-    """Return a builder of our index."""
+def ours(codec: str, **options: Any) -> Callable[[F32, int, Settings], Built]:
+    """Return a builder of our index; `options` are arguments of `VQIndex`."""
 
     def build(rows: F32, bits: int, settings: Settings) -> Built:
         try:
-            index = vqindex.VQIndex(
-                rows.shape[1], bits, settings.metric, codec=codec, sketch=sketch, seed=seed, device=device
-            )
+            index = vqindex.VQIndex(rows.shape[1], bits, settings.metric, codec=codec, **options)
         except vqindex.InvalidInputError as error:
             raise UnavailableError(str(error)) from None
         start = time.perf_counter()
         index.add(rows)
         seconds = time.perf_counter() - start
-        size = index.spec.bytes_per_vector
+        size = index.stats()["bytes_per_vector"]
         counted = f"codes and {size - index.spec.code_bytes} bytes of scalars"
         args = {"threads": settings.threads, **settings.search_args}
         return Built(size, counted, seconds, lambda q: index.search(q, settings.k, **args).ids)
@@ -244,6 +240,12 @@ OURS: dict[str, Peer] = {
     "trellis": Peer("vqindex trellis", (1, 2, 3, 4), ours("trellis")),
 }
 """Ours with nothing but bits to choose."""
+
+CENTERED: dict[str, Peer] = {
+    f"{name}-centered": Peer(f"{peer.label} centered", peer.widths, ours(codec, center="mean"))
+    for (name, peer), codec in zip(OURS.items(), ("turboquant-prod", "trellis"), strict=True)
+}
+"""The same with ``center="mean"``."""
 
 PEERS: dict[str, Peer] = {
     "turbovec": Peer("turbovec", (2, 3, 4), _turbovec),
