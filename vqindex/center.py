@@ -49,8 +49,8 @@ __all__ = ["Centering", "engine_spec"]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-_READ_VALUES = 2**22  # float32 values read at a time for the mean: 16 MiB of input
 _PIECE_VALUES = 2**17  # values shifted at a time
+_READ_PIECES = 32  # pieces read at a time for the mean: 16 MiB of float32
 _TINY2 = float(np.finfo(np.float32).tiny) ** 2  # what is shorter than the smallest normal number is a zero vector
 _INFINITY = 0x7F800000  # bits of float32's
 
@@ -83,12 +83,16 @@ def _norm(vector: F32) -> float:
     return float(np.sqrt(sum64(vector.astype(np.float64)[:, None] ** 2)[0]))
 
 
+def _piece_rows(dim: int) -> int:
+    return max(1, _PIECE_VALUES // dim)
+
+
 def _wide(rows: F32, unit: bool) -> Iterator[tuple[slice, F64, NDArray[np.bool_]]]:
     """Yield rows in float64, for `unit` divided by their lengths, in pieces whose passes stay in the cache.
 
     With where they are, and which are zero vectors and stay as they are. The array is used again for the next piece.
     """
-    step = max(1, _PIECE_VALUES // rows.shape[1])
+    step = _piece_rows(rows.shape[1])
     room, squares = np.empty((2, min(step, len(rows)), rows.shape[1]))
     for start in range(0, len(rows), step):
         at = slice(start, start + step)
@@ -188,7 +192,7 @@ class Centering:
         if not self.pending or not n:
             return self
         total = np.zeros(self.spec.dim)
-        for chunk in float_chunks(matrix, max(1, _READ_VALUES // self.spec.dim), "vectors"):
+        for chunk in float_chunks(matrix, _READ_PIECES * _piece_rows(self.spec.dim), "vectors"):
             for _, wide, _ in _wide(chunk, self.spec.metric == "cosine"):
                 total += sum64(wide)
         return Centering(self.spec, _as_vector(flush(total / n), self.spec.dim))

@@ -52,7 +52,7 @@ def open_store(
         As for `VQIndex`.
     keep_vectors : str, optional
         As for `VQIndex`.
-    center : "mean" or array-like, optional
+    center : {"mean"} or array-like of float, shape (dim,), optional
         As for `VQIndex`: the mean of the first vectors added, which the next commit keeps. An index that is there and
         has a centre can also be opened with "mean"; its centre stays.
     device : str, default "auto"
