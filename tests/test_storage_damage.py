@@ -1,6 +1,5 @@
 """Files that are not what `save` wrote: each is refused with the file's name, none gives a wrong answer."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from damage import assert_refused, edit_header, replace_block
 
 from vqindex import FileFormatError, VQIndex, storage
 from vqindex.storage import layout, reader
@@ -30,33 +30,6 @@ def original(tmp_path_factory):
 @pytest.fixture
 def path(original, tmp_path):
     return shutil.copy(original, tmp_path / "copy.vqi")
-
-
-def assert_refused(path, *words, mmap=(False, True)):
-    """Every way of opening the file raises FileFormatError with the file's name and the given words."""
-    for how in mmap:
-        with pytest.raises(FileFormatError) as caught:
-            VQIndex.load(path, mmap=how)
-        for word in (str(path), *words):
-            assert word in str(caught.value), str(caught.value)
-    with pytest.raises(FileFormatError):
-        storage.verify(path)
-
-
-def edit_header(path, change):
-    """Change the header as a newer writer might have: with a right checksum."""
-    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
-        header = json.loads(file["header"][()].tobytes())
-        change(header)
-        raw = np.frombuffer(json.dumps(header, sort_keys=True, separators=(",", ":")).encode(), np.uint8)
-        del file["header"]
-        file.create_dataset("header", data=raw).attrs.create("crc32", zlib.crc32(raw.tobytes()), dtype="<u4")
-
-
-def replace_block(path, name, array, **kwargs):
-    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
-        del file[name]
-        file.create_dataset(name, data=array, **kwargs)
 
 
 def block(path, name):

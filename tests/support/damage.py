@@ -1,0 +1,37 @@
+"""Changing files as damage, or another writer, might have; and that they are refused."""
+
+import json
+import zlib
+
+import h5py
+import numpy as np
+import pytest
+
+from vqindex import FileFormatError, VQIndex, storage
+
+
+def assert_refused(path, *words, mmap=(False, True)):
+    """Every way of opening the file raises FileFormatError with the file's name and the given words."""
+    for how in mmap:
+        with pytest.raises(FileFormatError) as caught:
+            VQIndex.load(path, mmap=how)
+        for word in (str(path), *words):
+            assert word in str(caught.value), str(caught.value)
+    with pytest.raises(FileFormatError):
+        storage.verify(path)
+
+
+def edit_header(path, change):
+    """Change the header as a newer writer might have: with a right checksum."""
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        header = json.loads(file["header"][()].tobytes())
+        change(header)
+        raw = np.frombuffer(json.dumps(header, sort_keys=True, separators=(",", ":")).encode(), np.uint8)
+        del file["header"]
+        file.create_dataset("header", data=raw).attrs.create("crc32", zlib.crc32(raw.tobytes()), dtype="<u4")
+
+
+def replace_block(path, name, array, **kwargs):
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        del file[name]
+        file.create_dataset(name, data=array, **kwargs)

@@ -1,0 +1,352 @@
+"""Centres in files and stores: kept, checked, the same in all segments, and what a crash leaves of them."""
+
+import json
+import random
+import shutil
+from dataclasses import replace
+
+import cli_tools
+import gpu_checks as gpu
+import h5py
+import numpy as np
+import pytest
+from cases import every_metric
+from cli_tools import one_object
+from damage import assert_refused, edit_header, replace_block
+from faulty import Died, FaultyFiles, write_folder
+from stores import DIM, QUERIES, content, open_with, vectors
+
+import vqindex
+from vqindex import FileFormatError, IndexSpec, InvalidInputError, VQIndex, storage
+from vqindex.storage import reader
+from vqindex.store import verify_store
+from vqindex.store.manifest import MANIFEST, read_manifest
+
+run, ok, folder = (pytest.fixture(f) for f in (cli_tools.run, cli_tools.ok, cli_tools.folder))
+
+X = vectors(70) + 2
+KEPT = {"center": "mean", "keep_vectors": "int8"}
+
+
+def built(metric="cosine", x=X, **kwargs):
+    index = VQIndex(DIM, metric=metric, **{"center": "mean", **kwargs})
+    index.add(x)
+    return index
+
+
+def same(index, other):
+    """Centre, scores and ids."""
+    assert (index.center is None) == (other.center is None)
+    if other.center is not None:
+        gpu.same(index.center, other.center)
+    for got, want in zip(index.search(QUERIES, 20), other.search(QUERIES, 20), strict=True):
+        gpu.same(got, want)
+
+
+# ---- files
+
+
+@every_metric
+@pytest.mark.parametrize("codec", ["turboquant-prod", "trellis", "qjl"])
+def test_round_trip(metric, codec, tmp_path):
+    index = built(metric, codec=codec, keep_vectors="f32")
+    index.remove([3, 4])
+    path, again = tmp_path / "a.vqi", tmp_path / "b.vqi"
+    index.save(path)
+    assert dict(storage.verify(path))["center"] == 4 * DIM
+    for mmap in (False, True):
+        loaded = VQIndex.load(path, mmap=mmap)
+        same(loaded, index)
+        assert loaded.spec == index.spec
+        gpu.same(loaded.search(QUERIES, 5, rerank=True).scores, index.search(QUERIES, 5, rerank=True).scores)
+        gpu.same(loaded.reconstruct(loaded.ids), index.reconstruct(index.ids))
+        loaded.save(again)
+        assert again.read_bytes() == path.read_bytes()
+        loaded.add(X)
+        index_with_more = VQIndex.load(path)
+        index_with_more.add(X)
+        same(loaded, index_with_more)
+
+
+def test_a_center_of_ones_own(tmp_path):
+    index = built(center=np.arange(DIM))
+    index.save(tmp_path / "a.vqi")
+    same(VQIndex.load(tmp_path / "a.vqi", mmap=True), index)
+
+
+@every_metric
+def test_a_mean_to_come(metric, tmp_path):
+    empty = VQIndex(DIM, metric=metric, center="mean")
+    empty.save(tmp_path / "a.vqi")
+    loaded = VQIndex.load(tmp_path / "a.vqi", mmap=True)
+    assert loaded.center is None
+    assert "center=<mean>" in repr(loaded)
+    loaded.add(X)
+    same(loaded, built(metric))
+
+
+def test_indexes_without_a_center_are_as_they_were(tmp_path):
+    VQIndex(DIM).save(tmp_path / "a.vqi")
+    header = storage.read_header(tmp_path / "a.vqi")
+    assert "center" not in header["blocks"]
+    assert "center" not in json.dumps(header["spec"])
+
+
+# ---- damage
+
+
+@pytest.fixture
+def path(tmp_path):
+    built("cosine").save(tmp_path / "a.vqi")
+    return tmp_path / "a.vqi"
+
+
+def test_every_byte_of_it_is_checked(path):
+    with h5py.File(path) as file:
+        offset = file["center"].id.get_offset()
+    whole = path.read_bytes()
+    for at in range(offset, offset + 4 * DIM):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        assert_refused(path, "block 'center' is damaged")
+    path.write_bytes(whole)
+    VQIndex.load(path)
+
+
+def test_files_that_say_other_things(path, tmp_path):
+    with h5py.File(path) as file:
+        center = file["center"][()]
+    original = path.read_bytes()
+
+    def with_block(array, **entry):
+        path.write_bytes(original)
+        replace_block(path, "center", array)
+        checks = reader.Checksummer()
+        checks.update(array)
+        entry = {"crc32": checks.sums(), "shape": list(array.shape), "dtype": array.dtype.str, **entry}
+        edit_header(path, lambda header: header["blocks"].update(center=entry))
+
+    with_block(np.append(center[1:], np.float32(np.nan)))
+    assert_refused(path, "block 'center'", f"center[{DIM - 1}] is nan")
+    with_block(center * np.float32(2.0**70))
+    assert_refused(path, "block 'center'", "2**62")
+    with_block(center[1:])
+    assert_refused(path, "block 'center' has shape (5,)", "(6,)")
+    with_block(center.astype(np.float64))
+    assert_refused(path, "block 'center' has dtype <f8")
+    with_block(np.empty(0, np.float32))  # a mean to come, in an index with vectors
+    assert_refused(path, "block 'center' has shape (0,)")
+    with_block(center)
+    VQIndex.load(path)
+    edit_header(path, lambda header: header["blocks"].pop("center"))
+    assert_refused(path, "names blocks")
+
+
+def test_older_readers_refuse_the_file(path):
+    """As that of version 1 does, which knows no such block either, and so no norm for cosine."""
+    with h5py.File(path, "r+") as file:
+        file.attrs.modify("format_version", np.uint32(1))
+    assert_refused(path, "the header names blocks", "'center'")
+
+
+# ---- stores
+
+
+def test_the_first_commit_keeps_the_mean(tmp_path):
+    with open_with(tmp_path, dim=DIM, metric="cosine", **KEPT) as index:
+        index.add(X)
+        alone = built(**KEPT)
+        same(index, alone)
+    for number in range(3):
+        with open_with(tmp_path) as index:
+            same(index, alone)
+            more = vectors(30, number) - number
+            index.add(more)
+            alone.add(more)
+            index.remove([number])
+            alone.remove([number])
+            index.commit(merge=False)
+    with open_with(tmp_path, "r") as index:
+        same(index, alone)
+        assert index.stats()["segments"] > 1
+        assert index.spec == alone.spec
+        gpu.same(index.search(QUERIES, 5, rerank=True).scores, alone.search(QUERIES, 5, rerank=True).scores)
+        for file in tmp_path.glob("*.vqi"):
+            gpu.same(VQIndex.load(file).center, alone.center)
+        index.save(tmp_path.with_suffix(".vqi"))
+    same(VQIndex.load(tmp_path.with_suffix(".vqi")), alone)
+    with open_with(tmp_path) as index:
+        index.compact()
+    with open_with(tmp_path, "r") as index:
+        same(index, alone)
+    assert verify_store(tmp_path)
+
+
+def test_what_was_not_committed_settles_no_mean(tmp_path):
+    index = open_with(tmp_path, dim=DIM, center="mean")
+    assert index.center is None
+    index.add(X)
+    assert index.center is not None
+    index.close()
+    with open_with(tmp_path) as index:
+        assert index.center is None
+        index.add(X + 5)
+    alone = built("ip", X + 5)
+    with open_with(tmp_path, "r") as index:
+        same(index, alone)
+
+
+def test_a_mean_without_its_vectors_is_kept(tmp_path):
+    with open_with(tmp_path, dim=DIM, center="mean") as index:
+        index.add(X)
+        center = index.center
+        index.remove(index.ids)
+    with open_with(tmp_path) as index:
+        assert len(index) == 0
+        gpu.same(index.center, center)
+
+
+def test_opening_with_a_center(tmp_path):
+    center = np.arange(DIM) / 7
+    with vqindex.open(tmp_path, "a", dim=DIM, metric="l2", center=center) as index:
+        gpu.same(index.center, center.astype(np.float32))
+    for given in (None, center, "mean"):  # "mean" is what a build that goes on says again
+        with vqindex.open(tmp_path, "a", center=given) as index:
+            gpu.same(index.center, center.astype(np.float32))
+    with pytest.raises(InvalidInputError, match=r"center is vector of norm .*; the index in .* has vector of norm"):
+        vqindex.open(tmp_path, center=center + 1)
+    with pytest.raises(InvalidInputError, match=r"expected 'mean'"):
+        vqindex.open(tmp_path, center="middle")
+    plain = tmp_path / "plain"
+    with open_with(plain, dim=DIM):
+        pass
+    with pytest.raises(InvalidInputError, match=r"center is mean; the index in .* has None"):
+        open_with(plain, center="mean")
+    with pytest.raises(InvalidInputError, match="expected 'mean'"):
+        open_with(tmp_path / "new", dim=DIM, center=[1])
+    assert not (tmp_path / "new").exists()
+
+
+def test_older_readers_refuse_the_manifest(tmp_path):
+    """They take a spec of exactly what they know; without a centre it is as it was."""
+    with open_with(tmp_path / "a", dim=DIM, center="mean") as index:
+        assert read_manifest(tmp_path / "a").center == "mean"
+        index.add(X)
+    body = json.loads((tmp_path / "a" / MANIFEST).read_bytes().split(b"\n", 1)[1])
+    with pytest.raises(TypeError, match="center"):
+        IndexSpec(**body["spec"])
+    with open_with(tmp_path / "b", dim=DIM):
+        pass
+    assert b"center" not in (tmp_path / "b" / MANIFEST).read_bytes()
+
+
+def test_segments_of_another_center_are_refused(tmp_path):
+    with open_with(tmp_path, dim=DIM, center="mean") as index:
+        index.add(X)
+    other = replace(read_manifest(tmp_path), center=VQIndex(DIM, center=np.ones(DIM))._centering.text)
+    (tmp_path / MANIFEST).write_bytes(other.to_bytes())
+    with pytest.raises(FileFormatError, match="not the file that"):
+        open_with(tmp_path, "r")
+
+
+@pytest.mark.parametrize("text", ["", "AAAA", "means", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "/" * 32, 5, [1.0] * DIM])
+def test_manifests_that_say_other_things(tmp_path, text):
+    with open_with(tmp_path, dim=DIM, center=np.zeros(DIM)):
+        pass
+    (tmp_path / MANIFEST).write_bytes(replace(read_manifest(tmp_path), center=text).to_bytes())
+    with pytest.raises(FileFormatError, match="can't be read by this version"):
+        read_manifest(tmp_path)
+
+
+def test_a_crash_at_any_call_leaves_a_center_and_its_vectors_or_neither(tmp_path):
+    """While the commit is made that keeps the first vectors and their mean."""
+    start = tmp_path / "start"
+    with open_with(start, dim=DIM, metric="cosine", center="mean"):
+        pass
+    whole, rng, seen = built(), random.Random(0), set()
+    for at in range(100):
+        copy = tmp_path / str(at)
+        shutil.copytree(start, copy)
+        files = FaultyFiles(copy)
+        index = open_with(copy, files=files)
+        files.at, files.how, files.torn = len(files.calls) + at, "die", rng.choice([0.0, 0.5, 1.0])
+        index.add(X)
+        try:
+            index.commit()
+        except Died:
+            index.close()
+        for number, state in enumerate(files.crash_states(rng, 3)):
+            found = tmp_path / f"{at}-{number}"
+            write_folder(found, state)
+            with open_with(found) as left:
+                seen.add(len(left))
+                if len(left):
+                    same(left, whole)
+                else:
+                    assert left.center is None
+                    left.add(X + 1)
+                    same(left, built(x=X + 1))
+            verify_store(found)
+        if not files.dead:
+            assert content(index) == content(whole)
+            break
+    assert 5 < at < 50
+    assert seen == {0, len(X)}
+
+
+# ---- the command line
+
+
+def test_build_with_the_mean(ok, folder):
+    ok("build", "base.npy", "-o", "a.vqi", "--metric", "cosine", "--center", "mean")
+    base = np.load("base.npy")
+    index = VQIndex(base.shape[1], metric="cosine", center="mean")
+    index.add(base)
+    gpu.same(VQIndex.load("a.vqi").center, index.center)
+    np.save("c.npy", index.center.astype(np.float64))
+    built = one_object(ok("build", "base.npy", "-o", "b.vqi", "--metric", "cosine", "--center", "c.npy", "--json"))
+    assert built["center"] == index.stats()["center"]
+    assert built["bytes_per_vector"] == index.stats()["bytes_per_vector"]
+    facts = one_object(ok("info", "a.vqi", "--json"))
+    assert facts["centered"]
+    assert facts["metric"] == "cosine"
+    assert facts["bytes_per_vector"] == index.stats()["bytes_per_vector"]
+    assert ok("search", "a.vqi", "queries.npy", "--json") == ok("search", "b.vqi", "queries.npy", "--json")
+    report = one_object(ok("eval", "a.vqi", "base.npy", "--queries", "queries.npy", "--exact", "--json"))
+    assert report["bytes_per_vector"] == index.stats()["bytes_per_vector"]
+    assert "center" in one_object(ok("verify", "a.vqi", "--json"))["blocks"]
+
+
+def test_a_store_that_goes_on_keeps_the_center_of_its_first_commit(ok, folder, monkeypatch):
+    base = np.load("base.npy")
+    args = ("build", "base.npy", "-o", "s", "--metric", "l2", "--store", "--commit-every", 25, "--center", "mean")
+    real, calls = vqindex.DurableIndex.add, []
+
+    def stopped(self, *given, **kwargs):
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(self, *given, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vqindex.DurableIndex, "add", stopped)
+        with pytest.raises(AssertionError):  # it says that it was stopped
+            ok(*args)
+    assert len(vqindex.open("s")) == 25
+    first = VQIndex(base.shape[1], metric="l2", center="mean")
+    first.add(base[:25])
+    gpu.same(vqindex.open("s").center, first.center)
+    assert one_object(ok("info", "s", "--json"))["centered"]
+
+
+def test_wrong_center_files(run, folder):
+    np.save("c.npy", np.zeros(3))
+    code, _, err = run("build", "base.npy", "-o", "a.vqi", "--center", "c.npy")
+    assert code == 1
+    assert "center has dtype float64 and shape (3,)" in err
+    code, _, err = run("build", "base.npy", "-o", "a.vqi", "--center", "none.npy")
+    assert code == 1
+    assert "none.npy" in err
+    (folder / "text.npy").write_text("1 2 3")
+    code, _, err = run("build", "base.npy", "-o", "a.vqi", "--center", "text.npy")
+    assert code == 1
+    assert "not a .npy file of numbers" in err
