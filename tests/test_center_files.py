@@ -10,7 +10,6 @@ import gpu_checks as gpu
 import h5py
 import numpy as np
 import pytest
-from cases import every_metric
 from cli_tools import one_object
 from damage import assert_refused, edit_header, replace_block
 from faulty import Died, FaultyFiles, write_folder
@@ -25,6 +24,7 @@ from vqindex.store.manifest import MANIFEST, read_manifest
 run, ok, folder = (pytest.fixture(f) for f in (cli_tools.run, cli_tools.ok, cli_tools.folder))
 
 X = vectors(70) + 2
+every_metric = pytest.mark.parametrize("metric", ["cosine", "l2"])
 KEPT = {"center": "mean", "keep_vectors": "int8"}
 
 
@@ -137,6 +137,9 @@ def test_files_that_say_other_things(path, tmp_path):
     assert_refused(path, "block 'center' has shape (0,)")
     with_block(center)
     VQIndex.load(path)
+    edit_header(path, lambda header: header["spec"].update(metric="ip"))
+    assert_refused(path, "block 'center'", "metric is 'ip'")
+    edit_header(path, lambda header: header["spec"].update(metric="cosine"))
     edit_header(path, lambda header: header["blocks"].pop("center"))
     assert_refused(path, "names blocks")
 
@@ -182,7 +185,7 @@ def test_the_first_commit_keeps_the_mean(tmp_path):
 
 
 def test_what_was_not_committed_settles_no_mean(tmp_path):
-    index = open_with(tmp_path, dim=DIM, center="mean")
+    index = open_with(tmp_path, dim=DIM, metric="l2", center="mean")
     assert index.center is None
     index.add(X)
     assert index.center is not None
@@ -190,13 +193,13 @@ def test_what_was_not_committed_settles_no_mean(tmp_path):
     with open_with(tmp_path) as index:
         assert index.center is None
         index.add(X + 5)
-    alone = built("ip", X + 5)
+    alone = built("l2", X + 5)
     with open_with(tmp_path, "r") as index:
         same(index, alone)
 
 
 def test_a_mean_without_its_vectors_is_kept(tmp_path):
-    with open_with(tmp_path, dim=DIM, center="mean") as index:
+    with open_with(tmp_path, dim=DIM, metric="l2", center="mean") as index:
         index.add(X)
         center = index.center
         index.remove(index.ids)
@@ -217,18 +220,18 @@ def test_opening_with_a_center(tmp_path):
     with pytest.raises(InvalidInputError, match=r"expected 'mean'"):
         vqindex.open(tmp_path, center="middle")
     plain = tmp_path / "plain"
-    with open_with(plain, dim=DIM):
+    with open_with(plain, dim=DIM, metric="l2"):
         pass
     with pytest.raises(InvalidInputError, match=r"center is mean; the index in .* has None"):
         open_with(plain, center="mean")
     with pytest.raises(InvalidInputError, match="expected 'mean'"):
-        open_with(tmp_path / "new", dim=DIM, center=[1])
+        open_with(tmp_path / "new", dim=DIM, metric="l2", center=[1])
     assert not (tmp_path / "new").exists()
 
 
 def test_older_readers_refuse_the_manifest(tmp_path):
     """They take a spec of exactly what they know; without a centre it is as it was."""
-    with open_with(tmp_path / "a", dim=DIM, center="mean") as index:
+    with open_with(tmp_path / "a", dim=DIM, metric="l2", center="mean") as index:
         assert read_manifest(tmp_path / "a").center == "mean"
         index.add(X)
     body = json.loads((tmp_path / "a" / MANIFEST).read_bytes().split(b"\n", 1)[1])
@@ -240,9 +243,9 @@ def test_older_readers_refuse_the_manifest(tmp_path):
 
 
 def test_segments_of_another_center_are_refused(tmp_path):
-    with open_with(tmp_path, dim=DIM, center="mean") as index:
+    with open_with(tmp_path, dim=DIM, metric="l2", center="mean") as index:
         index.add(X)
-    other = replace(read_manifest(tmp_path), center=VQIndex(DIM, center=np.ones(DIM))._centering.text)
+    other = replace(read_manifest(tmp_path), center=VQIndex(DIM, metric="l2", center=np.ones(DIM))._centering.text)
     (tmp_path / MANIFEST).write_bytes(other.to_bytes())
     with pytest.raises(FileFormatError, match="not the file that"):
         open_with(tmp_path, "r")
@@ -250,7 +253,7 @@ def test_segments_of_another_center_are_refused(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "AAAA", "means", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "/" * 32, 5, [1.0] * DIM])
 def test_manifests_that_say_other_things(tmp_path, text):
-    with open_with(tmp_path, dim=DIM, center=np.zeros(DIM)):
+    with open_with(tmp_path, dim=DIM, metric="l2", center=np.zeros(DIM)):
         pass
     (tmp_path / MANIFEST).write_bytes(replace(read_manifest(tmp_path), center=text).to_bytes())
     with pytest.raises(FileFormatError, match="can't be read by this version"):
@@ -340,13 +343,13 @@ def test_a_store_that_goes_on_keeps_the_center_of_its_first_commit(ok, folder, m
 
 def test_wrong_center_files(run, folder):
     np.save("c.npy", np.zeros(3))
-    code, _, err = run("build", "base.npy", "-o", "a.vqi", "--center", "c.npy")
+    code, _, err = run("build", "base.npy", "-o", "a.vqi", "--metric", "l2", "--center", "c.npy")
     assert code == 1
     assert "center has dtype float64 and shape (3,)" in err
-    code, _, err = run("build", "base.npy", "-o", "a.vqi", "--center", "none.npy")
+    code, _, err = run("build", "base.npy", "-o", "a.vqi", "--metric", "l2", "--center", "none.npy")
     assert code == 1
     assert "none.npy" in err
     (folder / "text.npy").write_text("1 2 3")
-    code, _, err = run("build", "base.npy", "-o", "a.vqi", "--center", "text.npy")
+    code, _, err = run("build", "base.npy", "-o", "a.vqi", "--metric", "l2", "--center", "text.npy")
     assert code == 1
     assert "not a .npy file of numbers" in err

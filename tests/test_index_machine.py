@@ -48,7 +48,7 @@ class IndexMachine(RuleBasedStateMachine):
             "codec": codec[0],
             "sketch": codec[1],
             "keep_vectors": "f32" if kept else None,
-            "center": CENTER if centered else None,
+            "center": CENTER if centered and metric != "ip" else None,
         }
         self.make = lambda: VQIndex(DIM, bits, metric, device=device, **parameters)
         self.device, self.index = device, self.make()

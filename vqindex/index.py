@@ -57,7 +57,8 @@ class VQIndex:
         A point that is subtracted from vectors before they are encoded. Scores are of the vectors as they are, and
         unbiased whatever the point is; their errors are smaller if it is near the vectors. ``"mean"`` is the mean of
         the vectors of the first `add` or `upsert`, which reads them twice, and stays as it is from then on. For cosine
-        the point lies among the vectors divided by their lengths, and a vector takes 4 more bytes.
+        the point lies among the vectors divided by their lengths, and a vector takes 4 more bytes; there is none for
+        ip.
     device : str, default "auto"
         ``"auto"``, ``"cpu"``, ``"cuda"``, or a backend's name. ``"auto"`` is the CPU unless the environment variable
         VQINDEX_BACKEND names another backend.
@@ -457,7 +458,7 @@ class VQIndex:
         ]
         scores, rows = found[0] if len(found) == 1 else (np.concatenate(parts) for parts in zip(*found, strict=True))
         if vectors_of is None:
-            scores = self._centering.scores(scores, self._centering.constants(given)[:, None])
+            scores = self._centering.scores(scores)
         else:
             scores, rows = rerank_rows(self._spec.metric, given, rows, vectors_of, k)
         result = SearchResult(scores, self._ids.ids(rows))
@@ -501,8 +502,7 @@ class VQIndex:
         most_threads = None if threads is None else as_count("threads", threads)
         sure = as_confidence(confidence)
         given, prepared, _ = self._prepare(queries)
-        constants = self._centering.constants(given)
-        thresholds = self._centering.thresholds(as_thresholds(threshold, len(given)), constants)
+        thresholds = self._centering.thresholds(as_thresholds(threshold, len(given)))
         chosen = Filter(filter, self._ids, len(given))
         blocks = self._rows.blocks()
         found = [
@@ -512,9 +512,8 @@ class VQIndex:
         counts, scores, rows = (
             np.concatenate(parts) for parts in zip(*((np.diff(lims), *rest) for lims, *rest in found), strict=True)
         )
-        scores = self._centering.scores(scores, np.repeat(constants, counts))
         lims = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return RangeResult(lims, scores, self._ids.ids(rows))
+        return RangeResult(lims, self._centering.scores(scores), self._ids.ids(rows))
 
     def _prepare(self, queries: Any) -> tuple[NDArray[np.float32], Queries, bool]:
         """Check and prepare queries; also tell whether a single 1-D one was given."""
@@ -554,10 +553,9 @@ class VQIndex:
         UnknownIdError
             If an id is not in the index.
         """
-        given, prepared, single = self._prepare(queries)
+        _, prepared, single = self._prepare(queries)
         stored = self._rows.take(self._ids.rows(as_ids(ids)))
-        scores = self._backend.scores(prepared, stored)
-        scores = self._centering.scores(scores, self._centering.constants(given)[:, None])
+        scores = self._centering.scores(self._backend.scores(prepared, stored))
         return scores[0] if single else scores
 
     def reconstruct(self, ids: Any) -> NDArray[np.float32]:
