@@ -87,6 +87,21 @@ def recall() -> str:
     return markdown(head, rows)
 
 
+def centering() -> str:
+    """Recall with and without the mean as centre."""
+    found = {(line["data"], line["codec"], line["bits"]): line for line in lines("codec-recall")}
+    rows = []
+    for data, label in DATA.items():
+        for bits in (1, 2, 4):
+            row: list[object] = [label, bits]
+            for codec in ("turboquant-prod", "trellis"):
+                for line in (found[data, codec, bits], found[data, f"{codec} centered", bits]):
+                    row += [line["bytes_per_vector"], f"{line['recall_at_10']['median']:.3f}"]
+            rows.append(row)
+    names = ("default", 'with center="mean"', "trellis", 'with center="mean"')
+    return markdown(["data", "bits", *(head for name in names for head in (f"{name}: bytes", "recall@10"))], rows)
+
+
 def _ratio(value: dict[str, float] | None) -> str:
     return "" if value is None else f"{value['median']:.2f}"
 
@@ -143,6 +158,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sizes": sizes,
     "noise": noise,
     "recall": recall,
+    "centering": centering,
     "peers-glove": peers_glove,
     "peers-minilm": peers_minilm,
     "peers-mixture": peers_mixture,
