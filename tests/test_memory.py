@@ -37,6 +37,7 @@ import numpy as np
 from vqindex import VQIndex
 
 dim, bits, n, codec = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+more = {"metric": "cosine", "center": "mean"} if sys.argv[5:] else {}
 
 class Rows:  # an array that is never in memory as a whole
     dtype = np.dtype(np.float32)
@@ -49,11 +50,11 @@ class Rows:  # an array that is never in memory as a whole
 def kib(name):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
 
-VQIndex(dim, bits, codec=codec).add(Rows(3000))  # tables, and pages of code
+VQIndex(dim, bits, codec=codec, **more).add(Rows(3000))  # tables, and pages of code
 with open("/proc/self/clear_refs", "w") as file:
     file.write("5")  # the peak begins anew
 before = kib("VmRSS")
-index = VQIndex(dim, bits, codec=codec)
+index = VQIndex(dim, bits, codec=codec, **more)
 for _ in range(2):
     index.add(Rows(n // 2))
 print(json.dumps({"peak": (kib("VmHWM") - before) * 1024, "codes": index.stats()["bytes_per_vector"] * index.ntotal}))
@@ -61,17 +62,23 @@ print(json.dumps({"peak": (kib("VmHWM") - before) * 1024, "codes": index.stats()
 
 
 @pytest.mark.parametrize(
-    ("dim", "bits", "n", "codec"),
-    [(768, 4, 400_000, "turboquant-prod"), (64, 1, 2_000_000, "turboquant-mse"), (3072, 8, 80_000, "turboquant-prod")],
+    ("dim", "bits", "n", "codec", "more"),
+    [
+        (768, 4, 400_000, "turboquant-prod", ()),
+        (64, 1, 2_000_000, "turboquant-mse", ()),
+        (3072, 8, 80_000, "turboquant-prod", ()),
+        (768, 4, 100_000, "turboquant-prod", ("centered",)),
+    ],
 )
-def test_building_takes_a_chunk_and_the_codes(dim, bits, n, codec):
+def test_building_takes_a_chunk_and_the_codes(dim, bits, n, codec, more):
     """Rows of 388 B, 16 B and 3 KiB: many segments, one, and few rows to a segment.
 
     A chunk of input is one float32 block of _CHUNK_VALUES. The 64 MiB beside it and the codes are for the next
     chunk that is made while the last one lives (16), the masks of the check for NaN (8), a chunk's codes (4 at most),
-    threads' scratch, and half a segment that is copied when a later call finds the last one full (32).
+    threads' scratch, and half a segment that is copied when a later call finds the last one full (32). With a centre
+    the chunk's residuals (16) come after the masks.
     """
-    found = run(BUILD, dim, bits, n, codec)
+    found = run(BUILD, dim, bits, n, codec, *more)
     assert found["codes"] > 30 * MIB, "codes too few to see a second copy of them beside the 64 MiB"
     assert found["peak"] > found["codes"], "the measurement saw the codes"
     assert found["peak"] < found["codes"] + 4 * _CHUNK_VALUES + 64 * MIB

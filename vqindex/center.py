@@ -226,8 +226,8 @@ class Centering:
         """Return what the engine sees of rows, and which are zero vectors that count as such."""
         out, zero = np.empty_like(rows), np.empty(len(rows), np.bool_)
         vector = np.zeros(self.spec.dim) if self.vector is None else self.vector.astype(np.float64)
-        for at, wide, zero[at] in _wide(rows, self.spec.metric == "cosine"):
-            with np.errstate(under="ignore"):
+        with np.errstate(under="ignore"):
+            for at, wide, zero[at] in _wide(rows, self.spec.metric == "cosine"):
                 np.subtract(wide, vector, out=out[at], casting="same_kind")
         return out, zero
 
