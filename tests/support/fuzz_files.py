@@ -60,12 +60,12 @@ def edited(value, at, new):
 
 
 def main(folder, examples):
-    index = VQIndex(8, 4, "l2", keep_vectors="int8")
+    index = VQIndex(8, 4, "l2", keep_vectors="int8", center="mean")
     index.add(np.random.default_rng(0).standard_normal((50, 8)), ids=np.arange(50) * 5)
     file = folder / "a.vqi"
     index.save(file)
     whole = file.read_bytes()
-    with vqindex.open(folder / "store", "a", dim=8, metric="l2", keep_vectors="int8") as store:
+    with vqindex.open(folder / "store", "a", dim=8, metric="l2", keep_vectors="int8", center="mean") as store:
         store.add(np.random.default_rng(0).standard_normal((50, 8)), ids=np.arange(50) * 5)
         store.commit()
         store.remove([0, 5])
