@@ -116,6 +116,22 @@ def test_extreme_rows(isa, metric, kind):
 
 
 @every_isa
+@pytest.mark.parametrize(
+    ("dim", "metric", "n", "nq", "k", "confidence"),
+    [
+        (24, "cosine", 2500, 1100, 10, 0.995),  # more queries than one chunk, several stretches of rows
+        (800, "l2", 4500, 20, 10, 0.995),  # more than one pass over the coordinates
+        (1600, "cosine", 700, 70, 3, 0.9),  # more tables than stay in the cache at a time
+        (40, "ip", 3000, 45, 2500, 0.995),  # groups of which more is caught than there is room for
+        (16, "cosine", 40000, 1, 10, 0.9),  # one query, more than one stretch
+        (257, "l2", 16000, 1, 10, 0.9),
+    ],
+)
+def test_more_than_one_of_everything(isa, dim, metric, n, nq, k, confidence):
+    assert_same_search(isa, Case(IndexSpec(dim, 2, metric), "plain", n, nq, k, confidence, 1, ()))
+
+
+@every_isa
 def test_the_largest_distances(isa):
     """Norms just under the limit of 2**62 in opposite directions: distances and bounds stay finite."""
     spec = IndexSpec(1, 1, "l2")
