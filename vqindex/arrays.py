@@ -82,11 +82,14 @@ def _checked_float32(block: Any, rows: range | NDArray[np.int64], what: str) -> 
     raw = np.asarray(block)
     if raw.ndim != 2 or raw.dtype.kind not in "fiu":  # only of an object that says one thing and slices to another
         raise InvalidInputError(f"{what} slice to {raw.dtype} of shape {raw.shape}; expected two-dimensional numbers")
-    with np.errstate(over="ignore", under="ignore"):
-        out = np.ascontiguousarray(raw, np.float32)
-    bad = ~np.isfinite(out)
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
+    if raw.dtype == np.float32:
+        out = np.ascontiguousarray(raw)
+    else:
+        with np.errstate(over="ignore", under="ignore"):
+            out = np.ascontiguousarray(raw, np.float32)
+    finite = np.isfinite(out)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
         raise InvalidInputError(f"{what}[{rows[row]}, {column}] is {raw[row, column]}; expected a finite float32 value")
     return out
 

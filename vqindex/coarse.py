@@ -26,6 +26,7 @@ Key.   A row's key is the worse of its score and its bound. Search keeps the k b
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -54,6 +55,7 @@ class CoarseTerms(NamedTuple):
         return cls(math.sqrt(u / dim) * 32767 / LIMIT, (u - 1) / dim, u / (LIMIT * LIMIT * dim))
 
 
+@lru_cache(maxsize=64)
 def quantile(confidence: float) -> float:
     """Return z: how many standard errors a bound lies above its estimate; infinite for confidence 1."""
     return math.inf if confidence == 1 else NormalDist().inv_cdf(confidence)

@@ -229,6 +229,9 @@ class NativeBackend(ReferenceBackend):
     ) -> Iterator[tuple[Queries, slice, list[NDArray[np.uint64] | None] | None]]:
         """Yield the queries, where they are, and what they may find, for one compiled call after another."""
         nq = len(queries.lead)
+        if allowed is None and nq <= min(_QUERIES, most):
+            yield queries, slice(0, nq), None
+            return
         at_once = 1 if self._alone(nq, blocks, allowed) else max(1, min(_QUERIES, most))
         for start in range(0, max(1, nq), at_once):
             at = slice(start, start + at_once)

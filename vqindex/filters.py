@@ -145,6 +145,9 @@ class Filter:
 
         Filters of all queries together may take more memory than the index: words are made for some at a time.
         """
+        if self._each is None and self._all is None:
+            yield queries, slice(0, self._queries), None
+            return
         edges = np.cumsum([0, *(block.rows for block in blocks)]).tolist()
         at_once = max(1, self._queries if self._each is None else _WORDS * WORD // max(1, edges[-1]))
         for start in range(0, max(1, self._queries), at_once):
