@@ -64,7 +64,8 @@ def work_of(kernel: str, dim: int, memory: int) -> Line:
         steps = -(-dim // 4)
         return {"pairs": TILE * QUERIES, "dots": 16 * steps, "instructions": 26 * steps}
     if kernel == "sign_tile":  # for two queries and a unit 24 loads, 32 look-ups, 24 additions and 24 to widen
-        return {"pairs": GROUP * TOGETHER, "permutes": 16 * TOGETHER * units, "instructions": TOGETHER // 2 * units * 104}
+        work = units * TOGETHER
+        return {"pairs": GROUP * TOGETHER, "permutes": 16 * work, "instructions": 52 * work}
     if kernel == "sign_plane":
         group = -(-dim // 8) * GROUP
         return {"pairs": memory // group * GROUP, "bytes": memory // group * group}
