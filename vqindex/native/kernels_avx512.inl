@@ -72,8 +72,6 @@ VQ_T VQ_INLINE __m512i dot4(__m512i sum, __m512i levels, __m512i query) {
 #endif
 }
 
-constexpr std::size_t kAhead = 8;  // queries fetched ahead
-
 // The sums of the lanes of four registers.
 VQ_T VQ_INLINE __m128i four_sums(__m512i a, __m512i b, __m512i c, __m512i d) {
   const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
@@ -98,9 +96,6 @@ VQ_T std::size_t row_sums(const std::int8_t* levels, std::size_t stride, const s
   };
   std::size_t i = 0;
   for (; i + 4 <= count; i += 4) {
-    if (i + kAhead + 4 <= count)
-      for (std::size_t j = 0; j < 4; ++j)
-        for (std::size_t at = 0; at < stride; at += 64) prefetch(queries + which[i + kAhead + j] * stride + at);
     __m512i sum[4];
     VQ_UNROLL
     for (int j = 0; j < 4; ++j) sum[j] = _mm512_setzero_si512();

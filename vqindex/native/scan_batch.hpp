@@ -13,8 +13,8 @@ namespace vqindex {
 
 constexpr std::size_t kChunk = 1024;                       // queries that share all that is done to a row
 constexpr std::size_t kChunkBytes = std::size_t{1} << 24;  // of their tables
-constexpr std::size_t kTableBytes = std::size_t{1} << 18;  // of tables that stay in the second-level cache
-constexpr std::size_t kIndexBytes = std::size_t{1} << 17;  // of look-up indices that stay there beside them
+constexpr std::size_t kTableBytes = std::size_t{1} << 17;  // of tables that stay in the second-level cache
+constexpr std::size_t kIndexBytes = std::size_t{1} << 19;  // of look-up indices that stay there beside them
 constexpr std::size_t kStretch = 8;                        // most groups of rows in a stretch
 constexpr std::size_t kPasses = 8;                         // over all stretches
 constexpr std::size_t kCatch = 8192;                       // rows caught in a group before they are scored
