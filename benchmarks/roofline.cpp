@@ -118,6 +118,21 @@ VQ_WIDEST void many_permutes() {
   sink = _mm512_reduce_add_epi32(all);
 }
 
+VQ_WIDEST void many_additions() {
+  __m512 x[12], one = _mm512_set1_ps(1);
+  VQ_UNROLL
+  for (int i = 0; i < 12; ++i) x[i] = _mm512_setzero_ps();
+  for (int round = 0; round < 1000; ++round) {
+    VQ_UNROLL
+    for (int i = 0; i < 12; ++i) x[i] = _mm512_add_ps(x[i], one);
+    asm volatile("" : "+v"(one));
+  }
+  __m512 all = x[0];
+  VQ_UNROLL
+  for (int i = 1; i < 12; ++i) all = _mm512_add_ps(all, x[i]);
+  sink = static_cast<std::int64_t>(_mm512_reduce_add_ps(all));
+}
+
 VQ_WIDEST void read(const std::uint8_t* from, std::size_t bytes) {
   __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
   for (std::size_t at = 0; at < bytes; at += 256) {
@@ -133,6 +148,7 @@ void peaks(const Buffer<std::uint8_t>& memory, std::size_t bytes) {
   print("peak", "cycles", 10'000, time_of(chain));
   print("peak", "dots", 12'000, time_of(many_dots));
   print("peak", "permutes", 12'000, time_of(many_permutes));
+  print("peak", "additions", 12'000 * 16, time_of(many_additions));
   print("peak", "bytes in cache", std::size_t{1} << 18, time_of([&] { read(memory.data(), std::size_t{1} << 18); }));
   print("peak", "bytes", bytes, time_of([&] { read(memory.data(), bytes); }));
 }
@@ -186,6 +202,17 @@ void kernels(const Kernels& k, std::size_t dim, const Buffer<std::uint8_t>& memo
         }));
   std::uint64_t hits[kTileBlocks];
   print("kernel", "above", dim, time_of([&] { sink = k.above(sums16.data(), kTileBlocks, 60'000, hits); }));
+  constexpr std::size_t kCaught = 4096;  // rows of a group that queries want to be scored
+  const auto group = random_buffer<std::int8_t>(kTileBlocks * kBlock * stride, -127, 127);
+  const auto places = random_buffer<std::uint8_t>(kCaught, 0, 255);
+  std::vector<std::uint16_t> which(kCaught), passing(kCaught);
+  for (std::size_t i = 0; i < kCaught; ++i) which[i] = static_cast<std::uint16_t>(i * kQueries * kMany / kCaught);
+  const std::vector<std::int32_t> limits(kQueries * kMany, std::int32_t{1} << 30);
+  sums.resize(kCaught);
+  print("kernel", "row_sums", dim, time_of([&] {
+          sink = static_cast<std::int64_t>(k.row_sums(group.data(), stride, places.data(), queries.data(), which.data(),
+                                                      kCaught, limits.data(), sums.data(), passing.data()));
+        }));
   const std::size_t whole = bytes / (plane * kBlock * kTileBlocks);  // passes that go through all of the memory
   print("kernel", "sign_plane", dim, time_of([&] {
           for (std::size_t i = 0; i < whole; ++i)

@@ -5,13 +5,16 @@
 Compiles roofline.cpp with the extension's kernels (needs g++ or the compiler in CXX), and writes one JSON line each to
 results/roofline.jsonl, in place of the lines of the same machine:
 
-* `peak`: clock (a chain of additions), `vpdpbusd` and `vpermb` a nanosecond from registers, bytes a nanosecond from the
-  second-level cache and from memory. Only with AVX-512 VBMI, whose instructions they are.
+* `peak`: clock (a chain of additions), `vpdpbusd`, `vpermb` and float32 additions a nanosecond from registers, bytes a
+  nanosecond from the second-level cache and from memory. Only with AVX-512 VBMI, whose instructions they are.
 * `kernel`: nanoseconds of a call (median, minimum, maximum of 15 runs), and for those that meet every row the share
   of the peak that bounds them: dot products for `tile_sums`, look-ups for `sign_tile`, the memory's bandwidth for
   `sign_plane`, by which a single query reads all rows. `instructions` are counted from the source.
 * `search`: a whole search of Gaussian clusters on one thread, nanoseconds for a query and a row, beside what its
-  kernels alone would take: the one that meets every row, and `row_dot` for rows whose bound passes the final bar.
+  kernels alone would take: the one that meets every row, and `row_sums` (batch) or `row_dot` (single) for the rows
+  whose bound passes the final bar.
+* `encode`: nanoseconds of processor time for a vector, all steps, beside what the additions of the Hadamard rounds or
+  the reading of the vector would take alone, whichever is more.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from vqindex.backend import make_backend
 from vqindex.coarse import quantile
 from vqindex.codec import Codec
 from vqindex.planes import join_rows
+from vqindex.spec import IndexSpec
 from vqindex_cli.contest import machine
 from vqindex_cli.output import show_table
 
@@ -42,6 +46,7 @@ HERE = Path(__file__).parent
 NATIVE = HERE.parent / "vqindex" / "native"
 # Constants of native/kernels.hpp.
 TILE, QUERIES, GROUP, TOGETHER, UNIT = 128, 2, 256, 8, 24
+CAUGHT = 4096  # of roofline.cpp
 FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd", "-w"]
 CODES = (("turboquant-prod", 2), ("turboquant-prod", 4), ("trellis", 2), ("trellis", 4))
 
@@ -66,6 +71,8 @@ def work_of(kernel: str, dim: int, memory: int) -> Line:
     if kernel == "sign_tile":  # for two queries and a unit 24 loads, 32 look-ups, 24 additions and 24 to widen
         work = units * TOGETHER
         return {"pairs": GROUP * TOGETHER, "permutes": 16 * work, "instructions": 52 * work}
+    if kernel == "row_sums":
+        return {"pairs": CAUGHT, "dots": CAUGHT * -(-dim // 64)}
     if kernel == "sign_plane":
         group = -(-dim // 8) * GROUP
         return {"pairs": memory // group * GROUP, "bytes": memory // group * group}
@@ -143,8 +150,7 @@ def searches(dim: int, rows: int, times: dict[tuple[str, int], Line]) -> Iterato
         index = vqindex.VQIndex(dim, bits, "cosine", codec=codec)
         index.add(x)
         share, row_dot = passing(index, q[:20], 10), pair(f"row_dot {codec} {bits}")
-        batch_by_signs = dim > 256
-        batch = pair("sign_tile") + share * row_dot if batch_by_signs else pair("tile_sums")
+        batch = pair("sign_tile") + share * pair("row_sums")
         single = pair("sign_plane") + share * row_dot
         for name, count, expected, call in (
             ("batch", 1000, batch, partial(index.search, q, 10, threads=1)),
@@ -164,6 +170,18 @@ def searches(dim: int, rows: int, times: dict[tuple[str, int], Line]) -> Iterato
             }
 
 
+def encoding(dim: int, peaks: dict[str, float]) -> Iterator[Line]:
+    """Measure encoding on one processor beside the additions of its three Hadamard rounds, and the bytes it reads."""
+    x = np.random.default_rng(0).standard_normal((20_000, dim), dtype=np.float32)
+    additions = 3 * sum(2**i * i for i in range(dim.bit_length()) if dim >> i & 1)
+    floor = max(additions / peaks["additions"], 4 * dim / peaks["bytes"]) if peaks else None
+    for codec, bits in CODES:
+        backend = make_backend(Codec(IndexSpec(dim, bits, "cosine", codec=codec)), "cpu")
+        took = {at: 1e9 * s / len(x) for at, s in processor_seconds(partial(backend.encode, x)).items()}
+        line = {"encode": codec, "bits": bits, "dim": dim, "ns_per_vector": took}
+        yield line | ({"floor": floor, "share_of_floor": floor / took["median"]} if floor else {})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dims", type=int, nargs="+", default=[100, 384, 768, 1536])
@@ -174,7 +192,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         lines += kernels(compiled(Path(folder)), args.dims)
     times = {(line["kernel"], line["dim"]): line for line in lines if "kernel" in line}
+    peaks = {line["peak"]: line["per_ns"] for line in lines if "peak" in line}
     for dim in args.dims:
+        lines += encoding(dim, peaks)
         lines += searches(dim, args.rows, times)
     common = {"benchmark": "roofline", "load": os.getloadavg()[0], "machine": machine()}
     path = args.out / "roofline.jsonl"
@@ -214,6 +234,20 @@ def report(lines: list[Line]) -> None:
             ]
             for line in lines
             if "search" in line
+        ],
+    )
+    show_table(
+        ["encode", "bits", "d", "ns a vector", "floor"],
+        [
+            [
+                line["encode"],
+                line["bits"],
+                line["dim"],
+                f"{line['ns_per_vector']['median']:.0f}",
+                f"{line['floor']:.0f} ({line['share_of_floor']:.0%})" if "floor" in line else "",
+            ]
+            for line in lines
+            if "encode" in line
         ],
     )
 
