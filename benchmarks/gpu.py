@@ -74,11 +74,7 @@ def copy_speed(device: Device, clock: Clock, size: int) -> float:
     """Bytes read and written a second by a copy on the device."""
     source, target = (device.empty((size,), np.uint8) for _ in range(2))
     device.fill(source, 1)
-
-    def copy() -> None:
-        target[:] = source
-
-    return 2 * size / clock(copy)
+    return 2 * size / clock(lambda: device.copy(target, source))
 
 
 def repeated(device: Device, rows: int, width: int, dtype: Any, make: Callable[[int], np.ndarray]) -> Any:
@@ -87,7 +83,7 @@ def repeated(device: Device, rows: int, width: int, dtype: Any, make: Callable[[
     pattern = device.upload(np.ascontiguousarray(make(min(rows, _PATTERN_ROWS) * width), dtype))
     for start in range(0, out.size, pattern.size):
         stop = min(out.size, start + pattern.size)
-        out[start:stop] = pattern[: stop - start]
+        device.copy(out[start:stop], pattern[: stop - start])
     return out
 
 

@@ -1,24 +1,55 @@
 """The door: the only place that looks at, casts or copies the arrays users pass.
 
 NumPy arrays, memory maps, h5py datasets, nested lists, torch and CuPy tensors and anything with DLPack come in, also
-objects that can only be sliced; C-contiguous float32 or int64 NumPy arrays go on.
+objects that can only be sliced; C-contiguous float32 or int64 NumPy arrays go on. What a backend takes where it lies
+(`OnDevice`) passes the same checks and goes on as it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InvalidInputError
 
-__all__ = ["as_host", "as_ids", "as_matrix", "as_queries", "float_chunks", "float_rows"]
+__all__ = ["OnDevice", "as_host", "as_ids", "as_matrix", "as_queries", "float_chunks", "float_rows", "on_host"]
 
 F32 = NDArray[np.float32]
 _SHOWN = 5
 _GAP = 8  # rows that are read for nothing rather than with another call
+
+
+@runtime_checkable
+class OnDevice(Protocol):
+    """A caller's array in the memory of a backend's own device (`Backend.adopt`)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+
+    def __getitem__(self, at: Any) -> OnDevice:
+        """Return a view."""
+
+    def float32(self) -> tuple[OnDevice, int]:
+        """Return rows as C-contiguous float32, and the first place, along rows, of what is not finite then, or -1."""
+
+    def host(self) -> NDArray[Any]:
+        """Return a copy on the host."""
+
+    def back(self, result: NDArray[Any]) -> Any:
+        """Return a result as an array of the caller's library on this device."""
+
+
+def on_host(rows: F32 | OnDevice) -> F32:
+    """Return checked rows on the host."""
+    return rows.host() if isinstance(rows, OnDevice) else rows
 
 
 def _is_sliced(array: Any) -> bool:
@@ -31,6 +62,8 @@ def _is_sliced(array: Any) -> bool:
 
 def _to_host(array: Any) -> Any:
     """Return something NumPy can slice: device tensors and DLPack objects are copied to the host."""
+    if isinstance(array, OnDevice):
+        return array
     if np.ma.is_masked(array):
         raise InvalidInputError("the array has masked values; expected all values to be there")
     if isinstance(array, np.ndarray) or type(array).__module__.startswith("h5py") or _is_sliced(array):
@@ -77,8 +110,14 @@ def as_matrix(array: Any, dim: int, what: str) -> Any:
     return array
 
 
-def _checked_float32(block: Any, rows: range | NDArray[np.int64], what: str) -> F32:
+def _checked_float32(block: Any, rows: range | NDArray[np.int64], what: str) -> Any:
     """Return a block as float32; `rows` are the numbers that errors call its rows by."""
+    if isinstance(block, OnDevice):
+        converted, place = block.float32()
+        if place >= 0:  # the host finds it again, and says so in the same words
+            row = place // block.shape[1]
+            _checked_float32(block[row : row + 1].host(), rows[row : row + 1], what)
+        return converted
     raw = np.asarray(block)
     if raw.ndim != 2 or raw.dtype.kind not in "fiu":  # only of an object that says one thing and slices to another
         raise InvalidInputError(f"{what} slice to {raw.dtype} of shape {raw.shape}; expected two-dimensional numbers")
@@ -94,8 +133,8 @@ def _checked_float32(block: Any, rows: range | NDArray[np.int64], what: str) -> 
     return out
 
 
-def float_chunks(matrix: Any, rows: int, what: str) -> Iterator[F32]:
-    """Yield C-contiguous float32 blocks of at most `rows` rows of a checked matrix.
+def float_chunks(matrix: Any, rows: int, what: str) -> Iterator[F32 | OnDevice]:
+    """Yield C-contiguous float32 blocks of at most `rows` rows of a checked matrix, where it lies.
 
     Raises
     ------
@@ -121,10 +160,11 @@ def float_rows(matrix: Any, rows: NDArray[np.int64], what: str) -> F32:
     else:
         runs = np.split(rows, np.flatnonzero(np.diff(rows) > _GAP) + 1)
         picked = np.concatenate([matrix[run[0] : run[-1] + 1][run - run[0]] for run in runs])
-    return _checked_float32(picked, rows, what)
+    out: F32 = _checked_float32(picked, rows, what)
+    return out
 
 
-def as_queries(array: Any, dim: int) -> tuple[F32, bool]:
+def as_queries(array: Any, dim: int) -> tuple[F32 | OnDevice, bool]:
     """Return float32 queries of shape (nq, dim) and whether a single 1-D query was given."""
     array = _to_host(array)
     single = len(array.shape) == 1 and array.shape[0] != 0

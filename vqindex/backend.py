@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import OnDevice
 from .bitmap import Allowed
 from .codec import Codec
 from .errors import BackendError
@@ -59,7 +60,7 @@ class Queries:
     Attributes
     ----------
     lead : ndarray of int16, shape (nq, d)
-        P q on the int16 grid.
+        P q on the int16 grid; for queries on a backend's device, an array there.
     lead_scale : ndarray of float32, shape (nq,)
         Value of a step of `lead`.
     tail : ndarray of int16, shape (nq, m), or None
@@ -88,14 +89,17 @@ class Backend(Protocol):
 
     name: str
 
-    def encode(self, vectors: F32) -> Encoded:
-        """Encode finite float32 vectors of shape (n, d)."""
+    def adopt(self, array: Any) -> OnDevice | None:
+        """Return a caller's array in the memory of the backend's own device, as it lies there; None for any other."""
+
+    def encode(self, vectors: Any) -> Encoded:
+        """Encode finite float32 vectors of shape (n, d): an array on the host, or what `adopt` returned."""
 
     def put(self, rows: Encoded, block: Block, start: int) -> None:
         """Write code rows into the stored layout (``planes.py``), from row `start` of a block on."""
 
-    def prepare(self, queries: F32) -> Queries:
-        """Rotate and quantise finite float32 queries of shape (nq, d)."""
+    def prepare(self, queries: Any) -> Queries:
+        """Rotate and quantise finite float32 queries of shape (nq, d): an array on the host, or an adopted one."""
 
     def search(
         self,

@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import as_host, float_chunks
+from .arrays import OnDevice, as_host, float_chunks, on_host
 from .backend import Backend, Encoded, Queries
 from .errors import InvalidInputError
 from .estimator import MAX_NORM, flush, sum64
@@ -198,27 +198,27 @@ class Centering:
             return self
         total = np.zeros(self.spec.dim)
         for chunk in float_chunks(matrix, _READ_PIECES * _piece_rows(self.spec.dim), "vectors"):
-            for _, wide, _ in _wide(chunk, self.spec.metric == "cosine"):
+            for _, wide, _ in _wide(on_host(chunk), self.spec.metric == "cosine"):
                 total += sum64(wide)
         return Centering(self.spec, _as_vector(flush(total / n), self.spec.dim))
 
     # ---- towards the engine
 
-    def encode(self, backend: Backend, rows: F32) -> Encoded:
-        """Encode finite float32 rows (n, dim)."""
+    def encode(self, backend: Backend, rows: F32 | OnDevice) -> Encoded:
+        """Encode finite float32 rows (n, dim); residuals are made on the host."""
         if not self.on:
             return backend.encode(rows)
-        residuals, zero = self._residuals(rows)
+        residuals, zero = self._residuals(on_host(rows))
         done = backend.encode(residuals)
         if done.norm is not None and zero.any():
             done = done._replace(norm=np.where(zero, self._norm_of_zero, done.norm))
         return done
 
-    def prepare(self, backend: Backend, queries: F32) -> Queries:
+    def prepare(self, backend: Backend, queries: F32 | OnDevice) -> Queries:
         """Prepare finite float32 queries (nq, dim)."""
         if not self.on:
             return backend.prepare(queries)
-        residuals, zero = self._residuals(queries)
+        residuals, zero = self._residuals(on_host(queries))
         done = backend.prepare(residuals)
         return replace(done, norm=np.where(zero, self._norm_of_zero, done.norm)) if zero.any() else done
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import float_chunks
+from .arrays import OnDevice, float_chunks, on_host
 from .backend import Backend, Encoded
 from .center import Centering
 from .errors import InvalidInputError
@@ -23,6 +23,7 @@ I64 = NDArray[np.int64]
 Part = tuple[Encoded, Kept | None]  # some rows, and their originals if vectors are kept
 
 _CHUNK_VALUES = 2**22  # float32 values encoded at a time: 16 MiB of input
+_DEVICE_CHUNK_VALUES = 2**26  # of an array in device memory
 
 
 def check_norms(norm: NDArray[np.float32] | None, what: str, first_row: int) -> None:
@@ -36,9 +37,10 @@ def check_norms(norm: NDArray[np.float32] | None, what: str, first_row: int) -> 
 
 def encoded(backend: Backend, centering: Centering, originals: Originals | None, matrix: Any) -> Iterator[Part]:
     """Encode a checked matrix (n, dim) by chunks, as they are asked for, and round it if vectors are kept."""
-    rows = max(1, _CHUNK_VALUES // matrix.shape[1])
+    values = _DEVICE_CHUNK_VALUES if isinstance(matrix, OnDevice) else _CHUNK_VALUES
+    rows = max(1, values // matrix.shape[1])
     for number, chunk in enumerate(float_chunks(matrix, rows, "vectors")):
-        kept = None if originals is None else originals.rounded(chunk, number * rows)
+        kept = None if originals is None else originals.rounded(on_host(chunk), number * rows)
         codes = centering.encode(backend, chunk)
         check_norms(codes.norm, "vectors", number * rows)
         yield codes, kept

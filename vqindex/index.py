@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arguments import MAX_K, as_confidence, as_count, as_shortlist, as_thresholds
-from .arrays import as_ids, as_matrix, as_queries
+from .arrays import OnDevice, as_ids, as_matrix, as_queries, on_host
 from .backend import Queries, make_backend
 from .center import Centering
 from .codec import Codec
@@ -20,7 +20,7 @@ from .ids import IdMap
 from .originals import Originals, as_kind
 from .rerank import as_reader
 from .rerank import rerank as rerank_rows
-from .result import RangeResult, SearchResult, SearchResultWithError, squeeze
+from .result import Delivery, RangeResult, SearchResult, SearchResultWithError
 from .rows import RowStore
 from .spec import IndexSpec
 
@@ -237,7 +237,8 @@ class VQIndex:
         Parameters
         ----------
         vectors : array-like, shape (n, dim)
-            Any float or integer dtype; NumPy, torch, CuPy, DLPack, h5py or nested lists.
+            Any float or integer dtype; NumPy, torch, CuPy, DLPack, h5py or nested lists. Arrays on the GPU of an index
+            on device ``"cuda"`` are encoded there.
         ids : array-like of int, shape (n,), optional
             Distinct ids from 0 to 2**63 - 1, new to the index. Without them vectors are numbered from 0 on, and no
             number is given twice; once other ids were given, every vector needs one.
@@ -249,7 +250,7 @@ class VQIndex:
             cosine), a coordinate that ``keep_vectors="f16"`` can't hold, or ids that are negative, repeated or already
             there. The index is then unchanged.
         """
-        matrix = as_matrix(vectors, self.dim, "vectors")
+        matrix = as_matrix(self._where_it_lies(vectors), self.dim, "vectors")
         new_ids = None if ids is None else as_ids(ids, matrix.shape[0])
         if matrix.shape[0]:
             self._ids.check_new(new_ids)
@@ -282,7 +283,7 @@ class VQIndex:
         InvalidInputError
             As for `add`; the index is then unchanged.
         """
-        matrix = as_matrix(vectors, self.dim, "vectors")
+        matrix = as_matrix(self._where_it_lies(vectors), self.dim, "vectors")
         new_ids = as_ids(ids, matrix.shape[0])
         old = self._ids.find(new_ids)
         self._encode(matrix, new_ids)
@@ -405,7 +406,8 @@ class VQIndex:
         Parameters
         ----------
         queries : array-like, shape (nq, dim) or (dim,)
-            A 1-D query gives 1-D results.
+            A 1-D query gives 1-D results. Queries on the GPU of an index on device ``"cuda"`` give results there, as
+            arrays of their library.
         k : int, default 10
             Number of results; may exceed the number of vectors.
         filter : optional
@@ -448,9 +450,9 @@ class VQIndex:
         most_threads = None if threads is None else as_count("threads", threads)
         sure = as_confidence(confidence)
         vectors_of = as_reader(rerank, oversample, return_stderr, self._contents)
-        given, prepared, single = self._prepare(queries)
+        given, prepared, deliver = self._prepare(queries)
         shortlist = k if vectors_of is None else as_shortlist(k, oversample, self.ntotal)
-        chosen = Filter(filter, self._ids, len(given))
+        chosen = Filter(filter, self._ids, given.shape[0])
         blocks = self._rows.blocks()
         found = [
             self._backend.search(part, blocks, shortlist, sure, most_threads, allowed)
@@ -460,12 +462,11 @@ class VQIndex:
         if vectors_of is None:
             scores = self._centering.scores(scores)
         else:
-            scores, rows = rerank_rows(self._spec.metric, given, rows, vectors_of, k)
+            scores, rows = rerank_rows(self._spec.metric, on_host(given), rows, vectors_of, k)
         result = SearchResult(scores, self._ids.ids(rows))
         if return_stderr:
-            with_error = SearchResultWithError(*result, self._stderr(prepared, rows))
-            return squeeze(with_error) if single else with_error
-        return squeeze(result) if single else result
+            return deliver(SearchResultWithError(*result, self._stderr(prepared, rows)))
+        return deliver(result)
 
     def range_search(
         self,
@@ -501,9 +502,9 @@ class VQIndex:
         """
         most_threads = None if threads is None else as_count("threads", threads)
         sure = as_confidence(confidence)
-        given, prepared, _ = self._prepare(queries)
-        thresholds = self._centering.thresholds(as_thresholds(threshold, len(given)))
-        chosen = Filter(filter, self._ids, len(given))
+        given, prepared, deliver = self._prepare(queries)
+        thresholds = self._centering.thresholds(as_thresholds(threshold, given.shape[0]))
+        chosen = Filter(filter, self._ids, given.shape[0])
         blocks = self._rows.blocks()
         found = [
             self._backend.range_search(part, blocks, thresholds[at], sure, most_threads, allowed)
@@ -513,15 +514,22 @@ class VQIndex:
             np.concatenate(parts) for parts in zip(*((np.diff(lims), *rest) for lims, *rest in found), strict=True)
         )
         lims = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return RangeResult(lims, self._centering.scores(scores), self._ids.ids(rows))
+        found_all = RangeResult(lims, self._centering.scores(scores), self._ids.ids(rows))
+        return deliver._replace(single=False)(found_all)
 
-    def _prepare(self, queries: Any) -> tuple[NDArray[np.float32], Queries, bool]:
-        """Check and prepare queries; also tell whether a single 1-D one was given."""
-        block, single = as_queries(queries, self.dim)
+    def _where_it_lies(self, array: Any) -> Any:
+        """Return an array on the backend's own device as one that is used there; any other as it is."""
+        adopted = self._backend.adopt(array)
+        return array if adopted is None else adopted
+
+    def _prepare(self, queries: Any) -> tuple[NDArray[np.float32] | OnDevice, Queries, Delivery]:
+        """Check and prepare queries; also tell how their results are wanted."""
+        home = self._backend.adopt(queries)
+        block, single = as_queries(queries if home is None else home, self.dim)
         prepared = self._centering.prepare(self._backend, block)
         if self._spec.stores_norm:
             check_norms(prepared.norm, "queries", 0)
-        return block, prepared, single
+        return block, prepared, Delivery(single, home)
 
     def _stderr(self, prepared: Queries, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the standard errors of found rows, nan where there is none."""
@@ -553,10 +561,11 @@ class VQIndex:
         UnknownIdError
             If an id is not in the index.
         """
-        _, prepared, single = self._prepare(queries)
+        _, prepared, deliver = self._prepare(queries)
         stored = self._rows.take(self._ids.rows(as_ids(ids)))
         scores = self._centering.scores(self._backend.scores(prepared, stored))
-        return scores[0] if single else scores
+        out: NDArray[np.float32] = deliver.array(scores)
+        return out
 
     def reconstruct(self, ids: Any) -> NDArray[np.float32]:
         """Return approximate vectors xhat whose inner product with a query is the estimate: <q, xhat>.

@@ -50,6 +50,9 @@ class ReferenceBackend:
 
     # ---- encode
 
+    def adopt(self, array: object) -> None:
+        """Return None: the host is its only device."""
+
     def encode(self, vectors: F32) -> Encoded:
         """Encode finite float32 vectors of shape (n, d)."""
         n = vectors.shape[0]

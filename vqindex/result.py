@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RangeResult", "SearchResult", "SearchResultWithError"]
+from .arrays import OnDevice
+
+__all__ = ["Delivery", "RangeResult", "SearchResult", "SearchResultWithError"]
 
 
 class SearchResult(NamedTuple):
     """Scores and ids, best first; unpacks as ``scores, ids``.
+
+    NumPy arrays; for queries that lie on the GPU of an index on device ``"cuda"``, arrays of their library there.
 
     Attributes
     ----------
@@ -52,9 +56,29 @@ class RangeResult(NamedTuple):
     ids: NDArray[np.int64]
 
 
-Result = TypeVar("Result", SearchResult, SearchResultWithError)
+Result = TypeVar("Result", SearchResult, SearchResultWithError, RangeResult)
 
 
-def squeeze(result: Result) -> Result:
-    """Drop the query axis of a result for a single 1-D query."""
-    return type(result)(*(part[0] for part in result))
+class Delivery(NamedTuple):
+    """How results go to the caller.
+
+    Attributes
+    ----------
+    single : bool
+        Whether there is one query that was given without an axis of queries.
+    home : OnDevice or None
+        The queries, if they lie on the index's device: results go there, as arrays of their library.
+    """
+
+    single: bool
+    home: OnDevice | None
+
+    def array(self, part: NDArray[Any]) -> Any:
+        """Return an array, (nq, ...) or (...), where it is wanted."""
+        part = part[0] if self.single else part
+        return part if self.home is None else self.home.back(part)
+
+    def __call__(self, result: Result) -> Result:
+        """Return a result whose parts are all where they are wanted."""
+        parts: tuple[NDArray[Any], ...] = result
+        return type(result)(*map(self.array, parts))

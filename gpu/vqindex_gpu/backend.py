@@ -8,6 +8,7 @@ the host, with the same results.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, zip_longest
 from threading import Lock
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from vqindex.cpu import NativeBackend
 from vqindex.errors import BackendError
 from vqindex.planes import Block
 
+from .adopted import Adopted
 from .device import Device
 from .engine import Engine, Found
 from .layout import TILE_ROWS
@@ -99,26 +101,31 @@ class CudaBackend:
 
     # ---- rows and queries
 
-    def encode(self, vectors: Any) -> Encoded:
-        """Encode finite float32 vectors of shape (n, d), on the host or on the first device."""
-        engine = self._engines[0]
+    def adopt(self, array: Any) -> Adopted | None:
+        """Return an array that lies on one of the devices as one to encode or search with there, without a copy."""
+        for engine in self._engines:
+            ours = engine.device.adopt(array)
+            if ours is not None:
+                return Adopted(engine, ours, array)
+        return None
+
+    def encode(self, vectors: F32 | Adopted) -> Encoded:
+        """Encode finite float32 vectors of shape (n, d): on their device, or from the host on the first one."""
+        engine = vectors.engine if isinstance(vectors, Adopted) else self._engines[0]
         device = engine.device
-        on_host = isinstance(vectors, np.ndarray) and not device.owns(vectors)
         if not engine.encodes:
-            return self._host.encode(vectors if on_host else device.download(vectors))
-        if on_host:
-            vectors = device.upload(np.ascontiguousarray(vectors))
-        codes, factor, norm = engine.encode(vectors)
+            return self._host.encode(vectors.host() if isinstance(vectors, Adopted) else vectors)
+        on_device = vectors.array if isinstance(vectors, Adopted) else device.upload(np.ascontiguousarray(vectors))
+        codes, factor, norm = engine.encode(on_device)
         return Encoded(device.download(codes), device.download(factor), None if norm is None else device.download(norm))
 
-    def prepare(self, queries: Any) -> Queries:
-        """Rotate and quantise finite float32 queries of shape (nq, d), where they are."""
-        engine = self._engines[0]
-        if isinstance(queries, np.ndarray) and not engine.device.owns(queries):
+    def prepare(self, queries: F32 | Adopted) -> Queries:
+        """Rotate and quantise finite float32 queries of shape (nq, d), where they are; `lead` stays there."""
+        if not isinstance(queries, Adopted):
             return self._host.prepare(queries)
-        if not engine.encodes:
-            return self._host.prepare(engine.device.download(queries))
-        return engine.prepare(queries)
+        if not queries.engine.encodes:
+            return self._host.prepare(queries.host())
+        return queries.engine.prepare(queries.array)
 
     def put(self, rows: Encoded, block: Block, start: int) -> None:
         """Write code rows into the stored layout on the host, from row `start` of a block on."""
@@ -138,15 +145,34 @@ class CudaBackend:
 
     def scores(self, queries: Queries, block: Encoded) -> F32:
         """Return all scores, shape (nq, n); on the host."""
-        return self._host.scores(queries, block)
+        return self._host.scores(self._on_host(queries), block)
 
     def stderr(self, queries: Queries, block: Encoded) -> F32:
-        """Return the standard error of all scores, shape (nq, n); on the host."""
+        """Return the standard error of all scores, shape (nq, n); on the host, where the norms are."""
         return self._host.stderr(queries, block)
 
     def decode(self, block: Encoded) -> F32:
         """Return the vectors xhat with <q, xhat> = estimate, shape (n, d); on the host."""
         return self._host.decode(block)
+
+    def _home(self, queries: Queries) -> Engine | None:
+        """Return the engine on whose device queries lie; None for those on the host."""
+        return next((engine for engine in self._engines if engine.device.owns(queries.lead)), None)
+
+    def _on_host(self, queries: Queries) -> Queries:
+        home = self._home(queries)
+        return queries if home is None else replace(queries, lead=home.device.download(queries.lead))
+
+    def _everywhere(self, queries: Queries) -> list[Queries]:
+        """Return queries for each engine: as they are, or on the engine's own device if they lie on another one."""
+        home = self._home(queries)
+        if home is None or len(self._engines) == 1:
+            return [queries] * len(self._engines)
+        home.device.synchronize()  # devices do not wait for each other
+        return [
+            queries if engine is home else replace(queries, lead=engine.device.bring(queries.lead))
+            for engine in self._engines
+        ]
 
     # ---- search
 
@@ -170,8 +196,9 @@ class CudaBackend:
         best = _Best.none(queries.lead.shape[0], width)
         if best.rows.size:
             with self._lock:
+                given = self._everywhere(queries)
                 for together in self._together(blocks, allowed):
-                    self._search_parts(queries, together, confidence, best)
+                    self._search_parts(given, together, confidence, best)
         return best.finished(k, ascending=self.spec.metric == "l2")
 
     def range_search(
@@ -189,8 +216,9 @@ class CudaBackend:
         none = np.empty(0, np.int64)
         found = [(none, np.empty(0, np.float32), none)]
         with self._lock:
+            given = self._everywhere(queries)
             for together in self._together(blocks, allowed):
-                found.extend(self._range_parts(queries, together, confidence, bars))
+                found.extend(self._range_parts(given, together, confidence, bars))
         query, scores, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
         order = np.lexsort((rows, -scores, query))
         lims = np.searchsorted(query[order], np.arange(nq + 1)).astype(np.int64)
@@ -198,10 +226,10 @@ class CudaBackend:
         return lims, (np.float32(0) - scores if ascending else scores), rows[order]
 
     def _range_parts(
-        self, queries: Queries, parts: Sequence[_Part | None], confidence: float, bars: F32
+        self, given: Sequence[Queries], parts: Sequence[_Part | None], confidence: float, bars: F32
     ) -> Iterator[tuple[I64, F32, I64]]:
         """Yield query numbers, scores and rows of what is above the bars in a part of the rows on each device."""
-        for engine, part in zip(self._engines, parts, strict=True):
+        for engine, queries, part in zip(self._engines, given, parts, strict=True):
             if part is None:
                 continue
             at_once = engine.batch(part.segments, 1)
@@ -218,18 +246,23 @@ class CudaBackend:
         parts = [self._parts(mirror, pieces[number::count]) for number, mirror in enumerate(self._mirrors)]
         return zip_longest(*parts)
 
-    def _search_parts(self, queries: Queries, parts: Sequence[_Part | None], confidence: float, best: _Best) -> None:
+    def _search_parts(
+        self, given: Sequence[Queries], parts: Sequence[_Part | None], confidence: float, best: _Best
+    ) -> None:
         """Search a part of the rows on each device and merge what is found."""
-        work = [(engine, part) for engine, part in zip(self._engines, parts, strict=True) if part is not None]
+        work = [
+            (engine, queries, part)
+            for engine, queries, part in zip(self._engines, given, parts, strict=True)
+            if part is not None
+        ]
         nq, width = best.rows.shape
-        at_once = min(engine.batch(part.segments, min(width, part.rows)) for engine, part in work)
+        at_once = min(engine.batch(part.segments, min(width, part.rows)) for engine, _, part in work)
         for start in range(0, nq, at_once):
             at = slice(start, start + at_once)
-            some = queries.take(at)
             started: list[tuple[Engine, _Part, Found]] = []
-            for engine, part in work:
-                k = min(width, part.rows)
-                started.append((engine, part, engine.search(part.segments, some, k, confidence, part.filter(at))))
+            for engine, queries, part in work:
+                k, words = min(width, part.rows), part.filter(at)
+                started.append((engine, part, engine.search(part.segments, queries.take(at), k, confidence, words)))
             for engine, part, found in started:
                 keys, scores, rows = (engine.device.download(array) for array in found)
                 best.merge(at, keys, scores, part.row_numbers(rows))

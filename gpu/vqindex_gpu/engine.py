@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vqindex.backend import Encoded, Queries
 from vqindex.coarse import MAX_DIM as COARSE_DIM
-from vqindex.coarse import CoarseTerms, bound_scales, coarse_query, quantile
+from vqindex.coarse import CoarseTerms, quantile
 from vqindex.codec import Codec
 from vqindex.errors import BackendError
 from vqindex.rotation import Hadamard
@@ -145,6 +145,28 @@ class Engine:
         levels = self.codec.codebook.levels.view(np.uint8)
         return self.device.upload(np.concatenate([levels, np.zeros(max(0, 16 - levels.size), np.uint8)]))
 
+    # ---- callers' arrays
+
+    def accept(self, array: Any) -> tuple[Any, int]:
+        """Return device rows (n, dim) of any real type and strides as float32 rows, and where they are not finite.
+
+        The second is the first place, counted along rows, of what is no finite float32 value, or -1. Rows that are
+        what is wanted are returned as they are.
+        """
+        (n, dim), device, size = array.shape, self.device, array.dtype.itemsize
+        as_wanted = array.dtype == np.float32 and array.flags.c_contiguous
+        out = array if as_wanted else device.empty((n, dim), np.float32)
+        if not n:
+            return out, -1
+        bad = device.empty((1,), np.uint64)
+        device.fill(bad, 255)
+        macros = {"FLOATS": int(array.dtype.kind == "f"), "SIGNED": int(array.dtype.kind != "u"), "BYTES": size}
+        strides = [scalar(stride // size, "q") for stride in array.strides]
+        arguments = [array, *strides, scalar(n, "q"), scalar(dim, "i"), None if as_wanted else out, bad]
+        device.launch("accept", {**macros, "THREADS": THREADS}, (-(-n * dim // THREADS), 1), THREADS, arguments)
+        first = int(device.download(bad)[0])
+        return out, first if first < n * dim else -1
+
     # ---- encode
 
     def encode(self, vectors: Any) -> Encoded:
@@ -207,13 +229,13 @@ class Engine:
         device.launch("finish", {"THREADS": THREADS}, (n, 1), THREADS, arguments)
 
     def prepare(self, queries: Any) -> Queries:
-        """Rotate and round a device array of finite float32 queries; returns host arrays."""
+        """Rotate and round a device array of finite float32 queries; `lead` stays on the device, scalars do not."""
         nq, device = queries.shape[0], self.device
         lead = device.empty((nq, self.spec.dim), np.int16)
         scale, norm = device.empty((nq,), np.float32), device.empty((nq,), np.float32)
         if nq:
             self._rotate("prepare", {}, queries, [self._cosine, lead, scale, norm])
-        return Queries(device.download(lead), device.download(scale), None, None, device.download(norm))
+        return Queries(lead, device.download(scale), None, None, device.download(norm))
 
     # ---- out again
 
@@ -362,13 +384,15 @@ class Engine:
         if queries.tail is not None and queries.tail_scale is not None:
             structs[:, 1] = queries.tail_scale
             tail = device.upload(np.ascontiguousarray(queries.tail))
+        lead = queries.lead if device.owns(queries.lead) else device.upload(np.ascontiguousarray(queries.lead))
+        on_device = device.upload(structs)
         if self.coarse(confidence):
-            c, left = coarse_query(queries.lead)
-            terms, z = CoarseTerms.of(self.spec.dim, self.codec.sign_correlation), quantile(confidence)
-            structs[:, 3], structs[:, 4] = bound_scales(terms, z, left, queries.lead_scale, queries.norm)
-            small = device.upload(c)
-        lead = device.upload(np.ascontiguousarray(queries.lead))
-        return _Prepared(lead, tail, small, device.upload(structs))
+            terms = CoarseTerms.of(self.spec.dim, self.codec.sign_correlation)
+            constants = [scalar(value, "d") for value in (*terms, quantile(confidence))]
+            small = device.empty(lead.shape, np.int8)
+            arguments = [lead, scalar(self.spec.dim, "i"), *constants, small, on_device]
+            device.launch("bound", {"THREADS": THREADS}, (count, 1), THREADS, arguments)
+        return _Prepared(lead, tail, small, on_device)
 
     def _macros(self, coarse: bool) -> dict[str, int]:
         trellis = self.codec.trellis

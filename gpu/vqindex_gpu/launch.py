@@ -1,11 +1,13 @@
-"""CupyDevice: memory and launches of a CUDA device through CuPy, on the caller's current stream.
+"""CupyDevice: memory and launches of a CUDA device through CuPy, on CuPy's current stream.
 
 CuPy is imported by `find_devices`, not before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from .modules import compiled
 
 __all__ = ["INSTALL", "CupyDevice", "find_devices", "import_cupy"]
 
+_DLPACK_CUDA = 2  # kDLCUDA
 INSTALL = "pip install 'vqindex[gpu-cuda13]' (with drivers before 580: 'vqindex[gpu-cuda12]')"
 
 
@@ -64,6 +67,7 @@ class CupyDevice:
 
     def __init__(self, number: int) -> None:
         self._cupy = cupy = import_cupy()
+        self.number = number
         self._device = cupy.cuda.Device(number)
         attributes, major_minor = self._device.attributes, self._device.compute_capability
         self.shared_bytes: int = attributes["MaxSharedMemoryPerBlockOptin"]
@@ -87,8 +91,50 @@ class CupyDevice:
                 ) from None
 
     def owns(self, array: Any) -> bool:
-        """Whether an object is a CuPy array."""
-        return isinstance(array, self._cupy.ndarray)
+        """Whether an object is a CuPy array of this device."""
+        return isinstance(array, self._cupy.ndarray) and array.device.id == self.number
+
+    def adopt(self, array: Any) -> Any:
+        """Return a caller's array on this device as a CuPy array of the same memory, or None.
+
+        Producers with DLPack are given the current stream, and let it wait for their own; of those that have
+        ``__cuda_array_interface__`` alone, CuPy waits for the stream that is named there.
+        """
+        if self.owns(array):
+            return array
+        if isinstance(array, self._cupy.ndarray):
+            return None
+        with self._device:
+            if hasattr(array, "__dlpack_device__"):
+                if tuple(map(int, array.__dlpack_device__())) != (_DLPACK_CUDA, self.number):
+                    return None
+                if hasattr(array, "detach"):  # torch: also leaves the graph
+                    array = array.detach()
+                    if str(array.dtype) == "torch.bfloat16":
+                        array = array.float()
+                return self._cupy.from_dlpack(array)
+            if hasattr(array, "__cuda_array_interface__"):
+                ours = self._cupy.asarray(array)
+                return ours if self.owns(ours) else None
+        return None
+
+    def give(self, array: Any, like: Any) -> Any:
+        """Return a CuPy array as one of the library of `like`: of torch, of one with an array namespace, or of CuPy."""
+        if isinstance(like, self._cupy.ndarray):
+            return array
+        if type(like).__module__.partition(".")[0] == "torch":
+            library = import_module("torch")
+        elif hasattr(like, "__array_namespace__"):
+            library = like.__array_namespace__()
+        else:
+            return array
+        with self._device:
+            return library.from_dlpack(array)
+
+    def bring(self, array: Any) -> Any:
+        """Return a copy of a CuPy array of another device, where all that was started is done."""
+        with self._device:
+            return array.copy()
 
     def upload(self, array: NDArray[Any]) -> Any:
         """Return a copy of a host array."""
@@ -107,6 +153,44 @@ class CupyDevice:
         with self._device:
             host: NDArray[Any] = self._cupy.asnumpy(array)
         return host
+
+    def copy(self, target: Any, source: Any) -> None:
+        """Copy a contiguous device array into another of its shape and type."""
+        with self._device:
+            target.data.copy_from_device_async(source.data, source.nbytes)
+
+    def staging(self, size: int) -> NDArray[np.uint8]:
+        """Return pinned host memory."""
+        with self._device:
+            return np.frombuffer(self._cupy.cuda.alloc_pinned_memory(size), np.uint8, size)
+
+    def copy_staged(self, target: Any, staged: NDArray[np.uint8]) -> None:
+        """Start a copy of a part of pinned memory."""
+        with self._device:
+            target.data.copy_from_host_async(staged.ctypes.data, staged.nbytes)
+
+    def side_stream(self) -> Any:
+        """Return a new stream that does not wait for the null stream."""
+        with self._device:
+            return self._cupy.cuda.Stream(non_blocking=True)
+
+    @contextmanager
+    def on(self, stream: Any) -> Iterator[None]:
+        """Make a stream the current one of this thread."""
+        with self._device, stream:
+            yield
+
+    def record(self) -> Any:
+        """Return an event behind what was started on the current stream."""
+        with self._device:
+            event = self._cupy.cuda.Event(disable_timing=True)
+            event.record()
+        return event
+
+    def wait(self, event: Any) -> None:
+        """Let the current stream wait for an event of another one."""
+        with self._device:
+            self._cupy.cuda.get_current_stream().wait_event(event)
 
     def synchronize(self) -> None:
         """Wait until what was started on the current stream is done."""

@@ -268,6 +268,8 @@ inline uint32_t __ballot_sync(uint32_t, int predicate) {
   return out;
 }
 inline int atomicAdd(int* p, int v) { return std::exchange(*p, *p + v); }
+using emulated_word = unsigned long long;
+inline emulated_word atomicMin(emulated_word* p, emulated_word v) { return std::exchange(*p, *p < v ? *p : v); }
 
 inline int __clz(int v) { return v ? __builtin_clz(unsigned(v)) : 32; }
 inline int __popc(uint32_t v) { return __builtin_popcount(v); }
@@ -295,6 +297,8 @@ inline double __ddiv_rn(double a, double b) { return a / b; }
 inline double __dsqrt_rn(double a) { return std::sqrt(a); }
 inline float __double2float_rn(double v) { return float(v); }
 inline float __ll2float_rn(long long v) { return float(v); }
+inline float __ull2float_rn(unsigned long long v) { return float(v); }
+inline double __ll2double_rn(long long v) { return double(v); }
 inline int __float2int_rn(float v) { return int(std::nearbyint(v)); }
 
 // Twins of the vq_* functions of common.cuh that are PTX.

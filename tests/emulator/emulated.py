@@ -3,10 +3,12 @@
 Arrays stand between guard bytes, which are checked after every launch, and begin as garbage.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import os
 import subprocess
+import threading
 import weakref
 from pathlib import Path
 
@@ -26,8 +28,50 @@ class EmulatorError(Exception):
     """A kernel hung, or wrote where it may not."""
 
 
-class DeviceArray(np.ndarray):
-    """Memory of the emulated device: launches take nothing else."""
+class DeviceArray:
+    """Memory of the emulated device: launches take nothing else, and the host can't read it, as with CuPy.
+
+    Attributes
+    ----------
+    memory : ndarray
+        What the device sees; for this folder alone.
+    """
+
+    def __init__(self, memory, root=None):
+        self.memory, self.root = memory, root  # a part keeps its allocation alive
+        self.home = None if root is None else root.home  # the emulated device
+
+    shape = property(lambda self: self.memory.shape)
+    dtype = property(lambda self: self.memory.dtype)
+    strides = property(lambda self: self.memory.strides)
+    size = property(lambda self: self.memory.size)
+    nbytes = property(lambda self: self.memory.nbytes)
+    ndim = property(lambda self: self.memory.ndim)
+    flags = property(lambda self: self.memory.flags)
+    address = property(lambda self: self.memory.ctypes.data)
+
+    def _part(self, memory):
+        assert np.may_share_memory(memory, self.memory) or not memory.size
+        return type(self)(memory, self.root or self)
+
+    def __len__(self):
+        return len(self.memory)
+
+    def __getitem__(self, at):
+        return self._part(self.memory[at])
+
+    def reshape(self, *shape):
+        return self._part(self.memory.reshape(*shape))
+
+    def view(self, dtype):
+        return self._part(self.memory.view(dtype))
+
+    @property
+    def T(self):  # noqa: N802 - its name everywhere
+        return self._part(self.memory.T)
+
+    def __array__(self, *_, **__):
+        raise TypeError("device memory does not turn into a NumPy array unasked")
 
 
 def library(kernel, macros, edit=None):
@@ -55,6 +99,17 @@ def library(kernel, macros, edit=None):
     return entry
 
 
+class Event:
+    """A mark in a stream; `done` once all before it was done."""
+
+    def __init__(self, device, stream):
+        self.device, self.stream, self.done = device, stream, False
+
+    def synchronize(self):
+        with self.device.lock:
+            self.device.run_until(lambda: self.done, self.stream)
+
+
 class EmulatedDevice:
     """The engine's view of the emulator.
 
@@ -64,72 +119,173 @@ class EmulatedDevice:
         Of the order of threads; 0 is round-robin.
     memory : int
         Bytes that can be allocated.
+    edit : callable, optional
+        Maps the kernels' sources to others: what a test breaks on purpose.
+    schedule : {"now", "late", "sides first"}
+        When what is put into streams is done: at once; not before the host or another stream waits for it; or at once
+        in the streams beside the main one, and late there. The last two find every wait that is missing.
     """
 
     name = "emulator"
     shared_bytes = 227 << 10
 
-    def __init__(self, seed=1, memory=2**40, edit=None):
-        self.seed, self.memory, self.edit = seed, memory, edit
+    def __init__(self, seed=1, memory=2**40, edit=None, schedule="now"):
+        self.seed, self.memory, self.edit, self.schedule = seed, memory, edit, schedule
         self.used = 0
         self.launches = []
+        self.downloaded = 0  # bytes
+        self.lock = threading.RLock()
+        self._main = []
+        self._streams = [self._main]
+        self._here = threading.local()
         self._entries = {}
         self._guarded = {}
 
-    def empty(self, shape, dtype):
-        dtype = np.dtype(dtype)
-        size = int(np.prod(shape)) * dtype.itemsize
-        if self.used + size > self.memory:
-            raise BackendError(f"{self.name}: {size} bytes are needed and {self.memory - self.used} are free")
-        room = np.frombuffer(bytearray(size + 2 * GUARD + 16), np.uint8)
-        start = GUARD + -(room.ctypes.data + GUARD) % 16
-        room[:] = 0xA5
-        room[start : start + size] = 0xC3
-        self.used += size
-        array = room[start : start + size].view(dtype).reshape(shape).view(DeviceArray)
-        self._guarded[id(room)] = (room, start, size, weakref.ref(array))
-        return array
+    # ---- memory
+
+    def empty(self, shape, dtype, kind=DeviceArray):
+        with self.lock:
+            dtype = np.dtype(dtype)
+            size = int(np.prod(shape)) * dtype.itemsize
+            if self.used + size > self.memory:
+                raise BackendError(f"{self.name}: {size} bytes are needed and {self.memory - self.used} are free")
+            room = np.frombuffer(bytearray(size + 2 * GUARD + 16), np.uint8)
+            start = GUARD + -(room.ctypes.data + GUARD) % 16
+            room[:] = 0xA5
+            room[start : start + size] = 0xC3
+            self.used += size
+            array = kind(room[start : start + size].view(dtype).reshape(shape))
+            array.home = self
+            self._guarded[id(room)] = (room, start, size, weakref.ref(array))
+            return array
 
     def _forget(self):
         for key, (room, start, size, array) in list(self._guarded.items()):
-            if array() is None:
+            if array() is None and not any(self._streams):  # what was put into a stream may still use it
                 self.used -= size
                 del self._guarded[key]
             elif not ((room[:start] == 0xA5).all() and (room[start + size :] == 0xA5).all()):
                 raise EmulatorError("a kernel wrote outside of its arrays")
 
+    def free_bytes(self):
+        with self.lock:
+            self._forget()
+            return self.memory - self.used
+
     def owns(self, array):
-        return isinstance(array, DeviceArray)
+        return isinstance(array, DeviceArray) and array.home is self
+
+    def address(self, array):
+        assert self.owns(array)
+        return array.address
+
+    def staging(self, size):
+        return np.full(size, 0xC3, np.uint8)
+
+    # ---- streams
+
+    def _now(self):
+        return getattr(self._here, "stream", self._main)
+
+    def side_stream(self):
+        self._streams.append([])
+        return self._streams[-1]
+
+    @contextlib.contextmanager
+    def on(self, stream):
+        before, self._here.stream = self._now(), stream
+        try:
+            yield
+        finally:
+            self._here.stream = before
+
+    def put(self, work):
+        """Put something into the current stream: a callable, or an event that it waits for."""
+        with self.lock:
+            self._now().append(work)
+            for stream in self._streams:
+                if self.schedule == "now" or (self.schedule == "sides first" and stream is not self._main):
+                    while stream and self._step(stream):
+                        pass
+
+    @staticmethod
+    def _step(stream):
+        """Do the next thing of a stream; False if it waits for an event."""
+        if isinstance(stream[0], Event):
+            if not stream[0].done:
+                return False
+            stream.pop(0)
+        else:
+            stream.pop(0)()
+        return True
+
+    def run_until(self, done, stream):
+        """Run a stream, and those that it waits for, no further than is needed."""
+        while not done():
+            assert stream, "waits for what nobody put into a stream"
+            if not self._step(stream):
+                stream[0].synchronize()
+
+    def synchronize(self):
+        with self.lock:
+            stream = self._now()
+            self.run_until(lambda: not stream, stream)
+
+    def record(self):
+        event = Event(self, self._now())
+        self.put(lambda: setattr(event, "done", True))
+        return event
+
+    def wait(self, event):
+        self.put(event)
+
+    # ---- copies
 
     def upload(self, array):
         out = self.empty(array.shape, array.dtype)
-        out[...] = array
+        self.copy_to(out, array)
         return out
 
-    def download(self, array):
-        assert isinstance(array, DeviceArray)
-        return np.array(array)
-
     def copy_to(self, target, array):
-        assert isinstance(target, DeviceArray)
-        assert target.shape == array.shape
-        assert target.dtype == array.dtype
-        target[...] = array
+        assert self.owns(target)
+        assert isinstance(array, np.ndarray)
+        assert (target.shape, target.dtype) == (array.shape, array.dtype)
+        taken = np.array(array)  # memory that is not pinned may be changed at once
+        self.put(lambda: target.memory.__setitem__(..., taken))
 
-    def synchronize(self):
-        pass
+    def copy_staged(self, target, staged):
+        assert (target.shape, target.dtype) == (staged.shape, staged.dtype)
+        self.put(lambda: target.memory.__setitem__(..., staged))
+
+    def copy(self, target, source):
+        assert (target.shape, target.dtype) == (source.shape, source.dtype)
+        self.put(lambda: target.memory.__setitem__(..., source.memory))
+
+    def bring(self, array):
+        assert not self.owns(array)
+        assert not any(array.home._streams), "copied from another device that may not be done"
+        return self.upload(array.memory)
 
     def fill(self, array, value):
         assert array.flags.c_contiguous
-        array.reshape(-1).view(np.uint8)[...] = value
+        self.put(lambda: array.memory.reshape(-1).view(np.uint8).__setitem__(..., value))
 
-    def address(self, array):
-        assert isinstance(array, DeviceArray)
-        return array.ctypes.data
+    def download(self, array):
+        assert self.owns(array)
+        self.synchronize()
+        self.downloaded += array.nbytes
+        return np.array(array.memory)
 
-    def free_bytes(self):
-        self._forget()
-        return self.memory - self.used
+    # ---- callers' arrays
+
+    def adopt(self, array):
+        return array if self.owns(array) else None
+
+    def give(self, array, like):
+        assert self.owns(like)
+        return array
+
+    # ---- kernels
 
     def launch(self, kernel, macros, grid, threads, arguments, shared=0):
         assert shared <= self.shared_bytes
@@ -140,15 +296,23 @@ class EmulatedDevice:
             self._entries[key] = library(kernel, macros, self.edit)
         values = []
         for argument in arguments:
-            if argument is None or isinstance(argument, DeviceArray):
-                values.append(ctypes.c_uint64(0 if argument is None else argument.ctypes.data))
+            if argument is None or self.owns(argument):
+                values.append(np.uint64(0 if argument is None else argument.address))
             else:
                 assert isinstance(argument, np.generic), f"{kernel}: {argument!r} is no device array and no scalar"
-                values.append(ctypes.create_string_buffer(argument.tobytes(), argument.itemsize))
-        pointers = (ctypes.c_void_p * len(values))(*[ctypes.addressof(value) for value in values])
-        shape = (ctypes.c_uint32 * 4)(*grid, threads, shared)
+                values.append(argument)
         self.launches.append(kernel)
-        error = self._entries[key](pointers, shape, self.seed)
-        if error:
-            raise EmulatorError(f"{kernel}: {error.decode()}")
-        self._forget()
+        self.run(kernel, self._entries[key], (*grid, threads, shared), values)
+
+    def run(self, kernel, entry, shape, values):
+        """Put a launch into the current stream; values are NumPy scalars, addresses among them."""
+
+        def work():
+            held = [ctypes.create_string_buffer(value.tobytes(), value.itemsize) for value in values]
+            pointers = (ctypes.c_void_p * len(held))(*[ctypes.addressof(value) for value in held])
+            error = entry(pointers, (ctypes.c_uint32 * 4)(*shape), self.seed)
+            if error:
+                raise EmulatorError(f"{kernel}: {error.decode()}")
+            self._forget()
+
+        self.put(work)

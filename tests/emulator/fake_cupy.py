@@ -7,6 +7,7 @@ pointer to the argument, not a null argument), and dynamic shared memory above 4
 import ctypes
 import json
 import sys
+import threading
 import types
 
 import emulated
@@ -23,28 +24,100 @@ class OutOfMemoryError(MemoryError):
     pass
 
 
+class Pointer:
+    """cupy.cuda.MemoryPointer."""
+
+    def __init__(self, array):
+        self.array, self.ptr = array, array.address
+
+    def memset_async(self, value, size):
+        assert size == self.array.nbytes
+        self.array.home.fill(self.array, value)
+
+    def copy_from_device_async(self, source, size):
+        assert size == self.array.nbytes == source.array.nbytes
+        self.array.home.copy(self.array, source.array)
+
+    def copy_from_host_async(self, address, size):
+        assert size == self.array.nbytes
+        staged = np.frombuffer((ctypes.c_char * size).from_address(address), self.array.dtype)
+        self.array.home.copy_staged(self.array, staged.reshape(self.array.shape))
+
+
 class Array(emulated.DeviceArray):
     """cupy.ndarray: `data` is a pointer object, `set` copies from the host."""
 
-    @property
-    def data(self):
-        where = self.ctypes.data
-
-        def memset_async(value, size):
-            ctypes.memset(where, value, size)
-
-        return types.SimpleNamespace(ptr=where, memset_async=memset_async)
+    data = property(lambda self: Pointer(self))
+    device = property(lambda self: types.SimpleNamespace(id=self.home.number))
 
     def set(self, array):
         assert type(array) is np.ndarray
         assert array.flags.c_contiguous
         assert self.flags.c_contiguous
-        assert (array.shape, array.dtype) == (self.shape, self.dtype)
-        self[...] = array
+        self.home.copy_to(self, array)
+
+    def copy(self):
+        return self.home.module.take(self)
+
+    def __dlpack_device__(self):
+        return 2, self.home.number
+
+    def __dlpack__(self, *, stream, max_version=None, copy=None):
+        self.home.wait_for_ours(stream)
+        return Capsule(self)
+
+
+class Capsule:
+    """What `__dlpack__` returns: memory, and who owns it."""
+
+    def __init__(self, array):
+        self.array = array
+
+
+class Memory(emulated.EmulatedDevice):
+    """The memory and streams of one device; its null stream has the number 1, as in DLPack."""
+
+    def __init__(self, module, number, **kwargs):
+        super().__init__(**kwargs)
+        self.module, self.number = module, number
+
+    def stream_number(self):
+        stream = self._now()
+        return 1 + next(i for i, other in enumerate(self._streams) if other is stream)
+
+    def wait_for_ours(self, number):
+        """Let another library's stream wait for the current one."""
+        event = self.record()
+        with self.on(self._streams[number - 1]):
+            self.wait(event)
+
+
+class Stream:
+    def __init__(self, memory):
+        self.memory, self.ours, self.inside = memory, memory.side_stream(), []
+
+    def __enter__(self):
+        self.inside.append(self.memory.on(self.ours))
+        self.inside[-1].__enter__()
+
+    def __exit__(self, *error):
+        self.inside.pop().__exit__(*error)
+
+
+class Event:
+    def __init__(self, module):
+        self.module = module
+
+    def record(self):
+        self.ours = self.module.current().record()
+
+    def synchronize(self):
+        self.ours.synchronize()
 
 
 class Function:
-    def __init__(self, kernel, macros):
+    def __init__(self, module, kernel, macros):
+        self.module, self.kernel = module, kernel
         self.entry = emulated.library(kernel, macros)
         self.shared_limit = 48 << 10
 
@@ -56,21 +129,8 @@ class Function:
         assert isinstance(args, tuple)
         assert all(isinstance(value, np.generic) for value in args)
         assert shared_mem <= self.shared_limit
-        values = [ctypes.create_string_buffer(value.tobytes(), value.itemsize) for value in args]
-        pointers = (ctypes.c_void_p * len(values))(*[ctypes.addressof(value) for value in values])
-        shape = (ctypes.c_uint32 * 4)(grid[0], grid[1], block[0], shared_mem)
         assert (grid[2], block[1], block[2]) == (1, 1, 1)
-        error = self.entry(pointers, shape, 1)
-        assert error is None, error
-
-
-class Module:
-    def load(self, cubin):
-        self.kernel, self.macros = json.loads(cubin)
-
-    def get_function(self, name):
-        assert name == f"vq_{self.kernel}"
-        return Function(self.kernel, self.macros)
+        self.module.current().run(self.kernel, self.entry, (grid[0], grid[1], block[0], shared_mem), args)
 
 
 class Device:
@@ -82,7 +142,8 @@ class Device:
 
     @property
     def mem_info(self):
-        return self._module.memory.free_bytes(), self._module.memory.memory
+        memory = self._module.memories[self.number]
+        return memory.free_bytes(), memory.memory
 
     def __enter__(self):
         self._module.inside.append(self.number)
@@ -91,36 +152,110 @@ class Device:
         self._module.inside.pop()
 
 
-def install(monkeypatch, devices=1, memory=2**40, error=None):
-    """Put a CuPy with some devices in place of the real one, or one whose driver gives an error."""
-    module = types.ModuleType("cupy")
-    module.memory, module.inside = emulated.EmulatedDevice(memory=memory), []
+class CuPy(types.ModuleType):
+    """The module itself."""
 
-    def empty(shape, dtype):
-        assert module.inside, "allocated on whatever device is current"
-        if int(np.prod(shape)) * np.dtype(dtype).itemsize > module.memory.free_bytes():
+    def __init__(self, devices, **kwargs):
+        super().__init__("cupy")
+        self.__version__, self.ndarray = "0", Array
+        self.memories = [Memory(self, number, **kwargs) for number in range(devices)]
+        self.here = threading.local()
+        self.cuda = types.SimpleNamespace(
+            Device=lambda number: Device(self, number),
+            Event=lambda disable_timing: Event(self),
+            Stream=self.stream,
+            alloc_pinned_memory=lambda size: self.current().staging(size),
+            get_current_stream=lambda: types.SimpleNamespace(
+                synchronize=lambda: self.current().synchronize(),
+                wait_event=lambda event: self.current().wait(event.ours),
+            ),
+            memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+            function=types.SimpleNamespace(Module=lambda: Module(self)),
+        )
+
+    @property
+    def inside(self):
+        """The devices that this thread is inside of."""
+        if not hasattr(self.here, "inside"):
+            self.here.inside = []
+        return self.here.inside
+
+    def current(self):
+        assert self.inside, "used whatever device is current"
+        return self.memories[self.inside[-1]]
+
+    def stream(self, non_blocking):
+        assert non_blocking, "would wait for the null stream, and it for this one"
+        return Stream(self.current())
+
+    def empty(self, shape, dtype):
+        memory = self.current()
+        if int(np.prod(shape)) * np.dtype(dtype).itemsize > memory.free_bytes():
             raise OutOfMemoryError
-        return module.memory.empty(shape, dtype).view(Array)
+        return memory.empty(shape, dtype, Array)
+
+    def put(self, array, number=0):
+        """Return a host array as the caller's array on a device."""
+        out = self.memories[number].empty(array.shape, array.dtype, Array)
+        out.memory[...] = array
+        return out
+
+    def take(self, array):
+        """A copy on the current device, of an array of another one."""
+        assert not any(array.home._streams), "copied from another device that may not be done"
+        out = self.empty(array.shape, array.dtype)
+        out.memory[...] = array.memory
+        return out
+
+    def asnumpy(self, array):
+        return self.current().download(array)
+
+    def from_dlpack(self, array):
+        """As CuPy's: shows its own stream to the producer."""
+        kind, number = array.__dlpack_device__()
+        assert kind == 2
+        capsule = array.__dlpack__(stream=self.memories[number].stream_number(), max_version=(1, 0), copy=None)
+        return Array(capsule.array.memory, capsule.array)
+
+    def asarray(self, array):
+        """As CuPy's, of what has `__cuda_array_interface__` alone: waits for the stream that it names."""
+        what = array.__cuda_array_interface__
+        assert what["version"] == 3
+        memory = self.current()
+        if what["stream"] is not None:
+            event = types.SimpleNamespace(stream=memory._streams[what["stream"] - 1])
+            memory.run_until(lambda: not event.stream, event.stream)
+        return array.array
+
+    def get_default_memory_pool(self):
+        return types.SimpleNamespace(free_bytes=lambda: 0)
+
+
+class Module:
+    def __init__(self, module):
+        self.module = module
+
+    def load(self, cubin):
+        self.kernel, self.macros = json.loads(cubin)
+
+    def get_function(self, name):
+        assert name == f"vq_{self.kernel}"
+        return Function(self.module, self.kernel, self.macros)
+
+
+def install(monkeypatch, devices=1, error=None, **kwargs):
+    """Put a CuPy with some devices in place of the real one, or one whose driver gives an error."""
+    module = CuPy(devices, **kwargs)
 
     def count():
         if error:
             raise CUDARuntimeError(error)
         return devices
 
-    module.__version__, module.ndarray, module.empty = "0", Array, empty
-    module.asnumpy = np.array
-    module.get_default_memory_pool = lambda: types.SimpleNamespace(free_bytes=lambda: 0)
-    runtime = types.SimpleNamespace(
+    module.cuda.runtime = types.SimpleNamespace(
         CUDARuntimeError=CUDARuntimeError,
         getDeviceCount=count,
         getDeviceProperties=lambda number: {"name": b"Emulator"},
-    )
-    module.cuda = types.SimpleNamespace(
-        Device=lambda number: Device(module, number),
-        runtime=runtime,
-        get_current_stream=lambda: types.SimpleNamespace(synchronize=lambda: None),
-        memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
-        function=types.SimpleNamespace(Module=Module),
     )
     driver = types.SimpleNamespace(
         CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES="static",

@@ -33,7 +33,8 @@ def encodes_like_the_reference(engine, vectors):
         if theirs is not None:
             same(device.download(ours), theirs, name)
     prepared, expected = engine.prepare(on_device), reference.prepare(vectors)
-    for name in ("lead", "lead_scale", "norm"):
+    same(device.download(prepared.lead), expected.lead, "lead")
+    for name in ("lead_scale", "norm"):
         same(getattr(prepared, name), getattr(expected, name), name)
 
 

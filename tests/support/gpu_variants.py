@@ -17,6 +17,7 @@ SPECS = [
     *({"bits": bits, "sketch": "orthogonal"} for bits in range(1, 9)),
     {"bits": 2, "codec": "qjl"},
 ]
+ACCEPTED = (np.float16, np.float32, np.float64, *(np.dtype(f"{sign}{size}") for sign in "iu" for size in (1, 2, 4, 8)))
 
 
 class NotingDevice(EmulatedDevice):
@@ -40,6 +41,8 @@ def variants():
         segments = Mirror(device, codec).hold(cut([split(codec.spec, rows)])[0])
         engine.gather(segments[0], np.arange(3))
         vectors = device.upload(np.zeros((3, 8), np.float32))
+        for kind in ACCEPTED:
+            engine.accept(device.empty((3, 8), kind))
         if engine.encodes:
             engine.encode(vectors)
             engine.prepare(vectors)

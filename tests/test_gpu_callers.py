@@ -1,0 +1,331 @@
+"""Arrays of CuPy, torch and others on the device: taken there, checked as on the host, results given back there."""
+
+import fake_cupy
+import fake_torch
+import gate
+import gpu_checks as gpu
+import numpy as np
+import pytest
+from emulated import EmulatedDevice
+
+from vqindex import InvalidInputError, VQIndex, contents
+from vqindex_gpu.engine import Engine
+
+DIM = 33
+KINDS = ["f2", "f4", "f8", *(f"{sign}{size}" for sign in "iu" for size in (1, 2, 4, 8))]
+
+
+class OnEmulator:
+    """A library of device arrays that is not there."""
+
+    def __init__(self, monkeypatch, name, devices=1):
+        self.cupy = fake_cupy.install(monkeypatch, devices, schedule="late")
+        self.torch = fake_torch.install(monkeypatch, self.cupy)
+        self.name = name
+
+    def put(self, values, number=0):
+        if self.name == "cupy":
+            return self.cupy.put(np.array(values, order="C"), number)
+        return self.torch.tensor(np.array(values, order="C"), number)
+
+    def read(self, array):
+        if self.name == "torch":
+            assert isinstance(array, fake_torch.Tensor)
+            return fake_torch.read(array)
+        assert isinstance(array, fake_cupy.Array)
+        array.home.synchronize()
+        return np.array(array.memory)
+
+    @property
+    def downloaded(self):
+        return sum(memory.downloaded for memory in self.cupy.memories)
+
+
+class OnHardware:
+    """A library that is."""
+
+    def __init__(self, name):
+        self.name, self.library = name, pytest.importorskip(name)
+
+    def put(self, values, number=0):
+        if self.name == "cupy":
+            return self.library.asarray(values)
+        return self.library.from_numpy(np.array(values)).to(f"cuda:{number}")
+
+    def read(self, array):
+        if self.name == "cupy":
+            assert isinstance(array, self.library.ndarray)
+            return self.library.asnumpy(array)
+        assert array.is_cuda
+        return array.cpu().numpy()
+
+
+@pytest.fixture(
+    params=["cupy", "torch", *(pytest.param(f"real {n}", marks=pytest.mark.gpu) for n in ("cupy", "torch"))]
+)
+def library(request, monkeypatch):
+    where, _, name = request.param.rpartition(" ")
+    return OnHardware(name) if where else OnEmulator(monkeypatch, name)
+
+
+def pair(*args, **kwargs):
+    """The same index on the device and on the host."""
+    return [VQIndex(DIM, *args, device=device, **kwargs) for device in ("cuda", "cpu")]
+
+
+def same_results(library, got, want):
+    for ours, theirs in zip(got, want, strict=True):
+        gpu.same(library.read(ours), theirs)
+
+
+@pytest.mark.parametrize(("codec", "metric"), [("turboquant-prod", "l2"), ("trellis", "cosine"), ("qjl", "ip")])
+def test_vectors_and_queries_on_the_device(library, codec, metric):
+    """qjl has no kernel to encode with: its rows go over the host, its results do not show it."""
+    x, q = gate.corpus(DIM, rows=150), gate.queries(DIM)
+    ours, theirs = pair(2, metric, codec=codec)
+    ours.add(library.put(x[:100]))
+    ours.add(x[100:])
+    theirs.add(x)
+    same_results(library, ours.search(library.put(q), 7), theirs.search(q, 7))
+    same_results(library, ours.search(library.put(q[0]), 200), theirs.search(q[0], 200))
+    same_results(library, ours.range_search(library.put(q), 0.1), theirs.range_search(q, 0.1))
+    assert ours.range_search(library.put(q[0]), 0.1).lims.shape == (2,)
+    same_results(library, ours.search(library.put(q[:0]), 3), theirs.search(q[:0], 3))
+    for given, wanted in ((q, theirs.estimate(q, [3, 149])), (q[2], theirs.estimate(q[2], [3, 149]))):
+        gpu.same(library.read(ours.estimate(library.put(given), [3, 149])), wanted)
+    for got, want in zip(ours.search(q, 7), theirs.search(q, 7), strict=True):
+        gpu.same(got, want)  # from the host to the host
+
+
+def test_kept_vectors_errors_and_changes(library):
+    x, q = gate.corpus(DIM, rows=124)[14:], gate.queries(DIM)
+    ours, theirs = pair(3, keep_vectors="f16")
+    for index, to in ((ours, library.put), (theirs, np.asarray)):
+        index.add(to(x[:80]), ids=np.arange(80))
+        index.upsert(np.arange(60, 110), to(x[60:]))
+        index.remove([3, 70])
+    same_results(library, ours.search(library.put(q), 5, rerank=True), theirs.search(q, 5, rerank=True))
+    chosen = np.arange(0, 110, 3)
+    got = ours.search(library.put(q), 5, filter=chosen, return_stderr=True)
+    same_results(library, got, theirs.search(q, 5, filter=chosen, return_stderr=True))
+    same_results(library, ours.search(library.put(q), 9, confidence=0.6), theirs.search(q, 9, confidence=0.6))
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_residuals_are_made_on_the_host_and_results_go_back(library, metric):
+    x, q = gate.corpus(DIM, rows=124)[14:], gate.queries(DIM)
+    ours, theirs = pair(4, metric, center="mean")
+    ours.add(library.put(x))
+    theirs.add(x)
+    gpu.same(ours.center, theirs.center)
+    same_results(library, ours.search(library.put(q), 5), theirs.search(q, 5))
+    same_results(library, ours.range_search(library.put(q), 0.5), theirs.range_search(q, 0.5))
+    gpu.same(library.read(ours.estimate(library.put(q), [3])), theirs.estimate(q, [3]))
+    x[5, 7] = np.nan
+    assert message(ours, lambda index: index.add(library.put(x))) == message(theirs, lambda index: index.add(x))
+
+
+def message(index, call):
+    """What a call says, and that it changed nothing."""
+    before = index.ids.tolist()
+    with pytest.raises(InvalidInputError) as caught:
+        call(index)
+    assert index.ids.tolist() == before
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf, 1e300])
+@pytest.mark.parametrize("rows", [10, 2**26])
+def test_values_that_are_not_finite_are_named_as_on_the_host(library, monkeypatch, bad, rows):
+    """Also in a later chunk, when the first ones are in the index already."""
+    monkeypatch.setattr(contents, "_DEVICE_CHUNK_VALUES", rows * DIM)
+    ours, theirs = pair()
+    for index in (ours, theirs):
+        index.add(gate.corpus(DIM, rows=20))
+    for places in ([(35, 32), (35, 4), (36, 0)], [(0, 0)], [(39, 32)]):
+        x = gate.corpus(DIM, rows=60)[20:].astype(np.float64)
+        for place in places:
+            x[place] = bad
+        row, column = min(places)
+        wanted = message(theirs, lambda index, x=x: index.add(x))
+        assert wanted.startswith(f"vectors[{row}, {column}] is ")
+        assert message(ours, lambda index, x=x: index.add(library.put(x))) == wanted
+        wanted = message(theirs, lambda index, x=x: index.search(x))
+        assert message(ours, lambda index, x=x: index.search(library.put(x))) == wanted
+    same_results(library, ours.search(library.put(gate.queries(DIM)), 5), theirs.search(gate.queries(DIM), 5))
+
+
+def test_shapes_types_and_norms_are_refused_as_on_the_host(library):
+    ours, theirs = pair(metric="l2")
+    x = gate.corpus(DIM, rows=20)
+    wrong = [x[:, :5], x[0, :5], x[0, 0], x[None], x > 0, np.zeros((0, 3), np.float32)]
+    wrong.append(np.where(np.arange(20)[:, None] == 7, np.float32(2.0**61), x))
+    for values in wrong:
+        for call in (
+            lambda index, values: index.add(values),
+            lambda index, values: index.search(values, 3),
+            lambda index, values: index.upsert(np.arange(20), values),
+        ):
+            wanted = message(theirs, lambda index, call=call, values=values: call(index, np.asarray(values)))
+            got = message(ours, lambda index, call=call, values=values: call(index, library.put(values)))
+            assert got == wanted
+    twice = [lambda index, to=to: index.add(to(x), ids=[1] * 20) for to in (library.put, np.asarray)]
+    assert message(ours, twice[0]) == message(theirs, twice[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_type_of_value(library, kind):
+    if library.name == "torch" and kind[0] == "u" and kind != "u1":
+        pytest.skip("not all of torch's versions have it")
+    whole = gate.corpus(DIM, rows=60)[14:]
+    x = (whole * 20).astype(kind) if kind[0] == "f" else np.abs(whole * 20).clip(0, 100).astype(kind)
+    ours, theirs = pair(bits=4)
+    ours.add(library.put(x))
+    theirs.add(x)
+    same_results(library, ours.search(library.put(x[:3]), 20), theirs.search(x[:3], 20))
+
+
+# ---- what only the emulator can watch
+
+
+@pytest.fixture
+def emulator(monkeypatch):
+    return OnEmulator(monkeypatch, "torch")
+
+
+def test_a_producer_is_shown_the_current_stream(emulator):
+    x, q = gate.corpus(DIM, rows=50), gate.queries(DIM)
+    ours, theirs = pair()
+    ours.add(emulator.put(x))
+    theirs.add(x)
+    assert emulator.torch.seen == [1], "CuPy's null stream is number 1 of DLPack"
+    with emulator.cupy.cuda.Device(0):
+        stream = emulator.cupy.cuda.Stream(non_blocking=True)
+        with stream:
+            got = ours.search(emulator.put(q), 5)
+    number = 1 + next(i for i, other in enumerate(emulator.cupy.memories[0]._streams) if other is stream.ours)
+    assert emulator.torch.seen[1] == number
+    assert number > 1
+    same_results(emulator, got, theirs.search(q, 5))
+    got = ours.search(emulator.torch.named(q), 5)  # the stream is the producer's here, and is waited for
+    for part, want in zip(got, theirs.search(q, 5), strict=True):
+        part.home.synchronize()
+        gpu.same(np.array(part.memory), want)
+
+
+def test_a_consumer_that_does_not_wait_is_found(emulator, monkeypatch):
+    """The test before this one can fail."""
+    monkeypatch.setattr(fake_torch.Tensor, "__dlpack__", lambda self, **_: fake_cupy.Capsule(self.array))
+    x = gate.corpus(DIM, rows=50)
+    ours, theirs = pair()
+    ours.add(emulator.put(x))
+    theirs.add(x)
+    assert (ours.reconstruct(np.arange(50)) != theirs.reconstruct(np.arange(50))).any()
+
+
+@pytest.mark.parametrize("name", ["cupy", "torch"])
+def test_vectors_do_not_come_to_the_host(monkeypatch, name):
+    library = OnEmulator(monkeypatch, name)
+    x = gate.corpus(DIM, rows=300)
+    ours, theirs = pair(1, "l2")
+    ours.add(library.put(x))
+    codes = 300 * (ours.spec.code_bytes + 8)
+    assert library.downloaded == codes + 8, "codes, factors, norms, and the place of what is not finite"
+    theirs.add(x)
+    before = library.downloaded
+    got = ours.search(library.put(x), 1)
+    scalars, found = 300 * 8, 300 * (4 + 4 + 8)
+    assert library.downloaded - before == scalars + found + 8
+    same_results(library, got, theirs.search(x, 1))
+
+
+def test_halves_that_numpy_has_no_name_for(emulator):
+    x = (gate.corpus(DIM, rows=60)[14:].view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    ours, theirs = pair()
+    ours.add(emulator.torch.tensor(x, kind=fake_torch.Bfloat16))
+    theirs.add(x)
+    gpu.same(ours.reconstruct(np.arange(46)), theirs.reconstruct(np.arange(46)))
+
+
+def test_an_array_on_another_device(monkeypatch):
+    library = OnEmulator(monkeypatch, "torch", devices=3)
+    monkeypatch.setattr("vqindex_gpu.mirror.SEGMENT_ROWS", 64)
+    x, q = gate.corpus(DIM, rows=250), gate.queries(DIM)
+    ours, theirs = pair()
+    ours.add(library.put(x[:120], 2))
+    ours.add(library.put(x[120:], 0))
+    theirs.add(x)
+    got = ours.search(library.put(q, 1), 9, confidence=0.6)
+    assert {part.array.home.number for part in got} == {1}
+    same_results(library, got, theirs.search(q, 9, confidence=0.6))
+    same_results(library, ours.range_search(library.put(q, 2), 0.1), theirs.range_search(q, 0.1))
+
+
+def test_an_index_on_the_host_takes_no_arrays_of_a_device(emulator):
+    with pytest.raises(AssertionError, match="copied to the host"):
+        VQIndex(DIM).add(emulator.put(gate.corpus(DIM)))
+
+
+# ---- the kernel that takes them
+
+
+@pytest.fixture(params=["emulator", pytest.param("cuda", marks=pytest.mark.gpu)])
+def engine(request):
+    if request.param == "emulator":
+        device = EmulatedDevice(3)
+    else:
+        from vqindex_gpu.launch import CupyDevice
+
+        device = CupyDevice(0)
+    return Engine(device, gpu.codec_of(8, 4))
+
+
+def accepts(engine, array, want):
+    got, bad = engine.accept(array)
+    with np.errstate(over="ignore", under="ignore"):
+        want = np.ascontiguousarray(want, np.float32)
+    finite = np.isfinite(want)
+    places = np.flatnonzero(~finite)
+    assert bad == (places[0] if places.size else -1)
+    gpu.same(engine.device.download(got)[finite], want[finite])
+
+
+def test_every_half(engine):
+    x = np.arange(2**16, dtype=np.uint16).view(np.float16).reshape(-1, 8)
+    accepts(engine, engine.device.upload(x), x)
+    for start in (0, 2000, 2**12):  # halves without those that are not finite, and with one
+        accepts(engine, engine.device.upload(x[start : start + 1500]), x[start : start + 1500])
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_values_at_the_edges_of_their_types(engine, kind):
+    rng = np.random.default_rng(1)
+    if kind[0] == "f":
+        edges = [0.0, -0.0, 1e-45, -1e-40, 1.17549435e-38, 3.4028234e38, 1 + 2**-24, 1 + 3 * 2**-24, 16777217.0]
+        edges += [] if kind == "f4" else [7e-46, 7.1e-46, 3.4028235677973362e38, 1 + 2**-24 + 1e-15]
+        values = np.concatenate([edges, rng.standard_normal(39 - len(edges) % 8)]).astype(kind)
+    else:
+        info = np.iinfo(kind)
+        near = [info.min, info.max, info.min + 1, info.max - 1, 0, 1]
+        near += [v for v in (2**24 + 1, 2**25 + 2, 2**63 - 2**38, 2**63 - 2**38 - 1) if v <= info.max]
+        values = np.array([*near, *rng.integers(info.min, info.max, 30, np.dtype(kind)).tolist()], kind)
+    values = values[: values.size // 8 * 8].reshape(-1, 8)
+    accepts(engine, engine.device.upload(values), values)
+    if kind[0] == "f":
+        for place, bad in ((0, np.nan), (13, np.inf), (values.size - 1, -np.inf)):
+            broken = values.copy()
+            broken.reshape(-1)[place:] = bad
+            accepts(engine, engine.device.upload(broken), broken)
+        if kind == "f8":
+            accepts(engine, engine.device.upload(np.full((1, 8), 3.4028235677973366e38)), np.full((1, 8), np.inf))
+
+
+def test_any_strides(engine):
+    x = np.random.default_rng(2).standard_normal((24, 40)).astype(np.float32)
+    on_device = engine.device.upload(x)
+    for at in ((slice(None), slice(0, 8)), (slice(1, None, 3), slice(3, 35, 4)), (slice(None, None, -1), slice(8))):
+        accepts(engine, on_device[at], x[at])
+    accepts(engine, on_device.T, x.T)
+    accepts(engine, engine.device.upload(x[:, ::-1].copy())[:, ::-1], x)
+    same, _ = engine.accept(on_device[2:7])
+    assert engine.device.address(same) == engine.device.address(on_device[2:7]), "what is as wanted is not copied"
