@@ -7,9 +7,10 @@ the host, with the same results.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -19,7 +20,6 @@ from numpy.typing import NDArray
 from vqindex.backend import Encoded, Queries
 from vqindex.codec import Codec
 from vqindex.cpu import NativeBackend
-from vqindex.errors import BackendError
 from vqindex.planes import Block
 
 from .adopted import Adopted
@@ -27,6 +27,7 @@ from .device import Device
 from .engine import Engine, Found
 from .layout import TILE_ROWS
 from .mirror import Mirror, Piece, Segment, cut
+from .stream import streamed
 
 __all__ = ["CudaBackend"]
 
@@ -197,8 +198,9 @@ class CudaBackend:
         if best.rows.size:
             with self._lock:
                 given = self._everywhere(queries)
-                for together in self._together(blocks, allowed):
-                    self._search_parts(given, together, confidence, best)
+                with closing(self._together(blocks, allowed)) as parts:
+                    for together in parts:
+                        self._search_parts(given, together, confidence, best)
         return best.finished(k, ascending=self.spec.metric == "l2")
 
     def range_search(
@@ -217,8 +219,9 @@ class CudaBackend:
         found = [(none, np.empty(0, np.float32), none)]
         with self._lock:
             given = self._everywhere(queries)
-            for together in self._together(blocks, allowed):
-                found.extend(self._range_parts(given, together, confidence, bars))
+            with closing(self._together(blocks, allowed)) as parts:
+                for together in parts:
+                    found.extend(self._range_parts(given, together, confidence, bars))
         query, scores, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
         order = np.lexsort((rows, -scores, query))
         lims = np.searchsorted(query[order], np.arange(nq + 1)).astype(np.int64)
@@ -240,11 +243,15 @@ class CudaBackend:
 
     def _together(
         self, blocks: Sequence[Block], allowed: Sequence[NDArray[np.uint64] | None] | None
-    ) -> Iterator[tuple[_Part | None, ...]]:
+    ) -> Generator[tuple[_Part | None, ...]]:
         """Share the rows among the devices; yield what each has in memory, side by side, until all was there."""
         pieces, count = cut(blocks, allowed), len(self._engines)
-        parts = [self._parts(mirror, pieces[number::count]) for number, mirror in enumerate(self._mirrors)]
-        return zip_longest(*parts)
+        with ExitStack() as streams:  # which end in order, also when a search does not
+            parts = [
+                streams.enter_context(closing(self._parts(mirror, pieces[number::count])))
+                for number, mirror in enumerate(self._mirrors)
+            ]
+            yield from zip_longest(*parts)
 
     def _search_parts(
         self, given: Sequence[Queries], parts: Sequence[_Part | None], confidence: float, best: _Best
@@ -267,8 +274,8 @@ class CudaBackend:
                 keys, scores, rows = (engine.device.download(array) for array in found)
                 best.merge(at, keys, scores, part.row_numbers(rows))
 
-    def _parts(self, mirror: Mirror, pieces: list[Piece]) -> Iterator[_Part]:
-        """Yield the pieces in device memory: all at once, or if they do not fit, some at a time."""
+    def _parts(self, mirror: Mirror, pieces: list[Piece]) -> Generator[_Part]:
+        """Yield the pieces in device memory: all at once, or if they do not fit, one part after another."""
         mirror.keep_only(pieces)
         if not pieces:
             return
@@ -282,18 +289,10 @@ class CudaBackend:
             return
         mirror.clear()
         free = mirror.free_bytes()
-        # Half of the room for a part: the last one is still there when the next one comes.
-        room, used = (free - min(_SCRATCH_BYTES, free // 2)) // 2, 0
-        for piece in chain.from_iterable(whole.parts(room // mirror.row_bytes) for whole in pieces):
-            size = mirror.needed_bytes(piece)
-            if part.segments and used + size > room:
-                yield part
-                part, used = _Part([], [], []), 0
-            if size > room:
-                raise BackendError(f"{TILE_ROWS} rows need {size} bytes of device memory; {free} are free")
-            part.add(piece, [mirror.load(piece)])
-            used += size
-        yield part
+        for piece, segment in streamed(mirror, pieces, free - min(_SCRATCH_BYTES, free // 2)):
+            part = _Part([], [], [])
+            part.add(piece, [segment])
+            yield part
 
 
 class _Best(NamedTuple):

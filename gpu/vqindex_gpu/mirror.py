@@ -19,7 +19,7 @@ from vqindex.planes import Block
 from .device import Device, scalar
 from .layout import TILE_ROWS, Layout
 
-__all__ = ["SEGMENT_ROWS", "Mirror", "Piece", "Segment", "cut"]
+__all__ = ["SEGMENT_ROWS", "Columns", "Mirror", "Piece", "Segment", "cut"]
 
 SEGMENT_ROWS = 2**20
 _FIRST_ROWS = 1024
@@ -70,6 +70,24 @@ def cut(blocks: Sequence[Block], allowed: Sequence[NDArray[np.uint64] | None] | 
     return pieces
 
 
+class Columns(NamedTuple):
+    """Rows as they come to the device: arrays of the host, or copies of them on the device.
+
+    Attributes
+    ----------
+    codes, signs : array of uint8
+        As in `Block`.
+    lead, tail, norm : array of float32, or None
+        As in `Segment`.
+    """
+
+    codes: Any
+    signs: Any
+    lead: Any
+    tail: Any
+    norm: Any
+
+
 @dataclass
 class Segment:
     """Rows that lie together on the device; room for `capacity`, a multiple of TILE_ROWS.
@@ -118,7 +136,7 @@ class Mirror:
     """
 
     def __init__(self, device: Device, codec: Codec) -> None:
-        self._device, self._codec = device, codec
+        self.device, self._codec = device, codec
         self.layout = Layout.of(codec)
         self._two_sums = codec.has_sketch
         self._entries: dict[int, _Entry] = {}
@@ -130,6 +148,12 @@ class Mirror:
         return self.layout.tile_words * 8 // TILE_ROWS + 4 * scalars
 
     @property
+    def column_bytes(self) -> int:
+        """Bytes of a row's columns."""
+        spec = self._codec.spec
+        return spec.row_bytes + spec.sign_bytes + 4 * (1 + self._two_sums + spec.stores_norm)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all rows on the device, spare room included."""
         rows = sum(segment.capacity for entry in self._entries.values() for segment in entry.segments)
@@ -137,7 +161,7 @@ class Mirror:
 
     def free_bytes(self) -> int:
         """Bytes of device memory that are free."""
-        return self._device.free_bytes()
+        return self.device.free_bytes()
 
     def missing_bytes(self, pieces: Sequence[Piece]) -> int:
         """Return the device bytes that `hold` would allocate."""
@@ -147,10 +171,6 @@ class Mirror:
             there = 0 if entry is None else sum(segment.capacity for segment in entry.segments)
             total += _capacity(piece.block.rows, there) if piece.block.rows > there else 0
         return total * self.row_bytes
-
-    def needed_bytes(self, piece: Piece) -> int:
-        """Return the device bytes that `load` would allocate."""
-        return _capacity(piece.block.rows, 0) * self.row_bytes
 
     def keep_only(self, pieces: Sequence[Piece]) -> None:
         """Let go of all pieces but these."""
@@ -192,20 +212,15 @@ class Mirror:
             self._truncate(entry, min(entry.rows, rows) // TILE_ROWS * TILE_ROWS)
             there = sum(segment.capacity for segment in entry.segments)
             if rows > there:
-                entry.segments.append(self._allocate(_capacity(rows, there)))
+                entry.segments.append(self.allocate(_capacity(rows, there)))
             self._fill(entry, piece.block)
         entry.factor = piece.block.factor
         self._entries[key] = entry
         return [segment for segment in entry.segments if segment.rows]
 
-    def load(self, piece: Piece) -> Segment:
-        """Bring a piece to the device, and keep nothing of it here."""
-        entry = _Entry(piece.block.factor, [self._allocate(-(-piece.block.rows // TILE_ROWS) * TILE_ROWS)])
-        self._fill(entry, piece.block)
-        return entry.segments[0]
-
-    def _allocate(self, capacity: int) -> Segment:
-        device = self._device
+    def allocate(self, capacity: int) -> Segment:
+        """Return an empty segment with room for some rows, a multiple of TILE_ROWS."""
+        device = self.device
 
         def scalars(wanted: bool) -> Any:
             return device.empty((capacity,), np.float32) if wanted else None
@@ -224,40 +239,46 @@ class Mirror:
 
     def _write(self, segment: Segment, block: Block, start: int, stop: int, at: int) -> None:
         """Write host rows start .. stop to rows of a segment from `at` on; both begin a tile."""
-        device, spec, layout = self._device, self._codec.spec, self.layout
-        rows = stop - start
-        codes, signs = device.upload(np.ascontiguousarray(block.codes[start:stop])), None
+        columns = self.columns(block, start, stop)
+        uploaded = Columns(*(None if column is None else self.device.upload(column) for column in columns))
+        self.unpack(segment, uploaded, at, stop - start)
+        self.device.synchronize()  # later searches may run on other streams
+
+    def columns(self, block: Block, start: int, stop: int) -> Columns:
+        """Return host rows start .. stop as contiguous columns; `start` begins a tile."""
+        signs, norm = None, None
         if block.signs is not None:
-            signs = device.upload(np.ascontiguousarray(block.signs[start // TILE_ROWS : -(-stop // TILE_ROWS)]))
+            signs = np.ascontiguousarray(block.signs[start // TILE_ROWS : -(-stop // TILE_ROWS)])
+        if block.norm is not None:
+            norm = np.ascontiguousarray(block.norm[start:stop])
+        lead, tail = self._weights(block, start, stop)
+        codes = np.ascontiguousarray(block.codes[start:stop])
+        return Columns(codes, signs, lead, tail if self._two_sums else None, norm)
+
+    def unpack(self, segment: Segment, columns: Columns, at: int, rows: int) -> None:
+        """Bring columns that are on the device to rows of a segment from `at` on, which begins a tile."""
+        device, spec, layout = self.device, self._codec.spec, self.layout
         first, last = at // TILE_ROWS * layout.tile_words, -(-(at + rows) // TILE_ROWS) * layout.tile_words
         device.fill(segment.codes[first:last], 0)
         words = rows * layout.chunks * 4
-        device.launch(
-            "repack",
-            {"SLOT": layout.slot, "THREADS": _THREADS},
-            (-(-words // _THREADS), 1),
-            _THREADS,
-            [
-                codes,
-                signs,
-                scalar(block.codes.shape[1], "i"),
-                scalar(spec.sign_bytes, "i"),
-                scalar(layout.fields, "i"),
-                scalar(layout.bits, "i"),
-                scalar(spec.lead if spec.has_sign_plane else 0, "i"),
-                scalar(at, "q"),
-                scalar(rows, "q"),
-                scalar(layout.chunks, "i"),
-                segment.codes,
-            ],
-        )
-        lead, tail = self._weights(block, start, stop)
-        device.copy_to(segment.lead[at : at + rows], lead)
-        if segment.tail is not None:
-            device.copy_to(segment.tail[at : at + rows], tail)
-        if segment.norm is not None and block.norm is not None:
-            device.copy_to(segment.norm[at : at + rows], block.norm[start:stop])
-        device.synchronize()  # later searches may run on other streams
+        numbers = [
+            spec.row_bytes,
+            spec.sign_bytes,
+            layout.fields,
+            layout.bits,
+            spec.lead if spec.has_sign_plane else 0,
+        ]
+        arguments = [columns.codes, columns.signs, *(scalar(number, "i") for number in numbers)]
+        arguments += [scalar(at, "q"), scalar(rows, "q"), scalar(layout.chunks, "i"), segment.codes]
+        macros = {"SLOT": layout.slot, "THREADS": _THREADS}
+        device.launch("repack", macros, (-(-words // _THREADS), 1), _THREADS, arguments)
+        for target, source in (
+            (segment.lead, columns.lead),
+            (segment.tail, columns.tail),
+            (segment.norm, columns.norm),
+        ):
+            if target is not None:
+                device.copy(target[at : at + rows], source)
 
     def _weights(self, block: Block, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Weights of the two sums (reference.py, `_weights`)."""
