@@ -2,28 +2,31 @@
 
     python benchmarks/gpu.py [--name h200] [--minutes 10] [--rows 1000000 10000000 100000000] [--no-tests]
 
-1. `pytest -m gpu`: every instruction that the emulator imitates, all kernels against the reference, the hash gate.
+1. Checks, each with a share of the time: the instructions that the emulator imitates; the hash gate; all other tests of
+   `pytest -m gpu`. After the first that fails nothing is timed: what is wrong needs no timing.
 2. Encoding of rows that are on the device, as a share of the time in which a copy moves as many bytes.
 3. Searches (k = 10) of random codes of 1, 2 and 4 bits: seconds, and as a share of the time in which a copy reads the
    codes once. At confidence 1, and at the default with its bound.
 4. Beside it on the same device, where they can be imported: torch float16 matmul + topk, torch._int_mm + topk,
-   faiss-gpu (Flat float16, IVFPQ) and cuVS (brute force).
+   faiss-gpu (Flat float16, IVFPQ) and cuVS (brute force); with the smallest number of rows.
 
-Writes one JSON line per measurement to results/gpu-<name>.jsonl, with the device's name. What does not fit, is not
-installed, or comes after the time given is left out with a message. `--emulate` runs steps 2 and 3 on the emulator
-in tiny sizes, to see that the script works; its times mean nothing and are not written.
+One JSON line for each check and measurement goes to results/gpu-<name>.jsonl at once, with the device's name, so that a
+run that ends early leaves what it has. What does not fit, is not installed, fails, or comes after the time given is
+left out with a message. `--emulate` goes through all steps on the emulator, in tiny sizes, with torch's CPU and the
+first check, to see that the script works; its times mean nothing and are not written.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -50,8 +53,8 @@ class Clock:
     def __init__(self, emulated: bool) -> None:
         self._emulated = emulated
 
-    def __call__(self, work: Callable[[], Any], repeats: int = 5) -> float:
-        """Run the work, once more at first to compile and warm up."""
+    def __call__(self, work: Callable[[], Any], repeats: int = 5, enough: float = 3.0) -> float:
+        """Run the work, once more at first to compile and warm up; less often if that takes longer than `enough`."""
         if self._emulated:
             start = time.perf_counter()
             work()
@@ -67,6 +70,8 @@ class Clock:
             end.record()
             end.synchronize()
             taken.append(cupy.cuda.get_elapsed_time(start, end) / 1e3)
+            if sum(taken) > enough:
+                break
         return float(np.median(taken))
 
 
@@ -101,25 +106,55 @@ def random_segments(device: Device, engine: Engine, rows: int, seed: int = 0) ->
     return segments
 
 
-def time_encoding(device: Device, clock: Clock, speed: float, rows: int, dim: int) -> Iterator[dict[str, Any]]:
-    rng = np.random.default_rng(1)
-    vectors = repeated(device, rows, dim, np.float32, lambda n: rng.standard_normal(n, np.float32)).reshape(rows, dim)
+class Sizes(NamedTuple):
+    """What is measured: tiny on the emulator."""
+
+    dim: int
+    queries: tuple[int, ...]
+    encoded: tuple[int, ...]
+    rows: tuple[int, ...]
+    copied: int
+    place: str  # torch's name of the device
+
+
+class Step(NamedTuple):
+    """A measurement, which may fail alone."""
+
+    name: str
+    run: Callable[[], Iterator[dict[str, Any]]]
+
+
+def fits(device: Device, size: int) -> None:
+    if size > 0.8 * device.free_bytes():
+        raise BackendError(f"{size} bytes do not fit {device.free_bytes()} bytes of device memory")
+
+
+def encoding(device: Device, clock: Clock, speed: float, rows: int, dim: int) -> Iterator[Step]:
+    def vectors(count: int) -> Any:
+        fits(device, count * dim * 5)
+        rng = np.random.default_rng(1)
+        made = repeated(device, count, dim, np.float32, lambda n: rng.standard_normal(n, np.float32))
+        return made.reshape(count, dim)
+
+    def run(codec: str, bits: int) -> Iterator[dict[str, Any]]:
+        some = vectors(rows if codec != "trellis" else max(1, rows // 16))
+        engine = Engine(device, Codec(IndexSpec(dim, bits, codec=codec)))
+        seconds = clock(lambda: engine.encode(some))
+        moved = len(some) * (4 * dim + engine.spec.bytes_per_vector)
+        yield {
+            "what": "encode",
+            "codec": codec,
+            "bits": bits,
+            "n": len(some),
+            "dim": dim,
+            "seconds": seconds,
+            "vectors_per_second": len(some) / seconds,
+            "share_of_memory_floor": moved / speed / seconds,
+        }
+
     for codec in ("turboquant-prod", "trellis"):
         for bits in BITS:
-            some = vectors if codec != "trellis" else vectors[: max(1, rows // 16)]
-            engine = Engine(device, Codec(IndexSpec(dim, bits, codec=codec)))
-            seconds = clock(lambda engine=engine, some=some: engine.encode(some))
-            moved = len(some) * (4 * dim + engine.spec.bytes_per_vector)
-            yield {
-                "what": "encode",
-                "codec": codec,
-                "bits": bits,
-                "n": len(some),
-                "dim": dim,
-                "seconds": seconds,
-                "vectors_per_second": len(some) / seconds,
-                "share_of_memory_floor": moved / speed / seconds,
-            }
+            yield Step(f"encoding {rows} rows, {codec}, {bits} bits", lambda c=codec, b=bits: run(c, b))
 
 
 def search_all(engine: Engine, segments: list[Segment], queries: Queries, confidence: float) -> None:
@@ -128,18 +163,17 @@ def search_all(engine: Engine, segments: list[Segment], queries: Queries, confid
         engine.search(segments, queries.take(slice(start, start + at_once)), K, confidence)
 
 
-def time_search(
-    device: Device, clock: Clock, speed: float, rows: int, dim: int, queries: tuple[int, ...]
-) -> Iterator[dict[str, Any]]:
-    for bits in BITS:
+def searching(device: Device, clock: Clock, speed: float, rows: int, sizes: Sizes) -> Iterator[Step]:
+    dim = sizes.dim
+
+    def run(bits: int) -> Iterator[dict[str, Any]]:
         engine = Engine(device, Codec(IndexSpec(dim, bits)))
         row_bytes = engine.layout.tile_words // 8 + 8
-        if rows * row_bytes > 0.8 * device.free_bytes():
-            print(f"{rows} rows of {row_bytes} bytes do not fit {device.free_bytes()} bytes: left out")
-            continue
+        fits(device, rows * row_bytes)
         segments = random_segments(device, engine, rows)
-        for count in queries:
-            prepared = engine.prepare(device.upload(np.random.default_rng(2).standard_normal((count, dim), np.float32)))
+        for count in sizes.queries:
+            given = np.random.default_rng(2).standard_normal((count, dim), np.float32)
+            prepared = engine.prepare(device.upload(given))
             for confidence in (1.0, DEFAULT_CONFIDENCE):
                 seconds = clock(lambda: search_all(engine, segments, prepared, confidence))  # noqa: B023 - runs at once
                 yield {
@@ -156,121 +190,214 @@ def time_search(
                     "int8_operations_per_second": 2 * 2 * rows * dim * count / seconds,
                 }
 
+    for bits in BITS:
+        yield Step(f"searching {rows} rows, {bits} bits", lambda b=bits: run(b))
 
-def time_torch(clock: Clock, rows: int, queries: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+
+def peer_line(name: str, rows: int, dim: int, count: int, seconds: float) -> dict[str, Any]:
+    return {"what": name, "n": rows, "dim": dim, "k": K, "queries": count, "seconds": seconds}
+
+
+def time_float16(clock: Clock, rows: int, sizes: Sizes) -> Iterator[dict[str, Any]]:
     import torch
 
-    half = torch.randn(rows, DIM, device="cuda", dtype=torch.float16)
-    whole = torch.randint(-127, 128, (rows, DIM), device="cuda", dtype=torch.int8)
-    for count in queries:
-        q16 = torch.randn(count, DIM, device="cuda", dtype=torch.float16)
-        q8 = torch.randint(-127, 128, (max(32, count), DIM), device="cuda", dtype=torch.int8)  # _int_mm wants 17 rows
-        work = {
-            "torch float16 matmul + topk": lambda q=q16: (q @ half.T).topk(K),
-            "torch._int_mm + topk": lambda q=q8: torch._int_mm(q, whole.T).topk(K),
-        }
-        for name, run in work.items():
-            seconds = clock(run)
-            yield {"what": name, "n": rows, "dim": DIM, "k": K, "queries": count, "seconds": seconds}
+    x = torch.randn(rows, sizes.dim, device=sizes.place, dtype=torch.float16)
+    for count in sizes.queries:
+        q = torch.randn(count, sizes.dim, device=sizes.place, dtype=torch.float16)
+        seconds = clock(lambda q=q: (q @ x.T).topk(K))
+        yield peer_line("torch float16 matmul + topk", rows, sizes.dim, count, seconds)
 
 
-def time_faiss(clock: Clock, rows: int, queries: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+def time_int8(clock: Clock, rows: int, sizes: Sizes) -> Iterator[dict[str, Any]]:
+    import torch
+
+    x = torch.randint(-127, 128, (rows, sizes.dim), device=sizes.place, dtype=torch.int8)
+    for count in sizes.queries:
+        q = torch.randint(-127, 128, (max(32, count), sizes.dim), device=sizes.place, dtype=torch.int8)  # 17 at least
+        seconds = clock(lambda q=q: torch._int_mm(q, x.T).topk(K))
+        yield peer_line("torch._int_mm + topk", rows, sizes.dim, count, seconds)
+
+
+def time_faiss(clock: Clock, rows: int, sizes: Sizes, kind: str) -> Iterator[dict[str, Any]]:
     import faiss
 
     if not hasattr(faiss, "StandardGpuResources"):
         raise ImportError("this faiss has no GPU support")
-    x = np.random.default_rng(3).standard_normal((rows, DIM), np.float32)
-    resources, flat = faiss.StandardGpuResources(), faiss.GpuIndexFlatConfig()
-    flat.useFloat16 = True
-    indexes = {
-        "faiss Flat float16": faiss.GpuIndexFlatIP(resources, DIM, flat),
-        "faiss IVFPQ": faiss.GpuIndexIVFPQ(resources, DIM, 1024, DIM // 16, 8, faiss.METRIC_INNER_PRODUCT),
-    }
-    for name, index in indexes.items():
+    x = np.random.default_rng(3).standard_normal((rows, sizes.dim), np.float32)
+    resources = faiss.StandardGpuResources()
+    if kind == "Flat float16":
+        flat = faiss.GpuIndexFlatConfig()
+        flat.useFloat16 = True
+        index = faiss.GpuIndexFlatIP(resources, sizes.dim, flat)
+    else:
+        tables = faiss.GpuIndexIVFPQConfig()
+        tables.useFloat16LookupTables = True  # of float32 they are more than a block's shared memory
+        index = faiss.GpuIndexIVFPQ(resources, sizes.dim, 1024, sizes.dim // 16, 8, faiss.METRIC_INNER_PRODUCT, tables)
         index.train(x[:100_000])
-        index.add(x)
-        for count in queries:
-            seconds = clock(lambda index=index, count=count: index.search(x[:count], K))
-            yield {"what": name, "n": rows, "dim": DIM, "k": K, "queries": count, "seconds": seconds}
+    index.add(x)
+    for count in sizes.queries:
+        seconds = clock(lambda count=count: index.search(x[:count], K))
+        yield peer_line(f"faiss {kind}", rows, sizes.dim, count, seconds)
 
 
-def time_cuvs(clock: Clock, rows: int, queries: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+def time_cuvs(clock: Clock, rows: int, sizes: Sizes) -> Iterator[dict[str, Any]]:
     import cupy
     from cuvs.neighbors import brute_force
 
-    x = cupy.random.standard_normal((rows, DIM), dtype=cupy.float32)
+    x = cupy.random.standard_normal((rows, sizes.dim), dtype=cupy.float32)
     index = brute_force.build(x, metric="inner_product")
-    for count in queries:
+    for count in sizes.queries:
         seconds = clock(lambda count=count: brute_force.search(index, x[:count], K))
-        yield {"what": "cuVS brute force", "n": rows, "dim": DIM, "k": K, "queries": count, "seconds": seconds}
+        yield peer_line("cuVS brute force", rows, sizes.dim, count, seconds)
 
 
-def tests_pass() -> bool:
+def torch_peers(clock: Clock, rows: int, sizes: Sizes) -> Iterator[Step]:
+    yield Step("torch float16", lambda: time_float16(clock, rows, sizes))
+    yield Step("torch int8", lambda: time_int8(clock, rows, sizes))
+
+
+def index_peers(clock: Clock, rows: int, sizes: Sizes) -> Iterator[Step]:
+    for kind in ("Flat float16", "IVFPQ"):
+        yield Step(f"faiss {kind}", lambda kind=kind: time_faiss(clock, rows, sizes, kind))
+    yield Step("cuVS", lambda: time_cuvs(clock, rows, sizes))
+
+
+# What must be right before anything is timed: a name, what pytest selects, and the share of all the time it may take.
+CHECKS = (
+    ("instructions", "instructions_of or every_half", 0.1),
+    ("hash gate", "hash_gate", 0.2),
+    ("tests", "not (instructions_of or every_half or hash_gate)", 0.4),
+)
+
+
+def check(emulate: bool, seconds: float) -> Iterator[dict[str, Any]]:
+    """Run the checks in order until one fails."""
     root = Path(__file__).parent.parent
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests"]
-    return subprocess.run(command, cwd=root, check=False).returncode == 0
-
-
-def steps(device: Device, clock: Clock, args: argparse.Namespace) -> Iterator[Callable[[], Iterator[dict[str, Any]]]]:
-    """Yield what is to be measured, the most important first."""
-    emulated = args.emulate
-    dim, queries = (64, (1, 9)) if emulated else (DIM, QUERIES)
-    speed = copy_speed(device, clock, 2**16 if emulated else 2**31)
-    yield lambda: iter([{"what": "copy", "bytes_per_second": speed}])
-    yield lambda: time_encoding(device, clock, speed, 64 if emulated else 10**6, dim)
-    for rows in [300] if emulated else sorted(args.rows):
-        yield lambda rows=rows: time_search(device, clock, speed, rows, dim, queries)
-    if not emulated:
-        for peer in (time_torch, time_faiss, time_cuvs):
-            yield lambda peer=peer: peer(clock, 10**6, queries)
-
-
-def measure(device: Device, args: argparse.Namespace) -> list[dict[str, Any]]:
-    end, found = time.monotonic() + 60 * args.minutes, []
-    clock = Clock(args.emulate)
-    for step in steps(device, clock, args):
+    files = [str(path) for path in sorted((root / "tests").glob("test_gpu_*.py"))]
+    for name, chosen, share in CHECKS[:1] if emulate else CHECKS:
+        mark = "not gpu" if emulate else "gpu"
+        command = [sys.executable, "-m", "pytest", "-q", "--maxfail=10", "-m", mark, "-k", chosen, *files]
+        start = time.monotonic()
         try:
-            for line in step():
-                found.append({"device": device.name, **line})
-                print(json.dumps(found[-1]), flush=True)
+            # (A file of JSON lines may be read from what this script prints: pytest's words go the other way.)
+            done = subprocess.run(command, cwd=root, check=False, timeout=share * seconds, stdout=sys.stderr)
+            passed, how = done.returncode == 0, f"pytest ends with {done.returncode}"
+        except subprocess.TimeoutExpired:
+            passed, how = False, f"not done after {share * seconds:.0f} s"
+        line = {"what": "check", "name": name, "passed": passed, "took": time.monotonic() - start}
+        yield line if passed else {**line, "how": how}
+        if not passed:
+            return
+
+
+def versions() -> dict[str, str]:
+    """Return what is installed of what the results depend on."""
+    names = ("vqindex", "cupy-cuda", "nvidia-cuda-nvrtc", "torch", "faiss", "cuvs")
+    there = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
+    return {name: version for name, version in sorted(there.items()) if name.startswith(names)}
+
+
+def steps(device: Device, clock: Clock, sizes: Sizes) -> Iterator[Step]:
+    """Yield what is to be measured, the most important first: for the fewest rows all of it, and torch's."""
+    speeds: list[float] = []
+
+    def copy() -> Iterator[dict[str, Any]]:
+        speeds.append(copy_speed(device, clock, sizes.copied))
+        yield {"what": "copy", "bytes_per_second": speeds[0]}
+
+    yield Step("copying", copy)
+    speed = speeds[0] if speeds else float("nan")  # shares are then unknown, times are not
+    for number, rows in enumerate(sizes.rows):
+        yield from searching(device, clock, speed, rows, sizes)
+        if number < len(sizes.encoded):
+            yield from encoding(device, clock, speed, sizes.encoded[number], sizes.dim)
+        if number == 0:
+            yield from torch_peers(clock, rows, sizes)
+    yield from index_peers(clock, sizes.rows[0], sizes)
+
+
+def release(emulate: bool) -> None:
+    """Give memory that libraries keep for themselves back to the device, for the others."""
+    if emulate:
+        return
+    import cupy
+
+    cupy.get_default_memory_pool().free_all_blocks()
+    if "torch" in sys.modules:
+        sys.modules["torch"].cuda.empty_cache()
+
+
+def measure(device: Device, sizes: Sizes, emulate: bool, end: float) -> Iterator[dict[str, Any]]:
+    clock = Clock(emulate)
+    for step in steps(device, clock, sizes):
+        if time.monotonic() > end:
+            print(f"left out: {step.name}: the time is over")
+            continue
+        try:
+            for line in step.run():
+                yield line
                 if time.monotonic() > end:
-                    print(f"{args.minutes} minutes are over: the rest is left out")
-                    return found
-        except (ImportError, BackendError, MemoryError, RuntimeError) as error:  # noqa: PERF203
-            print(f"left out: {error or type(error).__name__}")
-    return found
+                    print(f"left out: the rest of {step.name}: the time is over")
+                    break
+        except Exception as error:  # of whatever library: the other steps are worth having
+            print(f"left out: {step.name}: {type(error).__name__}: {error}")
+        release(emulate)
+
+
+def sizes_of(args: argparse.Namespace) -> Sizes:
+    if args.emulate:
+        return Sizes(64, (1, 9), (64,), (300,), 2**16, "cpu")
+    rows = tuple(sorted(args.rows))
+    return Sizes(DIM, QUERIES, rows[:2], rows, 2**31, "cuda")
+
+
+def find_device(emulate: bool) -> Device:
+    if emulate:
+        sys.path.append(str(Path(__file__).parent.parent / "tests" / "emulator"))
+        from emulated import EmulatedDevice
+
+        return EmulatedDevice()
+    from vqindex_gpu.launch import find_devices
+
+    try:
+        return find_devices()[0]
+    except BackendError as error:
+        sys.exit(f"error: {error}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="device", help="of the results' file")
-    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--minutes", type=float, default=10, help="for all of it, checks included")
     parser.add_argument("--rows", type=int, nargs="+", default=[10**6, 10**7, 10**8])
     parser.add_argument("--no-tests", action="store_true")
     parser.add_argument("--emulate", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
-    if args.emulate:
-        sys.path.append(str(Path(__file__).parent.parent / "tests" / "emulator"))
-        from emulated import EmulatedDevice
+    end = time.monotonic() + 60 * args.minutes
+    device = find_device(args.emulate)
+    path, found = args.out / f"gpu-{args.name}.jsonl", []
 
-        device: Device = EmulatedDevice()
-    else:
-        from vqindex_gpu.launch import find_devices
+    def report(line: dict[str, Any]) -> None:
+        found.append({"device": device.name, **line})
+        text = json.dumps(found[-1])
+        print(text, flush=True)
+        if not args.emulate:
+            with path.open("w" if len(found) == 1 else "a") as file:
+                file.write(text + "\n")
 
-        try:
-            device = find_devices()[0]
-        except BackendError as error:
-            sys.exit(f"error: {error}")
-        if not args.no_tests and not tests_pass():
-            sys.exit("error: the tests fail on this device; what is wrong needs no timing")
-    found = measure(device, args)
+    report({"what": "versions", **versions()})
+    if not args.no_tests:
+        for line in check(args.emulate, 60 * args.minutes):
+            report(line)
+        if not found[-1]["passed"]:
+            sys.exit("error: a check fails on this device; what is wrong needs no timing")
+    for line in measure(device, sizes_of(args), args.emulate, end):
+        report(line)
     timed = [line for line in found if "seconds" in line]
     rows = [(line["what"], line.get("bits", ""), line["n"], line.get("queries", ""), line["seconds"]) for line in timed]
     show_table(("what", "bits", "n", "queries", "seconds"), rows)
     if not args.emulate:
-        path = args.out / f"gpu-{args.name}.jsonl"
-        path.write_text("".join(json.dumps(line) + "\n" for line in found))
         print(path)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from emulated import EmulatedDevice
 
+from vqindex.backend import make_backend
 from vqindex.errors import BackendError
 from vqindex.reference import ReferenceBackend
 from vqindex.rows import RowStore
@@ -191,11 +192,26 @@ def test_range_searches(codec, small_segments, confidence):
 
 
 @pytest.mark.parametrize("name", ["prod-shared", "mse", "prod-orthogonal", "trellis"])
-@pytest.mark.parametrize("dim", [17, 100])
-def test_the_hash_gate(golden, dim, name):
+@pytest.mark.parametrize(
+    ("where", "dim"),
+    [("emulator", 17), ("emulator", 100), *(pytest.param("cuda", dim, marks=pytest.mark.gpu) for dim in gate.DIMS)],
+)
+def test_the_hash_gate(golden, where, dim, name):
     def make(codec):
-        return CudaBackend(codec, [EmulatedDevice()])
+        return make_backend(codec, "cuda") if where == "cuda" else CudaBackend(codec, [EmulatedDevice()])
 
     expected = golden("gate-trellis.json" if name == "trellis" else "gate.json")[f"{name} {dim}"]
     assert gate.encode_digests(make, dim, name) == expected["encode"]
     assert gate.search_digests(make, dim, name) == expected["search"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("copies", [1, 3])
+def test_rows_are_shared_among_devices_on_hardware(codec, small_segments, copies):
+    """All devices of the machine, and the same ones several times, as if they were more."""
+    from vqindex_gpu.launch import find_devices
+
+    devices = [device for _ in range(copies) for device in find_devices()]
+    blocks = gpu.stored(codec, corpus(450), (41, 230))
+    for k in (1, 12, 500):
+        gpu.searches_like_the_reference(CudaBackend(codec, devices), blocks, gate.queries(DIM), k, 0.6)

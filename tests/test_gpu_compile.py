@@ -64,6 +64,13 @@ def test_ptx_stays_in_one_header():
         assert path.name == "common.cuh" or "asm" not in path.read_text()
 
 
+def test_kernels_own_no_memory_and_none_is_managed():
+    for path in modules.KERNELS.iterdir():
+        assert not re.search(r"\b(malloc|free|new|delete|__managed__)\b", re.sub(r"//.*", "", path.read_text())), path
+    for path in modules.KERNELS.parent.glob("*.py"):
+        assert "managed" not in path.read_text().lower(), path
+
+
 def test_compiles_without_warnings():
     for job, made in compiled().items():
         assert made.binary, job

@@ -179,11 +179,77 @@ def test_an_index_on_hardware():
         gpu.same(got, want)
 
 
-def test_the_benchmark_runs_on_the_emulator(tmp_path):
-    script = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
-    command = [sys.executable, str(script), "--emulate", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert {line["what"] for line in lines} == {"copy", "encode", "search"}
-    assert not list(tmp_path.iterdir()), "times of the emulator are no results"
+def test_too_little_device_memory_leaves_the_index_as_it_was(monkeypatch):
+    cupy = fake_cupy.install(monkeypatch, memory=2000)
+    x, q = gate.corpus(33, rows=150), gate.queries(33)
+    index, other = VQIndex(33, 4, "l2"), VQIndex(33, 4, "l2")
+    for each in (index, other):
+        each.add(x[:100])
+    index.to("cuda")
+    with pytest.raises(BackendError, match=r"64 rows on their way need \d+ bytes of device memory; \d+ are free"):
+        index.search(q, 5)
+    with pytest.raises(BackendError, match=r"has \d+ bytes of memory free; \d+ are needed"):
+        index.add(x[100:])
+    assert index.ntotal == 100
+    gpu.same(index.ids, other.ids)
+    gpu.same(index.reconstruct(index.ids), other.reconstruct(other.ids))
+    cupy.memories[0].memory = 2**30
+    for each in (index, other):
+        each.add(x[100:])
+    for got, want in zip(index.search(q, 5), other.search(q, 5), strict=True):
+        gpu.same(got, want)
+    cupy.memories[0].memory = 0
+    for got, want in zip(index.to("cpu").search(q, 5), other.search(q, 5), strict=True):
+        gpu.same(got, want)
+
+
+@pytest.mark.parametrize("codec", ["turboquant-prod", "trellis"])
+def test_files_of_either_device_are_the_same_bytes(monkeypatch, tmp_path, codec):
+    fake_cupy.install(monkeypatch, 2)
+    x = gate.corpus(33, rows=150)
+    for device in ("cuda", "cpu"):
+        index = VQIndex(33, 2, "l2", codec=codec, keep_vectors="f16" if codec == "trellis" else None, device=device)
+        index.add(x[14:90])
+        index.upsert(np.arange(70, 140), x[80:])
+        index.remove([1, 2])
+        index.save(tmp_path / f"{device}.vqi")
+    assert (tmp_path / "cuda.vqi").read_bytes() == (tmp_path / "cpu.vqi").read_bytes()
+
+
+@pytest.fixture
+def benchmark_script(tmp_path):
+    def run(*args):
+        script = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
+        command = [sys.executable, str(script), "--emulate", "--out", str(tmp_path), *args]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert not list(tmp_path.iterdir()), "times of the emulator are no results"
+        lines = done.stdout.splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")], [
+            line for line in lines if line.startswith("left out")
+        ]
+
+    return run
+
+
+def test_the_benchmark_runs_on_the_emulator(benchmark_script):
+    lines, left_out = benchmark_script()
+    assert [(line["name"], line["passed"]) for line in lines if line["what"] == "check"] == [("instructions", True)]
+    whats = [line["what"] for line in lines]
+    assert whats[0] == "versions"
+    assert {"copy", "encode", "search"} < set(whats)
+    # torch is asked on the CPU, if it is there; what is not there, or not for a GPU, is left out and said to be.
+    for name, what in {
+        "torch float16": "torch float16 matmul + topk",
+        "torch int8": "torch._int_mm + topk",
+        "faiss Flat float16": "faiss Flat float16",
+        "faiss IVFPQ": "faiss IVFPQ",
+        "cuVS": "cuVS brute force",
+    }.items():
+        assert (what in whats) != any(line.startswith(f"left out: {name}: ") for line in left_out), (name, left_out)
+
+
+def test_the_benchmark_keeps_its_time(benchmark_script):
+    lines, left_out = benchmark_script("--no-tests", "--minutes", "0")
+    assert {line["what"] for line in lines} == {"versions"}
+    assert "left out: copying: the time is over" in left_out
