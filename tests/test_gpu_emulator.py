@@ -24,6 +24,7 @@ BARRIERS = [
     ("scan", "__shared__ int histogram", 1),
     ("scan", "__shared__ int histogram", 2),
     ("scan", "if (lane == 0) warp_counts[0]", 0),
+    ("bound", "vq_bound(", 0),
 ]
 
 
@@ -34,7 +35,7 @@ def goes_wrong(body, start, number):
     return any(run.returncode for run in runs)
 
 
-@pytest.mark.parametrize("body", ["encode", "scan"])
+@pytest.mark.parametrize("body", ["encode", "scan", "bound"])
 def test_whole_kernels_are_right_under_these_schedules(body):
     assert not goes_wrong(body, "", 0)
 

@@ -43,7 +43,14 @@ def scan(edit, seed):
     gpu.searches_like_the_reference(backend, gpu.stored(made, gate.corpus(200, rows=700)), gate.queries(200), 3)
 
 
+def bound(edit, seed):
+    made = gpu.codec_of(200, 4)
+    backend = CudaBackend(made, [EmulatedDevice(seed, edit=edit)])
+    blocks = gpu.stored(made, gate.corpus(200, rows=150)[14:])
+    gpu.searches_like_the_reference(backend, blocks, gate.queries(200), 3, 0.6)
+
+
 if __name__ == "__main__":
     body, start, number, seed = sys.argv[1:]
     edit = without_barrier(start, int(number)) if start else None
-    {"encode": encode, "scan": scan}[body](edit, int(seed))
+    {"encode": encode, "scan": scan, "bound": bound}[body](edit, int(seed))
