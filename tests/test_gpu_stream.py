@@ -85,7 +85,7 @@ def search(codec, device, k=12, confidence=0.6):
     return gpu.searches_like_the_reference(CudaBackend(codec, [device]), blocks, gate.queries(DIM), k, confidence)
 
 
-@pytest.mark.parametrize("schedule", ["now", "late", "sides first"])
+@pytest.mark.parametrize("schedule", ["now", "late", "sides first", "random"])
 def test_results_are_those_of_rows_that_stay(codec, schedule):
     device = Watched(schedule=schedule)
     search(codec, device)

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import random
 import subprocess
 import threading
 import weakref
@@ -121,9 +122,10 @@ class EmulatedDevice:
         Bytes that can be allocated.
     edit : callable, optional
         Maps the kernels' sources to others: what a test breaks on purpose.
-    schedule : {"now", "late", "sides first"}
-        When what is put into streams is done: at once; not before the host or another stream waits for it; or at once
-        in the streams beside the main one, and late there. The last two find every wait that is missing.
+    schedule : {"now", "late", "sides first", "random"}
+        When what is put into streams is done: at once; not before the host or another stream waits for it; at once in
+        the streams beside the main one, and late there; or whenever chance will have it. The second and the third find
+        every wait that is missing.
     """
 
     name = "emulator"
@@ -139,6 +141,7 @@ class EmulatedDevice:
         self._streams = [self._main]
         self._here = threading.local()
         self._entries = {}
+        self._chance = random.Random(seed)
         self._guarded = {}
         self._freed = []
 
@@ -209,9 +212,14 @@ class EmulatedDevice:
         with self.lock:
             self._now().append(work)
             for stream in self._streams:
-                if self.schedule == "now" or (self.schedule == "sides first" and stream is not self._main):
-                    while stream and self._step(stream):
-                        pass
+                while stream and self._goes_on(stream) and self._step(stream):
+                    pass
+
+    def _goes_on(self, stream):
+        """Whether a stream does something before anyone waits for it."""
+        if self.schedule == "random":
+            return self._chance.random() < 0.7
+        return self.schedule == "now" or (self.schedule == "sides first" and stream is not self._main)
 
     @staticmethod
     def _step(stream):
