@@ -9,7 +9,7 @@ import pytest
 from emulated import EmulatedDevice
 
 from vqindex import InvalidInputError, VQIndex, contents
-from vqindex_gpu.engine import Engine
+from vqindex_gpu.adopted import accept
 
 DIM = 33
 KINDS = ["f2", "f4", "f8", *(f"{sign}{size}" for sign in "iu" for size in (1, 2, 4, 8))]
@@ -270,35 +270,33 @@ def test_an_index_on_the_host_takes_no_arrays_of_a_device(emulator):
 
 
 @pytest.fixture(params=["emulator", pytest.param("cuda", marks=pytest.mark.gpu)])
-def engine(request):
+def device(request):
     if request.param == "emulator":
-        device = EmulatedDevice(3)
-    else:
-        from vqindex_gpu.launch import CupyDevice
+        return EmulatedDevice(3)
+    from vqindex_gpu.launch import CupyDevice
 
-        device = CupyDevice(0)
-    return Engine(device, gpu.codec_of(8, 4))
+    return CupyDevice(0)
 
 
-def accepts(engine, array, want):
-    got, bad = engine.accept(array)
+def accepts(device, array, want):
+    got, bad = accept(device, array)
     with np.errstate(over="ignore", under="ignore"):
         want = np.ascontiguousarray(want, np.float32)
     finite = np.isfinite(want)
     places = np.flatnonzero(~finite)
     assert bad == (places[0] if places.size else -1)
-    gpu.same(engine.device.download(got)[finite], want[finite])
+    gpu.same(device.download(got)[finite], want[finite])
 
 
-def test_every_half(engine):
+def test_every_half(device):
     x = np.arange(2**16, dtype=np.uint16).view(np.float16).reshape(-1, 8)
-    accepts(engine, engine.device.upload(x), x)
+    accepts(device, device.upload(x), x)
     for start in (0, 2000, 2**12):  # halves without those that are not finite, and with one
-        accepts(engine, engine.device.upload(x[start : start + 1500]), x[start : start + 1500])
+        accepts(device, device.upload(x[start : start + 1500]), x[start : start + 1500])
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_values_at_the_edges_of_their_types(engine, kind):
+def test_values_at_the_edges_of_their_types(device, kind):
     rng = np.random.default_rng(1)
     if kind[0] == "f":
         edges = [0.0, -0.0, 1e-45, -1e-40, 1.17549435e-38, 3.4028234e38, 1 + 2**-24, 1 + 3 * 2**-24, 16777217.0]
@@ -310,22 +308,22 @@ def test_values_at_the_edges_of_their_types(engine, kind):
         near += [v for v in (2**24 + 1, 2**25 + 2, 2**63 - 2**38, 2**63 - 2**38 - 1) if v <= info.max]
         values = np.array([*near, *rng.integers(info.min, info.max, 30, np.dtype(kind)).tolist()], kind)
     values = values[: values.size // 8 * 8].reshape(-1, 8)
-    accepts(engine, engine.device.upload(values), values)
+    accepts(device, device.upload(values), values)
     if kind[0] == "f":
         for place, bad in ((0, np.nan), (13, np.inf), (values.size - 1, -np.inf)):
             broken = values.copy()
             broken.reshape(-1)[place:] = bad
-            accepts(engine, engine.device.upload(broken), broken)
+            accepts(device, device.upload(broken), broken)
         if kind == "f8":
-            accepts(engine, engine.device.upload(np.full((1, 8), 3.4028235677973366e38)), np.full((1, 8), np.inf))
+            accepts(device, device.upload(np.full((1, 8), 3.4028235677973366e38)), np.full((1, 8), np.inf))
 
 
-def test_any_strides(engine):
+def test_any_strides(device):
     x = np.random.default_rng(2).standard_normal((24, 40)).astype(np.float32)
-    on_device = engine.device.upload(x)
+    on_device = device.upload(x)
     for at in ((slice(None), slice(0, 8)), (slice(1, None, 3), slice(3, 35, 4)), (slice(None, None, -1), slice(8))):
-        accepts(engine, on_device[at], x[at])
-    accepts(engine, on_device.T, x.T)
-    accepts(engine, engine.device.upload(x[:, ::-1].copy())[:, ::-1], x)
-    same, _ = engine.accept(on_device[2:7])
-    assert engine.device.address(same) == engine.device.address(on_device[2:7]), "what is as wanted is not copied"
+        accepts(device, on_device[at], x[at])
+    accepts(device, on_device.T, x.T)
+    accepts(device, device.upload(x[:, ::-1].copy())[:, ::-1], x)
+    same, _ = accept(device, on_device[2:7])
+    assert device.address(same) == device.address(on_device[2:7]), "what is as wanted is not copied"

@@ -104,6 +104,8 @@ class CudaBackend:
 
     def adopt(self, array: Any) -> Adopted | None:
         """Return an array that lies on one of the devices as one to encode or search with there, without a copy."""
+        if isinstance(array, np.ndarray):
+            return None
         for engine in self._engines:
             ours = engine.device.adopt(array)
             if ours is not None:

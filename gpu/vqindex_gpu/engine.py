@@ -145,28 +145,6 @@ class Engine:
         levels = self.codec.codebook.levels.view(np.uint8)
         return self.device.upload(np.concatenate([levels, np.zeros(max(0, 16 - levels.size), np.uint8)]))
 
-    # ---- callers' arrays
-
-    def accept(self, array: Any) -> tuple[Any, int]:
-        """Return device rows (n, dim) of any real type and strides as float32 rows, and where they are not finite.
-
-        The second is the first place, counted along rows, of what is no finite float32 value, or -1. Rows that are
-        what is wanted are returned as they are.
-        """
-        (n, dim), device, size = array.shape, self.device, array.dtype.itemsize
-        as_wanted = array.dtype == np.float32 and array.flags.c_contiguous
-        out = array if as_wanted else device.empty((n, dim), np.float32)
-        if not n:
-            return out, -1
-        bad = device.empty((1,), np.uint64)
-        device.fill(bad, 255)
-        macros = {"FLOATS": int(array.dtype.kind == "f"), "SIGNED": int(array.dtype.kind != "u"), "BYTES": size}
-        strides = [scalar(stride // size, "q") for stride in array.strides]
-        arguments = [array, *strides, scalar(n, "q"), scalar(dim, "i"), None if as_wanted else out, bad]
-        device.launch("accept", {**macros, "THREADS": THREADS}, (-(-n * dim // THREADS), 1), THREADS, arguments)
-        first = int(device.download(bad)[0])
-        return out, first if first < n * dim else -1
-
     # ---- encode
 
     def encode(self, vectors: Any) -> Encoded:

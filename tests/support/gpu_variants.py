@@ -8,6 +8,7 @@ from vqindex.codec import Codec
 from vqindex.planes import split
 from vqindex.reference import ReferenceBackend
 from vqindex.spec import IndexSpec
+from vqindex_gpu.adopted import accept
 from vqindex_gpu.engine import Engine
 from vqindex_gpu.mirror import Mirror, cut
 
@@ -42,7 +43,7 @@ def variants():
         engine.gather(segments[0], np.arange(3))
         vectors = device.upload(np.zeros((3, 8), np.float32))
         for kind in ACCEPTED:
-            engine.accept(device.empty((3, 8), kind))
+            accept(device, device.empty((3, 8), kind))
         if engine.encodes:
             engine.encode(vectors)
             engine.prepare(vectors)
