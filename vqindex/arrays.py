@@ -8,14 +8,24 @@ objects that can only be sliced; C-contiguous float32 or int64 NumPy arrays go o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InvalidInputError
 
-__all__ = ["OnDevice", "as_host", "as_ids", "as_matrix", "as_queries", "float_chunks", "float_rows", "on_host"]
+__all__ = [
+    "OnDevice",
+    "as_host",
+    "as_ids",
+    "as_matrix",
+    "as_queries",
+    "float_chunks",
+    "float_rows",
+    "is_on_device",
+    "on_host",
+]
 
 F32 = NDArray[np.float32]
 _SHOWN = 5
@@ -47,9 +57,14 @@ class OnDevice(Protocol):
         """Return a result as an array of the caller's library on this device."""
 
 
+def is_on_device(array: Any) -> TypeGuard[OnDevice]:
+    """Whether an array is an OnDevice; at once for NumPy's, of which a search looks at several."""
+    return not isinstance(array, np.ndarray) and isinstance(array, OnDevice)
+
+
 def on_host(rows: F32 | OnDevice) -> F32:
     """Return checked rows on the host."""
-    return rows.host() if isinstance(rows, OnDevice) else rows
+    return rows if isinstance(rows, np.ndarray) else rows.host()
 
 
 def _is_sliced(array: Any) -> bool:
@@ -62,7 +77,7 @@ def _is_sliced(array: Any) -> bool:
 
 def _to_host(array: Any) -> Any:
     """Return something NumPy can slice: device tensors and DLPack objects are copied to the host."""
-    if isinstance(array, OnDevice):
+    if is_on_device(array):
         return array
     if np.ma.is_masked(array):
         raise InvalidInputError("the array has masked values; expected all values to be there")
@@ -112,7 +127,7 @@ def as_matrix(array: Any, dim: int, what: str) -> Any:
 
 def _checked_float32(block: Any, rows: range | NDArray[np.int64], what: str) -> Any:
     """Return a block as float32; `rows` are the numbers that errors call its rows by."""
-    if isinstance(block, OnDevice):
+    if is_on_device(block):
         converted, place = block.float32()
         if place >= 0:  # the host finds it again, and says so in the same words
             row = place // block.shape[1]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import OnDevice, float_chunks, on_host
+from .arrays import float_chunks, is_on_device, on_host
 from .backend import Backend, Encoded
 from .center import Centering
 from .errors import InvalidInputError
@@ -37,7 +37,7 @@ def check_norms(norm: NDArray[np.float32] | None, what: str, first_row: int) -> 
 
 def encoded(backend: Backend, centering: Centering, originals: Originals | None, matrix: Any) -> Iterator[Part]:
     """Encode a checked matrix (n, dim) by chunks, as they are asked for, and round it if vectors are kept."""
-    values = _DEVICE_CHUNK_VALUES if isinstance(matrix, OnDevice) else _CHUNK_VALUES
+    values = _DEVICE_CHUNK_VALUES if is_on_device(matrix) else _CHUNK_VALUES
     rows = max(1, values // matrix.shape[1])
     for number, chunk in enumerate(float_chunks(matrix, rows, "vectors")):
         kept = None if originals is None else originals.rounded(on_host(chunk), number * rows)
