@@ -18,6 +18,7 @@ constexpr std::size_t kIndexBytes = std::size_t{1} << 19;  // of look-up indices
 constexpr std::size_t kStretch = 8;                        // most groups of rows in a stretch
 constexpr std::size_t kPasses = 8;                         // over all stretches
 constexpr std::size_t kCatch = 8192;                       // rows caught in a group before they are scored
+constexpr std::size_t kWorthwhile = 16;                    // rows of the first stretch for each that a bar is made of
 constexpr std::size_t kLeads = 4;                          // queries fetched ahead before they score
 
 class BatchScan {
@@ -31,7 +32,7 @@ class BatchScan {
     stretch_ = std::clamp<std::size_t>(kIndexBytes / index_bytes(), 1, kStretch);
     tables_.resize(chunk * table);
     index_.resize(stretch_ * index_bytes());
-    sums_.resize(std::min(few_, padded(chunk, kTileQueries)) * kGroup);
+    sums_.resize(stretch_ * kTileQueries * kGroup);
     groups_.resize(stretch_);
     levels_.resize(kGroup * s_.stride);
     row_signs_.assign(kGroup * s_.stride / 8, 0);
@@ -61,9 +62,11 @@ class BatchScan {
   };
 
   // Bars rise fastest with rows from everywhere, so the rows are passed over several times, each time by other
-  // stretches of them. The first stretch is met in parts that grow: until there are k scores, every row is in.
+  // stretches of them. Without a bar the first stretch is met in parts that grow: until there are k scores, every row
+  // is in.
   void scan(std::size_t first, std::size_t last, const Poll& poll) {
     const std::size_t step = stretch_ * kGroup;
+    prime(first, std::min(last, first + step));
     for (std::size_t pass = 0; pass < kPasses; ++pass)
       for (std::size_t at = first + pass * step; at < last; at += kPasses * step) {
         const std::size_t stop = std::min(last, at + step);
@@ -76,8 +79,64 @@ class BatchScan {
       }
   }
 
+  // Gives every query a bar to begin with: the k-th best key of the rows of a stretch whose signs agree most.
+  void prime(std::size_t at, std::size_t stop) {
+    const std::size_t wanted = 2 * s_.task.k;
+    if (s_.task.thresholds || stop - at < kWorthwhile * wanted) return;
+    const std::size_t groups = expand(at, stop), room = kTileQueries * kGroup;
+    for (std::size_t i = 0; i < queries_; i += kTileQueries) {
+      const std::size_t some = std::min(kTileQueries, queries_ - i);
+      for (std::size_t g = 0; g < groups; ++g) sum_signs(g, i, some, sums_.data() + g * room);
+      for (std::size_t j = 0; j < some; ++j) {
+        likely_.clear();
+        const std::size_t q = first_query_ + i + j;
+        find_likely(q, groups, wanted, [&](std::size_t g) {
+          return sums_.data() + g * room + j * blocks_of(groups_[g].at, groups_[g].stop) * kBlock;
+        });
+        s_.begin_with(q, likely_, row_signs_.data());
+        take_bar(i + j);
+      }
+    }
+  }
+
+  // The rows of the groups with the largest sums, `wanted` to twice as many if no great number is equal.
+  template <typename Sums>
+  void find_likely(std::size_t q, std::size_t groups, std::size_t wanted, const Sums& sums_of_group) {
+    const std::int32_t offset = s_.prepared.bound[q].offset;
+    std::int32_t low = 0, high = 2 * offset;  // too many rows have sums above low, too few above high
+    std::uint64_t hits[kStretch][kTileBlocks];
+    for (std::int32_t limit = offset + offset / 4;; limit = (low + high) / 2) {
+      std::size_t count = 0;
+      for (std::size_t g = 0; g < groups; ++g) {
+        const Group& group = groups_[g];
+        const std::size_t blocks = blocks_of(group.at, group.stop);
+        s_.kernels.above(sums_of_group(g), blocks, static_cast<std::uint16_t>(limit), hits[g]);
+        for (std::size_t b = 0; b < blocks; ++b) {
+          hits[g][b] &= s_.allowed_of(q, group.at + b * kBlock) & first_bits(group.stop - group.at - b * kBlock);
+          count += count_bits(hits[g][b]);
+        }
+      }
+      (count < wanted ? high : low) = limit;
+      if ((count >= wanted && count <= 2 * wanted) || high - low <= 1) break;
+    }
+    for (std::size_t g = 0; g < groups; ++g)
+      for (std::size_t b = 0; b < blocks_of(groups_[g].at, groups_[g].stop); ++b)
+        for (std::uint64_t bits = hits[g][b]; bits && likely_.size() < 2 * wanted; bits &= bits - 1) {
+          const std::size_t r = b * kBlock + lowest_bit(bits), row = groups_[g].at + r;
+          likely_.push_back({s_.bound_at(q, row, sums_of_group(g)[r] - offset), 0, static_cast<std::int64_t>(row)});
+        }
+  }
+
   // All queries of the chunk meet a stretch of rows.
   void meet(std::size_t at, std::size_t stop) {
+    const std::size_t groups = expand(at, stop);
+    for (std::size_t from = 0; from < queries_; from += few_)
+      for (std::size_t g = 0; g < groups; ++g) meet_group(from, std::min(queries_, from + few_), g);
+    for (std::size_t g = 0; g < groups; ++g) score(groups_[g]);
+  }
+
+  // Makes groups of a stretch; returns how many.
+  std::size_t expand(std::size_t at, std::size_t stop) {
     const std::size_t groups = (stop - at + kGroup - 1) / kGroup;
     for (std::size_t g = 0; g < groups; ++g) {
       Group& group = groups_[g];
@@ -85,33 +144,34 @@ class BatchScan {
       group.stop = std::min(stop, group.at + kGroup);
       s_.kernels.sign_expand(s_.plane_of(group.at), s_.sign_bytes, blocks_of(group.at, group.stop), index_of(g));
     }
-    for (std::size_t from = 0; from < queries_; from += few_)
-      for (std::size_t g = 0; g < groups; ++g) meet_group(from, std::min(queries_, from + few_), g);
-    for (std::size_t g = 0; g < groups; ++g) score(groups_[g]);
+    return groups;
+  }
+
+  // The sums of queries `i` to `i + some` and a group, one query's after the other's.
+  void sum_signs(std::size_t g, std::size_t i, std::size_t some, std::uint16_t* sums) {
+    const std::size_t blocks = blocks_of(groups_[g].at, groups_[g].stop);
+    SignPass pass{0, blocks, some, s_.units * kUnitTable, kTogetherUnits, false};
+    for (std::size_t q = i; q < i + some; ++q)
+      pass.together = std::min(pass.together, s_.prepared.together[first_query_ + q]);
+    for (std::size_t u = 0; u < s_.units; u += pass.units) {
+      pass.units = std::min(s_.units - u, s_.kernels.pass_units);
+      pass.more = u > 0;
+      s_.kernels.sign_tile(index_of(g) + u * blocks * kUnitIndex, tables_of(i) + u * kUnitTable, pass, sums);
+    }
   }
 
   void meet_group(std::size_t from, std::size_t to, std::size_t g) {
     Group& group = groups_[g];
-    const std::size_t blocks = blocks_of(group.at, group.stop);
     if (!s_.any_allowed(first_query_ + from, to - from, group.at, group.stop)) return;
-    for (std::size_t u = 0; u < s_.units; u += s_.kernels.pass_units)
-      for (std::size_t i = from; i < to; i += kTileQueries) {
-        SignPass pass{std::min(s_.units - u, s_.kernels.pass_units),
-                      blocks,
-                      std::min(kTileQueries, to - i),
-                      s_.units * kUnitTable,
-                      kTogetherUnits,
-                      u > 0};
-        for (std::size_t q = i; q < i + pass.count; ++q)
-          pass.together = std::min(pass.together, s_.prepared.together[first_query_ + q]);
-        s_.kernels.sign_tile(index_of(g) + u * blocks * kUnitIndex, tables_of(i) + u * kUnitTable, pass,
-                             sums_of(i - from, blocks));
-      }
-    for (std::size_t i = from; i < to; i += kTileQueries) collect(group, i, std::min(kTileQueries, to - i), from);
+    for (std::size_t i = from; i < to; i += kTileQueries) {
+      const std::size_t some = std::min(kTileQueries, to - i);
+      sum_signs(g, i, some, sums_.data());
+      collect(group, i, some);
+    }
   }
 
   // What queries `i` to `i + some` catch of a group.
-  void collect(Group& group, std::size_t i, std::size_t some, std::size_t from) {
+  void collect(Group& group, std::size_t i, std::size_t some) {
     const std::size_t blocks = blocks_of(group.at, group.stop);
     if (group.count + some * kGroup > kCatch) score(group);
     group.row.resize(kCatch + kBlock);
@@ -125,13 +185,12 @@ class BatchScan {
     if (!s_.rows().norm && (!s_.rows().allowed || !s_.rows().allowed_step)) {
       for (std::size_t b = 0; b < blocks; ++b)
         hits[b] = s_.allowed_of(0, group.at + b * kBlock) & first_bits(group.stop - group.at - b * kBlock);
-      return put(sums_of(i - from, blocks), floors_.data() + i, some, hits, i);
+      return put(sums_.data(), floors_.data() + i, some, hits, i);
     }
-    for (const std::size_t stop = i + some; i < stop; ++i) {
-      const std::uint16_t none = 0, *sums = sums_of(i - from, blocks);
+    const std::uint16_t none = 0, *sums = sums_.data();
+    for (const std::size_t stop = i + some; i < stop; ++i, sums += blocks * kBlock)
       if (s_.hits_above(first_query_ + i, group.at, group.stop, sums, s_.bar(first_query_ + i), hits))
         put(sums, &none, 1, hits, i);
-    }
   }
 
   // Rows caught are decoded once; int8 versions of the queries tell which of them to score.
@@ -209,14 +268,14 @@ class BatchScan {
   std::size_t index_bytes() const { return kTileBlocks * s_.units * kUnitIndex; }
   std::uint8_t* index_of(std::size_t g) { return index_.data() + g * index_bytes(); }
   std::uint8_t* tables_of(std::size_t i) { return tables_.data() + i * s_.units * kUnitTable; }
-  std::uint16_t* sums_of(std::size_t i, std::size_t blocks) { return sums_.data() + i * blocks * kBlock; }
   std::uint8_t* signs_of(std::size_t r) { return row_signs_.data() + r * (s_.stride / 8); }
 
   Scorer& s_;
   std::size_t first_query_ = 0, queries_ = 0;  // the chunk
   std::size_t few_ = 0, stretch_ = 0;
   Buffer<std::uint8_t> tables_, index_, row_signs_;
-  Buffer<std::uint16_t> sums_;  // of a few queries and one group
+  Buffer<std::uint16_t> sums_;  // of kTileQueries queries and one group, or all of a stretch
+  std::vector<Hit> likely_;
   std::vector<Group> groups_;   // of the stretch
   Buffer<std::int8_t> levels_;  // of the group that is scored
   Scorer::Weight weights_[kGroup], least_, most_;

@@ -9,8 +9,8 @@ constexpr std::size_t kTogether = 2;  // queries from which tables and rows are 
 constexpr std::size_t kPlaneBytes = std::size_t{3}
                                     << 17;              // of a stretch's sign plane: it stays in the second-level cache
 constexpr std::size_t kLongest = std::size_t{1} << 15;  // most rows of a stretch
-constexpr std::size_t kWorthwhile = 16;  // rows of a stretch for each of its likeliest from which finding those pays
-constexpr std::size_t kAhead = 16;       // rows fetched ahead before they are scored
+constexpr std::size_t kLikely = 16;  // rows of a stretch for each of its likeliest from which finding those pays
+constexpr std::size_t kAhead = 16;   // rows fetched ahead before they are scored
 
 class SignScan {
  public:
@@ -56,7 +56,7 @@ class SignScan {
   // were, in order.
   void find_likely(std::size_t q, std::size_t at, std::size_t stop) {
     const std::size_t wanted = 2 * s_.task.k;
-    if (s_.task.thresholds || stop - at < kWorthwhile * wanted) return;
+    if (s_.task.thresholds || stop - at < kLikely * wanted) return;
     Best best(wanted);
     for (std::size_t group = at; group < stop; group += kGroup)
       each_above(q, sums_.data() + (group - at), group, std::min(stop, group + kGroup), best.bar(),

@@ -223,6 +223,20 @@ class Scorer {
 
   // ---- what is kept
 
+  // A bar to begin with: the k-th best key of some rows, which are to come again.
+  void begin_with(std::size_t q, const std::vector<Hit>& bounds, std::uint8_t* signs) {
+    if (bounds.size() < task.k) return;  // a filter left too few
+    Best best(task.k);
+    for (const Hit& hit : bounds) {
+      const std::size_t row = static_cast<std::size_t>(hit.row);
+      gather_signs(row, signs);
+      best.push({std::min(score_row(q, row, signs), hit.key), 0, hit.row});
+    }
+    float worst = std::numeric_limits<float>::infinity();
+    for (const Hit& hit : best.finish()) worst = std::min(worst, hit.key);
+    best_[q].expect(worst);
+  }
+
   float bar(std::size_t q) const { return best_[q].bar(); }
   void push(std::size_t q, std::size_t row, float score, float bound) {
     best_[q].push({std::min(score, bound), score, first_row_ + static_cast<std::int64_t>(number_of(row))});
