@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cli_tools import one_object
 from damage import assert_refused, edit_header, replace_block
+from edits import edited
 from faulty import Died, FaultyFiles, write_folder
 from stores import DIM, QUERIES, content, open_with, vectors
 
@@ -145,10 +146,10 @@ def test_files_that_say_other_things(path, tmp_path):
 
 
 def test_older_readers_refuse_the_file(path):
-    """As that of version 1 does, which knows no such block either, and so no norm for cosine."""
-    with h5py.File(path, "r+") as file:
+    """As that of version 1 does, which knows no seal, no such block, and so no norm for cosine."""
+    with edited(path) as file:
         file.attrs.modify("format_version", np.uint32(1))
-    assert_refused(path, "the header names blocks", "'center'")
+    assert_refused(path, "format version is 1, but its first page holds a seal")
 
 
 # ---- stores

@@ -36,7 +36,7 @@ def test_info(index_file, ok):
     index = vqindex.VQIndex.load("a.vqi")
     assert fields.items() >= {**index.spec.as_dict(), **index.meta}.items()
     assert fields["ntotal"] == 60
-    assert fields["format_version"] == 2
+    assert fields["format_version"] == 3
     assert fields["file_bytes"] == os.path.getsize("a.vqi")
     assert fields["id_bytes"] == 0
     assert (fields["sign_bytes"], fields["row_bytes"], fields["bytes_per_vector"]) == (2, 4, 2 + 4 + 8)

@@ -268,7 +268,7 @@ def test_files(kind, mmap, tmp_path):
         assert file["vectors"].dtype.str == KINDS[kind]
         assert file["vectors"].shape == (387, DIM)
         assert ("vector_scale" in file) == (kind == "int8")
-        assert file.attrs["format_version"] == 2
+        assert file.attrs["format_version"] == 3
     empty = VQIndex(DIM, keep_vectors=kind)
     empty.save(tmp_path / "c.vqi")
     empty = VQIndex.load(tmp_path / "c.vqi", mmap=mmap)

@@ -145,7 +145,7 @@ def test_blocks_are_plain_contiguous_arrays(tmp_path):
     expected = {**rows._asdict(), "ids": index.ids}
     with h5py.File(path) as file:
         assert file.attrs["format"] == b"vqindex"
-        assert file.attrs["format_version"] == 2
+        assert file.attrs["format_version"] == 3
         for name, array in expected.items():
             dataset = file[name]
             assert dataset.chunks is None
@@ -200,7 +200,7 @@ def test_header_can_be_read_alone(tmp_path):
     index.meta["answer"] = 42
     index.save(tmp_path / "a.vqi")
     header = storage.read_header(tmp_path / "a.vqi")
-    assert header["format_version"] == 2
+    assert header["format_version"] == 3
     assert header["ntotal"] == 300
     assert header["spec"] == index.spec.as_dict()
     assert header["meta"] == {"answer": 42}
@@ -210,7 +210,7 @@ def test_header_can_be_read_alone(tmp_path):
 # ---- files of all versions are read for ever
 
 
-@pytest.fixture(params=[1, 2])
+@pytest.fixture(params=[1, 2, 3])
 def golden_file(request, golden, tmp_path):
     """A copy of the committed file of a format version, its version, and what a search of it gives."""
     name = f"format{request.param}"
@@ -248,7 +248,7 @@ def test_rows_of_golden_files_are_what_is_written_today(golden_file, tmp_path):
     for one, other in zip(then, today, strict=True):
         np.testing.assert_array_equal(one, other)
     with h5py.File(path) as old, h5py.File(tmp_path / "today.vqi") as new:
-        for name in old if version == 2 else ("thresholds", "levels", "factor", "norm", "ids"):
+        for name in old if version >= 2 else ("thresholds", "levels", "factor", "norm", "ids"):
             if name != "header":
                 assert old[name].dtype == new[name].dtype
                 np.testing.assert_array_equal(old[name][()], new[name][()])
@@ -261,7 +261,7 @@ def test_golden_files_can_grow_and_be_saved_as_today(golden_file, tmp_path, mmap
     for each in (index, expected):
         each.add(gate.corpus(17)[:14], ids=np.arange(14) * 10)
     index.save(path)
-    assert storage.read_header(path)["format_version"] == 2
+    assert storage.read_header(path)["format_version"] == 3
     assert_same(VQIndex.load(path, mmap=mmap), expected)
 
 

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from damage import assert_refused, edit_header, replace_block
+from edits import edited
 
 from vqindex import FileFormatError, VQIndex, storage
 from vqindex.storage import layout, reader
@@ -83,31 +84,31 @@ def test_no_file_and_a_folder(tmp_path):
 
 @pytest.mark.parametrize("value", ["vqindex", "other", b"vqindex2", 5, 2**62, [1, 2], np.float64(1), b""])
 def test_other_format_names(path, value):
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         file.attrs["format"] = value
     assert_refused(path, "format is", "written by vqindex")
 
 
 def test_missing_attributes(path, original):
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         del file.attrs["format"]
     assert_refused(path, "format is None")
     shutil.copy(original, path)
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         del file.attrs["format_version"]
-    assert_refused(path, "format version is None", "reads: 1, 2")
+    assert_refused(path, "format version is None", "reads: 1, 2, 3")
     shutil.copy(original, path)
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         del file["header"].attrs["crc32"]
     assert_refused(path)
 
 
-@pytest.mark.parametrize("version", [0, 3, 2**31, "1", b"one", 1.0, [1]])
+@pytest.mark.parametrize("version", [0, 4, 2**31, "1", b"one", 1.0, [1]])
 def test_unknown_version(path, version):
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         del file.attrs["format_version"]
         file.attrs["format_version"] = version
-    assert_refused(path, "format version is", "reads: 1, 2")
+    assert_refused(path, "format version is", "reads: 1, 2, 3")
 
 
 # ---- flipped bits
@@ -151,6 +152,63 @@ def test_no_flipped_bit_changes_an_answer(original, tmp_path):
     assert done.returncode == 0, f"exit code {done.returncode} after {last}: {done.stderr[-2000:]}"
     # Free space and padding may be flipped; headers, tables, blocks and HDF5's structures may not.
     assert int(last[-1].split()[1]) > size / 3 / 3
+
+
+VERIFY = """
+import sys
+import numpy as np
+from vqindex import FileFormatError, storage
+original, copy = sys.argv[1:]
+whole = open(original, "rb").read()
+bits = np.random.default_rng(0).integers(0, 8, len(whole)).tolist()
+room = open(copy, "w+b", buffering=0)
+room.write(whole)
+storage.verify(copy)
+for at, bit in enumerate(bits):
+    print("at", at, flush=True)
+    room.seek(at)
+    room.write(bytes([whole[at] ^ 1 << bit]))
+    try:
+        storage.verify(copy)
+    except FileFormatError as error:
+        assert copy in str(error), f"byte {at}: {error}"
+    else:
+        raise AssertionError(f"byte {at}: bit {bit} flipped and not noticed")
+    room.seek(at)
+    room.write(whole[at : at + 1])
+storage.verify(copy)
+print("flipped", len(bits))
+"""
+
+
+def test_a_flipped_bit_in_any_byte_is_noticed_by_verify(tmp_path):
+    """Each byte of a small file that has every kind of block; in a process of its own, as above."""
+    path = tmp_path / "all.vqi"
+    index = VQIndex(DIM, 3, "l2", keep_vectors="int8")
+    index.add(np.random.default_rng(0).standard_normal((5, DIM)), ids=np.arange(5) * 5)
+    index.meta["note"] = "x"
+    index.save(path)
+    command = [sys.executable, "-c", VERIFY, str(path), str(tmp_path / "flip.vqi")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    last = done.stdout.splitlines()[-1:]
+    assert done.returncode == 0, f"exit code {done.returncode} after {last}: {done.stderr[-2000:]}"
+    assert last == [f"flipped {path.stat().st_size}"]
+    assert path.stat().st_size > 4096 + 2000
+
+
+@pytest.mark.parametrize("change", ["cut", "longer", "no seal", "another file's seal", "nothing but a seal"])
+def test_the_seal_must_fit(path, tmp_path, change):
+    whole = path.read_bytes()
+    other = tmp_path / "other.vqi"
+    VQIndex(DIM, 4).save(other)
+    path.write_bytes({
+        "cut": whole[:-1],
+        "longer": whole + b"\0",
+        "no seal": bytes(4096) + whole[4096:],
+        "another file's seal": other.read_bytes()[:4096] + whole[4096:],
+        "nothing but a seal": whole[:4096],
+    }[change])  # fmt: skip
+    assert_refused(path, "holds no seal" if change == "no seal" else "truncated or grown")
 
 
 @pytest.mark.parametrize("name", ["thresholds", "levels", "signs", "codes", "factor", "norm", "ids", "header"])
@@ -298,7 +356,7 @@ def test_headers_of_another_shape_are_refused(original, path):
 
 def test_header_that_is_no_json_object(path):
     for raw in (b"[]", b"{", b"\xff\xfe", b"null", b"[" * 100_000):
-        with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        with edited(path) as file:
             del file["header"]
             data = np.frombuffer(raw, np.uint8)
             file.create_dataset("header", data=data).attrs.create("crc32", zlib.crc32(raw), dtype="<u4")
@@ -317,7 +375,7 @@ def test_blocks_that_are_not_as_written(original, path, name):
         shutil.copy(original, path)
         replace_block(path, name, array, **kwargs)
         if crc is not None:
-            with h5py.File(path, "r+") as file:
+            with edited(path) as file:
                 file["header"].attrs["crc32"] = crc
         assert_refused(path, f"'{name}'", word)
 
@@ -330,10 +388,10 @@ def test_blocks_that_are_not_as_written(original, path, name):
         refused("dtype", array.astype(array.dtype.newbyteorder(">") if array.itemsize > 1 else np.uint16))
 
     shutil.copy(original, path)
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         del file[name]
     assert_refused(path, f"'{name}' is missing")
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         file.create_group(name)
     assert_refused(path, f"'{name}' is a link or a group")
 
@@ -345,7 +403,7 @@ def test_links_and_storage_that_lead_elsewhere(original, path, tmp_path, name):
 
     def refused(make, word):
         shutil.copy(original, path)
-        with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        with edited(path) as file:
             del file[name]
             make(file)
         assert_refused(path, f"'{name}'", word)
@@ -380,7 +438,7 @@ def test_links_and_storage_that_lead_elsewhere(original, path, tmp_path, name):
     refused(compact, "compact")
     refused(virtual, "virtual")
     shutil.copy(original, path)
-    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+    with edited(path) as file:
         del file[name]
         unwritten(file)
     assert_refused(path, f"'{name}'", mmap=(False,))
@@ -388,28 +446,38 @@ def test_links_and_storage_that_lead_elsewhere(original, path, tmp_path, name):
         VQIndex.load(path, mmap=True)
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_versions_are_not_mistaken_for_each_other(original, path, tmp_path, version):
-    """Neither a version 2 file that says 1, nor one of version 1 that says 2."""
-    if version == 2:
-        shutil.copy(Path(__file__).parent / "golden" / "format1.vqi", path)
-    with h5py.File(path, "r+") as file:
-        assert file.attrs["format_version"] == 3 - version
-        file.attrs.modify("format_version", np.uint32(version))
-    assert_refused(path, "the header names blocks")
+@pytest.mark.parametrize(
+    ("is_one", "says", "words"),
+    [
+        (3, 1, "but its first page"),
+        (3, 2, "but its first page"),
+        (2, 3, "but its first page"),
+        (1, 3, "but its first page"),
+        (2, 1, "the header names blocks"),
+        (1, 2, "the header names blocks"),
+    ],
+)
+def test_versions_are_not_mistaken_for_each_other(original, path, is_one, says, words):
+    """A file of one version that says it is of another."""
+    if is_one < 3:
+        shutil.copy(Path(__file__).parent / "golden" / f"format{is_one}.vqi", path)
+    with edited(path) as file:
+        assert file.attrs["format_version"] == is_one
+        file.attrs.modify("format_version", np.uint32(says))
+    assert_refused(path, words)
 
 
 def test_a_sign_plane_where_none_belongs(path):
     index = VQIndex(DIM, 1, codec="trellis")
     index.add(np.random.default_rng(0).standard_normal((17, DIM)))
     index.save(path)
-    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+    with edited(path) as file:
         file["signs"] = np.zeros((1, 1, 64), np.uint8)
     assert_refused(path, "'signs'", "does not name")
 
 
 def test_objects_the_header_does_not_name(path):
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         file["extra"] = np.zeros(3)
     assert_refused(path, "'extra'", "does not name")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from edits import edited, reseal
 from stores import DIM, committed, content, make_store, vectors
 
 import vqindex
@@ -142,7 +143,7 @@ def test_other_manifests(folder, line, said):
 
 def claimed(path, name, shape, dtype="u1"):
     """Replace a block by one that says it is large; the file is cut to what it was."""
-    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+    with edited(path) as file:
         if name in file:
             del file[name]
         create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -162,13 +163,14 @@ def test_absurd_sizes_are_refused_without_memory(tmp_path, name, way):
     size = path.stat().st_size
     shape = (2**42,) if name in ("header", "factor", "ids", "levels") else (2**40, 4)
     if way == "unwritten":
-        with h5py.File(path, "r+") as file:
+        with edited(path) as file:
             del file[name]
             file.create_dataset(name, shape, "u1")
     else:
         claimed(path, name, shape)
     if way == "cut":
         os.truncate(path, size)
+        reseal(path)
     for call in (VQIndex.load, lambda p: VQIndex.load(p, mmap=True), storage.verify, storage.read_header):
         if call is storage.read_header and name != "header" and way != "cut":
             continue
@@ -180,7 +182,7 @@ def test_attributes_that_are_no_short_values(tmp_path):
     path = tmp_path / "a.vqi"
     for name, value in (("format", b"v" * 60_000), ("format", ["vqindex"] * 1000), ("format_version", np.zeros(8000))):
         VQIndex(DIM).save(path)
-        with h5py.File(path, "r+") as file:
+        with edited(path) as file:
             del file.attrs[name]
             file.attrs[name] = value
         with pytest.raises(FileFormatError, match=r"of shape \("):

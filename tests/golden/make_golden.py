@@ -1,7 +1,7 @@
 """Write the golden files. Definitions are frozen: run this only when a NEW definition is added, never to mend a test.
 
     python tests/golden/make_golden.py NAME...      names: rotation codebook packing gate gate-trellis gate-search
-                                             planes file file2 file2-vectors store
+                                             planes file file2 file3 file2-vectors store
 
 Existing files are not replaced.
 """
@@ -178,6 +178,7 @@ if __name__ == "__main__":
         "planes": lambda: write("planes.json", stored_planes()),
         "file": lambda: index_file(1),
         "file2": lambda: index_file(2),
+        "file3": lambda: index_file(3),
         "file2-vectors": vectors_file,
         "store": store,
     }

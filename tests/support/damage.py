@@ -3,9 +3,9 @@
 import json
 import zlib
 
-import h5py
 import numpy as np
 import pytest
+from edits import edited
 
 from vqindex import FileFormatError, VQIndex, storage
 
@@ -23,7 +23,7 @@ def assert_refused(path, *words, mmap=(False, True)):
 
 def edit_header(path, change):
     """Change the header as a newer writer might have: with a right checksum."""
-    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+    with edited(path) as file:
         header = json.loads(file["header"][()].tobytes())
         change(header)
         raw = np.frombuffer(json.dumps(header, sort_keys=True, separators=(",", ":")).encode(), np.uint8)
@@ -32,6 +32,6 @@ def edit_header(path, change):
 
 
 def replace_block(path, name, array, **kwargs):
-    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+    with edited(path) as file:
         del file[name]
         file.create_dataset(name, data=array, **kwargs)

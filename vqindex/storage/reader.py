@@ -26,7 +26,8 @@ from ..originals import KINDS, Kept, Originals
 from ..planes import BLOCK_ROWS, Block, sign_plane, split
 from ..spec import IndexSpec
 from ..trellis import TABLE_VERSION
-from .layout import CHECK_BYTES, FORMAT_NAME, FORMAT_VERSION, HEADER, Checksummer, dtypes_of
+from .layout import CHECK_BYTES, FORMAT_NAME, HEADER, SEALED, Checksummer, dtypes_of
+from .seal import check_bytes, read_seal
 
 _LONGEST = 64  # bytes of an attribute
 _LARGEST_HEADER = 2**26
@@ -75,17 +76,20 @@ def _definition(spec: IndexSpec) -> _Definition:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    """Open a file for reading; whatever HDF5 trips over becomes a FileFormatError."""
-    with open(path, "rb"):
-        pass  # a missing or unreadable file keeps the system's own error
+def _opened(path: Path) -> Iterator[tuple[h5py.File, int]]:
+    """Open a file for reading and tell its version; whatever HDF5 trips over becomes a FileFormatError."""
+    seal = read_seal(path)  # a missing or unreadable file keeps the system's own error
     try:
         file = h5py.File(path, "r")
     except OSError as error:
         raise FileFormatError(f"{path}: not an HDF5 file, or truncated ({error})") from None
     try:
         with file:
-            yield file
+            version = _check_version(path, file)
+            if (seal is not None) != (version >= SEALED):
+                there = "no seal" if seal is None else "a seal"
+                raise FileFormatError(f"{path}: format version is {version}, but its first page holds {there}")
+            yield file, version
     except (FileFormatError, MemoryError):
         raise
     except (OSError, RuntimeError, LookupError, ArithmeticError, ValueError, TypeError, AttributeError) as error:
@@ -132,10 +136,10 @@ def _dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
     if dataset.dtype.hasobject or dataset.shape is None:
         raise FileFormatError(f"{path}: block {name!r} has dtype {dataset.dtype}; expected numbers")
     size = math.prod(dataset.shape) * dataset.dtype.itemsize
-    offset = dataset.id.get_offset() if size else 0
-    if offset is None:
+    if size and not dataset.id.get_storage_size():
         raise FileFormatError(f"{path}: block {name!r} was never written")
-    if offset + size > path.stat().st_size:
+    offset = dataset.id.get_offset() if size else 0
+    if offset is None or offset + size > path.stat().st_size:
         raise FileFormatError(f"{path}: block {name!r} claims {size} bytes from {offset} on, behind the file's end")
     return dataset
 
@@ -335,7 +339,8 @@ def _next_id(path: Path, header: dict[str, Any]) -> int | None:
     return value
 
 
-_READERS: dict[int, Callable[[Path, h5py.File, bool, bool], Stored]] = {1: _read_v1, FORMAT_VERSION: _read_v2}
+# Version 3 is version 2 with a seal.
+_READERS: dict[int, Callable[[Path, h5py.File, bool, bool], Stored]] = {1: _read_v1, 2: _read_v2, 3: _read_v2}
 
 
 def read(path: str | os.PathLike[str], *, mmap: bool = False, verify: bool = True) -> Stored:
@@ -358,28 +363,31 @@ def read(path: str | os.PathLike[str], *, mmap: bool = False, verify: bool = Tru
         If the file is not an index, damaged or of an unknown version.
     """
     where = Path(path)
-    with _opened(where) as file:
-        return _READERS[_check_version(where, file)](where, file, mmap, verify)
+    with _opened(where) as (file, version):
+        return _READERS[version](where, file, mmap, verify)
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the checked header of a file (spec, ntotal, blocks, meta, writer) with its ``format_version``."""
     where = Path(path)
-    with _opened(where) as file:
-        version = _check_version(where, file)
+    with _opened(where) as (file, version):
         return {"format_version": version, **_header(where, file)[0]}
 
 
 def verify(path: str | os.PathLike[str]) -> list[tuple[str, int]]:
-    """Check every block of a file, in bounded memory; return (name, bytes) of each.
+    """Check every byte of a file, in bounded memory; return (name, bytes) of each block.
+
+    Files of versions 1 and 2 have no checksums for the bytes between their blocks.
 
     Raises
     ------
     FileFormatError
-        At the first block that does not check.
+        At the first block that does not check, or if the bytes between blocks don't.
     """
     stored = read(path, mmap=True, verify=True)
     header = read_header(path)
     sizes = {name: int(np.prod(e["shape"])) * np.dtype(e["dtype"]).itemsize for name, e in header["blocks"].items()}
     assert stored.rows.rows == header["ntotal"]
+    if header["format_version"] >= SEALED:
+        check_bytes(Path(path))
     return list(sizes.items())

@@ -22,6 +22,7 @@ from ..trellis import TABLE_VERSION
 from ..version import __version__
 from .files import FILES, Files, OutFile
 from .layout import FORMAT_NAME, FORMAT_VERSION, HEADER, PAGE, Checksummer, canonical_json
+from .seal import write_seal
 
 __all__ = ["write", "write_file"]
 
@@ -164,12 +165,20 @@ def write_file(
     output = _Hdf5Output(file)
     try:
         # This pair of versions has checksums on HDF5's own structures too.
-        with h5py.File(output, "w", libver=("v110", "v110"), alignment_threshold=PAGE, alignment_interval=PAGE) as hdf5:
+        with h5py.File(
+            output,
+            "w",
+            libver=("v110", "v110"),
+            alignment_threshold=PAGE,
+            alignment_interval=PAGE,
+            userblock_size=PAGE,
+        ) as hdf5:
             crc = _fill(hdf5, codec, blocks, ids, meta, next_id, originals, centering, output.check)
     except BaseException:
         output.check()  # what came first, rather than what HDF5 made of it
         raise
     output.check()
+    write_seal(file)
     file.sync()
     return crc
 

@@ -32,7 +32,7 @@ from .lock import WriterLock
 from .manifest import MAX_COUNTED, NEXT, Manifest, Segment, is_ours, prepare_manifest, publish_manifest
 from .merge import MERGE_BYTES, merge_runs
 from .removed import write_removed
-from .snapshot import Part, crc_of_file, read_snapshot
+from .snapshot import Part, read_snapshot
 
 __all__ = ["DurableIndex"]
 
@@ -350,7 +350,7 @@ class DurableIndex(VQIndex):
             crc = write_file(file, self._codec, blocks, named, {}, originals=originals, centering=self._centering)
         finally:
             file.close()
-        segment = Segment(number, rows.size, path.stat().st_size, crc, crc_of_file(path), first_id)
+        segment = Segment(number, rows.size, path.stat().st_size, crc, first_id)
         first, last = int(rows[0]), int(rows[-1]) + 1
         return _Held(first, last, None if last - first == rows.size else rows, segment)
 

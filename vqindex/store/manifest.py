@@ -84,21 +84,21 @@ class Segment:
         Bytes of the file.
     crc32 : int
         CRC-32 of its header, which holds those of all its blocks.
-    file_crc32 : int
-        CRC-32 of the whole file, for the bytes that belong to no block.
     first_id : int or None
         Id of the first row if they count on from it and the file has none.
     removed : Removed or None
         The rows that are removed, if any.
+    file_crc32 : int or None
+        CRC-32 of the whole file, if it is of a format version without a seal.
     """
 
     file: int
     rows: int
     size: int
     crc32: int
-    file_crc32: int
     first_id: int | None = None
     removed: Removed | None = None
+    file_crc32: int | None = None
 
     @property
     def name(self) -> str:
@@ -171,14 +171,16 @@ class Manifest:
 
 def _entry(segment: Segment) -> dict[str, Any]:
     entry = {key: getattr(segment, key) for key in _SEGMENT_KEYS}
-    if segment.first_id is not None:
-        entry["first_id"] = segment.first_id
+    for key in _OPTIONAL_KEYS:
+        if getattr(segment, key) is not None:
+            entry[key] = getattr(segment, key)
     if segment.removed is not None:
         entry["removed"] = {key: getattr(segment.removed, key) for key in _REMOVED_KEYS}
     return entry
 
 
-_SEGMENT_KEYS = ("file", "rows", "size", "crc32", "file_crc32")
+_SEGMENT_KEYS = ("file", "rows", "size", "crc32")
+_OPTIONAL_KEYS = ("first_id", "file_crc32")
 _REMOVED_KEYS = ("file", "rows", "crc32")
 
 
@@ -191,11 +193,11 @@ def _whole(where: dict[str, Any], name: str) -> int:
 
 
 def _segment(entry: dict[str, Any]) -> Segment:
-    first_id = _whole(entry, "first_id") if "first_id" in entry else None
+    optional = {key: _whole(entry, key) for key in _OPTIONAL_KEYS if key in entry}
     gone = entry.get("removed")
     removed = None if gone is None else Removed(**{key: _whole(gone, key) for key in _REMOVED_KEYS})
     sizes: dict[str, Any] = {key: _whole(entry, key) for key in _SEGMENT_KEYS}
-    segment = Segment(**sizes, first_id=first_id, removed=removed)
+    segment = Segment(**sizes, **optional, removed=removed)
     if segment.live < 0:
         raise ValueError(f"{segment.name} has {segment.rows} rows, of which {-segment.live} too many are removed")
     return segment

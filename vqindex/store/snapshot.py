@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -12,12 +11,12 @@ from numpy.typing import NDArray
 
 from .. import storage
 from ..errors import FileFormatError
+from ..storage.seal import check_bytes
 from .manifest import MANIFEST, Manifest, Segment, read_manifest
 from .removed import read_removed
 
-__all__ = ["Part", "crc_of_file", "read_snapshot", "verify_store"]
+__all__ = ["Part", "read_snapshot", "verify_store"]
 
-_CHUNK = 2**22
 Answer = TypeVar("Answer")
 Part = tuple[storage.Stored, NDArray[np.int64]]  # a segment and which of its rows are removed
 
@@ -72,15 +71,6 @@ def read_snapshot(folder: Path, mmap: bool, verify: bool) -> tuple[Manifest, lis
     return _steady(folder, work)
 
 
-def crc_of_file(path: Path) -> int:
-    """Return the CRC-32 of all bytes of a file."""
-    crc = 0
-    with path.open("rb") as file:
-        while data := file.read(_CHUNK):
-            crc = zlib.crc32(data, crc)
-    return crc
-
-
 def verify_store(folder: Path) -> list[tuple[str, int]]:
     """Check every byte of every file of the last commit, in bounded memory; return (name, bytes) of each.
 
@@ -97,8 +87,7 @@ def verify_store(folder: Path) -> list[tuple[str, int]]:
         for segment in manifest.segments:
             path = folder / segment.name
             _read_segment(folder, manifest, segment, mmap=True, verify=True)
-            if crc_of_file(path) != segment.file_crc32:
-                raise FileFormatError(f"{path}: damaged outside its blocks (the file's CRC-32 differs)")
+            check_bytes(path, segment.file_crc32)
             names.append((segment.name, segment.size))
             if segment.removed:
                 read_removed(folder, segment)
