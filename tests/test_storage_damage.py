@@ -482,6 +482,36 @@ def test_objects_the_header_does_not_name(path):
     assert_refused(path, "'extra'", "does not name")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({3: 25}, "id 25 is there twice"),
+        ({16: 0}, "id 0 is there twice"),
+        ({2: -7}, "id -7 is negative"),
+        ({"next_id": 80}, "next_id is 80, but id 80 is there already"),
+    ],
+)
+def test_ids_that_no_index_could_have(path, change, words):
+    """Right in all checksums: refused where all is read, else with the first look for an id."""
+    next_id = change.pop("next_id", None)
+    array = block(path, "ids")
+    for row, value in change.items():
+        array[row] = value
+    replace_block(path, "ids", array)
+
+    def new_header(header):
+        header["blocks"]["ids"]["crc32"] = [zlib.crc32(array.tobytes())]
+        if next_id is not None:
+            header["next_id"] = next_id
+
+    edit_header(path, new_header)
+    assert_refused(path, words, mmap=(False,))
+    mapped = VQIndex.load(path, mmap=True)
+    if "twice" in words:
+        with pytest.raises(FileFormatError, match="an id is there twice"):
+            mapped.remove([1])
+
+
 def test_no_file_is_ever_unpickled(path):
     # h5py unpickles nothing on its own; object types must not get as far as being read.
     replace_block(path, "ids", np.array(["x"] * 17, dtype=object), dtype=h5py.string_dtype())

@@ -138,6 +138,21 @@ def test_other_manifests(folder, line, said):
         vqindex.open(folder)
 
 
+def test_an_id_in_two_segments(tmp_path, monkeypatch):
+    folder = tmp_path / "store"
+    with vqindex.open(folder, "a", dim=DIM) as index:
+        index.add(vectors(9), ids=np.arange(9) * 2)
+        index.commit(merge=False)
+        index.upsert([4], vectors(1, 1))  # in two segments, in one of which it is removed
+        index.commit(merge=False)
+        verify_store(folder)
+        monkeypatch.setattr("vqindex.ids.IdMap.check_new", lambda self, ids: None)
+        index.add(vectors(2, 2), ids=[100, 4])
+        index.commit(merge=False)
+    with pytest.raises(FileFormatError, match="manifest: id 4 is there twice"):
+        verify_store(folder)
+
+
 # ---- claims
 
 

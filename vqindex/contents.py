@@ -68,6 +68,12 @@ class Contents(NamedTuple):
         """Bytes of all parts."""
         return self.rows.nbytes + self.ids.nbytes + (0 if self.originals is None else self.originals.nbytes)
 
+    def now(self) -> Contents:
+        """Return the contents as they are, to be looked at while another thread changes these."""
+        ids = self.ids.now()  # first: rows and originals come before their ids
+        originals = None if self.originals is None else self.originals.now()
+        return Contents(self.rows.first(ids.rows_ever), ids, originals)
+
     def append(self, parts: Iterable[Part], ids: I64 | None, coming: int = 0) -> None:
         """Take rows in whose ids passed `IdMap.check_new`: all or, if anything is raised, none.
 

@@ -2,6 +2,9 @@
 
 Rows are numbered in the order they were added and never move; removing one clears a bit. Without explicit ids row i has
 id i and nothing is stored.
+
+One thread may change a map while others look at it through `now`: what they read is written before the number of rows,
+and never changed after.
 """
 
 from __future__ import annotations
@@ -11,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._native import IdTable
+from ._native import IdTable, clear_rows
 from .bitmap import WORD, rows_of
-from .errors import InvalidInputError, UnknownIdError
+from .errors import FileFormatError, InvalidInputError, UnknownIdError
 
 __all__ = ["IdMap"]
 
@@ -49,7 +52,7 @@ class IdMap:
         self._next = next_id
         self._live: U64 | None = None  # words with a bit for each row, 1 for rows that are to come; None: all are there
         self._removed = 0
-        self._table: IdTable | None = None  # of explicit ids, made when first needed
+        self._table = IdTable()  # of explicit ids; takes rows in when one is looked for
 
     def __len__(self) -> int:
         return self._count - self._removed
@@ -81,24 +84,24 @@ class IdMap:
         """Bytes of ids, of the table of them, and of marks of removed rows."""
         return sum(part.nbytes for part in (self._ids, self._live, self._table) if part is not None)
 
+    def now(self) -> IdMap:
+        """Return the map as it is, whatever is done to this one later; it is for looking at only."""
+        count = self._count  # first: all else is there for so many rows at least
+        view = IdMap(count, self._ids, self._next)
+        view._live = None if self._live is None else self._live[: -(-count // WORD)].copy()
+        view._removed, view._table = self._removed, self._table
+        return view
+
     def live_rows(self) -> I64:
         """Return the rows that are still there, ascending."""
         return np.arange(self._count) if self._live is None else rows_of(self._live, self._count)
 
     def find(self, ids: I64) -> I64:
         """Return the row of each id, -1 where it is not in the index."""
-        if self._ids is None:
-            rows = np.where((ids >= 0) & (ids < self._count), ids, -1)
-        else:
-            if self._table is None:
-                table = IdTable()
-                table.put(self._ids[: self._count], 0)
-                self._table = table
-            rows = self._table.find(self._ids[: self._count], np.ascontiguousarray(ids))
-        if self._live is None:
-            return rows
-        there = self._live[rows // WORD] >> (rows % WORD).astype(np.uint64) & np.uint64(1)
-        return np.where((rows >= 0) & (there == 1), rows, -1)
+        rows = self._table.find(self._ids, self._count, ids, self._live)
+        if self._ids is not None and self._table.distinct < len(self):
+            raise FileFormatError("an id is there twice: the index came from a damaged file")
+        return rows
 
     def rows(self, ids: I64) -> I64:
         """Return the row of each id; raises UnknownIdError naming the first that is missing."""
@@ -143,21 +146,20 @@ class IdMap:
             old = np.arange(first, dtype=np.int64) if self._ids is None else self._ids
             room = _wider(old, last, -1)
             room[first:last] = new
-            if self._table is not None:
-                self._table.put(room[:last], first)
             self._ids, self._next = room, following
         if self._live is not None:
             self._live = _wider(self._live, -(-last // WORD), ~np.uint64(0))
-        self._count = last
+        self._count = last  # at last: see `now`
 
-    def remove(self, rows: I64) -> None:
-        """Take distinct rows that are there out."""
-        if not rows.size:
-            return
+    def remove(self, rows: I64) -> int:
+        """Take rows out and return how many were there; row -1 is none."""
         if self._live is None:
+            if (rows < 0).all():
+                return 0
             self._live = np.full(-(-self._count // WORD), ~np.uint64(0), np.uint64)
-        np.bitwise_and.at(self._live, rows // WORD, ~(np.uint64(1) << (rows % WORD).astype(np.uint64)))
-        self._removed += rows.size
+        removed = clear_rows(self._live, rows)
+        self._removed += removed
+        return removed
 
     def compacted(self) -> IdMap:
         """Return the map of the rows that are left, numbered anew; their ids stay."""
@@ -175,4 +177,4 @@ class IdMap:
     def undo(self, mark: Any) -> None:
         """Return to a mark; rows were only added since."""
         self._count, self._ids, self._next, self._live = mark
-        self._table = None
+        self._table = IdTable()

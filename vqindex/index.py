@@ -287,7 +287,7 @@ class VQIndex:
         new_ids = as_ids(ids, matrix.shape[0])
         old = self._ids.find(new_ids)
         self._encode(matrix, new_ids)
-        self._ids.remove(old[old >= 0])
+        self._ids.remove(old)
 
     def remove(self, ids: Any) -> int:
         """Take vectors out, each in constant time; no other vector's id or place changes.
@@ -309,10 +309,7 @@ class VQIndex:
         InvalidInputError
             Ids that are negative or no integers. The index is then unchanged.
         """
-        rows = np.unique(self._ids.find(as_ids(ids)))
-        rows = rows[rows >= 0]
-        self._ids.remove(rows)
-        return int(rows.size)
+        return self._ids.remove(self._ids.find(as_ids(ids)))
 
     def compact(self) -> int:
         """Reclaim the memory of removed vectors; ids, their order and all results stay as they are.
@@ -449,11 +446,12 @@ class VQIndex:
         k = as_count("k", k, MAX_K)
         most_threads = None if threads is None else as_count("threads", threads)
         sure = as_confidence(confidence)
-        vectors_of = as_reader(rerank, oversample, return_stderr, self._contents)
+        now = self._contents.now()
+        vectors_of = as_reader(rerank, oversample, return_stderr, now)
         given, prepared, deliver = self._prepare(queries)
-        shortlist = k if vectors_of is None else as_shortlist(k, oversample, self.ntotal)
-        chosen = Filter(filter, self._ids, given.shape[0])
-        blocks = self._rows.blocks()
+        shortlist = k if vectors_of is None else as_shortlist(k, oversample, len(now.ids))
+        chosen = Filter(filter, now.ids, given.shape[0])
+        blocks = now.rows.blocks()
         found = [
             self._backend.search(part, blocks, shortlist, sure, most_threads, allowed)
             for part, _, allowed in chosen.parts(prepared, blocks)
@@ -463,9 +461,9 @@ class VQIndex:
             scores = self._centering.scores(scores)
         else:
             scores, rows = rerank_rows(self._spec.metric, on_host(given), rows, vectors_of, k)
-        result = SearchResult(scores, self._ids.ids(rows))
+        result = SearchResult(scores, now.ids.ids(rows))
         if return_stderr:
-            return deliver(SearchResultWithError(*result, self._stderr(prepared, rows)))
+            return deliver(SearchResultWithError(*result, self._stderr(prepared, rows, now.rows)))
         return deliver(result)
 
     def range_search(
@@ -502,10 +500,11 @@ class VQIndex:
         """
         most_threads = None if threads is None else as_count("threads", threads)
         sure = as_confidence(confidence)
+        now = self._contents.now()  # before the centre is looked at, which comes before the first rows
         given, prepared, deliver = self._prepare(queries)
         thresholds = self._centering.thresholds(as_thresholds(threshold, given.shape[0]))
-        chosen = Filter(filter, self._ids, given.shape[0])
-        blocks = self._rows.blocks()
+        chosen = Filter(filter, now.ids, given.shape[0])
+        blocks = now.rows.blocks()
         found = [
             self._backend.range_search(part, blocks, thresholds[at], sure, most_threads, allowed)
             for part, at, allowed in chosen.parts(prepared, blocks)
@@ -514,7 +513,7 @@ class VQIndex:
             np.concatenate(parts) for parts in zip(*((np.diff(lims), *rest) for lims, *rest in found), strict=True)
         )
         lims = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        found_all = RangeResult(lims, self._centering.scores(scores), self._ids.ids(rows))
+        found_all = RangeResult(lims, self._centering.scores(scores), now.ids.ids(rows))
         return deliver._replace(single=False)(found_all)
 
     def _where_it_lies(self, array: Any) -> Any:
@@ -531,12 +530,12 @@ class VQIndex:
             check_norms(prepared.norm, "queries", 0)
         return block, prepared, Delivery(single, home)
 
-    def _stderr(self, prepared: Queries, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _stderr(self, prepared: Queries, rows: NDArray[np.int64], store: RowStore) -> NDArray[np.float32]:
         """Return the standard errors of found rows, nan where there is none."""
         errors = np.full(rows.shape, np.nan, np.float32)
         for i, found in enumerate(rows):
             there = found >= 0
-            stored = self._rows.take(found[there])
+            stored = store.take(found[there])
             errors[i, there] = self._backend.stderr(prepared.take(slice(i, i + 1)), stored)[0]
         return self._centering.stderr(errors)
 
@@ -561,8 +560,9 @@ class VQIndex:
         UnknownIdError
             If an id is not in the index.
         """
+        now = self._contents.now()
         _, prepared, deliver = self._prepare(queries)
-        stored = self._rows.take(self._ids.rows(as_ids(ids)))
+        stored = now.rows.take(now.ids.rows(as_ids(ids)))
         scores = self._centering.scores(self._backend.scores(prepared, stored))
         out: NDArray[np.float32] = deliver.array(scores)
         return out
@@ -589,7 +589,8 @@ class VQIndex:
         """
         single = isinstance(ids, int | np.integer)
         wanted = as_ids([ids] if single else ids)
-        decoded = self._centering.decoded(self._backend.decode(self._rows.take(self._ids.rows(wanted))))
+        now = self._contents.now()
+        decoded = self._centering.decoded(self._backend.decode(now.rows.take(now.ids.rows(wanted))))
         return decoded[0] if single else decoded
 
     # ---- files

@@ -108,6 +108,12 @@ class Originals:
             scale = None if one.scale is None or last.scale is None else np.concatenate([one.scale, last.scale])
             self.parts[-2:] = [Kept(np.concatenate([one.values, last.values]), scale)]
 
+    def now(self) -> Originals:
+        """Return these, whatever is appended later."""
+        same = Originals(self.dim, self.kind)
+        same.parts = list(self.parts)
+        return same
+
     def take(self, rows: I64) -> F32:
         """Return vectors, float32, of some rows, shape (m,)."""
         out = np.empty((rows.size, self.dim), np.float32)

@@ -19,6 +19,15 @@ SEGMENT_BYTES = 2**26  # or so few rows: growing copies half a segment at most, 
 _FIRST_ROWS = 1024
 
 
+def _first(block: Block, rows: int) -> Block:
+    """Return the first rows of a block, as views."""
+    if rows == block.rows:
+        return block
+    signs, codes, factor, norm = block
+    signs = None if signs is None else signs[: -(-rows // BLOCK_ROWS)]
+    return Block(signs, codes[:rows], factor[:rows], None if norm is None else norm[:rows])
+
+
 class RowStore:
     """The rows of one index, as a list of blocks; full blocks are never copied or moved again."""
 
@@ -67,9 +76,7 @@ class RowStore:
             return
         full = block.rows // BLOCK_ROWS * BLOCK_ROWS
         if full:
-            signs, codes, factor, norm = block
-            signs = None if signs is None else signs[: full // BLOCK_ROWS]
-            self._sealed.append(Block(signs, codes[:full], factor[:full], None if norm is None else norm[:full]))
+            self._sealed.append(_first(block, full))
         if full < block.rows:
             self.append(join_rows(self._spec, block, np.arange(full, block.rows)))
 
@@ -146,12 +153,23 @@ class RowStore:
 
     def blocks(self) -> list[Block]:
         """Return the blocks in row order, as views."""
-        if not self._used:
-            return list(self._sealed)
-        signs, codes, factor, norm = self._tail
-        used = self._used
-        signs = None if signs is None else signs[: -(-used // BLOCK_ROWS)]
-        return [*self._sealed, Block(signs, codes[:used], factor[:used], None if norm is None else norm[:used])]
+        return [*self._sealed, _first(self._tail, self._used)] if self._used else list(self._sealed)
+
+    def first(self, count: int) -> RowStore:
+        """Return a store of the first rows, to be looked at while another thread appends to this one.
+
+        These rows are written already, and `append` neither moves nor changes them: a tail that grows is copied.
+        """
+        view = RowStore.__new__(RowStore)
+        view._spec, view._put, view._full, view._coming = self._spec, self._put, self._full, 0
+        view._tail, view._used = self._tail, 0  # before the sealed ones, lest it be sealed in between and missed
+        view._sealed = []
+        for block in [*self._sealed, view._tail]:
+            if count <= 0:
+                break
+            view._sealed.append(_first(block, min(count, block.rows)))
+            count -= block.rows
+        return view
 
     def take(self, rows: NDArray[np.int64]) -> Encoded:
         """Gather rows, shape (m,), as code rows."""

@@ -410,16 +410,31 @@ nb::tuple prepare(const Tables& tables, Array<const float, nb::ndim<2>> queries,
 }
 
 using Ids = Array<const std::int64_t, nb::ndim<1>>;
+using Words = Array<const std::uint64_t, nb::ndim<1>>;
 
-void put_ids(vqindex::IdTable& table, Ids ids, std::size_t first) {
-  if (first > ids.size()) throw std::invalid_argument("expected ids of the rows from `first` on, and of those before");
-  table.put(ids.data(), first, ids.size());
+// Rows of ids that are live; `ids` of the rows in order, or none if row i has id i.
+Array<std::int64_t> find_rows(vqindex::IdTable& table, std::optional<Ids> ids, std::size_t count, Ids wanted,
+                              std::optional<Words> live) {
+  if ((ids && ids->size() < count) || (live && live->size() * 64 < count))
+    throw std::invalid_argument("expected an id and a bit for each of `count` rows");
+  auto found = make_array<std::int64_t>({wanted.size()});
+  const std::int64_t* all = ids ? ids->data() : nullptr;
+  const std::uint64_t* bits = live ? live->data() : nullptr;
+  if (all) table.put(all, count);
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    const std::int64_t id = wanted.data()[i];
+    std::int64_t row = id >= 0 && static_cast<std::uint64_t>(id) < count ? id : -1;
+    if (all) row = table.find(all, count, id);
+    found.data()[i] = row >= 0 && vqindex::is_live(bits, row) ? row : -1;
+  }
+  return found;
 }
 
-Array<std::int64_t> find_ids(const vqindex::IdTable& table, Ids ids, Ids wanted) {
-  auto rows = make_array<std::int64_t>({wanted.size()});
-  for (std::size_t i = 0; i < wanted.size(); ++i) rows.data()[i] = table.find(ids.data(), wanted.data()[i]);
-  return rows;
+std::size_t clear_rows(Array<std::uint64_t, nb::ndim<1>> live, Ids rows) {
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    if (rows.data()[i] >= 0 && static_cast<std::size_t>(rows.data()[i]) >= live.size() * 64)
+      throw std::invalid_argument("expected a bit for each row");
+  return vqindex::clear_bits(live.data(), rows.data(), rows.size());
 }
 
 }  // namespace
@@ -450,10 +465,13 @@ NB_MODULE(_native, m) {
            "Return the exact sums of int16 queries (nq, dim) with int8 levels (n, >= dim) as float32 (nq, n).");
   nb::class_<vqindex::IdTable>(m, "IdTable", "Rows by id; the ids, in row order, come with every call.")
       .def(nb::init<>())
-      .def("put", &put_ids, nb::arg("ids"), nb::arg("first"),
-           "Take the rows from `first` on in; a row replaces an earlier one of the same id.")
-      .def("find", &find_ids, nb::arg("ids"), nb::arg("wanted"), "Return the row of each wanted id, -1 for none.")
+      .def("find", &find_rows, nb::arg("ids").none(), nb::arg("count"), nb::arg("wanted"), nb::arg("live").none(),
+           "Return the row of each wanted id among the first `count` rows, -1 for none, or if its bit in `live` is not "
+           "set. Takes new rows in; a row replaces an earlier one of the same id. Without ids, row i has id i.")
+      .def_prop_ro("distinct", &vqindex::IdTable::distinct, "Distinct ids of the rows taken in.")
       .def_prop_ro("nbytes", &vqindex::IdTable::bytes, "Bytes of the table.");
+  m.def("clear_rows", &clear_rows, nb::arg("live").noconvert(), nb::arg("rows"),
+        "Clear the bits of rows, of which negative ones are none, and return how many were set.");
   m.def("split_rows", &split_rows, nb::arg("codes"), nb::arg("dim"), nb::arg("lead"), nb::arg("bits"), nb::arg("start"),
         nb::arg("signs"), nb::arg("rest"), "Put code rows (n, bytes) into a sign plane and rest, from row `start` on.");
   nb::class_<Tables>(m, "Tables", "The tables of one codec without a second projection, for encode and prepare.")

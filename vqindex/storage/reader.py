@@ -32,7 +32,7 @@ from .seal import check_bytes, read_seal
 _LONGEST = 64  # bytes of an attribute
 _LARGEST_HEADER = 2**26
 
-__all__ = ["Stored", "read", "read_header", "verify"]
+__all__ = ["Stored", "check_ids", "read", "read_header", "verify"]
 
 
 @dataclass(frozen=True)
@@ -296,12 +296,27 @@ def _opened_blocks(path: Path, file: h5py.File, version: int) -> tuple[dict[str,
     return header, crc, blocks, centering
 
 
+def check_ids(where: Path, ids: NDArray[np.int64], next_id: int | None) -> None:
+    """Refuse ids that no index could have: negative or given twice, or one that will be given again."""
+    if ids.size and ids.min() < 0:
+        raise FileFormatError(f"{where}: id {ids.min()} is negative")
+    if not (ids[1:] > ids[:-1]).all():
+        ordered = np.sort(ids)
+        twice = ordered[1:][ordered[1:] == ordered[:-1]]
+        if twice.size:
+            raise FileFormatError(f"{where}: id {twice[0]} is there twice")
+    if next_id is not None and ids.max(initial=-1) >= next_id:
+        raise FileFormatError(f"{where}: next_id is {next_id}, but id {ids.max()} is there already")
+
+
 def _read_v1(path: Path, file: h5py.File, mmap: bool, verify: bool) -> Stored:
     """Version 1 kept whole code rows; they are brought into today's layout, in memory."""
     header, crc, blocks, centering = _opened_blocks(path, file, 1)
     spec = blocks.spec
     norm = blocks.load("norm") if spec.stores_norm else None
     ids = blocks.load("ids").astype(np.int64, copy=False) if "ids" in blocks.shapes else None
+    if ids is not None:
+        check_ids(path, ids, None)
     rows = split(spec, Encoded(blocks.load("codes"), blocks.load("factor"), norm))
     return Stored(centering, rows, ids, header["meta"], crc)
 
@@ -325,8 +340,11 @@ def _read_v2(path: Path, file: h5py.File, mmap: bool, verify: bool) -> Stored:
         kept = Kept(fetch("vectors"), fetch("vector_scale") if originals.kind == "int8" else None)
         if len(kept.values):
             originals.append(kept)
+    next_id = _next_id(path, header)
+    if ids is not None and (verify or not mmap):
+        check_ids(path, ids, next_id)
     rows = Block(signs, fetch("codes"), fetch("factor"), norm)
-    return Stored(centering, rows, ids, header["meta"], crc, _next_id(path, header), originals)
+    return Stored(centering, rows, ids, header["meta"], crc, next_id, originals)
 
 
 _KIND_OF = {dtype: kind for kind, dtype in KINDS.items()}
@@ -353,7 +371,7 @@ def read(path: str | os.PathLike[str], *, mmap: bool = False, verify: bool = Tru
     mmap : bool
         Map the per-vector blocks instead of reading them.
     verify : bool
-        Check mapped blocks too (blocks that are read are checked always).
+        Check mapped blocks too (blocks that are read are checked always), and that no id is there twice.
 
     Raises
     ------
@@ -375,7 +393,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def verify(path: str | os.PathLike[str]) -> list[tuple[str, int]]:
-    """Check every byte of a file, in bounded memory; return (name, bytes) of each block.
+    """Check every byte of a file; return (name, bytes) of each block. Takes little memory but for a sort of the ids.
 
     Files of versions 1 and 2 have no checksums for the bytes between their blocks.
 

@@ -32,7 +32,7 @@ from .lock import WriterLock
 from .manifest import MAX_COUNTED, NEXT, Manifest, Segment, is_ours, prepare_manifest, publish_manifest
 from .merge import MERGE_BYTES, merge_runs
 from .removed import write_removed
-from .snapshot import Part, read_snapshot
+from .snapshot import Part, ids_of, read_snapshot
 
 __all__ = ["DurableIndex"]
 
@@ -388,10 +388,5 @@ def _ids(manifest: Manifest, parts: Sequence[Part]) -> I64 | None:
     counted = all(s.first_id == first for s, first in zip(manifest.segments, firsts, strict=False))
     if counted and manifest.next_id == firsts[-1]:
         return None
-    ids = [np.empty(0, np.int64)]
-    for segment, (stored, _) in zip(manifest.segments, parts, strict=True):
-        if stored.ids is not None:
-            ids.append(stored.ids)
-        elif segment.first_id is not None:
-            ids.append(np.arange(segment.first_id, segment.first_id + segment.rows))
-    return np.concatenate(ids)
+    ids = [ids_of(segment, stored) for segment, (stored, _) in zip(manifest.segments, parts, strict=True)]
+    return np.concatenate([np.empty(0, np.int64), *ids])

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from .. import storage
 from ..errors import FileFormatError
+from ..storage.reader import check_ids
 from ..storage.seal import check_bytes
 from .manifest import MANIFEST, Manifest, Segment, read_manifest
 from .removed import read_removed
 
-__all__ = ["Part", "read_snapshot", "verify_store"]
+__all__ = ["Part", "ids_of", "read_snapshot", "verify_store"]
 
 Answer = TypeVar("Answer")
 Part = tuple[storage.Stored, NDArray[np.int64]]  # a segment and which of its rows are removed
@@ -51,6 +52,14 @@ def _read_segment(folder: Path, manifest: Manifest, segment: Segment, mmap: bool
     return stored
 
 
+def ids_of(segment: Segment, stored: storage.Stored) -> NDArray[np.int64]:
+    """Return the ids of all rows of a segment."""
+    if stored.ids is not None:
+        return stored.ids
+    assert segment.first_id is not None
+    return np.arange(segment.first_id, segment.first_id + segment.rows)
+
+
 def read_snapshot(folder: Path, mmap: bool, verify: bool) -> tuple[Manifest, list[Part]]:
     """Read the last commit.
 
@@ -72,7 +81,9 @@ def read_snapshot(folder: Path, mmap: bool, verify: bool) -> tuple[Manifest, lis
 
 
 def verify_store(folder: Path) -> list[tuple[str, int]]:
-    """Check every byte of every file of the last commit, in bounded memory; return (name, bytes) of each.
+    """Check every byte of every file of the last commit; return (name, bytes) of each.
+
+    Takes little memory but for a sort of all ids.
 
     Raises
     ------
@@ -84,14 +95,17 @@ def verify_store(folder: Path) -> list[tuple[str, int]]:
 
     def work(manifest: Manifest) -> list[tuple[str, int]]:
         names = []
+        ids = [np.empty(0, np.int64)]
         for segment in manifest.segments:
             path = folder / segment.name
-            _read_segment(folder, manifest, segment, mmap=True, verify=True)
+            stored = _read_segment(folder, manifest, segment, mmap=True, verify=True)
             check_bytes(path, segment.file_crc32)
             names.append((segment.name, segment.size))
+            removed = read_removed(folder, segment)
             if segment.removed:
-                read_removed(folder, segment)
                 names.append((segment.removed.name, (folder / segment.removed.name).stat().st_size))
+            ids.append(np.delete(ids_of(segment, stored), removed))
+        check_ids(folder / MANIFEST, np.concatenate(ids), manifest.next_id)
         return names
 
     manifest, names = _steady(folder, work)

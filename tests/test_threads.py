@@ -1,0 +1,155 @@
+"""Searches in some threads while another changes the index: each sees the index as it was before a change or after."""
+
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from vqindex import VQIndex, exclude
+from vqindex.rows import RowStore
+
+DIM = 16
+X = np.random.default_rng(0).standard_normal((6000, DIM)).astype(np.float32)
+QUERIES = X[:3]
+STEP = 30
+
+
+@pytest.fixture(autouse=True)
+def threads_take_turns_often():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.fixture
+def small_segments(monkeypatch):
+    """Segments that are full after a few hundred rows, so that adding seals and grows all the time."""
+    real = RowStore.__init__
+
+    def made(self, spec, put):
+        real(self, spec, put)
+        self._full = 256
+
+    monkeypatch.setattr(RowStore, "__init__", made)
+
+
+def while_changing(change, look):
+    """Call `look` again and again in two threads while `change` runs in this one; errors in them are raised here."""
+    done, errors, looks = threading.Event(), [], []
+
+    def looking():
+        try:
+            while not done.is_set():
+                look()
+                looks.append(1)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=looking) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        change()
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    if errors:
+        raise errors[0]
+    assert looks, "no look fell into the change"
+
+
+@pytest.mark.parametrize("ids", ["automatic", "explicit"])
+@pytest.mark.parametrize("keep", [None, "f32"])
+def test_searches_while_vectors_are_added(small_segments, ids, keep):
+    index = VQIndex(DIM, 4, "cosine", keep_vectors=keep)
+    numbers = np.arange(len(X)) if ids == "automatic" else np.arange(len(X)) * 3 + 10**12
+    exact = VQIndex(DIM, 4, "cosine")
+    exact.add(X)
+    scores = exact.estimate(QUERIES, np.arange(len(X)))
+    seen = set()
+
+    def change():
+        for start in range(0, len(X), STEP):
+            index.add(X[start : start + STEP], ids=None if ids == "automatic" else numbers[start : start + STEP])
+
+    def look():
+        found = index.search(QUERIES, 20, confidence=1)
+        whole = index.search(QUERIES, 2000, filter=exclude(numbers[:7]), confidence=1)
+        lims, range_scores, named = index.range_search(QUERIES, 0.5, confidence=1)
+        assert np.isin(named, numbers).all()
+        assert len(range_scores) == lims[-1]
+        assert not np.isin(whole.ids, numbers[:7]).any()
+        for line, (best, who) in enumerate(zip(found.scores, found.ids, strict=True)):
+            there = who >= 0
+            assert np.isin(who[there], numbers).all()
+            at = np.searchsorted(numbers, who[there])
+            np.testing.assert_array_equal(best[there], scores[line, at])
+            # The best of a prefix of the rows, and of a prefix that ends with a call's rows.
+            if there.all():
+                sizes = [n for n in range(STEP, len(X) + 1, STEP) if n > at.max()]
+                assert any(np.array_equal(np.sort(scores[line, :n])[::-1][:20], best) for n in sizes), who
+        if keep is not None:
+            again = index.search(QUERIES, 5, rerank=True)
+            assert np.isin(again.ids[again.ids >= 0], numbers).all()
+        seen.add(len(index))
+
+    while_changing(change, look)
+    assert len(index) == len(X)
+    np.testing.assert_array_equal(
+        index.search(QUERIES, 20, confidence=1).ids, numbers[exact.search(QUERIES, 20, confidence=1).ids]
+    )
+
+
+def test_a_search_in_the_middle_of_an_add_finds_no_rows_without_ids(monkeypatch):
+    """The instant for certain: rows of the first chunk are in, their ids are not."""
+    monkeypatch.setattr("vqindex.contents._CHUNK_VALUES", 100 * DIM)
+    index = VQIndex(DIM, 4)
+    index.add(X[:70], ids=np.arange(70) + 1000)
+    index.remove([1003])
+    before = index.search(QUERIES, 100, confidence=1)
+    looked = []
+    real = RowStore.append
+
+    def append(self, rows):
+        real(self, rows)
+        now = index.search(QUERIES, 100, confidence=1)
+        np.testing.assert_array_equal(now.ids, before.ids)
+        np.testing.assert_array_equal(now.scores, before.scores)
+        some = index.search(QUERIES, 100, filter=exclude([1000]), confidence=1)
+        assert set(some.ids.ravel().tolist()) == set(range(1001, 1070)) - {1003} | {-1}
+        looked.append(len(index))
+
+    monkeypatch.setattr(RowStore, "append", append)
+    index.add(X[70:1000], ids=np.arange(70, 1000) + 1000)
+    assert looked == [69] * 10
+    assert len(index) == 999
+
+
+@pytest.mark.parametrize("keep", [None, "f16"])
+def test_searches_while_vectors_are_replaced_removed_and_compacted(small_segments, keep):
+    """Vectors of ids from 2000 on stay; whatever happens to the others, these are found with their own scores."""
+    index = VQIndex(DIM, 4, "ip", keep_vectors=keep)
+    index.add(X, ids=np.arange(len(X)))
+    own = index.estimate(QUERIES, np.arange(2000, len(X)))
+    best = np.argsort(-own, axis=1, kind="stable")[:, :10] + 2000
+
+    def change():
+        rng = np.random.default_rng(1)
+        for _ in range(60):
+            some = rng.permutation(2000)[:600]
+            index.upsert(some, X[some + 2000])
+            index.remove(rng.permutation(2000)[:300])
+            index.compact()
+
+    def look():
+        found = index.search(QUERIES, 10, filter=np.arange(2000, len(X)), confidence=1)
+        np.testing.assert_array_equal(found.ids, best)
+        plain = index.search(QUERIES, 50, confidence=1)
+        assert plain.ids.min() >= 0
+        np.testing.assert_array_equal(index.estimate(QUERIES, best[0]), own[:, best[0] - 2000])
+        np.testing.assert_array_equal(index.reconstruct(int(best[0, 0])).shape, (DIM,))
+
+    while_changing(change, look)
