@@ -13,6 +13,8 @@ from damage import assert_refused, edit_header, replace_block
 from edits import edited
 
 from vqindex import FileFormatError, VQIndex, storage
+from vqindex.codec import GaussianSketch
+from vqindex.rotation import Haar
 from vqindex.storage import layout, reader
 
 DIM = 8
@@ -510,6 +512,34 @@ def test_ids_that_no_index_could_have(path, change, words):
     if "twice" in words:
         with pytest.raises(FileFormatError, match="an id is there twice"):
             mapped.remove([1])
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize(("rotation", "sketch"), [("haar", "shared"), ("haar", "orthogonal"), ("hadamard", "gaussian")])
+def test_claiming_a_dense_matrix_costs_nothing(tmp_path, monkeypatch, rotation, sketch, mmap):
+    """A small file may say that it needs matrices of 16384 x 16384; opening it must not make them."""
+    path = tmp_path / "dense.vqi"
+    with monkeypatch.context() as patched:
+        for kind in (Haar, GaussianSketch):
+            for way in ("forward", "inverse"):
+                patched.setattr(kind, way, lambda self, columns: columns)
+        index = VQIndex(16384, 1 if sketch == "shared" else 2, sketch=sketch, rotation=rotation)
+        index.add(np.ones((3, 16384), np.float32))
+        index.save(path)
+    assert path.stat().st_size < 2**20
+
+    def too_much(self):
+        raise MemoryError("a matrix was made")
+
+    monkeypatch.setattr(Haar, "matrix", property(too_much))
+    monkeypatch.setattr(GaussianSketch, "matrix", property(too_much))
+    storage.verify(path)
+    loaded = VQIndex.load(path, mmap=mmap)
+    loaded.remove([1])
+    loaded.save(tmp_path / "again.vqi")
+    assert VQIndex.load(tmp_path / "again.vqi").ids.tolist() == [0, 2]
+    with pytest.raises(MemoryError, match="a matrix was made"):
+        loaded.search(np.ones(16384), 1)
 
 
 def test_no_file_is_ever_unpickled(path):
