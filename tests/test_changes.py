@@ -7,7 +7,7 @@ from cases import DIM, built, every_codec, every_metric, vectors
 from vqindex import InvalidInputError, UnknownIdError, VQIndex
 from vqindex import ids as ids_module
 from vqindex.backend import available
-from vqindex.ids import IdMap
+from vqindex.ids import Given, IdMap
 from vqindex.originals import Originals
 from vqindex.rows import RowStore
 
@@ -233,14 +233,14 @@ def test_many_changes_of_ids_against_a_dict():
     ids, model, count = IdMap(), {}, 0
     for _ in range(400):
         new = np.unique(rng.integers(0, 500, rng.integers(0, 30))) << 40  # far apart, low bits alike
-        old = ids.find(new)
+        old = ids.find(Given(new))
         assert old.tolist() == [model.get(int(i), -1) for i in new]
-        ids.extend(new.size, new)
+        ids.extend(new.size, Given(new))
         ids.remove(old[old >= 0])
         model.update({int(i): count + place for place, i in enumerate(new)})
         count += new.size
         gone = np.unique(rng.integers(0, 500, 5)) << 40
-        rows = ids.find(gone)
+        rows = ids.find(Given(gone))
         ids.remove(rows[rows >= 0])
         for i in gone:
             model.pop(int(i), None)
@@ -250,5 +250,5 @@ def test_many_changes_of_ids_against_a_dict():
             count = len(ids)
             model = {int(i): row for row, i in enumerate(ids.explicit)}
     everything = np.arange(500) << 40
-    assert ids.find(everything).tolist() == [model.get(int(i), -1) for i in everything]
+    assert ids.find(Given(everything)).tolist() == [model.get(int(i), -1) for i in everything]
     assert sorted(ids.ids(ids.live_rows()).tolist()) == sorted(model)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from named import Named
 
 from vqindex import InvalidInputError, UnknownIdError, VQIndex, exclude
 from vqindex.backend import available
@@ -27,6 +28,8 @@ PICKS = st.lists(st.tuples(IDS, st.integers(0, len(POOL) - 1)), max_size=4, uniq
 
 class IndexMachine(RuleBasedStateMachine):
     """The model: ids and pool numbers in row order, and the score of every pool vector from an index of its own."""
+
+    named = False  # whether every vector is given a name
 
     @initialize(
         metric=st.sampled_from(["ip", "cosine", "l2"]),
@@ -50,10 +53,10 @@ class IndexMachine(RuleBasedStateMachine):
             "keep_vectors": "f32" if kept else None,
             "center": CENTER if centered and metric != "ip" else None,
         }
-        self.make = lambda: VQIndex(DIM, bits, metric, device=device, **parameters)
+        self.make = lambda: self.wrapped(VQIndex(DIM, bits, metric, device=device, **parameters))
         self.device, self.index = device, self.make()
         alone = self.make()
-        alone.add(POOL)
+        alone.add(POOL, ids=np.arange(len(POOL)))
         self.pool_scores = alone.estimate(QUERIES, np.arange(len(POOL)))
         # What decides the order: with a centre two of these may round to one score.
         self.pool_keys = alone._backend.scores(alone._prepare(QUERIES)[1], alone._rows.take(np.arange(len(POOL))))
@@ -77,9 +80,12 @@ class IndexMachine(RuleBasedStateMachine):
         self.rows += [(self.next_id + i, v) for i, v in enumerate(picks)]
         self.next_id += len(picks)
 
+    def wrapped(self, index):
+        return Named(index) if self.named else index
+
     @property
     def automatic(self):
-        return self.next_id is not None or not self.rows
+        return not self.named and (self.next_id is not None or not self.rows)
 
     def expected(self, query, k, allowed=lambda row: True, exact=False):
         sign = 1 if self.index.spec.metric == "l2" else -1
@@ -144,7 +150,7 @@ class IndexMachine(RuleBasedStateMachine):
     def merge(self, pairs, with_ids, without):
         other = self.make()
         if pairs:
-            other.add(POOL[[v for _, v in pairs]], ids=[i for i, _ in pairs] if with_ids else None)
+            other.add(POOL[[v for _, v in pairs]], ids=[i for i, _ in pairs] if with_ids or self.named else None)
         theirs = list(zip(other.ids.tolist(), [v for _, v in pairs], strict=True))
         other.remove(without)
         theirs = [pair for pair in theirs if pair[0] not in without]
@@ -173,7 +179,7 @@ class IndexMachine(RuleBasedStateMachine):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "a.vqi"
             self.index.save(path)
-            self.index = VQIndex.load(path, mmap=mmap, device=self.device)
+            self.index = self.wrapped(VQIndex.load(path, mmap=mmap, device=self.device))
             self.index.save(path)
 
     @rule(k=st.integers(1, 40))
@@ -234,6 +240,14 @@ class IndexMachine(RuleBasedStateMachine):
             assert self.index.ids.tolist() == [i for i, _ in self.rows]
 
 
+class NamedIndexMachine(IndexMachine):
+    """The same with ids that are strings."""
+
+    named = True
+
+
 TestIndexMachine = IndexMachine.TestCase
+TestNamedIndexMachine = NamedIndexMachine.TestCase
+TestNamedIndexMachine.settings = settings(max_examples=30, stateful_step_count=20, deadline=None, derandomize=True)
 # No deadline: saving waits for the disk. Derandomised, so that a run says the same everywhere.
 TestIndexMachine.settings = settings(max_examples=50, stateful_step_count=20, deadline=None, derandomize=True)

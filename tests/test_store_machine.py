@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from named import Named
 
 import vqindex
 from vqindex import VQIndex
@@ -28,6 +29,12 @@ class StoreMachine(RuleBasedStateMachine):
     Scores come from the reference backend; the store searches with the native one.
     """
 
+    named = False  # whether every vector is given a name
+
+    def opened(self, *args, **how):
+        index = vqindex.open(self.folder, *args, **how)
+        return Named(index) if self.named else index
+
     @initialize(
         metric=st.sampled_from(["ip", "cosine", "l2"]),
         codec=st.sampled_from(["turboquant-prod", "trellis"]),
@@ -36,15 +43,15 @@ class StoreMachine(RuleBasedStateMachine):
     )
     def start(self, metric, codec, bits, keep):
         self.folder = Path(tempfile.mkdtemp()) / "store"
-        self.index = vqindex.open(
-            self.folder, "a", dim=DIM, metric=metric, codec=codec, bits=bits, keep_vectors=keep, device="native"
+        self.index = self.opened(
+            "a", dim=DIM, metric=metric, codec=codec, bits=bits, keep_vectors=keep, device="native"
         )
         oracle = VQIndex(DIM, bits, metric, codec=codec, device="reference")
         oracle.add(POOL)
         self.scores = oracle.estimate(QUERIES, np.arange(len(POOL)))
         self.sign = 1 if metric == "l2" else -1
         self.keep = keep
-        self.now, self.last, self.next_id = {}, {}, 0
+        self.now, self.last, self.next_id = {}, {}, None if self.named else 0
         self.reader, self.reader_model = None, None
 
     def teardown(self):
@@ -100,7 +107,7 @@ class StoreMachine(RuleBasedStateMachine):
     def commit(self, merge):
         self.index.commit(merge=merge)
         self.last = dict(self.now)
-        self.check(vqindex.open(self.folder), self.last)
+        self.check(self.opened(), self.last)
 
     @rule()
     def compact(self):
@@ -120,13 +127,13 @@ class StoreMachine(RuleBasedStateMachine):
         if by == "close":
             self.now = dict(self.last)
         self.last = dict(self.now)
-        self.index = vqindex.open(self.folder, "a", mmap=mmap, device="native")
+        self.index = self.opened("a", mmap=mmap, device="native")
         self.next_id = self.index._ids.next_id
         verify_store(self.folder)
 
     @rule()
     def read(self):
-        self.reader, self.reader_model = vqindex.open(self.folder), dict(self.last)
+        self.reader, self.reader_model = self.opened(), dict(self.last)
 
     @rule(k=st.integers(1, 90))
     def search(self, k):
@@ -160,6 +167,12 @@ class StoreMachine(RuleBasedStateMachine):
             self.check(self.reader, self.reader_model)
 
 
+class NamedStoreMachine(StoreMachine):
+    """The same with ids that are strings."""
+
+    named = True
+
+
 class SmallStoreMachine(StoreMachine):
     """The same, with segments and memory that are full at once."""
 
@@ -175,6 +188,8 @@ class SmallStoreMachine(StoreMachine):
 
 TestStoreMachine = StoreMachine.TestCase
 TestSmallStoreMachine = SmallStoreMachine.TestCase
+TestNamedStoreMachine = NamedStoreMachine.TestCase
 # No deadline: commits wait for the disk. Derandomised, so that a run says the same everywhere.
 TestStoreMachine.settings = settings(max_examples=40, stateful_step_count=20, deadline=None, derandomize=True)
 TestSmallStoreMachine.settings = TestStoreMachine.settings
+TestNamedStoreMachine.settings = settings(TestStoreMachine.settings, max_examples=20)

@@ -149,6 +149,8 @@ def test_searches_while_vectors_are_replaced_removed_and_compacted(small_segment
         np.testing.assert_array_equal(found.ids, best)
         plain = index.search(QUERIES, 50, confidence=1)
         assert plain.ids.min() >= 0
+        for line in plain.ids.tolist():
+            assert len(set(line)) == 50, "a vector and what replaces it"
         np.testing.assert_array_equal(index.estimate(QUERIES, best[0]), own[:, best[0] - 2000])
         np.testing.assert_array_equal(index.reconstruct(int(best[0, 0])).shape, (DIM,))
 

@@ -13,7 +13,7 @@ from .backend import Backend, Encoded
 from .center import Centering
 from .errors import InvalidInputError
 from .estimator import MAX_NORM
-from .ids import IdMap
+from .ids import Given, IdMap
 from .originals import Kept, Originals
 from .rows import RowStore
 
@@ -74,8 +74,8 @@ class Contents(NamedTuple):
         originals = None if self.originals is None else self.originals.now()
         return Contents(self.rows.first(ids.rows_ever), ids, originals)
 
-    def append(self, parts: Iterable[Part], ids: I64 | None, coming: int = 0) -> None:
-        """Take rows in whose ids passed `IdMap.check_new`: all or, if anything is raised, none.
+    def append(self, parts: Iterable[Part], ids: Given | None, coming: int = 0, instead: I64 | None = None) -> None:
+        """Take rows in whose ids passed `IdMap.check_new`, instead of others: all or, if anything is raised, none.
 
         Parts are taken one by one and lie in memory once; `coming` is how many rows they have, if that is known.
         """
@@ -84,7 +84,7 @@ class Contents(NamedTuple):
             self.rows.expect(coming)
             count = self._fill(parts)
             if count:
-                self.ids.extend(count, ids)
+                self.ids.extend(count, ids, instead)
         except BaseException:
             for part, mark in marks:
                 part.undo(mark)

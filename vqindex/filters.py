@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import as_host, as_ids
+from .arrays import as_host
 from .backend import Queries
 from .bitmap import WORD, Allowed, bits_of, cut, from_bytes, full, of_rows, words_of
 from .errors import InvalidInputError
@@ -94,7 +94,9 @@ class Filter:
         if isinstance(given, bitmap):
             bits = as_host(given.bits)
             return [bitmap(line) for line in bits] if bits.ndim == 2 else None
-        if isinstance(given, list | tuple) and not all(isinstance(part, int | np.integer | np.bool_) for part in given):
+        if isinstance(given, list | tuple) and not all(
+            isinstance(part, int | np.integer | np.bool_ | str) for part in given
+        ):
             return list(given)
         array = as_host(given)
         return list(array) if array.ndim == 2 else None
@@ -102,7 +104,7 @@ class Filter:
     def _words(self, given: Any) -> U64:
         """Return the words of one filter; removed rows are out of all of them."""
         if isinstance(given, exclude):
-            return self._live() & ~self._rows_of(as_ids(given.ids))
+            return self._live() & ~self._rows_of(given.ids)
         if isinstance(given, bitmap):
             return self._from_bitmap(as_host(given.bits))
         array = as_host(given)
@@ -112,14 +114,14 @@ class Filter:
                     f"filter is a mask of shape {array.shape}; expected ({len(self._ids)},), a value for each vector"
                 )
             return self._unfolded(array)
-        return self._rows_of(as_ids(array))
+        return self._rows_of(given)
 
     def _live(self) -> U64:
         live = self._ids.live
         return full(self._ids.rows_ever) if live is None else live
 
-    def _rows_of(self, ids: NDArray[np.int64]) -> U64:
-        rows = self._ids.find(ids)
+    def _rows_of(self, ids: Any) -> U64:
+        rows = self._ids.find(self._ids.given(ids))
         return of_rows(rows[rows >= 0], self._ids.rows_ever)
 
     def _from_bitmap(self, bits: NDArray[Any]) -> U64:

@@ -3,25 +3,49 @@
 Rows are numbered in the order they were added and never move; removing one clears a bit. Without explicit ids row i has
 id i and nothing is stored.
 
-One thread may change a map while others look at it through `now`: what they read is written before the number of rows,
-and never changed after.
+Where ids are strings, the ids in here are their numbers, and `Names` holds the strings.
+
+One thread may change a map while others look at it through `now`: each change is made under a lock, at once.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import threading
+from collections import Counter
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._native import IdTable, clear_rows
+from .arrays import as_ids
 from .bitmap import WORD, rows_of
 from .errors import FileFormatError, InvalidInputError, UnknownIdError
+from .names import Names, as_names, numbers_of
 
-__all__ = ["IdMap"]
+__all__ = ["Given", "IdMap"]
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
+
+
+class Given(NamedTuple):
+    """Ids as they were given.
+
+    Attributes
+    ----------
+    numbers : ndarray of int64, shape (m,)
+        Ids, or the numbers of names.
+    names : list of str, or None
+        The names.
+    """
+
+    numbers: I64
+    names: list[str] | None = None
+
+    def shown(self, at: Any) -> str:
+        """Return one of them as text for an error."""
+        return str(self.numbers[at]) if self.names is None else repr(self.names[int(at)])
 
 
 def _wider(room: NDArray[Any], size: int, fill: Any) -> NDArray[Any]:
@@ -44,15 +68,21 @@ class IdMap:
         Their explicit ids.
     next_id : int, optional
         The next automatic id, if ids were given automatically although they are explicit now.
+    names : Names, optional
+        Those of the rows, if ids are strings.
     """
 
-    def __init__(self, count: int = 0, ids: I64 | None = None, next_id: int | None = None) -> None:
+    def __init__(
+        self, count: int = 0, ids: I64 | None = None, next_id: int | None = None, names: Names | None = None
+    ) -> None:
         self._count = count
         self._ids = ids  # with room behind the last row
         self._next = next_id
+        self._names = names
         self._live: U64 | None = None  # words with a bit for each row, 1 for rows that are to come; None: all are there
         self._removed = 0
         self._table = IdTable()  # of explicit ids; takes rows in when one is looked for
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return self._count - self._removed
@@ -68,8 +98,15 @@ class IdMap:
         return None if self._ids is None else self._ids[: self._count]
 
     @property
+    def names(self) -> Names | None:
+        """Names of all rows, removed ones included, or None if ids are integers."""
+        return self._names
+
+    @property
     def next_id(self) -> int | None:
         """The next automatic id; None if vectors must come with ids."""
+        if self._names is not None and self._count:
+            return None
         if self._ids is None:
             return self._count
         return 0 if self._next is None and not len(self) else self._next
@@ -82,41 +119,85 @@ class IdMap:
     @property
     def nbytes(self) -> int:
         """Bytes of ids, of the table of them, and of marks of removed rows."""
-        return sum(part.nbytes for part in (self._ids, self._live, self._table) if part is not None)
+        parts = (self._ids, self._live, self._table, self._names)
+        return sum(part.nbytes for part in parts if part is not None)
 
     def now(self) -> IdMap:
         """Return the map as it is, whatever is done to this one later; it is for looking at only."""
-        count = self._count  # first: all else is there for so many rows at least
-        view = IdMap(count, self._ids, self._next)
-        view._live = None if self._live is None else self._live[: -(-count // WORD)].copy()
-        view._removed, view._table = self._removed, self._table
+        with self._lock:
+            view = IdMap(self._count, self._ids, self._next, self._names)  # of these rows they never change
+            view._live = None if self._live is None else self._live[: -(-self._count // WORD)].copy()
+            view._removed, view._table = self._removed, self._table
         return view
 
     def live_rows(self) -> I64:
         """Return the rows that are still there, ascending."""
         return np.arange(self._count) if self._live is None else rows_of(self._live, self._count)
 
-    def find(self, ids: I64) -> I64:
+    def given(self, ids: Any, count: int | None = None) -> Given:
+        """Check ids that a user gave: their form, and that they are of the index's kind.
+
+        Parameters
+        ----------
+        ids : array-like of int or of str, shape (m,)
+            The ids.
+        count : int, optional
+            The number of ids expected; then they must also be distinct.
+
+        Raises
+        ------
+        InvalidInputError
+            As `arrays.as_ids`, or for strings where the index has integers, or the other way round.
+        """
+        names = as_names(ids)
+        if names is None:
+            given = Given(as_ids(ids, count))
+        else:
+            if count is not None and len(set(names)) < len(names):
+                twice = next(name for name, times in Counter(names).items() if times > 1)
+                raise InvalidInputError(f"ids are given twice: {twice!r}")
+            given = Given(as_ids(numbers_of(names), count), names)
+        self._check_kind(given)
+        return given
+
+    def _check_kind(self, given: Given) -> None:
+        if self._count and given.numbers.size and (given.names is None) != (self._names is None):
+            kinds = ("integers", "strings")
+            raise InvalidInputError(
+                f"ids are {kinds[given.names is not None]}; those of the index are {kinds[self._names is not None]}"
+            )
+
+    def find(self, ids: Given) -> I64:
         """Return the row of each id, -1 where it is not in the index."""
-        rows = self._table.find(self._ids, self._count, ids, self._live)
+        rows = self._table.find(self._ids, self._count, ids.numbers, self._live)
+        if self._names is not None and ids.names is not None:
+            self._names.check_same(rows, ids.names)
         if self._ids is not None and self._table.distinct < len(self):
             raise FileFormatError("an id is there twice: the index came from a damaged file")
         return rows
 
-    def rows(self, ids: I64) -> I64:
+    def rows(self, ids: Given) -> I64:
         """Return the row of each id; raises UnknownIdError naming the first that is missing."""
         rows = self.find(ids)
         if (rows < 0).any():
-            raise UnknownIdError(f"id {ids[rows < 0][0]} is not in the index of {len(self)} vectors")
+            raise UnknownIdError(f"id {ids.shown(np.argmin(rows))} is not in the index of {len(self)} vectors")
         return rows
 
-    def ids(self, rows: I64) -> I64:
-        """Return the id of each row; row -1 gives id -1."""
+    def ids(self, rows: I64) -> NDArray[Any]:
+        """Return the id of each row as users know it; row -1 gives id -1, or None for names."""
+        return self.numbers(rows) if self._names is None else self._names.of(rows)
+
+    def given_of(self, rows: I64) -> Given:
+        """Return the ids of rows as if they were given."""
+        return Given(self.numbers(rows), None if self._names is None else self._names.of(rows).tolist())
+
+    def numbers(self, rows: I64) -> I64:
+        """Return the int64 id of each row; row -1 gives -1."""
         if self._ids is None or self._count == 0:
             return rows
         return np.where(rows >= 0, self._ids[rows], -1)
 
-    def check_new(self, ids: I64 | None) -> None:
+    def check_new(self, ids: Given | None) -> None:
         """Raise InvalidInputError if ids can't be added; `ids` are distinct already."""
         if ids is None:
             if self.next_id is None:
@@ -124,22 +205,30 @@ class IdMap:
                     "ids is None, but this index holds explicit ids; expected ids= for every vector"
                 )
             return
-        known = ids[self.find(ids) >= 0]
+        self._check_kind(ids)
+        known = np.flatnonzero(self.find(ids) >= 0)
         if known.size:
-            raise InvalidInputError(f"id {known[0]} is already in the index ({known.size} of {ids.size} given are)")
+            count = f"{known.size} of {ids.numbers.size} given are"
+            raise InvalidInputError(f"id {ids.shown(known[0])} is already in the index ({count})")
 
-    def extend(self, count: int, ids: I64 | None) -> None:
-        """Append `count` rows whose ids passed `check_new`.
+    def extend(self, count: int, ids: Given | None, instead: I64 | None = None) -> None:
+        """Append `count` rows whose ids passed `check_new`, instead of some rows, of which -1 is none.
 
         Automatic numbering goes on as long as no id is given that it would give itself.
         """
+        with self._lock:
+            self._extend(count, ids)
+            if instead is not None:
+                self._remove(instead)
+
+    def _extend(self, count: int, ids: Given | None) -> None:
         first, last, following = self._count, self._count + count, self.next_id
         if ids is None:
             assert following is not None
             new = np.arange(following, following + count, dtype=np.int64)
             following += count
         else:
-            new = ids
+            new = ids.numbers
             if following is not None and new.max(initial=-1) >= following:
                 following = None
         if self._ids is not None or ids is not None:
@@ -147,12 +236,19 @@ class IdMap:
             room = _wider(old, last, -1)
             room[first:last] = new
             self._ids, self._next = room, following
+        if ids is not None and ids.names is not None:
+            self._names = Names() if self._names is None else self._names
+            self._names.append(ids.names)
         if self._live is not None:
             self._live = _wider(self._live, -(-last // WORD), ~np.uint64(0))
-        self._count = last  # at last: see `now`
+        self._count = last
 
     def remove(self, rows: I64) -> int:
         """Take rows out and return how many were there; row -1 is none."""
+        with self._lock:
+            return self._remove(rows)
+
+    def _remove(self, rows: I64) -> int:
         if self._live is None:
             if (rows < 0).all():
                 return 0
@@ -166,15 +262,20 @@ class IdMap:
         if self._live is None:
             return self
         rows = self.live_rows()
-        return IdMap(rows.size, self.ids(rows), self.next_id)
+        names = None if self._names is None or not rows.size else self._names.only(rows)
+        return IdMap(rows.size, self.numbers(rows), self.next_id, names)
 
     # ---- undoing a change that failed half way
 
     def mark(self) -> Any:
         """Return what `undo` needs to take back `extend`."""
-        return self._count, self._ids, self._next, self._live
+        names = None if self._names is None else self._names.mark()
+        return self._count, self._ids, self._next, self._live, self._names, names
 
     def undo(self, mark: Any) -> None:
         """Return to a mark; rows were only added since."""
-        self._count, self._ids, self._next, self._live = mark
-        self._table = IdTable()
+        with self._lock:
+            self._count, self._ids, self._next, self._live, self._names, names = mark
+            if self._names is not None:
+                self._names.undo(names)
+            self._table = IdTable()

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arguments import MAX_K, as_confidence, as_count, as_shortlist, as_thresholds
-from .arrays import OnDevice, as_ids, as_matrix, as_queries, on_host
+from .arrays import OnDevice, as_matrix, as_queries, on_host
 from .backend import Queries, make_backend
 from .center import Centering
 from .codec import Codec
 from .contents import Contents, check_norms, encoded
 from .errors import InvalidInputError
 from .filters import Filter
-from .ids import IdMap
+from .ids import Given, IdMap
 from .originals import Originals, as_kind
 from .rerank import as_reader
 from .rerank import rerank as rerank_rows
@@ -193,9 +193,11 @@ class VQIndex:
         return self.ntotal
 
     def __contains__(self, id: object) -> bool:
-        if not isinstance(id, int | np.integer) or isinstance(id, bool):
+        if isinstance(id, str):
+            return self._ids.names is not None and bool(self._ids.find(self._ids.given([id]))[0] >= 0)
+        if not isinstance(id, int | np.integer) or isinstance(id, bool) or self._ids.names is not None:
             return False
-        return bool(0 <= id < 2**63) and bool(self._ids.find(np.array([id], np.int64))[0] >= 0)
+        return bool(0 <= id < 2**63) and bool(self._ids.find(Given(np.array([id], np.int64)))[0] >= 0)
 
     def __repr__(self) -> str:
         s = self._spec
@@ -207,8 +209,8 @@ class VQIndex:
         )
 
     @property
-    def ids(self) -> NDArray[np.int64]:
-        """All ids in the order in which vectors were added, int64, shape (ntotal,)."""
+    def ids(self) -> NDArray[Any]:
+        """All ids in the order in which vectors were added, int64 or str objects, shape (ntotal,)."""
         return self._ids.ids(self._ids.live_rows())
 
     def stats(self) -> dict[str, Any]:
@@ -239,9 +241,10 @@ class VQIndex:
         vectors : array-like, shape (n, dim)
             Any float or integer dtype; NumPy, torch, CuPy, DLPack, h5py or nested lists. Arrays on the GPU of an index
             on device ``"cuda"`` are encoded there.
-        ids : array-like of int, shape (n,), optional
-            Distinct ids from 0 to 2**63 - 1, new to the index. Without them vectors are numbered from 0 on, and no
-            number is given twice; once other ids were given, every vector needs one.
+        ids : array-like of int or of str, shape (n,), optional
+            Distinct ids, new to the index: integers from 0 to 2**63 - 1, or strings. Without them vectors are numbered
+            from 0 on, and no number is given twice; once other ids were given, every vector needs one. The first ids
+            decide whether those of the index are integers or strings; strings are then taken and returned everywhere.
 
         Raises
         ------
@@ -251,18 +254,18 @@ class VQIndex:
             there. The index is then unchanged.
         """
         matrix = as_matrix(self._where_it_lies(vectors), self.dim, "vectors")
-        new_ids = None if ids is None else as_ids(ids, matrix.shape[0])
+        new_ids = None if ids is None else self._ids.given(ids, matrix.shape[0])
         if matrix.shape[0]:
             self._ids.check_new(new_ids)
         self._encode(matrix, new_ids)
 
-    def _encode(self, matrix: Any, new_ids: NDArray[np.int64] | None) -> None:
-        """Append a checked matrix; its mean becomes the centre if that is wanted and this is the first one."""
+    def _encode(self, matrix: Any, new_ids: Given | None, instead: NDArray[np.int64] | None = None) -> None:
+        """Append a checked matrix, instead of some rows; its mean becomes the centre if that is wanted and this is the first one."""
         before = self._centering
         self._centering = before.settled(matrix)
         try:
             parts = encoded(self._backend, self._centering, self._contents.originals, matrix)
-            self._contents.append(parts, new_ids, matrix.shape[0])
+            self._contents.append(parts, new_ids, matrix.shape[0], instead)
         except BaseException:
             if not self._ids.rows_ever:
                 self._centering = before
@@ -273,8 +276,8 @@ class VQIndex:
 
         Parameters
         ----------
-        ids : array-like of int, shape (n,)
-            Distinct ids from 0 to 2**63 - 1.
+        ids : array-like of int or of str, shape (n,)
+            Distinct ids, as for `add`.
         vectors : array-like, shape (n, dim)
             As for `add`. A replaced vector is removed and the new one is the last row, also in the order of ties.
 
@@ -284,10 +287,8 @@ class VQIndex:
             As for `add`; the index is then unchanged.
         """
         matrix = as_matrix(self._where_it_lies(vectors), self.dim, "vectors")
-        new_ids = as_ids(ids, matrix.shape[0])
-        old = self._ids.find(new_ids)
-        self._encode(matrix, new_ids)
-        self._ids.remove(old)
+        new_ids = self._ids.given(ids, matrix.shape[0])
+        self._encode(matrix, new_ids, self._ids.find(new_ids))
 
     def remove(self, ids: Any) -> int:
         """Take vectors out, each in constant time; no other vector's id or place changes.
@@ -296,7 +297,7 @@ class VQIndex:
 
         Parameters
         ----------
-        ids : array-like of int, shape (m,)
+        ids : array-like of int or of str, shape (m,)
             Ids; those that are not in the index are passed over.
 
         Returns
@@ -307,9 +308,9 @@ class VQIndex:
         Raises
         ------
         InvalidInputError
-            Ids that are negative or no integers. The index is then unchanged.
+            Ids that are negative, or neither integers nor strings, as the index has them. The index is then unchanged.
         """
-        return self._ids.remove(self._ids.find(as_ids(ids)))
+        return self._ids.remove(self._ids.find(self._ids.given(ids)))
 
     def compact(self) -> int:
         """Reclaim the memory of removed vectors; ids, their order and all results stay as they are.
@@ -353,7 +354,7 @@ class VQIndex:
         if differ or self._centering.text != other._centering.text:
             raise InvalidInputError(f"{'; '.join(differ)}; expected equal parameters")
         automatic = self._ids.next_id is not None and other._ids.next_id is not None
-        ids = None if automatic else other.ids
+        ids = None if automatic else other._ids.given_of(other._ids.live_rows())
         self._ids.check_new(ids)
         self._contents.append(other._contents.parts(other._ids.live_rows()), ids)
 
@@ -417,7 +418,7 @@ class VQIndex:
         rerank : optional
             Where to read the vectors themselves, to give the best ``oversample * k`` by their codes exact scores and
             return the best k of these: True for those of ``keep_vectors=``; an array, memory map or h5py dataset whose
-            row i is the vector with id i; or a function of int64 ids (m,) that returns vectors (m, dim). Only vectors
+            row i is the vector with id i; or a function of ids (m,) that returns vectors (m, dim). Only vectors
             of shortlists are read.
         oversample : float, default 4
             Length of the shortlist in k; only with `rerank`.
@@ -434,8 +435,8 @@ class VQIndex:
         Returns
         -------
         SearchResult
-            ``scores`` float32 and ``ids`` int64, each (nq, k), best first. Ties go to the vector added first.
-            Places without a result hold id -1 and score -inf (+inf for l2).
+            ``scores`` float32 and ``ids`` int64, or objects (str), each (nq, k), best first. Ties go to the vector
+            added first. Places without a result hold id -1 (None) and score -inf (+inf for l2).
 
         Raises
         ------
@@ -546,7 +547,7 @@ class VQIndex:
         ----------
         queries : array-like, shape (nq, dim) or (dim,)
             Queries.
-        ids : array-like of int, shape (m,)
+        ids : array-like of int or of str, shape (m,)
             Ids in the index.
 
         Returns
@@ -562,7 +563,7 @@ class VQIndex:
         """
         now = self._contents.now()
         _, prepared, deliver = self._prepare(queries)
-        stored = now.rows.take(now.ids.rows(as_ids(ids)))
+        stored = now.rows.take(now.ids.rows(now.ids.given(ids)))
         scores = self._centering.scores(self._backend.scores(prepared, stored))
         out: NDArray[np.float32] = deliver.array(scores)
         return out
@@ -574,7 +575,7 @@ class VQIndex:
 
         Parameters
         ----------
-        ids : int or array-like of int, shape (m,)
+        ids : int, str, or array-like of these, shape (m,)
             Ids in the index.
 
         Returns
@@ -587,9 +588,9 @@ class VQIndex:
         UnknownIdError
             If an id is not in the index.
         """
-        single = isinstance(ids, int | np.integer)
-        wanted = as_ids([ids] if single else ids)
+        single = isinstance(ids, int | np.integer | str)
         now = self._contents.now()
+        wanted = now.ids.given([ids] if single else ids)
         decoded = self._centering.decoded(self._backend.decode(now.rows.take(now.ids.rows(wanted))))
         return decoded[0] if single else decoded
 
@@ -622,6 +623,7 @@ class VQIndex:
             next_id=ids.next_id,
             originals=originals,
             centering=self._centering,
+            names=ids.names,
         )
 
     @classmethod
@@ -660,7 +662,7 @@ class VQIndex:
         index = cls.__new__(cls)
         index._start(stored.centering, device, stored.originals)
         index._rows.seal(stored.rows)
-        ids = IdMap(stored.rows.rows, stored.ids, stored.next_id)
+        ids = IdMap(stored.rows.rows, stored.ids, stored.next_id, stored.names)
         index._contents = index._contents._replace(ids=ids)
         index._meta = stored.meta
         return index

@@ -19,6 +19,7 @@ F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
 Reader = Callable[[I64], F32]
+_Source = Callable[[NDArray[Any]], F32]  # of ids, ascending
 
 _VALUES = 2**22  # coordinates of the shortlists that are read at a time
 
@@ -64,7 +65,7 @@ def as_reader(source: Any, oversample: object, return_stderr: bool, contents: Co
     ----------
     source : None, bool, array-like of shape (n, dim), or callable
         None or False: no re-ranking. True: the index's originals. An array's row i is the vector with id i; a callable
-        gets int64 ids (m,) and returns vectors (m, dim).
+        gets ids (m,), int64 or str, and returns vectors (m, dim).
     oversample, return_stderr
         The other arguments of the search.
     contents : Contents
@@ -87,6 +88,10 @@ def as_reader(source: Any, oversample: object, return_stderr: bool, contents: Co
                 "rerank is True, but the index keeps no vectors; expected keep_vectors=, or an array"
             )
         return contents.originals.take
+    if contents.ids.names is not None and not callable(source):
+        raise InvalidInputError(
+            "rerank is an array, but ids are strings; expected a function that finds vectors by ids"
+        )
     read = _from_function(source, contents.rows.dim) if callable(source) else _from_array(source, contents.rows.dim)
 
     def by_ids(rows: I64) -> F32:
@@ -99,8 +104,8 @@ def as_reader(source: Any, oversample: object, return_stderr: bool, contents: Co
     return by_ids
 
 
-def _from_function(source: Callable[[I64], Any], dim: int) -> Reader:
-    def read(ids: I64) -> F32:
+def _from_function(source: Callable[[NDArray[Any]], Any], dim: int) -> _Source:
+    def read(ids: NDArray[Any]) -> F32:
         matrix = as_matrix(source(ids), dim, "vectors from rerank")
         if matrix.shape[0] != ids.size:
             raise InvalidInputError(f"rerank returned {matrix.shape[0]} vectors; expected {ids.size}, one for each id")
@@ -109,10 +114,10 @@ def _from_function(source: Callable[[I64], Any], dim: int) -> Reader:
     return read
 
 
-def _from_array(source: Any, dim: int) -> Reader:
+def _from_array(source: Any, dim: int) -> _Source:
     matrix = as_matrix(source, dim, "vectors of rerank")
 
-    def read(ids: I64) -> F32:
+    def read(ids: NDArray[Any]) -> F32:
         if ids.size and ids[-1] >= matrix.shape[0]:
             raise InvalidInputError(
                 f"id {ids[-1]} is not a row of the {matrix.shape[0]} vectors of rerank; "

@@ -22,19 +22,19 @@ class SearchResult(NamedTuple):
     scores : ndarray of float32, shape (nq, k) or (k,)
         Estimated inner product or cosine (higher is better), or squared distance (lower is better). Columns without a
         result hold -inf (ip, cosine) or +inf (l2).
-    ids : ndarray of int64, shape (nq, k) or (k,)
-        -1 where there is no result.
+    ids : ndarray of int64, or of objects (str), shape (nq, k) or (k,)
+        -1, or None, where there is no result.
     """
 
     scores: NDArray[np.float32]
-    ids: NDArray[np.int64]
+    ids: NDArray[Any]
 
 
 class SearchResultWithError(NamedTuple):
     """A `SearchResult` with the standard error of each score; unpacks as ``scores, ids, stderr``."""
 
     scores: NDArray[np.float32]
-    ids: NDArray[np.int64]
+    ids: NDArray[Any]
     stderr: NDArray[np.float32]
 
 
@@ -47,13 +47,13 @@ class RangeResult(NamedTuple):
         Results of query i are ``scores[lims[i]:lims[i + 1]]`` and ``ids[lims[i]:lims[i + 1]]``, best first.
     scores : ndarray of float32, shape (lims[-1],)
         As in `SearchResult`.
-    ids : ndarray of int64, shape (lims[-1],)
+    ids : ndarray of int64, or of objects (str), shape (lims[-1],)
         As in `SearchResult`.
     """
 
     lims: NDArray[np.int64]
     scores: NDArray[np.float32]
-    ids: NDArray[np.int64]
+    ids: NDArray[Any]
 
 
 Result = TypeVar("Result", SearchResult, SearchResultWithError, RangeResult)
@@ -76,7 +76,8 @@ class Delivery(NamedTuple):
     def array(self, part: NDArray[Any]) -> Any:
         """Return an array, (nq, ...) or (...), where it is wanted."""
         part = part[0] if self.single else part
-        return part if self.home is None else self.home.back(part)
+        # Ids that are strings have no place on a device.
+        return part if self.home is None or part.dtype == object else self.home.back(part)
 
     def __call__(self, result: Result) -> Result:
         """Return a result whose parts are all where they are wanted."""

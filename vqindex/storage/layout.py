@@ -31,7 +31,20 @@ CHECK_BYTES = 2**22  # one CRC-32 for every 4 MiB of a block
 PAGE = 4096  # blocks of a page or more begin at a multiple of it, for mmap
 
 # Blocks in file order, with their little-endian types; levels may be int8 or int16.
-BLOCKS = ("thresholds", "levels", "center", "signs", "codes", "factor", "norm", "ids", "vectors", "vector_scale")
+BLOCKS = (
+    "thresholds",
+    "levels",
+    "center",
+    "signs",
+    "codes",
+    "factor",
+    "norm",
+    "ids",
+    "names",
+    "name_ends",
+    "vectors",
+    "vector_scale",
+)
 
 
 def dtypes_of(block: str) -> tuple[str, ...]:
@@ -45,6 +58,8 @@ def dtypes_of(block: str) -> tuple[str, ...]:
         "factor": ("<f4",),
         "norm": ("<f4",),
         "ids": ("<i8",),
+        "names": ("|u1",),
+        "name_ends": ("<i8",),
         "vectors": tuple(KINDS.values()),
         "vector_scale": ("<f4",),
     }[block]

@@ -22,6 +22,7 @@ from ..center import Centering, engine_spec
 from ..codebook import Codebook
 from ..codec import Codec
 from ..errors import FileFormatError, InvalidInputError
+from ..names import Names
 from ..originals import KINDS, Kept, Originals
 from ..planes import BLOCK_ROWS, Block, sign_plane, split
 from ..spec import IndexSpec
@@ -49,6 +50,8 @@ class Stored:
         The next automatic id, if explicit ids were given automatically.
     originals : Originals, optional
         The vectors themselves.
+    names : Names, optional
+        Names, of which `ids` are the numbers.
     """
 
     centering: Centering
@@ -58,6 +61,7 @@ class Stored:
     crc32: int
     next_id: int | None = None
     originals: Originals | None = None
+    names: Names | None = None
 
 
 class _Definition(NamedTuple):
@@ -178,6 +182,9 @@ def _expected(path: Path, header: dict[str, Any], definition: _Definition, versi
         shapes["center"] = (0,) if to_come else (spec.dim,)
     if "ids" in header["blocks"]:
         shapes["ids"] = (n,)
+        if version >= SEALED and "names" in header["blocks"]:
+            shapes["names"] = (int(header["blocks"]["names"]["shape"][0]),)
+            shapes["name_ends"] = (n,)
     if version > 1 and "vectors" in header["blocks"]:
         shapes["vectors"] = (n, spec.dim)
         if header["blocks"]["vectors"]["dtype"] == KINDS["int8"]:
@@ -321,8 +328,8 @@ def _read_v1(path: Path, file: h5py.File, mmap: bool, verify: bool) -> Stored:
     return Stored(centering, rows, ids, header["meta"], crc)
 
 
-def _read_v2(path: Path, file: h5py.File, mmap: bool, verify: bool) -> Stored:
-    header, crc, blocks, centering = _opened_blocks(path, file, 2)
+def _read_v2(path: Path, file: h5py.File, mmap: bool, verify: bool, version: int = 2) -> Stored:
+    header, crc, blocks, centering = _opened_blocks(path, file, version)
     spec = blocks.spec
 
     def fetch(name: str) -> NDArray[Any]:
@@ -343,8 +350,13 @@ def _read_v2(path: Path, file: h5py.File, mmap: bool, verify: bool) -> Stored:
     next_id = _next_id(path, header)
     if ids is not None and (verify or not mmap):
         check_ids(path, ids, next_id)
+    names = None
+    if "names" in blocks.shapes:
+        names = Names(fetch("names"), fetch("name_ends"))
+        if verify or not mmap:
+            names.check(path)
     rows = Block(signs, fetch("codes"), fetch("factor"), norm)
-    return Stored(centering, rows, ids, header["meta"], crc, next_id, originals)
+    return Stored(centering, rows, ids, header["meta"], crc, next_id, originals, names)
 
 
 _KIND_OF = {dtype: kind for kind, dtype in KINDS.items()}
@@ -357,8 +369,12 @@ def _next_id(path: Path, header: dict[str, Any]) -> int | None:
     return value
 
 
-# Version 3 is version 2 with a seal.
-_READERS: dict[int, Callable[[Path, h5py.File, bool, bool], Stored]] = {1: _read_v1, 2: _read_v2, 3: _read_v2}
+def _read_v3(path: Path, file: h5py.File, mmap: bool, verify: bool) -> Stored:
+    """Version 3 is version 2 with a seal, and may have names."""
+    return _read_v2(path, file, mmap, verify, 3)
+
+
+_READERS: dict[int, Callable[[Path, h5py.File, bool, bool], Stored]] = {1: _read_v1, 2: _read_v2, 3: _read_v3}
 
 
 def read(path: str | os.PathLike[str], *, mmap: bool = False, verify: bool = True) -> Stored:
@@ -406,6 +422,8 @@ def verify(path: str | os.PathLike[str]) -> list[tuple[str, int]]:
     header = read_header(path)
     sizes = {name: int(np.prod(e["shape"])) * np.dtype(e["dtype"]).itemsize for name, e in header["blocks"].items()}
     assert stored.rows.rows == header["ntotal"]
+    if stored.names is not None:
+        stored.names.check(path, stored.ids)
     if header["format_version"] >= SEALED:
         check_bytes(Path(path))
     return list(sizes.items())

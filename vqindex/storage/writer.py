@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..center import Centering
 from ..codec import Codec
+from ..names import Names
 from ..originals import KINDS, Originals
 from ..planes import BLOCK_ROWS, Block
 from ..trellis import TABLE_VERSION
@@ -56,6 +57,7 @@ def _fill(
     next_id: int | None,
     originals: Originals | None,
     centering: Centering | None,
+    names: Names | None,
     check: Check,
 ) -> int:
     """Write all blocks and the header; return the header's CRC-32."""
@@ -81,6 +83,9 @@ def _fill(
         entries["norm"] = _put(file, "norm", "<f4", (n,), (block.norm for block in blocks), check)
     if ids is not None:
         entries["ids"] = _put(file, "ids", "<i8", (n,), [ids], check)
+    if names is not None:
+        entries["names"] = _put(file, "names", "|u1", names.text.shape, [names.text], check)
+        entries["name_ends"] = _put(file, "name_ends", "<i8", (n,), [names.ends], check)
     if originals is not None:
         dtype, parts = KINDS[originals.kind], originals.parts
         entries["vectors"] = _put(file, "vectors", dtype, (n, spec.dim), (part.values for part in parts), check)
@@ -160,6 +165,7 @@ def write_file(
     next_id: int | None = None,
     originals: Originals | None = None,
     centering: Centering | None = None,
+    names: Names | None = None,
 ) -> int:
     """Write an index into an empty file and sync it; arguments as for `write`. Return the CRC-32 of the header."""
     output = _Hdf5Output(file)
@@ -173,7 +179,7 @@ def write_file(
             alignment_interval=PAGE,
             userblock_size=PAGE,
         ) as hdf5:
-            crc = _fill(hdf5, codec, blocks, ids, meta, next_id, originals, centering, output.check)
+            crc = _fill(hdf5, codec, blocks, ids, meta, next_id, originals, centering, names, output.check)
     except BaseException:
         output.check()  # what came first, rather than what HDF5 made of it
         raise
@@ -193,6 +199,7 @@ def write(
     next_id: int | None = None,
     originals: Originals | None = None,
     centering: Centering | None = None,
+    names: Names | None = None,
     files: Files = FILES,
 ) -> None:
     """Write an index file atomically and durably.
@@ -215,6 +222,8 @@ def write(
         The vectors themselves, of the same rows.
     centering : Centering, optional
         The centre, and the spec that users see; without it there is no centre.
+    names : Names, optional
+        Of the same rows, if ids are the numbers of names.
     files : Files
         The file system.
     """
@@ -224,7 +233,7 @@ def write(
     try:
         file = files.create(temporary)
         try:
-            write_file(file, codec, blocks, ids, meta, next_id, originals, centering)
+            write_file(file, codec, blocks, ids, meta, next_id, originals, centering, names)
         finally:
             file.close()
         files.replace(temporary, target)

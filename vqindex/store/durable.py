@@ -24,6 +24,7 @@ from ..contents import Contents
 from ..errors import StoreError
 from ..ids import IdMap
 from ..index import VQIndex
+from ..names import Names
 from ..originals import Originals
 from ..rows import RowStore
 from ..storage.files import FILES, Files
@@ -32,7 +33,7 @@ from .lock import WriterLock
 from .manifest import MAX_COUNTED, NEXT, Manifest, Segment, is_ours, prepare_manifest, publish_manifest
 from .merge import MERGE_BYTES, merge_runs
 from .removed import write_removed
-from .snapshot import Part, ids_of, read_snapshot
+from .snapshot import Part, ids_of, names_of, read_snapshot
 
 __all__ = ["DurableIndex"]
 
@@ -111,7 +112,7 @@ class DurableIndex(VQIndex):
             held.append(_Held(first, first + segment.rows, None, segment))
             gone.append(removed + first)
             first += segment.rows
-        ids = IdMap(first, _ids(manifest, parts), manifest.next_id)
+        ids = IdMap(first, _ids(manifest, parts), manifest.next_id, _names(self._folder, parts))
         if any(part.size for part in gone):
             ids.remove(np.concatenate(gone))
         self._contents = Contents(rows, ids, originals)
@@ -339,15 +340,18 @@ class DurableIndex(VQIndex):
 
     def _write_segment(self, rows: I64, written: list[str]) -> _Held:
         number, path = self._take_name("vqi", written)
-        ids = self._ids.ids(rows)
-        counted = ids[-1] < MAX_COUNTED and bool((np.diff(ids) == 1).all())
+        ids = self._ids.numbers(rows)
+        names = None if self._ids.names is None else self._ids.names.only(rows)
+        counted = names is None and ids[-1] < MAX_COUNTED and bool((np.diff(ids) == 1).all())
         first_id = int(ids[0]) if counted else None
         file = self._files.create(path)
         try:
             blocks = self._rows.only(rows).blocks()
             originals = None if self._contents.originals is None else self._contents.originals.only(rows)
-            named = None if first_id is not None else ids
-            crc = write_file(file, self._codec, blocks, named, {}, originals=originals, centering=self._centering)
+            explicit = None if first_id is not None else ids
+            crc = write_file(
+                file, self._codec, blocks, explicit, {}, originals=originals, centering=self._centering, names=names
+            )
         finally:
             file.close()
         segment = Segment(number, rows.size, path.stat().st_size, crc, first_id)
@@ -390,3 +394,14 @@ def _ids(manifest: Manifest, parts: Sequence[Part]) -> I64 | None:
         return None
     ids = [ids_of(segment, stored) for segment, (stored, _) in zip(manifest.segments, parts, strict=True)]
     return np.concatenate([np.empty(0, np.int64), *ids])
+
+
+def _names(folder: Path, parts: Sequence[Part]) -> Names | None:
+    """Return the names of all rows."""
+    named = names_of(folder, [stored for stored, _ in parts])
+    if len(named) < 2:
+        return named[0] if named else None
+    together = Names()
+    for names in named:
+        together.extend(names)
+    return together

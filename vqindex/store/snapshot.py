@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from .. import storage
 from ..errors import FileFormatError
+from ..names import Names
 from ..storage.reader import check_ids
 from ..storage.seal import check_bytes
 from .manifest import MANIFEST, Manifest, Segment, read_manifest
 from .removed import read_removed
 
-__all__ = ["Part", "ids_of", "read_snapshot", "verify_store"]
+__all__ = ["Part", "ids_of", "names_of", "read_snapshot", "verify_store"]
 
 Answer = TypeVar("Answer")
 Part = tuple[storage.Stored, NDArray[np.int64]]  # a segment and which of its rows are removed
@@ -60,6 +61,16 @@ def ids_of(segment: Segment, stored: storage.Stored) -> NDArray[np.int64]:
     return np.arange(segment.first_id, segment.first_id + segment.rows)
 
 
+def names_of(folder: Path, segments: Sequence[storage.Stored]) -> list[Names]:
+    """Return the names of all segments; of none if ids are integers. Some with and some without are refused."""
+    named = [stored.names for stored in segments if stored.names is not None]
+    if named and len(named) < len(segments):
+        raise FileFormatError(
+            f"{folder}: {len(named)} of its {len(segments)} segments have names; expected all or none"
+        )
+    return named
+
+
 def read_snapshot(folder: Path, mmap: bool, verify: bool) -> tuple[Manifest, list[Part]]:
     """Read the last commit.
 
@@ -94,17 +105,21 @@ def verify_store(folder: Path) -> list[tuple[str, int]]:
     """
 
     def work(manifest: Manifest) -> list[tuple[str, int]]:
-        names = []
+        names, segments = [], []
         ids = [np.empty(0, np.int64)]
         for segment in manifest.segments:
             path = folder / segment.name
             stored = _read_segment(folder, manifest, segment, mmap=True, verify=True)
             check_bytes(path, segment.file_crc32)
+            segments.append(stored)
+            if stored.names is not None:
+                stored.names.check(path, stored.ids)
             names.append((segment.name, segment.size))
             removed = read_removed(folder, segment)
             if segment.removed:
                 names.append((segment.removed.name, (folder / segment.removed.name).stat().st_size))
             ids.append(np.delete(ids_of(segment, stored), removed))
+        names_of(folder, segments)
         check_ids(folder / MANIFEST, np.concatenate(ids), manifest.next_id)
         return names
 
