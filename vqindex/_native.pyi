@@ -59,6 +59,15 @@ class IdTable:
         wanted: NDArray[np.int64],
         live: NDArray[np.uint64] | None,
     ) -> NDArray[np.int64]: ...
+    def mark(
+        self,
+        ids: NDArray[np.int64] | None,
+        count: int,
+        wanted: NDArray[np.int64],
+        live: NDArray[np.uint64] | None,
+    ) -> NDArray[np.uint64]: ...
+    @property
+    def rows(self) -> int: ...
     @property
     def distinct(self) -> int: ...
     @property

@@ -121,8 +121,7 @@ class Filter:
         return full(self._ids.rows_ever) if live is None else live
 
     def _rows_of(self, ids: Any) -> U64:
-        rows = self._ids.find(self._ids.given(ids))
-        return of_rows(rows[rows >= 0], self._ids.rows_ever)
+        return self._ids.mark_rows(self._ids.given(ids))
 
     def _from_bitmap(self, bits: NDArray[Any]) -> U64:
         n = len(self._ids)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ._native import IdTable, clear_rows
 from .arrays import as_ids
-from .bitmap import WORD, rows_of
+from .bitmap import WORD, of_rows, rows_of
 from .errors import FileFormatError, InvalidInputError, UnknownIdError
 from .names import Names, as_names, numbers_of
 
@@ -172,9 +172,21 @@ class IdMap:
         rows = self._table.find(self._ids, self._count, ids.numbers, self._live)
         if self._names is not None and ids.names is not None:
             self._names.check_same(rows, ids.names)
-        if self._ids is not None and self._table.distinct < len(self):
-            raise FileFormatError("an id is there twice: the index came from a damaged file")
+        self._check_table()
         return rows
+
+    def _check_table(self) -> None:
+        if self._table.distinct < len(self) <= self._count <= self._table.rows:
+            raise FileFormatError("an id is there twice: the index came from a damaged file")
+
+    def mark_rows(self, ids: Given) -> U64:
+        """Return the rows of ids as bits of words (``bitmap.py``)."""
+        if ids.names is not None:
+            rows = self.find(ids)
+            return of_rows(rows[rows >= 0], self._count)
+        words = self._table.mark(self._ids, self._count, ids.numbers, self._live)
+        self._check_table()
+        return words
 
     def rows(self, ids: Given) -> I64:
         """Return the row of each id; raises UnknownIdError naming the first that is missing."""

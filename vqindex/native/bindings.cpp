@@ -412,22 +412,34 @@ nb::tuple prepare(const Tables& tables, Array<const float, nb::ndim<2>> queries,
 using Ids = Array<const std::int64_t, nb::ndim<1>>;
 using Words = Array<const std::uint64_t, nb::ndim<1>>;
 
-// Rows of ids that are live; `ids` of the rows in order, or none if row i has id i.
-Array<std::int64_t> find_rows(vqindex::IdTable& table, std::optional<Ids> ids, std::size_t count, Ids wanted,
-                              std::optional<Words> live) {
+// Calls take(i, row) with the row of each wanted id, -1 if there is none or its bit is not set. `ids` are those of the
+// rows in order, or none if row i has id i.
+template <typename Take>
+void each_row(vqindex::IdTable& table, const std::optional<Ids>& ids, std::size_t count, const Ids& wanted,
+              const std::optional<Words>& live, Take take) {
   if ((ids && ids->size() < count) || (live && live->size() * 64 < count))
     throw std::invalid_argument("expected an id and a bit for each of `count` rows");
+  const vqindex::LiveIds rows{ids ? ids->data() : nullptr, count, live ? live->data() : nullptr};
+  vqindex::find_rows(table, rows, wanted.data(), wanted.size(), take);
+}
+
+Array<std::int64_t> find_rows(vqindex::IdTable& table, std::optional<Ids> ids, std::size_t count, Ids wanted,
+                              std::optional<Words> live) {
   auto found = make_array<std::int64_t>({wanted.size()});
-  const std::int64_t* all = ids ? ids->data() : nullptr;
-  const std::uint64_t* bits = live ? live->data() : nullptr;
-  if (all) table.put(all, count);
-  for (std::size_t i = 0; i < wanted.size(); ++i) {
-    const std::int64_t id = wanted.data()[i];
-    std::int64_t row = id >= 0 && static_cast<std::uint64_t>(id) < count ? id : -1;
-    if (all) row = table.find(all, count, id);
-    found.data()[i] = row >= 0 && vqindex::is_live(bits, row) ? row : -1;
-  }
+  std::int64_t* out = found.data();
+  each_row(table, ids, count, wanted, live, [out](std::size_t i, std::int64_t row) { out[i] = row; });
   return found;
+}
+
+Array<std::uint64_t> mark_rows(vqindex::IdTable& table, std::optional<Ids> ids, std::size_t count, Ids wanted,
+                               std::optional<Words> live) {
+  auto words = make_array<std::uint64_t>({(count + 63) / 64});
+  std::uint64_t* out = words.data();
+  std::fill_n(out, words.size(), 0);
+  each_row(table, ids, count, wanted, live, [out](std::size_t, std::int64_t row) {
+    if (row >= 0) out[row / 64] |= std::uint64_t{1} << (row % 64);
+  });
+  return words;
 }
 
 std::size_t clear_rows(Array<std::uint64_t, nb::ndim<1>> live, Ids rows) {
@@ -468,7 +480,10 @@ NB_MODULE(_native, m) {
       .def("find", &find_rows, nb::arg("ids").none(), nb::arg("count"), nb::arg("wanted"), nb::arg("live").none(),
            "Return the row of each wanted id among the first `count` rows, -1 for none, or if its bit in `live` is not "
            "set. Takes new rows in; a row replaces an earlier one of the same id. Without ids, row i has id i.")
-      .def_prop_ro("distinct", &vqindex::IdTable::distinct, "Distinct ids of the rows taken in.")
+      .def("mark", &mark_rows, nb::arg("ids").none(), nb::arg("count"), nb::arg("wanted"), nb::arg("live").none(),
+           "Return the same rows as set bits of words (ceil(count / 64),).")
+      .def_prop_ro("rows", &vqindex::IdTable::rows, "Rows taken in.")
+      .def_prop_ro("distinct", &vqindex::IdTable::distinct, "Distinct ids of these rows.")
       .def_prop_ro("nbytes", &vqindex::IdTable::bytes, "Bytes of the table.");
   m.def("clear_rows", &clear_rows, nb::arg("live").noconvert(), nb::arg("rows"),
         "Clear the bits of rows, of which negative ones are none, and return how many were set.");
