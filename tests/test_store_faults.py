@@ -333,6 +333,49 @@ def test_kill_9(tmp_path):
     assert states > 0
 
 
+SAVER = """
+import sys
+import numpy as np
+from vqindex import VQIndex
+path = sys.argv[1]
+index = VQIndex.load(path)
+print("open", flush=True)
+while True:
+    index.meta["state"] += 1
+    index.add(np.random.default_rng(index.meta["state"]).standard_normal((5, index.dim), dtype=np.float32))
+    index.remove(index.ids[:4])
+    index.save(path)
+    print(index.meta["state"], flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
+def test_kill_9_while_saving(tmp_path):
+    """Rounds: VQINDEX_TEST_KILLS, 12 by default."""
+    path = tmp_path / "a.vqi"
+    rng = random.Random(0)
+    index = VQIndex(DIM)
+    index.add(vectors(70))
+    index.meta["state"] = 0
+    index.save(path)
+    state = 0
+    for _ in range(int(os.environ.get("VQINDEX_TEST_KILLS", "12"))):
+        with subprocess.Popen([sys.executable, "-c", SAVER, str(path)], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "open\n"
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(rng.uniform(0, 0.06))
+            assert process.returncode is None, "the writer stopped by itself"
+            process.kill()
+            said = [int(line) for line in process.stdout.read().split("\n") if line]
+        storage.verify(path)
+        found = VQIndex.load(path)
+        assert found.meta["state"] in (state + len(said), state + len(said) + 1), "a save that returned is lost"
+        state = found.meta["state"]
+        # Of five new ones in each state, four of the oldest went.
+        assert found.ids.tolist() == list(range(4 * state, 70 + 5 * state))
+    assert state > 0
+
+
 def test_readers_beside_a_writer(tmp_path):
     """A reader never sees a mixture, although files that it is about to open go away."""
     folder = tmp_path / "store"
