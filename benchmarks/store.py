@@ -1,10 +1,11 @@
 """Commit, remove and open of a store, beside turbovec's `sync` and `remove` and faiss's write_index and remove_ids.
 
-    python benchmarks/store.py --rows 1000000 --dim 384 --bits 4 --only vqindex,turbovec,faiss
+    python benchmarks/store.py --rows 1000000 --dim 128 --bits 4 --only vqindex,turbovec,faiss
 
-Every index holds the same rows with ids of their own. Each round adds 100 vectors and makes them durable, then removes
-100 ids one by one and makes that durable; at the end the index is opened from disk and answers a first query. faiss has
-no incremental save: it writes its whole file, which is then synced, as the others do. One JSON line for each index.
+Every index holds the same rows with ids that follow no order. In each round every index has its turn: it adds 100
+vectors and makes them durable, then removes 100 ids one by one and makes that durable, then is opened from disk beside
+the one in use and answers a first query; so a disturbance of the machine falls on all of them. faiss has no incremental
+save: it writes its whole file, which is then synced, as the others do. One JSON line for each index, with medians.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import vqindex
+from vqindex_cli.contest import machine, versions
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -46,7 +48,6 @@ class Vqindex:
         self.index.commit()
 
     def reopen(self) -> Callable[[F32], Any]:
-        self.index.close()
         opened = vqindex.open(self.folder)
         return lambda q: opened.search(q, 10).ids
 
@@ -119,35 +120,62 @@ def mixture(rows: int, dim: int, seed: int) -> Iterator[F32]:
         yield x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def measure(name: str, rows: int, dim: int, bits: int, rounds: int, batch: int, where: Path) -> dict[str, Any]:
-    folder = Path(tempfile.mkdtemp(dir=where))
+def ids_from(start: int, count: int) -> I64:
+    """Distinct ids in no order."""
+    return np.arange(start, start + count) * 2654435761 % 2**40
+
+
+def built(name: str, folder: Path, given: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """Return an index of all rows, on disk, and how long the first save took."""
+    index, done = KINDS[name](folder, given.dim, given.bits), 0
+    for x in mixture(given.rows, given.dim, 0):
+        index.add(x, ids_from(done, len(x)))
+        done += len(x)
+    return index, {"first_commit_s": seconds(index.durable)[0]}
+
+
+def turn(index: Any, number: int, gone: list[int], given: argparse.Namespace) -> dict[str, list[float]]:
+    """One index's turn of a round."""
+    x = next(mixture(given.batch, given.dim, 2 + number))
+    ids = ids_from(given.rows + number * given.batch, given.batch)
+    times = {
+        "add": [seconds(lambda: index.add(x, ids))[0]],
+        "commit_added": [seconds(index.durable)[0]],
+        "remove": [seconds(lambda i=i: index.remove(i))[0] for i in gone],
+        "commit_removed": [seconds(index.durable)[0]],
+    }
+    opened, search = seconds(index.reopen)
+    return {**times, "open": [opened], "first_query": [seconds(lambda: search(x[:1]))[0]]}
+
+
+def measure(names: list[str], given: argparse.Namespace) -> list[dict[str, Any]]:
+    folder = Path(tempfile.mkdtemp(dir=given.where))
     try:
-        index = KINDS[name](folder, dim, bits)
-        done = 0
-        for x in mixture(rows, dim, 0):
-            index.add(x, np.arange(done, done + len(x)))
-            done += len(x)
-        first, _ = seconds(index.durable)
-        rng = np.random.default_rng(1)
-        gone = rng.permutation(rows)[: rounds * batch].reshape(rounds, batch)
-        times: dict[str, list[float]] = {"add": [], "commit_added": [], "remove": [], "commit_removed": []}
-        for number in range(rounds):
-            x = next(mixture(batch, dim, 2 + number))
-            ids = np.arange(done, done + batch)
-            done += batch
-            times["add"].append(seconds(lambda x=x, ids=ids: index.add(x, ids))[0])
-            times["commit_added"].append(seconds(index.durable)[0])
-            times["remove"] += [seconds(lambda i=i: index.remove(int(i)))[0] for i in gone[number]]
-            times["commit_removed"].append(seconds(index.durable)[0])
-        opened, search = seconds(index.reopen)
-        query = next(mixture(1, dim, 99))
-        answered, _ = seconds(lambda: search(query))
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        report = {"index": name, "rows": rows, "dim": dim, "bits": bits, "rounds": rounds, "batch": batch}
-        report |= {"first_commit_s": first, "open_s": opened, "first_query_s": answered, "bytes": size}
-        for what, values in times.items():
-            report |= {f"{what}_s": statistics.median(values), f"{what}_s_max": max(values)}
-        return report
+        made = {}
+        for name in names:
+            (folder / name).mkdir()
+            try:
+                made[name] = built(name, folder / name, given)
+            except ImportError as error:
+                print(f"{name} is left out: {error}")
+        shares = np.random.default_rng(1).permutation(given.rows)[: given.rounds * given.batch]
+        times: dict[str, dict[str, list[float]]] = {name: {} for name in made}
+        for number, gone in enumerate(shares.reshape(given.rounds, given.batch)):
+            wanted = (gone * 2654435761 % 2**40).tolist()
+            for name, (index, _) in made.items():
+                for what, values in turn(index, number, wanted, given).items():
+                    times[name].setdefault(what, []).extend(values)
+        head = {"benchmark": "store", "rows": given.rows, "dim": given.dim, "bits": given.bits}
+        head |= {"rounds": given.rounds, "batch": given.batch}
+        tail = {"versions": versions(), "date": time.strftime("%Y-%m-%d"), **machine()}
+        lines = []
+        for name, (_, first) in made.items():
+            size = sum(path.stat().st_size for path in (folder / name).rglob("*") if path.is_file())
+            line = {**head, "index": name, "bytes": size, **first}
+            for what, values in times[name].items():
+                line |= {f"{what}_s": statistics.median(values), f"{what}_s_max": max(values)}
+            lines.append({**line, **tail})
+        return lines
     finally:
         shutil.rmtree(folder)
 
@@ -157,19 +185,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--bits", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--only", default="vqindex,turbovec,faiss")
     parser.add_argument("--where", type=Path, default=Path(), help="folder on the disk to be measured")
     parser.add_argument("--results", type=Path, help="file to append the lines to")
     given = parser.parse_args()
-    for name in given.only.split(","):
-        try:
-            report = measure(name, given.rows, given.dim, given.bits, given.rounds, given.batch, given.where)
-        except ImportError as error:
-            print(f"{name} is left out: {error}")
-            continue
-        line = json.dumps({key: round(v, 9) if isinstance(v, float) else v for key, v in report.items()})
+    for report in measure(given.only.split(","), given):
+        line = json.dumps({key: float(f"{v:.4g}") if isinstance(v, float) else v for key, v in report.items()})
         print(line, flush=True)
         if given.results is not None:
             with given.results.open("a") as file:

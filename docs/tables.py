@@ -154,6 +154,37 @@ def encoding() -> str:
     return markdown(["codec", "bits", "bytes", f"seconds for {first['n']:,} x {first['dim']}"], rows)
 
 
+def store() -> str:
+    """Changes of an index on disk."""
+    found = lines("store")
+    rows = [
+        [
+            line["index"],
+            *(three(line[f"{what}_s"] * 1e3) for what in ("commit_added", "commit_removed", "open", "first_query")),
+            three(line["remove_s"] * 1e6),
+        ]
+        for line in found
+    ]
+    head = [f"{found[0]['rows']:,} x {found[0]['dim']}, {found[0]['bits']} bits"]
+    more = f"{found[0]['batch']} more"
+    head += [f"durable with {more}, ms", f"without {found[0]['batch']}, ms", "open, ms", "first query, ms"]
+    return markdown([*head, "remove one id, us"], rows)
+
+
+def filters() -> str:
+    """Speed of filtered searches, single queries and batches, as a multiple of the same index without a filter."""
+    found = [line for line in lines("filters") if "share" in line and not line["clustered"]]
+    shares = sorted({line["share"] for line in found}, reverse=True)
+    cells = {(line["data"], line["index"], line["share"]): line for line in found}  # the last of each
+    rows = []
+    for data, index in dict.fromkeys((line["data"], line["index"]) for line in found):
+        for mode in ("single", "batch"):
+            some = [cells.get((data, index, share)) for share in shares]
+            ratios = ["" if line is None else three(line[f"{mode}_ratio_to_unfiltered"]["median"]) for line in some]
+            rows.append([f"{index}, {mode}", DATA.get(data, data), *ratios])
+    return markdown(["index", "data", *(f"{100 * share:g} %" for share in shares)], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "sizes": sizes,
     "noise": noise,
@@ -163,4 +194,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "peers-minilm": peers_minilm,
     "peers-mixture": peers_mixture,
     "encoding": encoding,
+    "filters": filters,
+    "store": store,
 }
