@@ -155,7 +155,7 @@ def encoding() -> str:
 
 
 def store() -> str:
-    """Changes of an index on disk."""
+    """How long changes of an index on disk take."""
     found = lines("store")
     rows = [
         [

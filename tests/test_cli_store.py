@@ -177,3 +177,29 @@ def test_a_stopped_build_goes_on(ok, run, folder, end):
         np.testing.assert_array_equal(a, b)
     verify_store(folder / "s")
     shutil.rmtree("s")
+
+
+def test_ids_that_are_strings(ok, run, folder):
+    """Build, add, search and delete by names, in a file and in a store."""
+    names = np.array([f"row {i}" for i in range(60)])
+    np.save("names.npy", names)
+    np.save("more.npy", vectors(20, seed=5))
+    np.save("more_names.npy", np.array([f"row {i}" for i in range(50, 70)]))
+    np.save("gone.npy", names[:7])
+    np.save("numbers.npy", np.arange(7))
+    ok("build", "base.npy", "-o", "a.vqi", "--metric", "l2", "--ids", "names.npy")
+    ok("build", "base.npy", "-o", "s", "--metric", "l2", "--ids", "names.npy", "--store", "--commit-every", 7)
+    for index in ("a.vqi", "s"):
+        assert one_object(ok("add", index, "more.npy", "--ids", "more_names.npy", "--upsert", "--json"))["ntotal"] == 70
+        assert one_object(ok("delete", index, "--ids", "gone.npy", "--json"))["removed"] == 7
+        code, _, err = run("delete", index, "--ids", "numbers.npy")
+        assert (code, "ids are integers; those of the index are strings" in err) == (1, True)
+        code, _, err = run("add", index, "more.npy", "--ids", "gone.npy")
+        assert (code, "7 ids were given for 20 vectors" in err) == (1, True)
+        assert "row 55:" in ok("search", index, "more.npy", "-k", 1)
+        assert run("search", index, "more.npy", "-k", 64, "-o", "found.npz")[0] == 0
+        with np.load("found.npz") as found:
+            assert found["ids"][:, 0].tolist() == [f"row {i}" for i in range(50, 70)]
+            assert (found["ids"][:, 63] == "").all()
+    lines = [json.loads(line) for line in same_answers(ok).splitlines()]
+    assert all(len(line["ids"]) == len(line["scores"]) == 63 for line in lines)

@@ -260,7 +260,7 @@ class VQIndex:
         self._encode(matrix, new_ids)
 
     def _encode(self, matrix: Any, new_ids: Given | None, instead: NDArray[np.int64] | None = None) -> None:
-        """Append a checked matrix, instead of some rows; its mean becomes the centre if that is wanted and this is the first one."""
+        """Append a checked matrix, instead of some rows; the mean of the first becomes the centre if that is wanted."""
         before = self._centering
         self._centering = before.settled(matrix)
         try:

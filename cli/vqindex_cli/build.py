@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import vqindex
 from vqindex.arrays import as_ids
+from vqindex.ids import IdMap
 from vqindex.originals import KINDS
 from vqindex.spec import CODECS, METRICS, ROTATIONS, SKETCHES
 from vqindex_datasets import VectorSource, is_annbench, load_annbench, open_vectors
@@ -28,7 +29,7 @@ def build_index(
     index: vqindex.VQIndex,
     source: VectorSource,
     label: str,
-    ids: NDArray[np.int64] | None = None,
+    ids: NDArray[Any] | None = None,
     *,
     upsert: bool = False,
 ) -> None:
@@ -50,17 +51,21 @@ def build_index(
 
 
 @overload
-def read_ids(path: Path, count: int | None = None) -> NDArray[np.int64]: ...
+def read_ids(path: Path, count: int | None = None) -> NDArray[Any]: ...
 @overload
-def read_ids(path: Path | None, count: int | None = None) -> NDArray[np.int64] | None: ...
+def read_ids(path: Path | None, count: int | None = None) -> NDArray[Any] | None: ...
 
 
-def read_ids(path: Path | None, count: int | None = None) -> NDArray[np.int64] | None:
-    """Read ids from a .npy file and check them; with `count`, that there are as many distinct ones."""
+def read_ids(path: Path | None, count: int | None = None) -> NDArray[Any] | None:
+    """Read ids, int64 or str, from a .npy file and check them; with `count`, that there are as many distinct ones."""
     if path is None:
         return None
     try:
-        return as_ids(read_array(path, "integers"), count)
+        ids = read_array(path, "integers or strings")
+        if ids.dtype.kind != "U":
+            return as_ids(ids, count)
+        IdMap().given(ids, count)
+        return ids
     except vqindex.InvalidInputError as error:
         raise click.ClickException(f"{path}: {error}") from None
 
@@ -87,7 +92,7 @@ def read_array(path: Path, what: str) -> NDArray[Any]:
 @click.option("--sketch", type=click.Choice(SKETCHES), help="For turboquant-prod. Default: shared.")
 @click.option("--rotation", type=click.Choice(ROTATIONS), default="hadamard", show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
-@click.option("--ids", type=click.Path(path_type=Path), help="File of int64 ids (.npy), one per vector.")
+@click.option("--ids", type=click.Path(path_type=Path), help="File of ids, int64 or str (.npy), one per vector.")
 @click.option("--keep-vectors", type=click.Choice(tuple(KINDS)), help="Keep the vectors too, for --rerank of a search.")
 @click.option("--center", metavar="mean|FILE", help="Subtract the vectors' mean, or the vector in FILE (.npy), first.")
 @click.option("--dataset", help="Which dataset, key or column of DATA holds the vectors.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,12 @@ BEGUN = "building"  # in the notes of a store: what it is built from, and how ma
 _COMMIT_VALUES = 2**26  # float32 values between two commits: 256 MiB of input
 
 
-def _origin(source: VectorSource, data: Path, ids: NDArray[np.int64] | None) -> dict[str, Any]:
+def _sum(ids: NDArray[Any]) -> int:
+    """Return something that other ids would hardly have."""
+    return zlib.crc32(ids.tobytes()) if ids.dtype.kind == "U" else int(ids.sum(dtype=np.uint64))
+
+
+def _origin(source: VectorSource, data: Path, ids: NDArray[Any] | None) -> dict[str, Any]:
     """Return what tells the data of a build from others."""
     status = data.stat()
     return {
@@ -31,7 +37,7 @@ def _origin(source: VectorSource, data: Path, ids: NDArray[np.int64] | None) -> 
         "rows": source.shape[0],
         "bytes": status.st_size,
         "changed": status.st_mtime_ns,
-        "ids": None if ids is None else int(ids.sum(dtype=np.uint64)),
+        "ids": None if ids is None else _sum(ids),
     }
 
 
@@ -40,7 +46,7 @@ def build_store(
     source: VectorSource,
     data: Path,
     parameters: dict[str, Any],
-    ids: NDArray[np.int64] | None,
+    ids: NDArray[Any] | None,
     device: str,
     every: int | None,
     force: bool,
@@ -68,9 +74,7 @@ def build_store(
     return vqindex.open(output, device=device), seconds
 
 
-def _fill(
-    index: vqindex.DurableIndex, source: VectorSource, data: Path, ids: NDArray[np.int64] | None, every: int
-) -> float:
+def _fill(index: vqindex.DurableIndex, source: VectorSource, data: Path, ids: NDArray[Any] | None, every: int) -> float:
     notes, commits = index.meta, 0.0
     with progress_bar(f"encoding {data.name}") as report:
         for start in range(notes[BEGUN]["done"], source.shape[0], every):

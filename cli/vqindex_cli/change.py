@@ -28,7 +28,7 @@ def _report(summary: dict[str, Any], title: str, as_json: bool) -> None:
 @click.command()
 @click.argument("index", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--ids", type=click.Path(path_type=Path), help="File of int64 ids (.npy), one per vector.")
+@click.option("--ids", type=click.Path(path_type=Path), help="File of ids, int64 or str (.npy), one per vector.")
 @click.option("--upsert", is_flag=True, help="Replace vectors whose ids are in INDEX; needs --ids.")
 @click.option("--dataset", help="Which dataset, key or column of DATA holds the vectors.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, or a backend's name.")

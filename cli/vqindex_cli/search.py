@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 
 from vqindex_datasets import is_annbench, open_vectors
 
@@ -18,6 +20,11 @@ from .output import json_option, show_table
 __all__ = ["search"]
 
 _SHOWN = 10
+
+
+def _plain(ids: NDArray[Any]) -> NDArray[Any]:
+    """Return ids that are strings as an array that is no pickle: "" where there is no result."""
+    return ids if ids.dtype != object else np.array([[name or "" for name in line] for line in ids], str)
 
 
 @click.command()
@@ -61,7 +68,7 @@ def search(
     if output is not None:
         temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp.npz")
         try:
-            np.savez(temporary, scores=result.scores, ids=result.ids)
+            np.savez(temporary, scores=result.scores, ids=_plain(result.ids))
             os.replace(temporary, output)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -69,12 +76,12 @@ def search(
         click.echo(f"wrote {result.ids.shape[0]} x {k} results to {output}", err=True)
     if as_json:
         for i, (scores, ids) in enumerate(zip(result.scores, result.ids, strict=True)):
-            there = ids >= 0
+            there = np.isfinite(scores)
             line = {"query": i, "ids": ids[there].tolist(), "scores": [float(f"{s:.9g}") for s in scores[there]]}
             click.echo(json.dumps(line, allow_nan=False))
     elif output is None:
         rows = [
-            (i, " ".join(f"{d}:{s:.4g}" for d, s in zip(ids, scores, strict=True) if d >= 0))
+            (i, " ".join(f"{d}:{s:.4g}" for d, s in zip(ids, scores, strict=True) if np.isfinite(s)))
             for i, (scores, ids) in enumerate(zip(result.scores[:_SHOWN], result.ids[:_SHOWN], strict=True))
         ]
         show_table(("query", "id:score, best first"), rows)
