@@ -225,6 +225,17 @@ def test_names_that_no_index_could_have(tmp_path, name, change, words, when):
             call(path)
 
 
+def test_claims_of_a_mapped_file_take_no_memory(tmp_path):
+    path = tmp_path / "a.vqi"
+    make().save(path)
+    change_block(path, "name_ends", put(-1, 2**45))
+    index = VQIndex.load(path, mmap=True)
+    index.remove([NAMES[0]])
+    for call in (index.compact, lambda: index.save(tmp_path / "b.vqi")):
+        with pytest.raises(FileFormatError, match="names of the index: the ends of names are out of order"):
+            call()
+
+
 def test_names_in_a_file_of_version_2_are_refused(tmp_path):
     path = tmp_path / "old.vqi"
     path.write_bytes((Path(__file__).parent / "golden" / "format2.vqi").read_bytes())

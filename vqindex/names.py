@@ -142,6 +142,7 @@ class Names:
 
     def only(self, rows: I64) -> Names:
         """Return the names of some rows; they are copied."""
+        self.check("names of the index")  # of a map that was not verified, before memory is taken for what it claims
         starts = np.concatenate([[0], self.ends[:-1]])[rows] if rows.size else rows
         lengths = self.ends[rows] - starts
         ends = np.cumsum(lengths)
