@@ -252,3 +252,16 @@ def test_many_changes_of_ids_against_a_dict():
     everything = np.arange(500) << 40
     assert ids.find(Given(everything)).tolist() == [model.get(int(i), -1) for i in everything]
     assert sorted(ids.ids(ids.live_rows()).tolist()) == sorted(model)
+
+
+def test_a_view_of_ids_stays_as_it_was():
+    ids = IdMap()
+    ids.extend(3, Given(np.array([50, 6, 700])))
+    ids.remove(np.array([0]))
+    view = ids.now()
+    ids.extend(2, Given(np.array([6, 9])), instead=np.array([1]))
+    wanted = Given(np.array([700, 6, 50, 9]))
+    assert ids.find(wanted).tolist() == [2, 3, -1, 4]  # the table has the later rows from here on
+    assert view.find(wanted).tolist() == [2, 1, -1, -1]
+    assert ids.find(wanted).tolist() == [2, 3, -1, 4]
+    assert (len(view), len(ids), view.ids(view.live_rows()).tolist()) == (2, 3, [6, 700])

@@ -24,14 +24,14 @@ class IdTable {
   void prefetch_slot(std::int64_t id) const {
     if (!slots_.empty()) prefetch(&slots_[first_slot(id)]);
   }
-  void prefetch_id(const std::int64_t* ids, std::size_t count, std::int64_t id) const {
+  void prefetch_id(const std::int64_t* ids, std::int64_t id) const {
     const std::int64_t row = slots_.empty() ? -1 : slots_[first_slot(id)];
-    if (row >= 0 && static_cast<std::size_t>(row) < count) prefetch(&ids[row]);
+    if (row >= 0) prefetch(&ids[row]);
   }
 
-  // The row of an id among the first `count` ones, -1 if there is none.
-  std::int64_t find(const std::int64_t* ids, std::size_t count, std::int64_t id) const {
-    return slots_.empty() ? -1 : slots_[slot_of(ids, count, id)];
+  // The row of an id, -1 if there is none.
+  std::int64_t find(const std::int64_t* ids, std::int64_t id) const {
+    return slots_.empty() ? -1 : slots_[slot_of(ids, id)];
   }
 
   std::size_t bytes() const { return slots_.size() * sizeof(std::int64_t); }
@@ -50,18 +50,16 @@ class IdTable {
 
   std::size_t first_slot(std::int64_t id) const { return mixed(static_cast<std::uint64_t>(id)) & (slots_.size() - 1); }
 
-  // Where an id of the first `count` rows is, or the free slot where it belongs; there is always one. Rows from `count`
-  // on, which one who looks at an earlier state does not know, are passed over.
-  std::size_t slot_of(const std::int64_t* ids, std::size_t count, std::int64_t id) const {
+  // Where an id is, or the free slot where it belongs; there is always one.
+  std::size_t slot_of(const std::int64_t* ids, std::int64_t id) const {
     const std::size_t mask = slots_.size() - 1;
     std::size_t slot = first_slot(id);
-    while (slots_[slot] >= 0 && (static_cast<std::size_t>(slots_[slot]) >= count || ids[slots_[slot]] != id))
-      slot = (slot + 1) & mask;
+    while (slots_[slot] >= 0 && ids[slots_[slot]] != id) slot = (slot + 1) & mask;
     return slot;
   }
 
   void place(const std::int64_t* ids, std::size_t row) {
-    std::int64_t& slot = slots_[slot_of(ids, row, ids[row])];
+    std::int64_t& slot = slots_[slot_of(ids, ids[row])];
     used_ += slot < 0;
     slot = static_cast<std::int64_t>(row);
   }
@@ -114,12 +112,14 @@ void find_rows(IdTable& table, const LiveIds& rows, const std::int64_t* wanted, 
   constexpr std::size_t kGroup = 16;
   std::size_t waiting[kGroup], group = 0;
   std::uint64_t shift = rows.ids && rows.count ? -static_cast<std::uint64_t>(rows.ids[0]) : 0;  // row = id + shift
+  IdTable earlier;  // for one who looks at an earlier state than the table has, in which an id may lie in another row
+  IdTable& known = table.rows() > rows.count ? earlier : table;
   const auto look_up = [&] {
-    table.put(rows.ids, rows.count);
-    for (std::size_t j = 0; j < group; ++j) table.prefetch_slot(wanted[waiting[j]]);
-    for (std::size_t j = 0; j < group; ++j) table.prefetch_id(rows.ids, rows.count, wanted[waiting[j]]);
+    known.put(rows.ids, rows.count);
+    for (std::size_t j = 0; j < group; ++j) known.prefetch_slot(wanted[waiting[j]]);
+    for (std::size_t j = 0; j < group; ++j) known.prefetch_id(rows.ids, wanted[waiting[j]]);
     for (std::size_t j = 0; j < group; ++j) {
-      const std::int64_t id = wanted[waiting[j]], row = table.find(rows.ids, rows.count, id);
+      const std::int64_t id = wanted[waiting[j]], row = known.find(rows.ids, id);
       if (row >= 0) shift = static_cast<std::uint64_t>(row) - static_cast<std::uint64_t>(id);
       take(waiting[j], row >= 0 && is_live(rows.live, row) ? row : -1);
     }
