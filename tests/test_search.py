@@ -231,9 +231,11 @@ def test_reconstruct_forms():
         np.testing.assert_array_equal(index.reconstruct(one), whole[2])
     np.testing.assert_array_equal(index.reconstruct([7, 7, 9]), whole[[2, 2, 0]])
     assert index.reconstruct([]).shape == (0, DIM)
-    for bad in (True, 7.0, "7", [[7]], None):
+    for bad in (True, 7.0, [[7]], None):
         with pytest.raises(InvalidInputError, match="ids have"):
             index.reconstruct(bad)
+    with pytest.raises(InvalidInputError, match="ids are strings; those of the index are integers"):
+        index.reconstruct("7")
 
 
 @every_metric
