@@ -71,7 +71,7 @@ def check(spec, kind, n, nq, k, confidence, threads, cuts, share, each, seed=0):
             np.testing.assert_array_equal(one, other, err_msg=f"{backend.name} {told}")
 
 
-# Up to two queries or many, short vectors or long: the ways through the rows in scan.cpp.
+# One query or many, short vectors or long: the ways through the rows (native/scan_*.hpp).
 @pytest.mark.parametrize(("dim", "nq"), [(64, 1), (64, 5), (300, 2), (300, 20)])
 @pytest.mark.parametrize("each", [False, True])
 @pytest.mark.parametrize("metric", METRICS)

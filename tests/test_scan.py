@@ -117,18 +117,24 @@ def test_extreme_rows(isa, metric, kind):
 
 @every_isa
 @pytest.mark.parametrize(
-    ("dim", "metric", "n", "nq", "k", "confidence"),
+    ("dim", "metric", "kind", "n", "nq", "k", "confidence"),
     [
-        (24, "cosine", 2500, 1100, 10, 0.995),  # more queries than one chunk, several stretches of rows
-        (800, "l2", 4500, 20, 10, 0.995),  # more than one pass over the coordinates
-        (1600, "cosine", 700, 70, 3, 0.9),  # more tables than stay in the cache at a time
-        (40, "ip", 3000, 45, 2500, 0.995),  # groups of which more is caught than there is room for
-        (16, "cosine", 40000, 1, 10, 0.9),  # one query, more than one stretch
-        (257, "l2", 16000, 1, 10, 0.9),
+        (24, "cosine", "plain", 2500, 1100, 10, 0.995),  # more queries than one chunk, several stretches of rows
+        (800, "l2", "plain", 4500, 20, 10, 0.995),  # more than one pass over the coordinates
+        (1600, "cosine", "plain", 700, 70, 3, 0.9),  # more tables than stay in the cache at a time
+        (40, "ip", "plain", 3000, 45, 2500, 0.995),  # groups of which more is caught than there is room for
+        (16, "cosine", "plain", 40000, 1, 10, 0.9),  # one query, more than one stretch
+        (257, "l2", "plain", 16000, 1, 10, 0.9),
+        # Equal keys, and stretches that are met after later ones.
+        (64, "l2", "ties", 40000, 20, 10, 0.6),
+        (24, "cosine", "ties", 40000, 5, 40, 0.6),
+        (24, "l2", "zeros", 40000, 20, 10, 0.995),
+        (24, "ip", "zeros", 40000, 5, 10, 0.6),
+        (64, "l2", "ties", 40000, 1, 10, 0.6),
     ],
 )
-def test_more_than_one_of_everything(isa, dim, metric, n, nq, k, confidence):
-    assert_same_search(isa, Case(IndexSpec(dim, 2, metric), "plain", n, nq, k, confidence, 1, ()))
+def test_more_than_one_of_everything(isa, dim, metric, kind, n, nq, k, confidence):
+    assert_same_search(isa, Case(IndexSpec(dim, 2, metric), kind, n, nq, k, confidence, 1, ()))
 
 
 @every_isa
@@ -149,7 +155,7 @@ def test_the_largest_distances(isa):
 
 
 LARGE = [
-    # One or two queries, or long vectors, read the sign plane first; short ones in batches meet all levels.
+    # Those with a bound read the sign plane first; at confidence 1 batches meet all levels.
     *((IndexSpec(64, 2, metric), nq) for metric in METRICS for nq in (1, 2, 70)),
     (IndexSpec(300, 2, "ip"), 1),
     (IndexSpec(300, 3, "cosine"), 20),

@@ -33,6 +33,9 @@ class Best {
   // What is below the bar is out; what equals it may be in only if its row is lower than another's.
   float bar() const { return last_.key; }
 
+  // The row of the k-th best key: of rows with that key only lower ones are in.
+  std::int64_t last_row() const { return last_.row; }
+
   // The k-th best key is known to be at least this, from rows that are to come again.
   void expect(float key) {
     raise({std::nextafter(key, -std::numeric_limits<float>::infinity()), 0, std::numeric_limits<std::int64_t>::max()});

@@ -1,6 +1,6 @@
 // The kernels of the scan, as tables of functions: one table per instruction set, all with the same results.
 //
-// A kernel sees pointers, sizes and scalars, owns nothing and starts nothing; scan.cpp calls it.
+// A kernel sees pointers, sizes and scalars, owns nothing and starts nothing; the scans (scan_*.hpp) call it.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +21,7 @@ constexpr std::size_t kUnitTable = 256;     // bytes of a query's tables for one
 constexpr std::size_t kUnitIndex = 4 * 64;  // bytes of look-up indices for one unit of a block
 constexpr int kSignLimit = 5;               // largest |coordinate| of a query that meets the sign plane
 constexpr std::size_t kSignDim = 6144;      // most coordinates whose shifted sums fit 16 bits
-constexpr std::size_t kTileQueries = 8;     // queries that meet such a tile in one call
+constexpr std::size_t kTileQueries = 8;     // queries that one call of `sign_tile` may take
 constexpr std::size_t kQueries = 2;         // queries that share one pass over a tile of levels
 
 inline std::size_t padded(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }

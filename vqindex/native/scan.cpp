@@ -49,7 +49,7 @@ class Worker {
     scorer_.meet(rows);
     if (!scorer_.task.coarse.on)
       levels_.run(first, last, poll);
-    else if (scorer_.task.queries.count < kTogether)
+    else if (scorer_.task.queries.count < 2)
       signs_.run(first, last, poll);
     else
       batch_.run(first, last, poll);
@@ -101,6 +101,7 @@ bool scan_all(const Task& task, const Kernels& kernels, std::size_t threads, con
     try {
       std::int64_t first_row = 0;
       for (const Rows& part : task.rows) {
+        if (stop) break;
         const std::size_t share = padded((part.count + threads - 1) / threads, kTileBlocks * kBlock);
         const std::size_t first = std::min(part.count, t * share), last = std::min(part.count, first + share);
         workers[t]->run(part, first, last, first_row, t == 0 ? watch : Poll{});

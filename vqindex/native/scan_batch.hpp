@@ -21,11 +21,15 @@ constexpr std::size_t kCatch = 8192;                       // rows caught in a g
 constexpr std::size_t kWorthwhile = 16;                    // rows of the first stretch for each that a bar is made of
 constexpr std::size_t kLeads = 4;                          // queries fetched ahead before they score
 
+// Places in a group are bytes; queries of a chunk and what a group has caught are counted in 16 bits.
+static_assert(kGroup <= 256 && kChunk <= 65536 && kCatch <= 65536 && kTileQueries * kGroup <= kCatch);
+
 class BatchScan {
  public:
   explicit BatchScan(Scorer& scorer) : s_(scorer) {}
 
   void run(std::size_t first, std::size_t last, const Poll& poll) {
+    if (first == last) return;
     const std::size_t nq = s_.task.queries.count, table = s_.units * kUnitTable;
     const std::size_t chunk = std::min(nq, std::clamp(kChunkBytes / table, kTileQueries, kChunk));
     few_ = std::max(kTileQueries, kTableBytes / table / kTileQueries * kTileQueries);
@@ -43,6 +47,9 @@ class BatchScan {
     limits_.resize(chunk);
     for (first_query_ = 0; first_query_ < nq; first_query_ += chunk) {
       queries_ = std::min(chunk, nq - first_query_);
+      if (!s_.go_on(poll, queries_ * kGroup * s_.dim)) return;
+      ascending_ = first + stretch_ * kGroup;
+      last_ = last;
       for (std::size_t i = 0; i < queries_; ++i) {
         s_.kernels.sign_tables(s_.sign_of(first_query_ + i), s_.units, tables_of(i));
         take_bar(i);
@@ -62,11 +69,10 @@ class BatchScan {
   };
 
   // Bars rise fastest with rows from everywhere, so the rows are passed over several times, each time by other
-  // stretches of them. Without a bar the first stretch is met in parts that grow: until there are k scores, every row
-  // is in.
+  // stretches of them. The first stretch is met in parts that grow: until there are k scores or a bar, every row is in.
   void scan(std::size_t first, std::size_t last, const Poll& poll) {
     const std::size_t step = stretch_ * kGroup;
-    prime(first, std::min(last, first + step));
+    prime(first, std::min(last, ascending_));
     for (std::size_t pass = 0; pass < kPasses; ++pass)
       for (std::size_t at = first + pass * step; at < last; at += kPasses * step) {
         const std::size_t stop = std::min(last, at + step);
@@ -116,8 +122,8 @@ class BatchScan {
           count += count_bits(hits[g][b]);
         }
       }
+      if ((count >= wanted && count <= 2 * wanted) || limit == low) break;
       (count < wanted ? high : low) = limit;
-      if ((count >= wanted && count <= 2 * wanted) || high - low <= 1) break;
     }
     for (std::size_t g = 0; g < groups; ++g)
       for (std::size_t b = 0; b < blocks_of(groups_[g].at, groups_[g].stop); ++b)
@@ -189,8 +195,7 @@ class BatchScan {
     }
     const std::uint16_t none = 0, *sums = sums_.data();
     for (const std::size_t stop = i + some; i < stop; ++i, sums += blocks * kBlock)
-      if (s_.hits_above(first_query_ + i, group.at, group.stop, sums, s_.bar(first_query_ + i), hits))
-        put(sums, &none, 1, hits, i);
+      if (s_.hits_above(first_query_ + i, group.at, group.stop, sums, bar_of(i), hits)) put(sums, &none, 1, hits, i);
   }
 
   // Rows caught are decoded once; int8 versions of the queries tell which of them to score.
@@ -216,8 +221,9 @@ class BatchScan {
       const float score = s_.score_levels(q, group.at + r, levels_.data() + r * s_.stride, signs_of(r));
       if (score < s_.bar(q)) continue;
       const std::int32_t sum = s_.kernels.sign_sum(signs_of(r), s_.sign_of(q), s_.stride);
+      const float bar = s_.bar(q);
       s_.push(q, group.at + r, score, s_.bound_at(q, group.at + r, sum));
-      take_bar(i);
+      if (s_.bar(q) != bar) take_bar(i);
     }
     group.count = 0;
     std::fill_n(group.wanted, kTileBlocks, 0);
@@ -243,7 +249,7 @@ class BatchScan {
   // weights, errors and sizes that let most pass, and room for the rounding of the steps.
   void find_limits() {
     constexpr float most = 1e9f;
-    const float up = most_.weight > 0 ? 1 / most_.weight : 0, down = least_.weight > 0 ? 1 / least_.weight : FLT_MAX;
+    const float up = most_.weight > 0 ? 1 / most_.weight : 0, down = 1 / least_.weight;
     const float error = most_.error, size = least_.size;
     for (std::size_t i = 0; i < queries_; ++i) {
       const float left = least_bar_[i] + lean_[i] * size - slack_[i] * error;
@@ -262,7 +268,15 @@ class BatchScan {
     lean_[i] = test.lean / test.gain;
     slack_[i] = test.slack;
     offset_[i] = test.offset;
-    if (!s_.rows().norm) floors_[i] = s_.floor_of(first_query_ + i);
+    if (!s_.rows().norm) floors_[i] = s_.floor_of(first_query_ + i, bar_of(i));
+  }
+
+  // What bounds must be above. After the first stretch rows come that are lower than some met before; of those whose
+  // key is the bar itself, those lower than the k-th best row are in. As long as that is one of the first stretch,
+  // which is met in order, there are none.
+  float bar_of(std::size_t i) const {
+    const std::size_t q = first_query_ + i;
+    return ascending_ >= last_ || s_.last_before(q, ascending_) ? s_.bar(q) : s_.bar_with_ties(q);
   }
 
   std::size_t index_bytes() const { return kTileBlocks * s_.units * kUnitIndex; }
@@ -273,6 +287,7 @@ class BatchScan {
   Scorer& s_;
   std::size_t first_query_ = 0, queries_ = 0;  // the chunk
   std::size_t few_ = 0, stretch_ = 0;
+  std::size_t ascending_ = 0, last_ = 0;  // the end of the first stretch, and of all rows
   Buffer<std::uint8_t> tables_, index_, row_signs_;
   Buffer<std::uint16_t> sums_;  // of kTileQueries queries and one group, or all of a stretch
   std::vector<Hit> likely_;

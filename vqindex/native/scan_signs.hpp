@@ -5,9 +5,8 @@
 
 namespace vqindex {
 
-constexpr std::size_t kTogether = 2;  // queries from which tables and rows are shared
-constexpr std::size_t kPlaneBytes = std::size_t{3}
-                                    << 17;              // of a stretch's sign plane: it stays in the second-level cache
+// Of a stretch's sign plane: it stays in the second-level cache.
+constexpr std::size_t kPlaneBytes = std::size_t{3} << 17;
 constexpr std::size_t kLongest = std::size_t{1} << 15;  // most rows of a stretch
 constexpr std::size_t kLikely = 16;  // rows of a stretch for each of its likeliest from which finding those pays
 constexpr std::size_t kAhead = 16;   // rows fetched ahead before they are scored
@@ -43,7 +42,8 @@ class SignScan {
     std::size_t next = 0;
     for (std::size_t group = at; group < stop; group += kGroup) {
       const std::size_t end = std::min(stop, group + kGroup);
-      each_above(q, sums_.data() + (group - at), group, end, s_.bar(q), [&](std::size_t row, std::uint16_t sum) {
+      const float bar = likely_.empty() ? s_.bar(q) : s_.bar_with_ties(q);  // likely rows may be behind these
+      each_above(q, sums_.data() + (group - at), group, end, bar, [&](std::size_t row, std::uint16_t sum) {
         while (next < likely_.size() && likely_[next] < row) ++next;
         if (next == likely_.size() || likely_[next] != row) add(row, sum);  // else it is scored already
       });

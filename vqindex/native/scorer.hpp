@@ -216,9 +216,9 @@ class Scorer {
     return any != 0;
   }
 
-  // The same for all rows of size 1: the least raw sum whose bound is above the query's bar.
-  std::uint16_t floor_of(std::size_t q) const {
-    return static_cast<std::uint16_t>(std::min(find_integer_bar(prepared.bound[q], bar(q)) + 1, 65535));
+  // The same for all rows of size 1: the least raw sum whose bound is above `bar`.
+  std::uint16_t floor_of(std::size_t q, float bar) const {
+    return static_cast<std::uint16_t>(std::min(find_integer_bar(prepared.bound[q], bar) + 1, 65535));
   }
 
   // ---- what is kept
@@ -238,6 +238,12 @@ class Scorer {
   }
 
   float bar(std::size_t q) const { return best_[q].bar(); }
+  // Just under the bar: what is above this may be in, if its row is lower than another's that was met before.
+  float bar_with_ties(std::size_t q) const { return std::nextafter(bar(q), -std::numeric_limits<float>::infinity()); }
+  // Whether the k-th best row is none of those from `row` on.
+  bool last_before(std::size_t q, std::size_t row) const {
+    return best_[q].last_row() < first_row_ + static_cast<std::int64_t>(number_of(row));
+  }
   void push(std::size_t q, std::size_t row, float score, float bound) {
     best_[q].push({std::min(score, bound), score, first_row_ + static_cast<std::int64_t>(number_of(row))});
   }
