@@ -91,7 +91,9 @@ void chain() {
 VQ_WIDEST void many_dots() {
   __m512i sum[12], a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5);
   VQ_UNROLL
-  for (int i = 0; i < 12; ++i) sum[i] = _mm512_setzero_si512();
+  for (int i = 0; i < 12; ++i) sum[i] = _mm512_set1_epi8(static_cast<char>(i));
+  VQ_UNROLL
+  for (int i = 0; i < 12; ++i) asm volatile("" : "+v"(sum[i]));  // or equal ones would be computed once
   for (int round = 0; round < 1000; ++round) {
     VQ_UNROLL
     for (int i = 0; i < 12; ++i) sum[i] = _mm512_dpbusd_epi32(sum[i], a, b);
@@ -107,6 +109,8 @@ VQ_WIDEST void many_permutes() {
   __m512i x[12], index = _mm512_set1_epi8(7);
   VQ_UNROLL
   for (int i = 0; i < 12; ++i) x[i] = _mm512_set1_epi8(static_cast<char>(i));
+  VQ_UNROLL
+  for (int i = 0; i < 12; ++i) asm volatile("" : "+v"(x[i]));
   for (int round = 0; round < 1000; ++round) {
     VQ_UNROLL
     for (int i = 0; i < 12; ++i) x[i] = _mm512_permutexvar_epi8(index, x[i]);
@@ -122,6 +126,8 @@ VQ_WIDEST void many_additions() {
   __m512 x[12], one = _mm512_set1_ps(1);
   VQ_UNROLL
   for (int i = 0; i < 12; ++i) x[i] = _mm512_setzero_ps();
+  VQ_UNROLL
+  for (int i = 0; i < 12; ++i) asm volatile("" : "+v"(x[i]));  // or equal ones would be computed once
   for (int round = 0; round < 1000; ++round) {
     VQ_UNROLL
     for (int i = 0; i < 12; ++i) x[i] = _mm512_add_ps(x[i], one);
