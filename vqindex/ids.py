@@ -176,7 +176,8 @@ class IdMap:
         return rows
 
     def _check_table(self) -> None:
-        if self._table.distinct < len(self) <= self._count <= self._table.rows:
+        # Read in this order: another thread may take more rows into the table in between.
+        if self._table.rows >= self._count >= len(self) > self._table.distinct:
             raise FileFormatError("an id is there twice: the index came from a damaged file")
 
     def mark_rows(self, ids: Given) -> U64:
