@@ -203,7 +203,7 @@ void kernels(const Kernels& k, std::size_t dim, const Buffer<std::uint8_t>& memo
           const std::size_t first = next() / kTileQueries * kTileQueries;
           for (std::size_t u = 0; u < units; u += k.pass_units)
             k.sign_tile(index.data() + u * kTileBlocks * kUnitIndex, tables.data() + (first * units + u) * kUnitTable,
-                        {std::min(units - u, k.pass_units), kTileBlocks, kTileQueries, units * kUnitTable, 2, u > 0},
+                        {std::min(units - u, k.pass_units), kTileBlocks, kTileQueries, units * kUnitTable, 7, u > 0},
                         sums16.data());
         }));
   std::uint64_t hits[kTileBlocks];
@@ -222,7 +222,7 @@ void kernels(const Kernels& k, std::size_t dim, const Buffer<std::uint8_t>& memo
   const std::size_t whole = bytes / (plane * kBlock * kTileBlocks);  // passes that go through all of the memory
   print("kernel", "sign_plane", dim, time_of([&] {
           for (std::size_t i = 0; i < whole; ++i)
-            k.sign_plane(memory.data() + i * plane * kBlock * kTileBlocks, plane, kTileBlocks, tables.data(),
+            k.sign_plane(memory.data() + i * plane * kBlock * kTileBlocks, plane, kTileBlocks, tables.data(), 7,
                          sums16.data());
         }));
 

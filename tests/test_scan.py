@@ -125,12 +125,14 @@ def test_extreme_rows(isa, metric, kind):
         (40, "ip", "plain", 3000, 45, 2500, 0.995),  # groups of which more is caught than there is room for
         (16, "cosine", "plain", 40000, 1, 10, 0.9),  # one query, more than one stretch
         (257, "l2", "plain", 16000, 1, 10, 0.9),
+        (1600, "cosine", "plain", 7000, 1, 10, 0.995),  # one query, whose first stretches are met after the others
         # Equal keys, and stretches that are met after later ones.
         (64, "l2", "ties", 40000, 20, 10, 0.6),
         (24, "cosine", "ties", 40000, 5, 40, 0.6),
         (24, "l2", "zeros", 40000, 20, 10, 0.995),
         (24, "ip", "zeros", 40000, 5, 10, 0.6),
         (64, "l2", "ties", 40000, 1, 10, 0.6),
+        (1600, "l2", "zeros", 7000, 1, 10, 0.6),
     ],
 )
 def test_more_than_one_of_everything(isa, dim, metric, kind, n, nq, k, confidence):

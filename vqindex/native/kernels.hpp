@@ -79,16 +79,21 @@ struct Test {
 
 // Constants of a query that meets the sign plane: the bound of <query, row> is (fl(scale * sum) + width) * size.
 struct Bound {
-  std::int32_t offset;
+  std::int32_t offset;  // the sum of the query's magnitudes
   float scale, width;
   float query2;   // |query|^2, for distances
   bool distance;  // the bound is of 2 <query, row> - (size^2 + query2)
 };
 
-// Float32 operations in this order, none fused: coarse.py. `sum` without its offset.
+// Float32 operations in this order, none fused: coarse.py. `sum` is of the query's coordinates times signs.
 VQ_INLINE float bound_of(std::int32_t sum, const Bound& bound, float size) {
   const float ip = (static_cast<float>(sum) * bound.scale + bound.width) * size;
   return bound.distance ? 2.0f * ip - (size * size + bound.query2) : ip;
+}
+
+// The same of a row's agreement with the query: see Kernels::sign_tables.
+VQ_INLINE float bound_of_agreement(std::int32_t agreed, const Bound& bound, float size) {
+  return bound_of(2 * agreed - bound.offset, bound, size);
 }
 
 // One pass of queries over look-up indices of a group of rows, or over those of some of its coordinates.
@@ -107,9 +112,11 @@ struct Kernels {
   // bytes, the last of them zero.
   void (*decode)(const Fields& fields, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
                  std::int8_t* levels);
-  // Sum of products of one row's levels with an int16 query of padded(dim, 64) values; `levels` is room for decoding.
-  std::int64_t (*row_dot)(const Fields& fields, const std::uint8_t* row, std::size_t row_bytes,
-                          const std::uint8_t* signs, const std::int16_t* query, std::int8_t* levels);
+  // sums[i] = sum of products of the levels of row rows[i] with an int16 query of padded(dim, 64) values, for `count`
+  // rows whose signs follow each other; `levels` is room for decoding one.
+  void (*row_dots)(const Fields& fields, const std::uint8_t* const* rows, std::size_t row_bytes,
+                   const std::uint8_t* signs, std::size_t count, const std::int16_t* query, std::int8_t* levels,
+                   std::int64_t* sums);
   // Sum of products with an int16 query; stride is a multiple of 64.
   std::int64_t (*dot)(const std::int8_t* levels, const std::int16_t* query, std::size_t stride);
   // sums[i] = 128 * sum(query which[i]) + <row places[i], query which[i]> of int8 queries as for tile_sums; levels and
@@ -131,21 +138,24 @@ struct Kernels {
   std::uint64_t (*passing)(const std::int32_t* sums, const Test& test, const float* weight, const float* error,
                            const float* size);
 
-  // Tables of a query whose coordinates are int8 of magnitude <= kSignLimit: `units` * kUnitTable bytes. Their entries
-  // are raised by the sum of the magnitudes that they are of, so that none is below 0.
+  // The sign plane's sums are of agreement: the sum of the magnitudes of those coordinates of a query whose signs are a
+  // row's sign bits. The product with the signs is twice that less the sum of all magnitudes.
+  //
+  // Tables of a query whose coordinates are int8 of magnitude <= kSignLimit: `units` * kUnitTable bytes.
   void (*sign_tables)(const std::int8_t* query, std::size_t units, std::uint8_t* tables);
   // Look-up indices of `blocks` blocks of the sign plane, `bytes` * 64 bytes each: units * blocks * kUnitIndex bytes.
   void (*sign_expand)(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, std::uint8_t* index);
-  // sums[64 * (blocks * q + b) + r] = sum of |query[j]| +- query[j] by the sign bits of row r of block b, for the
-  // tables of several queries.
+  // sums[64 * (blocks * q + b) + r] = agreement of row r of block b, for the tables of several queries.
   void (*sign_tile)(const std::uint8_t* index, const std::uint8_t* tables, const SignPass& pass, std::uint16_t* sums);
-  // The same for one query straight from the sign plane.
+  // The same for one query straight from the sign plane, `bytes` * 64 bytes a block; for `together` see SignPass.
   void (*sign_plane)(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
-                     std::uint16_t* sums);
+                     std::size_t together, std::uint16_t* sums);
   // Sum of +-query[j] by one row's sign bits, in stride / 8 bytes; query is zero from the dimension on.
   std::int32_t (*sign_sum)(const std::uint8_t* signs, const std::int8_t* query, std::size_t stride);
-  // The sign bits of the 64 rows of a block of the sign plane, a row every `stride` bytes.
-  void (*sign_rows)(const std::uint8_t* block, std::size_t bytes, std::uint8_t* rows, std::size_t stride);
+  // The sign bits of those of a block's 64 rows that `wanted` has, one after the other, a row every `stride` bytes, a
+  // multiple of 8.
+  void (*sign_rows)(const std::uint8_t* block, std::size_t bytes, std::uint64_t wanted, std::uint8_t* rows,
+                    std::size_t stride);
   // Bit r of hits[b]: sums[64 * b + r] > bar. Returns whether there is any.
   bool (*above)(const std::uint16_t* sums, std::size_t blocks, std::uint16_t bar, std::uint64_t* hits);
   // Collects, for each query i of `count`, the rows of `allowed` (a word a block) whose sums, at 64 * blocks * i, are
@@ -154,7 +164,7 @@ struct Kernels {
   std::size_t (*collect)(const std::uint16_t* sums, std::size_t blocks, const std::uint16_t* floors, std::size_t count,
                          const std::uint64_t* allowed, std::size_t first, std::uint64_t* wanted, std::uint8_t* places,
                          std::uint16_t* queries);
-  // Bit r: the bound of sum[r] - offset is above bar. Float32 operations in this order, none fused.
+  // Bit r: the bound of a row of agreement sums[r] is above bar. Float32 operations in this order, none fused.
   std::uint64_t (*bounded)(const std::uint16_t* sums, const Bound& bound, const float* size, float bar);
 };
 

@@ -136,7 +136,8 @@ VQ_T std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, const 
   std::uint64_t bits = 0;
   VQ_UNROLL
   for (int at = 0; at < 64; at += 8) {
-    const __m256i sum = _mm256_sub_epi32(_mm256_cvtepu16_epi32(load16(sums + at)), _mm256_set1_epi32(bound.offset));
+    const __m256i agreed = _mm256_slli_epi32(_mm256_cvtepu16_epi32(load16(sums + at)), 1);
+    const __m256i sum = _mm256_sub_epi32(agreed, _mm256_set1_epi32(bound.offset));
     const __m256 norm = _mm256_loadu_ps(size + at);
     __m256 x = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(bound.scale));
     x = _mm256_mul_ps(_mm256_add_ps(x, _mm256_set1_ps(bound.width)), norm);
@@ -202,7 +203,7 @@ VQ_T VQ_INLINE void block_sums(const std::uint8_t* block, std::size_t bytes, con
   const __m256i low4 = _mm256_set1_epi8(15), zero = _mm256_setzero_si256();
   Wide wide[2] = {{zero, zero}, {zero, zero}};
   for (std::size_t j = 0; j < bytes; j += kUnitBytes, tables += kUnitTable) {
-    __m256i sum[2] = {zero, zero};  // six entries of at most 40 fit a byte
+    __m256i sum[2] = {zero, zero};  // six entries of at most 20 fit a byte
     VQ_UNROLL
     for (std::size_t i = 0; i < kUnitBytes; ++i) {
       const bool there = j + i < bytes;
@@ -222,7 +223,7 @@ VQ_T VQ_INLINE void block_sums(const std::uint8_t* block, std::size_t bytes, con
 }
 
 VQ_T void sign_plane(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
-                     std::uint16_t* sums) {
+                     std::size_t, std::uint16_t* sums) {
   for (std::size_t b = 0; b < blocks; ++b) block_sums(plane + b * bytes * kBlock, bytes, tables, sums + b * kBlock);
 }
 
@@ -386,6 +387,7 @@ VQ_T std::int64_t row_dot(const Fields& f, const std::uint8_t* row, std::size_t 
   return dot(levels, query, padded(f.dim, 64));
 }
 
+VQ_ROW_DOTS(VQ_T)
 VQ_PLAIN_COLLECT(VQ_T)
 VQ_PLAIN_ROW_SUMS(VQ_T)
 

@@ -14,8 +14,6 @@
 namespace vqindex {
 namespace {
 
-VQ_PLAIN_ROWS(VQ_T)
-
 // ---- one row
 
 VQ_T VQ_INLINE __m512i pairs(__m512i sum, __m512i a, __m512i b) {
@@ -229,6 +227,48 @@ VQ_T std::int32_t sign_sum(const std::uint8_t* signs, const std::int8_t* query, 
   return _mm512_reduce_add_epi32(sum);
 }
 
+// Eight bytes of 64 rows as 64 words: pairs, then fours, then eights, all within 128-bit lanes.
+VQ_T VQ_INLINE void turned(const __m512i (&column)[8], std::uint64_t* words) {
+  __m512i a[8], b[8];
+  VQ_UNROLL
+  for (int i = 0; i < 8; i += 2) {
+    a[i] = _mm512_unpacklo_epi8(column[i], column[i + 1]);
+    a[i + 1] = _mm512_unpackhi_epi8(column[i], column[i + 1]);
+  }
+  VQ_UNROLL
+  for (int i = 0; i < 8; i += 4) VQ_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    b[i + 2 * half] = _mm512_unpacklo_epi16(a[i + half], a[i + 2 + half]);
+    b[i + 2 * half + 1] = _mm512_unpackhi_epi16(a[i + half], a[i + 2 + half]);
+  }
+  VQ_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    _mm512_store_si512(words + 16 * i, _mm512_unpacklo_epi32(b[i], b[i + 4]));
+    _mm512_store_si512(words + 16 * i + 8, _mm512_unpackhi_epi32(b[i], b[i + 4]));
+  }
+}
+
+// Where `turned` leaves row r: registers have rows 2 i and 2 i + 1 of every lane of 16.
+VQ_INLINE std::size_t word_of(std::size_t r) { return (r >> 1 & 7) * 8 + (r >> 4) * 2 + (r & 1); }
+
+constexpr int kWorthTurning = 3;  // rows of a block from which turning all of it is less work
+
+VQ_T void sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint64_t wanted, std::uint8_t* rows,
+                    std::size_t stride) {
+  if (static_cast<int>(count_bits(wanted)) < kWorthTurning) return plain::sign_rows(block, bytes, wanted, rows, stride);
+  alignas(64) std::uint64_t words[kBlock];
+  for (std::size_t j = 0; j < bytes; j += 8) {
+    __m512i column[8];
+    VQ_UNROLL
+    for (std::size_t i = 0; i < 8; ++i)
+      column[i] = j + i < bytes ? _mm512_loadu_si512(block + (j + i) * kBlock) : _mm512_setzero_si512();
+    turned(column, words);
+    std::uint8_t* row = rows + j;
+    for (std::uint64_t bits = wanted; bits; bits &= bits - 1, row += stride)
+      std::memcpy(row, words + word_of(lowest_bit(bits)), 8);
+  }
+}
+
 VQ_T bool above(const std::uint16_t* sums, std::size_t blocks, std::uint16_t bar, std::uint64_t* hits) {
   const __m512i limit = _mm512_set1_epi16(static_cast<short>(bar));
   std::uint64_t any = 0;
@@ -273,7 +313,8 @@ VQ_T std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, const 
   VQ_UNROLL
   for (int g = 0; g < 4; ++g) {
     const __m256i narrow = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(sums + 16 * g));
-    const __m512i sum = _mm512_sub_epi32(_mm512_cvtepu16_epi32(narrow), _mm512_set1_epi32(bound.offset));
+    const __m512i agreed = _mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 1);
+    const __m512i sum = _mm512_sub_epi32(agreed, _mm512_set1_epi32(bound.offset));
     const __m512 norm = _mm512_loadu_ps(size + 16 * g);
     __m512 x = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(bound.scale));
     x = _mm512_mul_ps(_mm512_add_ps(x, _mm512_set1_ps(bound.width)), norm);
@@ -316,10 +357,6 @@ struct Wide {
   }
 };
 
-VQ_T VQ_INLINE __m512i plane_byte(const std::uint8_t* plane, std::size_t bytes, std::size_t j) {
-  return j < bytes ? _mm512_loadu_si512(plane + j * kBlock) : _mm512_setzero_si512();
-}
-
 #ifdef VQ_VBMI
 constexpr int kGroups = 4;  // of six coordinates, in a unit of 24
 
@@ -328,81 +365,101 @@ VQ_T void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t*
   __mmask64 set[6];
   VQ_UNROLL
   for (int j = 0; j < 6; ++j) set[j] = _mm512_test_epi8_mask(index, _mm512_set1_epi8(static_cast<char>(1 << j)));
-  for (std::size_t g = 0; g < units * kGroups; ++g) {
-    int raise = 0;
-    for (int j = 0; j < 6; ++j) raise += std::abs(query[g * 6 + j]);
-    __m512i sum = _mm512_set1_epi8(static_cast<char>(raise));
+  const auto add = [&](__m512i sum, int j, std::int8_t x) VQ_T {
+    const __mmask64 agree = x < 0 ? ~set[j] : set[j];
+    return _mm512_mask_add_epi8(sum, agree, sum, _mm512_set1_epi8(static_cast<char>(std::abs(x))));
+  };
+  for (std::size_t u = 0; u < units; ++u, query += 24) {
+    __m512i last = _mm512_setzero_si512();
     VQ_UNROLL
-    for (int j = 0; j < 6; ++j) {
-      const __m512i x = _mm512_set1_epi8(query[g * 6 + j]);
-      sum = _mm512_mask_blend_epi8(set[j], _mm512_sub_epi8(sum, x), _mm512_add_epi8(sum, x));
+    for (int g = 0; g < 3; ++g, tables += 64) {
+      __m512i sum = _mm512_setzero_si512();
+      VQ_UNROLL
+      for (int j = 0; j < 6; ++j) sum = add(sum, j, query[8 * g + j]);
+      _mm512_storeu_si512(tables, sum);
+      VQ_UNROLL
+      for (int j = 0; j < 2; ++j) last = add(last, 2 * g + j, query[8 * g + 6 + j]);
     }
-    _mm512_storeu_si512(tables + g * 64, sum);
+    _mm512_storeu_si512(tables, last);
+    tables += 64;
   }
 }
 
-// Four look-up indices of six bits from three bytes; vpermb looks at the low six bits only.
+// Four look-up indices from three bytes: the bytes, for vpermb looks at the low six bits only, and what is left of
+// them.
 VQ_T VQ_INLINE void indices(__m512i a, __m512i b, __m512i c, __m512i (&index)[kGroups]) {
   index[0] = a;
-  index[1] = _mm512_ternarylogic_epi64(_mm512_set1_epi8(3), _mm512_srli_epi16(a, 6), _mm512_slli_epi16(b, 2), 0xCA);
-  index[2] = _mm512_ternarylogic_epi64(_mm512_set1_epi8(15), _mm512_srli_epi16(b, 4), _mm512_slli_epi16(c, 4), 0xCA);
-  index[3] = _mm512_srli_epi16(c, 2);
+  index[1] = b;
+  index[2] = c;
+  const __m512i ab =
+      _mm512_ternarylogic_epi64(_mm512_set1_epi8(3), _mm512_srli_epi16(a, 6), _mm512_srli_epi16(b, 4), 0xCA);
+  index[3] = _mm512_ternarylogic_epi64(_mm512_set1_epi8(15), ab, _mm512_srli_epi16(c, 2), 0xCA);
 }
 
+VQ_T VQ_INLINE __m512i table_of(const std::uint8_t* tables, int g) { return _mm512_loadu_si512(tables + 64 * g); }
 VQ_T VQ_INLINE __m512i look_up(__m512i index, __m512i table) { return _mm512_permutexvar_epi8(index, table); }
 #else
-constexpr int kGroups = 6;  // of four coordinates
+constexpr int kGroups = 6;  // of four coordinates, in a unit of 24
 
 VQ_T void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {
   plain::sign_tables(query, units, tables);
 }
-#endif
 
-template <std::size_t B>
-VQ_T VQ_INLINE void plane_sums(const std::uint8_t* plane, std::size_t bytes, const std::uint8_t* tables,
-                               std::uint16_t* sums) {
-  Wide<B> wide;
-  wide.clear();
-  for (std::size_t j = 0; j < bytes; j += kUnitBytes, tables += kUnitTable) {
-#ifdef VQ_VBMI
-    __m512i table[kGroups];
-    VQ_UNROLL
-    for (int g = 0; g < kGroups; ++g) table[g] = _mm512_loadu_si512(tables + g * 64);
-    VQ_UNROLL
-    for (std::size_t b = 0; b < B; ++b) {
-      const std::uint8_t* block = plane + b * bytes * kBlock;
-      __m512i i[kGroups];
-      indices(plane_byte(block, bytes, j), plane_byte(block, bytes, j + 1), plane_byte(block, bytes, j + 2), i);
-      // Four entries of at most 60 fit a byte.
-      wide.add(b, _mm512_add_epi8(_mm512_add_epi8(look_up(i[0], table[0]), look_up(i[1], table[1])),
-                                  _mm512_add_epi8(look_up(i[2], table[2]), look_up(i[3], table[3]))));
-    }
-#else
-    const __m512i low4 = _mm512_set1_epi8(15);
-    VQ_UNROLL
-    for (std::size_t b = 0; b < B; ++b) {
-      __m512i sum = _mm512_setzero_si512();  // six entries of at most 40 fit a byte
-      VQ_UNROLL
-      for (std::size_t i = 0; i < kUnitBytes; ++i) {
-        const __m512i x = plane_byte(plane + b * bytes * kBlock, bytes, j + i);
-        const __m128i* two = reinterpret_cast<const __m128i*>(tables + i * 32);
-        const __m512i low = _mm512_broadcast_i32x4(_mm_loadu_si128(two));
-        const __m512i high = _mm512_broadcast_i32x4(_mm_loadu_si128(two + 1));
-        sum = _mm512_add_epi8(sum, _mm512_shuffle_epi8(low, _mm512_and_si512(x, low4)));
-        sum = _mm512_add_epi8(sum, _mm512_shuffle_epi8(high, _mm512_and_si512(_mm512_srli_epi16(x, 4), low4)));
-      }
-      wide.add(b, sum);
-    }
-#endif
+// Six look-up indices of four bits from three bytes.
+VQ_T VQ_INLINE void indices(__m512i a, __m512i b, __m512i c, __m512i (&index)[kGroups]) {
+  const __m512i bytes[kUnitBytes] = {a, b, c}, low4 = _mm512_set1_epi8(15);
+  VQ_UNROLL
+  for (int i = 0; i < 3; ++i) {
+    index[2 * i] = _mm512_and_si512(bytes[i], low4);
+    index[2 * i + 1] = _mm512_and_si512(_mm512_srli_epi16(bytes[i], 4), low4);
   }
-  wide.store(sums);
 }
 
+VQ_T VQ_INLINE __m512i table_of(const std::uint8_t* tables, int g) {
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(tables) + g));
+}
+VQ_T VQ_INLINE __m512i look_up(__m512i index, __m512i table) { return _mm512_shuffle_epi8(table, index); }
+#endif
+
+constexpr std::size_t kFetchAhead = 3 << 12;  // bytes; memory answers in that time, and the first-level cache has room
+
+// Three bytes of the plane's rows.
+VQ_T VQ_INLINE void plane_unit(const std::uint8_t* block, std::size_t bytes, std::size_t j, __m512i (&x)[kUnitBytes]) {
+  VQ_UNROLL
+  for (std::size_t i = 0; i < kUnitBytes; ++i) {
+    prefetch(block + (j + i) * kBlock + kFetchAhead);
+    x[i] = j + i < bytes ? _mm512_loadu_si512(block + (j + i) * kBlock) : _mm512_setzero_si512();
+  }
+}
+
+// One block after the other: several would share the loads of tables, but hardware follows one stream best.
 VQ_T void sign_plane(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
-                     std::uint16_t* sums) {
-  for (; blocks >= 2; blocks -= 2, plane += 2 * bytes * kBlock, sums += 2 * kBlock)
-    plane_sums<2>(plane, bytes, tables, sums);
-  if (blocks) plane_sums<1>(plane, bytes, tables, sums);
+                     std::size_t together, std::uint16_t* sums) {
+  for (const std::uint8_t* const end = plane + blocks * bytes * kBlock; plane != end;
+       plane += bytes * kBlock, sums += kBlock) {
+    Wide<1> wide;
+    wide.clear();
+    const std::uint8_t* table = tables;
+    for (std::size_t j = 0; j < bytes;) {
+      __m512i sum = _mm512_setzero_si512();
+      for (const std::size_t stop = std::min(bytes, j + together * kUnitBytes); j < stop;
+           j += kUnitBytes, table += kUnitTable) {
+        __m512i x[kUnitBytes], index[kGroups];
+        plane_unit(plane, bytes, j, x);
+        indices(x[0], x[1], x[2], index);
+        VQ_UNROLL
+        for (int g = 0; g < kGroups; ++g) index[g] = look_up(index[g], table_of(table, g));
+        // In pairs: what follows waits for one addition, not for all.
+        VQ_UNROLL
+        for (int g = 0; g < kGroups; g += 2) index[g / 2] = _mm512_add_epi8(index[g], index[g + 1]);
+        VQ_UNROLL
+        for (int g = 1; g < kGroups / 2; ++g) index[0] = _mm512_add_epi8(index[0], index[g]);
+        sum = _mm512_add_epi8(sum, index[0]);
+      }
+      wide.add(0, sum);
+    }
+    wide.store(sums);
+  }
 }
 
 #ifdef VQ_VBMI
@@ -410,9 +467,9 @@ VQ_T void sign_plane(const std::uint8_t* plane, std::size_t bytes, std::size_t b
 VQ_T void sign_expand(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, std::uint8_t* index) {
   for (std::size_t j = 0; j < bytes; j += kUnitBytes, index += kUnitIndex * blocks)
     for (std::size_t b = 0; b < blocks; ++b) {
-      const std::uint8_t* block = plane + b * bytes * kBlock;
-      __m512i i[kGroups];
-      indices(plane_byte(block, bytes, j), plane_byte(block, bytes, j + 1), plane_byte(block, bytes, j + 2), i);
+      __m512i x[kUnitBytes], i[kGroups];
+      plane_unit(plane + b * bytes * kBlock, bytes, j, x);
+      indices(x[0], x[1], x[2], i);
       VQ_UNROLL
       for (std::size_t g = 0; g < kGroups; ++g) _mm512_storeu_si512(index + (g * blocks + b) * 64, i[g]);
     }
@@ -535,70 +592,94 @@ VQ_T VQ_INLINE __m512i words(const std::uint8_t* row, const std::uint8_t* end, s
   return _mm512_permutexvar_epi8(gather, _mm512_zextsi256_si512(bytes));
 }
 
-// Calls use(t, levels) with 64 levels from t on; those past the dimension are anything.
-template <int BITS, int TOPS, typename Use>
-VQ_T VQ_INLINE void each_64(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
-                            Use& use) {
-  const __m512i gather = _mm512_loadu_si512(f.gather), shift = _mm512_loadu_si512(f.shift);
-  const __m512i next = _mm512_add_epi8(shift, _mm512_set1_epi8(1));
-  const Table<BITS> below(f.repeated), above(f.repeated + (TOPS ? repeated_size(BITS) : 0));
-  const std::size_t step = 8 * static_cast<std::size_t>(f.step);
-  const std::uint8_t* const end = row + row_bytes;
-  for (std::size_t t = 0; t < f.dim; t += 64, row += step) {
-    __m512i low = _mm512_setzero_si512(), high = low;
-    if constexpr (BITS > 0) {
-      const __m512i word = words(row, end, row_bytes, gather);
-      low = _mm512_multishift_epi64_epi8(shift, word);
-      if constexpr (BITS == 9) high = _mm512_multishift_epi64_epi8(next, word);
+// How the fields of rows are read: `each_64` calls use(t, levels) with 64 levels of a row from t on; those past the
+// dimension are anything.
+template <int BITS, int TOPS>
+struct Cells {
+  const std::size_t dim, step;
+  const __m512i gather, shift, next;
+  const Table<BITS> below, above;
+
+  VQ_T VQ_INLINE explicit Cells(const Fields& f)
+      : dim(f.dim),
+        step(8 * static_cast<std::size_t>(f.step)),
+        gather(_mm512_loadu_si512(f.gather)),
+        shift(_mm512_loadu_si512(f.shift)),
+        next(_mm512_add_epi8(shift, _mm512_set1_epi8(1))),
+        below(f.repeated),
+        above(f.repeated + (TOPS ? repeated_size(BITS) : 0)) {}
+
+  template <typename Use>
+  VQ_T VQ_INLINE void each_64(const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
+                              Use& use) const {
+    const std::uint8_t* const end = row + row_bytes;
+    for (std::size_t t = 0; t < dim; t += 64, row += step) {
+      __m512i low = _mm512_setzero_si512(), high = low;
+      if constexpr (BITS > 0) {
+        const __m512i word = words(row, end, row_bytes, gather);
+        low = _mm512_multishift_epi64_epi8(shift, word);
+        if constexpr (BITS == 9) high = _mm512_multishift_epi64_epi8(next, word);
+      }
+      __m512i x = below.at(low, high);
+      if constexpr (TOPS) {
+        std::uint64_t sign;
+        std::memcpy(&sign, signs + t / 8, 8);
+        x = _mm512_mask_mov_epi8(x, sign, above.at(low, high));
+      }
+      use(t, x);
     }
-    __m512i x = below.at(low, high);
-    if constexpr (TOPS) {
-      std::uint64_t sign;
-      std::memcpy(&sign, signs + t / 8, 8);
-      x = _mm512_mask_mov_epi8(x, sign, above.at(low, high));
-    }
-    use(t, x);
   }
-}
+};
 
 // The same for a trellis. Seven bits of a window choose in 128 entries, its newest top bits which 128.
-template <int BITS, int TOPS, typename Use>
-VQ_T VQ_INLINE void each_64_of_trellis(const Fields& f, const std::uint8_t* row, std::size_t row_bytes,
-                                       const std::uint8_t* signs, Use& use) {
-  constexpr int kInner = 7 - BITS, kOuter = TOPS - kInner, kParts = 1 << kOuter;
+template <int BITS, int TOPS>
+struct Trellis {
+  static constexpr int kInner = 7 - BITS, kOuter = TOPS - kInner, kParts = 1 << kOuter;
   static_assert(kInner > 0 && kOuter > 0);
-  const __m512i gather = _mm512_loadu_si512(f.gather), shift = _mm512_loadu_si512(f.shift);
-  const __m512i one = _mm512_set1_epi8(1), bits = _mm512_set1_epi8((1 << BITS) - 1);
+  const std::size_t dim, step;
+  const __m512i gather, shift;
   __m512i part[2 * kParts];
-  VQ_UNROLL
-  for (int i = 0; i < 2 * kParts; ++i) part[i] = _mm512_loadu_si512(f.repeated + 64 * i);
-  const std::size_t step = 8 * static_cast<std::size_t>(f.step);
-  const std::uint8_t* const end = row + row_bytes;
-  std::uint64_t before = 0;
-  for (std::size_t t = 0; t < f.dim; t += 64, row += step) {
-    const __m512i word = words(row, end, row_bytes, gather);
-    const __m512i window = _mm512_multishift_epi64_epi8(shift, word);
-    std::uint64_t top;
-    std::memcpy(&top, signs + t / 8, 8);
-    top ^= _mm512_test_epi8_mask(window, one);
-    const auto earlier = [top, before](int steps) { return steps ? top << steps | before >> (64 - steps) : top; };
-    __m512i at = _mm512_and_si512(window, bits);
+
+  VQ_T VQ_INLINE explicit Trellis(const Fields& f)
+      : dim(f.dim),
+        step(8 * static_cast<std::size_t>(f.step)),
+        gather(_mm512_loadu_si512(f.gather)),
+        shift(_mm512_loadu_si512(f.shift)) {
     VQ_UNROLL
-    for (int i = 0; i < kInner; ++i)
-      at = _mm512_mask_add_epi8(at, earlier(TOPS - 1 - i), at, _mm512_set1_epi8(1 << (BITS + i)));
-    __m512i x[kParts];
-    VQ_UNROLL
-    for (int i = 0; i < kParts; ++i) x[i] = _mm512_permutex2var_epi8(part[2 * i], at, part[2 * i + 1]);
-    VQ_UNROLL
-    for (int i = 0; i < kOuter; ++i) {
-      const __mmask64 upper = earlier(kOuter - 1 - i);
-      VQ_UNROLL
-      for (int j = 0; j < kParts >> (i + 1); ++j) x[j] = _mm512_mask_blend_epi8(upper, x[2 * j], x[2 * j + 1]);
-    }
-    use(t, x[0]);
-    before = top;
+    for (int i = 0; i < 2 * kParts; ++i) part[i] = _mm512_loadu_si512(f.repeated + 64 * i);
   }
-}
+
+  template <typename Use>
+  VQ_T VQ_INLINE void each_64(const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
+                              Use& use) const {
+    const __m512i one = _mm512_set1_epi8(1), bits = _mm512_set1_epi8((1 << BITS) - 1);
+    const std::uint8_t* const end = row + row_bytes;
+    std::uint64_t before = 0;
+    for (std::size_t t = 0; t < dim; t += 64, row += step) {
+      const __m512i word = words(row, end, row_bytes, gather);
+      const __m512i window = _mm512_multishift_epi64_epi8(shift, word);
+      std::uint64_t top;
+      std::memcpy(&top, signs + t / 8, 8);
+      top ^= _mm512_test_epi8_mask(window, one);
+      const auto earlier = [top, before](int steps) { return steps ? top << steps | before >> (64 - steps) : top; };
+      __m512i at = _mm512_and_si512(window, bits);
+      VQ_UNROLL
+      for (int i = 0; i < kInner; ++i)
+        at = _mm512_mask_add_epi8(at, earlier(TOPS - 1 - i), at, _mm512_set1_epi8(1 << (BITS + i)));
+      __m512i x[kParts];
+      VQ_UNROLL
+      for (int i = 0; i < kParts; ++i) x[i] = _mm512_permutex2var_epi8(part[2 * i], at, part[2 * i + 1]);
+      VQ_UNROLL
+      for (int i = 0; i < kOuter; ++i) {
+        const __mmask64 upper = earlier(kOuter - 1 - i);
+        VQ_UNROLL
+        for (int j = 0; j < kParts >> (i + 1); ++j) x[j] = _mm512_mask_blend_epi8(upper, x[2 * j], x[2 * j + 1]);
+      }
+      use(t, x[0]);
+      before = top;
+    }
+  }
+};
 
 struct Store {
   std::int8_t* levels;
@@ -611,8 +692,10 @@ struct Store {
 // The query is zero past the dimension.
 struct Dot {
   const std::int16_t* query;
-  __m512i a, b;
-  std::int64_t total;
+  __m512i a = _mm512_setzero_si512(), b = a;
+  std::int64_t total = 0;
+
+  VQ_T VQ_INLINE explicit Dot(const std::int16_t* values) : query(values) {}
   VQ_T VQ_INLINE void operator()(std::size_t t, __m512i x) {
     if (t && t % kSafe == 0) flush();
     a = pairs(a, _mm512_cvtepi8_epi16(_mm512_castsi512_si256(x)), _mm512_loadu_si512(query + t));
@@ -624,36 +707,27 @@ struct Dot {
   }
 };
 
-// False for windows, or steps between them, that no kernel is made for.
-template <typename Use>
-VQ_T VQ_INLINE bool by_window(const Fields& f, const std::uint8_t* row, std::size_t row_bytes,
-                              const std::uint8_t* signs, Use& use) {
+// Calls with(how the fields are read); false for windows, or steps between them, that no kernel is made for.
+template <typename With>
+VQ_T VQ_INLINE bool by_window(const Fields& f, const With& with) {
   if (f.step > 3) return false;
   switch (16 * f.tops + f.window) {
     case 9:
-      each_64<9, 0>(f, row, row_bytes, signs, use);
-      return true;
+      return with(Cells<9, 0>(f)), true;
     case 16 + 0:
-      each_64<0, 1>(f, row, row_bytes, signs, use);
-      return true;
+      return with(Cells<0, 1>(f)), true;
     case 16 + 1:
-      each_64<1, 1>(f, row, row_bytes, signs, use);
-      return true;
+      return with(Cells<1, 1>(f)), true;
     case 16 + 2:
-      each_64<2, 1>(f, row, row_bytes, signs, use);
-      return true;
+      return with(Cells<2, 1>(f)), true;
     case 16 + 3:
-      each_64<3, 1>(f, row, row_bytes, signs, use);
-      return true;
+      return with(Cells<3, 1>(f)), true;
     case 2 * 16 + 6:
-      each_64_of_trellis<6, 2>(f, row, row_bytes, signs, use);
-      return true;
+      return with(Trellis<6, 2>(f)), true;
     case 3 * 16 + 6:
-      each_64_of_trellis<6, 3>(f, row, row_bytes, signs, use);
-      return true;
+      return with(Trellis<6, 3>(f)), true;
     case 4 * 16 + 4:
-      each_64_of_trellis<4, 4>(f, row, row_bytes, signs, use);
-      return true;
+      return with(Trellis<4, 4>(f)), true;
     default:
       return false;
   }
@@ -662,22 +736,46 @@ VQ_T VQ_INLINE bool by_window(const Fields& f, const std::uint8_t* row, std::siz
 VQ_T void decode(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
                  std::int8_t* levels) {
   Store store{levels, f.dim};
-  if (!by_window(f, row, row_bytes, signs, store)) plain::decode(f, row, row_bytes, signs, levels);
+  const auto read = [&](const auto& fields) VQ_T { fields.each_64(row, row_bytes, signs, store); };
+  if (!by_window(f, read)) plain::decode(f, row, row_bytes, signs, levels);
 }
 
-VQ_T std::int64_t row_dot(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
-                          const std::int16_t* query, std::int8_t* levels) {
-  Dot sum{query, _mm512_setzero_si512(), _mm512_setzero_si512(), 0};
-  if (by_window(f, row, row_bytes, signs, sum)) {
-    sum.flush();
-    return sum.total;
+constexpr std::size_t kShort = 512;  // so many products of at most 127 * 32767 stay below 2^31 all together
+
+VQ_T void row_dots(const Fields& f, const std::uint8_t* const* rows, std::size_t row_bytes, const std::uint8_t* signs,
+                   std::size_t count, const std::int16_t* query, std::int8_t* levels, std::int64_t* sums) {
+  const std::size_t step = padded(f.dim, 64) / 8;
+  const auto read = [&](const auto& fields) VQ_T {
+    std::size_t i = 0;
+    if (f.dim <= kShort)
+      for (; i + 4 <= count; i += 4) {
+        __m512i four[4];
+        VQ_UNROLL
+        for (std::size_t j = 0; j < 4; ++j) {
+          Dot sum(query);
+          fields.each_64(rows[i + j], row_bytes, signs + (i + j) * step, sum);
+          four[j] = _mm512_add_epi32(sum.a, sum.b);
+        }
+        const __m256i wide = _mm256_cvtepi32_epi64(four_sums(four[0], four[1], four[2], four[3]));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + i), wide);
+      }
+    for (; i < count; ++i) {
+      Dot sum(query);
+      fields.each_64(rows[i], row_bytes, signs + i * step, sum);
+      sum.flush();
+      sums[i] = sum.total;
+    }
+  };
+  if (by_window(f, read)) return;
+  for (std::size_t i = 0; i < count; ++i) {
+    plain::decode(f, rows[i], row_bytes, signs + i * step, levels);
+    sums[i] = dot(levels, query, padded(f.dim, 64));
   }
-  plain::decode(f, row, row_bytes, signs, levels);
-  return dot(levels, query, padded(f.dim, 64));
 }
 #else
 VQ_PLAIN_DECODE(VQ_T)
 VQ_ROW_DOT(VQ_T)
+VQ_ROW_DOTS(VQ_T)
 #endif
 
 }  // namespace

@@ -244,8 +244,9 @@ VQ_T bool above(const std::uint16_t* sums, std::size_t blocks, std::uint16_t bar
   return any != 0;
 }
 
-VQ_T VQ_INLINE uint32x4_t bounded_four(uint32x4_t sum, const Bound& bound, float32x4_t size, float bar) {
-  const float32x4_t whole = vcvtq_f32_s32(vsubq_s32(vreinterpretq_s32_u32(sum), vdupq_n_s32(bound.offset)));
+VQ_T VQ_INLINE uint32x4_t bounded_four(uint32x4_t agreed, const Bound& bound, float32x4_t size, float bar) {
+  const int32x4_t twice = vreinterpretq_s32_u32(vshlq_n_u32(agreed, 1));
+  const float32x4_t whole = vcvtq_f32_s32(vsubq_s32(twice, vdupq_n_s32(bound.offset)));
   float32x4_t x = vaddq_f32(vmulq_f32(whole, vdupq_n_f32(bound.scale)), vdupq_n_f32(bound.width));
   x = vmulq_f32(x, size);
   if (bound.distance) x = vsubq_f32(vaddq_f32(x, x), vaddq_f32(vmulq_f32(size, size), vdupq_n_f32(bound.query2)));
@@ -279,7 +280,7 @@ VQ_T void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t*
       for (int j = 0; j < 4; ++j) {
         const int8x16_t x = vdupq_n_s8(query[j]);
         const uint8x16_t set = vtstq_u8(index, vdupq_n_u8(static_cast<std::uint8_t>(1 << j)));
-        sum = vaddq_s8(sum, vaddq_s8(vabsq_s8(x), vbslq_s8(set, x, vnegq_s8(x))));
+        sum = vaddq_s8(sum, vmaxq_s8(vdupq_n_s8(0), vbslq_s8(set, x, vnegq_s8(x))));
       }
       vst1q_s8(reinterpret_cast<std::int8_t*>(tables) + g * 16, sum);
     }
@@ -292,7 +293,7 @@ VQ_T VQ_INLINE void block_sums(const std::uint8_t* block, std::size_t bytes, con
   VQ_UNROLL
   for (auto& s : sum) s = vdupq_n_u16(0);
   for (std::size_t j = 0; j < bytes; j += kUnitBytes, tables += kUnitTable) {
-    uint8x16_t entry[4];  // six entries of at most 40 fit a byte
+    uint8x16_t entry[4];  // six entries of at most 20 fit a byte
     VQ_UNROLL
     for (std::size_t i = 0; i < kUnitBytes; ++i) {
       const uint8x16_t low = vld1q_u8(tables + i * 32), high = vld1q_u8(tables + i * 32 + 16);
@@ -316,14 +317,15 @@ VQ_T VQ_INLINE void block_sums(const std::uint8_t* block, std::size_t bytes, con
 }
 
 VQ_T void sign_plane(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
-                     std::uint16_t* sums) {
+                     std::size_t, std::uint16_t* sums) {
   for (std::size_t b = 0; b < blocks; ++b) block_sums(plane + b * bytes * kBlock, bytes, tables, sums + b * kBlock);
 }
 
 VQ_PLANE_AS_TILE(VQ_T)
 
 // A transposition of bytes, 16 rows of eight bytes at a time: pairs, then fours, then eights.
-VQ_T void sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint8_t* rows, std::size_t stride) {
+VQ_T VQ_INLINE void all_sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint8_t* rows,
+                                  std::size_t stride) {
   std::size_t j = 0;
   for (; j + 8 <= bytes; j += 8)
     for (std::size_t r = 0; r < kBlock; r += 16) {
@@ -353,6 +355,12 @@ VQ_T void sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint8_t* 
     }
   for (; j < bytes; ++j)
     for (std::size_t r = 0; r < kBlock; ++r) rows[r * stride + j] = block[j * kBlock + r];
+}
+
+VQ_T void sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint64_t wanted, std::uint8_t* rows,
+                    std::size_t stride) {
+  if (!~wanted) return all_sign_rows(block, bytes, rows, stride);
+  plain::sign_rows(block, bytes, wanted, rows, stride);
 }
 
 // ---- levels from packed rows
@@ -511,6 +519,7 @@ VQ_T std::int64_t row_dot(const Fields& f, const std::uint8_t* row, std::size_t 
   return dot(levels, query, padded(f.dim, 64));
 }
 
+VQ_ROW_DOTS(VQ_T)
 VQ_PLAIN_COLLECT(VQ_T)
 VQ_PLAIN_ROW_SUMS(VQ_T)
 

@@ -100,8 +100,22 @@ VQ_INLINE void tile_sums(const std::uint8_t* tile, std::size_t stride, std::size
     }
 }
 
-// Rows of sign bits from a block of the sign plane: a transposition of bytes, 16 rows of eight bytes at a time.
-VQ_INLINE void sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint8_t* rows, std::size_t stride) {
+// The sign bits of one row of a block. They are stored by the words that they are read by: a read of several stores
+// waits until those have left the processor's queue.
+VQ_INLINE void sign_row(const std::uint8_t* block, std::size_t bytes, std::size_t r, std::uint8_t* row) {
+  for (std::size_t j = 0; j < bytes; j += 8) {
+    std::uint64_t word = 0;
+    const auto add = [&](std::size_t i) { word |= std::uint64_t{block[(j + i) * kBlock + r]} << (8 * i); };
+    if (j + 8 <= bytes)
+      for (std::size_t i = 0; i < 8; ++i) add(i);
+    else
+      for (std::size_t i = 0; j + i < bytes; ++i) add(i);
+    std::memcpy(row + j, &word, 8);
+  }
+}
+
+// All rows of a block: a transposition of bytes, 16 rows of eight bytes at a time.
+VQ_INLINE void all_sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint8_t* rows, std::size_t stride) {
   std::size_t j = 0;
 #ifdef VQ_X86
   for (; j + 8 <= bytes; j += 8)
@@ -133,6 +147,12 @@ VQ_INLINE void sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint
     for (std::size_t r = 0; r < kBlock; ++r) rows[r * stride + j] = block[j * kBlock + r];
 }
 
+VQ_INLINE void sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint64_t wanted, std::uint8_t* rows,
+                         std::size_t stride) {
+  if (!~wanted) return all_sign_rows(block, bytes, rows, stride);
+  for (; wanted; wanted &= wanted - 1, rows += stride) sign_row(block, bytes, lowest_bit(wanted), rows);
+}
+
 VQ_INLINE std::uint64_t bits_of(const std::uint8_t (&flags)[kBlock]) {
   std::uint64_t bits = 0;
   for (std::size_t r = 0; r < kBlock; ++r) bits |= std::uint64_t{flags[r]} << r;
@@ -157,7 +177,7 @@ VQ_INLINE void sign_tables(const std::int8_t* query, std::size_t units, std::uin
         int sum = 0;
         for (unsigned j = 0; j < 4; ++j) {
           const int x = query[u * 24 + g * 4 + j];
-          sum += (x < 0 ? -x : x) + ((i >> j & 1) ? x : -x);
+          sum += std::max(0, (i >> j & 1) ? x : -x);
         }
         tables[u * kUnitTable + g * 16 + i] = static_cast<std::uint8_t>(sum);
       }
@@ -207,7 +227,7 @@ VQ_INLINE bool above(const std::uint16_t* sums, std::size_t blocks, std::uint16_
 
 VQ_INLINE std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, const float* size, float bar) {
   std::uint8_t flags[kBlock];
-  for (std::size_t r = 0; r < kBlock; ++r) flags[r] = bound_of(sums[r] - bound.offset, bound, size[r]) > bar;
+  for (std::size_t r = 0; r < kBlock; ++r) flags[r] = bound_of_agreement(sums[r], bound, size[r]) > bar;
   return bits_of(flags);
 }
 
@@ -246,6 +266,13 @@ VQ_INLINE std::size_t collect(const std::uint16_t* sums, std::size_t blocks, con
     decode(f, row, row_bytes, signs, levels);                                                              \
     return dot(levels, query, padded(f.dim, 64));                                                          \
   }
+#define VQ_ROW_DOTS(TARGET)                                                                                          \
+  TARGET void row_dots(const Fields& f, const std::uint8_t* const* rows, std::size_t row_bytes,                      \
+                       const std::uint8_t* signs, std::size_t count, const std::int16_t* query, std::int8_t* levels, \
+                       std::int64_t* sums) {                                                                         \
+    for (std::size_t i = 0; i < count; ++i)                                                                          \
+      sums[i] = row_dot(f, rows[i], row_bytes, signs + i * (padded(f.dim, 64) / 8), query, levels);                  \
+  }
 #define VQ_PLAIN_REDUCTIONS(TARGET)                                                                \
   TARGET std::int64_t dot(const std::int8_t* levels, const std::int16_t* query, std::size_t dim) { \
     return plain::dot(levels, query, dim);                                                         \
@@ -280,15 +307,16 @@ VQ_INLINE std::size_t collect(const std::uint16_t* sums, std::size_t blocks, con
     return plain::bounded(sums, bound, size, bar);                                                                  \
   }
 #define VQ_PLAIN_ROWS(TARGET)                                                                                   \
-  TARGET void sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint8_t* rows, std::size_t stride) { \
-    plain::sign_rows(block, bytes, rows, stride);                                                               \
+  TARGET void sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint64_t wanted, std::uint8_t* rows, \
+                        std::size_t stride) {                                                                   \
+    plain::sign_rows(block, bytes, wanted, rows, stride);                                                       \
   }
 #define VQ_PLAIN_SIGNS(TARGET)                                                                                         \
   TARGET void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {                         \
     plain::sign_tables(query, units, tables);                                                                          \
   }                                                                                                                    \
   TARGET void sign_plane(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables, \
-                         std::uint16_t* sums) {                                                                        \
+                         std::size_t, std::uint16_t* sums) {                                                           \
     plain::sign_plane(plane, bytes, blocks, tables, sums);                                                             \
   }
 // Half-byte look-ups gain nothing from indices made beforehand: the tile is the plane itself, in whole units.
@@ -303,7 +331,7 @@ VQ_INLINE std::size_t collect(const std::uint16_t* sums, std::size_t blocks, con
   TARGET void sign_tile(const std::uint8_t* index, const std::uint8_t* tables, const SignPass& pass,               \
                         std::uint16_t* sums) {                                                                     \
     for (std::size_t q = 0; q < pass.count; ++q, tables += pass.step, sums += pass.blocks * kBlock)                \
-      sign_plane(index, pass.units * kUnitBytes, pass.blocks, tables, sums);                                       \
+      sign_plane(index, pass.units * kUnitBytes, pass.blocks, tables, pass.together, sums);                        \
   }                                                                                                                \
   constexpr std::size_t kPassUnits = kSignDim; /* all of them */
 // With `above` as the file has it.
@@ -314,5 +342,5 @@ VQ_INLINE std::size_t collect(const std::uint16_t* sums, std::size_t blocks, con
     return plain::collect(sums, blocks, floors, count, allowed, first, wanted, places, queries, above);  \
   }
 #define VQ_TABLE_OF_KERNELS                                                                           \
-  {kPassUnits,  decode,      row_dot,   dot,        row_sums, square,    arrange, tile_sums, passing, \
+  {kPassUnits,  decode,      row_dots,  dot,        row_sums, square,    arrange, tile_sums, passing, \
    sign_tables, sign_expand, sign_tile, sign_plane, sign_sum, sign_rows, above,   collect,   bounded}

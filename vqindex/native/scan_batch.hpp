@@ -7,7 +7,7 @@
 //       for each group of rows: levels of the rows caught, and their scores
 #pragma once
 
-#include "scorer.hpp"
+#include "likely.hpp"
 
 namespace vqindex {
 
@@ -26,7 +26,7 @@ static_assert(kGroup <= 256 && kChunk <= 65536 && kCatch <= 65536 && kTileQuerie
 
 class BatchScan {
  public:
-  explicit BatchScan(Scorer& scorer) : s_(scorer) {}
+  explicit BatchScan(Scorer& scorer) : s_(scorer), find_(scorer) {}
 
   void run(std::size_t first, std::size_t last, const Poll& poll) {
     if (first == last) return;
@@ -95,42 +95,16 @@ class BatchScan {
       for (std::size_t g = 0; g < groups; ++g) sum_signs(g, i, some, sums_.data() + g * room);
       for (std::size_t j = 0; j < some; ++j) {
         likely_.clear();
+        for (std::size_t g = 0; g < groups; ++g) {
+          const Group& group = groups_[g];
+          const std::size_t rows = blocks_of(group.at, group.stop) * kBlock;
+          likely_.push_back({group.at, group.stop, sums_.data() + g * room + j * rows});
+        }
         const std::size_t q = first_query_ + i + j;
-        find_likely(q, groups, wanted, [&](std::size_t g) {
-          return sums_.data() + g * room + j * blocks_of(groups_[g].at, groups_[g].stop) * kBlock;
-        });
-        s_.begin_with(q, likely_, row_signs_.data());
+        s_.begin_with(q, find_.find(q, likely_, wanted));
         take_bar(i + j);
       }
     }
-  }
-
-  // The rows of the groups with the largest sums, `wanted` to twice as many if no great number is equal.
-  template <typename Sums>
-  void find_likely(std::size_t q, std::size_t groups, std::size_t wanted, const Sums& sums_of_group) {
-    const std::int32_t offset = s_.prepared.bound[q].offset;
-    std::int32_t low = 0, high = 2 * offset;  // too many rows have sums above low, too few above high
-    std::uint64_t hits[kStretch][kTileBlocks];
-    for (std::int32_t limit = offset + offset / 4;; limit = (low + high) / 2) {
-      std::size_t count = 0;
-      for (std::size_t g = 0; g < groups; ++g) {
-        const Group& group = groups_[g];
-        const std::size_t blocks = blocks_of(group.at, group.stop);
-        s_.kernels.above(sums_of_group(g), blocks, static_cast<std::uint16_t>(limit), hits[g]);
-        for (std::size_t b = 0; b < blocks; ++b) {
-          hits[g][b] &= s_.allowed_of(q, group.at + b * kBlock) & first_bits(group.stop - group.at - b * kBlock);
-          count += count_bits(hits[g][b]);
-        }
-      }
-      if ((count >= wanted && count <= 2 * wanted) || limit == low) break;
-      (count < wanted ? high : low) = limit;
-    }
-    for (std::size_t g = 0; g < groups; ++g)
-      for (std::size_t b = 0; b < blocks_of(groups_[g].at, groups_[g].stop); ++b)
-        for (std::uint64_t bits = hits[g][b]; bits && likely_.size() < 2 * wanted; bits &= bits - 1) {
-          const std::size_t r = b * kBlock + lowest_bit(bits), row = groups_[g].at + r;
-          likely_.push_back({s_.bound_at(q, row, sums_of_group(g)[r] - offset), 0, static_cast<std::int64_t>(row)});
-        }
   }
 
   // All queries of the chunk meet a stretch of rows.
@@ -218,7 +192,7 @@ class BatchScan {
       const Test& test = bars_[i];
       const float upper = of.weight * static_cast<float>(narrow_sums_[c] - test.offset) + test.slack * of.error;
       if (!(test.gain * upper > test.bar + test.lean * of.size)) continue;
-      const float score = s_.score_levels(q, group.at + r, levels_.data() + r * s_.stride, signs_of(r));
+      const float score = s_.score_levels(q, group.at + r, levels_.data() + r * s_.stride);
       if (score < s_.bar(q)) continue;
       const std::int32_t sum = s_.kernels.sign_sum(signs_of(r), s_.sign_of(q), s_.stride);
       const float bar = s_.bar(q);
@@ -290,9 +264,10 @@ class BatchScan {
   std::size_t ascending_ = 0, last_ = 0;  // the end of the first stretch, and of all rows
   Buffer<std::uint8_t> tables_, index_, row_signs_;
   Buffer<std::uint16_t> sums_;  // of kTileQueries queries and one group, or all of a stretch
-  std::vector<Hit> likely_;
-  std::vector<Group> groups_;   // of the stretch
-  Buffer<std::int8_t> levels_;  // of the group that is scored
+  Likely find_;
+  std::vector<Agreement> likely_;  // the groups of the first stretch
+  std::vector<Group> groups_;      // of the stretch
+  Buffer<std::int8_t> levels_;     // of the group that is scored
   Scorer::Weight weights_[kGroup], least_, most_;
   // Of the chunk's queries: what their bars mean for exact tests, for bounds of sizes 1, and for narrow sums.
   std::vector<Test> bars_;

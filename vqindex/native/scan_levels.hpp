@@ -12,7 +12,6 @@ class LevelScan {
   explicit LevelScan(Scorer& scorer) : s_(scorer) {}
 
   void run(std::size_t first, std::size_t last, const Poll& poll) {
-    row_signs_.assign(kTile * s_.stride / 8, 0);
     if (s_.task.queries.count < kArranged)
       by_rows(first, last, poll);
     else
@@ -26,24 +25,21 @@ class LevelScan {
     for (std::size_t at = first; at < last && s_.go_on(poll, kBlock * nq * s_.dim); at += kBlock) {
       const std::size_t count = std::min(kBlock, last - at);
       if (!s_.any_allowed(0, nq, at, at + count)) continue;
-      if (s_.task.code.fields.tops) s_.sign_rows(at, at + count, row_signs_.data());
       for (std::size_t q = 0; q < nq; ++q) {
+        std::size_t rows[kBlock], found = 0;
         float scores[kBlock];
-        const std::uint64_t allowed = s_.allowed_of(q, at) & first_bits(count);
-        for (std::uint64_t bits = allowed; bits; bits &= bits - 1) {
-          const std::size_t r = lowest_bit(bits);
-          scores[r] = s_.score_row(q, at + r, signs_of(r));
-        }
-        for (std::uint64_t bits = allowed; bits; bits &= bits - 1) {
-          const std::size_t r = lowest_bit(bits);
-          if (!(scores[r] < s_.bar(q))) s_.push(q, at + r, scores[r], std::numeric_limits<float>::infinity());
-        }
+        for (std::uint64_t bits = s_.allowed_of(q, at) & first_bits(count); bits; bits &= bits - 1)
+          rows[found++] = at + lowest_bit(bits);
+        s_.score_rows(q, rows, found, scores);
+        for (std::size_t i = 0; i < found; ++i)
+          if (!(scores[i] < s_.bar(q))) s_.push(q, rows[i], scores[i], std::numeric_limits<float>::infinity());
       }
     }
   }
 
   // 128 rows at a time are decoded and met by every query.
   void by_tiles(std::size_t first, std::size_t last, const Poll& poll) {
+    row_signs_.assign(kTile * s_.stride / 8, 0);
     levels_.resize(kTile * s_.stride);
     tile_.resize(kTile * s_.stride);
     sums_.resize(kQueries * kTile);
@@ -85,7 +81,7 @@ class LevelScan {
       hits &= s_.allowed_of(q, at + half) & first_bits(count - half);
       for (; hits; hits &= hits - 1) {
         const std::size_t r = half + lowest_bit(hits), row = at + r;
-        s_.push(q, row, s_.score_levels(q, row, levels_of(r), signs_of(r)), std::numeric_limits<float>::infinity());
+        s_.push(q, row, s_.score_levels(q, row, levels_of(r)), std::numeric_limits<float>::infinity());
       }
     }
   }

@@ -34,14 +34,14 @@ void prepare_levels(const Task& task, Prepared& out) {
   }
 }
 
-// The most units whose entries add up to 255 at most, wherever they begin; each is twice the magnitudes it is of.
+// The most units whose entries add up to 255 at most, wherever they begin.
 std::size_t units_together(const std::int8_t* signs, std::size_t units) {
   int unit[kTogetherUnits] = {};
   std::size_t together = kTogetherUnits;
   for (std::size_t u = 0; u < units; ++u) {
     for (std::size_t i = kTogetherUnits - 1; i > 0; --i) unit[i] = unit[i - 1];
     unit[0] = 0;
-    for (std::size_t i = 0; i < 24; ++i) unit[0] += 2 * std::abs(signs[24 * u + i]);
+    for (std::size_t i = 0; i < 24; ++i) unit[0] += std::abs(signs[24 * u + i]);
     int sum = unit[0];
     for (std::size_t i = 1; i < together; ++i)
       if ((sum += unit[i]) > 255) together = i;

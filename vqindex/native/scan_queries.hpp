@@ -12,7 +12,7 @@ namespace vqindex {
 
 constexpr float kRoom = 2e-6f;  // relative; a score is at most five float32 roundings away from the exact value
 
-constexpr std::size_t kTogetherUnits = 3;  // most units whose entries are added as bytes; one always can be
+constexpr std::size_t kTogetherUnits = 8;  // most units whose entries are added as bytes; two always can be
 static_assert(2 * 8 * kUnitBytes * kSignLimit <= 255);
 
 // A query's int8 versions and what they leave out; the same for all threads.

@@ -1,113 +1,112 @@
 // The scan for one query at a time: sign plane sums of a stretch of rows, then the scores of rows that may be in.
 #pragma once
 
-#include "scorer.hpp"
+#include "likely.hpp"
 
 namespace vqindex {
 
 // Of a stretch's sign plane: it stays in the second-level cache.
 constexpr std::size_t kPlaneBytes = std::size_t{3} << 17;
 constexpr std::size_t kLongest = std::size_t{1} << 15;  // most rows of a stretch
-constexpr std::size_t kLikely = 16;  // rows of a stretch for each of its likeliest from which finding those pays
+constexpr std::size_t kHeld = std::size_t{1} << 16;     // most rows that a first bar is made of; else two stretches, or
+constexpr std::size_t kHeldStretches = 2, kHeldShare = 16;  // one row in so many
+constexpr std::size_t kLikely = 16;  // rows for each of the likeliest from which finding those pays
 constexpr std::size_t kAhead = 16;   // rows fetched ahead before they are scored
 
 class SignScan {
  public:
-  explicit SignScan(Scorer& scorer) : s_(scorer) {}
+  explicit SignScan(Scorer& scorer) : s_(scorer), find_(scorer) {}
 
   void run(std::size_t first, std::size_t last, const Poll& poll) {
-    const std::size_t stretch = std::clamp(kPlaneBytes / s_.sign_bytes / kGroup * kGroup, kGroup, kLongest);
+    stretch_ = std::clamp(kPlaneBytes / s_.sign_bytes / kGroup * kGroup, kGroup, kLongest);
     tables_.resize(s_.units * kUnitTable);
-    sums_.resize(std::min(stretch, padded(last - first, kBlock)));
-    row_signs_.assign(s_.stride / 8, 0);
     for (std::size_t q = 0; q < s_.task.queries.count; ++q) {
       s_.kernels.sign_tables(s_.sign_of(q), s_.units, tables_.data());
-      for (std::size_t at = first; at < last && s_.go_on(poll, stretch * s_.dim); at += stretch)
-        meet(q, at, std::min(last, at + stretch), at == first);
+      const std::size_t held = s_.has_bar(q) ? first : first + held_of(last - first);
+      if (!sum_signs(q, first, held, held_, poll)) return;
+      begin(q, first, held);
+      for (std::size_t at = held, stop; at < last; at = stop) {
+        stop = std::min(last, at + stretch_);
+        if (!sum_signs(q, at, stop, sums_, poll)) return;
+        meet(q, at, stop, sums_, false);
+      }
+      meet(q, first, held, held_, true);
     }
   }
 
  private:
-  struct Candidate {
-    std::size_t row;
-    std::uint16_t sum;
-    float score;
-  };
+  // The first rows, of which a bar is made. They are met last: it is still low then, and the others make it a good one.
+  std::size_t held_of(std::size_t rows) const {
+    return std::min(rows, std::min(kHeld, std::max(kHeldStretches * stretch_, padded(rows / kHeldShare, kGroup))));
+  }
 
-  void meet(std::size_t q, std::size_t at, std::size_t stop, bool likeliest) {
-    if (!s_.any_allowed(q, 1, at, stop)) return;
-    s_.kernels.sign_plane(s_.plane_of(at), s_.sign_bytes, blocks_of(at, stop), tables_.data(), sums_.data());
+  bool sum_signs(std::size_t q, std::size_t from, std::size_t last, Buffer<std::uint16_t>& sums, const Poll& poll) {
+    sums.resize(std::max(sums.size(), padded(last - from, kBlock)));
+    for (std::size_t at = from, stop; at < last; at = stop) {
+      stop = std::min(last, at + stretch_);
+      if (!s_.go_on(poll, (stop - at) * s_.dim)) return false;
+      if (s_.any_allowed(q, 1, at, stop))
+        s_.kernels.sign_plane(s_.plane_of(at), s_.sign_bytes, blocks_of(at, stop), tables_.data(),
+                              s_.prepared.together[q], sums.data() + (at - from));
+    }
+    return true;
+  }
+
+  // The rows that look likeliest are scored first, for the bar that they set.
+  void begin(std::size_t q, std::size_t at, std::size_t stop) {
+    if (stop - at < kLikely * 2 * s_.task.k) return;
     likely_.clear();
-    if (likeliest) find_likely(q, at, stop);
-    std::size_t next = 0;
-    for (std::size_t group = at; group < stop; group += kGroup) {
-      const std::size_t end = std::min(stop, group + kGroup);
-      const float bar = likely_.empty() ? s_.bar(q) : s_.bar_with_ties(q);  // likely rows may be behind these
-      each_above(q, sums_.data() + (group - at), group, end, bar, [&](std::size_t row, std::uint16_t sum) {
-        while (next < likely_.size() && likely_[next] < row) ++next;
-        if (next == likely_.size() || likely_[next] != row) add(row, sum);  // else it is scored already
-      });
-      if (candidates_.size() >= kAhead) score_candidates(q);
-    }
-    score_candidates(q);
-  }
-
-  // Scores the rows of a stretch that look likeliest first: the bar they set keeps most others out. Leaves which they
-  // were, in order.
-  void find_likely(std::size_t q, std::size_t at, std::size_t stop) {
-    const std::size_t wanted = 2 * s_.task.k;
-    if (s_.task.thresholds || stop - at < kLikely * wanted) return;
-    Best best(wanted);
     for (std::size_t group = at; group < stop; group += kGroup)
-      each_above(q, sums_.data() + (group - at), group, std::min(stop, group + kGroup), best.bar(),
-                 [&](std::size_t row, std::uint16_t sum) {
-                   best.push({bound_of(q, row, sum), 0, static_cast<std::int64_t>(row)});
-                 });
-    for (const Hit& hit : best.finish()) likely_.push_back(static_cast<std::size_t>(hit.row));
-    std::sort(likely_.begin(), likely_.end());
-    for (const std::size_t row : likely_) add(row, sums_[row - at]);
-    score_candidates(q);
+      likely_.push_back({group, std::min(stop, group + kGroup), held_.data() + (group - at)});
+    s_.begin_with(q, find_.find(q, likely_, 2 * s_.task.k));
   }
 
-  // Calls found(row, sum) for the rows of the group from `at` to `stop` whose bounds are above `bar`.
-  template <typename Found>
-  void each_above(std::size_t q, const std::uint16_t* sums, std::size_t at, std::size_t stop, float bar,
-                  const Found& found) {
-    std::uint64_t hits[kTileBlocks];
-    if (!s_.hits_above(q, at, stop, sums, bar, hits)) return;
-    for (std::size_t b = 0; b < blocks_of(at, stop); ++b)
-      for (std::uint64_t bits = hits[b]; bits; bits &= bits - 1) {
-        const std::size_t r = b * kBlock + lowest_bit(bits);
-        found(at + r, sums[r]);
-      }
-  }
-
-  void add(std::size_t row, std::uint16_t sum) {
-    s_.fetch_code(row);
-    prefetch(s_.rows().factor + row);
-    candidates_.push_back({row, sum, 0});
-  }
-
-  float bound_of(std::size_t q, std::size_t row, std::uint16_t sum) const {
-    return s_.bound_at(q, row, sum - s_.prepared.bound[q].offset);
-  }
-
-  // First all scores, which overlap in time, then what is kept.
-  void score_candidates(std::size_t q) {
-    for (Candidate& c : candidates_) {
-      s_.gather_signs(c.row, row_signs_.data());
-      c.score = s_.score_row(q, c.row, row_signs_.data());
+  // Scores the rows that may be in; `late` if later ones were met before.
+  void meet(std::size_t q, std::size_t at, std::size_t stop, const Buffer<std::uint16_t>& sums, bool late) {
+    for (std::size_t group = at; group < stop; group += kGroup) {
+      const std::size_t before = count_;
+      catch_rows(q, sums.data() + (group - at), group, std::min(stop, group + kGroup),
+                 late ? s_.bar_with_ties(q) : s_.bar(q));
+      if (before >= kAhead) score(q, before);
     }
-    for (const Candidate& c : candidates_)
-      if (!(c.score < s_.bar(q))) s_.push(q, c.row, c.score, bound_of(q, c.row, c.sum));
-    candidates_.clear();
+    score(q, count_);
+  }
+
+  // Notes the rows of a group that may be in, and asks for their codes.
+  void catch_rows(std::size_t q, const std::uint16_t* sums, std::size_t at, std::size_t stop, float bar) {
+    const std::size_t found = s_.above(q, at, stop, sums, bar, places_);
+    for (std::size_t i = 0; i < found; ++i) {
+      const std::size_t row = at + places_[i];
+      s_.fetch_code(row);
+      prefetch(s_.rows().factor + row);
+      rows_[count_ + i] = row;
+      agreed_[count_ + i] = sums[places_[i]];
+    }
+    count_ += found;
+  }
+
+  // Scores the first `some` rows caught: first all, which overlap in time, then what is kept.
+  void score(std::size_t q, std::size_t some) {
+    s_.score_rows(q, rows_, some, scores_);
+    for (std::size_t i = 0; i < some; ++i)
+      if (!(scores_[i] < s_.bar(q))) s_.push(q, rows_[i], scores_[i], s_.bound_from(q, rows_[i], agreed_[i]));
+    std::copy(rows_ + some, rows_ + count_, rows_);
+    std::copy(agreed_ + some, agreed_ + count_, agreed_);
+    count_ -= some;
   }
 
   Scorer& s_;
-  Buffer<std::uint8_t> tables_, row_signs_;
-  Buffer<std::uint16_t> sums_;  // of the stretch
-  std::vector<Candidate> candidates_;
-  std::vector<std::size_t> likely_;  // rows scored before the others of their stretch
+  Likely find_;
+  std::vector<Agreement> likely_;  // the groups of the rows held
+  Buffer<std::uint8_t> tables_;
+  std::size_t stretch_ = 0;
+  Buffer<std::uint16_t> sums_, held_;  // of the stretch, and of the rows that are met last
+  std::uint8_t places_[kGroup + 64];   // in a group; `collect` may write past the last
+  // Rows caught, their agreement and scores: less than kAhead, and those of two groups.
+  static constexpr std::size_t kRoom = kAhead + 2 * kGroup;
+  std::size_t count_ = 0, rows_[kRoom];
+  std::uint16_t agreed_[kRoom];
+  float scores_[kRoom];
 };
 
 }  // namespace vqindex

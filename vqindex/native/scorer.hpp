@@ -20,6 +20,7 @@
 namespace vqindex {
 
 constexpr std::size_t kGroup = kTileBlocks * kBlock;     // rows of one pass over the sign plane
+constexpr std::size_t kScored = 64;                      // rows whose signs and sums are kept at once
 constexpr std::size_t kPollWork = std::size_t{1} << 28;  // coordinates met between two looks at the clock
 
 using Poll = std::function<bool()>;
@@ -53,7 +54,8 @@ class Scorer {
         stop_(stop),
         best_(task.queries.count, Best(task.k)),
         sum_bars_(task.queries.count),
-        spare_(stride) {
+        spare_(stride),
+        signs_(kScored * stride / 8) {
     if (task.thresholds)
       for (std::size_t q = 0; q < best_.size(); ++q) best_[q] = Best::above(task.thresholds[q]);
   }
@@ -89,21 +91,7 @@ class Scorer {
   // The sign bits of the rows of whole blocks from `at` on, a row every stride / 8 bytes.
   void sign_rows(std::size_t at, std::size_t stop, std::uint8_t* signs) const {
     for (std::size_t row = at; row < stop; row += kBlock)
-      kernels.sign_rows(plane_of(row), sign_bytes, signs + (row - at) * (stride / 8), stride / 8);
-  }
-
-  // The sign bits of one row.
-  void gather_signs(std::size_t row, std::uint8_t* signs) const {
-    const std::uint8_t* plane = plane_of(row / kBlock * kBlock) + row % kBlock;
-    // Stored by the words they are read by: a read of several stores waits until they have left the processor's queue.
-    for (std::size_t j = 0; j < sign_bytes; j += 8) {
-      std::uint64_t word = 0;
-      if (j + 8 <= sign_bytes)
-        for (std::size_t i = 0; i < 8; ++i) word |= std::uint64_t{plane[(j + i) * kBlock]} << (8 * i);
-      else
-        for (std::size_t i = 0; j + i < sign_bytes; ++i) word |= std::uint64_t{plane[(j + i) * kBlock]} << (8 * i);
-      std::memcpy(signs + j, &word, 8);
-    }
+      kernels.sign_rows(plane_of(row), sign_bytes, ~std::uint64_t{0}, signs + (row - at) * (stride / 8), stride / 8);
   }
 
   // ---- filters: which rows a query may find
@@ -128,21 +116,17 @@ class Scorer {
 
   // ---- exact scores
 
-  // The score of a row from its code.
-  float score_row(std::size_t q, std::size_t row, const std::uint8_t* signs) {
-    if (!task.code.wide)
-      return score_of(
-          q, row, kernels.row_dot(task.code.fields, code_of(row), rows_->row_bytes, signs, lead_of(q), spare_.data()));
-    kernels.decode(task.code.index, code_of(row), rows_->row_bytes, signs, spare_.data());
-    std::int64_t sum = 0;
-    for (std::size_t i = 0; i < dim; ++i)
-      sum += std::int32_t{task.code.wide[static_cast<std::uint8_t>(spare_[i])]} * lead_of(q)[i];
-    return score_of(q, row, sum);
+  // The scores of rows from their codes. Neighbours are best next to each other: a block's signs are found together.
+  void score_rows(std::size_t q, const std::size_t* rows, std::size_t count, float* scores) {
+    for (std::size_t i = 0; i < count; i += kScored) score_some(q, rows + i, std::min(kScored, count - i), scores + i);
   }
 
-  // The same from its levels, if those are all there is to it.
-  float score_levels(std::size_t q, std::size_t row, const std::int8_t* levels, const std::uint8_t* signs) {
-    return task.code.wide ? score_row(q, row, signs) : score_of(q, row, kernels.dot(levels, lead_of(q), stride));
+  // The score of a row from its levels, if those are all there is to it.
+  float score_levels(std::size_t q, std::size_t row, const std::int8_t* levels) {
+    if (!task.code.wide) return score_of(q, row, kernels.dot(levels, lead_of(q), stride));
+    float score;
+    score_rows(q, &row, 1, &score);
+    return score;
   }
 
   // estimator.py, operation for operation; distances with the sign that puts the best first.
@@ -192,6 +176,10 @@ class Scorer {
     return bound_of(sum, prepared.bound[q], size_of(row));
   }
 
+  float bound_from(std::size_t q, std::size_t row, std::uint16_t agreed) const {
+    return bound_of_agreement(agreed, prepared.bound[q], size_of(row));
+  }
+
   // Which of a group's rows from `at` to `stop`, whose sums are there, the query may find and have bounds above `bar`.
   bool hits_above(std::size_t q, std::size_t at, std::size_t stop, const std::uint16_t* sums, float bar,
                   std::uint64_t* hits) {
@@ -216,7 +204,17 @@ class Scorer {
     return any != 0;
   }
 
-  // The same for all rows of size 1: the least raw sum whose bound is above `bar`.
+  // The same as places in the group, one after the other; up to 64 bytes behind the last may be overwritten.
+  std::size_t above(std::size_t q, std::size_t at, std::size_t stop, const std::uint16_t* sums, float bar,
+                    std::uint8_t* places) {
+    std::uint64_t hits[kTileBlocks], wanted[kTileBlocks];
+    std::uint16_t queries[kGroup + kBlock];
+    const std::uint16_t none = 0;
+    if (!hits_above(q, at, stop, sums, bar, hits)) return 0;
+    return kernels.collect(sums, blocks_of(at, stop), &none, 1, hits, 0, wanted, places, queries);
+  }
+
+  // The same for all rows of size 1: the least agreement whose bound is above `bar`.
   std::uint16_t floor_of(std::size_t q, float bar) const {
     return static_cast<std::uint16_t>(std::min(find_integer_bar(prepared.bound[q], bar) + 1, 65535));
   }
@@ -224,20 +222,26 @@ class Scorer {
   // ---- what is kept
 
   // A bar to begin with: the k-th best key of some rows, which are to come again.
-  void begin_with(std::size_t q, const std::vector<Hit>& bounds, std::uint8_t* signs) {
+  void begin_with(std::size_t q, const std::vector<Hit>& bounds) {
     if (bounds.size() < task.k) return;  // a filter left too few
-    Best best(task.k);
+    std::vector<std::size_t> rows;
     for (const Hit& hit : bounds) {
-      const std::size_t row = static_cast<std::size_t>(hit.row);
-      gather_signs(row, signs);
-      best.push({std::min(score_row(q, row, signs), hit.key), 0, hit.row});
+      rows.push_back(static_cast<std::size_t>(hit.row));
+      fetch_code(rows.back());
+      prefetch(rows_->factor + rows.back());
     }
+    std::vector<float> scores(rows.size());
+    score_rows(q, rows.data(), rows.size(), scores.data());
+    Best best(task.k);
+    for (std::size_t i = 0; i < rows.size(); ++i) best.push({std::min(scores[i], bounds[i].key), 0, bounds[i].row});
     float worst = std::numeric_limits<float>::infinity();
     for (const Hit& hit : best.finish()) worst = std::min(worst, hit.key);
     best_[q].expect(worst);
   }
 
   float bar(std::size_t q) const { return best_[q].bar(); }
+  // Whether rows can be out: there are k better ones, or it is a range that is asked for.
+  bool has_bar(std::size_t q) const { return task.thresholds || bar(q) > -std::numeric_limits<float>::infinity(); }
   // Just under the bar: what is above this may be in, if its row is lower than another's that was met before.
   float bar_with_ties(std::size_t q) const { return std::nextafter(bar(q), -std::numeric_limits<float>::infinity()); }
   // Whether the k-th best row is none of those from `row` on.
@@ -249,7 +253,36 @@ class Scorer {
   }
 
  private:
-  // The largest raw sum whose bound, for rows of size 1, is not above bar; -1 if there is none.
+  void score_some(std::size_t q, const std::size_t* rows, std::size_t count, float* scores) {
+    if (task.code.fields.tops) find_signs(rows, count);
+    for (std::size_t i = 0; i < count; ++i) codes_[i] = code_of(rows[i]);
+    if (!task.code.wide)
+      kernels.row_dots(task.code.fields, codes_, rows_->row_bytes, signs_.data(), count, lead_of(q), spare_.data(),
+                       sums_);
+    else
+      for (std::size_t i = 0; i < count; ++i) sums_[i] = wide_dot(q, codes_[i], signs_.data() + i * (stride / 8));
+    for (std::size_t i = 0; i < count; ++i) scores[i] = score_of(q, rows[i], sums_[i]);
+  }
+
+  void find_signs(const std::size_t* rows, std::size_t count) {
+    for (std::size_t i = 0, next; i < count; i = next) {
+      const std::size_t block = rows[i] / kBlock * kBlock;
+      std::uint64_t wanted = 0;
+      for (next = i; next < count && rows[next] - block < kBlock && !(wanted >> (rows[next] - block)); ++next)
+        wanted |= std::uint64_t{1} << (rows[next] - block);
+      kernels.sign_rows(plane_of(block), sign_bytes, wanted, signs_.data() + i * (stride / 8), stride / 8);
+    }
+  }
+
+  std::int64_t wide_dot(std::size_t q, const std::uint8_t* code, const std::uint8_t* signs) {
+    kernels.decode(task.code.index, code, rows_->row_bytes, signs, spare_.data());
+    std::int64_t sum = 0;
+    for (std::size_t i = 0; i < dim; ++i)
+      sum += std::int32_t{task.code.wide[static_cast<std::uint8_t>(spare_[i])]} * lead_of(q)[i];
+    return sum;
+  }
+
+  // The largest agreement whose bound, for rows of size 1, is not above bar; -1 if there is none.
   std::int32_t integer_bar(std::size_t q, float bar) {
     SumBar& last = sum_bars_[q];
     if (!(last.key == bar)) last = {bar, find_integer_bar(prepared.bound[q], bar)};
@@ -260,10 +293,10 @@ class Scorer {
     constexpr std::int32_t most = 65535;
     if (!(bound.scale > 0)) return bound_of(0, bound, 1.0f) > bar ? -1 : most;
     // Bounds rise with sums; the guess is at most a rounding or two off.
-    const float guess = (bar - bound.width) / bound.scale + static_cast<float>(bound.offset);
+    const float guess = ((bar - bound.width) / bound.scale + static_cast<float>(bound.offset)) / 2;
     std::int32_t sum = guess > 0 ? static_cast<std::int32_t>(std::min(guess, static_cast<float>(most))) : 0;
-    while (sum < most && !(bound_of(sum + 1 - bound.offset, bound, 1.0f) > bar)) ++sum;
-    while (sum >= 0 && bound_of(sum - bound.offset, bound, 1.0f) > bar) --sum;
+    while (sum < most && !(bound_of_agreement(sum + 1, bound, 1.0f) > bar)) ++sum;
+    while (sum >= 0 && bound_of_agreement(sum, bound, 1.0f) > bar) --sum;
     return sum;
   }
 
@@ -279,6 +312,9 @@ class Scorer {
   std::size_t work_ = 0;
   std::vector<SumBar> sum_bars_;  // the last answer of integer_bar for every query
   Buffer<std::int8_t> spare_;
+  Buffer<std::uint8_t> signs_;  // of the rows of score_some
+  const std::uint8_t* codes_[kScored];
+  std::int64_t sums_[kScored];
   alignas(64) float size_[kBlock] = {};
 };
 
