@@ -139,9 +139,12 @@ VQ_WIDEST void many_additions() {
   sink = static_cast<std::int64_t>(_mm512_reduce_add_ps(all));
 }
 
+template <std::size_t AHEAD>
 VQ_WIDEST void read(const std::uint8_t* from, std::size_t bytes) {
   __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
   for (std::size_t at = 0; at < bytes; at += 256) {
+    if (AHEAD)
+      for (std::size_t line = 0; line < 256; line += 64) prefetch(from + at + line + AHEAD);
     a = _mm512_or_si512(a, _mm512_loadu_si512(from + at));
     b = _mm512_or_si512(b, _mm512_loadu_si512(from + at + 64));
     c = _mm512_or_si512(c, _mm512_loadu_si512(from + at + 128));
@@ -155,8 +158,8 @@ void peaks(const Buffer<std::uint8_t>& memory, std::size_t bytes) {
   print("peak", "dots", 12'000, time_of(many_dots));
   print("peak", "permutes", 12'000, time_of(many_permutes));
   print("peak", "additions", 12'000 * 16, time_of(many_additions));
-  print("peak", "bytes in cache", std::size_t{1} << 18, time_of([&] { read(memory.data(), std::size_t{1} << 18); }));
-  print("peak", "bytes", bytes, time_of([&] { read(memory.data(), bytes); }));
+  print("peak", "bytes in cache", std::size_t{1} << 18, time_of([&] { read<0>(memory.data(), std::size_t{1} << 18); }));
+  print("peak", "bytes", bytes, time_of([&] { read<1 << 14>(memory.data(), bytes); }));
 }
 #endif
 
@@ -211,13 +214,15 @@ void kernels(const Kernels& k, std::size_t dim, const Buffer<std::uint8_t>& memo
   constexpr std::size_t kCaught = 4096;  // rows of a group that queries want to be scored
   const auto group = random_buffer<std::int8_t>(kTileBlocks * kBlock * stride, -127, 127);
   const auto places = random_buffer<std::uint8_t>(kCaught, 0, 255);
-  std::vector<std::uint16_t> which(kCaught), passing(kCaught);
+  std::vector<std::uint16_t> which(kCaught);
+  std::vector<std::uint32_t> passing(kCaught + 3);
   for (std::size_t i = 0; i < kCaught; ++i) which[i] = static_cast<std::uint16_t>(i * kQueries * kMany / kCaught);
   const std::vector<std::int32_t> limits(kQueries * kMany, std::int32_t{1} << 30);
-  sums.resize(kCaught);
+  sums.resize(kCaught + 3);
+  const Catch caught{kCaught, places.data(), which.data()};
   print("kernel", "row_sums", dim, time_of([&] {
-          sink = static_cast<std::int64_t>(k.row_sums(group.data(), stride, places.data(), queries.data(), which.data(),
-                                                      kCaught, limits.data(), sums.data(), passing.data()));
+          sink = static_cast<std::int64_t>(
+              k.row_sums(group.data(), stride, caught, queries.data(), limits.data(), passing.data(), sums.data()));
         }));
   const std::size_t whole = bytes / (plane * kBlock * kTileBlocks);  // passes that go through all of the memory
   print("kernel", "sign_plane", dim, time_of([&] {
@@ -235,11 +240,14 @@ void kernels(const Kernels& k, std::size_t dim, const Buffer<std::uint8_t>& memo
         ((dim - 1) * static_cast<std::size_t>(layout.step) + static_cast<std::size_t>(layout.window) + 7) / 8;
     std::size_t at = 0;
     char name[64];
-    std::snprintf(name, sizeof name, "row_dot %s", layout.name);
+    constexpr std::size_t kRows = 16;  // in the cache
+    const std::uint8_t* codes[kRows];
+    std::int64_t dots[kRows];
+    for (std::size_t i = 0; i < kRows; ++i) codes[i] = memory.data() + i * row;
+    std::snprintf(name, sizeof name, "row_dots %s", layout.name);
     print("kernel", name, dim, time_of([&] {
-            at = (at + 1) % 512;  // rows in the cache
-            sink = k.row_dot(fields.fields(), memory.data() + at * row, row, memory.data() + at * 64, lead.data(),
-                             room.data());
+            k.row_dots(fields.fields(), codes, row, memory.data(), kRows, lead.data(), room.data(), dots);
+            sink = dots[0];
           }));
     std::snprintf(name, sizeof name, "decode %s", layout.name);
     print("kernel", name, dim, time_of([&] {

@@ -11,7 +11,7 @@ results/roofline.jsonl, in place of the lines of the same machine:
   of the peak that bounds them: dot products for `tile_sums`, look-ups for `sign_tile`, the memory's bandwidth for
   `sign_plane`, by which a single query reads all rows. `instructions` are counted from the source.
 * `search`: a whole search of Gaussian clusters on one thread, nanoseconds for a query and a row, beside what its
-  kernels alone would take: the one that meets every row, and `row_sums` (batch) or `row_dot` (single) for the rows
+  kernels alone would take: the one that meets every row, and `row_sums` (batch) or `row_dots` (single) for the rows
   whose bound passes the final bar.
 * `encode`: nanoseconds of processor time for a vector, all steps, beside what the additions of the Hadamard rounds or
   the reading of the vector would take alone, whichever is more.
@@ -46,7 +46,7 @@ HERE = Path(__file__).parent
 NATIVE = HERE.parent / "vqindex" / "native"
 # Constants of native/kernels.hpp.
 TILE, QUERIES, GROUP, TOGETHER, UNIT = 128, 2, 256, 8, 24
-CAUGHT = 4096  # of roofline.cpp
+CAUGHT, DOTS = 4096, 16  # of roofline.cpp: rows of a call of row_sums and row_dots
 FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd", "-w"]
 CODES = (("turboquant-prod", 2), ("turboquant-prod", 4), ("trellis", 2), ("trellis", 4))
 
@@ -68,9 +68,9 @@ def work_of(kernel: str, dim: int, memory: int) -> Line:
     if kernel == "tile_sums":  # eight loads and two broadcasts for 16 dot products
         steps = -(-dim // 4)
         return {"pairs": TILE * QUERIES, "dots": 16 * steps, "instructions": 26 * steps}
-    if kernel == "sign_tile":  # for two queries and a unit 24 loads, 32 look-ups, 24 additions and 24 to widen
+    if kernel == "sign_tile":  # for two queries and a unit 24 loads, 32 look-ups and 32 additions
         work = units * TOGETHER
-        return {"pairs": GROUP * TOGETHER, "permutes": 16 * work, "instructions": 52 * work}
+        return {"pairs": GROUP * TOGETHER, "permutes": 16 * work, "instructions": 44 * work}
     if kernel == "row_sums":
         return {"pairs": CAUGHT, "dots": CAUGHT * -(-dim // 64)}
     if kernel == "sign_plane":
@@ -78,7 +78,9 @@ def work_of(kernel: str, dim: int, memory: int) -> Line:
         return {"pairs": memory // group * GROUP, "bytes": memory // group * group}
     if kernel == "above":
         return {"pairs": GROUP, "instructions": 16}
-    if kernel.startswith(("row_dot", "decode")):
+    if kernel.startswith("row_dots"):
+        return {"pairs": DOTS, "levels": DOTS * dim}
+    if kernel.startswith("decode"):
         return {"pairs": 1, "levels": dim}
     return {}
 
@@ -149,9 +151,9 @@ def searches(dim: int, rows: int, times: dict[tuple[str, int], Line]) -> Iterato
     for codec, bits in CODES:
         index = vqindex.VQIndex(dim, bits, "cosine", codec=codec)
         index.add(x)
-        share, row_dot = passing(index, q[:20], 10), pair(f"row_dot {codec} {bits}")
+        share, row_dots = passing(index, q[:20], 10), pair(f"row_dots {codec} {bits}")
         batch = pair("sign_tile") + share * pair("row_sums")
-        single = pair("sign_plane") + share * row_dot
+        single = pair("sign_plane") + share * row_dots
         for name, count, expected, call in (
             ("batch", 1000, batch, partial(index.search, q, 10, threads=1)),
             ("single", 50, single, partial(one_by_one, index, q[:50])),

@@ -105,6 +105,13 @@ struct SignPass {
   bool more;                  // adds to the sums of an earlier pass
 };
 
+// Rows of a group, 256 at most, that queries want to be scored: row places[i] by query queries[i].
+struct Catch {
+  std::size_t count;
+  const std::uint8_t* places;
+  const std::uint16_t* queries;
+};
+
 struct Kernels {
   std::size_t pass_units;  // units after which `sign_tile` is better called again, for its indices leave the cache
 
@@ -119,12 +126,10 @@ struct Kernels {
                    std::int64_t* sums);
   // Sum of products with an int16 query; stride is a multiple of 64.
   std::int64_t (*dot)(const std::int8_t* levels, const std::int16_t* query, std::size_t stride);
-  // sums[i] = 128 * sum(query which[i]) + <row places[i], query which[i]> of int8 queries as for tile_sums; levels and
-  // queries are `stride` bytes apart, a multiple of 64. Writes which i have sums above limits[which[i]]; returns how
-  // many.
-  std::size_t (*row_sums)(const std::int8_t* levels, std::size_t stride, const std::uint8_t* places,
-                          const std::int8_t* queries, const std::uint16_t* which, std::size_t count,
-                          const std::int32_t* limits, std::int32_t* sums, std::uint16_t* passing);
+  // Which of a catch have sums, as of tile_sums, above the limits of their queries, and the sums of those; returns how
+  // many. Levels and int8 queries are `stride` bytes apart, a multiple of 64. Three behind the last may be overwritten.
+  std::size_t (*row_sums)(const std::int8_t* levels, std::size_t stride, const Catch& rows, const std::int8_t* queries,
+                          const std::int32_t* limits, std::uint32_t* passing, std::int32_t* sums);
   // Sum of squares.
   std::int64_t (*square)(const std::int8_t* levels, std::size_t stride);
 

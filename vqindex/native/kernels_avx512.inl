@@ -79,37 +79,46 @@ VQ_T VQ_INLINE __m128i four_sums(__m512i a, __m512i b, __m512i c, __m512i d) {
   return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
 
-VQ_T std::size_t row_sums(const std::int8_t* levels, std::size_t stride, const std::uint8_t* places,
-                          const std::int8_t* queries, const std::uint16_t* which, std::size_t count,
-                          const std::int32_t* limits, std::int32_t* sums, std::uint16_t* passing) {
+// Rows of STEPS * 64 levels, or of any number if that is 0.
+template <std::size_t STEPS>
+VQ_T VQ_INLINE std::size_t row_sums_of(const std::int8_t* levels, std::size_t stride, const Catch& rows,
+                                       const std::int8_t* queries, const std::int32_t* limits, std::uint32_t* passing,
+                                       std::int32_t* sums) {
+  if (STEPS) stride = STEPS * 64;
   const __m512i flip = _mm512_set1_epi8(static_cast<char>(0x80));
-  std::size_t found = 0;
-  const auto add = [&](std::size_t i, std::size_t at, __m512i sum) VQ_T {
-    const __m512i row = _mm512_xor_si512(_mm512_loadu_si512(levels + places[i] * stride + at), flip);
-    return dot4(sum, row, _mm512_loadu_si512(queries + which[i] * stride + at));
+  const auto sum_of = [&](std::size_t i) VQ_T {
+    const std::int8_t *row = levels + rows.places[i] * stride, *query = queries + rows.queries[i] * stride;
+    __m512i sum = _mm512_setzero_si512();
+    for (std::size_t at = 0; at < stride; at += 64)
+      sum = dot4(sum, _mm512_xor_si512(_mm512_loadu_si512(row + at), flip), _mm512_loadu_si512(query + at));
+    return sum;
   };
-  const auto test = [&](std::size_t i) VQ_T {
-    passing[found] = static_cast<std::uint16_t>(i);
-    found += sums[i] > limits[which[i]];
+  std::size_t found = 0;
+  // Few pass, but no branch can tell which.
+  const auto keep = [&](std::size_t i, __m128i four, __mmask8 above) VQ_T {
+    const __m128i at = _mm_add_epi32(_mm_setr_epi32(0, 1, 2, 3), _mm_set1_epi32(static_cast<int>(i)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(passing + found), _mm_maskz_compress_epi32(above, at));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(sums + found), _mm_maskz_compress_epi32(above, four));
+    found += count_bits(above);
   };
   std::size_t i = 0;
-  for (; i + 4 <= count; i += 4) {
-    __m512i sum[4];
-    VQ_UNROLL
-    for (int j = 0; j < 4; ++j) sum[j] = _mm512_setzero_si512();
-    for (std::size_t at = 0; at < stride; at += 64) VQ_UNROLL
-    for (std::size_t j = 0; j < 4; ++j) sum[j] = add(i + j, at, sum[j]);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(sums + i), four_sums(sum[0], sum[1], sum[2], sum[3]));
-    VQ_UNROLL
-    for (std::size_t j = 0; j < 4; ++j) test(i + j);
+  for (; i + 4 <= rows.count; i += 4) {
+    const __m128i four = four_sums(sum_of(i), sum_of(i + 1), sum_of(i + 2), sum_of(i + 3));
+    const std::uint16_t* q = rows.queries + i;
+    keep(i, four, _mm_cmpgt_epi32_mask(four, _mm_setr_epi32(limits[q[0]], limits[q[1]], limits[q[2]], limits[q[3]])));
   }
-  for (; i < count; ++i) {
-    __m512i sum = _mm512_setzero_si512();
-    for (std::size_t at = 0; at < stride; at += 64) sum = add(i, at, sum);
-    sums[i] = _mm512_reduce_add_epi32(sum);
-    test(i);
+  for (; i < rows.count; ++i) {
+    const __m128i one = _mm_cvtsi32_si128(_mm512_reduce_add_epi32(sum_of(i)));
+    keep(i, one, 1 & _mm_cmpgt_epi32_mask(one, _mm_cvtsi32_si128(limits[rows.queries[i]])));
   }
   return found;
+}
+
+VQ_T std::size_t row_sums(const std::int8_t* levels, std::size_t stride, const Catch& rows, const std::int8_t* queries,
+                          const std::int32_t* limits, std::uint32_t* passing, std::int32_t* sums) {
+  if (stride == 64) return row_sums_of<1>(levels, stride, rows, queries, limits, passing, sums);
+  if (stride == 128) return row_sums_of<2>(levels, stride, rows, queries, limits, passing, sums);
+  return row_sums_of<0>(levels, stride, rows, queries, limits, passing, sums);
 }
 
 // Order of a tile: [group of 16 rows][four coordinates][row], so that a register holds four coordinates of 16 rows and

@@ -65,24 +65,23 @@ VQ_INLINE std::int64_t square(const std::int8_t* levels, std::size_t dim) {
   return sum;
 }
 
-// sum(row, query, stride) is the sum of (row + 128) * query.
-template <typename Sum>
-VQ_INLINE std::size_t row_sums(const std::int8_t* levels, std::size_t stride, const std::uint8_t* places,
-                               const std::int8_t* queries, const std::uint16_t* which, std::size_t count,
-                               const std::int32_t* limits, std::int32_t* sums, std::uint16_t* passing, const Sum& sum) {
-  std::size_t found = 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    sums[i] = sum(levels + places[i] * stride, queries + which[i] * stride, stride);
-    passing[found] = static_cast<std::uint16_t>(i);
-    found += sums[i] > limits[which[i]];
-  }
-  return found;
-}
-
 VQ_INLINE std::int32_t raised_sum(const std::int8_t* row, const std::int8_t* query, std::size_t stride) {
   std::int32_t sum = 0;
   for (std::size_t j = 0; j < stride; ++j) sum += (std::int16_t{row[j]} + 128) * std::int16_t{query[j]};
   return sum;
+}
+
+VQ_INLINE std::size_t row_sums(const std::int8_t* levels, std::size_t stride, const Catch& rows,
+                               const std::int8_t* queries, const std::int32_t* limits, std::uint32_t* passing,
+                               std::int32_t* sums) {
+  std::size_t found = 0;
+  for (std::size_t i = 0; i < rows.count; ++i) {
+    const std::size_t q = rows.queries[i];
+    sums[found] = raised_sum(levels + rows.places[i] * stride, queries + q * stride, stride);
+    passing[found] = static_cast<std::uint32_t>(i);
+    found += sums[found] > limits[q];
+  }
+  return found;
 }
 
 VQ_INLINE void arrange(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
@@ -278,11 +277,11 @@ VQ_INLINE std::size_t collect(const std::uint16_t* sums, std::size_t blocks, con
     return plain::dot(levels, query, dim);                                                         \
   }                                                                                                \
   TARGET std::int64_t square(const std::int8_t* levels, std::size_t dim) { return plain::square(levels, dim); }
-#define VQ_PLAIN_ROW_SUMS(TARGET)                                                                                    \
-  TARGET std::size_t row_sums(const std::int8_t* levels, std::size_t stride, const std::uint8_t* places,             \
-                              const std::int8_t* queries, const std::uint16_t* which, std::size_t count,             \
-                              const std::int32_t* limits, std::int32_t* sums, std::uint16_t* passing) {              \
-    return plain::row_sums(levels, stride, places, queries, which, count, limits, sums, passing, plain::raised_sum); \
+#define VQ_PLAIN_ROW_SUMS(TARGET)                                                                             \
+  TARGET std::size_t row_sums(const std::int8_t* levels, std::size_t stride, const Catch& rows,               \
+                              const std::int8_t* queries, const std::int32_t* limits, std::uint32_t* passing, \
+                              std::int32_t* sums) {                                                           \
+    return plain::row_sums(levels, stride, rows, queries, limits, passing, sums);                             \
   }
 #define VQ_PLAIN_TILES(TARGET)                                                                                     \
   TARGET void arrange(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {                         \

@@ -17,12 +17,12 @@ constexpr std::size_t kTableBytes = std::size_t{1} << 17;  // of tables that sta
 constexpr std::size_t kIndexBytes = std::size_t{1} << 19;  // of look-up indices that stay there beside them
 constexpr std::size_t kStretch = 8;                        // most groups of rows in a stretch
 constexpr std::size_t kPasses = 8;                         // over all stretches
-constexpr std::size_t kCatch = 8192;                       // rows caught in a group before they are scored
+constexpr std::size_t kCatch = std::size_t{1} << 14;       // rows caught in a group before they are scored
 constexpr std::size_t kWorthwhile = 16;                    // rows of the first stretch for each that a bar is made of
 constexpr std::size_t kLeads = 4;                          // queries fetched ahead before they score
 
-// Places in a group are bytes; queries of a chunk and what a group has caught are counted in 16 bits.
-static_assert(kGroup <= 256 && kChunk <= 65536 && kCatch <= 65536 && kTileQueries * kGroup <= kCatch);
+// Places in a group are bytes, queries of a chunk 16 bits.
+static_assert(kGroup <= 256 && kChunk <= 65536 && kTileQueries * kGroup <= kCatch);
 
 class BatchScan {
  public:
@@ -59,12 +59,12 @@ class BatchScan {
   }
 
  private:
-  // Rows of one group that may be in, and the queries they may be in for.
+  // Rows of one group that may be in, and the queries of the chunk that they may be in for.
   struct Group {
     std::size_t at, stop;
     std::size_t count = 0;
-    Buffer<std::uint8_t> row;     // in the group
-    Buffer<std::uint16_t> query;  // in the chunk
+    Buffer<std::uint8_t> places;
+    Buffer<std::uint16_t> queries;
     std::uint64_t wanted[kTileBlocks] = {};
   };
 
@@ -154,12 +154,12 @@ class BatchScan {
   void collect(Group& group, std::size_t i, std::size_t some) {
     const std::size_t blocks = blocks_of(group.at, group.stop);
     if (group.count + some * kGroup > kCatch) score(group);
-    group.row.resize(kCatch + kBlock);
-    group.query.resize(kCatch + kBlock);
+    group.places.resize(kCatch + kBlock);
+    group.queries.resize(kCatch + kBlock);
     const auto put = [&](const std::uint16_t* sums, const std::uint16_t* floors, std::size_t queries,
                          const std::uint64_t* allowed, std::size_t first) {
       group.count += s_.kernels.collect(sums, blocks, floors, queries, allowed, first, group.wanted,
-                                        group.row.data() + group.count, group.query.data() + group.count);
+                                        group.places.data() + group.count, group.queries.data() + group.count);
     };
     std::uint64_t hits[kTileBlocks];
     if (!s_.rows().norm && (!s_.rows().allowed || !s_.rows().allowed_step)) {
@@ -174,23 +174,28 @@ class BatchScan {
 
   // Rows caught are decoded once; int8 versions of the queries tell which of them to score.
   void score(Group& group) {
-    if (!group.count) return;
+    if (group.count) score_catch(group);
+    group.count = 0;
+    std::fill_n(group.wanted, kTileBlocks, 0);
+  }
+
+  void score_catch(const Group& group) {
     decode(group);
     find_limits();
-    narrow_sums_.resize(kCatch);
-    passing_.resize(kCatch);
+    passing_.resize(kCatch + 3);
+    narrow_sums_.resize(kCatch + 3);
     const std::size_t passing = s_.kernels.row_sums(
-        levels_.data(), s_.stride, group.row.data(), s_.prepared.narrow.data() + first_query_ * s_.stride,
-        group.query.data(), group.count, limits_.data(), narrow_sums_.data(), passing_.data());
+        levels_.data(), s_.stride, {group.count, group.places.data(), group.queries.data()},
+        s_.prepared.narrow.data() + first_query_ * s_.stride, limits_.data(), passing_.data(), narrow_sums_.data());
     for (std::size_t p = 0; p < passing; ++p) {
       if (p + kLeads < passing) {
-        const std::size_t next = first_query_ + group.query[passing_[p + kLeads]];
+        const std::size_t next = first_query_ + group.queries[passing_[p + kLeads]];
         fetch(reinterpret_cast<const std::uint8_t*>(s_.lead_of(next)), 2 * s_.stride);
       }
-      const std::size_t c = passing_[p], r = group.row[c], i = group.query[c], q = first_query_ + i;
+      const std::size_t r = group.places[passing_[p]], i = group.queries[passing_[p]], q = first_query_ + i;
       const Scorer::Weight& of = weights_[r];
       const Test& test = bars_[i];
-      const float upper = of.weight * static_cast<float>(narrow_sums_[c] - test.offset) + test.slack * of.error;
+      const float upper = of.weight * static_cast<float>(narrow_sums_[p] - test.offset) + test.slack * of.error;
       if (!(test.gain * upper > test.bar + test.lean * of.size)) continue;
       const float score = s_.score_levels(q, group.at + r, levels_.data() + r * s_.stride);
       if (score < s_.bar(q)) continue;
@@ -199,8 +204,6 @@ class BatchScan {
       s_.push(q, group.at + r, score, s_.bound_at(q, group.at + r, sum));
       if (s_.bar(q) != bar) take_bar(i);
     }
-    group.count = 0;
-    std::fill_n(group.wanted, kTileBlocks, 0);
   }
 
   void decode(const Group& group) {
@@ -222,16 +225,18 @@ class BatchScan {
   // Narrow sums that fail the test of their query for every row that is decoded: the test solved for the sum, with the
   // weights, errors and sizes that let most pass, and room for the rounding of the steps.
   void find_limits() {
-    constexpr float most = 1e9f;
+    constexpr float low = -2e9f, high = 1e9f;
     const float up = most_.weight > 0 ? 1 / most_.weight : 0, down = 1 / least_.weight;
     const float error = most_.error, size = least_.size;
+    const float *bar = least_bar_.data(), *lean = lean_.data(), *slack = slack_.data();
+    const std::int32_t* offset = offset_.data();
+    std::int32_t* limits = limits_.data();
     for (std::size_t i = 0; i < queries_; ++i) {
-      const float left = least_bar_[i] + lean_[i] * size - slack_[i] * error;
-      const float sum = left > 0 ? left * up : left * down;
+      const float left = bar[i] + lean[i] * size - slack[i] * error;
+      const float sum = left * (left > 0 ? up : down);
       const float limit = sum - 1e-5f * std::fabs(sum) - 2;
       // A limit that is no number lets all pass, as one below all sums does.
-      limits_[i] =
-          (limit > -most ? static_cast<std::int32_t>(limit < most ? limit : most) : -2'000'000'000) + offset_[i];
+      limits[i] = static_cast<std::int32_t>(std::min(high, std::max(low, limit))) + offset[i];
     }
   }
 
@@ -274,7 +279,7 @@ class BatchScan {
   Buffer<std::uint16_t> floors_;
   Buffer<float> least_bar_, lean_, slack_;
   Buffer<std::int32_t> offset_, limits_, narrow_sums_;
-  Buffer<std::uint16_t> passing_;
+  Buffer<std::uint32_t> passing_;  // of a group's catch
 };
 
 }  // namespace vqindex

@@ -54,7 +54,7 @@ class SignScan {
 
   // The rows that look likeliest are scored first, for the bar that they set.
   void begin(std::size_t q, std::size_t at, std::size_t stop) {
-    if (stop - at < kLikely * 2 * s_.task.k) return;
+    if (at == stop || stop - at < kLikely * 2 * s_.task.k) return;
     likely_.clear();
     for (std::size_t group = at; group < stop; group += kGroup)
       likely_.push_back({group, std::min(stop, group + kGroup), held_.data() + (group - at)});

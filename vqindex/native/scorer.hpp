@@ -207,9 +207,9 @@ class Scorer {
   // The same as places in the group, one after the other; up to 64 bytes behind the last may be overwritten.
   std::size_t above(std::size_t q, std::size_t at, std::size_t stop, const std::uint16_t* sums, float bar,
                     std::uint8_t* places) {
-    std::uint64_t hits[kTileBlocks], wanted[kTileBlocks];
-    std::uint16_t queries[kGroup + kBlock];
+    std::uint64_t hits[kTileBlocks], wanted[kTileBlocks] = {};
     const std::uint16_t none = 0;
+    std::uint16_t queries[kGroup + kBlock];
     if (!hits_above(q, at, stop, sums, bar, hits)) return 0;
     return kernels.collect(sums, blocks_of(at, stop), &none, 1, hits, 0, wanted, places, queries);
   }
