@@ -491,6 +491,8 @@ VQ_T VQ_INLINE __m512i loaded(const std::uint8_t* from) {
   return x;
 }
 
+constexpr std::size_t kTablesAhead = 512;  // bytes; tables come from the second-level cache
+
 // Q queries meet B of the blocks: every index meets Q tables, every table B indices, and all sums stay in registers.
 template <std::size_t Q, std::size_t B>
 VQ_T VQ_INLINE void tile_signs(const std::uint8_t* index, const std::uint8_t* tables, const SignPass& pass,
@@ -508,7 +510,10 @@ VQ_T VQ_INLINE void tile_signs(const std::uint8_t* index, const std::uint8_t* ta
       for (int g = 0; g < kGroups; ++g, tables += 64, index += 64 * pass.blocks) {
         __m512i table[Q];
         VQ_UNROLL
-        for (std::size_t q = 0; q < Q; ++q) table[q] = loaded(tables + q * pass.step);
+        for (std::size_t q = 0; q < Q; ++q) {
+          table[q] = loaded(tables + q * pass.step);
+          prefetch(tables + q * pass.step + kTablesAhead);
+        }
         VQ_UNROLL
         for (std::size_t b = 0; b < B; ++b) {
           const __m512i at = loaded(index + 64 * b);
