@@ -289,12 +289,14 @@ class Tables {
  public:
   Tables(Array<const float, nb::ndim<2>> signs, Array<const std::uint32_t, nb::ndim<1>> source, int bits, bool cosine,
          bool renormalised, float cell_scale)
-      : signs_(signs.data(), signs.data() + signs.size()), source_(source.data(), source.data() + source.size()) {
+      : factors_(signs.size()), source_(source.data(), source.data() + source.size()) {
     const std::size_t dim = source.shape(0);
     if (dim < 1 || signs.shape(0) != vqindex::kRounds || signs.shape(1) != dim || bits < 1 || bits > 8 ||
         *std::max_element(source_.begin(), source_.end()) >= dim)
       throw std::invalid_argument("expected bits 1..8, signs (3, dim) and sources (dim,) below dim");
-    views_ = {{dim, signs_.data(), source_.data()}, bits, cosine, renormalised, cell_scale, nullptr, nullptr, nullptr};
+    vqindex::round_factors(dim, signs.data(), source_.data(), factors_.data());
+    views_ = {
+        {dim, factors_.data(), source_.data()}, bits, cosine, renormalised, cell_scale, nullptr, nullptr, nullptr};
   }
   Tables(const Tables&) = delete;
   Tables& operator=(const Tables&) = delete;
@@ -333,7 +335,7 @@ class Tables {
   }
 
  private:
-  std::vector<float> signs_, thresholds_;
+  std::vector<float> factors_, thresholds_;
   std::vector<std::uint32_t> source_;
   std::vector<std::int32_t> levels_;
   std::vector<std::int8_t> trellis_levels_;

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "encode_avx512.hpp"
 #include "encode_cells.hpp"
 #include "encode_trellis.hpp"
 
@@ -15,23 +16,25 @@ namespace {
 
 constexpr float kQueryLimit = 32767.0f;
 
+template <typename Steps>
 VQ_INLINE void encode_body(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch,
                            std::uint8_t* codes, float* factor, float* norm, const std::string& isa) {
-  if (tables.trellis) return encode_trellis_code(tables, rows, n, scratch, codes, factor, norm, isa);
-  encode_scalar_code(tables, rows, n, scratch, codes, factor, norm);
+  if (tables.trellis) return encode_trellis_code<Steps>(tables, rows, n, scratch, codes, factor, norm, isa);
+  encode_scalar_code<Steps>(tables, rows, n, scratch, codes, factor, norm);
 }
 
+template <typename Steps>
 VQ_INLINE void prepare_body(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch,
                             std::int16_t* lead, float* lead_scale, float* norm) {
   const std::size_t d = tables.rotation.dim;
   float* columns = static_cast<float*>(scratch);
-  float* rotated = columns + d * kLanes;
+  float* other = columns + d * kLanes;
   for (std::size_t row = 0; row < n; row += kLanes) {
     const std::size_t lanes = std::min<std::size_t>(kLanes, n - row);
     Norms norms;
-    rotate_rows(tables.rotation, rows + row * d, lanes, columns, rotated, norms);
+    rotate_rows<Steps>(tables.rotation, rows + row * d, lanes, columns, other, norms);
     alignas(kAlign) std::int32_t peak[kLanes] = {};
-    raise_peaks(rotated, d, peak);
+    raise_peaks(columns, d, peak);
     alignas(kAlign) float inverse[kLanes], scalars[kLanes];
     alignas(kAlign) LaneDoubles step;
     VQ_LANES
@@ -40,7 +43,8 @@ VQ_INLINE void prepare_body(const EncodeTables& tables, const float* rows, std::
       inverse[i] = kQueryLimit / (peak[i] > 0 ? largest : 1.0f);
       step[i] = static_cast<double>(largest) / static_cast<double>(kQueryLimit);
     }
-    store_integers(tables.rotation, rotated, inverse, kQueryLimit, lanes, lead + row * d);
+    const float* next = next_block(rows + row * d, n - row, d);
+    store_integers(tables.rotation, columns, inverse, kQueryLimit, lanes, next, lead + row * d);
     rescale(step, norms, tables.cosine, scalars);
     std::copy_n(scalars, lanes, lead_scale + row);
     rescale(norms.norm, norms, tables.cosine, scalars);
@@ -52,33 +56,33 @@ VQ_INLINE void prepare_body(const EncodeTables& tables, const float* rows, std::
 
 void encode_scalar(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch, std::uint8_t* codes,
                    float* factor, float* norm, const std::string& isa) {
-  encode_body(tables, rows, n, scratch, codes, factor, norm, isa);
+  encode_body<PlainSteps>(tables, rows, n, scratch, codes, factor, norm, isa);
 }
 
 void prepare_scalar(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch, std::int16_t* lead,
                     float* lead_scale, float* norm) {
-  prepare_body(tables, rows, n, scratch, lead, lead_scale, norm);
+  prepare_body<PlainSteps>(tables, rows, n, scratch, lead, lead_scale, norm);
 }
 
 #ifdef VQ_X86
 VQ_TARGET_AVX2 void encode_avx2(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch,
                                 std::uint8_t* codes, float* factor, float* norm, const std::string& isa) {
-  encode_body(tables, rows, n, scratch, codes, factor, norm, isa);
+  encode_body<PlainSteps>(tables, rows, n, scratch, codes, factor, norm, isa);
 }
 
 VQ_TARGET_AVX2 void prepare_avx2(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch,
                                  std::int16_t* lead, float* lead_scale, float* norm) {
-  prepare_body(tables, rows, n, scratch, lead, lead_scale, norm);
+  prepare_body<PlainSteps>(tables, rows, n, scratch, lead, lead_scale, norm);
 }
 
 VQ_TARGET_AVX512 void encode_avx512(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch,
                                     std::uint8_t* codes, float* factor, float* norm, const std::string& isa) {
-  encode_body(tables, rows, n, scratch, codes, factor, norm, isa);
+  encode_body<Avx512Steps>(tables, rows, n, scratch, codes, factor, norm, isa);
 }
 
 VQ_TARGET_AVX512 void prepare_avx512(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch,
                                      std::int16_t* lead, float* lead_scale, float* norm) {
-  prepare_body(tables, rows, n, scratch, lead, lead_scale, norm);
+  prepare_body<Avx512Steps>(tables, rows, n, scratch, lead, lead_scale, norm);
 }
 #endif
 

@@ -9,8 +9,7 @@
 
 namespace vqindex {
 
-constexpr std::int32_t kTiny = 1 << 23;          // bits of the least normal float
-constexpr std::int32_t kCut = (127 - 31) << 23;  // bits of 2^-31
+constexpr std::int32_t kTiny = 1 << 23;  // bits of the least normal float
 
 // What is known of each vector of a block before it is rotated.
 struct Norms {
@@ -21,15 +20,9 @@ struct Norms {
 
 // Round to float, what would be subnormal to 0.
 VQ_INLINE float flush(double value) {
-  const float narrow = static_cast<float>(value);
-  return magnitude_bits(narrow) < kTiny ? 0.0f : narrow;
-}
-
-VQ_INLINE void load_rows(const float* rows, std::size_t lanes, std::size_t d, float* columns) {
-  const float* lane[kLanes];
-  // Lanes without a row repeat the first one; nothing of them is stored.
-  for (std::size_t i = 0; i < kLanes; ++i) lane[i] = rows + (i < lanes ? i * d : 0);
-  load_columns(lane, d, columns);
+  const std::int32_t bits = float_bits(static_cast<float>(value));
+  // A mask instead of a condition: compilers don't widen branches.
+  return bits_float(bits & -static_cast<std::int32_t>((bits & 0x7fffffff) >= kTiny));
 }
 
 // Raise `peak` to the bits of the largest magnitude of each lane.
@@ -44,10 +37,48 @@ VQ_INLINE void raise_peaks(const float* columns, std::size_t d, std::int32_t (&p
   }
 }
 
-// Bring columns into the scaled domain.
-VQ_INLINE void scale_columns(float* columns, std::size_t d, Norms& norms) {
-  alignas(kAlign) std::int32_t peak[kLanes] = {};
-  raise_peaks(columns, d, peak);
+// Multiply a block by its lanes' powers of two, with 0 for what is below a lane's limit, and sum up the squares.
+VQ_INLINE void scale_columns(float* columns, std::size_t d, const float* power, const std::int32_t* limit,
+                             LaneDoubles& norm2) {
+  Sum64 sum;
+  sum.clear();
+  for (std::size_t j = 0; j < d; ++j) {
+    float* column = columns + j * kLanes;
+    double* partial = sum.partial[j % 32];
+    VQ_LANES
+    for (int i = 0; i < kLanes; ++i) {
+      const std::int32_t keep = -static_cast<std::int32_t>(magnitude_bits(column[i]) >= limit[i]);
+      const float value = bits_float(float_bits(column[i] * power[i]) & keep);
+      const double wide = value;
+      column[i] = value;
+      partial[i] += wide * wide;
+    }
+  }
+  std::copy_n(sum.total(), kLanes, norm2);
+}
+
+// Ask for `count` cache lines of the next block, which has as many as coordinates, from number `line` on. The last pass
+// over a block does this: in order, for then the processor's own prefetching joins in, and not earlier, for the passes
+// before have lines of their own to wait for.
+VQ_INLINE void fetch_ahead(const float* next, std::size_t line, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) prefetch(next + (line + i) * kLanes);
+}
+
+// The block after the first of `left` rows; rows that were here already if it is not a whole one.
+VQ_INLINE const float* next_block(const float* rows, std::size_t left, std::size_t d) {
+  return left >= 2 * kLanes ? rows + kLanes * d : rows;
+}
+
+// Load, scale and rotate a block of up to kLanes rows; `other` is working space.
+template <typename Steps>
+VQ_INLINE void rotate_rows(const Hadamard& rotation, const float* rows, std::size_t lanes, float* columns, float* other,
+                           Norms& norms) {
+  const std::size_t d = rotation.dim;
+  const float* lane[kLanes];
+  // Lanes without a row repeat the first one; nothing of them is stored.
+  for (std::size_t i = 0; i < kLanes; ++i) lane[i] = rows + (i < lanes ? i * d : 0);
+  alignas(kAlign) std::int32_t peak[kLanes] = {}, limit[kLanes];
+  Steps::load(lane, d, columns, peak);
 
   alignas(kAlign) float power[kLanes];
   VQ_LANES
@@ -57,39 +88,15 @@ VQ_INLINE void scale_columns(float* columns, std::size_t d, Norms& norms) {
     const std::int32_t biased = exponent > 0 ? 255 - exponent : 127;
     power[i] = bits_float(biased << 23);
     norms.unit[i] = 1.0 / static_cast<double>(power[i]);
+    // What is scaled to less than 2^-31 was 2^32 times smaller than the peak's power of two: one limit for both rules.
+    const std::int32_t cut = (exponent - 32) << 23;
+    limit[i] = cut > kTiny ? cut : kTiny;
   }
 
-  Sum64 sum;
-  sum.clear();
-  for (std::size_t j = 0; j < d; ++j) {
-    float* column = columns + j * kLanes;
-    double* partial = sum.partial[j % 32];
-    VQ_LANES
-    for (int i = 0; i < kLanes; ++i) {
-      const float scaled = column[i] * power[i];
-      // Masks instead of a condition: compilers don't widen short-circuits.
-      const int big = magnitude_bits(column[i]) >= kTiny, kept = magnitude_bits(scaled) >= kCut;
-      const std::int32_t keep = -(big & kept);
-      const float value = bits_float(float_bits(scaled) & keep);
-      const double wide = value;
-      column[i] = value;
-      partial[i] += wide * wide;
-    }
-  }
-  const LaneDoubles& total = sum.total();
+  Steps::scale(columns, d, power, limit, norms.norm2);
   VQ_LANES
-  for (int i = 0; i < kLanes; ++i) {
-    norms.norm2[i] = total[i];
-    norms.norm[i] = std::sqrt(total[i]);
-  }
-}
-
-// Load, scale and rotate a block of rows; `columns` is working space.
-VQ_INLINE void rotate_rows(const Hadamard& rotation, const float* rows, std::size_t lanes, float* columns,
-                           float* rotated, Norms& norms) {
-  load_rows(rows, lanes, rotation.dim, columns);
-  scale_columns(columns, rotation.dim, norms);
-  rotate(rotation, columns, rotated);
+  for (int i = 0; i < kLanes; ++i) norms.norm[i] = std::sqrt(norms.norm2[i]);
+  Steps::rotate(rotation, columns, other);
 }
 
 // Lengths of the scaled domain in those of the metric: units of |x|, or for cosine parts of it.
@@ -132,15 +139,16 @@ VQ_INLINE void store_scalars(const EncodeTables& tables, const Norms& norms, con
   std::copy_n(lengths, lanes, norm);
 }
 
-// Row-major integers of rotated columns: round(y * inverse), clipped to +-limit.
+// Row-major integers of rotated columns: round(y * inverse), clipped to +-limit. `next` is the next block.
 VQ_INLINE void store_integers(const Hadamard& rotation, const float* rotated, const float* inverse, float limit,
-                              std::size_t lanes, std::int16_t* out) {
+                              std::size_t lanes, const float* next, std::int16_t* out) {
   const std::size_t d = rotation.dim;
   alignas(kAlign) float tile[kLanes][kLanes] = {}, turned[kLanes][kLanes];
   const float* tile_rows[kLanes];
   for (int c = 0; c < kLanes; ++c) tile_rows[c] = tile[c];
   for (std::size_t begin = 0; begin < d; begin += kLanes) {
     const std::size_t width = std::min<std::size_t>(kLanes, d - begin);
+    fetch_ahead(next, begin, width);
     for (std::size_t c = 0; c < width; ++c) {
       const float* column = rotated + rotation.source[begin + c] * kLanes;
       VQ_LANES

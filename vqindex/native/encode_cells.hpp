@@ -54,20 +54,25 @@ struct Cell {
   }
 };
 
-// Quantise a block: packed rows of `stride` bytes (whole groups and slack) and the sum of y times level.
+// Room for a block's codes on their way: whole groups and slack, or columns of 32 bits of every lane.
+inline std::size_t packed_stride(const EncodeTables& tables) { return (code_bytes(tables) + 63) / 64 * 64 + 8; }
+
+// Quantise a block: the codes of `lanes` rows and the sum of y times level.
 template <int Bits>
-VQ_INLINE void quantise(const EncodeTables& tables, const float* rotated, const float* scale, Sum64& dot,
-                        std::size_t stride, std::uint8_t* packed) {
-  const std::size_t d = tables.rotation.dim;
+VQ_INLINE void quantise(const EncodeTables& tables, const float* rotated, const float* scale, std::size_t lanes,
+                        const float* next, std::uint8_t* packed, std::uint8_t* codes, LaneDoubles& dot) {
+  const std::size_t d = tables.rotation.dim, bytes = code_bytes(tables), stride = packed_stride(tables);
   Cell<Bits> cell;
   cell.prepare(tables, scale);
-  dot.clear();
+  Sum64 sum;
+  sum.clear();
   for (std::size_t begin = 0; begin < d; begin += 8) {
     Group group = {};
     const std::size_t end = std::min(d, begin + 8);
+    fetch_ahead(next, begin, end - begin);
     for (std::size_t j = begin; j < end; ++j) {
       const float* column = rotated + tables.rotation.source[j] * kLanes;
-      double* partial = dot.partial[j % 32];
+      double* partial = sum.partial[j % 32];
       const int shift = static_cast<int>(j % 4) * Bits;
       std::uint32_t* word = group.half[j % 8 / 4];
       alignas(kAlign) std::int32_t magnitude[kLanes], found[kLanes];
@@ -90,49 +95,75 @@ VQ_INLINE void quantise(const EncodeTables& tables, const float* rotated, const 
       for (int b = 0; b < 8; ++b) out[b] = static_cast<std::uint8_t>(bits >> (8 * b));
     }
   }
+  std::copy_n(sum.total(), kLanes, dot);
+  for (std::size_t i = 0; i < lanes; ++i) std::copy_n(packed + i * stride, bytes, codes + i * bytes);
 }
 
-inline std::size_t packed_stride(const EncodeTables& tables) { return (tables.rotation.dim + 7) / 8 * tables.bits + 8; }
+// The steps as plain loops.
+struct PlainSteps {
+  VQ_INLINE static void load(const float* const (&rows)[kLanes], std::size_t d, float* columns,
+                             std::int32_t (&peak)[kLanes]) {
+    load_columns(rows, d, columns);
+    raise_peaks(columns, d, peak);
+  }
 
-VQ_INLINE void quantise_block(const EncodeTables& tables, const float* rotated, const float* scale, Sum64& dot,
-                              std::uint8_t* packed) {
-  const std::size_t stride = packed_stride(tables);
+  VQ_INLINE static void scale(float* columns, std::size_t d, const float* power, const std::int32_t* limit,
+                              LaneDoubles& norm2) {
+    scale_columns(columns, d, power, limit, norm2);
+  }
+
+  VQ_INLINE static void rotate(const Hadamard& tables, float* columns, float* other) {
+    vqindex::rotate(tables, columns, other);
+  }
+
+  template <int Bits>
+  VQ_INLINE static void quantise(const EncodeTables& tables, const float* rotated, const float* scale,
+                                 std::size_t lanes, const float* next, std::uint8_t* packed, std::uint8_t* codes,
+                                 LaneDoubles& dot) {
+    vqindex::quantise<Bits>(tables, rotated, scale, lanes, next, packed, codes, dot);
+  }
+};
+
+template <typename Steps>
+VQ_INLINE void quantise_block(const EncodeTables& tables, const float* rotated, const float* scale, std::size_t lanes,
+                              const float* next, std::uint8_t* packed, std::uint8_t* codes, LaneDoubles& dot) {
   switch (tables.bits) {
     case 1:
-      return quantise<1>(tables, rotated, scale, dot, stride, packed);
+      return Steps::template quantise<1>(tables, rotated, scale, lanes, next, packed, codes, dot);
     case 2:
-      return quantise<2>(tables, rotated, scale, dot, stride, packed);
+      return Steps::template quantise<2>(tables, rotated, scale, lanes, next, packed, codes, dot);
     case 3:
-      return quantise<3>(tables, rotated, scale, dot, stride, packed);
+      return Steps::template quantise<3>(tables, rotated, scale, lanes, next, packed, codes, dot);
     case 4:
-      return quantise<4>(tables, rotated, scale, dot, stride, packed);
+      return Steps::template quantise<4>(tables, rotated, scale, lanes, next, packed, codes, dot);
     case 5:
-      return quantise<5>(tables, rotated, scale, dot, stride, packed);
+      return Steps::template quantise<5>(tables, rotated, scale, lanes, next, packed, codes, dot);
     case 6:
-      return quantise<6>(tables, rotated, scale, dot, stride, packed);
+      return Steps::template quantise<6>(tables, rotated, scale, lanes, next, packed, codes, dot);
     case 7:
-      return quantise<7>(tables, rotated, scale, dot, stride, packed);
+      return Steps::template quantise<7>(tables, rotated, scale, lanes, next, packed, codes, dot);
     default:
-      return quantise<8>(tables, rotated, scale, dot, stride, packed);
+      return Steps::template quantise<8>(tables, rotated, scale, lanes, next, packed, codes, dot);
   }
 }
 
+template <typename Steps>
 VQ_INLINE void encode_scalar_code(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch,
                                   std::uint8_t* codes, float* factor, float* norm) {
-  const std::size_t d = tables.rotation.dim, bytes = code_bytes(tables), stride = packed_stride(tables);
+  const std::size_t d = tables.rotation.dim, bytes = code_bytes(tables);
   float* columns = static_cast<float*>(scratch);
-  float* rotated = columns + d * kLanes;
-  std::uint8_t* packed = reinterpret_cast<std::uint8_t*>(rotated + d * kLanes);
+  float* other = columns + d * kLanes;
+  std::uint8_t* packed = reinterpret_cast<std::uint8_t*>(other + d * kLanes);
   for (std::size_t row = 0; row < n; row += kLanes) {
     const std::size_t lanes = std::min<std::size_t>(kLanes, n - row);
     Norms norms;
-    rotate_rows(tables.rotation, rows + row * d, lanes, columns, rotated, norms);
+    rotate_rows<Steps>(tables.rotation, rows + row * d, lanes, columns, other, norms);
     alignas(kAlign) float scale[kLanes];
     deviations(norms, d, scale);
-    Sum64 dot;
-    quantise_block(tables, rotated, scale, dot, packed);
-    store_scalars(tables, norms, dot.total(), lanes, factor + row, norm ? norm + row : nullptr);
-    for (std::size_t i = 0; i < lanes; ++i) std::copy_n(packed + i * stride, bytes, codes + (row + i) * bytes);
+    alignas(kAlign) LaneDoubles dot;
+    const float* next = next_block(rows + row * d, n - row, d);
+    quantise_block<Steps>(tables, columns, scale, lanes, next, packed, codes + row * bytes, dot);
+    store_scalars(tables, norms, dot, lanes, factor + row, norm ? norm + row : nullptr);
   }
 }
 

@@ -93,6 +93,7 @@ VQ_INLINE void trellis_dot(const EncodeTables& tables, const float* rotated, con
   }
 }
 
+template <typename Steps>
 VQ_INLINE void encode_trellis_code(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch,
                                    std::uint8_t* codes, float* factor, float* norm, const std::string& isa) {
   const TrellisCode& code = *tables.trellis;
@@ -104,7 +105,8 @@ VQ_INLINE void encode_trellis_code(const EncodeTables& tables, const float* rows
     Norms norms[kBlocks];
     for (std::size_t b = 0; b * kLanes < count; ++b) {
       const std::size_t lanes = std::min<std::size_t>(kLanes, count - b * kLanes);
-      rotate_rows(tables.rotation, rows + (row + b * kLanes) * d, lanes, s.columns, s.rotated[b], norms[b]);
+      const float* block = rows + (row + b * kLanes) * d;
+      rotate_rows<Steps>(tables.rotation, block, lanes, s.rotated[b], s.columns, norms[b]);
       alignas(kAlign) float inverse[kLanes];
       deviations(norms[b], d, inverse);
       VQ_LANES
@@ -112,7 +114,8 @@ VQ_INLINE void encode_trellis_code(const EncodeTables& tables, const float* rows
         const float ratio = code.grid / (inverse[i] > 0.0f ? inverse[i] : 1.0f);
         inverse[i] = inverse[i] > 0.0f ? ratio : 0.0f;
       }
-      store_integers(tables.rotation, s.rotated[b], inverse, kPeak, lanes, s.values + b * kLanes * d);
+      store_integers(tables.rotation, s.rotated[b], inverse, kPeak, lanes, next_block(block, n - row - b * kLanes, d),
+                     s.values + b * kLanes * d);
     }
     trellis_encode(s.values, count, d, code.search, s.search, s.fields, s.starts, isa);
     for (std::size_t b = 0; b * kLanes < count; ++b) {

@@ -2,6 +2,7 @@
 // inline it into one function per instruction set.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "lanes.hpp"
@@ -13,9 +14,28 @@ constexpr int kRounds = 3;
 // Views of the tables of one rotation.
 struct Hadamard {
   std::size_t dim;
-  const float* signs;           // [kRounds][dim], each +1 or -1
+  const float* factors;         // [kRounds][dim], of round_factors
   const std::uint32_t* source;  // [dim]: coordinate i after a round is coordinate source[i] of its butterflies
 };
+
+// What a chunk's butterflies are multiplied by.
+inline float chunk_scale(std::size_t size) { return static_cast<float>(1.0 / std::sqrt(static_cast<double>(size))); }
+
+// What coordinates are multiplied by at the start of each round: its signs, [kRounds][dim], and what the round before
+// left to do, the scale of the chunk that the coordinate comes from. A change of sign is exact, so this is one rounding
+// as before. Only the last round ends with a multiplication.
+inline void round_factors(std::size_t dim, const float* signs, const std::uint32_t* source, float* factors) {
+  std::copy_n(signs, kRounds * dim, factors);
+  std::size_t begin = 0;
+  for (std::size_t size = std::size_t{1} << 31; size > 0; size /= 2) {
+    if (!(dim & size)) continue;
+    for (std::size_t j = 0; j < dim; ++j) {
+      if (source[j] < begin || source[j] >= begin + size) continue;
+      for (int round = 1; round < kRounds; ++round) factors[round * dim + j] *= chunk_scale(size);
+    }
+    begin += size;
+  }
+}
 
 VQ_INLINE void cross(float& a, float& b) {
   const float difference = a - b;
@@ -25,17 +45,17 @@ VQ_INLINE void cross(float& a, float& b) {
 
 // log2(Radix) stages of butterflies on one lane of Radix columns, then one multiplication. Eight names instead of an
 // array: GCC widens no loop whose body has an array of its own. What is beyond Radix folds away.
-template <int Radix, bool Signed>
-VQ_INLINE void butterfly_lane(const float* const (&from)[8], const float (&sign)[8], float scale, float* to,
+template <int Radix, bool Scaled>
+VQ_INLINE void butterfly_lane(const float* const (&from)[8], const float (&factor)[8], float scale, float* to,
                               std::size_t stride, int lane) {
-  float a = Signed ? from[0][lane] * sign[0] : from[0][lane];
-  float b = Radix < 2 ? 0.0f : Signed ? from[1][lane] * sign[1] : from[1][lane];
-  float c = Radix < 4 ? 0.0f : Signed ? from[2][lane] * sign[2] : from[2][lane];
-  float d = Radix < 4 ? 0.0f : Signed ? from[3][lane] * sign[3] : from[3][lane];
-  float e = Radix < 8 ? 0.0f : Signed ? from[4][lane] * sign[4] : from[4][lane];
-  float f = Radix < 8 ? 0.0f : Signed ? from[5][lane] * sign[5] : from[5][lane];
-  float g = Radix < 8 ? 0.0f : Signed ? from[6][lane] * sign[6] : from[6][lane];
-  float h = Radix < 8 ? 0.0f : Signed ? from[7][lane] * sign[7] : from[7][lane];
+  float a = Scaled ? from[0][lane] * factor[0] : from[0][lane];
+  float b = Radix < 2 ? 0.0f : Scaled ? from[1][lane] * factor[1] : from[1][lane];
+  float c = Radix < 4 ? 0.0f : Scaled ? from[2][lane] * factor[2] : from[2][lane];
+  float d = Radix < 4 ? 0.0f : Scaled ? from[3][lane] * factor[3] : from[3][lane];
+  float e = Radix < 8 ? 0.0f : Scaled ? from[4][lane] * factor[4] : from[4][lane];
+  float f = Radix < 8 ? 0.0f : Scaled ? from[5][lane] * factor[5] : from[5][lane];
+  float g = Radix < 8 ? 0.0f : Scaled ? from[6][lane] * factor[6] : from[6][lane];
+  float h = Radix < 8 ? 0.0f : Scaled ? from[7][lane] * factor[7] : from[7][lane];
   if (Radix >= 2) cross(a, b), cross(c, d), cross(e, f), cross(g, h);
   if (Radix >= 4) cross(a, c), cross(b, d), cross(e, g), cross(f, h);
   if (Radix >= 8) cross(a, e), cross(b, f), cross(c, g), cross(d, h);
@@ -48,27 +68,27 @@ VQ_INLINE void butterfly_lane(const float* const (&from)[8], const float (&sign)
   if (Radix >= 8) out[6 * step] = g * scale, out[7 * step] = h * scale;
 }
 
-template <int Radix, bool Signed>
-VQ_INLINE void butterfly(const float* const (&from)[8], const float (&sign)[8], float scale, float* to,
+template <int Radix, bool Scaled>
+VQ_INLINE void butterfly(const float* const (&from)[8], const float (&factor)[8], float scale, float* to,
                          std::size_t stride) {
   VQ_LANES
-  for (int i = 0; i < kLanes; ++i) butterfly_lane<Radix, Signed>(from, sign, scale, to, stride, i);
+  for (int i = 0; i < kLanes; ++i) butterfly_lane<Radix, Scaled>(from, factor, scale, to, stride, i);
 }
 
 // The first stages of a round: they fetch their columns in the order of the last round's permutation (round 0 has
-// none before it) and change the signs.
+// none before it) and multiply them by its factors.
 template <int Radix>
 VQ_INLINE void first_stages(const Hadamard& tables, int round, const float* in, std::size_t begin, std::size_t size,
                             float scale, float* out) {
-  const float* signs = tables.signs + round * tables.dim;
+  const float* factors = tables.factors + round * tables.dim;
   for (std::size_t j = begin; j < begin + size; j += Radix) {
     const float* from[8];
-    float sign[8];
+    float factor[8];
     for (int k = 0; k < Radix; ++k) {
       from[k] = in + (round == 0 ? j + k : tables.source[j + k]) * kLanes;
-      sign[k] = signs[j + k];
+      factor[k] = factors[j + k];
     }
-    butterfly<Radix, true>(from, sign, scale, out + j * kLanes, 1);
+    butterfly<Radix, true>(from, factor, scale, out + j * kLanes, 1);
   }
 }
 
@@ -88,7 +108,7 @@ VQ_INLINE void later_stages(float* columns, std::size_t size, std::size_t half, 
 // One chunk of one round. Multiplying by 1 changes nothing, so only the last stages get the chunk's scale.
 VQ_INLINE void rotate_chunk(const Hadamard& tables, int round, const float* in, std::size_t begin, std::size_t size,
                             float* out) {
-  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(size)));
+  const float scale = round == kRounds - 1 ? chunk_scale(size) : 1.0f;
   switch (size) {
     case 1:
       return first_stages<1>(tables, round, in, begin, size, scale, out);
@@ -109,12 +129,13 @@ VQ_INLINE void rotate_chunk(const Hadamard& tables, int round, const float* in, 
   later_stages<2>(chunk, size, half, scale);
 }
 
-// Rotate `columns`, [dim][kLanes], but for the last permutation: coordinate j of the result is column source[j] of
-// `rotated`. Both arrays are written.
-VQ_INLINE void rotate(const Hadamard& tables, float* columns, float* rotated) {
+// Rotate `columns`, [dim][kLanes], in place but for the last permutation: coordinate j of the result is column
+// source[j]. `other` is working space of the same size. The first round has nothing to fetch from elsewhere and works
+// in place.
+VQ_INLINE void rotate(const Hadamard& tables, float* columns, float* other) {
   for (int round = 0; round < kRounds; ++round) {
-    const float* in = round % 2 ? rotated : columns;
-    float* out = round % 2 ? columns : rotated;
+    const float* in = round == 2 ? other : columns;
+    float* out = round == 1 ? other : columns;
     std::size_t begin = 0;
     // Chunks are the binary digits of dim, the largest first.
     for (std::size_t size = std::size_t{1} << 31; size > 0; size /= 2) {

@@ -1,0 +1,418 @@
+// The steps of encoding with AVX-512: a column is one register, and everything that is summed, crossed or packed stays
+// in registers. Only for encode.cpp; what each step means is written down in encode_block.hpp, rotate.hpp and
+// encode_cells.hpp as plain loops.
+#pragma once
+
+#include "isa.hpp"
+
+#ifdef VQ_X86
+#include <immintrin.h>
+
+#include "encode_cells.hpp"
+
+#define VQ_T VQ_TARGET_AVX512
+#define VQ_STEP VQ_TARGET_AVX512 __attribute__((noinline))
+
+namespace vqindex {
+
+struct Avx512Steps {
+  using Column = __m512;
+
+  // ---- rows and columns
+
+  // Turn 16 rows of 16 values of 32 bits into columns. The shuffles move bits and look at no value.
+  VQ_T VQ_INLINE static void turn(Column (&r)[16]) {
+    Column a[16], b[16];
+    VQ_UNROLL
+    for (int i = 0; i < 16; i += 2) {
+      a[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+      a[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    VQ_UNROLL
+    for (int i = 0; i < 16; i += 4) turn_pairs(a + i, b + i);
+    // b[i + c] now holds columns c, 4 + c, 8 + c and 12 + c of rows i to i + 3, a quarter each.
+    VQ_UNROLL
+    for (int c = 0; c < 4; ++c) {
+      const Column even = _mm512_shuffle_f32x4(b[c], b[4 + c], 0x88), odd = _mm512_shuffle_f32x4(b[c], b[4 + c], 0xdd);
+      const Column even2 = _mm512_shuffle_f32x4(b[8 + c], b[12 + c], 0x88);
+      const Column odd2 = _mm512_shuffle_f32x4(b[8 + c], b[12 + c], 0xdd);
+      r[c] = _mm512_shuffle_f32x4(even, even2, 0x88);
+      r[4 + c] = _mm512_shuffle_f32x4(odd, odd2, 0x88);
+      r[8 + c] = _mm512_shuffle_f32x4(even, even2, 0xdd);
+      r[12 + c] = _mm512_shuffle_f32x4(odd, odd2, 0xdd);
+    }
+  }
+
+  VQ_T VQ_INLINE static void turn_pairs(const Column* from, Column* to) {
+    const __m512d a = _mm512_castps_pd(from[0]), b = _mm512_castps_pd(from[1]);
+    const __m512d c = _mm512_castps_pd(from[2]), d = _mm512_castps_pd(from[3]);
+    to[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+    to[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+    to[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+    to[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+  }
+
+  VQ_T VQ_INLINE static __m512i magnitude(Column value) {
+    return _mm512_and_si512(_mm512_castps_si512(value), _mm512_set1_epi32(0x7fffffff));
+  }
+
+  VQ_STEP static void load(const float* const (&rows)[kLanes], std::size_t d, float* columns,
+                           std::int32_t (&peak)[kLanes]) {
+    __m512i peaks = _mm512_setzero_si512();
+    std::size_t begin = 0;
+    for (; begin + 16 <= d; begin += 16) load_tile(rows, begin, 16, columns, peaks);
+    if (begin < d) load_tile(rows, begin, static_cast<int>(d - begin), columns, peaks);
+    _mm512_store_si512(peak, peaks);
+  }
+
+  VQ_T VQ_INLINE static void load_tile(const float* const (&rows)[kLanes], std::size_t begin, int width, float* columns,
+                                       __m512i& peaks) {
+    const __mmask16 some = static_cast<__mmask16>((1u << width) - 1);
+    Column tile[16];
+    VQ_UNROLL
+    for (int i = 0; i < 16; ++i) tile[i] = _mm512_maskz_loadu_ps(some, rows[i] + begin);
+    turn(tile);
+    VQ_UNROLL
+    for (int i = 0; i < 16; ++i) {
+      if (i >= width) continue;
+      _mm512_store_ps(columns + (begin + i) * kLanes, tile[i]);
+      peaks = _mm512_max_epi32(peaks, magnitude(tile[i]));
+    }
+  }
+
+  // ---- sums of float64
+  //
+  // The bits of a float's exponent and mantissa, moved to where a double has them, are the number times 2^-896 (1023 -
+  // 127): every second lane takes one shift or one integer multiplication instead of a conversion and half a shuffle.
+  // The other factor of a product gets 2^896 more. A product of two floats is exact in float64, so that the fused
+  // multiply-add rounds once, as the addition of the reference does.
+
+  static constexpr std::int64_t kBias = std::int64_t{1023 - 127} << 52;
+
+  // |x| 2^-896 of even and odd lanes. `size` are the bits of magnitudes.
+  VQ_T VQ_INLINE static __m512i even(__m512i size) { return _mm512_mul_epu32(size, _mm512_set1_epi64(1 << 29)); }
+  VQ_T VQ_INLINE static __m512i odd(__m512i size) {
+    return _mm512_and_si512(_mm512_srli_epi64(size, 3), _mm512_set1_epi64(-(std::int64_t{1} << 29)));
+  }
+
+  // Eight neighbouring partial sums, those of coordinates j to j + 7, j + 32 to j + 39 ..., of even and odd lanes.
+  struct Partials {
+    __m512d even[8], odd[8];
+  };
+
+  VQ_T VQ_INLINE static void clear(Partials& sums) {
+    VQ_UNROLL
+    for (int c = 0; c < 8; ++c) sums.even[c] = sums.odd[c] = _mm512_setzero_pd();
+  }
+
+  VQ_T VQ_INLINE static void add(Partials& sums, int c, __m512i even, __m512d times_even, __m512i odd,
+                                 __m512d times_odd) {
+    sums.even[c] = _mm512_fmadd_pd(_mm512_castsi512_pd(even), times_even, sums.even[c]);
+    sums.odd[c] = _mm512_fmadd_pd(_mm512_castsi512_pd(odd), times_odd, sums.odd[c]);
+  }
+
+  // The total of 32 partial sums, in the order of sum64: p and p + 16, then p and p + 8, 4, 2, 1.
+  VQ_T VQ_INLINE static void total(Partials (&sums)[4], LaneDoubles& out) {
+    VQ_UNROLL
+    for (int half = 16; half > 0; half /= 2) {
+      for (int p = 0; p < half; ++p) {
+        Partials &a = sums[p / 8], &b = sums[(p + half) / 8];
+        a.even[p % 8] = _mm512_add_pd(a.even[p % 8], b.even[(p + half) % 8]);
+        a.odd[p % 8] = _mm512_add_pd(a.odd[p % 8], b.odd[(p + half) % 8]);
+      }
+    }
+    const __m512i low = _mm512_set_epi64(11, 3, 10, 2, 9, 1, 8, 0), high = _mm512_set_epi64(15, 7, 14, 6, 13, 5, 12, 4);
+    _mm512_store_pd(out, _mm512_permutex2var_pd(sums[0].even[0], low, sums[0].odd[0]));
+    _mm512_store_pd(out + 8, _mm512_permutex2var_pd(sums[0].even[0], high, sums[0].odd[0]));
+  }
+
+  // ---- scaling
+
+  VQ_STEP static void scale(float* columns, std::size_t d, const float* power, const std::int32_t* limit,
+                            LaneDoubles& norm2) {
+    Partials all[4];
+    const Column powers = _mm512_load_ps(power);
+    const __m512i limits = _mm512_load_si512(limit);
+    for (std::size_t first = 0; first < 32; first += 8) {
+      Partials sums;
+      clear(sums);
+      std::size_t j = first;
+      for (; j + 8 <= d; j += 32) scale_eight(columns + j * kLanes, 8, powers, limits, sums);
+      if (j < d) scale_eight(columns + j * kLanes, static_cast<int>(d - j), powers, limits, sums);
+      all[first / 8] = sums;
+    }
+    total(all, norm2);
+  }
+
+  VQ_T VQ_INLINE static void scale_eight(float* columns, int count, Column power, __m512i limit, Partials& sums) {
+    VQ_UNROLL
+    for (int c = 0; c < 8; ++c) {
+      if (c >= count) continue;
+      const Column raw = _mm512_load_ps(columns + c * kLanes);
+      const Column value = _mm512_maskz_mul_ps(_mm512_cmpge_epi32_mask(magnitude(raw), limit), raw, power);
+      _mm512_store_ps(columns + c * kLanes, value);
+      const __m512i size = magnitude(value), a = even(size), b = odd(size), bias = _mm512_set1_epi64(2 * kBias);
+      // Of 0 this makes a power of two, times 0.
+      add(sums, c, a, _mm512_castsi512_pd(_mm512_add_epi64(a, bias)), b,
+          _mm512_castsi512_pd(_mm512_add_epi64(b, bias)));
+    }
+  }
+
+  // ---- rotation
+
+  // The stages of half-width Half and up on Radix columns.
+  template <int Half = 1, int Radix>
+  VQ_T VQ_INLINE static void cross_all(Column (&v)[Radix]) {
+    if constexpr (Half < Radix) {
+      VQ_UNROLL
+      for (int i = 0; i < Radix / 2; ++i) {
+        const int upper = i / Half * 2 * Half + i % Half;
+        const Column a = v[upper], b = v[upper + Half];
+        v[upper] = _mm512_add_ps(a, b);
+        v[upper + Half] = _mm512_sub_ps(a, b);
+      }
+      cross_all<2 * Half>(v);
+    }
+  }
+
+  // Cross Radix columns that lie `stride` apart, multiply them by `scale` if that is asked for, and store them so.
+  template <bool Scaled, int Radix>
+  VQ_T VQ_INLINE static void cross_and_store(Column (&v)[Radix], float scale, float* to, std::size_t stride) {
+    cross_all(v);
+    VQ_UNROLL
+    for (int k = 0; k < Radix; ++k)
+      _mm512_store_ps(to + k * stride * kLanes, Scaled ? _mm512_mul_ps(v[k], _mm512_set1_ps(scale)) : v[k]);
+  }
+
+  // The first stages of a round on columns `begin` to `begin + size`.
+  template <int Radix, bool Permuted, bool Scaled>
+  VQ_T VQ_INLINE static void first_loop(const Hadamard& tables, int round, const float* in, std::size_t begin,
+                                        std::size_t size, float scale, float* out) {
+    const float* factors = tables.factors + round * tables.dim;
+    const std::uint32_t* source = tables.source;
+    for (std::size_t j = begin; j < begin + size; j += Radix) {
+      Column v[Radix];
+      VQ_UNROLL
+      for (int k = 0; k < Radix; ++k) {
+        const std::size_t from = Permuted ? source[j + k] : j + k;
+        v[k] = _mm512_mul_ps(_mm512_load_ps(in + from * kLanes), _mm512_set1_ps(factors[j + k]));
+      }
+      cross_and_store<Scaled>(v, scale, out + j * kLanes, 1);
+    }
+  }
+
+  template <int Radix>
+  VQ_STEP static void first_stages(const Hadamard& tables, int round, const float* in, std::size_t begin,
+                                   std::size_t size, float scale, float* out) {
+    if (round == 0) return first_loop<Radix, false, false>(tables, round, in, begin, size, scale, out);
+    if (scale == 1.0f) return first_loop<Radix, true, false>(tables, round, in, begin, size, scale, out);
+    first_loop<Radix, true, true>(tables, round, in, begin, size, scale, out);
+  }
+
+  // The last stages of a chunk, those of half-width `half` and up.
+  template <int Radix, bool Scaled>
+  VQ_T VQ_INLINE static void last_loop(float* columns, std::size_t half, float scale) {
+    for (std::size_t j = 0; j < half; ++j) {
+      Column v[Radix];
+      VQ_UNROLL
+      for (int k = 0; k < Radix; ++k) v[k] = _mm512_load_ps(columns + (j + k * half) * kLanes);
+      cross_and_store<Scaled>(v, scale, columns + j * kLanes, half);
+    }
+  }
+
+  template <int Radix>
+  VQ_STEP static void last_stages(float* columns, std::size_t half, float scale) {
+    if (scale == 1.0f) return last_loop<Radix, false>(columns, half, scale);
+    last_loop<Radix, true>(columns, half, scale);
+  }
+
+  VQ_STEP static void chunk(const Hadamard& tables, int round, const float* in, std::size_t begin, std::size_t size,
+                            float scale, float* out) {
+    switch (size) {
+      case 1:
+        return first_stages<1>(tables, round, in, begin, size, scale, out);
+      case 2:
+        return first_stages<2>(tables, round, in, begin, size, scale, out);
+      case 4:
+        return first_stages<4>(tables, round, in, begin, size, scale, out);
+      case 8:
+        return first_stages<8>(tables, round, in, begin, size, scale, out);
+      case 16:
+        return first_stages<16>(tables, round, in, begin, size, scale, out);
+    }
+    const std::size_t radix = size <= 256 ? size / 16 : size <= 1024 ? size / 128 : size == 2048 ? 8 : 16;
+    const std::size_t part = size / radix;
+    if (part == 16)
+      first_stages<16>(tables, round, in, begin, size, 1.0f, out);
+    else
+      for (std::size_t at = 0; at < size; at += part) chunk(tables, round, in, begin + at, part, 1.0f, out);
+    float* columns = out + begin * kLanes;
+    switch (radix) {
+      case 2:
+        return last_stages<2>(columns, part, scale);
+      case 4:
+        return last_stages<4>(columns, part, scale);
+      case 8:
+        return last_stages<8>(columns, part, scale);
+      default:
+        return last_stages<16>(columns, part, scale);
+    }
+  }
+
+  VQ_STEP static void rotate(const Hadamard& tables, float* columns, float* other) {
+    for (int round = 0; round < kRounds; ++round) {
+      const float* in = round == 2 ? other : columns;
+      float* out = round == 1 ? other : columns;
+      std::size_t begin = 0;
+      for (std::size_t size = std::size_t{1} << 31; size > 0; size /= 2) {
+        if (!(tables.dim & size)) continue;
+        chunk(tables, round, in, begin, size, round == kRounds - 1 ? chunk_scale(size) : 1.0f, out);
+        begin += size;
+      }
+    }
+  }
+
+  // ---- quantising
+
+  // What cells are found with: thresholds in the units of every lane, and the levels of positive cells.
+  template <int Bits>
+  struct Cells {
+    static constexpr int kCells = 1 << (Bits - 1);
+    __m512i threshold[kCells];
+    __m512i level;  // upper halves of their bits as doubles, times 2^896: of integers the lower halves are zero
+    __m512i first, second;
+  };
+
+  VQ_T VQ_INLINE static __m512d upper(__m512i bits) {
+    return _mm512_castsi512_pd(_mm512_and_si512(bits, _mm512_set1_epi64(-(std::int64_t{1} << 32))));
+  }
+
+  // The number of thresholds passed, bit b of it in mask[b]: compare with the middle one, then with that of the half
+  // which is left, and so on. Blends by the masks found so far choose it, for every lane its own.
+  template <int Bits>
+  VQ_T VQ_INLINE static void search(const Cells<Bits>& cells, __m512i reached, __mmask16 (&mask)[4]) {
+    VQ_UNROLL
+    for (int b = Bits - 2; b >= 0; --b) {
+      __m512i next[8];
+      VQ_UNROLL
+      for (int i = 0; i < 1 << (Bits - 2 - b); ++i) next[i] = cells.threshold[(2 * i + 1) * (1 << b) - 1];
+      VQ_UNROLL
+      for (int known = b + 1; known <= Bits - 2; ++known) {
+        VQ_UNROLL
+        for (int i = 0; i < 1 << (Bits - 2 - known); ++i)
+          next[i] = _mm512_mask_blend_epi32(mask[known], next[2 * i], next[2 * i + 1]);
+      }
+      mask[b] = _mm512_cmpgt_epi32_mask(reached, next[0]);
+    }
+  }
+
+  // The fields of eight coordinates, and their terms of <y, yhat>: |y| times the level of |y|'s cell.
+  template <int Bits>
+  VQ_T VQ_INLINE static __m512i quantise_eight(const Cells<Bits>& cells, const float* rotated,
+                                               const std::uint32_t* source, int count, Partials& sums) {
+    constexpr std::uint32_t kCells = Cells<Bits>::kCells;
+    // With m thresholds passed, a field is kCells + m above zero and kCells - 1 - m below. Both differ from kCells in
+    // the bits of m, and the latter in all bits besides.
+    std::uint32_t start = 0;
+    for (int c = 0; c < count; ++c) start |= kCells << (c * Bits);
+    __m512i fields = _mm512_set1_epi32(static_cast<int>(start));
+    VQ_UNROLL
+    for (int c = 0; c < 8; ++c) {
+      if (c >= count) continue;
+      const Column y = _mm512_load_ps(rotated + source[c] * kLanes);
+      const __mmask16 below = _mm512_cmp_ps_mask(y, _mm512_setzero_ps(), _CMP_LE_OQ);
+      const __m512i size = magnitude(y), one = _mm512_set1_epi32(1);
+      __mmask16 mask[4];
+      search<Bits>(cells, _mm512_mask_add_epi32(size, below, size, one), mask);
+      fields = _mm512_mask_xor_epi32(fields, below, fields,
+                                     _mm512_set1_epi32(static_cast<int>((2 * kCells - 1) << (c * Bits))));
+      __m512i level = cells.first;
+      if constexpr (Bits == 2) {
+        fields = _mm512_mask_xor_epi32(fields, mask[0], fields, _mm512_set1_epi32(1 << (c * Bits)));
+        level = _mm512_mask_blend_epi32(mask[0], cells.first, cells.second);
+      } else if constexpr (Bits > 2) {
+        __m512i passed = _mm512_maskz_mov_epi32(mask[0], one);
+        VQ_UNROLL
+        for (int b = 1; b <= Bits - 2; ++b)
+          passed = _mm512_mask_or_epi32(passed, mask[b], passed, _mm512_set1_epi32(1 << b));
+        fields = _mm512_xor_si512(fields, _mm512_slli_epi32(passed, c * Bits));
+        level = _mm512_permutexvar_epi32(passed, cells.level);
+      }
+      add(sums, c, even(size), _mm512_castsi512_pd(_mm512_slli_epi64(level, 32)), odd(size), upper(level));
+    }
+    return fields;
+  }
+
+  // Or the 8 Bits lowest bits of every lane into `words`, behind those of `group` groups before them.
+  template <int Bits>
+  VQ_T VQ_INLINE static void put(__m512i fields, std::size_t group, std::uint32_t* words) {
+    const std::size_t at = group * 8 * Bits, shift = at % 32;
+    std::uint32_t* word = words + at / 32 * kLanes;
+    const __m512i part = _mm512_sll_epi32(fields, _mm_cvtsi32_si128(static_cast<int>(shift)));
+    _mm512_store_si512(word, _mm512_or_si512(part, _mm512_load_si512(word)));
+    if (shift + 8 * Bits > 32)
+      _mm512_store_si512(word + kLanes,
+                         _mm512_or_si512(_mm512_srl_epi32(fields, _mm_cvtsi32_si128(static_cast<int>(32 - shift))),
+                                         _mm512_load_si512(word + kLanes)));
+  }
+
+  VQ_STEP static void store_words(const std::uint32_t* words, std::size_t bytes, std::size_t lanes, std::uint8_t* out) {
+    for (std::size_t begin = 0; begin < bytes; begin += 64) {
+      Column tile[16];
+      VQ_UNROLL
+      for (int i = 0; i < 16; ++i) tile[i] = _mm512_load_ps(words + (begin / 4 + i) * kLanes);
+      turn(tile);
+      const __mmask64 some = ~__mmask64{0} >> (bytes - begin < 64 ? 64 - (bytes - begin) : 0);
+      VQ_UNROLL
+      for (int i = 0; i < 16; ++i)
+        if (i < static_cast<int>(lanes))
+          _mm512_mask_storeu_epi8(out + i * bytes + begin, some, _mm512_castps_si512(tile[i]));
+    }
+  }
+
+  template <int Bits>
+  VQ_STEP static void quantise(const EncodeTables& tables, const float* rotated, const float* scale, std::size_t lanes,
+                               const float* next, std::uint8_t* scratch, std::uint8_t* codes, LaneDoubles& dot) {
+    if constexpr (Bits > 4) return vqindex::quantise<Bits>(tables, rotated, scale, lanes, next, scratch, codes, dot);
+    const std::size_t d = tables.rotation.dim, bytes = code_bytes(tables);
+    std::uint32_t* words = reinterpret_cast<std::uint32_t*>(scratch);
+    std::memset(words, 0, (bytes + 63) / 64 * 64 * kLanes);
+    Cells<Bits> cells;
+    alignas(kAlign) std::int32_t level[16] = {};
+    for (int k = 0; k < Cells<Bits>::kCells; ++k) {
+      const double value = tables.levels[k];
+      std::int64_t bits;
+      std::memcpy(&bits, &value, sizeof bits);
+      level[k] = static_cast<std::int32_t>((bits + kBias) >> 32);
+      if (k + 1 < Cells<Bits>::kCells)
+        cells.threshold[k] =
+            _mm512_castps_si512(_mm512_mul_ps(_mm512_set1_ps(tables.thresholds[k]), _mm512_load_ps(scale)));
+    }
+    cells.level = _mm512_load_si512(level);
+    cells.first = _mm512_set1_epi32(level[0]);
+    cells.second = _mm512_set1_epi32(level[1]);
+    Partials all[4];
+    std::size_t line = 0;
+    for (std::size_t first = 0; first < 32; first += 8) {
+      Partials sums;
+      clear(sums);
+      const std::uint32_t* source = tables.rotation.source;
+      std::size_t j = first;
+      for (; j + 8 <= d; j += 32) {
+        put<Bits>(quantise_eight<Bits>(cells, rotated, source + j, 8, sums), j / 8, words);
+        fetch_ahead(next, line, 8);
+        line += 8;
+      }
+      if (j < d)
+        put<Bits>(quantise_eight<Bits>(cells, rotated, source + j, static_cast<int>(d - j), sums), j / 8, words);
+      all[first / 8] = sums;
+    }
+    total(all, dot);
+    store_words(words, bytes, lanes, codes);
+  }
+};
+
+}  // namespace vqindex
+
+#undef VQ_T
+#endif
