@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 def supported_isas() -> list[str]: ...
+def all_finite(values: NDArray[np.float32]) -> bool: ...
 def trellis_encode(
     values: NDArray[np.int16],
     table: NDArray[np.int16],

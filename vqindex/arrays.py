@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeGuard, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from ._native import all_finite
 from .errors import InvalidInputError
 
 __all__ = [
@@ -141,9 +142,8 @@ def _checked_float32(block: Any, rows: range | NDArray[np.int64], what: str) -> 
     else:
         with np.errstate(over="ignore", under="ignore"):
             out = np.ascontiguousarray(raw, np.float32)
-    finite = np.isfinite(out)
-    if not finite.all():
-        row, column = np.argwhere(~finite)[0]
+    if not all_finite(out):
+        row, column = np.argwhere(~np.isfinite(out))[0]
         raise InvalidInputError(f"{what}[{rows[row]}, {column}] is {raw[row, column]}; expected a finite float32 value")
     return out
 

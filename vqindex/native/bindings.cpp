@@ -17,6 +17,7 @@
 
 #include "dispatch.hpp"
 #include "encode.hpp"
+#include "finite.hpp"
 #include "id_table.hpp"
 #include "planes.hpp"
 #include "scan.hpp"
@@ -271,6 +272,11 @@ class Scanner {
   int multiplier_ = 1;
 };
 
+bool all_finite(Array<const float> values) {
+  nb::gil_scoped_release unlocked;
+  return vqindex::all_finite(values.data(), values.size());
+}
+
 // planes.py: the highest bits of the fields into the sign plane, the others into rows of their own.
 void split_rows(Array<const std::uint8_t, nb::ndim<2>> codes, std::size_t dim, std::size_t lead, int bits,
                 std::size_t start, Array<std::uint8_t, nb::ndim<3>> signs, Array<std::uint8_t, nb::ndim<2>> rest) {
@@ -489,6 +495,7 @@ NB_MODULE(_native, m) {
       .def_prop_ro("nbytes", &vqindex::IdTable::bytes, "Bytes of the table.");
   m.def("clear_rows", &clear_rows, nb::arg("live").noconvert(), nb::arg("rows"),
         "Clear the bits of rows, of which negative ones are none, and return how many were set.");
+  m.def("all_finite", &all_finite, nb::arg("values").noconvert(), "Whether no float32 value is infinite or a NaN.");
   m.def("split_rows", &split_rows, nb::arg("codes"), nb::arg("dim"), nb::arg("lead"), nb::arg("bits"), nb::arg("start"),
         nb::arg("signs"), nb::arg("rest"), "Put code rows (n, bytes) into a sign plane and rest, from row `start` on.");
   nb::class_<Tables>(m, "Tables", "The tables of one codec without a second projection, for encode and prepare.")

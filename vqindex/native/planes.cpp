@@ -36,6 +36,17 @@ VQ_INLINE std::uint64_t word_of(const std::uint8_t* row, std::size_t at, std::si
   return word;
 }
 
+VQ_INLINE std::uint64_t load(const std::uint8_t* from) {
+  std::uint64_t word;
+  std::memcpy(&word, from, sizeof word);
+  return word;
+}
+
+// How many times eight bytes can be read, or written, from every `step`-th byte on of `bytes`.
+VQ_INLINE std::size_t whole_words(std::size_t bytes, std::size_t step) {
+  return bytes < 8 ? 0 : (bytes - 8) / step + 1;
+}
+
 // Eight fields at a time: they are `bits` whole bytes, and their rest is bits - 1.
 template <typename Bits>
 VQ_INLINE void split_body(const std::uint8_t* codes, std::size_t n, const PlaneLayout& layout, int bits,
@@ -45,11 +56,24 @@ VQ_INLINE void split_body(const std::uint8_t* codes, std::size_t n, const PlaneL
   const std::uint64_t all = bits == 8 ? ~std::uint64_t{0} : (std::uint64_t{1} << (8 * bits)) - 1;
   const std::size_t step = static_cast<std::size_t>(bits), row_bytes = layout.row_bytes;
   const std::size_t before = layout.lead * step;  // bits of the fields without a sign
+  // Groups that are read and written as words of eight bytes, without a look at where the row ends. What is written
+  // behind a group's own bytes the next groups overwrite.
+  std::size_t wide =
+      std::min(layout.sign_bytes, before / 8 < row_bytes ? whole_words(row_bytes - before / 8, step) : 0);
+  if (step > 1) wide = std::min(wide, whole_words(layout.rest_bytes, step - 1));
   for (std::size_t r = 0; r < n; ++r) {
     const std::uint8_t* row = codes + r * row_bytes;
     std::uint8_t* plane = signs + (start + r) / 64 * 64 * layout.sign_bytes + (start + r) % 64;
     std::uint8_t* out = rest + (start + r) * layout.rest_bytes;
-    for (std::size_t j = 0; j * step < row_bytes; ++j) {
+    std::size_t j = 0;
+    for (; j < wide; ++j) {
+      const std::uint64_t word = load(row + j * step);
+      const std::uint64_t others = Bits::extract(word, all & ~top);
+      if (step > 1) std::memcpy(out + j * (step - 1), &others, sizeof others);
+      const std::uint64_t own = before ? load(row + before / 8 + j * step) >> before % 8 : word;
+      plane[j * 64] = static_cast<std::uint8_t>(Bits::extract(own, top));
+    }
+    for (; j * step < row_bytes; ++j) {
       const std::uint64_t word = word_of(row, j * step, step, row_bytes);
       const std::uint64_t others = Bits::extract(word, all & ~top);
       const std::size_t at = j * (step - 1);
@@ -66,6 +90,8 @@ __attribute__((target("bmi2"))) void split_bmi(const std::uint8_t* codes, std::s
                                                int bits, std::size_t start, std::uint8_t* signs, std::uint8_t* rest) {
   // Constant widths turn the copies into single moves.
   switch (bits) {
+    case 1:
+      return split_body<Bmi>(codes, n, layout, 1, start, signs, rest);
     case 2:
       return split_body<Bmi>(codes, n, layout, 2, start, signs, rest);
     case 4:
