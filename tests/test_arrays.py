@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from vqindex import InvalidInputError, UnknownIdError, VQIndex
+from vqindex._native import all_finite
 from vqindex.arrays import as_ids, as_matrix, as_queries, float_chunks
 
 DIM = 6
@@ -58,6 +59,18 @@ class BareArray:
 
 
 # ---- vectors
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 15, 16, 17, 4095, 4096, 4097, 8200])
+def test_a_value_that_is_not_finite_is_seen_wherever_it_is(size):
+    values = np.full(size, np.finfo(np.float32).max, np.float32)
+    values[::2] *= -1
+    assert all_finite(values)
+    for at in {0, size // 2, size - 1} if size else ():
+        for wrong in (np.nan, np.inf, -np.inf):
+            bad = values.copy()
+            bad[at] = wrong
+            assert not all_finite(bad), (at, wrong)
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "g", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">f4", ">i2"])

@@ -96,6 +96,23 @@ def test_any_number_of_rows(isa, rows):
 
 
 @pytest.mark.parametrize("isa", supported_isas())
+def test_every_small_dimension(isa):
+    """Tiles of 16 coordinates, groups of 8 and 32 partial sums, with every remainder; two blocks of rows and a part."""
+    for dim in range(1, 71):
+        x = hostile(dim, rows=37)
+        for bits in (1, 2, 3, 4):
+            assert_same_encoding(*backends(dim, bits, METRICS[dim % 3], CODECS[dim // 3 % 2], isa), x)
+
+
+@pytest.mark.parametrize("isa", supported_isas())
+@pytest.mark.parametrize("dim", [768, 1536, 16383])
+def test_common_dimensions_and_all_sizes_of_chunks(isa, dim):
+    x = hostile(dim, rows=24)
+    for bits in (1, 2, 4):
+        assert_same_encoding(*backends(dim, bits, "cosine", isa=isa), x)
+
+
+@pytest.mark.parametrize("isa", supported_isas())
 @pytest.mark.parametrize("dim", [256, 512, 1024, 2048, 4095])
 def test_long_vectors_take_every_number_of_stages(isa, dim):
     x = hostile(dim, rows=20)
@@ -115,6 +132,20 @@ def test_a_coordinate_equal_to_its_threshold_is_not_above_it(isa):
         tables = Tables(np.ones((3, 1), np.float32), np.zeros(1, np.uint32), 2, False, True, 0.0)
         tables.set_codebook(np.array([-t, 0, t], np.float32), np.array([-9, -3, 3, 9], np.int16))
         np.testing.assert_array_equal(encode(tables, x, 1, isa)[0][:, 0], expected)
+
+
+@pytest.mark.parametrize("isa", supported_isas())
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_a_coordinate_equal_to_any_of_the_thresholds(isa, bits):
+    half = 2 ** (bits - 1)
+    levels = np.arange(1 - 2 * half, 2 * half, 2, dtype=np.int16)
+    x = np.array([[3], [-3], [0]], np.float32)
+    for equal in range(half - 1):
+        positive = (1 + (np.arange(half - 1) - equal) / np.float32(256)).astype(np.float32)
+        tables = Tables(np.ones((3, 1), np.float32), np.zeros(1, np.uint32), bits, False, True, 0.0)
+        tables.set_codebook(np.concatenate([-positive[::-1], [np.float32(0)], positive]), levels)
+        codes = encode(tables, x, 1, isa)[0][:, 0]
+        np.testing.assert_array_equal(codes, [half + equal, half - 1 - (equal + 1), 0])
 
 
 @pytest.mark.parametrize("isa", supported_isas())

@@ -2,7 +2,8 @@
 //
 //   rows -> columns -> scaled columns, |x'|^2 -> rotated columns -> fields and levels -> packed rows, <y, yhat>
 //
-// All paths run the same body. No step is fused or reordered (-ffp-contract=off), so every float is the reference's.
+// All paths run the same body, over plain loops or over steps written for one instruction set (encode_avx512.hpp). No
+// rounding is left out or reordered (-ffp-contract=off), so every float is the reference's.
 #include "encode.hpp"
 
 #include <algorithm>

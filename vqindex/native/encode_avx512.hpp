@@ -1,6 +1,5 @@
-// The steps of encoding with AVX-512: a column is one register, and everything that is summed, crossed or packed stays
-// in registers. Only for encode.cpp; what each step means is written down in encode_block.hpp, rotate.hpp and
-// encode_cells.hpp as plain loops.
+// The steps of encoding (PlainSteps, which says what they mean) with AVX-512: a column is one register, and what is
+// turned, crossed, summed or packed stays in registers meanwhile. Only for encode.cpp.
 #pragma once
 
 #include "isa.hpp"
@@ -20,7 +19,7 @@ struct Avx512Steps {
 
   // ---- rows and columns
 
-  // Turn 16 rows of 16 values of 32 bits into columns. The shuffles move bits and look at no value.
+  // Turn 16 rows of 16 values of 32 bits into columns, of floats or of packed fields: shuffles look at no value.
   VQ_T VQ_INLINE static void turn(Column (&r)[16]) {
     Column a[16], b[16];
     VQ_UNROLL
@@ -152,7 +151,7 @@ struct Avx512Steps {
       const Column value = _mm512_maskz_mul_ps(_mm512_cmpge_epi32_mask(magnitude(raw), limit), raw, power);
       _mm512_store_ps(columns + c * kLanes, value);
       const __m512i size = magnitude(value), a = even(size), b = odd(size), bias = _mm512_set1_epi64(2 * kBias);
-      // Of 0 this makes a power of two, times 0.
+      // The bias makes a power of two of 0, which is multiplied by 0.
       add(sums, c, a, _mm512_castsi512_pd(_mm512_add_epi64(a, bias)), b,
           _mm512_castsi512_pd(_mm512_add_epi64(b, bias)));
     }
@@ -184,7 +183,7 @@ struct Avx512Steps {
       _mm512_store_ps(to + k * stride * kLanes, Scaled ? _mm512_mul_ps(v[k], _mm512_set1_ps(scale)) : v[k]);
   }
 
-  // The first stages of a round on columns `begin` to `begin + size`.
+  // The first stages of a round on columns `begin` to `begin + size`; Permuted in all rounds but the first.
   template <int Radix, bool Permuted, bool Scaled>
   VQ_T VQ_INLINE static void first_loop(const Hadamard& tables, int round, const float* in, std::size_t begin,
                                         std::size_t size, float scale, float* out) {
@@ -240,6 +239,8 @@ struct Avx512Steps {
       case 16:
         return first_stages<16>(tables, round, in, begin, size, scale, out);
     }
+    // Two passes up to 256 columns, 16 KB, which then lie in the first-level cache; longer chunks part by part, so that
+    // only their last pass comes from further away. Parts of 128 or 256 columns leave it no more than four stages.
     const std::size_t radix = size <= 256 ? size / 16 : size <= 1024 ? size / 128 : size == 2048 ? 8 : 16;
     const std::size_t part = size / radix;
     if (part == 16)
@@ -279,8 +280,8 @@ struct Avx512Steps {
   struct Cells {
     static constexpr int kCells = 1 << (Bits - 1);
     __m512i threshold[kCells];
-    __m512i level;  // upper halves of their bits as doubles, times 2^896: of integers the lower halves are zero
-    __m512i first, second;
+    __m512i level;          // upper halves of their bits as doubles, times 2^896: of integers the lower are zero
+    __m512i first, second;  // the first two, in all lanes
   };
 
   VQ_T VQ_INLINE static __m512d upper(__m512i bits) {

@@ -89,8 +89,7 @@ VQ_INLINE void rotate_rows(const Hadamard& rotation, const float* rows, std::siz
     power[i] = bits_float(biased << 23);
     norms.unit[i] = 1.0 / static_cast<double>(power[i]);
     // What is scaled to less than 2^-31 was 2^32 times smaller than the peak's power of two: one limit for both rules.
-    const std::int32_t cut = (exponent - 32) << 23;
-    limit[i] = cut > kTiny ? cut : kTiny;
+    limit[i] = exponent > 33 ? (exponent - 32) << 23 : kTiny;
   }
 
   Steps::scale(columns, d, power, limit, norms.norm2);

@@ -99,7 +99,11 @@ VQ_INLINE void quantise(const EncodeTables& tables, const float* rotated, const 
   for (std::size_t i = 0; i < lanes; ++i) std::copy_n(packed + i * stride, bytes, codes + i * bytes);
 }
 
-// The steps as plain loops.
+// The four steps that a block goes through, as plain loops. Other structs of steps do the same with other instructions:
+//   load      rows to columns, and the bits of the largest magnitude of each
+//   scale     scale_columns
+//   rotate    rotate of rotate.hpp
+//   quantise  fields, packed into rows of codes, and <y, yhat>; the next block is fetched meanwhile
 struct PlainSteps {
   VQ_INLINE static void load(const float* const (&rows)[kLanes], std::size_t d, float* columns,
                              std::int32_t (&peak)[kLanes]) {
