@@ -288,22 +288,23 @@ struct Avx512Steps {
     return _mm512_castsi512_pd(_mm512_and_si512(bits, _mm512_set1_epi64(-(std::int64_t{1} << 32))));
   }
 
-  // The number of thresholds passed, bit b of it in mask[b]: compare with the middle one, then with that of the half
-  // which is left, and so on. Blends by the masks found so far choose it, for every lane its own.
-  template <int Bits>
+  // The threshold of number `at` plus the bits from Known on of the number passed, for every lane its own.
+  template <int Bits, int Known>
+  VQ_T VQ_INLINE static __m512i threshold(const Cells<Bits>& cells, const __mmask16 (&mask)[4], int at) {
+    if constexpr (Known == Bits - 1)
+      return cells.threshold[at];
+    else
+      return _mm512_mask_blend_epi32(mask[Known], threshold<Bits, Known + 1>(cells, mask, at),
+                                     threshold<Bits, Known + 1>(cells, mask, at + (1 << Known)));
+  }
+
+  // The number of thresholds passed, bit b of it in mask[b]: the middle one decides the highest bit, that of the half
+  // which is left the next, and so on.
+  template <int Bits, int Bit = Bits - 2>
   VQ_T VQ_INLINE static void search(const Cells<Bits>& cells, __m512i reached, __mmask16 (&mask)[4]) {
-    VQ_UNROLL
-    for (int b = Bits - 2; b >= 0; --b) {
-      __m512i next[8];
-      VQ_UNROLL
-      for (int i = 0; i < 1 << (Bits - 2 - b); ++i) next[i] = cells.threshold[(2 * i + 1) * (1 << b) - 1];
-      VQ_UNROLL
-      for (int known = b + 1; known <= Bits - 2; ++known) {
-        VQ_UNROLL
-        for (int i = 0; i < 1 << (Bits - 2 - known); ++i)
-          next[i] = _mm512_mask_blend_epi32(mask[known], next[2 * i], next[2 * i + 1]);
-      }
-      mask[b] = _mm512_cmpgt_epi32_mask(reached, next[0]);
+    if constexpr (Bit >= 0) {
+      mask[Bit] = _mm512_cmpgt_epi32_mask(reached, threshold<Bits, Bit + 1>(cells, mask, (1 << Bit) - 1));
+      search<Bits, Bit - 1>(cells, reached, mask);
     }
   }
 
