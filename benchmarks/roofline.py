@@ -45,7 +45,7 @@ from vqindex_cli.output import show_table
 HERE = Path(__file__).parent
 NATIVE = HERE.parent / "vqindex" / "native"
 # Constants of native/kernels.hpp.
-TILE, QUERIES, GROUP, TOGETHER, UNIT = 128, 2, 256, 8, 24
+TILE, QUERIES, GROUP, SIGN_QUERIES, UNIT = 128, 2, 256, 8, 24
 CAUGHT, DOTS = 4096, 16  # of roofline.cpp: rows of a call of row_sums and row_dots
 FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd", "-w"]
 CODES = (("turboquant-prod", 2), ("turboquant-prod", 4), ("trellis", 2), ("trellis", 4))
@@ -68,9 +68,9 @@ def work_of(kernel: str, dim: int, memory: int) -> Line:
     if kernel == "tile_sums":  # eight loads and two broadcasts for 16 dot products
         steps = -(-dim // 4)
         return {"pairs": TILE * QUERIES, "dots": 16 * steps, "instructions": 26 * steps}
-    if kernel == "sign_tile":  # for two queries and a unit 24 loads, 32 look-ups and 32 additions
-        work = units * TOGETHER
-        return {"pairs": GROUP * TOGETHER, "permutes": 16 * work, "instructions": 44 * work}
+    if kernel == "sign_tile":  # for two queries and a unit 24 loads, 8 prefetches, 32 look-ups and 32 additions
+        work = units * SIGN_QUERIES
+        return {"pairs": GROUP * SIGN_QUERIES, "permutes": 16 * work, "instructions": 48 * work}
     if kernel == "row_sums":
         return {"pairs": CAUGHT, "dots": CAUGHT * -(-dim // 64)}
     if kernel == "sign_plane":

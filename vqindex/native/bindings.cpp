@@ -316,6 +316,7 @@ class Tables {
     bool symmetric = t[half - 1] == 0.0f && std::is_sorted(t, t + cells - 1);
     for (std::size_t i = 0; i < half; ++i) symmetric &= t[i] == -t[cells - 2 - i] && l[i] == -l[cells - 1 - i];
     if (!symmetric) throw std::invalid_argument("expected ascending thresholds and levels that are symmetric about 0");
+    if (*std::min_element(l + half, l + cells) <= 0) throw std::invalid_argument("expected no level of 0");
     thresholds_.assign(t + half, t + cells - 1);
     levels_.assign(l + half, l + cells);
     views_.thresholds = thresholds_.data();

@@ -26,7 +26,7 @@ struct EncodeTables {
   bool renormalised;  // factor is |x|^2 / <y, decoded>, else cell_scale |x|
   float cell_scale;
   const float* thresholds;     // [2^(bits - 1) - 1], ascending, above 0; unused by the trellis code
-  const std::int32_t* levels;  // [2^(bits - 1)], ascending: the level above each of them and above 0
+  const std::int32_t* levels;  // [2^(bits - 1)], ascending, the first above 0: the level above each of them and above 0
   const TrellisCode* trellis;  // null for scalar codes
 };
 

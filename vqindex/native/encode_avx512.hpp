@@ -303,7 +303,8 @@ struct Avx512Steps {
   template <int Bits, int Bit = Bits - 2>
   VQ_T VQ_INLINE static void search(const Cells<Bits>& cells, __m512i reached, __mmask16 (&mask)[4]) {
     if constexpr (Bit >= 0) {
-      mask[Bit] = _mm512_cmpgt_epi32_mask(reached, threshold<Bits, Bit + 1>(cells, mask, (1 << Bit) - 1));
+      const __m512i middle = threshold<Bits, Bit + 1>(cells, mask, (1 << Bit) - 1);
+      mask[Bit] = _mm512_cmpgt_epi32_mask(reached, middle);
       search<Bits, Bit - 1>(cells, reached, mask);
     }
   }
@@ -375,10 +376,21 @@ struct Avx512Steps {
   template <int Bits>
   VQ_STEP static void quantise(const EncodeTables& tables, const float* rotated, const float* scale, std::size_t lanes,
                                const float* next, std::uint8_t* scratch, std::uint8_t* codes, LaneDoubles& dot) {
-    if constexpr (Bits > 4) return vqindex::quantise<Bits>(tables, rotated, scale, lanes, next, scratch, codes, dot);
+    if constexpr (Bits > 4)
+      vqindex::quantise<Bits>(tables, rotated, scale, lanes, next, scratch, codes, dot);
+    else
+      quantise_words<Bits>(tables, rotated, scale, lanes, next, scratch, codes, dot);
+  }
+
+  // Fields of up to four bits, collected in words of 32.
+  template <int Bits>
+  VQ_T VQ_INLINE static void quantise_words(const EncodeTables& tables, const float* rotated, const float* scale,
+                                            std::size_t lanes, const float* next, std::uint8_t* scratch,
+                                            std::uint8_t* codes, LaneDoubles& dot) {
     const std::size_t d = tables.rotation.dim, bytes = code_bytes(tables);
     std::uint32_t* words = reinterpret_cast<std::uint32_t*>(scratch);
-    std::memset(words, 0, (bytes + 63) / 64 * 64 * kLanes);
+    std::memset(words, 0,
+                kLanes * packed_stride(tables));  // its slack too: the last group may touch a word past the end
     Cells<Bits> cells;
     alignas(kAlign) std::int32_t level[16] = {};
     for (int k = 0; k < Cells<Bits>::kCells; ++k) {

@@ -20,7 +20,7 @@ constexpr std::size_t kUnitBytes = 3;       // bytes of the sign plane that make
 constexpr std::size_t kUnitTable = 256;     // bytes of a query's tables for one unit; no kernel needs more
 constexpr std::size_t kUnitIndex = 4 * 64;  // bytes of look-up indices for one unit of a block
 constexpr int kSignLimit = 5;               // largest |coordinate| of a query that meets the sign plane
-constexpr std::size_t kSignDim = 6144;      // most coordinates whose shifted sums fit 16 bits
+constexpr std::size_t kSignDim = 6144;      // most coordinates that a sign plane is searched for (coarse.py)
 constexpr std::size_t kTileQueries = 8;     // queries that one call of `sign_tile` may take
 constexpr std::size_t kQueries = 2;         // queries that share one pass over a tile of levels
 
@@ -158,7 +158,7 @@ struct Kernels {
   // Sum of +-query[j] by one row's sign bits, in stride / 8 bytes; query is zero from the dimension on.
   std::int32_t (*sign_sum)(const std::uint8_t* signs, const std::int8_t* query, std::size_t stride);
   // The sign bits of those of a block's 64 rows that `wanted` has, one after the other, a row every `stride` bytes, a
-  // multiple of 8.
+  // multiple of 8. What lies behind a row's bytes up to a multiple of 8 may be overwritten.
   void (*sign_rows)(const std::uint8_t* block, std::size_t bytes, std::uint64_t wanted, std::uint8_t* rows,
                     std::size_t stride);
   // Bit r of hits[b]: sums[64 * b + r] > bar. Returns whether there is any.

@@ -1,4 +1,4 @@
-// The rows of some groups whose signs agree most with a query: what a first bar is made of.
+// The rows of some groups whose signs agree most with a query, whatever their norms: what a first bar is made of.
 #pragma once
 
 #include <vector>

@@ -23,7 +23,7 @@ inline float chunk_scale(std::size_t size) { return static_cast<float>(1.0 / std
 
 // What coordinates are multiplied by at the start of each round: its signs, [kRounds][dim], and what the round before
 // left to do, the scale of the chunk that the coordinate comes from. A change of sign is exact, so this is one rounding
-// as before. Only the last round ends with a multiplication.
+// as in rotation.py. Only the last round ends with a multiplication.
 inline void round_factors(std::size_t dim, const float* signs, const std::uint32_t* source, float* factors) {
   std::copy_n(signs, kRounds * dim, factors);
   std::size_t begin = 0;
@@ -105,7 +105,7 @@ VQ_INLINE void later_stages(float* columns, std::size_t size, std::size_t half, 
   }
 }
 
-// One chunk of one round. Multiplying by 1 changes nothing, so only the last stages get the chunk's scale.
+// One chunk of one round. The last round's last stages multiply by its scale; for the others' see `round_factors`.
 VQ_INLINE void rotate_chunk(const Hadamard& tables, int round, const float* in, std::size_t begin, std::size_t size,
                             float* out) {
   const float scale = round == kRounds - 1 ? chunk_scale(size) : 1.0f;

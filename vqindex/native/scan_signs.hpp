@@ -8,8 +8,8 @@ namespace vqindex {
 // Of a stretch's sign plane: it stays in the second-level cache.
 constexpr std::size_t kPlaneBytes = std::size_t{3} << 17;
 constexpr std::size_t kLongest = std::size_t{1} << 15;  // most rows of a stretch
-constexpr std::size_t kHeld = std::size_t{1} << 16;     // most rows that a first bar is made of; else two stretches, or
-constexpr std::size_t kHeldStretches = 2, kHeldShare = 16;  // one row in so many
+// A first bar is made of the first rows: two stretches or one row in 16, whichever is more, but no more than 65536.
+constexpr std::size_t kHeldStretches = 2, kHeldShare = 16, kHeldRows = std::size_t{1} << 16;
 constexpr std::size_t kLikely = 16;  // rows for each of the likeliest from which finding those pays
 constexpr std::size_t kAhead = 16;   // rows fetched ahead before they are scored
 
@@ -37,7 +37,7 @@ class SignScan {
  private:
   // The first rows, of which a bar is made. They are met last: it is still low then, and the others make it a good one.
   std::size_t held_of(std::size_t rows) const {
-    return std::min(rows, std::min(kHeld, std::max(kHeldStretches * stretch_, padded(rows / kHeldShare, kGroup))));
+    return std::min(rows, std::min(kHeldRows, std::max(kHeldStretches * stretch_, padded(rows / kHeldShare, kGroup))));
   }
 
   bool sum_signs(std::size_t q, std::size_t from, std::size_t last, Buffer<std::uint16_t>& sums, const Poll& poll) {
@@ -103,10 +103,10 @@ class SignScan {
   Buffer<std::uint16_t> sums_, held_;  // of the stretch, and of the rows that are met last
   std::uint8_t places_[kGroup + 64];   // in a group; `collect` may write past the last
   // Rows caught, their agreement and scores: less than kAhead, and those of two groups.
-  static constexpr std::size_t kRoom = kAhead + 2 * kGroup;
-  std::size_t count_ = 0, rows_[kRoom];
-  std::uint16_t agreed_[kRoom];
-  float scores_[kRoom];
+  static constexpr std::size_t kMostCaught = kAhead + 2 * kGroup;
+  std::size_t count_ = 0, rows_[kMostCaught];
+  std::uint16_t agreed_[kMostCaught];
+  float scores_[kMostCaught];
 };
 
 }  // namespace vqindex

@@ -214,7 +214,7 @@ class Scorer {
     return kernels.collect(sums, blocks_of(at, stop), &none, 1, hits, 0, wanted, places, queries);
   }
 
-  // The same for all rows of size 1: the least agreement whose bound is above `bar`.
+  // The least agreement whose bound is above `bar`, for rows of size 1.
   std::uint16_t floor_of(std::size_t q, float bar) const {
     return static_cast<std::uint16_t>(std::min(find_integer_bar(prepared.bound[q], bar) + 1, 65535));
   }

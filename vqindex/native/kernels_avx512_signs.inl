@@ -1,0 +1,265 @@
+// The part of kernels_avx512.inl, inside its namespaces, that meets the sign plane.
+
+// ---- sums of bytes in two registers of 16-bit lanes, even and odd bytes
+
+template <std::size_t B>
+struct Wide {
+  __m512i low[B], high[B];  // low: even byte + 256 * odd byte, modulo 2^16; high: odd byte
+
+  VQ_T VQ_INLINE void clear() {
+    VQ_UNROLL
+    for (std::size_t b = 0; b < B; ++b) low[b] = high[b] = _mm512_setzero_si512();
+  }
+  VQ_T VQ_INLINE void add(std::size_t b, __m512i bytes) {
+    low[b] = _mm512_add_epi16(low[b], bytes);
+    high[b] = _mm512_add_epi16(high[b], _mm512_srli_epi16(bytes, 8));
+  }
+  VQ_T VQ_INLINE void store(std::uint16_t* sums, bool more = false) const {
+    const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+    const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    VQ_UNROLL
+    for (std::size_t b = 0; b < B; ++b) {
+      const __m512i even = _mm512_sub_epi16(low[b], _mm512_slli_epi16(high[b], 8));
+      const __m512i x = _mm512_unpacklo_epi16(even, high[b]), y = _mm512_unpackhi_epi16(even, high[b]);
+      __m512i a = _mm512_permutex2var_epi64(x, first, y), c = _mm512_permutex2var_epi64(x, second, y);
+      if (more) {
+        a = _mm512_add_epi16(a, _mm512_loadu_si512(sums + 64 * b));
+        c = _mm512_add_epi16(c, _mm512_loadu_si512(sums + 64 * b + 32));
+      }
+      _mm512_storeu_si512(sums + 64 * b, a);
+      _mm512_storeu_si512(sums + 64 * b + 32, c);
+    }
+  }
+};
+
+#ifdef VQ_VBMI
+constexpr int kGroups = 4;  // of six coordinates, in a unit of 24
+
+VQ_T void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {
+  const __m512i index = numbers();
+  __mmask64 set[6];
+  VQ_UNROLL
+  for (int j = 0; j < 6; ++j) set[j] = _mm512_test_epi8_mask(index, _mm512_set1_epi8(static_cast<char>(1 << j)));
+  const auto add = [&](__m512i sum, int j, std::int8_t x) VQ_T {
+    const __mmask64 agree = x < 0 ? ~set[j] : set[j];
+    return _mm512_mask_add_epi8(sum, agree, sum, _mm512_set1_epi8(static_cast<char>(std::abs(x))));
+  };
+  for (std::size_t u = 0; u < units; ++u, query += 24) {
+    __m512i last = _mm512_setzero_si512();
+    VQ_UNROLL
+    for (int g = 0; g < 3; ++g, tables += 64) {
+      __m512i sum = _mm512_setzero_si512();
+      VQ_UNROLL
+      for (int j = 0; j < 6; ++j) sum = add(sum, j, query[8 * g + j]);
+      _mm512_storeu_si512(tables, sum);
+      VQ_UNROLL
+      for (int j = 0; j < 2; ++j) last = add(last, 2 * g + j, query[8 * g + 6 + j]);
+    }
+    _mm512_storeu_si512(tables, last);
+    tables += 64;
+  }
+}
+
+// Four look-up indices from three bytes: the bytes, for vpermb looks at the low six bits only, and what is left of
+// them.
+VQ_T VQ_INLINE void indices(__m512i a, __m512i b, __m512i c, __m512i (&index)[kGroups]) {
+  index[0] = a;
+  index[1] = b;
+  index[2] = c;
+  const __m512i ab =
+      _mm512_ternarylogic_epi64(_mm512_set1_epi8(3), _mm512_srli_epi16(a, 6), _mm512_srli_epi16(b, 4), 0xCA);
+  index[3] = _mm512_ternarylogic_epi64(_mm512_set1_epi8(15), ab, _mm512_srli_epi16(c, 2), 0xCA);
+}
+
+VQ_T VQ_INLINE __m512i table_of(const std::uint8_t* tables, int g) { return _mm512_loadu_si512(tables + 64 * g); }
+VQ_T VQ_INLINE __m512i look_up(__m512i index, __m512i table) { return _mm512_permutexvar_epi8(index, table); }
+#else
+constexpr int kGroups = 6;  // of four coordinates, in a unit of 24
+
+VQ_T void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {
+  plain::sign_tables(query, units, tables);
+}
+
+// Six look-up indices of four bits from three bytes.
+VQ_T VQ_INLINE void indices(__m512i a, __m512i b, __m512i c, __m512i (&index)[kGroups]) {
+  const __m512i bytes[kUnitBytes] = {a, b, c}, low4 = _mm512_set1_epi8(15);
+  VQ_UNROLL
+  for (int i = 0; i < 3; ++i) {
+    index[2 * i] = _mm512_and_si512(bytes[i], low4);
+    index[2 * i + 1] = _mm512_and_si512(_mm512_srli_epi16(bytes[i], 4), low4);
+  }
+}
+
+VQ_T VQ_INLINE __m512i table_of(const std::uint8_t* tables, int g) {
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(tables) + g));
+}
+VQ_T VQ_INLINE __m512i look_up(__m512i index, __m512i table) { return _mm512_shuffle_epi8(table, index); }
+#endif
+
+constexpr std::size_t kFetchAhead = 3 << 12;  // bytes; memory answers in that time, and the first-level cache has room
+
+// Three bytes of the plane's rows.
+VQ_T VQ_INLINE void plane_unit(const std::uint8_t* block, std::size_t bytes, std::size_t j, __m512i (&x)[kUnitBytes]) {
+  VQ_UNROLL
+  for (std::size_t i = 0; i < kUnitBytes; ++i) {
+    prefetch(block + (j + i) * kBlock + kFetchAhead);
+    x[i] = j + i < bytes ? _mm512_loadu_si512(block + (j + i) * kBlock) : _mm512_setzero_si512();
+  }
+}
+
+// One block after the other: several would share the loads of tables, but hardware follows one stream best.
+VQ_T void sign_plane(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
+                     std::size_t together, std::uint16_t* sums) {
+  for (const std::uint8_t* const end = plane + blocks * bytes * kBlock; plane != end;
+       plane += bytes * kBlock, sums += kBlock) {
+    Wide<1> wide;
+    wide.clear();
+    const std::uint8_t* table = tables;
+    for (std::size_t j = 0; j < bytes;) {
+      __m512i sum = _mm512_setzero_si512();
+      for (const std::size_t stop = std::min(bytes, j + together * kUnitBytes); j < stop;
+           j += kUnitBytes, table += kUnitTable) {
+        __m512i x[kUnitBytes], index[kGroups];
+        plane_unit(plane, bytes, j, x);
+        indices(x[0], x[1], x[2], index);
+        VQ_UNROLL
+        for (int g = 0; g < kGroups; ++g) index[g] = look_up(index[g], table_of(table, g));
+        // In pairs: what follows waits for one addition, not for all.
+        VQ_UNROLL
+        for (int g = 0; g < kGroups; g += 2) index[g / 2] = _mm512_add_epi8(index[g], index[g + 1]);
+        VQ_UNROLL
+        for (int g = 1; g < kGroups / 2; ++g) index[0] = _mm512_add_epi8(index[0], index[g]);
+        sum = _mm512_add_epi8(sum, index[0]);
+      }
+      wide.add(0, sum);
+    }
+    wide.store(sums);
+  }
+}
+
+#ifdef VQ_VBMI
+// Order: [unit][group][block][row].
+VQ_T void sign_expand(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, std::uint8_t* index) {
+  for (std::size_t j = 0; j < bytes; j += kUnitBytes, index += kUnitIndex * blocks)
+    for (std::size_t b = 0; b < blocks; ++b) {
+      __m512i x[kUnitBytes], i[kGroups];
+      plane_unit(plane + b * bytes * kBlock, bytes, j, x);
+      indices(x[0], x[1], x[2], i);
+      VQ_UNROLL
+      for (std::size_t g = 0; g < kGroups; ++g) _mm512_storeu_si512(index + (g * blocks + b) * 64, i[g]);
+    }
+}
+
+// In a register: compilers would rather load it again for each of its uses, and loads are what there is least of.
+VQ_T VQ_INLINE __m512i loaded(const std::uint8_t* from) {
+  __m512i x = _mm512_loadu_si512(from);
+  asm("" : "+v"(x));
+  return x;
+}
+
+constexpr std::size_t kTablesAhead = 512;  // bytes; tables come from the second-level cache
+
+// Q queries meet B of the blocks: every index meets Q tables, every table B indices, and all sums stay in registers.
+template <std::size_t Q, std::size_t B>
+VQ_T VQ_INLINE void tile_signs(const std::uint8_t* index, const std::uint8_t* tables, const SignPass& pass,
+                               std::uint16_t* sums) {
+  Wide<B> wide[Q];
+  VQ_UNROLL
+  for (std::size_t q = 0; q < Q; ++q) wide[q].clear();
+  for (std::size_t u = 0; u < pass.units;) {
+    __m512i sum[Q][B];
+    VQ_UNROLL
+    for (std::size_t q = 0; q < Q; ++q) VQ_UNROLL
+    for (std::size_t b = 0; b < B; ++b) sum[q][b] = _mm512_setzero_si512();
+    for (const std::size_t end = std::min(pass.units, u + pass.together); u < end; ++u) {
+      VQ_UNROLL
+      for (int g = 0; g < kGroups; ++g, tables += 64, index += 64 * pass.blocks) {
+        __m512i table[Q];
+        VQ_UNROLL
+        for (std::size_t q = 0; q < Q; ++q) {
+          table[q] = loaded(tables + q * pass.step);
+          prefetch(tables + q * pass.step + kTablesAhead);
+        }
+        VQ_UNROLL
+        for (std::size_t b = 0; b < B; ++b) {
+          const __m512i at = loaded(index + 64 * b);
+          VQ_UNROLL
+          for (std::size_t q = 0; q < Q; ++q) {
+            sum[q][b] = _mm512_add_epi8(sum[q][b], look_up(at, table[q]));
+            asm("" : "+v"(sum[q][b]));  // one after the other: a tree of additions needs registers that are not there
+          }
+        }
+      }
+    }
+    VQ_UNROLL
+    for (std::size_t q = 0; q < Q; ++q) VQ_UNROLL
+    for (std::size_t b = 0; b < B; ++b) wide[q].add(b, sum[q][b]);
+  }
+  VQ_UNROLL
+  for (std::size_t q = 0; q < Q; ++q) wide[q].store(sums + q * pass.blocks * kBlock, pass.more);
+}
+
+template <std::size_t Q>
+VQ_T VQ_INLINE void tile_signs_of(const std::uint8_t* index, const std::uint8_t* tables, const SignPass& pass,
+                                  std::uint16_t* sums) {
+  std::size_t b = 0;
+  for (; b + kTileBlocks <= pass.blocks; b += kTileBlocks)
+    tile_signs<Q, kTileBlocks>(index + 64 * b, tables, pass, sums + b * kBlock);
+  for (; b < pass.blocks; ++b) tile_signs<Q, 1>(index + 64 * b, tables, pass, sums + b * kBlock);
+}
+
+VQ_T void sign_tile(const std::uint8_t* index, const std::uint8_t* tables, const SignPass& pass, std::uint16_t* sums) {
+  std::size_t q = 0;
+  for (; q + 2 <= pass.count; q += 2)
+    tile_signs_of<2>(index, tables + q * pass.step, pass, sums + q * pass.blocks * kBlock);
+  for (; q < pass.count; ++q) tile_signs_of<1>(index, tables + q * pass.step, pass, sums + q * pass.blocks * kBlock);
+}
+
+constexpr std::size_t kPassUnits = 32;  // indices of 32 KiB
+#else
+VQ_PLANE_AS_TILE(VQ_T)
+#endif
+
+// ---- rows of sign bits
+
+// Eight bytes of 64 rows as 64 words: pairs, then fours, then eights, all within 128-bit lanes.
+VQ_T VQ_INLINE void turned(const __m512i (&column)[8], std::uint64_t* words) {
+  __m512i a[8], b[8];
+  VQ_UNROLL
+  for (int i = 0; i < 8; i += 2) {
+    a[i] = _mm512_unpacklo_epi8(column[i], column[i + 1]);
+    a[i + 1] = _mm512_unpackhi_epi8(column[i], column[i + 1]);
+  }
+  VQ_UNROLL
+  for (int i = 0; i < 8; i += 4) VQ_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    b[i + 2 * half] = _mm512_unpacklo_epi16(a[i + half], a[i + 2 + half]);
+    b[i + 2 * half + 1] = _mm512_unpackhi_epi16(a[i + half], a[i + 2 + half]);
+  }
+  VQ_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    _mm512_store_si512(words + 16 * i, _mm512_unpacklo_epi32(b[i], b[i + 4]));
+    _mm512_store_si512(words + 16 * i + 8, _mm512_unpackhi_epi32(b[i], b[i + 4]));
+  }
+}
+
+// Where `turned` leaves row r: registers have rows 2 i and 2 i + 1 of every lane of 16.
+VQ_INLINE std::size_t word_of(std::size_t r) { return (r >> 1 & 7) * 8 + (r >> 4) * 2 + (r & 1); }
+
+constexpr int kWorthTurning = 3;  // rows of a block from which turning all of it is less work
+
+VQ_T void sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint64_t wanted, std::uint8_t* rows,
+                    std::size_t stride) {
+  if (static_cast<int>(count_bits(wanted)) < kWorthTurning) return plain::sign_rows(block, bytes, wanted, rows, stride);
+  alignas(64) std::uint64_t words[kBlock];
+  for (std::size_t j = 0; j < bytes; j += 8) {
+    __m512i column[8];
+    VQ_UNROLL
+    for (std::size_t i = 0; i < 8; ++i)
+      column[i] = j + i < bytes ? _mm512_loadu_si512(block + (j + i) * kBlock) : _mm512_setzero_si512();
+    turned(column, words);
+    std::uint8_t* row = rows + j;
+    for (std::uint64_t bits = wanted; bits; bits &= bits - 1, row += stride)
+      std::memcpy(row, words + word_of(lowest_bit(bits)), 8);
+  }
+}
