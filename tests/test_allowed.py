@@ -212,3 +212,24 @@ def test_counting_bits_as_with_numpy_1(monkeypatch):
     want = count(words)
     monkeypatch.delattr(np, "bitwise_count", raising=False)
     assert count(words) == want
+
+
+@pytest.mark.parametrize("codec", ["turboquant-prod", "trellis"])
+@pytest.mark.parametrize("confidence", [0.9, 1.0])
+def test_threads_share_queries_with_their_filters_and_thresholds(codec, confidence):
+    """So many queries that threads take some of them each, and where threads are left over some of the rows."""
+    spec, nq, n = IndexSpec(64, 2, "l2", codec=codec), 300, 9000
+    rng = np.random.default_rng(3)
+    backend = make_backend(Codec(spec), "native")
+    rows, queries = backend.encode(made("ties", n, 64, 1)), backend.prepare(made("plain", nq, 64, 2))
+    for bits in (None, rng.random(n) < 0.5, rng.random((nq, n)) < 0.5):
+        first = ()
+        for cuts, threads in itertools.product(((), (7, 40)), (1, 2, 3, 5, 8)):
+            blocks = cut(spec, rows, cuts)
+            allowed = None if bits is None else split_words(bits, blocks, rng)
+            found = backend.search(queries, blocks, 20, confidence, threads, allowed)
+            thresholds = (first or found)[0][:, 5]
+            got = (*found, *backend.range_search(queries, blocks, thresholds, confidence, threads, allowed))
+            first = first or got
+            for one, other in zip(got, first, strict=True):
+                np.testing.assert_array_equal(one, other, err_msg=f"{cuts} {threads}")

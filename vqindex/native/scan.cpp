@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <system_error>
@@ -17,13 +18,14 @@
 namespace vqindex {
 namespace {
 
-constexpr double kThreadWork = 4e6;  // coordinates met under which a thread costs more than it saves
+constexpr double kThreadWork = 4e6;          // coordinates met under which a thread costs more than it saves
+constexpr std::size_t kThreadQueries = 128;  // queries of a thread that make up for what it does for every row
 
-// One thread's part: some rows, all queries.
+// One thread's part: some rows and some queries.
 class Worker {
  public:
-  Worker(const Task& task, const Kernels& kernels, const Prepared& prepared, const std::atomic<bool>& stop)
-      : scorer_(task, kernels, prepared, stop), levels_(scorer_), signs_(scorer_), batch_(scorer_) {}
+  Worker(const Task& task, const Kernels& kernels, const Prepared& prepared, const std::atomic<bool>& stop, Bars* bars)
+      : scorer_(task, kernels, prepared, stop, bars), levels_(scorer_), signs_(scorer_), batch_(scorer_) {}
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
@@ -80,62 +82,112 @@ void write(std::vector<Hit>& hits, const Task& task, float* scores, std::int64_t
   }
 }
 
-// Runs the scan and calls found(query, hits) for every query; false if `poll` stopped it.
-template <typename Found>
-bool scan_all(const Task& task, const Kernels& kernels, std::size_t threads, const Poll& poll, const Found& found) {
-  std::size_t total = 0;
-  for (const Rows& part : task.rows)
-    total += part.allowed && !part.allowed_step ? count_allowed(part, 0, part.count) : part.count;
-  threads = useful_threads(task, total, threads);
-  const Prepared prepared = prepare_queries(task);
+// Some of the queries, and a worker for each share of the rows that meets them.
+struct Team {
+  std::size_t first;  // query
+  Task task;
+  Prepared prepared;
+  Bars bars;
+  std::vector<std::unique_ptr<Worker>> workers;
 
-  std::atomic<bool> stop{false};
-  const Poll watch = [&] {
-    if (poll && !poll()) stop = true;
-    return !stop;
-  };
-  std::vector<std::unique_ptr<Worker>> workers(threads);
-  for (auto& worker : workers) worker = std::make_unique<Worker>(task, kernels, prepared, stop);
-  std::vector<std::exception_ptr> errors(threads);
-  const auto work = [&](std::size_t t) {
+  Team(const Task& whole, std::size_t from, std::size_t to, std::size_t shares, const Kernels& kernels,
+       const std::atomic<bool>& stop)
+      : first(from), task(some_queries(whole, from, to)), prepared(prepare_queries(task)), bars(to - from) {
+    for (auto& bar : bars) bar = -std::numeric_limits<float>::infinity();
+    for (std::size_t i = 0; i < shares; ++i)
+      workers.push_back(std::make_unique<Worker>(task, kernels, prepared, stop, shares > 1 ? &bars : nullptr));
+  }
+
+  static Task some_queries(Task task, std::size_t from, std::size_t to) {
+    QueryBlock& queries = task.queries;
+    queries = {to - from, queries.lead + from * task.code.fields.dim, queries.scale + from, queries.norm + from};
+    if (task.thresholds) task.thresholds += from;
+    for (Rows& rows : task.rows)
+      if (rows.allowed) rows.allowed += from * rows.allowed_step;
+    return task;
+  }
+
+  // The rows of worker `i`; those of part after part. `poll` is asked now and then.
+  void run(std::size_t i, const std::atomic<bool>& stop, const Poll& poll) {
+    std::int64_t first_row = 0;
+    for (const Rows& part : task.rows) {
+      if (stop) break;
+      const std::size_t share = padded((part.count + workers.size() - 1) / workers.size(), kTileBlocks * kBlock);
+      const std::size_t at = std::min(part.count, i * share), last = std::min(part.count, at + share);
+      workers[i]->run(part, at, last, first_row, poll);
+      first_row += static_cast<std::int64_t>(part.count);
+    }
+  }
+
+  // What all workers have found for a query.
+  std::vector<Hit>& hits(std::size_t q) {
+    auto& hits = workers[0]->best()[q].finish();
+    for (std::size_t i = 1; i < workers.size(); ++i) {
+      auto& more = workers[i]->best()[q].finish();
+      hits.insert(hits.end(), more.begin(), more.end());
+      more = {};
+    }
+    return hits;
+  }
+};
+
+// Threads share the queries if there are enough, for then nothing is done twice but what rows need; else, or the rest
+// of the way, the rows.
+std::vector<std::unique_ptr<Team>> make_teams(const Task& task, std::size_t threads, const Kernels& kernels,
+                                              const std::atomic<bool>& stop) {
+  const std::size_t nq = task.queries.count;
+  const std::size_t count = std::min(threads, std::max<std::size_t>(1, nq / kThreadQueries));
+  std::vector<std::unique_ptr<Team>> teams;
+  for (std::size_t t = 0; t < count; ++t)
+    teams.push_back(std::make_unique<Team>(task, t * nq / count, (t + 1) * nq / count, threads / count, kernels, stop));
+  return teams;
+}
+
+// Calls work(0), here, to work(count - 1), each on a thread of its own.
+void on_threads(std::size_t count, const std::function<void(std::size_t)>& work) {
+  std::vector<std::exception_ptr> errors(count);
+  const auto guarded = [&](std::size_t t) {
     try {
-      std::int64_t first_row = 0;
-      for (const Rows& part : task.rows) {
-        if (stop) break;
-        const std::size_t share = padded((part.count + threads - 1) / threads, kTileBlocks * kBlock);
-        const std::size_t first = std::min(part.count, t * share), last = std::min(part.count, first + share);
-        workers[t]->run(part, first, last, first_row, t == 0 ? watch : Poll{});
-        first_row += static_cast<std::int64_t>(part.count);
-      }
+      work(t);
     } catch (...) {
       errors[t] = std::current_exception();
     }
   };
   {
     std::vector<std::thread> others;
-    others.reserve(threads);
-    for (std::size_t t = 1; t < threads; ++t) {
+    others.reserve(count);
+    for (std::size_t t = 1; t < count; ++t) {
       try {
-        others.emplace_back(work, t);
+        others.emplace_back(guarded, t);
       } catch (const std::system_error&) {
-        work(t);  // the system has no thread to give
+        guarded(t);  // the system has no thread to give
       }
     }
-    work(0);
+    guarded(0);
     for (auto& other : others) other.join();
   }
   for (const auto& error : errors)
     if (error) std::rethrow_exception(error);
+}
+
+// Runs the scan and calls found(query, hits) for every query; false if `poll` stopped it.
+template <typename Found>
+bool scan_all(const Task& task, const Kernels& kernels, std::size_t threads, const Poll& poll, const Found& found) {
+  std::size_t total = 0;
+  for (const Rows& part : task.rows)
+    total += part.allowed && !part.allowed_step ? count_allowed(part, 0, part.count) : part.count;
+  std::atomic<bool> stop{false};
+  const Poll watch = [&] {
+    if (poll && !poll()) stop = true;
+    return !stop;
+  };
+  const auto teams = make_teams(task, useful_threads(task, total, threads), kernels, stop);
+  const std::size_t shares = teams[0]->workers.size();
+  on_threads(teams.size() * shares,
+             [&](std::size_t t) { teams[t / shares]->run(t % shares, stop, t == 0 ? watch : Poll{}); });
   const bool finished = watch();
-  for (std::size_t q = 0; finished && q < task.queries.count; ++q) {
-    auto& hits = workers[0]->best()[q].finish();
-    for (std::size_t t = 1; t < threads; ++t) {
-      auto& more = workers[t]->best()[q].finish();
-      hits.insert(hits.end(), more.begin(), more.end());
-      more = {};
-    }
-    found(q, hits);
-  }
+  for (const auto& team : teams)
+    for (std::size_t q = 0; finished && q < team->task.queries.count; ++q) found(team->first + q, team->hits(q));
   return finished;
 }
 

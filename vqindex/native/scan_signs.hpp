@@ -28,8 +28,10 @@ class SignScan {
       for (std::size_t at = held, stop; at < last; at = stop) {
         stop = std::min(last, at + stretch_);
         if (!sum_signs(q, at, stop, sums_, poll)) return;
+        s_.learn(q);
         meet(q, at, stop, sums_, false);
       }
+      s_.learn(q);
       meet(q, first, held, held_, true);
     }
   }

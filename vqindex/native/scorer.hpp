@@ -25,6 +25,9 @@ constexpr std::size_t kPollWork = std::size_t{1} << 28;  // coordinates met betw
 
 using Poll = std::function<bool()>;
 
+// For each query a key that k rows reach, known to all threads that scan for it.
+using Bars = std::vector<std::atomic<float>>;
+
 // Asks for memory that is about to be read here and there, which no hardware foresees. Always inlined: a function that
 // does nothing but this is one without effects to GCC, which drops calls of it.
 VQ_INLINE void fetch(const std::uint8_t* from, std::size_t bytes) {
@@ -43,7 +46,8 @@ class Scorer {
   const std::size_t dim, stride, sign_bytes,
       units;  // stride: of levels and queries; units: of the sign plane's kernels
 
-  Scorer(const Task& task, const Kernels& kernels, const Prepared& prepared, const std::atomic<bool>& stop)
+  // `bars` if other threads meet other rows for the same queries.
+  Scorer(const Task& task, const Kernels& kernels, const Prepared& prepared, const std::atomic<bool>& stop, Bars* bars)
       : task(task),
         kernels(kernels),
         prepared(prepared),
@@ -52,6 +56,7 @@ class Scorer {
         sign_bytes((dim + 7) / 8),
         units(padded(sign_bytes, kUnitBytes) / kUnitBytes),
         stop_(stop),
+        bars_(task.thresholds ? nullptr : bars),
         best_(task.queries.count, Best(task.k)),
         sum_bars_(task.queries.count),
         spare_(stride),
@@ -237,6 +242,17 @@ class Scorer {
     float worst = std::numeric_limits<float>::infinity();
     for (const Hit& hit : best.finish()) worst = std::min(worst, hit.key);
     best_[q].expect(worst);
+    tell(q);
+  }
+
+  // Raise a query's bar to what other threads know, and tell them of it.
+  void learn(std::size_t q) {
+    if (!bars_) return;
+    const float known = (*bars_)[q].load(std::memory_order_relaxed);
+    if (known > bar(q))
+      best_[q].expect(known);
+    else
+      tell(q);
   }
 
   float bar(std::size_t q) const { return best_[q].bar(); }
@@ -253,6 +269,14 @@ class Scorer {
   }
 
  private:
+  void tell(std::size_t q) {
+    if (!bars_) return;
+    std::atomic<float>& known = (*bars_)[q];
+    float now = known.load(std::memory_order_relaxed);
+    while (now < bar(q) && !known.compare_exchange_weak(now, bar(q), std::memory_order_relaxed)) {
+    }
+  }
+
   void score_some(std::size_t q, const std::size_t* rows, std::size_t count, float* scores) {
     if (task.code.fields.tops) find_signs(rows, count);
     for (std::size_t i = 0; i < count; ++i) codes_[i] = code_of(rows[i]);
@@ -306,6 +330,7 @@ class Scorer {
   };
 
   const std::atomic<bool>& stop_;
+  Bars* const bars_;
   std::vector<Best> best_;
   const Rows* rows_ = nullptr;
   std::int64_t first_row_ = 0;
