@@ -112,7 +112,7 @@ def _recall_at_10(line: dict[str, Any]) -> float:
 
 
 def _peers(data: str) -> str:
-    measured = [line for line in lines("peers") if line["data"] == data]
+    measured = [line for line in lines("peers") if line["data"] == data and line["threads"] == 1]
     # A later line of the same index replaces an earlier one.
     last = {(line["bits"], line["index"]): line for line in measured}
     rows = []
