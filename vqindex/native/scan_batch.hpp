@@ -109,11 +109,8 @@ class BatchScan {
 
   // All queries of the chunk meet a stretch of rows.
   void meet(std::size_t at, std::size_t stop) {
-    for (std::size_t i = 0; i < queries_; ++i) {
-      const float bar = s_.bar(first_query_ + i);
-      s_.learn(first_query_ + i);
-      if (s_.bar(first_query_ + i) != bar) take_bar(i);
-    }
+    for (std::size_t i = 0; i < queries_; ++i)
+      if (s_.learn(first_query_ + i)) take_bar(i);
     const std::size_t groups = expand(at, stop);
     for (std::size_t from = 0; from < queries_; from += few_)
       for (std::size_t g = 0; g < groups; ++g) meet_group(from, std::min(queries_, from + few_), g);

@@ -79,8 +79,7 @@ class SignScan {
     const std::size_t found = s_.above(q, at, stop, sums, bar, places_);
     for (std::size_t i = 0; i < found; ++i) {
       const std::size_t row = at + places_[i];
-      s_.fetch_code(row);
-      prefetch(s_.rows().factor + row);
+      s_.fetch_row(row);
       rows_[count_ + i] = row;
       agreed_[count_ + i] = sums[places_[i]];
     }

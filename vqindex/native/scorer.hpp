@@ -88,6 +88,11 @@ class Scorer {
   float size_of(std::size_t row) const { return rows_->norm ? rows_->norm[row] : 1.0f; }
 
   VQ_INLINE void fetch_code(std::size_t row) const { fetch(code_of(row), rows_->row_bytes); }
+  // What its score needs.
+  VQ_INLINE void fetch_row(std::size_t row) const {
+    fetch_code(row);
+    prefetch(rows_->factor + row);
+  }
   VQ_INLINE void fetch_codes(std::size_t at, std::size_t count) const {
     if (!rows_->number) return fetch(rows_->codes + at * rows_->row_bytes, count * rows_->row_bytes);
     for (std::size_t row = at; row < at + count; ++row) fetch_code(row);
@@ -232,8 +237,7 @@ class Scorer {
     std::vector<std::size_t> rows;
     for (const Hit& hit : bounds) {
       rows.push_back(static_cast<std::size_t>(hit.row));
-      fetch_code(rows.back());
-      prefetch(rows_->factor + rows.back());
+      fetch_row(rows.back());
     }
     std::vector<float> scores(rows.size());
     score_rows(q, rows.data(), rows.size(), scores.data());
@@ -245,14 +249,15 @@ class Scorer {
     tell(q);
   }
 
-  // Raise a query's bar to what other threads know, and tell them of it.
-  void learn(std::size_t q) {
-    if (!bars_) return;
-    const float known = (*bars_)[q].load(std::memory_order_relaxed);
-    if (known > bar(q))
+  // Raise a query's bar to what other threads know, or tell them of it. Returns whether it is another now.
+  bool learn(std::size_t q) {
+    if (!bars_) return false;
+    const float known = (*bars_)[q].load(std::memory_order_relaxed), before = bar(q);
+    if (known > before)
       best_[q].expect(known);
     else
       tell(q);
+    return bar(q) != before;
   }
 
   float bar(std::size_t q) const { return best_[q].bar(); }
