@@ -59,13 +59,11 @@ VQ_INLINE unsigned lowest_bit(std::uint64_t bits) {
 
 // How many bits are set.
 VQ_INLINE std::size_t count_bits(std::uint64_t bits) {
-#if defined(__GNUC__) || defined(__clang__)
-  return static_cast<std::size_t>(__builtin_popcountll(bits));
-#else
-  std::size_t count = 0;
-  for (; bits; bits &= bits - 1) ++count;
-  return count;
-#endif
+  // Spelt out: compilers know it where there is an instruction for it, and would call a function where there is none.
+  bits -= bits >> 1 & 0x5555555555555555u;
+  bits = (bits & 0x3333333333333333u) + (bits >> 2 & 0x3333333333333333u);
+  bits = (bits + (bits >> 4)) & 0x0f0f0f0f0f0f0f0fu;
+  return static_cast<std::size_t>(bits * 0x0101010101010101u >> 56);
 }
 
 // Asks for the line of memory at `p`, which is about to be read.

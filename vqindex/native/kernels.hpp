@@ -163,6 +163,8 @@ struct Kernels {
                     std::size_t stride);
   // Bit r of hits[b]: sums[64 * b + r] > bar. Returns whether there is any.
   bool (*above)(const std::uint16_t* sums, std::size_t blocks, std::uint16_t bar, std::uint64_t* hits);
+  // largest[b] = the largest of those sums[64 * b + r] whose rows are in allowed[b]; 0 if there are none.
+  void (*most)(const std::uint16_t* sums, std::size_t blocks, const std::uint64_t* allowed, std::uint16_t* largest);
   // Collects, for each query i of `count`, the rows of `allowed` (a word a block) whose sums, at 64 * blocks * i, are
   // floors[i] or more: their places and queries, `first` + i, in that order, and their bits in `wanted`. Returns how
   // many. What lies up to 64 entries behind the last may be overwritten.

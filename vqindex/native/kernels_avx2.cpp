@@ -17,6 +17,7 @@
 namespace vqindex {
 namespace {
 
+VQ_PLAIN_MOST(VQ_T)
 VQ_PLAIN_ROWS(VQ_T)
 
 VQ_T VQ_INLINE __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }

@@ -247,6 +247,18 @@ VQ_T bool above(const std::uint16_t* sums, std::size_t blocks, std::uint16_t bar
   return any != 0;
 }
 
+VQ_T void most(const std::uint16_t* sums, std::size_t blocks, const std::uint64_t* allowed, std::uint16_t* largest) {
+  for (std::size_t b = 0; b < blocks; ++b, sums += kBlock) {
+    const __m512i low = _mm512_maskz_loadu_epi16(static_cast<__mmask32>(allowed[b]), sums);
+    const __m512i all = _mm512_max_epu16(low, _mm512_maskz_loadu_epi16(allowed[b] >> 32, sums + 32));
+    const __m256i half = _mm256_max_epu16(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+    const __m128i eight = _mm_max_epu16(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    // The largest is what is left of all ones by the least complement.
+    const __m128i least = _mm_minpos_epu16(_mm_xor_si128(eight, _mm_set1_epi32(-1)));
+    largest[b] = static_cast<std::uint16_t>(~_mm_cvtsi128_si32(least));
+  }
+}
+
 #ifdef VQ_VBMI
 VQ_T std::size_t collect(const std::uint16_t* sums, std::size_t blocks, const std::uint16_t* floors, std::size_t count,
                          const std::uint64_t* allowed, std::size_t first, std::uint64_t* wanted, std::uint8_t* places,

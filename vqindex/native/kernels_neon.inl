@@ -244,6 +244,8 @@ VQ_T bool above(const std::uint16_t* sums, std::size_t blocks, std::uint16_t bar
   return any != 0;
 }
 
+VQ_PLAIN_MOST(VQ_T)
+
 VQ_T VQ_INLINE uint32x4_t bounded_four(uint32x4_t agreed, const Bound& bound, float32x4_t size, float bar) {
   const int32x4_t twice = vreinterpretq_s32_u32(vshlq_n_u32(agreed, 1));
   const float32x4_t whole = vcvtq_f32_s32(vsubq_s32(twice, vdupq_n_s32(bound.offset)));

@@ -230,6 +230,18 @@ VQ_INLINE std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, c
   return bits_of(flags);
 }
 
+VQ_INLINE void most(const std::uint16_t* sums, std::size_t blocks, const std::uint64_t* allowed,
+                    std::uint16_t* largest) {
+  for (std::size_t b = 0; b < blocks; ++b, sums += kBlock) {
+    std::uint16_t best = 0;
+    if (!~allowed[b])
+      for (std::size_t r = 0; r < kBlock; ++r) best = std::max(best, sums[r]);
+    else
+      for (std::uint64_t rows = allowed[b]; rows; rows &= rows - 1) best = std::max(best, sums[lowest_bit(rows)]);
+    largest[b] = best;
+  }
+}
+
 // above(sums, 1, bar, &hits) is the kernel of that name.
 template <typename Above>
 VQ_INLINE std::size_t collect(const std::uint16_t* sums, std::size_t blocks, const std::uint16_t* floors,
@@ -305,6 +317,11 @@ VQ_INLINE std::size_t collect(const std::uint16_t* sums, std::size_t blocks, con
   TARGET std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, const float* size, float bar) {       \
     return plain::bounded(sums, bound, size, bar);                                                                  \
   }
+#define VQ_PLAIN_MOST(TARGET)                                                                   \
+  TARGET void most(const std::uint16_t* sums, std::size_t blocks, const std::uint64_t* allowed, \
+                   std::uint16_t* largest) {                                                    \
+    plain::most(sums, blocks, allowed, largest);                                                \
+  }
 #define VQ_PLAIN_ROWS(TARGET)                                                                                   \
   TARGET void sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint64_t wanted, std::uint8_t* rows, \
                         std::size_t stride) {                                                                   \
@@ -340,6 +357,6 @@ VQ_INLINE std::size_t collect(const std::uint16_t* sums, std::size_t blocks, con
                              std::uint64_t* wanted, std::uint8_t* places, std::uint16_t* queries) {      \
     return plain::collect(sums, blocks, floors, count, allowed, first, wanted, places, queries, above);  \
   }
-#define VQ_TABLE_OF_KERNELS                                                                           \
-  {kPassUnits,  decode,      row_dots,  dot,        row_sums, square,    arrange, tile_sums, passing, \
-   sign_tables, sign_expand, sign_tile, sign_plane, sign_sum, sign_rows, above,   collect,   bounded}
+#define VQ_TABLE_OF_KERNELS                                                                                   \
+  {kPassUnits,  decode,    row_dots,   dot,      row_sums,  square, arrange, tile_sums, passing, sign_tables, \
+   sign_expand, sign_tile, sign_plane, sign_sum, sign_rows, above,  most,    collect,   bounded}

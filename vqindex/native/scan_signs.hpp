@@ -8,10 +8,15 @@ namespace vqindex {
 // Of a stretch's sign plane: it stays in the second-level cache.
 constexpr std::size_t kPlaneBytes = std::size_t{3} << 17;
 constexpr std::size_t kLongest = std::size_t{1} << 15;  // most rows of a stretch
-// A first bar is made of the first rows: two stretches or one row in 16, whichever is more, but no more than 65536.
-constexpr std::size_t kHeldStretches = 2, kHeldShare = 16, kHeldRows = std::size_t{1} << 16;
+// A first bar is made of the first rows, and the more of them the better it is. But when those of them that may be in
+// are met, their signs have left the cache, and come again by lines of which they need a byte: the longer rows are, the
+// fewer are held; or one row in 16, if that is more. At most 65536.
+constexpr std::size_t kHeldLines = std::size_t{1} << 27;  // rows held * bytes of their signs squared
+constexpr std::size_t kHeldShare = 16, kHeldRows = std::size_t{1} << 16;
 constexpr std::size_t kLikely = 16;  // rows for each of the likeliest from which finding those pays
 constexpr std::size_t kAhead = 16;   // rows fetched ahead before they are scored
+// Rows that meet a bar as it was before the first of them: those whose signs make 24 KB, in whole groups.
+constexpr std::size_t kRunBytes = std::size_t{3} << 13, kLongestRun = 4 * kGroup;
 
 class SignScan {
  public:
@@ -20,6 +25,8 @@ class SignScan {
   void run(std::size_t first, std::size_t last, const Poll& poll) {
     stretch_ = std::clamp(kPlaneBytes / s_.sign_bytes / kGroup * kGroup, kGroup, kLongest);
     tables_.resize(s_.units * kUnitTable);
+    run_ = std::clamp(kRunBytes / s_.sign_bytes / kGroup * kGroup, kGroup, kLongestRun);
+    signs_.resize((kAhead + 2 * run_) * s_.row_signs());
     for (std::size_t q = 0; q < s_.task.queries.count; ++q) {
       s_.kernels.sign_tables(s_.sign_of(q), s_.units, tables_.data());
       const std::size_t held = s_.has_bar(q) ? first : first + held_of(last - first);
@@ -33,13 +40,15 @@ class SignScan {
       }
       s_.learn(q);
       meet(q, first, held, held_, true);
+      score(q, count_);
     }
   }
 
  private:
   // The first rows, of which a bar is made. They are met last: it is still low then, and the others make it a good one.
   std::size_t held_of(std::size_t rows) const {
-    return std::min(rows, std::min(kHeldRows, std::max(kHeldStretches * stretch_, padded(rows / kHeldShare, kGroup))));
+    const std::size_t few = std::max(kHeldLines / (s_.sign_bytes * s_.sign_bytes), rows / kHeldShare);
+    return std::min(rows, std::min(kHeldRows, padded(few, kGroup)));
   }
 
   bool sum_signs(std::size_t q, std::size_t from, std::size_t last, Buffer<std::uint16_t>& sums, const Poll& poll) {
@@ -57,56 +66,65 @@ class SignScan {
   // The rows that look likeliest are scored first, for the bar that they set.
   void begin(std::size_t q, std::size_t at, std::size_t stop) {
     if (at == stop || stop - at < kLikely * 2 * s_.task.k) return;
-    likely_.clear();
-    for (std::size_t group = at; group < stop; group += kGroup)
-      likely_.push_back({group, std::min(stop, group + kGroup), held_.data() + (group - at)});
-    s_.begin_with(q, find_.find(q, likely_, 2 * s_.task.k));
+    s_.begin_with(q, find_.find(q, {{at, stop, held_.data()}}, 2 * s_.task.k));
   }
 
-  // Scores the rows that may be in; `late` if later ones were met before.
+  // Catches the rows that may be in, and scores those caught some time ago; `late` if later ones were met before.
   void meet(std::size_t q, std::size_t at, std::size_t stop, const Buffer<std::uint16_t>& sums, bool late) {
-    for (std::size_t group = at; group < stop; group += kGroup) {
-      const std::size_t before = count_;
-      catch_rows(q, sums.data() + (group - at), group, std::min(stop, group + kGroup),
-                 late ? s_.bar_with_ties(q) : s_.bar(q));
+    std::uint64_t hits[kLongestRun / kBlock];
+    const std::uint16_t* from = sums.data();
+    for (; at < stop; at += run_, from += run_) {
+      const std::size_t last = std::min(stop, at + run_);
+      if (!s_.hits_above(q, at, last, from, late ? s_.bar_with_ties(q) : s_.bar(q), hits)) continue;
+      const std::size_t blocks = blocks_of(at, last), before = count_;
+      for (std::size_t b = next_of(hits, 0, blocks), next; b < blocks; b = next) {
+        next = next_of(hits, b + 1, blocks);
+        if (late && next < blocks) fetch(s_.plane_of(at + next * kBlock), s_.sign_bytes * kBlock);
+        catch_rows(at + b * kBlock, hits[b], from + b * kBlock);
+      }
       if (before >= kAhead) score(q, before);
     }
-    score(q, count_);
   }
 
-  // Notes the rows of a group that may be in, and asks for their codes.
-  void catch_rows(std::size_t q, const std::uint16_t* sums, std::size_t at, std::size_t stop, float bar) {
-    const std::size_t found = s_.above(q, at, stop, sums, bar, places_);
-    for (std::size_t i = 0; i < found; ++i) {
-      const std::size_t row = at + places_[i];
-      s_.fetch_row(row);
-      rows_[count_ + i] = row;
-      agreed_[count_ + i] = sums[places_[i]];
+  static std::size_t next_of(const std::uint64_t* hits, std::size_t b, std::size_t blocks) {
+    while (b < blocks && !hits[b]) ++b;
+    return b;
+  }
+
+  // Notes rows of a block and their sign bits, and asks for the rest of them.
+  void catch_rows(std::size_t block, std::uint64_t hits, const std::uint16_t* sums) {
+    s_.signs_of(block, hits, signs_of(count_));
+    for (; hits; hits &= hits - 1, ++count_) {
+      const std::size_t r = lowest_bit(hits);
+      s_.fetch_row(block + r);
+      rows_[count_] = block + r;
+      agreed_[count_] = sums[r];
     }
-    count_ += found;
   }
 
   // Scores the first `some` rows caught: first all, which overlap in time, then what is kept.
   void score(std::size_t q, std::size_t some) {
-    s_.score_rows(q, rows_, some, scores_);
+    s_.score_rows(q, rows_, signs_of(0), some, scores_);
     for (std::size_t i = 0; i < some; ++i)
       if (!(scores_[i] < s_.bar(q))) s_.push(q, rows_[i], scores_[i], s_.bound_from(q, rows_[i], agreed_[i]));
     std::copy(rows_ + some, rows_ + count_, rows_);
     std::copy(agreed_ + some, agreed_ + count_, agreed_);
+    std::copy(signs_of(some), signs_of(count_), signs_of(0));
     count_ -= some;
   }
 
+  std::uint8_t* signs_of(std::size_t i) { return signs_.data() + i * s_.row_signs(); }
+
   Scorer& s_;
   Likely find_;
-  std::vector<Agreement> likely_;  // the groups of the rows held
   Buffer<std::uint8_t> tables_;
-  std::size_t stretch_ = 0;
+  std::size_t stretch_ = 0, run_ = 0;
   Buffer<std::uint16_t> sums_, held_;  // of the stretch, and of the rows that are met last
-  std::uint8_t places_[kGroup + 64];   // in a group; `collect` may write past the last
-  // Rows caught, their agreement and scores: less than kAhead, and those of two groups.
-  static constexpr std::size_t kMostCaught = kAhead + 2 * kGroup;
+  // Rows caught, their agreement, signs and scores: less than kAhead, and those of two runs.
+  static constexpr std::size_t kMostCaught = kAhead + 2 * kLongestRun;
   std::size_t count_ = 0, rows_[kMostCaught];
   std::uint16_t agreed_[kMostCaught];
+  Buffer<std::uint8_t> signs_;
   float scores_[kMostCaught];
 };
 

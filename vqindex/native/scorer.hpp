@@ -60,7 +60,7 @@ class Scorer {
         best_(task.queries.count, Best(task.k)),
         sum_bars_(task.queries.count),
         spare_(stride),
-        signs_(kScored * stride / 8) {
+        signs_(kScored * row_signs()) {
     if (task.thresholds)
       for (std::size_t q = 0; q < best_.size(); ++q) best_[q] = Best::above(task.thresholds[q]);
   }
@@ -98,11 +98,15 @@ class Scorer {
     for (std::size_t row = at; row < at + count; ++row) fetch_code(row);
   }
 
-  // The sign bits of the rows of whole blocks from `at` on, a row every stride / 8 bytes.
-  void sign_rows(std::size_t at, std::size_t stop, std::uint8_t* signs) const {
-    for (std::size_t row = at; row < stop; row += kBlock)
-      kernels.sign_rows(plane_of(row), sign_bytes, ~std::uint64_t{0}, signs + (row - at) * (stride / 8), stride / 8);
+  // The sign bits of those rows of a block that `wanted` has, one after the other.
+  void signs_of(std::size_t block, std::uint64_t wanted, std::uint8_t* signs) const {
+    if (task.code.fields.tops) kernels.sign_rows(plane_of(block), sign_bytes, wanted, signs, row_signs());
   }
+  // All of them, for the rows of whole blocks.
+  void sign_rows(std::size_t at, std::size_t stop, std::uint8_t* signs) const {
+    for (; at < stop; at += kBlock, signs += kBlock * row_signs()) signs_of(at, ~std::uint64_t{0}, signs);
+  }
+  std::size_t row_signs() const { return stride / 8; }  // bytes of a row's sign bits
 
   // ---- filters: which rows a query may find
 
@@ -128,7 +132,17 @@ class Scorer {
 
   // The scores of rows from their codes. Neighbours are best next to each other: a block's signs are found together.
   void score_rows(std::size_t q, const std::size_t* rows, std::size_t count, float* scores) {
-    for (std::size_t i = 0; i < count; i += kScored) score_some(q, rows + i, std::min(kScored, count - i), scores + i);
+    for (std::size_t i = 0; i < count; i += kScored) {
+      const std::size_t some = std::min(kScored, count - i);
+      find_signs(rows + i, some);
+      score_some(q, rows + i, signs_.data(), some, scores + i);
+    }
+  }
+
+  // The same where their signs are at hand.
+  void score_rows(std::size_t q, const std::size_t* rows, const std::uint8_t* signs, std::size_t count, float* scores) {
+    for (std::size_t i = 0; i < count; i += kScored)
+      score_some(q, rows + i, signs + i * row_signs(), std::min(kScored, count - i), scores + i);
   }
 
   // The score of a row from its levels, if those are all there is to it.
@@ -214,16 +228,6 @@ class Scorer {
     return any != 0;
   }
 
-  // The same as places in the group, one after the other; up to 64 bytes behind the last may be overwritten.
-  std::size_t above(std::size_t q, std::size_t at, std::size_t stop, const std::uint16_t* sums, float bar,
-                    std::uint8_t* places) {
-    std::uint64_t hits[kTileBlocks], wanted[kTileBlocks] = {};
-    const std::uint16_t none = 0;
-    std::uint16_t queries[kGroup + kBlock];
-    if (!hits_above(q, at, stop, sums, bar, hits)) return 0;
-    return kernels.collect(sums, blocks_of(at, stop), &none, 1, hits, 0, wanted, places, queries);
-  }
-
   // The least agreement whose bound is above `bar`, for rows of size 1.
   std::uint16_t floor_of(std::size_t q, float bar) const {
     return static_cast<std::uint16_t>(std::min(find_integer_bar(prepared.bound[q], bar) + 1, 65535));
@@ -282,14 +286,12 @@ class Scorer {
     }
   }
 
-  void score_some(std::size_t q, const std::size_t* rows, std::size_t count, float* scores) {
-    if (task.code.fields.tops) find_signs(rows, count);
+  void score_some(std::size_t q, const std::size_t* rows, const std::uint8_t* signs, std::size_t count, float* scores) {
     for (std::size_t i = 0; i < count; ++i) codes_[i] = code_of(rows[i]);
     if (!task.code.wide)
-      kernels.row_dots(task.code.fields, codes_, rows_->row_bytes, signs_.data(), count, lead_of(q), spare_.data(),
-                       sums_);
+      kernels.row_dots(task.code.fields, codes_, rows_->row_bytes, signs, count, lead_of(q), spare_.data(), sums_);
     else
-      for (std::size_t i = 0; i < count; ++i) sums_[i] = wide_dot(q, codes_[i], signs_.data() + i * (stride / 8));
+      for (std::size_t i = 0; i < count; ++i) sums_[i] = wide_dot(q, codes_[i], signs + i * row_signs());
     for (std::size_t i = 0; i < count; ++i) scores[i] = score_of(q, rows[i], sums_[i]);
   }
 
@@ -299,7 +301,7 @@ class Scorer {
       std::uint64_t wanted = 0;
       for (next = i; next < count && rows[next] - block < kBlock && !(wanted >> (rows[next] - block)); ++next)
         wanted |= std::uint64_t{1} << (rows[next] - block);
-      kernels.sign_rows(plane_of(block), sign_bytes, wanted, signs_.data() + i * (stride / 8), stride / 8);
+      signs_of(block, wanted, signs_.data() + i * row_signs());
     }
   }
 
