@@ -41,7 +41,7 @@ lint: $(STAMPS)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror vqindex/native/*.cpp vqindex/native/*.hpp vqindex/native/*.inl \
-	    benchmarks/*.cpp gpu/vqindex_gpu/kernels/* tests/emulator/*.hpp
+	    benchmarks/*.cpp gpu/vqindex_gpu/kernels/* tests/emulator/*.hpp tests/support/*.cpp
 	! command -v clang++ > /dev/null || clang++ -std=c++17 -Wall -Wextra -Werror -fopenmp-simd -fsyntax-only \
 	    $$(grep -L nanobind vqindex/native/*.cpp)
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -73,6 +74,89 @@ def test_a_handler_that_raises_nothing_does_not_stop_a_search():
         finally:
             process.kill()
     assert (out, err, process.returncode) == ("finished\n", "", 0)
+
+
+# Single queries on two threads, by workers that stay: rows enough that a second one is worth it.
+SINGLE = """
+import os, sys
+import numpy as np, psutil, vqindex
+codec = sys.argv[1]
+rng = np.random.default_rng(0)
+index = vqindex.VQIndex(512, 2, codec=codec)
+index.add(np.resize(rng.standard_normal((700, 512), dtype=np.float32), (60_000, 512)))
+q = rng.standard_normal((5, 512), dtype=np.float32)
+def search(threads):
+    return [index.search(v, 10, threads=threads, confidence=sure) for v in q for sure in (0.995, 1)]
+want = search(1)
+def right():
+    found = search(2)
+    return all(np.array_equal(a, b) for f, w in zip(found, want) for a, b in zip(f, w))
+"""
+
+
+def run_single(code, codec="turboquant-prod"):
+    command = [sys.executable, "-c", SINGLE + code, codec]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("codec", ["turboquant-prod", "trellis", "turboquant-mse"])
+def test_one_query_has_workers_in_children_and_their_children(codec):
+    run_single(
+        """
+def count(): return psutil.Process().num_threads()
+def in_child(work):
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException as error:
+            print(error, flush=True)
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+def look(deeper):
+    assert right()
+    with_worker = count()
+    for _ in range(20): assert right()
+    assert count() == with_worker, "the same one each time"
+    for _ in range(deeper): in_child(lambda: look_as_child(deeper - 1))
+    assert right()
+def look_as_child(deeper):
+    assert count() == 1
+    look(deeper)
+    assert count() == 2, "a worker of its own"
+look(2)
+""",
+        codec,
+    )
+
+
+def test_the_process_ends_right_after_a_search_on_threads():
+    run_single("assert right()")
+    run_single("assert right(); sys.exit()")
+    run_single("import threading; threading.Thread(target=right).start()")
+
+
+def test_searches_in_several_threads_on_threads_are_those_of_one():
+    rng = np.random.default_rng(0)
+    x, q = rng.standard_normal((30_000, 128)), rng.standard_normal((150, 128))
+    index = VQIndex(128, 3)
+    index.add(np.resize(x, (180_000, 128)))  # so ties are many
+    calls = [
+        (q[i : i + n], filters) for i, n in enumerate((1, 3, 1, 150, 1, 20)) for filters in (None, range(0, 180_000, 9))
+    ]
+    want = [index.search(some, 20, threads=1, filter=chosen) for some, chosen in calls]
+
+    def search(i):
+        some, chosen = calls[i % len(calls)]
+        return index.search(some, 20, threads=2 + i % 2, filter=chosen)
+
+    with ThreadPoolExecutor(6) as pool:
+        for i, got in enumerate(pool.map(search, range(10 * len(calls)))):
+            for one, other in zip(got, want[i % len(calls)], strict=True):
+                np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -2,14 +2,13 @@
 
 #include <algorithm>
 #include <atomic>
-#include <exception>
 #include <functional>
 #include <limits>
 #include <memory>
-#include <system_error>
 #include <thread>
 
 #include "gather.hpp"
+#include "pool.hpp"
 #include "scan_batch.hpp"
 #include "scan_levels.hpp"
 #include "scan_signs.hpp"
@@ -18,7 +17,7 @@
 namespace vqindex {
 namespace {
 
-constexpr double kThreadWork = 4e6;          // coordinates met under which a thread costs more than it saves
+constexpr double kThreadWork = 2.5e6;        // coordinates met under which a thread costs more than it saves
 constexpr std::size_t kThreadQueries = 128;  // queries of a thread that make up for what it does for every row
 
 // One thread's part: some rows and some queries.
@@ -82,12 +81,27 @@ void write(std::vector<Hit>& hits, const Task& task, float* scores, std::int64_t
   }
 }
 
-// Some of the queries, and a worker for each share of the rows that meets them.
+// Rows of a part that a worker meets in one go.
+struct Stretch {
+  const Rows& part;
+  std::size_t first, last;
+  std::int64_t first_row;  // of the part
+};
+
+// How many rows there are for each that a filter for all queries leaves.
+std::size_t sparse(const Rows& part) {
+  if (!part.allowed || part.allowed_step) return 1;
+  return part.count / std::max<std::size_t>(1, count_allowed(part, 0, part.count));
+}
+
+// Some of the queries, and workers that share the rows which meet them.
 struct Team {
   std::size_t first;  // query
   Task task;
   Prepared prepared;
   Bars bars;
+  std::vector<Stretch> stretches;
+  std::atomic<std::size_t> next{0};  // stretch
   std::vector<std::unique_ptr<Worker>> workers;
 
   Team(const Task& whole, std::size_t from, std::size_t to, std::size_t shares, const Kernels& kernels,
@@ -96,6 +110,27 @@ struct Team {
     for (auto& bar : bars) bar = -std::numeric_limits<float>::infinity();
     for (std::size_t i = 0; i < shares; ++i)
       workers.push_back(std::make_unique<Worker>(task, kernels, prepared, stop, shares > 1 ? &bars : nullptr));
+    deal();
+  }
+
+  // Deals the rows out. The scan for batches begins anew with each stretch: there are as many as workers. Others are
+  // short, what one query's signs keep in the cache, and the last ones shorter: who comes late finds some left, and all
+  // are done at about the same time.
+  void deal() {
+    const bool batch = task.coarse.on && task.queries.count > 1;
+    const std::size_t count = workers.size(), fit = kPlaneBytes / ((task.code.fields.dim + 7) / 8) / kGroup * kGroup;
+    std::int64_t first_row = 0;
+    for (const Rows& part : task.rows) {
+      const std::size_t even = (part.count + count - 1) / count;
+      const std::size_t most = batch ? even : std::max(fit, kGroup) * sparse(part), least = batch ? even : most / 4;
+      for (std::size_t at = 0, rows; at < part.count; at += rows) {
+        const std::size_t left = part.count - at;
+        rows = count == 1 ? left : padded(std::clamp(left / (2 * count), least, most), kGroup);
+        rows = std::min(left, rows);
+        stretches.push_back({part, at, at + rows, first_row});
+      }
+      first_row += static_cast<std::int64_t>(part.count);
+    }
   }
 
   static Task some_queries(Task task, std::size_t from, std::size_t to) {
@@ -107,16 +142,10 @@ struct Team {
     return task;
   }
 
-  // The rows of worker `i`; those of part after part. `poll` is asked now and then.
+  // Worker `i` takes stretches as long as there are any, each behind the last. `poll` is asked now and then.
   void run(std::size_t i, const std::atomic<bool>& stop, const Poll& poll) {
-    std::int64_t first_row = 0;
-    for (const Rows& part : task.rows) {
-      if (stop) break;
-      const std::size_t share = padded((part.count + workers.size() - 1) / workers.size(), kTileBlocks * kBlock);
-      const std::size_t at = std::min(part.count, i * share), last = std::min(part.count, at + share);
-      workers[i]->run(part, at, last, first_row, poll);
-      first_row += static_cast<std::int64_t>(part.count);
-    }
+    for (std::size_t s; !stop && (s = next++) < stretches.size();)
+      workers[i]->run(stretches[s].part, stretches[s].first, stretches[s].last, stretches[s].first_row, poll);
   }
 
   // What all workers have found for a query.
@@ -143,33 +172,6 @@ std::vector<std::unique_ptr<Team>> make_teams(const Task& task, std::size_t thre
   return teams;
 }
 
-// Calls work(0), here, to work(count - 1), each on a thread of its own.
-void on_threads(std::size_t count, const std::function<void(std::size_t)>& work) {
-  std::vector<std::exception_ptr> errors(count);
-  const auto guarded = [&](std::size_t t) {
-    try {
-      work(t);
-    } catch (...) {
-      errors[t] = std::current_exception();
-    }
-  };
-  {
-    std::vector<std::thread> others;
-    others.reserve(count);
-    for (std::size_t t = 1; t < count; ++t) {
-      try {
-        others.emplace_back(guarded, t);
-      } catch (const std::system_error&) {
-        guarded(t);  // the system has no thread to give
-      }
-    }
-    guarded(0);
-    for (auto& other : others) other.join();
-  }
-  for (const auto& error : errors)
-    if (error) std::rethrow_exception(error);
-}
-
 // Runs the scan and calls found(query, hits) for every query; false if `poll` stopped it.
 template <typename Found>
 bool scan_all(const Task& task, const Kernels& kernels, std::size_t threads, const Poll& poll, const Found& found) {
@@ -183,8 +185,11 @@ bool scan_all(const Task& task, const Kernels& kernels, std::size_t threads, con
   };
   const auto teams = make_teams(task, useful_threads(task, total, threads), kernels, stop);
   const std::size_t shares = teams[0]->workers.size();
-  on_threads(teams.size() * shares,
-             [&](std::size_t t) { teams[t / shares]->run(t % shares, stop, t == 0 ? watch : Poll{}); });
+  const auto caller = std::this_thread::get_id();
+  const auto run = [&](std::size_t t) {
+    teams[t / shares]->run(t % shares, stop, std::this_thread::get_id() == caller ? watch : Poll{});
+  };
+  on_threads(teams.size() * shares, run, watch);
   const bool finished = watch();
   for (const auto& team : teams)
     for (std::size_t q = 0; finished && q < team->task.queries.count; ++q) found(team->first + q, team->hits(q));

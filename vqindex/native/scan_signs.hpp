@@ -24,11 +24,11 @@ class SignScan {
 
   void run(std::size_t first, std::size_t last, const Poll& poll) {
     stretch_ = std::clamp(kPlaneBytes / s_.sign_bytes / kGroup * kGroup, kGroup, kLongest);
-    tables_.resize(s_.units * kUnitTable);
     run_ = std::clamp(kRunBytes / s_.sign_bytes / kGroup * kGroup, kGroup, kLongestRun);
     signs_.resize((kAhead + 2 * run_) * s_.row_signs());
     for (std::size_t q = 0; q < s_.task.queries.count; ++q) {
-      s_.kernels.sign_tables(s_.sign_of(q), s_.units, tables_.data());
+      make_tables(q);
+      s_.learn(q);
       const std::size_t held = s_.has_bar(q) ? first : first + held_of(last - first);
       if (!sum_signs(q, first, held, held_, poll)) return;
       begin(q, first, held);
@@ -45,6 +45,14 @@ class SignScan {
   }
 
  private:
+  // Those of the last query stay: its rows may come in many stretches.
+  void make_tables(std::size_t q) {
+    if (tables_.size() && q == of_) return;
+    tables_.resize(s_.units * kUnitTable);
+    s_.kernels.sign_tables(s_.sign_of(q), s_.units, tables_.data());
+    of_ = q;
+  }
+
   // The first rows, of which a bar is made. They are met last: it is still low then, and the others make it a good one.
   std::size_t held_of(std::size_t rows) const {
     const std::size_t few = std::max(kHeldLines / (s_.sign_bytes * s_.sign_bytes), rows / kHeldShare);
@@ -118,6 +126,7 @@ class SignScan {
   Scorer& s_;
   Likely find_;
   Buffer<std::uint8_t> tables_;
+  std::size_t of_ = 0;  // the query of the tables
   std::size_t stretch_ = 0, run_ = 0;
   Buffer<std::uint16_t> sums_, held_;  // of the stretch, and of the rows that are met last
   // Rows caught, their agreement, signs and scores: less than kAhead, and those of two runs.

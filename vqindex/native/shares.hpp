@@ -1,11 +1,10 @@
-// Work on rows split over threads that live for one call: nothing to shut down, and safe after a fork.
+// Work on rows split over threads.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
-#include <system_error>
-#include <thread>
-#include <vector>
+
+#include "pool.hpp"
 
 namespace vqindex {
 
@@ -18,18 +17,8 @@ inline std::size_t share_rows(std::size_t n, std::size_t threads, std::size_t bl
 // Call work(number, begin, end) for every share of n rows, the first one on this thread.
 template <typename Work>
 void for_shares(std::size_t n, std::size_t share, const Work& work) {
-  std::vector<std::thread> others;
-  others.reserve(n / share + 1);
-  for (std::size_t number = 1; number * share < n; ++number) {
-    const std::size_t begin = number * share, end = std::min(n, begin + share);
-    try {
-      others.emplace_back(work, number, begin, end);
-    } catch (const std::system_error&) {
-      work(number, begin, end);  // the system has no thread to give
-    }
-  }
-  work(0, 0, std::min(n, share));
-  for (std::thread& other : others) other.join();
+  on_threads(std::max<std::size_t>(1, (n + share - 1) / share),
+             [&](std::size_t number) { work(number, number * share, std::min(n, (number + 1) * share)); });
 }
 
 }  // namespace vqindex

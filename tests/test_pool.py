@@ -1,0 +1,57 @@
+"""Threads that stay: what native/pool.hpp promises, in a program of its own; by ThreadSanitizer where it runs."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+NATIVE = HERE.parent / "vqindex" / "native"
+CXX = os.environ.get("CXX", "g++")
+
+pytestmark = pytest.mark.skipif(
+    os.name != "posix" or not shutil.which(CXX), reason="needs a compiler, signals and fork"
+)
+
+
+def build(folder, *flags):
+    program = folder / "pool"
+    sources = [HERE / "support" / "pool.cpp", NATIVE / "pool.cpp"]
+    command = [CXX, "-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", *flags, f"-I{NATIVE}"]
+    done = subprocess.run([*command, *sources, "-o", program], capture_output=True, text=True, check=False)
+    return program, done
+
+
+def run(program, name):
+    return subprocess.run([program, name], capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    program, done = build(tmp_path_factory.mktemp("plain"))
+    assert done.returncode == 0, done.stderr
+    return program
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    program, done = build(tmp_path_factory.mktemp("watched"), "-fsanitize=thread")
+    if done.returncode or run(program, "signals").returncode == 66:
+        pytest.skip("no ThreadSanitizer here")
+    return program
+
+
+@pytest.mark.parametrize(
+    "name", ["parts", "errors", "callers", "alone", "waiting", "signals", "forks", "fork_within", "no_threads"]
+)
+def test_promises(plain, name):
+    done = run(plain, name)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", ["parts", "errors", "callers", "alone", "waiting"])
+def test_no_data_races(watched, name):
+    done = run(watched, name)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
