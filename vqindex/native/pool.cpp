@@ -175,17 +175,21 @@ class Pool {
   // A job that had a seat; null, and no worker any more, if there was none for long.
   Job* join(std::unique_lock<std::mutex>& lock) {
     const auto called = [this] { return seats_ > 0; };
-    if (!called() && workers_ < processors_) {
-      lock.unlock();
-      spin(called);
-      lock.lock();
+    const auto stop = Clock::now() + kIdle;
+    for (bool idle = false; !called();) {
+      if (idle) {
+        --idle_;
+        --workers_;
+        return nullptr;
+      }
+      if (workers_ < processors_) {  // also if woken too late: the next call may come soon
+        lock.unlock();
+        spin(called);
+        lock.lock();
+      }
+      if (!called()) idle = call_.wait_until(lock, stop) == std::cv_status::timeout;
     }
-    const bool any = call_.wait_for(lock, kIdle, called);
     --idle_;
-    if (!any) {
-      --workers_;
-      return nullptr;
-    }
     Job* job = open_.front();
     ++job->busy;
     --seats_;
