@@ -113,20 +113,19 @@ struct Team {
     deal();
   }
 
-  // Deals the rows out. The scan for batches begins anew with each stretch: there are as many as workers. Others are
+  // Deals the rows out. The scan for batches begins anew with each stretch: they are even shares. Others are
   // short, what one query's signs keep in the cache, and the last ones shorter: who comes late finds some left, and all
   // are done at about the same time.
   void deal() {
-    const bool batch = task.coarse.on && task.queries.count > 1;
-    const std::size_t count = workers.size(), fit = kPlaneBytes / ((task.code.fields.dim + 7) / 8) / kGroup * kGroup;
+    const std::size_t count = workers.size(), fit = rows_of_stretch((task.code.fields.dim + 7) / 8);
+    const bool shares = count == 1 || (task.coarse.on && task.queries.count > 1);
     std::int64_t first_row = 0;
     for (const Rows& part : task.rows) {
       const std::size_t even = (part.count + count - 1) / count;
-      const std::size_t most = batch ? even : std::max(fit, kGroup) * sparse(part), least = batch ? even : most / 4;
+      const std::size_t most = shares ? even : fit * sparse(part), least = shares ? even : most / 4;
       for (std::size_t at = 0, rows; at < part.count; at += rows) {
         const std::size_t left = part.count - at;
-        rows = count == 1 ? left : padded(std::clamp(left / (2 * count), least, most), kGroup);
-        rows = std::min(left, rows);
+        rows = std::min(left, padded(std::clamp(left / (2 * count), least, most), kGroup));
         stretches.push_back({part, at, at + rows, first_row});
       }
       first_row += static_cast<std::int64_t>(part.count);

@@ -61,7 +61,7 @@ class LevelScan {
   void decode(std::size_t at, std::size_t count) {
     const Rows& rows = s_.rows();
     s_.fetch_codes(at + count, std::min(kTile, rows.count - at - count));
-    s_.sign_rows(at, at + count, row_signs_.data());
+    if (s_.task.code.fields.tops) s_.sign_rows(at, at + count, row_signs_.data());
     std::memset(levels_.data() + count * s_.stride, 0, (kTile - count) * s_.stride);
     for (std::size_t r = 0; r < kTile; ++r) {
       Scorer::Weight of{0, 0, 0};

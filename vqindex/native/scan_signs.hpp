@@ -8,6 +8,11 @@ namespace vqindex {
 // Of a stretch's sign plane: it stays in the second-level cache.
 constexpr std::size_t kPlaneBytes = std::size_t{3} << 17;
 constexpr std::size_t kLongest = std::size_t{1} << 15;  // most rows of a stretch
+
+inline std::size_t rows_of_stretch(std::size_t sign_bytes) {
+  return std::clamp(kPlaneBytes / sign_bytes / kGroup * kGroup, kGroup, kLongest);
+}
+
 // A first bar is made of the first rows, and the more of them the better it is. But when those of them that may be in
 // are met, their signs have left the cache, and come again by lines of which they need a byte: the longer rows are, the
 // fewer are held; or one row in 16, if that is more. At most 65536.
@@ -23,7 +28,7 @@ class SignScan {
   explicit SignScan(Scorer& scorer) : s_(scorer), find_(scorer) {}
 
   void run(std::size_t first, std::size_t last, const Poll& poll) {
-    stretch_ = std::clamp(kPlaneBytes / s_.sign_bytes / kGroup * kGroup, kGroup, kLongest);
+    stretch_ = rows_of_stretch(s_.sign_bytes);
     run_ = std::clamp(kRunBytes / s_.sign_bytes / kGroup * kGroup, kGroup, kLongestRun);
     signs_.resize((kAhead + 2 * run_) * s_.row_signs());
     for (std::size_t q = 0; q < s_.task.queries.count; ++q) {

@@ -100,7 +100,7 @@ class Scorer {
 
   // The sign bits of those rows of a block that `wanted` has, one after the other.
   void signs_of(std::size_t block, std::uint64_t wanted, std::uint8_t* signs) const {
-    if (task.code.fields.tops) kernels.sign_rows(plane_of(block), sign_bytes, wanted, signs, row_signs());
+    kernels.sign_rows(plane_of(block), sign_bytes, wanted, signs, row_signs());
   }
   // All of them, for the rows of whole blocks.
   void sign_rows(std::size_t at, std::size_t stop, std::uint8_t* signs) const {
@@ -134,7 +134,7 @@ class Scorer {
   void score_rows(std::size_t q, const std::size_t* rows, std::size_t count, float* scores) {
     for (std::size_t i = 0; i < count; i += kScored) {
       const std::size_t some = std::min(kScored, count - i);
-      find_signs(rows + i, some);
+      if (task.code.fields.tops) find_signs(rows + i, some);
       score_some(q, rows + i, signs_.data(), some, scores + i);
     }
   }
@@ -204,7 +204,8 @@ class Scorer {
     return bound_of_agreement(agreed, prepared.bound[q], size_of(row));
   }
 
-  // Which of a group's rows from `at` to `stop`, whose sums are there, the query may find and have bounds above `bar`.
+  // Which of the rows from `at`, a multiple of 64, to `stop`, whose sums are there, the query may find and have bounds
+  // above `bar`.
   bool hits_above(std::size_t q, std::size_t at, std::size_t stop, const std::uint16_t* sums, float bar,
                   std::uint64_t* hits) {
     const std::size_t blocks = blocks_of(at, stop);
