@@ -35,7 +35,7 @@ INDEXES = {
 ID_KINDS = ("automatic", "integers", "strings")
 
 
-class Interrupted(Exception):
+class SourceError(Exception):
     """What a source of vectors may raise."""
 
 
@@ -153,7 +153,7 @@ def spoiled(cause):
     if cause == "f16 overflow":
         rows[-1, 0] = 1e5
         return rows, InvalidInputError
-    error = KeyboardInterrupt() if cause == "keyboard interrupt" else Interrupted()
+    error = KeyboardInterrupt() if cause == "keyboard interrupt" else SourceError()
     return Source(rows, error), type(error)
 
 
@@ -213,7 +213,7 @@ class ReadTwice(Source):
 
 @pytest.mark.parametrize("name", ["l2-mean", "cosine-mean-f32"])
 @pytest.mark.parametrize("method", ["add", "upsert"])
-@pytest.mark.parametrize("error", [Interrupted, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [SourceError, KeyboardInterrupt])
 def test_mean_of_vectors_that_were_not_added_is_forgotten(name, method, error, tmp_path):
     index, untouched = (make(INDEXES[name], "integers", start=0) for _ in range(2))
     rows, ids = ReadTwice(5 + vectors(BATCH, 5), error()), ids_of("integers", 500, BATCH)
