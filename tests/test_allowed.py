@@ -75,14 +75,14 @@ def check(spec, kind, n, nq, k, confidence, threads, cuts, share, each, seed=0):
 @pytest.mark.parametrize(("dim", "nq"), [(64, 1), (64, 5), (300, 2), (300, 20)])
 @pytest.mark.parametrize("each", [False, True])
 @pytest.mark.parametrize("metric", METRICS)
-def test_block_edges(metric, each, dim, nq):
+def test_search_finds_only_allowed_rows_at_block_edges(metric, each, dim, nq):
     for i, n in enumerate(SIZES):
         share, confidence = SHARES[(i + nq) % 6], (1.0, 0.995, 0.6)[(i + dim) % 3]
         check(IndexSpec(dim, 2, metric), "ties", n, nq, 10, confidence, 2, (1, 3), share, each, seed=n)
 
 
 @pytest.mark.parametrize(("codec", "bits"), [("trellis", 2), ("turboquant-mse", 6), ("turboquant-prod", 1)])
-def test_other_codes(codec, bits):
+def test_search_finds_only_allowed_rows_with_other_codecs(codec, bits):
     for dim, nq, share, each in itertools.product((65, 257), (2, 9), SHARES[::2], (False, True)):
         check(IndexSpec(dim, bits, "l2", codec=codec), "mixed", 700, nq, 40, 0.9, 1, (2,), share, each)
 
@@ -91,19 +91,19 @@ def test_other_codes(codec, bits):
 @pytest.mark.parametrize(
     ("metric", "dim", "nq"), [("cosine", 64, 1), ("l2", 64, 20), ("l2", 300, 1), ("cosine", 300, 9)]
 )
-def test_many_rows(metric, dim, nq, each):
+def test_search_finds_only_allowed_rows_of_many(metric, dim, nq, each):
     """Rows enough for a bar that is set beforehand, for threads, and for more gathered rows than fit at a time."""
     for share in (0.001, 0.02, 0.3, 0.99):
         check(IndexSpec(dim, 2, metric), "plain", 12_000, nq, 10, 0.9, 3, (40,), share, each)
 
 
-def test_gathering_in_several_rounds():
+def test_rows_gathered_in_several_rounds_give_the_same_results():
     """Vectors so long that 1,200 of them do not fit the room for gathered signs, and queries enough to gather them."""
     check(IndexSpec(16384, 1, "cosine"), "plain", 3_000, 40, 5, 0.9, 1, (), 0.4, False)
 
 
 @pytest.mark.parametrize("codec", [("turboquant-prod", "orthogonal"), ("qjl", None)])
-def test_codes_that_numpy_scans(codec):
+def test_codes_that_numpy_scans_respect_allowed_rows(codec):
     spec = IndexSpec(24, 3, "l2", codec=codec[0], sketch=codec[1])
     backend, rng = make_backend(Codec(spec), "native"), np.random.default_rng(0)
     rows, queries = backend.encode(made("ties", 300, 24, 1)), backend.prepare(made("ties", 3, 24, 2))
@@ -117,7 +117,7 @@ def test_codes_that_numpy_scans(codec):
         np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
 
 
-def test_blocks_without_a_filter():
+def test_blocks_without_a_filter_allow_all_their_rows():
     """None stands for all rows of its block, also where other blocks have a line of words for each query."""
     spec = IndexSpec(64, 3, "ip")
     reference, compiled = backends(spec)
@@ -148,7 +148,7 @@ def test_blocks_without_a_filter():
 
 @settings(max_examples=100, deadline=None)
 @given(st.data())
-def test_any_shape(data):
+def test_search_finds_only_allowed_rows_of_any_shape(data):
     codec, bits = data.draw(st.sampled_from([code for code in CODES if code[1] < 7]), "code")
     dim = data.draw(st.sampled_from((1, 3, 24, 64, 65, 257, 300)), "dim")
     check(
@@ -191,7 +191,7 @@ def test_wrong_words_are_refused():
 
 
 @pytest.mark.parametrize("n", [0, 1, 8, 63, 64, 65, 128, 200])
-def test_bitmaps(n):
+def test_bits_become_words_and_come_back(n):
     rng = np.random.default_rng(n)
     bits = rng.random((3, n)) < 0.5
     words = words_of(bits)

@@ -19,7 +19,7 @@ LAYERS = (
     ("arrays", "spec", "arguments", "codes/*"),
     ("rows/*", "center", "result", "directory/*"),
     ("backends/*",),
-    ("file_format/*", "search/*", "rerank"),
+    ("encoder", "file_format/*", "search/*", "rerank"),
     ("index",),
     ("store/*",),
     ("integrations/*",),

@@ -74,7 +74,7 @@ def test_a_value_that_is_not_finite_is_seen_wherever_it_is(size):
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "g", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">f4", ">i2"])
-def test_dtypes(dtype):
+def test_every_real_dtype_keeps_its_values(dtype):
     np.testing.assert_array_equal(through(WHOLE.astype(dtype)), WHOLE)
 
 
@@ -106,7 +106,7 @@ def test_float64_is_rounded_to_nearest():
         memoryview,
     ],
 )
-def test_forms(form):
+def test_every_form_of_array_keeps_its_values(form):
     np.testing.assert_array_equal(through(form(WHOLE)), WHOLE)
 
 
@@ -141,7 +141,7 @@ def test_memory_maps_and_files_are_read_by_slices(tmp_path):
             np.testing.assert_array_equal(as_queries(dataset, DIM)[0], WHOLE)
 
 
-def test_empty():
+def test_empty_arrays_of_any_form_add_no_rows():
     for nothing in ([], np.empty((0, DIM)), np.empty(0), np.empty((0, DIM), np.int8)):
         assert through(nothing).shape == (0, DIM)
     with pytest.raises(InvalidInputError, match="have 5 columns; the index has dim 6"):
@@ -176,7 +176,7 @@ def test_empty():
         (np.zeros((3, 0)), "0 columns; the index has dim 6"),
     ],
 )
-def test_refused(array, words):
+def test_wrong_vectors_are_refused_and_change_nothing(array, words):
     index = VQIndex(DIM)
     with pytest.raises(InvalidInputError) as caught:
         index.add(array)
@@ -237,14 +237,14 @@ def test_queries_of_one_and_two_dimensions():
 
 
 @pytest.mark.parametrize("dtype", ["i1", "u1", "i4", "u4", "i8", "u8", ">i8"])
-def test_id_dtypes(dtype):
+def test_ids_of_every_integer_dtype_become_int64(dtype):
     ids = np.array([5, 3, 100], dtype)
     out = as_ids(ids, 3)
     assert out.dtype == np.int64
     assert out.tolist() == [5, 3, 100]
 
 
-def test_id_forms():
+def test_ids_of_every_form_keep_their_values():
     for ids in ([5, 3], (5, 3), range(5, 1, -2), BareDlpack(np.array([5, 3])), np.array([5, 0, 3, 0])[::2]):
         assert as_ids(ids, 2).tolist() == [5, 3]
     assert as_ids([], 0).tolist() == []
@@ -275,7 +275,7 @@ def test_id_forms():
         (np.array([0, 1, -(2**63)]), "id -9223372036854775808 is negative"),
     ],
 )
-def test_ids_refused(ids, words):
+def test_wrong_ids_are_refused_and_change_nothing(ids, words):
     index = VQIndex(DIM)
     with pytest.raises(InvalidInputError) as caught:
         index.add(WHOLE[:3], ids=ids)
@@ -291,7 +291,7 @@ def test_many_repeated_ids_are_abridged():
 # ---- torch
 
 
-def test_torch_vectors():
+def test_torch_vectors_of_every_dtype_keep_their_values():
     torch = pytest.importorskip("torch")
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.int64):
         x = torch.tensor(WHOLE).to(dtype)
@@ -313,7 +313,7 @@ def test_torch_vectors():
         through(bad)
 
 
-def test_torch_throughout():
+def test_torch_arguments_give_the_results_of_numpy():
     torch = pytest.importorskip("torch")
     ours, theirs = VQIndex(DIM), VQIndex(DIM)
     ours.add(WHOLE, ids=np.arange(ROWS) * 2)

@@ -166,7 +166,7 @@ def test_errors_fall_with_the_distance_to_the_center(metric):
 
 
 @every_metric
-def test_against_brute_force(metric):
+def test_scores_agree_with_brute_force(metric):
     """With 8 bits the ten best are nearly those of exact search, re-ranked they are."""
     index = centered(X, "mean", metric, bits=8, keep_vectors="f32")
     order = np.argsort(exact(X, Q, metric) * (1 if metric == "l2" else -1), axis=1)[:, :10]
@@ -331,18 +331,18 @@ def test_means_that_are_too_long():
         ([2.0**62] + [0] * (DIM - 1), r"norm 4\.61169e\+18; expected less than 2\*\*62"),
     ],
 )
-def test_wrong_centers(center, says):
+def test_wrong_centers_are_refused_with_their_values(center, says):
     with pytest.raises(InvalidInputError, match=says):
         VQIndex(DIM, metric="l2", center=center)
 
 
-def test_none_for_inner_products():
+def test_center_for_inner_products_is_refused():
     for center in ("mean", M):
         with pytest.raises(InvalidInputError, match=r"metric is 'ip'.*expected metric 'cosine'"):
             VQIndex(DIM, center=center)
 
 
-def test_merge_wants_equal_centers():
+def test_merge_of_another_center_is_refused():
     index = centered(X, M, "cosine")
     for center in (None, "mean", -M):
         other = centered(X, center, "cosine")

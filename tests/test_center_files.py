@@ -49,7 +49,7 @@ def same(index, other):
 
 @every_metric
 @pytest.mark.parametrize("codec", ["turboquant-prod", "trellis", "qjl"])
-def test_round_trip(metric, codec, tmp_path):
+def test_saved_index_with_a_center_gives_the_same_results(metric, codec, tmp_path):
     index = built(metric, codec=codec, keep_vectors="f32")
     index.remove([3, 4])
     path, again = tmp_path / "a.vqi", tmp_path / "b.vqi"
@@ -76,7 +76,7 @@ def test_a_center_of_ones_own(tmp_path):
 
 
 @every_metric
-def test_a_mean_to_come(metric, tmp_path):
+def test_mean_that_is_not_chosen_yet_survives_a_file(metric, tmp_path):
     empty = VQIndex(DIM, metric=metric, center="mean")
     empty.save(tmp_path / "a.vqi")
     loaded = VQIndex.load(tmp_path / "a.vqi", mmap=True)
@@ -209,7 +209,7 @@ def test_a_mean_without_its_vectors_is_kept(tmp_path):
         gpu.same(index.center, center)
 
 
-def test_opening_with_a_center(tmp_path):
+def test_store_opens_only_with_its_own_center(tmp_path):
     center = np.arange(DIM) / 7
     with vqindex.open(tmp_path, "a", dim=DIM, metric="l2", center=center) as index:
         gpu.same(index.center, center.astype(np.float32))
@@ -300,7 +300,7 @@ def test_a_crash_at_any_call_leaves_a_center_and_its_vectors_or_neither(tmp_path
 # ---- the command line
 
 
-def test_build_with_the_mean(ok, folder):
+def test_build_command_uses_the_mean(ok, folder):
     ok("build", "base.npy", "-o", "a.vqi", "--metric", "cosine", "--center", "mean")
     base = np.load("base.npy")
     index = VQIndex(base.shape[1], metric="cosine", center="mean")
@@ -342,7 +342,7 @@ def test_a_store_that_goes_on_keeps_the_center_of_its_first_commit(ok, folder, m
     assert one_object(ok("info", "s", "--json"))["centered"]
 
 
-def test_wrong_center_files(run, folder):
+def test_damaged_center_in_a_file_is_refused(run, folder):
     np.save("c.npy", np.zeros(3))
     code, _, err = run("build", "base.npy", "-o", "a.vqi", "--metric", "l2", "--center", "c.npy")
     assert code == 1

@@ -57,7 +57,7 @@ def test_removed_vectors_are_gone(codec, sketch, metric, explicit, tmp_path):
 
 @pytest.mark.parametrize("n", [0, 1, 63, 64, 65, 130])
 @pytest.mark.parametrize("device", available())
-def test_sizes_at_edges(n, device, monkeypatch):
+def test_removals_at_the_edges_of_sizes_leave_the_others(n, device, monkeypatch):
     """In segments of 64 rows, so that what is left crosses them."""
     monkeypatch.setattr("vqindex.rows.SEGMENT_ROWS", 64)
     monkeypatch.setattr("vqindex.rows._FIRST_ROWS", 8)
@@ -74,7 +74,7 @@ def test_sizes_at_edges(n, device, monkeypatch):
         same(index, want)
 
 
-def test_what_remove_takes():
+def test_remove_accepts_every_form_of_ids():
     index = built(vectors(10), ids=np.arange(10) + 5)
     assert index.remove([]) == 0
     assert index.remove([1, 2, 100, 2**62]) == 0
@@ -115,7 +115,7 @@ def test_numbering_starts_anew_once_all_explicit_ids_are_gone():
 
 @every_metric
 @pytest.mark.parametrize("explicit", [False, True])
-def test_upsert(metric, explicit):
+def test_upsert_gives_the_index_built_from_what_remains(metric, explicit):
     x = vectors(100)
     ids = np.arange(100) * (3 if explicit else 1)
     index = built(x, metric, ids=ids if explicit else None)
@@ -184,7 +184,7 @@ def test_a_change_that_raises_changes_nothing(monkeypatch):
 
 @every_metric
 @every_codec
-def test_merge(codec, sketch, metric, tmp_path):
+def test_merge_gives_the_index_built_from_both(codec, sketch, metric, tmp_path):
     x, y = vectors(100), vectors(70, seed=1)
     one, other = built(x, metric, codec, sketch), built(y, metric, codec, sketch)
     other.remove([0, 5])
@@ -202,7 +202,7 @@ def test_merge(codec, sketch, metric, tmp_path):
     np.testing.assert_array_equal(named.reconstruct(left), other.reconstruct(left))
 
 
-def test_what_merge_refuses():
+def test_merge_of_a_different_index_is_refused():
     index = built(vectors(5), ids=np.arange(5))
     for other, words in (
         (built(vectors(2), bits=2), "bits is 2 in the other index and 4 in this one"),

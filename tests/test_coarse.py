@@ -19,14 +19,14 @@ from vqindex.spec import IndexSpec
 from vqindex_datasets.recall import recall_at_k
 
 
-def test_quantile():
+def test_quantiles_are_those_of_the_normal_distribution():
     assert quantile(1) == quantile(1.0) == math.inf
     # Tables of the normal distribution.
     for confidence, z in ((0.6, 0.2533471), (0.9, 1.2815516), (0.975, 1.9599640), (0.995, 2.5758293)):
         assert quantile(confidence) == pytest.approx(z, abs=1e-7)
 
 
-def test_coarse_queries_of_all_values():
+def test_sign_bound_queries_of_all_values_sum_to_the_query():
     lead = np.arange(-32767, 32768).astype(np.int16)[:, None]
     c, left = coarse_query(lead)
     assert (c.dtype, left.dtype) == (np.int8, np.int64)
@@ -51,7 +51,7 @@ def test_sums_of_the_longest_vectors_fit_16_bits():
 
 
 @pytest.mark.parametrize("norm", [None, np.array([0, 1, 2.5, 1e18], np.float32)])
-def test_bounds_by_hand(norm):
+def test_bounds_equal_those_worked_out_by_hand(norm):
     """The docstring's formula, one float32 operation after the other."""
     dim, z, f = 48, quantile(0.9), np.float32
     rng = np.random.default_rng(0)
@@ -149,7 +149,7 @@ def by_keys(backend, queries, rows, k, confidence):
 @every_metric
 @pytest.mark.parametrize("backend", available())
 @pytest.mark.parametrize("confidence", [1.0, 0.995, 0.6, 0.51])
-def test_search_returns_the_best_keys_by_score(backend, confidence, metric):
+def test_search_returns_the_best_rank_scores_by_score(backend, confidence, metric):
     for codec, bits in (("turboquant-prod", 1), ("turboquant-prod", 4), ("turboquant-mse", 2)):
         chosen = make_backend(Codec(IndexSpec(24, bits, metric, codec=codec)), backend)
         x = vectors(500)[np.random.default_rng(0).integers(0, 300, 500)]
@@ -217,7 +217,7 @@ def test_the_default_loses_next_to_nothing_on_real_vectors(sample, bits):
 
 
 @pytest.mark.parametrize("threads", [0, -1, True, 1.0, "2", [1], np.float32(2)])
-def test_bad_threads(threads):
+def test_bad_threads_are_refused_with_their_value(threads):
     with pytest.raises(
         InvalidInputError, match=r"^threads is .*; expected an integer of at least 1, or None$"
     ) as caught:
@@ -226,7 +226,7 @@ def test_bad_threads(threads):
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0, -1, 1.0001, 2, True, math.nan, math.inf, "0.9", [0.9], 1j])
-def test_bad_confidence(confidence):
+def test_bad_confidence_is_refused_with_its_value(confidence):
     words = r"^confidence is .*; expected a number above 0\.5 and at most 1$"
     with pytest.raises(InvalidInputError, match=words) as caught:
         built(vectors(3)).search(vectors(1), 1, confidence=confidence)
@@ -242,7 +242,7 @@ def test_arguments_are_checked_for_every_code():
 
 
 @pytest.mark.parametrize("codec", ["turboquant-prod", "trellis", "qjl"])
-def test_good_arguments(codec):
+def test_good_arguments_give_the_results_of_the_defaults(codec):
     index, q = built(vectors(100), codec=codec), vectors(4, seed=1)
     want = index.search(q, 5)
     for kwargs in (

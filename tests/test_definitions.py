@@ -205,7 +205,7 @@ def test_embedded_prefix_is_the_lloyd_max_code(bits):
 
 
 @pytest.mark.parametrize(("bits", "mse"), [(2, 0.1251), (4, 0.01011)])
-def test_embedded_distortion(bits, mse):
+def test_embedded_codebooks_have_the_stated_distortion(bits, mse):
     assert codebook.embedded(16384, bits).mse == pytest.approx(mse, rel=1e-3)  # quoted to 4 digits
 
 
@@ -245,6 +245,6 @@ def test_packing_is_the_bit_stream_of_the_text(bits, fields):
     np.testing.assert_array_equal(packing.unpack(packed, fields, bits), values)
 
 
-def test_packing_of_no_rows():
+def test_packing_no_rows_gives_no_bytes():
     assert packing.pack(np.zeros((0, 5), np.uint8), 3).shape == (0, 2)
     assert packing.unpack(np.zeros((0, 2), np.uint8), 5, 3).shape == (0, 5)

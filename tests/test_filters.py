@@ -59,7 +59,7 @@ def some_index(explicit, removed, metric="ip", **kwargs):
 @pytest.mark.parametrize("removed", [False, True])
 @pytest.mark.parametrize("explicit", [False, True])
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form(form, explicit, removed, device):
+def test_every_form_of_filter_gives_the_results_of_its_rows_alone(form, explicit, removed, device):
     index = some_index(explicit, removed, device=device)
     for share in (0, 0.03, 0.5, 1):
         allowed = np.random.default_rng(1).random(len(index)) < share
@@ -104,7 +104,7 @@ def test_filters_of_queries_in_parts(monkeypatch):
 
 @pytest.mark.parametrize("metric", ["ip", "l2"])
 @pytest.mark.parametrize("form", FORMS)
-def test_nothing_allowed(form, metric):
+def test_search_where_nothing_is_allowed_finds_nothing(form, metric):
     index = some_index(True, False, metric)
     worst = np.inf if metric == "l2" else -np.inf
     scores, ids, stderr = index.search(Q, 3, filter=written(form, np.zeros(N, bool), index), return_stderr=True)
@@ -165,14 +165,14 @@ def test_stderr_and_confidence_go_with_filters(confidence):
         (vqindex.bitmap(np.zeros(19, np.uint64)), r"expected \(3,\)"),
     ],
 )
-def test_what_is_refused(wrong, words):
+def test_wrong_filters_are_refused(wrong, words):
     index = some_index(False, False)
     for call in (lambda: index.search(Q, 3, filter=wrong), lambda: index.range_search(Q, 0.0, filter=wrong)):
         with pytest.raises(InvalidInputError, match=words):
             call()
 
 
-def test_an_empty_index():
+def test_filters_of_an_empty_index_find_nothing():
     index = VQIndex(DIM)
     for nothing in ([], np.zeros(0, bool), vqindex.exclude([3]), vqindex.bitmap(np.zeros(0, np.uint8)), [5]):
         assert index.search(Q, 2, filter=nothing).ids.tolist() == [[-1, -1]] * NQ
@@ -201,7 +201,7 @@ def test_range_search_is_the_sorted_estimate(metric, filtered):
     np.testing.assert_array_equal(one.ids, ids[: lims[1]])
 
 
-def test_range_search_forms():
+def test_range_search_accepts_every_form_of_filter():
     index = some_index(False, False)
     everything = index.range_search(Q, -np.inf)
     assert everything.lims.tolist() == [N * i for i in range(NQ + 1)]
@@ -218,7 +218,7 @@ def test_range_search_forms():
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_any_filter(data):
+def test_any_filter_gives_the_results_of_its_rows_alone(data):
     index = some_index(data.draw(st.booleans(), "explicit"), data.draw(st.booleans(), "removed"))
     allowed = np.array(data.draw(st.lists(st.booleans(), min_size=len(index), max_size=len(index)), "allowed"))
     k = data.draw(st.integers(1, 200), "k")

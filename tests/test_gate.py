@@ -17,25 +17,25 @@ def make_backend(request):
 
 @pytest.mark.parametrize("name", gate.PORTABLE)
 @pytest.mark.parametrize("dim", gate.DIMS)
-def test_codes_and_scalars(make_backend, dim, name, golden):
+def test_codes_and_scalars_have_the_golden_hashes(make_backend, dim, name, golden):
     assert gate.encode_digests(make_backend, dim, name) == golden("gate.json")[f"{name} {dim}"]["encode"]
 
 
 @pytest.mark.parametrize("name", gate.PORTABLE)
 @pytest.mark.parametrize("dim", gate.DIMS)
-def test_search_results(make_backend, dim, name, golden):
+def test_search_results_have_the_golden_hashes(make_backend, dim, name, golden):
     assert gate.search_digests(make_backend, dim, name) == golden("gate.json")[f"{name} {dim}"]["search"]
 
 
 @pytest.mark.parametrize("name", ["prod-shared", "mse"])
 @pytest.mark.parametrize("dim", gate.DIMS)
-def test_search_results_by_bounds(make_backend, dim, name, golden):
+def test_search_results_by_bounds_have_the_golden_hashes(make_backend, dim, name, golden):
     """Coarse stage, with a confidence so low that it changes results."""
     assert gate.search_digests(make_backend, dim, name, 0.6) == golden("gate-search.json")[f"{name} {dim}"]
 
 
 @pytest.mark.parametrize("dim", gate.DIMS)
-def test_trellis(make_backend, dim, golden):
+def test_trellis_codes_and_results_have_the_golden_hashes(make_backend, dim, golden):
     expected = golden("gate-trellis.json")[f"trellis {dim}"]
     assert gate.encode_digests(make_backend, dim, "trellis") == expected["encode"]
     assert gate.search_digests(make_backend, dim, "trellis") == expected["search"]

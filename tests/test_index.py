@@ -37,7 +37,7 @@ def assert_unchanged(call, index, error, match=None):
 # ---- what it is
 
 
-def test_properties():
+def test_properties_say_what_was_built():
     index = VQIndex(dim=DIM, bits=3, metric="l2")
     assert (index.dim, index.ntotal, len(index), index.is_trained) == (DIM, 0, 0, True)
     assert index.train(vectors(5)) is None
@@ -56,7 +56,7 @@ def test_properties():
 
 @every_metric
 @every_codec
-def test_stats(codec, sketch, metric):
+def test_stats_say_the_sizes_in_bytes(codec, sketch, metric):
     n, bits = 5000, 3
     index = built(vectors(n), metric, codec, sketch, bits=bits)
     stats = index.stats()
@@ -94,12 +94,12 @@ def test_stats(codec, sketch, metric):
         ({"dim": 4, "seed": 2**64}, "seed is 18446744073709551616"),
     ],
 )
-def test_parameters_out_of_range(kwargs, words):
+def test_parameters_out_of_range_are_refused(kwargs, words):
     with pytest.raises(InvalidInputError, match=words):
         VQIndex(**kwargs)
 
 
-def test_unknown_device(monkeypatch):
+def test_unknown_device_is_refused_with_those_there_are(monkeypatch):
     with pytest.raises(BackendError, match="device is 'abacus'; this build has"):
         VQIndex(4, device="abacus")
     monkeypatch.setenv("VQINDEX_BACKEND", "nonsense")
@@ -113,7 +113,7 @@ def test_unknown_device(monkeypatch):
 
 @every_metric
 @every_codec
-def test_add_in_pieces(codec, sketch, metric, monkeypatch):
+def test_add_in_pieces_equals_add_at_once(codec, sketch, metric, monkeypatch):
     x = vectors(301)
     whole = built(x, metric, codec, sketch)
     pieces = VQIndex(DIM, metric=metric, codec=codec, sketch=sketch)
@@ -143,7 +143,7 @@ def test_encoding_does_not_depend_on_blocks(codec, sketch, monkeypatch):
         assert_all_equal(stored(built(x, codec=codec, sketch=sketch, device="reference")), expected)
 
 
-def test_adding_nothing():
+def test_adding_nothing_changes_nothing():
     index = VQIndex(DIM)
     for nothing in ([], np.empty((0, DIM))):
         index.add(nothing)
@@ -157,7 +157,7 @@ def test_adding_nothing():
 
 
 @pytest.mark.parametrize("what", ["vectors", "queries"])
-def test_wrong_dim(what):
+def test_wrong_dim_changes_nothing(what):
     index = built(vectors(20))
     call = index.add if what == "vectors" else index.search
     assert_unchanged(lambda: call(vectors(3, DIM + 1)), index, InvalidInputError, f"{what} have 25 columns.* dim 24")
@@ -205,7 +205,7 @@ def test_cosine_takes_any_norm():
 
 
 @pytest.mark.parametrize("form", [list, np.array, lambda i: np.array(i, np.uint64), lambda i: np.array(i, np.int32)])
-def test_ids(form):
+def test_explicit_ids_of_every_form_are_returned(form):
     ids = [7, 3, 2**31 - 1, 0, 12]
     x = vectors(5)
     index = built(x, "cosine", ids=form(ids))
@@ -222,13 +222,13 @@ def test_ids(form):
         assert other not in index
 
 
-def test_implicit_ids():
+def test_automatic_ids_count_from_zero():
     index = built(vectors(5))
     assert all(i in index for i in range(5))
     assert not any(i in index for i in (-1, 5, 2**62, False, True))
 
 
-def test_largest_id():
+def test_largest_id_is_found():
     index = built(vectors(2), ids=[2**63 - 1, 0])
     assert 2**63 - 1 in index
     assert index.search(vectors(2)[0], 2).ids.tolist()[0] in (0, 2**63 - 1)
@@ -261,7 +261,7 @@ def test_explicit_ids_after_implicit_ones():
     assert_unchanged(lambda: index.add(vectors(1)), index, InvalidInputError, "holds explicit ids")
 
 
-def test_unknown_ids():
+def test_unknown_ids_are_named_in_the_error():
     for index, unknown in ((built(vectors(5)), 5), (built(vectors(5), ids=[9, 8, 7, 6, 4]), 5), (VQIndex(DIM), 0)):
         for call in (lambda i, ids: i.estimate(np.ones(DIM), ids), lambda i, ids: i.reconstruct(ids)):
             with pytest.raises(UnknownIdError, match=f"^id {unknown} is not in the index of {len(index)} vectors$"):
@@ -297,7 +297,7 @@ def test_a_failing_backend_changes_nothing(monkeypatch):
 @every_metric
 @every_codec
 @pytest.mark.parametrize("dim", [1, 2, 3])
-def test_tiny_dimensions(codec, sketch, metric, dim):
+def test_tiny_dimensions_find_every_vector(codec, sketch, metric, dim):
     x = vectors(20, dim)
     index = built(x, metric, codec, sketch)
     scores, ids = index.search(x, 20)
@@ -318,7 +318,7 @@ def test_one_dimension_is_exact(metric):
 
 @every_metric
 @every_codec
-def test_zero_vectors(codec, sketch, metric):
+def test_zero_vectors_have_the_scores_of_zero(codec, sketch, metric):
     x = vectors(5)
     x[2] = 0
     x[3] = -0.0
@@ -352,7 +352,7 @@ def test_codes_do_not_depend_on_scale(codec, sketch, metric, power):
 
 @every_metric
 @pytest.mark.parametrize("size", [1e30, 1e-30])
-def test_huge_and_tiny_norms(metric, size):
+def test_huge_and_tiny_norms_give_finite_scores(metric, size):
     if size == 1e30 and metric != "cosine":
         size = 1e17  # norms of 2**63 and more are refused for ip and l2
     x = vectors(200)

@@ -172,7 +172,7 @@ def resident(array):
     return np.frombuffer(pages, np.uint8) & 1
 
 
-def test_a_search_reads_the_sign_plane_and_the_codes_of_likely_rows_only(tmp_path):
+def test_search_reads_the_sign_bits_and_the_codes_of_candidate_rows_only(tmp_path):
     n, dim = 40_000, 768
     x = np.random.default_rng(0).standard_normal((n, dim), dtype=np.float32)
     index = VQIndex(dim, 8, "cosine")

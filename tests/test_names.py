@@ -43,7 +43,7 @@ def as_named(ids):
     [list, tuple, np.array, lambda ids: np.array(ids, object), lambda ids: np.array(ids, h5py.string_dtype())],
     ids=["list", "tuple", "U", "object", "h5py"],
 )
-def test_forms(form):
+def test_string_ids_of_every_form_are_returned(form):
     index = VQIndex(DIM)
     index.add(X, ids=form(NAMES))
     assert index.ids.tolist() == NAMES
@@ -111,7 +111,7 @@ def test_kinds_are_not_mixed():
         index.add(X[:2], ids=["new", ""])
 
 
-def test_the_first_ids_decide():
+def test_kind_of_ids_stays_until_an_emptied_index_is_compacted():
     index = make(5)
     index.remove(NAMES)
     with pytest.raises(InvalidInputError, match="those of the index are strings"):
@@ -161,7 +161,7 @@ def test_numbers_are_the_first_63_bits_of_blake2b():
 
 @pytest.mark.parametrize("mmap", [False, True])
 @pytest.mark.parametrize("n", [0, 1, 200])
-def test_files(tmp_path, n, mmap):
+def test_saved_string_ids_come_back(tmp_path, n, mmap):
     index = make(n) if n else VQIndex(DIM)
     index.remove(NAMES[-n:][3:6] if n else [])
     path = tmp_path / "a.vqi"
@@ -248,7 +248,7 @@ def test_names_in_a_file_of_version_2_are_refused(tmp_path):
 # ---- stores
 
 
-def test_a_store_with_names(tmp_path):
+def test_store_keeps_string_ids(tmp_path):
     folder = tmp_path / "store"
     with vqindex.open(folder, "a", dim=DIM) as index:
         index.add(X[:100], ids=NAMES[:100])

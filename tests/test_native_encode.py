@@ -79,7 +79,7 @@ def test_codes_of_every_width_and_metric(isa, dim):
 
 @pytest.mark.parametrize("isa", supported_isas())
 @pytest.mark.parametrize("dim", DIMS)
-def test_prepared_queries(isa, dim):
+def test_prepared_queries_equal_the_reference(isa, dim):
     for codec in CODECS:
         for metric in METRICS:
             assert_same_preparation(*backends(dim, 4, metric, codec, isa), hostile(dim))
@@ -87,7 +87,7 @@ def test_prepared_queries(isa, dim):
 
 @pytest.mark.parametrize("isa", supported_isas())
 @pytest.mark.parametrize("rows", ROWS)
-def test_any_number_of_rows(isa, rows):
+def test_any_number_of_rows_is_encoded_as_by_the_reference(isa, rows):
     for codec in CODECS:
         pair = backends(20, 3, "l2", codec, isa)
         x = hostile(20)[48 - rows :]
@@ -96,7 +96,7 @@ def test_any_number_of_rows(isa, rows):
 
 
 @pytest.mark.parametrize("isa", supported_isas())
-def test_every_small_dimension(isa):
+def test_every_small_dimension_is_encoded_as_by_the_reference(isa):
     """Tiles of 16 coordinates, groups of 8 and 32 partial sums, with every remainder; two blocks of rows and a part."""
     for dim in range(1, 71):
         x = hostile(dim, rows=37)
@@ -157,7 +157,7 @@ def test_rotated_coordinates_that_are_zero(isa):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_any_finite_rows(data):
+def test_any_finite_rows_are_encoded_as_by_the_reference(data):
     dim = data.draw(st.integers(1, 70), "dim")
     codec, bits = data.draw(st.sampled_from(WIDTHS), "code")
     metric = data.draw(st.sampled_from(METRICS), "metric")
@@ -196,7 +196,7 @@ def test_other_codecs_go_through_numpy(kwargs):
     assert_same_preparation(native, reference, x)
 
 
-def test_strided_and_fortran_rows():
+def test_strided_and_fortran_rows_are_encoded_as_contiguous_ones():
     native, reference = backends(24, 4)
     x = np.random.default_rng(0).standard_normal((40, 48)).astype(np.float32)
     assert_same_encoding(native, reference, x[::2, ::2])

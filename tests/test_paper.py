@@ -53,7 +53,7 @@ def close(values, expected, slack=0.0):
 
 @pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("dim", [64, 100, 1536])
-def test_mse_of_turboquant_mse(dim, bits):
+def test_mse_of_turboquant_mse_is_the_papers(dim, bits):
     x = sphere(2000, dim, bits)
     b = backend(dim, bits, "turboquant-mse")
     error = ((b.decode(b.encode(x)) - x) ** 2).sum(axis=1, dtype=np.float64)
@@ -151,7 +151,7 @@ def test_variance_of_prod_with_the_papers_sketch(dim, bits, paper):
 
 
 @pytest.mark.parametrize("bits", [1, 2])
-def test_variance_of_qjl(bits):
+def test_variance_of_qjl_is_the_papers(bits):
     """arXiv 2406.03482: (pi/2 |q|^2 |x|^2 - <q, x>^2) / m with m = bits * d rows of S."""
     dim = 100
     found = normalised_errors(dim, bits, "qjl", "gaussian", seeds=24)

@@ -58,7 +58,7 @@ def assert_same(got, want):
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
-def test_golden_bytes(golden, bits):
+def test_stored_layout_has_the_golden_bytes(golden, bits):
     fields = ((5 * np.arange(19) + 3 * np.arange(66)[:, None]) % 2**bits).astype(np.uint8)
     spec, rows = IndexSpec(19, bits, "cosine"), Encoded(pack(fields, bits), np.zeros(66, np.float32), None)
     block = empty(spec, 66)
@@ -70,7 +70,7 @@ def test_golden_bytes(golden, bits):
 
 @every_signed
 @pytest.mark.parametrize("dim", DIMS)
-def test_layout_bit_by_bit(dim, codec, bits):
+def test_layout_is_as_defined_bit_by_bit(dim, codec, bits):
     spec = IndexSpec(dim, bits, codec=codec)
     rows = coded(spec, 70)
     fields = unpack(rows.codes, spec.fields, bits)
@@ -94,7 +94,7 @@ def test_layout_bit_by_bit(dim, codec, bits):
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 @every_signed
-def test_joining_undoes_splitting(bits, codec, metric):
+def test_joining_bit_planes_undoes_splitting_them(bits, codec, metric):
     for dim in DIMS:
         spec = IndexSpec(dim, bits, metric, codec=codec)
         for n in ROWS:

@@ -69,20 +69,20 @@ def check(spec, kind, n, nq, confidence, threads, cuts, seed=0):
 
 @pytest.mark.parametrize(("dim", "nq"), [(64, 1), (64, 5), (300, 2), (300, 9)])
 @pytest.mark.parametrize("metric", METRICS)
-def test_block_edges(metric, dim, nq):
+def test_range_search_equals_the_reference_at_block_edges(metric, dim, nq):
     for i, n in enumerate((0, 1, 63, 64, 65, 127, 128, 129, 257, 600)):
         check(IndexSpec(dim, 2, metric), "ties", n, nq, (1.0, 0.995, 0.6)[(i + dim) % 3], 2, (1, 3), seed=n)
 
 
 @pytest.mark.parametrize(("metric", "dim", "nq"), [("cosine", 64, 1), ("l2", 64, 9), ("l2", 300, 1), ("ip", 300, 9)])
-def test_many_rows(metric, dim, nq):
+def test_range_search_of_many_rows_equals_the_reference(metric, dim, nq):
     for seed in range(3):
         check(IndexSpec(dim, 2, metric), "plain", 9_000, nq, 0.9, 3, (40,), seed)
 
 
 @settings(max_examples=80, deadline=None)
 @given(st.data())
-def test_any_shape(data):
+def test_range_search_of_any_shape_equals_the_reference(data):
     codec, bits = data.draw(st.sampled_from([code for code in CODES if code[1] < 7]), "code")
     dim = data.draw(st.sampled_from((1, 3, 24, 64, 65, 257, 300)), "dim")
     check(
@@ -97,7 +97,7 @@ def test_any_shape(data):
     )
 
 
-def test_codes_that_numpy_scans():
+def test_codes_that_numpy_scans_give_the_results_of_the_reference():
     spec = IndexSpec(24, 3, "l2", codec="turboquant-prod", sketch="orthogonal")
     backend = make_backend(Codec(spec), "native")
     rows, queries = backend.encode(made("ties", 200, 24, 1)), backend.prepare(made("ties", 3, 24, 2))

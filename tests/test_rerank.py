@@ -33,7 +33,7 @@ def best(scores, metric, k):
 
 
 @every_metric
-def test_exact_scores(metric):
+def test_exact_scores_equal_float64_arithmetic(metric):
     scores = exact_scores(metric, Q, np.broadcast_to(X, (NQ, N, DIM)))
     # Two dozen float64 operations and one rounding to float32; near 0 relative to the terms, which are below 100.
     np.testing.assert_allclose(scores, exact(X, Q, metric), rtol=1e-7, atol=1e-12)
@@ -148,7 +148,7 @@ def test_shortlists_are_read_in_parts(monkeypatch):
 
 
 @every_metric
-def test_missing_places(metric):
+def test_places_without_a_result_have_no_id_and_the_worst_score(metric):
     worst = np.inf if metric == "l2" else -np.inf
     index = built(X[:3], metric, keep_vectors="f16")
     scores, ids = index.search(Q, 5, rerank=True)
@@ -188,7 +188,7 @@ def test_ties_go_to_the_vector_added_first():
         ({"rerank": "f16"}, "vectors of rerank have"),
     ],
 )
-def test_what_is_refused(wrong, words):
+def test_wrong_rerank_arguments_are_refused(wrong, words):
     with pytest.raises(InvalidInputError, match=words):
         built(X).search(Q, 5, **wrong)
 
@@ -206,12 +206,12 @@ def test_a_nan_is_named_by_its_row():
 
 
 @pytest.mark.parametrize("wrong", ["float16", "f8", True, 16, b"f16", np.float16])
-def test_wrong_kinds(wrong):
+def test_wrong_kinds_of_kept_vectors_are_refused(wrong):
     with pytest.raises(InvalidInputError, match=r"keep_vectors is .*; expected one of f32, f16, int8"):
         VQIndex(DIM, keep_vectors=wrong)
 
 
-def test_rounding():
+def test_kept_vectors_are_rounded_by_at_most_half_a_step():
     x = vectors(50) * np.float32(10.0) ** np.arange(-20, 30, dtype=np.float32)[:, None]
     x[7] = 0
     exactly = Originals(DIM, "f32")
@@ -248,7 +248,7 @@ def test_parts_do_not_pile_up(kind):
 
 @every_kind
 @pytest.mark.parametrize("mmap", [False, True])
-def test_files(kind, mmap, tmp_path):
+def test_saved_vectors_rerank_as_before(kind, mmap, tmp_path):
     index = built(X, "l2", keep_vectors=kind)
     for part in np.split(vectors(90, seed=4), [1, 40]):
         index.add(part)

@@ -101,7 +101,7 @@ def test_every_number_of_rows_and_queries(isa, metric, dim):
 @every_isa
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("metric", METRICS)
-def test_extreme_rows(isa, metric, kind):
+def test_extreme_rows_give_the_results_of_the_reference(isa, metric, kind):
     for codec, bits in (
         ("turboquant-prod", 1),
         ("turboquant-prod", 4),
@@ -140,7 +140,7 @@ def test_more_than_one_of_everything(isa, dim, metric, kind, n, nq, k, confidenc
 
 
 @every_isa
-def test_the_largest_distances(isa):
+def test_largest_distances_equal_the_reference(isa):
     """Norms just under the limit of 2**62 in opposite directions: distances and bounds stay finite."""
     spec = IndexSpec(1, 1, "l2")
     reference, compiled = backends(spec)
@@ -174,7 +174,7 @@ LARGE = [
 @every_isa
 @pytest.mark.parametrize("kind", ["plain", "ties"])
 @pytest.mark.parametrize("at", range(len(LARGE)))
-def test_many_rows(isa, at, kind):
+def test_many_rows_give_the_results_of_the_reference(isa, at, kind):
     spec, nq = LARGE[at]
     for k, confidence, threads, cuts in ((10, 0.995, 8, ()), (100, 0.6, 3, (1, 40, 200)), (1, 1.0, 2, (64,))):
         assert_same_search(isa, Case(spec, kind, 20_000, nq, k, confidence, threads, cuts))
@@ -182,7 +182,7 @@ def test_many_rows(isa, at, kind):
 
 @every_isa
 @pytest.mark.parametrize(("dim", "nq"), [(385, 130), (1536, 40), (3072, 20), (6144, 5), (6145, 5)])
-def test_long_vectors_meet_queries_in_chunks(isa, dim, nq):
+def test_long_vectors_scanned_for_chunks_of_queries_give_the_results_of_the_reference(isa, dim, nq):
     for metric, confidence in (("cosine", 0.995), ("l2", 0.6)):
         assert_same_search(isa, Case(IndexSpec(dim, 2, metric), "plain", 600, nq, 10, confidence, 2, (4,)))
 
@@ -222,7 +222,7 @@ def test_no_queries_and_no_blocks(isa, n):
 
 @settings(max_examples=120, deadline=None)
 @given(st.data())
-def test_any_shape(data):
+def test_any_shape_gives_the_results_of_the_reference(data):
     codec, bits = data.draw(st.sampled_from([code for code in CODES if code[1] < 7]), "code")
     spec = IndexSpec(
         data.draw(st.sampled_from((2, 31, *DIMS)), "dim"),
@@ -248,7 +248,7 @@ def test_any_shape(data):
 
 @every_isa
 @pytest.mark.parametrize(("codec", "bits"), CODES)
-def test_decoding(isa, codec, bits):
+def test_decoded_levels_equal_the_reference(isa, codec, bits):
     for dim in DIMS if bits < 7 else WIDE_DIMS:
         spec = IndexSpec(dim, bits, codec=codec)
         reference, compiled = backends(spec)
@@ -276,7 +276,7 @@ WINDOWS = [(step, window) for step in range(9) for window in range(step, 10)]
 # Eight windows do not lie in one word of 64 bits there; no code has them.
 @every_isa
 @pytest.mark.parametrize(("step", "window"), [pair for pair in WINDOWS if pair != (8, 9)])
-def test_windows(isa, step, window):
+def test_windows_read_the_fields_of_the_bits(isa, step, window):
     """Against fields read from the bits one by one, without a sign plane, with one, and as a trellis has it."""
     rng = np.random.default_rng(0)
     n = 3
@@ -302,7 +302,7 @@ def scanner_of(dim, isa=""):
 
 
 @every_isa
-def test_sums(isa):
+def test_sums_equal_integer_products(isa):
     for dim in DIMS:
         rng = np.random.default_rng(dim)
         for n in (0, 1, 3, 4, 5, 9):

@@ -50,7 +50,7 @@ def test_search_is_the_sorted_estimate(codec, sketch, metric, k):
 
 @pytest.mark.parametrize("n", [0, 1, 15, 16, 17, 31, 32, 33, 63, 64, 65])
 @every_metric
-def test_sizes_at_edges(metric, n):
+def test_search_finds_all_at_the_edges_of_sizes(metric, n):
     index = built(with_ties(n), metric, ids=np.random.default_rng(0).permutation(10 * n + 1)[:n])
     for k in (1, n + 1, 16):
         assert_like_oracle(index, vectors(3, seed=2), k)
@@ -114,7 +114,7 @@ def test_queries_are_scored_alone():
 
 
 @every_metric
-def test_missing_places(metric):
+def test_places_without_a_result_have_no_id_and_the_worst_score(metric):
     worst = np.inf if metric == "l2" else -np.inf
     for n in (0, 3):
         result = built(vectors(n), metric).search(vectors(2), 5, return_stderr=True)
@@ -129,20 +129,20 @@ def test_missing_places(metric):
 
 
 @pytest.mark.parametrize("n", [0, 7])
-def test_no_queries(n):
+def test_search_without_queries_returns_empty_results(n):
     result = built(vectors(n)).search(np.empty((0, DIM)), 4, return_stderr=True)
     assert result.scores.shape == result.ids.shape == result.stderr.shape == (0, 4)
     assert built(vectors(n)).search([]).ids.shape == (0, 10)
 
 
 @pytest.mark.parametrize("k", [0, -1, True, False, 1.0, "3", None, 2**31, [1], np.float32(3)])
-def test_bad_k(k):
+def test_bad_k_is_refused_with_its_value(k):
     with pytest.raises(InvalidInputError, match=r"^k is .*; expected an integer from 1 to"):
         built(vectors(3)).search(vectors(1), k)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int8, np.int32, np.int64])
-def test_k_of_numpy_type(kind):
+def test_k_may_be_of_a_numpy_type(kind):
     # 40 queries of 10 results: more than 255, where arithmetic in uint8 would wrap.
     index, q = built(vectors(50)), vectors(40, seed=1)
     expected = index.search(q, 10, return_stderr=True)
@@ -223,7 +223,7 @@ def test_reconstruct_is_near_the_vector():
     assert (np.linalg.norm(decoded - unit, axis=1) <= 0.1).all()
 
 
-def test_reconstruct_forms():
+def test_reconstruct_accepts_every_form_of_ids():
     index = built(vectors(5), ids=[9, 8, 7, 6, 5])
     whole = index.reconstruct([9, 8, 7, 6, 5])
     for one in (7, np.int64(7), np.uint8(7)):

@@ -43,7 +43,7 @@ def rows_of(n, dim=24, seed=0):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_all_rows_as_candidates_give_exact_neighbours(metric):
+def test_all_rows_as_candidates_give_exact_neighbors(metric):
     """With every row a candidate the index decides nothing, so results must be those of brute force."""
     rows, queries = rows_of(200), rows_of(17, seed=1)
     ours = VQNearestNeighbors(n_neighbors=7, metric=metric, oversample=200 / 7).fit(rows)
@@ -58,7 +58,7 @@ def test_all_rows_as_candidates_give_exact_neighbours(metric):
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("oversample", [None, 2.0])
-def test_most_neighbours_are_true(metric, oversample):
+def test_most_neighbors_are_true(metric, oversample):
     rows, queries = rows_of(1000), rows_of(50, seed=1)
     found = VQNearestNeighbors(10, metric=metric, oversample=oversample).fit(rows).kneighbors(queries)[1]
     true = NearestNeighbors(n_neighbors=10, metric=metric).fit(rows).kneighbors(queries)[1]
@@ -91,7 +91,7 @@ def test_a_zero_vector_has_cosine_distance_one():
     assert sorted(found[0]) == list(range(6))
 
 
-def test_training_rows_are_not_their_own_neighbours():
+def test_training_rows_are_not_their_own_neighbors():
     rows = np.repeat(rows_of(20), 3, axis=0)  # each row three times: ties everywhere
     distances, found = VQNearestNeighbors(2).fit(rows).kneighbors()
     assert found.shape == (60, 2)

@@ -50,7 +50,7 @@ def assert_same(a, b):
 @pytest.mark.parametrize("ids", [False, True])
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(("codec", "sketch"), CODECS)
-def test_round_trip(tmp_path, codec, sketch, metric, ids, n):
+def test_saved_index_loads_as_it_was(tmp_path, codec, sketch, metric, ids, n):
     index = make(n, metric, codec, sketch, ids=ids)
     index.meta["note"] = {"text": "grüße", "list": [1, 2.5, None, True]}
     path = tmp_path / "a.vqi"
@@ -227,7 +227,7 @@ def golden_index():
 
 
 @pytest.mark.parametrize("mmap", [False, True])
-def test_golden_files(golden_file, mmap):
+def test_golden_files_load_with_the_frozen_results(golden_file, mmap):
     path, version, expected = golden_file
     header = storage.read_header(path)
     assert header["format_version"] == version
@@ -360,7 +360,7 @@ def test_mode_follows_the_umask(tmp_path, umask):
     assert stat.S_IMODE((tmp_path / "a.vqi").stat().st_mode) == 0o666 & ~umask
 
 
-def test_relative_and_long_names(tmp_path, monkeypatch):
+def test_relative_and_long_file_names_can_be_saved_to(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     index = make(17)
     for name in ("a.vqi", "x" * 251 + ".vqi", "ü" * 120 + ".vqi"):  # 255 bytes is what file systems allow

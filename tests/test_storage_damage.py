@@ -43,7 +43,7 @@ def block(path, name):
 # ---- not a whole file
 
 
-def test_truncation_anywhere(original, tmp_path):
+def test_file_truncated_anywhere_is_refused(original, tmp_path):
     whole = original.read_bytes()
     path = tmp_path / "cut.vqi"
     lengths = np.unique(np.linspace(0, len(whole) - 1, 40, dtype=int))
@@ -63,7 +63,7 @@ def test_truncation_of_a_large_file(tmp_path):
         assert_refused(path)
 
 
-def test_other_files(tmp_path, path):
+def test_files_of_other_kinds_are_refused(tmp_path, path):
     other = tmp_path / "other.vqi"
     other.write_text("id,vector\n1,2\n" * 100)
     assert_refused(other, "not an HDF5 file")
@@ -85,13 +85,13 @@ def test_no_file_and_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["vqindex", "other", b"vqindex2", 5, 2**62, [1, 2], np.float64(1), b""])
-def test_other_format_names(path, value):
+def test_other_format_names_are_refused(path, value):
     with edited(path) as file:
         file.attrs["format"] = value
     assert_refused(path, "format is", "written by vqindex")
 
 
-def test_missing_attributes(path, original):
+def test_missing_attributes_are_refused(path, original):
     with edited(path) as file:
         del file.attrs["format"]
     assert_refused(path, "format is None")
@@ -106,7 +106,7 @@ def test_missing_attributes(path, original):
 
 
 @pytest.mark.parametrize("version", [0, 4, 2**31, "1", b"one", 1.0, [1]])
-def test_unknown_version(path, version):
+def test_unknown_format_version_is_refused(path, version):
     with edited(path) as file:
         del file.attrs["format_version"]
         file.attrs["format_version"] = version
@@ -399,7 +399,7 @@ def test_blocks_that_are_not_as_written(original, path, name):
 
 
 @pytest.mark.parametrize("name", ["signs", "codes"])
-def test_links_and_storage_that_lead_elsewhere(original, path, tmp_path, name):
+def test_links_and_storage_that_point_elsewhere_are_refused(original, path, tmp_path, name):
     array = block(path, name)
     (tmp_path / "block.bin").write_bytes(array.tobytes())
 

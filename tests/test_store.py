@@ -40,7 +40,7 @@ def rewrite_manifest(folder, change):
 # ---- opening
 
 
-def test_nothing_there(tmp_path):
+def test_opening_where_nothing_is_raises_and_makes_nothing(tmp_path):
     for mode in ("r", "a"):
         with pytest.raises(FileNotFoundError, match="none"):
             vqindex.open(tmp_path / "none", mode)
@@ -57,7 +57,7 @@ def test_a_wrong_spec_makes_no_folder(tmp_path, wrong):
 
 
 @pytest.mark.parametrize("mode", ["w", "rb", "", None])
-def test_other_modes(tmp_path, mode):
+def test_other_modes_are_refused(tmp_path, mode):
     with pytest.raises(InvalidInputError, match=f"mode is {mode!r}; expected 'r' or 'a'"):
         vqindex.open(tmp_path, mode)
 
@@ -216,7 +216,7 @@ def test_reading_needs_no_right_to_write(folder):
     assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before
 
 
-def test_closed(folder):
+def test_closed_index_refuses_every_call(folder):
     index = vqindex.open(folder, "a")
     index.close()
     index.close()
@@ -392,7 +392,7 @@ def test_ids_and_metrics_of_all_kinds(tmp_path):
 
 
 @pytest.mark.parametrize("ids", [[2**63 - 1], [2**63 - 2, 2**63 - 1], [2**62 - 1, 2**62], [0, 2**63 - 1], [2**62]])
-def test_the_largest_ids(tmp_path, ids):
+def test_largest_ids_survive_a_commit(tmp_path, ids):
     with vqindex.open(tmp_path / "s", "a", dim=DIM) as index:
         index.add(vectors(len(ids)), ids)
     assert committed(tmp_path / "s")[0] == ids
@@ -404,7 +404,7 @@ def test_saving_a_store_to_a_file(folder, tmp_path):
         assert content(VQIndex.load(tmp_path / "a.vqi")) == content(index)
 
 
-def test_representation_and_stats(folder):
+def test_representation_and_stats_say_what_the_store_is(folder):
     with vqindex.open(folder) as index:
         assert re.fullmatch(r"DurableIndex\(dim=6, .*, path='.*store', mode='r'\)", repr(index))
         stats = index.stats()
@@ -424,7 +424,7 @@ def assert_golden(index, expected):
 
 
 @pytest.mark.parametrize("mmap", [False, True])
-def test_golden_store(golden, tmp_path, mmap):
+def test_golden_store_opens_with_the_frozen_results(golden, tmp_path, mmap):
     expected = golden("store1.json")
     corpus = gate.corpus(17)
     kept = {i: corpus[14 + i] for i in expected["row order"]} | {5: corpus[64], 40: corpus[65]}
@@ -447,7 +447,7 @@ def test_golden_store(golden, tmp_path, mmap):
 
 
 @pytest.mark.parametrize("mmap", [False, True])
-def test_golden_file_with_vectors(golden, mmap):
+def test_golden_file_with_vectors_reranks_as_frozen(golden, mmap):
     path = GOLDEN / "format2-vectors.vqi"
     assert len(storage.verify(path)) == 8
     for device in ("auto", "reference"):

@@ -131,7 +131,7 @@ def test_files_in_each_others_places(folder):
         (b"vqindex-store 1 00000000 999999999\n", "damaged"),
     ],
 )
-def test_other_manifests(folder, line, said):
+def test_manifests_of_other_kinds_are_refused(folder, line, said):
     body = (folder / "manifest").read_bytes().split(b" ", 2)[2]
     (folder / "manifest").write_bytes(line % body if b"%s" in line else line)
     with pytest.raises(FileFormatError, match=said):
@@ -204,7 +204,7 @@ def test_attributes_that_are_no_short_values(tmp_path):
             VQIndex.load(path)
 
 
-def test_random_damage(tmp_path):
+def test_randomly_damaged_files_are_refused_or_read_as_before(tmp_path):
     """Examples of each kind: VQINDEX_TEST_FUZZ, 150 by default."""
     pytest.importorskip("resource", reason="limits of memory are POSIX")
     examples = os.environ.get("VQINDEX_TEST_FUZZ", "150")

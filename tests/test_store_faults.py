@@ -152,7 +152,7 @@ def test_a_full_disk_at_any_call(case, tmp_path):
         assert committed(folder) == after
 
 
-def test_making_a_store(tmp_path):
+def test_store_that_could_not_be_made_can_be_made_again(tmp_path):
     rng = random.Random(0)
     for at in range(100):
         folder = tmp_path / str(at)
@@ -305,7 +305,7 @@ while True:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
-def test_kill_9(tmp_path):
+def test_last_commit_survives_kill_9(tmp_path):
     """Rounds: VQINDEX_TEST_KILLS, 12 by default."""
     folder = tmp_path / "store"
     rng = random.Random(0)
@@ -350,7 +350,7 @@ while True:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
-def test_kill_9_while_saving(tmp_path):
+def test_old_file_survives_kill_9_while_saving(tmp_path):
     """Rounds: VQINDEX_TEST_KILLS, 12 by default."""
     path = tmp_path / "a.vqi"
     rng = random.Random(0)
@@ -376,7 +376,7 @@ def test_kill_9_while_saving(tmp_path):
     assert state > 0
 
 
-def test_readers_beside_a_writer(tmp_path):
+def test_readers_beside_a_writer_see_whole_commits(tmp_path):
     """A reader never sees a mixture, although files that it is about to open go away."""
     folder = tmp_path / "store"
     with open_with(folder, dim=DIM) as index:

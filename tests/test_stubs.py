@@ -50,10 +50,10 @@ FOUND = dict(in_module(_native))
 WRITTEN = dict(in_stub(STUB))
 
 
-def test_names_agree():
+def test_stub_names_agree_with_the_compiled_module():
     assert set(FOUND) == set(WRITTEN)
 
 
 @pytest.mark.parametrize("name", FOUND)
-def test_parameters_agree(name):
+def test_stub_parameters_agree_with_the_compiled_module(name):
     assert FOUND[name] == WRITTEN[name]

@@ -163,7 +163,7 @@ def test_any_coordinate_decodes_from_its_window_alone(bits):
 
 
 @pytest.mark.parametrize(("bits", "reach"), [(1, 0.277), (2, 0.077), (3, 0.0203), (4, 0.0060)])
-def test_distortion_on_gaussian_sequences(bits, reach):
+def test_distortion_on_gaussian_sequences_is_as_stated(bits, reach):
     """Mean squared error over the sample's own energy; 1,000,000 values leave a standard error of about 0.15 %."""
     t = Trellis.of(bits)
     index = vqindex.VQIndex(1000, bits, codec="trellis")
@@ -217,7 +217,7 @@ def test_wrong_shapes_are_refused_by_the_extension():
         trellis_encode(np.zeros((1, 4), np.int16), np.zeros(255, np.int16), 2, 8, 100, 0)
 
 
-def test_save_and_load(tmp_path):
+def test_saved_trellis_index_loads_as_it_was(tmp_path):
     x = np.random.default_rng(3).standard_normal((200, 33)).astype(np.float32)
     index = vqindex.VQIndex(33, 3, "l2", codec="trellis")
     index.add(x)

@@ -17,7 +17,7 @@ def lab(monkeypatch):
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_searches(lab, bits):
+def test_searches_of_the_lab_walk_along_the_trellis(lab, bits):
     code = lab.shipped(bits)
     y = lab.sphere(20, 40, bits)
     mask, shift = code.states - 1, code.window - code.bits
@@ -40,7 +40,7 @@ def test_searches(lab, bits):
     assert errors["free"] < min(errors["fixed"], errors["closed"])
 
 
-def test_e8(lab):
+def test_e8_points_have_the_known_counts_and_are_their_own_nearest(lab):
     norms = (lab.e8_ball(2401) ** 2).sum(axis=1)
     assert [int((norms == n).sum()) for n in (0, 2, 4)] == [1, 240, 2160]
     points = lab.e8_ball(2401)
