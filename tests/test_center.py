@@ -127,7 +127,7 @@ def want_median(index, q):
 @every_metric
 @pytest.mark.parametrize("codec", ["turboquant-prod", "trellis"])
 def test_unbiased_with_its_standard_error_whatever_the_center(metric, codec):
-    """Over 300 rotations, with a centre far off and with the mean."""
+    """Over 300 rotations, with a center far off and with the mean."""
     x, q = vectors(40, seed=3) + 3 * M, vectors(6, seed=4) + 3 * M
     truth = exact(x, q, metric)
     for center in (np.full(DIM, -0.5, np.float32), "mean"):
@@ -142,7 +142,7 @@ def test_unbiased_with_its_standard_error_whatever_the_center(metric, codec):
             said.append(np.take_along_axis(stderr, order, axis=1))
         width = np.std(slopes) / np.sqrt(len(slopes))
         # Four standard errors: one run in 16,000 would fail by chance, and the seeds are fixed. An index that took its
-        # codes as they are, without the factor, would have a slope of .9 or less on what is not the centre's part.
+        # codes as they are, without the factor, would have a slope of .9 or less on what is not the center's part.
         assert abs(np.mean(slopes) - 1) < 4 * width
         assert width < 0.01
         # The formula is for a query at right angles to the vector: only that part of it meets the error.

@@ -1,4 +1,4 @@
-"""Centres in files and stores: kept, checked, the same in all segments, and what a crash leaves of them."""
+"""Centers in files and stores: kept, checked, the same in all segments, and what a crash leaves of them."""
 
 import json
 import random
@@ -36,7 +36,7 @@ def built(metric="cosine", x=X, **kwargs):
 
 
 def same(index, other):
-    """Centre, scores and ids."""
+    """Center, scores and ids."""
     assert (index.center is None) == (other.center is None)
     if other.center is not None:
         gpu.same(index.center, other.center)
@@ -231,7 +231,7 @@ def test_store_opens_only_with_its_own_center(tmp_path):
 
 
 def test_older_readers_refuse_the_manifest(tmp_path):
-    """They take a spec of exactly what they know; without a centre it is as it was."""
+    """They take a spec of exactly what they know; without a center it is as it was."""
     with open_with(tmp_path / "a", dim=DIM, metric="l2", center="mean") as index:
         assert read_manifest(tmp_path / "a").center == "mean"
         index.add(X)

@@ -197,7 +197,7 @@ def test_the_default_is_a_confidence_of_995_thousandths(metric):
 
 @pytest.fixture(scope="module")
 def sample():
-    """The shipped sample of GloVe: rows, queries, true neighbours."""
+    """The shipped sample of GloVe: rows, queries, true neighbors."""
     data = vqindex_datasets.load_annbench(vqindex_datasets.sample_path())
     with vqindex_datasets.open_vectors(vqindex_datasets.sample_path(), "train") as source:
         return source.read(), data.test, data.neighbors

@@ -307,7 +307,7 @@ def test_tiny_dimensions_find_every_vector(codec, sketch, metric, dim):
 
 @every_metric
 def test_one_dimension_is_exact(metric):
-    # x / |x| is +-1, which the renormalised estimate reproduces: what is left is the float32 and int16 rounding of
+    # x / |x| is +-1, which the renormalized estimate reproduces: what is left is the float32 and int16 rounding of
     # the query, below 2^-15 of |q| |x|; l2 loses that much of |q|^2 + |x|^2.
     x, q = vectors(50, 1), vectors(7, 1, seed=1)
     index = built(x, metric)

@@ -58,7 +58,7 @@ class IndexMachine(RuleBasedStateMachine):
         alone = self.make()
         alone.add(POOL, ids=np.arange(len(POOL)))
         self.pool_scores = alone.estimate(QUERIES, np.arange(len(POOL)))
-        # What decides the order: with a centre two of these may round to one score.
+        # What decides the order: with a center two of these may round to one score.
         self.pool_keys = alone._backend.scores(alone._prepare(QUERIES)[1], alone._rows.take(np.arange(len(POOL))))
         self.pool_keys = self.pool_keys * (1 if alone._codec.spec.metric == "l2" else -1)
         self.pool_exact = exact_scores(metric, QUERIES, np.broadcast_to(POOL, (len(QUERIES), *POOL.shape)))
@@ -249,5 +249,5 @@ class NamedIndexMachine(IndexMachine):
 TestIndexMachine = IndexMachine.TestCase
 TestNamedIndexMachine = NamedIndexMachine.TestCase
 TestNamedIndexMachine.settings = settings(max_examples=30, stateful_step_count=20, deadline=None, derandomize=True)
-# No deadline: saving waits for the disk. Derandomised, so that a run says the same everywhere.
+# No deadline: saving waits for the disk. Derandomized, so that a run says the same everywhere.
 TestIndexMachine.settings = settings(max_examples=50, stateful_step_count=20, deadline=None, derandomize=True)

@@ -75,7 +75,7 @@ def test_building_takes_a_chunk_and_the_codes(dim, bits, n, codec, more):
 
     A chunk of input is one float32 block of _CHUNK_VALUES. The 64 MiB beside it and the codes are for the next
     chunk that is made while the last one lives (16), the masks of the check for NaN (8), a chunk's codes (4 at most),
-    threads' scratch, and half a segment that is copied when a later call finds the last one full (32). With a centre
+    threads' scratch, and half a segment that is copied when a later call finds the last one full (32). With a center
     the chunk's residuals (16) come after the masks.
     """
     found = run(BUILD, dim, bits, n, codec, *more)

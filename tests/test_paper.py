@@ -108,7 +108,7 @@ def test_estimates_are_unbiased(codec, sketch, rotation, bits):
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_turboquant_mse_is_biased_by_its_distortion(bits):
-    """E<q, x_mse> = (1 - D) <q, x>: why the plain code needs the sign bit or the renormalisation."""
+    """E<q, x_mse> = (1 - D) <q, x>: why the plain code needs the sign bit or the renormalization."""
     dim, q = 96, sphere(40, 96, 1)
     x = unit(q + 0.8 * sphere(40, dim, 2))
     true = (q.astype(np.float64) * x).sum(axis=1)
@@ -124,7 +124,7 @@ def test_turboquant_mse_is_biased_by_its_distortion(bits):
 # ---- variance
 
 
-def normalised_errors(dim, bits, codec, sketch, seeds, rows=400, pairs=20):
+def normalized_errors(dim, bits, codec, sketch, seeds, rows=400, pairs=20):
     """Return d * error^2 of estimates for independent unit q and x, one mean per seed."""
     out = []
     for seed in range(seeds):
@@ -140,7 +140,7 @@ def normalised_errors(dim, bits, codec, sketch, seeds, rows=400, pairs=20):
 def test_variance_of_prod_with_the_papers_sketch(dim, bits, paper):
     """arXiv 2504.19874, Theorem 2: pi/2 D(b-1) / d, less <q, r>^2 / d, whose mean for random q is |r|^2 / d^2."""
     residual = codebook.lloyd_max(dim, bits - 1).mse if bits > 1 else 1.0
-    found = normalised_errors(dim, bits, "turboquant-prod", "gaussian", seeds=24)
+    found = normalized_errors(dim, bits, "turboquant-prod", "gaussian", seeds=24)
     close(found, residual * (math.pi / 2 - 1 / dim), slack=0.003)
     assert np.mean(found) < math.sqrt(3) * math.pi**2 * 4.0**-bits
     assert np.mean(found) > 4.0**-bits
@@ -154,7 +154,7 @@ def test_variance_of_prod_with_the_papers_sketch(dim, bits, paper):
 def test_variance_of_qjl_is_the_papers(bits):
     """arXiv 2406.03482: (pi/2 |q|^2 |x|^2 - <q, x>^2) / m with m = bits * d rows of S."""
     dim = 100
-    found = normalised_errors(dim, bits, "qjl", "gaussian", seeds=24)
+    found = normalized_errors(dim, bits, "qjl", "gaussian", seeds=24)
     close(found, (math.pi / 2 - 1 / dim) / bits)
 
 
@@ -178,7 +178,7 @@ def test_sketch_table_on_the_shipped_sample(sketch, bits, table):
     for seed in range(24):
         b = backend(dim, bits, "turboquant-prod", sketch, seed=seed)
         error = b.scores(b.prepare(q), b.encode(x)) - true
-        # Renormalised estimates err only across x: |q|^2 - <q, x>^2 of the query's energy takes part.
+        # Renormalized estimates err only across x: |q|^2 - <q, x>^2 of the query's energy takes part.
         share = 1.0 if sketch == "gaussian" else (1 - true**2).mean() * dim / (dim - 1)
         found.append(dim * (error**2).mean() / residual / share)
     loss = Codec(IndexSpec(dim, bits, sketch=sketch)).expected_mse

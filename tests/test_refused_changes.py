@@ -301,8 +301,17 @@ def test_merge_that_is_interrupted_leaves_later_vectors_findable(name, kind, tmp
         patch.setattr(type(other._contents), "parts", interrupted)
         with pytest.raises(KeyboardInterrupt):
             index.merge(other)
-    assert_as_if_never_tried(index, untouched, kind, tmp_path)
     assert len(other) == BATCH
+    assert_as_if_never_tried(index, untouched, kind, tmp_path)
+    for one in (index, untouched):
+        one.merge(other)
+    assert observed(index) == observed(untouched)
+    assert (
+        index.ids[-BATCH:].tolist()
+        == (other.ids if kind != "automatic" else index.ids[-1] - BATCH + 1 + other.ids).tolist()
+    )
+    assert index.reconstruct(index.ids[-BATCH:]).tobytes() == other.reconstruct(other.ids).tobytes()
+    assert file_of(index, tmp_path, "changed.vqi") == file_of(untouched, tmp_path, "untouched.vqi")
 
 
 def failing_removal(monkeypatch, error, when):

@@ -122,7 +122,7 @@ def test_classifier_on_the_precomputed_graph(digits):
     )
     score = pipeline.fit(train, train_labels).score(test, test_labels)
     exact = KNeighborsClassifier(n_neighbors=5).fit(train, train_labels).score(test, test_labels)
-    # Equal here (0.977); a changed neighbour may turn the vote of three of the 300 digits.
+    # Equal here (0.977); a changed neighbor may turn the vote of three of the 300 digits.
     assert abs(score - exact) <= 0.01
     search = GridSearchCV(pipeline, {"vqkneighborstransformer__bits": [1, 4]}, cv=3).fit(
         train[:600], train_labels[:600]

@@ -189,7 +189,7 @@ class SmallStoreMachine(StoreMachine):
 TestStoreMachine = StoreMachine.TestCase
 TestSmallStoreMachine = SmallStoreMachine.TestCase
 TestNamedStoreMachine = NamedStoreMachine.TestCase
-# No deadline: commits wait for the disk. Derandomised, so that a run says the same everywhere.
+# No deadline: commits wait for the disk. Derandomized, so that a run says the same everywhere.
 TestStoreMachine.settings = settings(max_examples=40, stateful_step_count=20, deadline=None, derandomize=True)
 TestSmallStoreMachine.settings = TestStoreMachine.settings
 TestNamedStoreMachine.settings = settings(TestStoreMachine.settings, max_examples=20)
