@@ -10,13 +10,17 @@ STAMPS := $(VENV)/.stamps
 FRAMEWORKS := .venv-frameworks
 SOURCES := pyproject.toml $(wildcard vqindex/native/*)
 
-.PHONY: demo test frameworks docs example lint types wheel sanitize test-neon check clean
+.PHONY: demo test mutations frameworks docs example lint types wheel sanitize test-neon check clean
 
 demo: $(STAMPS)/demo
 	$(BIN)/vqindex demo --output demo
 
 test: $(STAMPS)/test
 	$(BIN)/pytest -m "not gpu"
+
+# Whether the tests notice small mistakes in the library; tests/mutations.py has the list and what may go unnoticed.
+mutations: $(STAMPS)/test
+	$(BIN)/python tests/mutations.py
 
 # The site, into build/site: broken links and pages that no menu leads to are errors.
 docs: $(STAMPS)/docs
@@ -68,7 +72,7 @@ sanitize:
 test-neon:
 	.ci/neon
 
-check: lint types test frameworks docs example wheel sanitize
+check: lint types test mutations frameworks docs example wheel sanitize
 
 clean:
 	rm -rf $(VENV) $(FRAMEWORKS) build dist demo

@@ -1,0 +1,466 @@
+"""Whether the tests notice small mistakes: each mutation changes one place of the library, and some test must fail.
+
+    python tests/mutations.py [--jobs N] [--only WORD]
+
+Each mutation is made in a copy of the package in a temporary folder, never here, and the tests named with it run there.
+A mutation that no test notices is an error unless it has an explanation, and so is one whose text is not found exactly
+once in the package. Files are found by the text alone, so that modules may move.
+"""
+
+import argparse
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("tests", "gpu", "cli", "datasets", "bench", "benchmarks", "pyproject.toml")
+TIMEOUT = 180  # seconds; a mutation that makes a test run for ever is noticed too
+
+# Run by the interpreter of each mutation: the copy comes before an editable installation of the library.
+CHILD = """
+import sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "ScikitBuildRedirectingFinder"]
+root = sys.argv.pop(1)
+sys.path[:0] = [root, *(f"{root}/{name}" for name in ("gpu", "cli", "datasets", "bench"))]
+import vqindex
+assert vqindex.__file__.startswith(root), vqindex.__file__
+import pytest
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A change of one place.
+
+    Attributes
+    ----------
+    where : str
+        The module, for the reader; the text alone decides.
+    old, new : str
+        What stands there, exactly once in the package, and what stands there instead.
+    tests : str
+        Arguments of pytest, relative to tests/, of the tests that must fail.
+    why : str
+        Why no test can notice, if none can.
+    """
+
+    where: str
+    old: str
+    new: str
+    tests: str
+    why: str = ""
+
+
+REFUSED = "test_refused_changes.py"
+CHANGES = "test_changes.py test_index.py test_refused_changes.py"
+STORE = "test_store.py test_store_machine.py test_store_faults.py"
+
+MUTATIONS = [
+    # ---- contents: all parts go back together
+    Mutation("contents", "                part.undo(mark)\n", "                pass\n", REFUSED),
+    Mutation(
+        "contents",
+        "                self.originals.append(kept)\n",
+        "                pass\n",
+        "test_rerank.py",
+    ),
+    Mutation("contents", "            count += rows.rows\n", "            count = rows.rows\n", CHANGES),
+    Mutation(
+        "contents",
+        "        return Contents(self.rows.first(ids.rows_ever), ids, originals)\n",
+        "        return Contents(self.rows, ids, originals)\n",
+        "test_threads.py test_refused_changes.py",
+    ),
+    Mutation(
+        "contents",
+        "at = rows[start : start + step]\n            yield",
+        "at = rows[:step]\n            yield",
+        f"{REFUSED} -k merge",
+    ),
+    Mutation(
+        "contents",
+        '        check_norms(codes.norm, "vectors", number * rows)\n',
+        '        check_norms(codes.norm, "vectors", 0)\n',
+        "test_index.py",
+    ),
+    Mutation(
+        "contents", "    if norm is not None and norm.size and not norm.max() < MAX_NORM:", "    if False:", REFUSED
+    ),
+    # ---- rows
+    Mutation("rows", "self._sealed, self._tail, self._used = mark\n", "pass\n", REFUSED),
+    Mutation(
+        "rows",
+        "        return list(self._sealed), self._tail, self._used\n",
+        "        return self._sealed, self._tail, self._used\n",
+        REFUSED,
+    ),
+    Mutation("rows", "self._tail.signs[block : block + 1, :, column:] = 0", "pass", REFUSED),
+    Mutation("rows", "            self._tail.signs[block + 1 :] = 0\n", "", REFUSED),
+    Mutation(
+        "rows",
+        "            self._sealed.append(self._tail)\n            self._tail,",
+        "            self._tail,",
+        "test_memory.py test_changes.py test_index.py",
+    ),
+    Mutation("rows", "                target[: len(source)] = source\n", "                pass\n", CHANGES),
+    Mutation(
+        "rows",
+        "            offset += source.rows\n        return block\n",
+        "        return block\n",
+        "test_changes.py test_store.py",
+    ),
+    Mutation(
+        "rows", "at, to = rows[start:stop] - offset,", "at, to = rows[start:stop],", "test_changes.py test_store.py"
+    ),
+    # ---- ids
+    Mutation(
+        "ids",
+        "            self._count, self._ids, self._next, self._live, self._names, names = mark\n",
+        "            names = mark[-1]\n",
+        REFUSED,
+    ),
+    Mutation("ids", "                self._names.undo(names)\n", "                pass\n", REFUSED),
+    Mutation(
+        "ids",
+        "            self._table = IdTable()\n",
+        "            pass\n",
+        REFUSED,
+        why="the table takes rows in when an id is looked for, and nothing looks for one between the start of a change "
+        "and its failure; the new table is for a change that would",
+    ),
+    Mutation("ids", "                following = None\n", "                pass\n", "test_changes.py test_index.py"),
+    Mutation("ids", "            following += count\n", "            pass\n", "test_changes.py test_index.py"),
+    Mutation(
+        "ids", "            if instead is not None:\n                self._remove(instead)\n", "", "test_changes.py"
+    ),
+    Mutation("ids", "        self._removed += removed\n", "", "test_changes.py test_index.py"),
+    Mutation(
+        "ids",
+        "_wider(self._live, -(-last // WORD), ~np.uint64(0))",
+        "_wider(self._live, -(-last // WORD), np.uint64(0))",
+        "test_changes.py test_index.py",
+    ),
+    Mutation(
+        "ids",
+        "        known = np.flatnonzero(self.find(ids) >= 0)\n",
+        "        known = np.flatnonzero(self.find(ids) > 0)\n",
+        "test_index.py test_changes.py",
+    ),
+    Mutation(
+        "ids",
+        "        if (rows < 0).any():\n            raise UnknownIdError",
+        "        if False:\n            raise UnknownIdError",
+        "test_index.py test_search.py",
+    ),
+    Mutation(
+        "ids",
+        "self._live[: -(-self._count // WORD)].copy()\n",
+        "self._live[: -(-self._count // WORD)]\n",
+        "test_threads.py",
+    ),
+    Mutation(
+        "ids",
+        "        return 0 if self._next is None and not len(self) else self._next\n",
+        "        return self._next\n",
+        "test_changes.py test_index.py",
+    ),
+    Mutation(
+        "ids",
+        "        return IdMap(rows.size, self.numbers(rows), self.next_id, names)\n",
+        "        return IdMap(rows.size, self.numbers(rows), None, names)\n",
+        "test_changes.py",
+    ),
+    # ---- ids that are strings
+    Mutation(
+        "string ids",
+        "        self._size, self._count = mark\n",
+        "        self._count = mark[1]\n",
+        REFUSED + " test_names.py",
+        why="the next strings go behind those of the failed change, and each is found by where it ends and where the "
+        "one before it ends",
+    ),
+    Mutation(
+        "string ids",
+        "            if row >= 0 and self._name(row) != name:\n",
+        "            if False:\n",
+        "test_names.py",
+    ),
+    Mutation(
+        "string ids", ", dtype=np.int64) + self._size\n", ", dtype=np.int64)\n", "test_names.py test_refused_changes.py"
+    ),
+    Mutation(
+        "string ids",
+        "        self._put(other.text, other.ends + self._size)\n",
+        "        self._put(other.text, other.ends)\n",
+        "test_names.py test_store.py",
+    ),
+    Mutation(
+        "string ids",
+        "        if not isinstance(name, str):\n",
+        "        if False:\n",
+        "test_names.py test_refused_changes.py",
+    ),
+    # ---- originals
+    Mutation("originals", "        self.parts = mark\n", "        pass\n", REFUSED),
+    Mutation("originals", "        return list(self.parts)\n", "        return self.parts\n", REFUSED),
+    Mutation(
+        "originals",
+        "        same.parts = list(self.parts)\n",
+        "        same.parts = self.parts\n",
+        "test_threads.py test_rerank.py",
+    ),
+    Mutation(
+        "originals",
+        "            offset += len(part.values)\n        return out\n",
+        "        return out\n",
+        "test_rerank.py",
+    ),
+    Mutation(
+        "originals",
+        "            offset += len(part.values)\n        return chosen\n",
+        "        return chosen\n",
+        "test_rerank.py",
+    ),
+    Mutation(
+        "originals",
+        "        if bad.any():\n            row, column = np.argwhere(bad)[0]\n",
+        "        if False:\n            row, column = np.argwhere(bad)[0]\n",
+        "test_refused_changes.py test_rerank.py",
+    ),
+    Mutation("originals", "(peak / 127)", "(peak / 126)", "test_rerank.py"),
+    # ---- center
+    Mutation("index", "                self._centering = before\n", "                pass\n", REFUSED),
+    Mutation(
+        "index",
+        "            if not self._ids.rows_ever:\n",
+        "            if True:\n",
+        REFUSED,
+        why="once there are rows the center is settled, and `before` is the same object",
+    ),
+    Mutation("center", "        if not self.pending or not n:\n", "        if not self.pending:\n", "test_center.py"),
+    Mutation("center", "flush(total / n)", "flush(total / (n + 1))", "test_center.py"),
+    Mutation(
+        "center",
+        "self.vector.astype(np.float64)\n        with",
+        "np.zeros(self.spec.dim)\n        with",
+        "test_center.py",
+    ),
+    Mutation("center", "residuals if self.vector is None else residuals + self.vector", "residuals", "test_center.py"),
+    Mutation(
+        "center",
+        "            worse = self.scores(_number(middle)) <= wanted\n",
+        "            worse = self.scores(_number(middle)) < wanted\n",
+        "test_center.py test_range.py",
+    ),
+    Mutation("center", "return np.float32(0.5) * errors if", "return errors if", "test_center.py"),
+    # ---- filters and sets of rows
+    Mutation(
+        "filters",
+        "            return self._live() & ~self._rows_of(given.ids)\n",
+        "            return ~self._rows_of(given.ids)\n",
+        "test_filters.py",
+    ),
+    Mutation(
+        "filters",
+        "        self._all: U64 | None = ids.live\n",
+        "        self._all: U64 | None = None\n",
+        "test_changes.py test_filters.py",
+    ),
+    Mutation(
+        "filters",
+        "self._live() if one is None else self._words(one)",
+        "full(self._ids.rows_ever) if one is None else self._words(one)",
+        "test_filters.py",
+    ),
+    Mutation("filters", "        elif len(each) != queries:\n", "        elif False:\n", "test_filters.py"),
+    Mutation(
+        "filters", "            if array.shape != (len(self._ids),):\n", "            if False:\n", "test_filters.py"
+    ),
+    Mutation(
+        "bitmap",
+        "        words[-1] = np.uint64(2 ** (n % WORD) - 1)\n",
+        "        pass\n",
+        "test_filters.py test_allowed.py",
+        why="bits after the last row are never looked at",
+    ),
+    Mutation("bitmap", "    out[..., : rest.shape[-1]] |= rest\n", "", "test_allowed.py test_filters.py"),
+    # ---- search
+    Mutation(
+        "index",
+        "scores, rows = rerank_rows(self._spec.metric, on_host(given), rows, vectors_of, k)\n",
+        "scores, rows = scores[:, :k], rows[:, :k]\n",
+        "test_rerank.py",
+    ),
+    Mutation("rerank", "        keys[~there] = np.inf\n", "", "test_rerank.py test_search.py"),
+    Mutation(
+        "rerank",
+        "        order = np.lexsort((last, keys))[:, :k]\n",
+        "        order = np.lexsort((-last, keys))[:, :k]\n",
+        "test_rerank.py",
+    ),
+    # ---- store
+    Mutation("store", "            if not published:  #", "            if True:  #", STORE),
+    Mutation(
+        "store",
+        "            self._files.sync_folder(self._folder)  # the names",
+        "            pass  # the names",
+        STORE,
+    ),
+    Mutation(
+        "store",
+        "    files.replace(folder / NEXT, folder / MANIFEST)\n    files.sync_folder(folder)\n",
+        "    files.replace(folder / NEXT, folder / MANIFEST)\n",
+        STORE,
+    ),
+    Mutation("store", "        self._next_file += 1\n", "        pass\n", "test_store.py"),
+    Mutation("store", "deepcopy(self._meta),", "self._meta,", "test_store.py"),
+    Mutation("store", "        if left == part.segment.live:\n            return [part]\n", "", "test_store.py"),
+    Mutation(
+        "store", "            gone.append(removed + first)\n", "            gone.append(removed)\n", "test_store.py"
+    ),
+    Mutation(
+        "store",
+        "        return mine if self.kept is None else mine[self.kept - self.first]\n",
+        "        return mine\n",
+        "test_store.py test_store_machine.py",
+    ),
+    Mutation(
+        "store",
+        "removed = write_removed(path, number, ~there, self._files)",
+        "removed = write_removed(path, number, there, self._files)",
+        "test_store.py",
+    ),
+    Mutation(
+        "store",
+        "files.create(temporary)\n    try:\n        file.write(data)\n        file.sync()\n",
+        "files.create(temporary)\n    try:\n        file.write(data)\n",
+        STORE,
+    ),
+    Mutation(
+        "store",
+        "files.create(path)\n    try:\n        file.write(data)\n        file.sync()\n",
+        "files.create(path)\n    try:\n        file.write(data)\n",
+        STORE,
+    ),
+    Mutation("store", "if 2 * live[i] < rows[i]", "if False", "test_store.py"),
+    Mutation(
+        "store",
+        "    if len(data) != size or zlib.crc32(data) != segment.removed.crc32:",
+        "    if False:",
+        "test_store_damage.py",
+    ),
+    Mutation(
+        "store",
+        "            if newer == manifest:\n",
+        "            if True:\n",
+        "test_store.py test_store_faults.py test_processes.py",
+    ),
+    Mutation("store", "        if not self._lock.held:\n", "        if False:\n", "test_processes.py test_store.py"),
+]
+
+
+def find(mutation, package=ROOT / "vqindex"):
+    """Return the one file that holds a mutation's text; LookupError if there is none or several."""
+    counts = {path: path.read_text().count(mutation.old) for path in sorted(package.rglob("*.py"))}
+    if sum(counts.values()) != 1:
+        places = [f"{path.relative_to(package)} ({count})" for path, count in counts.items() if count]
+        raise LookupError(f"found {sum(counts.values())} times: {', '.join(places) or 'nowhere'}")
+    return next(path for path, count in counts.items() if count)
+
+
+def copy_to(folder):
+    """Copy the library and its tests, with the compiled module from wherever it is installed."""
+    ignored = shutil.ignore_patterns("__pycache__", "native")
+    shutil.copytree(ROOT / "vqindex", folder / "vqindex", ignore=ignored)
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif (ROOT / name).exists():
+            shutil.copy(ROOT / name, folder / name)
+    if not list((folder / "vqindex").glob("_native*.so")):
+        native = importlib.util.find_spec("vqindex._native")
+        assert native is not None
+        assert native.origin is not None
+        shutil.copy(native.origin, folder / "vqindex")
+
+
+def run_tests(folder, tests, timeout=TIMEOUT):
+    """Return pytest's exit status and what it said."""
+    paths = [f"tests/{word}" if word.startswith("test_") else word for word in tests.split()]
+    command = [sys.executable, "-B", "-c", CHILD, str(folder), "-x", "-q", "-p", "no:cacheprovider", "-m", "not gpu"]
+    try:
+        done = subprocess.run([*command, *paths], cwd=folder, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return 1, "FAILED by taking too long"
+    return done.returncode, done.stdout + done.stderr
+
+
+def outcome(mutation):
+    """Make one mutation and return what came of it, and more about it."""
+    started = time.monotonic()
+    try:
+        found = find(mutation)
+    except LookupError as error:
+        return "NOT FOUND", str(error)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        copy_to(folder)
+        target = folder / found.relative_to(ROOT)
+        target.write_text(target.read_text().replace(mutation.old, mutation.new))
+        status, said = run_tests(folder, mutation.tests)
+    seconds = f"{time.monotonic() - started:.0f} s"
+    if status == 1:
+        failed = [line.split(" - ")[0] for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        return "killed", f"{seconds}, {failed[0] if failed else ''}"
+    if status == 0:
+        return ("explained", mutation.why) if mutation.why else ("SURVIVED", seconds)
+    return "BROKEN", f"pytest ended with {status}: {said[-2000:]}"
+
+
+def main():
+    """Make all mutations; return 1 if one is not noticed and has no explanation, or can't be made."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2))
+    parser.add_argument("--only", default="", help="mutations whose module, text or tests have this word")
+    parser.add_argument("--find", action="store_true", help="only say which texts are not found")
+    wanted = parser.parse_args()
+    chosen = [m for m in MUTATIONS if wanted.only in f"{m.where} {m.old} {m.tests}"]
+    if not wanted.find:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name).resolve()
+            copy_to(folder)
+            words = dict.fromkeys(" ".join(mutation.tests for mutation in chosen).split())
+            status, said = run_tests(folder, " ".join(word for word in words if word.startswith("test_")), 3 * TIMEOUT)
+        if status:
+            print(f"the tests fail without a mutation:\n{said[-3000:]}")
+            return 1
+    bad = 0
+
+    def attempt(mutation):
+        if not wanted.find:
+            return outcome(mutation)
+        try:
+            return "found", str(find(mutation).relative_to(ROOT))
+        except LookupError as error:
+            return "NOT FOUND", str(error)
+
+    with ThreadPoolExecutor(wanted.jobs) as pool:
+        for mutation, (what, more) in zip(chosen, pool.map(attempt, chosen), strict=True):
+            bad += what.isupper()
+            print(
+                f"{what:10}{mutation.where}: {mutation.old.strip()!r} -> {mutation.new.strip()!r}: {more}", flush=True
+            )
+    print(f"{len(chosen)} mutations, {bad} of them wrong")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
