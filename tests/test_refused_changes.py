@@ -197,6 +197,35 @@ def test_first_add_that_fails_leaves_an_empty_index_whose_center_is_not_chosen(n
     assert_as_if_never_tried(index, untouched, other_kind, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["ip", "l2", "no-sign-bits", "cosine-int8"])
+@pytest.mark.parametrize("more", [0, 5, 60])
+def test_file_has_no_trace_of_rows_that_were_not_added(name, more, tmp_path):
+    index, untouched = (VQIndex(DIM, **INDEXES[name]) for _ in range(2))
+    for one in (index, untouched):
+        one.add(vectors(START, 1))  # none is removed: rows are saved as they lie in memory
+    rows, error = spoiled("nan")
+    with pytest.raises(error):
+        index.add(rows)
+    for one in (index, untouched):
+        one.add(vectors(more, 2))
+    assert file_of(index, tmp_path, "changed.vqi") == file_of(untouched, tmp_path, "untouched.vqi")
+
+
+@pytest.mark.parametrize("kind", ID_KINDS)
+@pytest.mark.parametrize("name", ["ip", "no-sign-bits", "l2-f32", "cosine-mean-f32"])
+def test_add_that_fails_after_segments_were_sealed_leaves_later_vectors_findable(name, kind, tmp_path, monkeypatch):
+    modules = [m for n, m in sys.modules.items() if n.startswith("vqindex.") and "SEGMENT_ROWS" in vars(m)]
+    assert modules, "no module of vqindex says how many rows a segment has"
+    for module in modules:
+        monkeypatch.setattr(module, "SEGMENT_ROWS", 64)
+        monkeypatch.setattr(module, "_FIRST_ROWS", 8)
+    index, untouched = (make(INDEXES[name], kind) for _ in range(2))
+    rows, error = spoiled("exception of the source")
+    with pytest.raises(error):
+        index.add(rows, ids_of(kind, 500, BATCH))
+    assert_as_if_never_tried(index, untouched, kind, tmp_path)
+
+
 class ReadTwice(Source):
     """Vectors whose mean can be read, and whose second reading fails."""
 
