@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from cases import DIM, built, every_codec, every_metric, vectors
 
-from vqindex import InvalidInputError, UnknownIdError, VQIndex
+from vqindex import InvalidInputError, UnknownIdError, VQIndex, exclude
 from vqindex import ids as ids_module
 from vqindex.backend import available
 from vqindex.ids import Given, IdMap
@@ -265,3 +265,21 @@ def test_a_view_of_ids_stays_as_it_was():
     assert view.find(wanted).tolist() == [2, 1, -1, -1]
     assert ids.find(wanted).tolist() == [2, 3, -1, 4]
     assert (len(view), len(ids), view.ids(view.live_rows()).tolist()) == (2, 3, [6, 700])
+
+
+def test_search_keeps_to_the_vectors_of_its_beginning_while_some_are_removed():
+    x = vectors(80)
+    index = built(x, "l2")
+    index.remove([7])  # so that there are bits of removed rows already
+
+    class Removing:
+        """Ids that, when they are read, remove a vector from the index."""
+
+        def __array__(self, dtype=None, copy=None):
+            index.remove([5])
+            return np.array([60], dtype)
+
+    found = index.search(x[5], 80, filter=exclude(Removing()), confidence=1).ids.tolist()
+    assert found[0] == 5
+    assert 60 not in found
+    assert index.search(x[5], 80).ids.tolist().count(5) == 0

@@ -112,6 +112,17 @@ def test_unknown_device_is_refused_with_those_there_are(monkeypatch):
 
 
 @every_metric
+def test_vectors_added_while_memory_grows_equal_those_added_at_once(metric):
+    x = vectors(6000)
+    index, want = VQIndex(DIM, metric=metric), built(x, metric)
+    for piece in np.split(x, [700, 1100, 2500, 2600]):
+        index.add(piece)
+    for one, other in zip(index.search(x[::40], 5), want.search(x[::40], 5), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(index.reconstruct(index.ids), want.reconstruct(want.ids))
+
+
+@every_metric
 @every_codec
 def test_add_in_pieces_equals_add_at_once(codec, sketch, metric, monkeypatch):
     x = vectors(301)

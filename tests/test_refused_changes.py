@@ -265,6 +265,7 @@ def wrong_calls(kind):
         "add of duplicate ids": lambda index: index.add(rows, [*new[:3], new[0]]),
         "add of too few ids": lambda index: index.add(rows, new[:3]),
         "add of an existing id": lambda index: index.add(rows, [*new[:3], first]),
+        "add of the first id again": lambda index: index.add(rows, [*new[:3], index.ids[0]]),
         "add of ids of the other kind": lambda index: index.add(rows, other),
         "add of negative ids": lambda index: index.add(rows, negative),
         "add of mixed ids": lambda index: index.add(rows, mixed),
