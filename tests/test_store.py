@@ -487,3 +487,18 @@ def test_merges_leave_large_segments_alone():
 def test_segments_of_which_little_is_left_are_rewritten():
     assert merge.merge_runs([100, 20, 100], [49, 10, 0], 1000) == [slice(0, 1), slice(2, 3)]
     assert merge.merge_runs([100, 8, 8, 8], [49, 1, 1, 8], 1000)[0] == slice(0, 1)
+
+
+def test_filters_allow_the_same_vectors_in_segments_of_any_length(tmp_path):
+    rows = vectors(260)
+    with open_with(tmp_path / "store", dim=DIM, metric="l2") as index:
+        for piece in np.split(rows, [20, 110]):
+            index.add(piece)
+            index.commit(merge=False)
+    with vqindex.open(tmp_path / "store") as index:
+        assert index.stats()["segments"] == 3
+        for share in (0.1, 0.5, 0.9):
+            mask = np.random.default_rng(0).random(260) < share
+            found = index.search(QUERIES, 260, filter=mask, confidence=1).ids
+            for line in found:
+                assert sorted(line[line >= 0]) == np.flatnonzero(mask).tolist()
