@@ -491,7 +491,7 @@ def test_segments_of_which_little_is_left_are_rewritten():
 
 def test_filters_allow_the_same_vectors_in_segments_of_any_length(tmp_path):
     rows = vectors(260)
-    with open_with(tmp_path / "store", dim=DIM, metric="l2") as index:
+    with vqindex.open(tmp_path / "store", "a", dim=DIM, metric="l2") as index:
         for piece in np.split(rows, [20, 110]):
             index.add(piece)
             index.commit(merge=False)
@@ -502,3 +502,15 @@ def test_filters_allow_the_same_vectors_in_segments_of_any_length(tmp_path):
             found = index.search(QUERIES, 260, filter=mask, confidence=1).ids
             for line in found:
                 assert sorted(line[line >= 0]) == np.flatnonzero(mask).tolist()
+
+
+def test_vectors_removed_after_others_never_reached_a_file_are_gone_when_reopened(tmp_path):
+    with vqindex.open(tmp_path / "store", "a", dim=DIM) as index:
+        index.add(vectors(50))
+        index.remove([10, 20])
+        index.commit()
+        index.remove([5, 30, 49])
+        index.commit(merge=False)
+        want = index.ids.tolist()
+    with vqindex.open(tmp_path / "store") as index:
+        assert index.ids.tolist() == want == sorted(set(range(50)) - {5, 10, 20, 30, 49})
