@@ -366,7 +366,7 @@ MUTATIONS = [
         "store",
         "    if len(data) != size or zlib.crc32(data) != segment.removed.crc32:",
         "    if False:",
-        "test_store_damage.py",
+        "test_store.py -k another_removed",
     ),
     Mutation(
         "store",

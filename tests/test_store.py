@@ -514,3 +514,16 @@ def test_vectors_removed_after_others_never_reached_a_file_are_gone_when_reopene
         want = index.ids.tolist()
     with vqindex.open(tmp_path / "store") as index:
         assert index.ids.tolist() == want == sorted(set(range(50)) - {5, 10, 20, 30, 49})
+
+
+def test_bits_of_another_removed_vector_are_noticed(tmp_path):
+    with vqindex.open(tmp_path / "store", "a", dim=DIM) as index:
+        index.add(vectors(20))
+        index.commit()
+        index.remove([3])
+    (path,) = (tmp_path / "store").glob("*.removed")
+    data = bytearray(path.read_bytes())
+    data[24] ^= 0b11000  # vector 4 for vector 3: as many as before
+    path.write_bytes(data)
+    with pytest.raises(vqindex.FileFormatError, match="CRC-32 differs"):
+        vqindex.open(tmp_path / "store")
