@@ -1,6 +1,7 @@
 """What the documentation shows must run and print what it says."""
 
 import doctest
+import importlib
 import os
 import re
 import subprocess
@@ -55,6 +56,27 @@ def test_code_runs(page, tmp_path, monkeypatch):
             assert done.returncode == 0, f"{page}, block {number}\n{done.stdout}{done.stderr}"
         else:
             assert block.language in ("", "text"), f"{page}: a block of {block.language!r}; expected python or sh"
+
+
+def test_readme_table_is_what_the_measured_lines_give(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    tables = importlib.import_module("tables")
+    text = (ROOT / "README.md").read_text()
+    between = text[text.index(tables.BEGIN) + len(tables.BEGIN) : text.index(tables.END)]
+    assert between.strip() == tables.readme(), "run: python docs/tables.py --readme"
+    assert len(between.strip().splitlines()) <= 2 + 8
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 180
+
+
+def test_every_table_that_a_page_asks_for_exists(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    tables = importlib.import_module("tables")
+    for page in PAGES:
+        for name in re.findall(r"<!-- table: ([\w-]+) -->", (ROOT / page).read_text()):
+            assert tables.TABLES[name]().startswith(("| ", "`")), f"{page}: {name}"
 
 
 def test_the_reference_has_every_public_name():
