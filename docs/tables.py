@@ -170,7 +170,12 @@ def readme() -> str:
     for bits in (2, 4):
         for name in ("vqindex trellis", "vqindex prod", "turbovec", "faiss PQ fast-scan"):
             line = found[bits, name]
-            row = [NAMES.get(name, name), bits, f"{line['bytes_per_vector']:g}", f"{_recall_at_10(line):.3f}"]
+            row: list[object] = [
+                NAMES.get(name, name),
+                bits,
+                f"{line['bytes_per_vector']:g}",
+                f"{_recall_at_10(line):.3f}",
+            ]
             row.append(three(line["build_seconds"]))
             row += [
                 f"{three(line[f'{way}_qps']['median'])} ({_ratio(line[f'{way}_ratio_to_turbovec'])})"
@@ -194,7 +199,7 @@ def _speed(threads: int) -> str:
             for name in (*NAMES, "turbovec"):
                 if (line := found.get((bits, name))) is None:
                     continue
-                row = [f"{DATA.get(data, 'mixture')}, {n:,} x {dim}", bits, NAMES.get(name, name)]
+                row: list[object] = [f"{DATA.get(data, 'mixture')}, {n:,} x {dim}", bits, NAMES.get(name, name)]
                 row += [f"{_recall_at_10(line):.3f}", f"{line['bytes_per_vector']:g}"]
                 for way in ("batch", "single"):
                     row += [three(line[f"{way}_qps"]["median"]), _ratio(line[f"{way}_ratio_to_turbovec"])]
