@@ -33,7 +33,7 @@ F32 = NDArray[np.float32]
 
 
 class Look(NamedTuple):
-    """Colours of a page."""
+    """Colors of a page."""
 
     ink: str
     faint: str
@@ -51,7 +51,7 @@ LOOKS = {
 
 @cache
 def words() -> tuple[F32, F32, NDArray[np.int64]]:
-    """Return unit rows (n, d), unit queries (nq, d) and the true neighbours (nq, 100) of the shipped sample."""
+    """Return unit rows (n, d), unit queries (nq, d) and the true neighbors (nq, 100) of the shipped sample."""
     data = load_annbench(sample_path())
     with data.train as source:
         rows = source.read()
@@ -78,14 +78,14 @@ def rotation(figure: Figure, look: Look) -> None:
     columns = np.array([x / np.linalg.norm(x) for x in vectors.values()], np.float32).T
     turned = Codec(IndexSpec(d)).rotation.forward(columns)
     left, right = figure.subfigures(1, 2)
-    colours = (look.blue, look.red, look.green, look.amber)
+    colors = (look.blue, look.red, look.green, look.amber)
     axes = right.subplots()
-    pairs = zip(left.subplots(4, 1, sharex=True), vectors, columns.T, turned.T, colours, strict=True)
-    for row, name, before, after, colour in pairs:
-        row.plot(before, color=colour, lw=0.9)
+    pairs = zip(left.subplots(4, 1, sharex=True), vectors, columns.T, turned.T, colors, strict=True)
+    for row, name, before, after, color in pairs:
+        row.plot(before, color=color, lw=0.9)
         row.set(xticks=[], yticks=[], xlim=(0, d))
         row.set_ylabel(name, rotation=0, ha="right", va="center")
-        axes.hist(after * np.sqrt(d), bins=40, range=(-4, 4), density=True, histtype="step", lw=1.2, color=colour)
+        axes.hist(after * np.sqrt(d), bins=40, range=(-4, 4), density=True, histtype="step", lw=1.2, color=color)
     u = np.linspace(-4, 4, 200)
     axes.plot(u, np.exp(-(u**2) / 2) / np.sqrt(2 * np.pi), color=look.ink, lw=1.4, ls="--")
     left.suptitle(f"{d:,} coordinates, as they come", fontsize=10)
@@ -113,7 +113,7 @@ def cells(figure: Figure, look: Look) -> None:
 
 
 def sketches(figure: Figure, look: Look) -> None:
-    """Errors of estimated cosines of queries and their nearest neighbours, 2 bits."""
+    """Errors of estimated cosines of queries and their nearest neighbors, 2 bits."""
     rows, queries, truth = words()
     kinds = (
         ("turboquant-mse: biased", {"codec": "turboquant-mse"}, look.amber),
@@ -123,14 +123,14 @@ def sketches(figure: Figure, look: Look) -> None:
     )
     exact = np.einsum("qd,qd->q", queries, rows[truth[:, 0]])
     axes = figure.subplots()
-    for label, options, colour in kinds:
+    for label, options, color in kinds:
         index = index_of(2, **options)
         guess = [index.estimate(query, near[:1])[0] for query, near in zip(queries, truth, strict=True)]
         error = np.array(guess) - exact
         label = f"{label}: {error.mean():+.3f} ± {error.std():.3f}"
-        axes.hist(error, bins=70, range=(-0.25, 0.25), histtype="step", lw=1.6, color=colour, label=label)
+        axes.hist(error, bins=70, range=(-0.25, 0.25), histtype="step", lw=1.6, color=color, label=label)
     axes.axvline(0, color=look.faint, lw=0.8)
-    axes.set(xlabel="estimated cosine - cosine, at each query's nearest neighbour", yticks=[], xlim=(-0.25, 0.25))
+    axes.set(xlabel="estimated cosine - cosine, at each query's nearest neighbor", yticks=[], xlim=(-0.25, 0.25))
     axes.legend(frameon=False, loc="upper left", fontsize=8)
 
 
@@ -143,37 +143,37 @@ def trellis(figure: Figure, look: Look) -> None:
         axes.text(i + 0.5, 0.5, str(bit), ha="center", va="center", family="monospace", fontsize=13, color=look.ink)
         axes.add_patch(mpl.patches.Rectangle((i, 0.1), 1, 0.8, fill=False, ec=look.faint, lw=0.7))
     levels = code.table.astype(np.float32) * np.float32(code.step)
-    for t, colour in enumerate((look.blue, look.red, look.green, look.amber)):
+    for t, color in enumerate((look.blue, look.red, look.green, look.amber)):
         begin, low = 2 * t, -0.25 - 0.62 * t
         window = int("".join(map(str, bits[begin : begin + 8][::-1])), 2)
-        axes.plot([begin + 0.1, begin + code.window - 0.1], [low, low], color=colour, lw=4, solid_capstyle="butt")
-        axes.plot([begin + 6.1, begin + code.window - 0.1], [low + 0.12] * 2, color=colour, lw=1.2)
+        axes.plot([begin + 0.1, begin + code.window - 0.1], [low, low], color=color, lw=4, solid_capstyle="butt")
+        axes.plot([begin + 6.1, begin + code.window - 0.1], [low + 0.12] * 2, color=color, lw=1.2)
         text = f"window {t}: {window:3d}, level {levels[window]:+.2f}"
-        axes.text(len(bits) + 0.4, low, text, va="center", color=colour, family="monospace", fontsize=9)
+        axes.text(len(bits) + 0.4, low, text, va="center", color=color, family="monospace", fontsize=9)
     axes.set(xlim=(-0.2, len(bits) + 7.5), ylim=(-2.5, 1.2))
     axes.axis("off")
     axes.set_title("2 bits, window of 8: two new bits a coordinate, read with the six before them", fontsize=10)
 
 
 def scan(figure: Figure, look: Look) -> None:
-    """Estimates for one query from the sign bits of all rows, and which rows are read on."""
+    """Estimates for one query from the sign bits of all rows, and which rows are read further."""
     rows, queries, _ = words()
     d, query, k = rows.shape[1], queries[0], 10
     index = index_of(4)
     turn = index._codec.rotation.forward
     signs = np.where(turn(np.ascontiguousarray(rows.T)) > 0, 1.0, -1.0)
-    coarse = np.sqrt(np.pi / (2 * d)) * (turn(query[:, None])[:, 0] @ signs)
+    by_signs = np.sqrt(np.pi / (2 * d)) * (turn(query[:, None])[:, 0] @ signs)
     width = quantile(DEFAULT_CONFIDENCE) * np.sqrt(CoarseTerms.of(d).plane)
     score = index.estimate(query, np.arange(len(rows)))
-    bar = np.sort(score)[-k]
-    read = coarse + width > bar
+    threshold = np.sort(score)[-k]
+    read = by_signs + width > threshold
     axes = figure.subplots()
-    axes.scatter(coarse[~read], score[~read], s=2, color=look.faint, rasterized=True, lw=0)
-    axes.scatter(coarse[read], score[read], s=4, color=look.blue, rasterized=True, lw=0)
+    axes.scatter(by_signs[~read], score[~read], s=2, color=look.faint, rasterized=True, lw=0)
+    axes.scatter(by_signs[read], score[read], s=4, color=look.blue, rasterized=True, lw=0)
     best = np.argsort(-score)[:k]
-    axes.scatter(coarse[best], score[best], s=16, color=look.red, lw=0)
-    axes.axhline(bar, color=look.red, lw=0.9)
-    axes.axvline(bar - width, color=look.blue, lw=0.9)
+    axes.scatter(by_signs[best], score[best], s=16, color=look.red, lw=0)
+    axes.axhline(threshold, color=look.red, lw=0.9)
+    axes.axvline(threshold - width, color=look.blue, lw=0.9)
     axes.set(xlabel="estimate from the sign bits alone", ylabel="score from all 4 bits")
     axes.set_title(
         f"{read.sum():,} of {len(rows):,} rows are read past their signs (blue); red: the {k} found", fontsize=10

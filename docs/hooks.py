@@ -1,7 +1,7 @@
-"""What the site has beside the pages in this folder, called by MkDocs (mkdocs.yml).
+"""Hooks of MkDocs (mkdocs.yml): everything on the site besides the pages in this folder.
 
-Figures and tables are made anew, the command line's help is printed, and the files in the root of the repository that
-are documentation become pages.
+They draw figures, fill in tables, print the help of the command line, and turn the documentation in the root of the
+repository into pages.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ SHOWN = {"README.md": "index.md", **BROUGHT}
 
 
 def on_config(config: Any) -> Any:
-    """Leave out of the navigation what is not written yet."""
+    """Drop pages that do not exist from the navigation."""
 
-    def there(entry: Any) -> bool:
+    def is_present(entry: Any) -> bool:
         page = next(iter(entry.values()))
         return not isinstance(page, str) or page in BROUGHT.values() or (HERE / page).exists()
 
     for section in config.nav:
         for title, pages in section.items():
             if isinstance(pages, list):
-                section[title] = [entry for entry in pages if there(entry)]
-    config.nav = [section for section in config.nav if there(section)]
+                section[title] = [entry for entry in pages if is_present(entry)]
+    config.nav = [section for section in config.nav if is_present(section)]
     return config
 
 
@@ -60,7 +60,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Fill in tables, figures and help, and lead links to where files of the repository are on the site."""
+    """Fill in tables, figures and help, and point links to where files of the repository are on the site."""
     origin = next((path for path, name in BROUGHT.items() if name == page.file.src_uri), f"docs/{page.file.src_uri}")
     markdown = re.sub(r"<!-- table: ([\w-]+) -->", lambda found: tables.TABLES[found[1]](), markdown)
     markdown = re.sub(r"<!-- figure: (\w+) (.*?) -->", figure, markdown)
@@ -69,13 +69,13 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def figure(found: re.Match[str]) -> str:
-    """Return a figure, of which the page shows the one for its colours."""
+    """Return both versions of a figure; the page shows the one for its colors."""
     name, text = found[1], found[2]
     return "\n".join(f"![{text}](figures/{name}-{shade}.svg#only-{shade})" for shade in figures.LOOKS)
 
 
 def link(origin: str, found: re.Match[str]) -> str:
-    """Return a link as it must be on the site; what the site does not have is only named."""
+    """Return a link as the site needs it; a file that is not on the site becomes plain text."""
     target = posixpath.normpath(posixpath.join(posixpath.dirname(origin), found[3]))
     if target in SHOWN:
         return f"{found[1]}[{found[2]}]({SHOWN[target]}{found[4] or ''})"

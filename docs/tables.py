@@ -1,12 +1,17 @@
 """The tables of the documentation: each is made from the code or from the lines in benchmarks/results, never typed.
 
-A page says ``<!-- table: NAME -->`` where a table goes.
+A page says ``<!-- table: NAME -->`` where a table goes. README.md, which is read without the site, has its table
+between two comments, and this command writes it there:
+
+    python docs/tables.py --readme
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +19,8 @@ from typing import Any
 from vqindex.codec import Codec
 from vqindex.spec import IndexSpec
 
-RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 DATA = {"glove-100": "GloVe", "gcide-minilm-384-angular": "MiniLM"}
 DIMS = (100, 384, 768, 1024, 1536, 3072)
 
@@ -144,6 +150,133 @@ def peers_mixture() -> str:
     return "\n\n".join(f"`{part}`\n\n{_peers(part)}" for part in parts)
 
 
+NAMES = {
+    "vqindex prod": "vqindex, default",
+    "vqindex trellis": 'vqindex, `codec="trellis"`',
+    "vqindex trellis centered": 'vqindex, `codec="trellis"`, `center="mean"`',
+}
+
+
+def _measured(data: str, threads: int) -> dict[tuple[int, str], dict[str, Any]]:
+    """Return the last line of every index in `peers.jsonl`, by bits and name."""
+    found = [line for line in lines("peers") if line["data"] == data and line["threads"] == threads]
+    return {(line["bits"], line["index"]): line for line in found}
+
+
+def readme() -> str:
+    """Recall, bytes and speed beside peers on sentence embeddings: the README's table."""
+    found = _measured("gcide-minilm-384-angular", threads=1)
+    rows: list[list[object]] = []
+    for bits in (2, 4):
+        for name in ("vqindex trellis", "vqindex prod", "turbovec", "faiss PQ fast-scan"):
+            line = found[bits, name]
+            row: list[object] = [
+                NAMES.get(name, name),
+                bits,
+                f"{line['bytes_per_vector']:g}",
+                f"{_recall_at_10(line):.3f}",
+            ]
+            row.append(three(line["build_seconds"]))
+            row += [
+                f"{three(line[f'{way}_qps']['median'])} ({_ratio(line[f'{way}_ratio_to_turbovec'])})"
+                for way in ("batch", "single")
+            ]
+            rows.append(row)
+    head = ["index", "bits", "bytes", "recall@10", "build, s", "queries/s, batch (ratio)", "one by one (ratio)"]
+    return markdown(head, rows)
+
+
+def _speed(threads: int) -> str:
+    """Return queries per second beside turbovec, on every set that was measured."""
+    sets = sorted(
+        {line["data"]: (line["data"] not in DATA, line["dim"], line["n"]) for line in lines("peers")}.items(),
+        key=lambda item: item[1],
+    )
+    rows: list[list[object]] = []
+    for data, (_, dim, n) in sets:
+        found = _measured(data, threads)
+        for bits in (2, 4):
+            for name in (*NAMES, "turbovec"):
+                if (line := found.get((bits, name))) is None:
+                    continue
+                row: list[object] = [f"{DATA.get(data, 'mixture')}, {n:,} x {dim}", bits, NAMES.get(name, name)]
+                row += [f"{_recall_at_10(line):.3f}", f"{line['bytes_per_vector']:g}"]
+                for way in ("batch", "single"):
+                    row += [three(line[f"{way}_qps"]["median"]), _ratio(line[f"{way}_ratio_to_turbovec"])]
+                rows.append(row)
+    speeds = ["queries/s, batch", "to turbovec", "one by one", "to turbovec"]
+    return markdown(["data", "bits", "index", "recall@10", "bytes", *speeds], rows)
+
+
+def speed() -> str:
+    """Speed beside turbovec on one thread."""
+    return _speed(1)
+
+
+def speed_two() -> str:
+    """Speed beside turbovec on two threads."""
+    return _speed(2)
+
+
+def equal_bytes() -> str:
+    """Recall of our codecs, of product quantization and of the paper's codec at about equal bytes."""
+    ours = {(line["data"], line["codec"], line["bits"]): line for line in lines("codec-recall")}
+    paper = {
+        (line["data"], "PQ" if "PQ" in line["index"] else line["index"], line["bits"]): line
+        for line in lines("paper-recall")
+    }
+    rows: list[list[object]] = []
+    for bits in (2, 4):
+        for codec, label in (
+            ("trellis centered", NAMES["vqindex trellis centered"]),
+            ("trellis", NAMES["vqindex trellis"]),
+            ("turboquant-prod", NAMES["vqindex prod"]),
+        ):
+            row: list[object] = [label, bits]
+            for data in DATA:
+                line = ours[data, codec, bits]
+                # The lines with a center were measured later, on a machine that was not idle: no seconds of those.
+                seconds = "-" if "centered" in codec else three(line["n"] / line["vectors_per_second"]["median"])
+                row += [line["bytes_per_vector"], f"{line['recall_at_10']['median']:.3f}", seconds]
+            rows.append(row)
+        for name, label in (
+            ("PQ", "faiss PQ, d·b/8 codes of 8 bits"),
+            ("prod as in the paper", "TurboQuant-prod as printed in the paper"),
+        ):
+            row = [label, bits]
+            for data in DATA:
+                line = paper[data, name, bits]
+                row += [line["bytes_per_vector"], f"{line['recall_at_10']['median']:.3f}"]
+                row += [three(line["build_seconds"]["median"])]
+            rows.append(row)
+    each = ("bytes", "recall@10", "build, s")
+    return markdown(["index", "bits", *(f"{label}: {what}" for label in DATA.values() for what in each)], rows)
+
+
+def roofline() -> str:
+    """How close each kernel comes to the peak that limits it, by dimension."""
+    found = lines("roofline")
+    dims = (100, 384, 768, 1536)
+    shares = {
+        (line["kernel"], line["dim"]): next(line[key] for key in line if key.startswith("share_of_"))
+        for line in found
+        if "kernel" in line and any(key.startswith("share_of_") for key in line)
+    }
+    for line in found:
+        if line.get("encode") == "turboquant-prod" and line["bits"] == 4:
+            shares["encode", line["dim"]] = line["share_of_floor"]
+    rows = [
+        [label, limit, *(f"{100 * shares[kernel, dim]:.0f} %" for dim in dims)]
+        for kernel, label, limit in (
+            ("tile_sums", "int8 sums of a tile, all levels", "dot products"),
+            ("sign_tile", "`sign_tile`, sign bits for batches", "look-ups"),
+            ("sign_plane", "sign bits for one query, from memory", "bandwidth"),
+            ("encode", "encoding, all steps, default codec of 4 bits", "additions of the rotation"),
+        )
+    ]
+    return markdown(["kernel", "limited by", *(f"d = {dim}" for dim in dims)], rows)
+
+
 def encoding() -> str:
     """Speed of encoding."""
     rows = [
@@ -190,6 +323,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "noise": noise,
     "recall": recall,
     "centering": centering,
+    "equal-bytes": equal_bytes,
+    "speed": speed,
+    "speed-two": speed_two,
+    "roofline": roofline,
     "peers-glove": peers_glove,
     "peers-minilm": peers_minilm,
     "peers-mixture": peers_mixture,
@@ -197,3 +334,17 @@ TABLES: dict[str, Callable[[], str]] = {
     "filters": filters,
     "store": store,
 }
+
+BEGIN, END = "<!-- begin table: python docs/tables.py --readme -->", "<!-- end table -->"
+
+
+def with_table(text: str) -> str:
+    """Return the text of README.md with its table as the measured lines give it."""
+    return re.sub(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}\n{readme()}\n{END}", text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["--readme"]:
+        sys.exit("usage: python docs/tables.py --readme")
+    page = ROOT / "README.md"
+    page.write_text(with_table(page.read_text()))
