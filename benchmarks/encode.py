@@ -23,7 +23,7 @@ from codec_recall import CODECS
 from paper_recall import spread
 
 import vqindex
-from vqindex.cpu import chosen_isa, cpu_count
+from vqindex.backends.cpu import chosen_isa, cpu_count
 from vqindex_cli.contest import machine
 from vqindex_cli.output import show_table
 

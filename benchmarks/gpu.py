@@ -30,8 +30,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vqindex.backend import Queries
-from vqindex.codec import Codec
+from vqindex.codes.codec import Codec
+from vqindex.codes.encoded import Queries
 from vqindex.errors import BackendError
 from vqindex.spec import IndexSpec
 from vqindex_cli.output import show_table

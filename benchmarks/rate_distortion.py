@@ -22,11 +22,11 @@ import matplotlib
 import numpy as np
 from trellis_lab import EDGE
 
-from vqindex.backend import make_backend
-from vqindex.codebook import embedded, lloyd_max
-from vqindex.codec import Codec
+from vqindex.backends.registry import make_backend
+from vqindex.codes.codebook import embedded, lloyd_max
+from vqindex.codes.codec import Codec
+from vqindex.codes.trellis import MAX_BITS, Trellis, trellis_values
 from vqindex.spec import IndexSpec
-from vqindex.trellis import MAX_BITS, Trellis, trellis_values
 
 ROWS, LENGTH = 1024, 2048
 CHOICES = Path(__file__).parent / "results" / "trellis-choices.jsonl"

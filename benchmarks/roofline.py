@@ -34,10 +34,10 @@ import numpy as np
 from paper_recall import spread
 
 import vqindex
-from vqindex.backend import make_backend
-from vqindex.coarse import quantile
-from vqindex.codec import Codec
-from vqindex.planes import join_rows
+from vqindex.backends.registry import make_backend
+from vqindex.codes.bitplanes import join_rows
+from vqindex.codes.codec import Codec
+from vqindex.codes.sign_bound import quantile
 from vqindex.spec import IndexSpec
 from vqindex_cli.contest import machine
 from vqindex_cli.output import show_table

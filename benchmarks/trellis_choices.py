@@ -55,11 +55,11 @@ from trellis_tables import (
 )
 
 from vqindex._native import Scanner, trellis_encode
-from vqindex.backend import make_backend
-from vqindex.codebook import embedded
-from vqindex.codec import Codec
+from vqindex.backends.registry import make_backend
+from vqindex.codes.codebook import embedded
+from vqindex.codes.codec import Codec
+from vqindex.codes.trellis import FRACTION, TABLE_VERSION, WINDOWS, Trellis, cost_limits
 from vqindex.spec import IndexSpec
-from vqindex.trellis import FRACTION, TABLE_VERSION, WINDOWS, Trellis, cost_limits
 from vqindex_cli.contest import machine
 
 Line = dict[str, Any]

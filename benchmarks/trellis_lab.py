@@ -13,8 +13,8 @@ from paper_recall import load
 from trellis_tables import LENGTH, REACH
 
 from vqindex._native import trellis_encode
-from vqindex.rotation import make_rotation
-from vqindex.trellis import FRACTION, PEAK, Trellis, cost_limits
+from vqindex.codes.rotation import make_rotation
+from vqindex.codes.trellis import FRACTION, PEAK, Trellis, cost_limits
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

@@ -6,7 +6,7 @@ writes vqindex/trellis_tables.py anew, byte for byte: 16 starts a width, seeded,
 
 A table starts as a permutation of the Gaussian's quantiles with the partition that trellis codes are built on
 (Ungerboeck, 1982). Then, again and again, fresh Gaussian sequences are encoded by the Viterbi search of
-vqindex/trellis.py, and every level moves to the mean of the values it was used for (Lloyd's two steps, arXiv 2406.11235
+codes/trellis.py, and every level moves to the mean of the values it was used for (Lloyd's two steps, arXiv 2406.11235
 for the code); the table's symmetry is kept all along. The best of several starts is rounded to int8. What other starts
 give is in docs/trellis.md, by trellis_choices.py.
 
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqindex._native import trellis_encode
-from vqindex.trellis import FRACTION, PEAK, WINDOWS, cost_limits, mirror, sign_of_window
+from vqindex.codes.trellis import FRACTION, PEAK, WINDOWS, cost_limits, mirror, sign_of_window
 
 TARGET = Path(__file__).parent.parent / "vqindex" / "trellis_tables.py"
 STARTS, FINALISTS = 16, 6

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 import vqindex
 from vqindex.arguments import DEFAULT_CONFIDENCE
-from vqindex.coarse import CoarseTerms, quantile
-from vqindex.codebook import embedded, lloyd_max
-from vqindex.codec import Codec
+from vqindex.codes.codebook import embedded, lloyd_max
+from vqindex.codes.codec import Codec
+from vqindex.codes.sign_bound import CoarseTerms, quantile
+from vqindex.codes.trellis import Trellis
 from vqindex.spec import IndexSpec
-from vqindex.trellis import Trellis
 from vqindex_datasets import load_annbench, sample_path
 from vqindex_datasets.recall import recall_at_k
 

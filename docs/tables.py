@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vqindex.codec import Codec
+from vqindex.codes.codec import Codec
 from vqindex.spec import IndexSpec
 
 ROOT = Path(__file__).parent.parent

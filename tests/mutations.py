@@ -131,7 +131,7 @@ MUTATIONS = [
     # ---- ids
     Mutation(
         "ids",
-        "            self._count, self._ids, self._next, self._live, self._names, names = mark\n",
+        "            self._count, self._ids, self._next, self._live, self._removed, self._names, names = mark\n",
         "            names = mark[-1]\n",
         TAKEN,
     ),
@@ -146,9 +146,7 @@ MUTATIONS = [
     ),
     Mutation("ids", "                following = None\n", "                pass\n", "test_changes.py test_index.py"),
     Mutation("ids", "            following += count\n", "            pass\n", "test_changes.py test_index.py"),
-    Mutation(
-        "ids", "            if instead is not None:\n                self._remove(instead)\n", "", "test_changes.py"
-    ),
+    Mutation("ids", "                self._remove(instead)\n", "                pass\n", "test_changes.py"),
     Mutation("ids", "        self._removed += removed\n", "", "test_changes.py test_index.py"),
     Mutation(
         "ids",

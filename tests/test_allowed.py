@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scans import CODES, backends, cut, made
 
 from vqindex._native import supported_isas
-from vqindex.backend import make_backend
-from vqindex.bitmap import bits_of, count, full, of_rows, rows_of, words_of
-from vqindex.codec import Codec
+from vqindex.backends.registry import make_backend
+from vqindex.codes.codec import Codec
+from vqindex.rows.bitmap import bits_of, count, full, of_rows, rows_of, words_of
 from vqindex.spec import METRICS, IndexSpec
 
 SIZES = (0, 1, 63, 64, 65, 127, 128, 129, 257, 1000)

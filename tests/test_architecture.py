@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     ("errors", "version", "_native"),
     ("arrays", "spec", "arguments", "codes/*"),
-    ("rows/*", "center", "result", "directory/*"),
+    ("rows/*", "center", "result", "directory/*", "backends/protocol"),  # the protocol is below what implements it
     ("backends/*",),
-    ("encoder", "file_format/*", "search/*", "rerank"),
+    ("file_format/*", "rerank"),
     ("index",),
     ("store/*",),
     ("integrations/*",),
@@ -30,15 +30,13 @@ PACKAGES = {
     "vqindex": ROOT / "vqindex",
     "vqindex_gpu": ROOT / "gpu" / "vqindex_gpu",
     "vqindex_datasets": ROOT / "datasets" / "vqindex_datasets",
-    "vqindex_bench": ROOT / "bench" / "vqindex_bench",
     "vqindex_cli": ROOT / "cli" / "vqindex_cli",
 }
 # Which of the other packages none of a package's modules may import.
 FORBIDDEN = {
-    "vqindex": {"vqindex_gpu", "vqindex_datasets", "vqindex_bench", "vqindex_cli"},
-    "vqindex_gpu": {"vqindex_bench", "vqindex_cli"},
-    "vqindex_datasets": {"vqindex_bench", "vqindex_cli"},
-    "vqindex_bench": {"vqindex_cli"},
+    "vqindex": {"vqindex_gpu", "vqindex_datasets", "vqindex_cli"},
+    "vqindex_gpu": {"vqindex_cli"},
+    "vqindex_datasets": {"vqindex_cli"},
 }
 EXCEPTIONS = {("vqindex.backends.registry", "vqindex_gpu")}  # finds the CUDA backend where it is installed
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vqindex import InvalidInputError, VQIndex, exclude
 from vqindex._native import supported_isas
 from vqindex.center import Centering
-from vqindex.estimator import sum64
+from vqindex.codes.estimator import sum64
 from vqindex.rerank import exact_scores
 from vqindex.spec import IndexSpec
 
@@ -268,7 +268,7 @@ def test_the_mean_is_that_of_the_first_vectors(metric, monkeypatch):
     index.add(X - 1)
     gpu.same(index.center, first)
     # However it comes, and read by pieces.
-    monkeypatch.setattr("vqindex.contents._CHUNK_VALUES", 64 * DIM)
+    monkeypatch.setattr("vqindex.rows.contents._CHUNK_VALUES", 64 * DIM)
     monkeypatch.setattr("vqindex.center._PIECE_VALUES", 2 * DIM)
     sliced = Sliced(X)
     upserted = VQIndex(DIM, metric=metric, center="mean")

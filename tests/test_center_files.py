@@ -17,8 +17,9 @@ from faulty import Died, FaultyFiles, write_folder
 from stores import DIM, QUERIES, content, open_with, vectors
 
 import vqindex
-from vqindex import FileFormatError, IndexSpec, InvalidInputError, VQIndex, storage
-from vqindex.storage import reader
+from vqindex import FileFormatError, IndexSpec, InvalidInputError, VQIndex
+from vqindex import file_format as storage
+from vqindex.file_format import reader
 from vqindex.store import verify_store
 from vqindex.store.manifest import MANIFEST, read_manifest
 

@@ -5,11 +5,11 @@ import pytest
 from cases import DIM, built, every_codec, every_metric, vectors
 
 from vqindex import InvalidInputError, UnknownIdError, VQIndex, exclude
-from vqindex import ids as ids_module
-from vqindex.backend import available
-from vqindex.ids import Given, IdMap
-from vqindex.originals import Originals
-from vqindex.rows import RowStore
+from vqindex.backends.registry import available
+from vqindex.rows import ids as ids_module
+from vqindex.rows.ids import Given, IdMap
+from vqindex.rows.originals import Originals
+from vqindex.rows.row_store import RowStore
 
 Q = vectors(5, seed=9)
 
@@ -59,8 +59,8 @@ def test_removed_vectors_are_gone(codec, sketch, metric, explicit, tmp_path):
 @pytest.mark.parametrize("device", available())
 def test_removals_at_the_edges_of_sizes_leave_the_others(n, device, monkeypatch):
     """In segments of 64 rows, so that what is left crosses them."""
-    monkeypatch.setattr("vqindex.rows.SEGMENT_ROWS", 64)
-    monkeypatch.setattr("vqindex.rows._FIRST_ROWS", 8)
+    monkeypatch.setattr("vqindex.rows.row_store.SEGMENT_ROWS", 64)
+    monkeypatch.setattr("vqindex.rows.row_store._FIRST_ROWS", 8)
     x = vectors(n)
     for left in (np.arange(n), np.arange(0), np.arange(n)[-1:], np.arange(n)[: n // 2], np.arange(1, n, 2)):
         index = built(x, device=device)
@@ -171,7 +171,7 @@ def test_a_change_that_raises_changes_nothing(monkeypatch):
             index.upsert(ids, x)
         unchanged()
     # Memory may end at any step of taking rows in.
-    monkeypatch.setattr("vqindex.contents._CHUNK_VALUES", 600 * DIM)
+    monkeypatch.setattr("vqindex.rows.contents._CHUNK_VALUES", 600 * DIM)
     for owner, name in ((RowStore, "append"), (Originals, "append"), (ids_module, "_wider")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, failing_the_second_time(getattr(owner, name)))

@@ -11,7 +11,7 @@ import pytest
 from cli_tools import DIM, no_constant, one_object, truth, vectors, write_annbench, write_fvecs
 
 import vqindex
-from vqindex.backend import resolve
+from vqindex.backends.registry import resolve
 
 run, ok, folder = map(pytest.fixture, (cli_tools.run, cli_tools.ok, cli_tools.folder))
 
@@ -58,10 +58,10 @@ def test_build_from_other_formats(folder, ok):
     with h5py.File("x.h5", "w") as file:
         file["other"], file["more"] = x[:5], x
     ok("build", "base.npy", "-o", "a.vqi")
-    codes = vqindex.storage.read("a.vqi").rows.codes
+    codes = vqindex.file_format.read("a.vqi").rows.codes
     for args in (("x.fvecs",), ("x.npz",), ("x.h5", "--dataset", "more")):
         ok("build", *args, "-o", "b.vqi", "--force")
-        np.testing.assert_array_equal(vqindex.storage.read("b.vqi").rows.codes, codes)
+        np.testing.assert_array_equal(vqindex.file_format.read("b.vqi").rows.codes, codes)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
@@ -143,7 +143,7 @@ def test_failing_build_leaves_nothing(folder, run, monkeypatch, there):
 
 @pytest.mark.parametrize("form", ["npy", "fvecs", "hdf5"])
 def test_nan_is_named_by_the_row_of_the_file(folder, run, monkeypatch, form):
-    monkeypatch.setattr("vqindex.contents._CHUNK_VALUES", 16 * DIM)  # 16 rows a chunk: row 53 is in the fourth
+    monkeypatch.setattr("vqindex.rows.contents._CHUNK_VALUES", 16 * DIM)  # 16 rows a chunk: row 53 is in the fourth
     x = vectors(60)
     x[53, 4] = np.nan
     if form == "npy":
@@ -171,7 +171,7 @@ def test_nan_in_data_of_several_real_chunks(folder, run):
 
 
 def test_norm_too_large_is_named_by_the_row_of_the_file(folder, run, monkeypatch):
-    monkeypatch.setattr("vqindex.contents._CHUNK_VALUES", 16 * DIM)
+    monkeypatch.setattr("vqindex.rows.contents._CHUNK_VALUES", 16 * DIM)
     x = vectors(60)
     x[53] = 1e19
     np.save("bad.npy", x)

@@ -10,11 +10,11 @@ from cases import built, every_metric, vectors
 
 import vqindex_datasets
 from vqindex import InvalidInputError, VQIndex
-from vqindex.backend import available, make_backend
-from vqindex.coarse import LIMIT, MAX_DIM, CoarseTerms, bounds, coarse_query, quantile
-from vqindex.codec import Codec
-from vqindex.estimator import l2_from_ip
-from vqindex.planes import split
+from vqindex.backends.registry import available, make_backend
+from vqindex.codes.bitplanes import split
+from vqindex.codes.codec import Codec
+from vqindex.codes.estimator import l2_from_ip
+from vqindex.codes.sign_bound import LIMIT, MAX_DIM, CoarseTerms, bounds, coarse_query, quantile
 from vqindex.spec import IndexSpec
 from vqindex_datasets.recall import recall_at_k
 
@@ -122,7 +122,7 @@ def test_a_higher_confidence_gives_a_higher_bound():
 
 
 def by_keys(backend, queries, rows, k, confidence):
-    """Keep the k best keys and sort them by score: slow and obvious, from the docstring of coarse.py."""
+    """Keep the k best keys and sort them by score: slow and obvious, from the docstring of sign_bound.py."""
     spec = backend.spec
     scores = backend.scores(queries, rows)
     keys = scores

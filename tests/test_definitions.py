@@ -6,8 +6,8 @@ import gate
 import numpy as np
 import pytest
 
-from vqindex import codebook, packing
-from vqindex.rotation import (
+from vqindex.codes import codebook, packing
+from vqindex.codes.rotation import (
     Haar,
     Hadamard,
     chunk_sizes,

@@ -14,7 +14,7 @@ import pytest
 
 import vqindex
 import vqindex.index
-from vqindex.storage import layout
+from vqindex.file_format import layout
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(

@@ -308,4 +308,4 @@ def test_nothing_is_pickled(tmp_path, store):
         assert isinstance(json.loads(metadata), dict)
         assert isinstance(json.loads(more), dict)
     database.close()
-    vqindex.storage.verify(next(tmp_path.glob("*.vqi")))
+    vqindex.file_format.verify(next(tmp_path.glob("*.vqi")))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import vqindex
 from vqindex import InvalidInputError, VQIndex
-from vqindex.backend import available
+from vqindex.backends.registry import available
 
 N, NQ = 150, 6
 Q = vectors(NQ, seed=9)
@@ -95,7 +95,7 @@ def test_filters_of_queries_in_parts(monkeypatch):
     each = np.random.default_rng(1).random((NQ, len(index))) < 0.3
     want = index.search(Q, 5, filter=each)
     far = index.range_search(Q, np.arange(NQ), filter=each)
-    monkeypatch.setattr("vqindex.filters._WORDS", 1)
+    monkeypatch.setattr("vqindex.rows.filters._WORDS", 1)
     for one, other in zip(index.search(Q, 5, filter=each), want, strict=True):
         np.testing.assert_array_equal(one, other)
     for one, other in zip(index.range_search(Q, np.arange(NQ), filter=each), far, strict=True):

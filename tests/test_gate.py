@@ -4,9 +4,9 @@ import gate
 import numpy as np
 import pytest
 
-from vqindex.backend import available
-from vqindex.backend import make_backend as make
-from vqindex.codec import Codec
+from vqindex.backends.registry import available
+from vqindex.backends.registry import make_backend as make
+from vqindex.codes.codec import Codec
 from vqindex.spec import IndexSpec
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from emulated import EmulatedDevice
 
-from vqindex.backend import make_backend
+from vqindex.backends.reference import ReferenceBackend
+from vqindex.backends.registry import make_backend
 from vqindex.errors import BackendError
-from vqindex.reference import ReferenceBackend
-from vqindex.rows import RowStore
+from vqindex.rows.row_store import RowStore
 from vqindex_gpu import mirror
 from vqindex_gpu.backend import CudaBackend
 

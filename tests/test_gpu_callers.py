@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from emulated import EmulatedDevice
 
-from vqindex import InvalidInputError, VQIndex, contents
+from vqindex import InvalidInputError, VQIndex
+from vqindex.rows import contents
 from vqindex_gpu.adopted import accept
 
 DIM = 33

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from emulated import EmulatedDevice
 
-from vqindex.planes import join
+from vqindex.codes.bitplanes import join
 from vqindex_gpu.backend import CudaBackend
 from vqindex_gpu.engine import Engine
 from vqindex_gpu.mirror import Mirror, cut

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from vqindex import BackendError, VQIndex
-from vqindex.backend import make_backend, resolve
+from vqindex.backends.registry import make_backend, resolve
 
 run = pytest.fixture(cli_tools.run)
 ok = pytest.fixture(cli_tools.ok)

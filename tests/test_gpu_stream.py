@@ -9,7 +9,7 @@ import pytest
 from emulated import EmulatedDevice
 
 from vqindex import VQIndex
-from vqindex.reference import ReferenceBackend
+from vqindex.backends.reference import ReferenceBackend
 from vqindex_gpu import stream
 from vqindex_gpu.backend import CudaBackend
 

@@ -22,4 +22,4 @@ def test_searching_brings_in_nothing_heavy():
 
 
 def test_the_list_is_of_modules_that_show():
-    assert "h5py" in loaded_after("import vqindex.storage")
+    assert "h5py" in loaded_after("import vqindex.file_format")

@@ -5,9 +5,9 @@ import pytest
 from cases import CODECS, DIM, built, every_codec, every_metric, vectors
 
 from vqindex import BackendError, InvalidInputError, UnknownIdError, VQIndex
-from vqindex import contents as contents_module
-from vqindex import reference as reference_module
-from vqindex.backend import resolve
+from vqindex.backends import reference as reference_module
+from vqindex.backends.registry import resolve
+from vqindex.rows import contents as contents_module
 
 
 def rng(seed=0):

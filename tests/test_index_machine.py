@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from named import Named
 
 from vqindex import InvalidInputError, UnknownIdError, VQIndex, exclude
-from vqindex.backend import available
+from vqindex.backends.registry import available
 from vqindex.rerank import exact_scores
 
 DIM = 5

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vqindex import VQIndex, storage
-from vqindex.codec import Codec
-from vqindex.contents import _CHUNK_VALUES
-from vqindex.planes import BLOCK_ROWS, Block
+from vqindex import VQIndex
+from vqindex import file_format as storage
+from vqindex.codes.bitplanes import BLOCK_ROWS, Block
+from vqindex.codes.codec import Codec
+from vqindex.file_format import seal, writer
+from vqindex.file_format.layout import CHECK_BYTES
+from vqindex.rows.contents import _CHUNK_VALUES
 from vqindex.spec import IndexSpec
-from vqindex.storage import seal, writer
-from vqindex.storage.layout import CHECK_BYTES
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="reads Linux's account of a process")
 MIB = 2**20

@@ -14,7 +14,9 @@ import pytest
 from edits import edited
 
 import vqindex
-from vqindex import FileFormatError, InvalidInputError, UnknownIdError, VQIndex, names, storage
+from vqindex import FileFormatError, InvalidInputError, UnknownIdError, VQIndex
+from vqindex import file_format as storage
+from vqindex.rows import string_ids as names
 from vqindex.store import verify_store
 
 DIM = 8
@@ -124,7 +126,7 @@ def test_kind_of_ids_stays_until_an_emptied_index_is_compacted():
 
 
 def test_a_failing_add_leaves_names_as_they_were(monkeypatch):
-    monkeypatch.setattr("vqindex.contents._CHUNK_VALUES", 16 * DIM)
+    monkeypatch.setattr("vqindex.rows.contents._CHUNK_VALUES", 16 * DIM)
     for index in (make(20), VQIndex(DIM)):
         bad = X[:100].copy()
         bad[90, 3] = np.nan
@@ -275,7 +277,7 @@ def test_a_store_of_which_some_segments_have_names(tmp_path, monkeypatch):
     with vqindex.open(folder, "a", dim=DIM) as index:
         index.add(X[:10], ids=NAMES[:10])
         index.commit(merge=False)
-    monkeypatch.setattr("vqindex.ids.IdMap._check_kind", lambda self, given: None)
+    monkeypatch.setattr("vqindex.rows.ids.IdMap._check_kind", lambda self, given: None)
     with vqindex.open(folder, "a") as index:
         index._ids._names = None
         index.add(X[:10], ids=np.arange(10))

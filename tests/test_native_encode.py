@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from vqindex._native import Tables, encode, prepare, supported_isas
-from vqindex.backend import make_backend
-from vqindex.codec import Codec
+from vqindex.backends.registry import make_backend
+from vqindex.codes.codec import Codec
 from vqindex.spec import METRICS, IndexSpec
 
 # Where lanes, chunks of the rotation, packed groups and partial sums end.
@@ -174,10 +174,10 @@ def test_results_do_not_depend_on_threads(monkeypatch, codec):
     x = np.random.default_rng(0).standard_normal((3001, 24)).astype(np.float32)
     native, reference = backends(24, 2, codec=codec)
     rows, prepared = reference.encode(x), reference.prepare(x)
-    monkeypatch.setattr("vqindex.cpu._FEW_VALUES", 1)
-    monkeypatch.setattr("vqindex.cpu._FEW_TRELLIS_VALUES", 1)
+    monkeypatch.setattr("vqindex.backends.cpu._FEW_VALUES", 1)
+    monkeypatch.setattr("vqindex.backends.cpu._FEW_TRELLIS_VALUES", 1)
     for count in (1, 2, 3, 8, 200):
-        monkeypatch.setattr("vqindex.cpu.cpu_count", lambda count=count: count)
+        monkeypatch.setattr("vqindex.backends.cpu.cpu_count", lambda count=count: count)
         for got, want in zip(native.encode(x), rows, strict=True):
             same(got, want, f"{count} threads")
         got = native.prepare(x)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import vqindex
-from vqindex import codebook
-from vqindex.backend import make_backend
-from vqindex.codec import Codec
+from vqindex.backends.registry import make_backend
+from vqindex.codes import codebook
+from vqindex.codes.codec import Codec
 from vqindex.spec import IndexSpec
 from vqindex_datasets import load_annbench, sample_path
 

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqindex._native import split_rows
-from vqindex.backend import Encoded, make_backend
-from vqindex.codec import Codec
-from vqindex.packing import pack, unpack
-from vqindex.planes import BLOCK_ROWS, Block, join, join_rows, put_rows, split
+from vqindex.backends.registry import make_backend
+from vqindex.codes.bitplanes import BLOCK_ROWS, Block, join, join_rows, put_rows, split
+from vqindex.codes.codec import Codec
+from vqindex.codes.encoded import Encoded
+from vqindex.codes.packing import pack, unpack
 from vqindex.spec import IndexSpec
 
 DIMS = (1, 2, 7, 8, 9, 15, 16, 17, 63, 64, 65, 100, 257)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from scans import CODES, backends, cut, made
 
 from vqindex._native import supported_isas
-from vqindex.backend import make_backend
-from vqindex.bitmap import words_of
-from vqindex.codec import Codec
-from vqindex.planes import join
+from vqindex.backends.registry import make_backend
+from vqindex.codes.bitplanes import join
+from vqindex.codes.codec import Codec
+from vqindex.rows.bitmap import words_of
 from vqindex.spec import METRICS, IndexSpec
 
 

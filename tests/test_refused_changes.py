@@ -377,12 +377,7 @@ def test_upsert_that_fails_after_its_ids_were_taken_in_leaves_later_vectors_find
 @pytest.mark.parametrize("kind", ["integers", "strings"])
 @pytest.mark.parametrize(
     "removed",
-    [
-        False,
-        pytest.param(
-            True, marks=pytest.mark.xfail(reason="bits of removed rows are cleared in place and not brought back")
-        ),
-    ],
+    [False, True],
 )
 def test_upsert_that_is_interrupted_after_it_removed_rows_brings_them_back(kind, removed, tmp_path, monkeypatch):
     pair = [VQIndex(DIM, 4, "l2", keep_vectors="f32") for _ in range(2)]

@@ -7,8 +7,8 @@ from cases import DIM, built, every_metric, vectors
 
 from vqindex import FileFormatError, InvalidInputError, VQIndex
 from vqindex import arrays as arrays_module
-from vqindex.originals import KINDS, Originals
 from vqindex.rerank import exact_scores
+from vqindex.rows.originals import KINDS, Originals
 
 N, NQ = 300, 7
 X, Q = vectors(N), vectors(NQ, seed=9)

@@ -12,11 +12,11 @@ from scans import CODES, backends, cut, every_isa, made, on
 
 from vqindex import BackendError
 from vqindex._native import Scanner, supported_isas
-from vqindex.backend import Encoded
-from vqindex.codec import Codec
-from vqindex.cpu import NativeBackend
-from vqindex.packing import pack
-from vqindex.planes import split
+from vqindex.backends.cpu import NativeBackend
+from vqindex.codes.bitplanes import split
+from vqindex.codes.codec import Codec
+from vqindex.codes.encoded import Encoded
+from vqindex.codes.packing import pack
 from vqindex.spec import METRICS, IndexSpec
 
 # Where vectors of 64 coordinates, units of 24, bytes of 8 and choices of the scan by dimension end.
@@ -205,7 +205,7 @@ def test_results_do_not_depend_on_threads_or_blocks(codec, nq):
 def test_queries_may_be_taken_in_parts(isa, monkeypatch):
     case = Case(IndexSpec(65, 3, "l2"), "ties", 257, 70, 10, 0.995, 1, ())
     for hits in (1, 10, 35, 699):
-        monkeypatch.setattr("vqindex.cpu._HITS", hits)
+        monkeypatch.setattr("vqindex.backends.cpu._HITS", hits)
         assert_same_search(isa, case)
 
 

@@ -5,7 +5,7 @@ import pytest
 from cases import DIM, built, every_codec, every_metric, vectors
 
 from vqindex import InvalidInputError, VQIndex
-from vqindex import reference as reference_module
+from vqindex.backends import reference as reference_module
 
 
 def with_ties(n):
@@ -75,8 +75,8 @@ def test_search_does_not_depend_on_its_blocks(metric, k, scores, monkeypatch):
 
 @every_metric
 def test_search_of_a_store_in_several_segments(metric, monkeypatch):
-    monkeypatch.setattr("vqindex.rows.SEGMENT_ROWS", 64)
-    monkeypatch.setattr("vqindex.rows._FIRST_ROWS", 8)
+    monkeypatch.setattr("vqindex.rows.row_store.SEGMENT_ROWS", 64)
+    monkeypatch.setattr("vqindex.rows.row_store._FIRST_ROWS", 8)
     x, q = with_ties(300), vectors(4, seed=2)
     index = VQIndex(DIM, metric=metric)
     for part in np.split(x, [1, 63, 64, 130]):

@@ -13,8 +13,9 @@ import pytest
 from cases import CODECS, METRICS, every_codec, every_metric
 
 import vqindex
-from vqindex import VQIndex, storage
-from vqindex.storage import writer
+from vqindex import VQIndex
+from vqindex import file_format as storage
+from vqindex.file_format import writer
 
 DIM = 12
 GOLDEN = Path(__file__).parent / "golden"

@@ -12,10 +12,11 @@ import pytest
 from damage import assert_refused, edit_header, replace_block
 from edits import edited
 
-from vqindex import FileFormatError, VQIndex, storage
-from vqindex.codec import GaussianSketch
-from vqindex.rotation import Haar
-from vqindex.storage import layout, reader
+from vqindex import FileFormatError, VQIndex
+from vqindex import file_format as storage
+from vqindex.codes.codec import GaussianSketch
+from vqindex.codes.rotation import Haar
+from vqindex.file_format import layout, reader
 
 DIM = 8
 
@@ -159,7 +160,8 @@ def test_no_flipped_bit_changes_an_answer(original, tmp_path):
 VERIFY = """
 import sys
 import numpy as np
-from vqindex import FileFormatError, storage
+from vqindex import FileFormatError
+from vqindex import file_format as storage
 original, copy = sys.argv[1:]
 whole = open(original, "rb").read()
 bits = np.random.default_rng(0).integers(0, 8, len(whole)).tolist()

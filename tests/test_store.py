@@ -15,7 +15,8 @@ import pytest
 from stores import DIM, QUERIES, committed, content, make_store, vectors
 
 import vqindex
-from vqindex import FileFormatError, InvalidInputError, StoreError, UnknownIdError, VQIndex, storage
+from vqindex import FileFormatError, InvalidInputError, StoreError, UnknownIdError, VQIndex
+from vqindex import file_format as storage
 from vqindex.store import durable, merge, verify_store
 from vqindex.store.manifest import read_manifest
 

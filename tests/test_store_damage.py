@@ -13,7 +13,8 @@ from edits import edited, reseal
 from stores import DIM, committed, content, make_store, vectors
 
 import vqindex
-from vqindex import FileFormatError, InvalidInputError, VQIndex, storage
+from vqindex import FileFormatError, InvalidInputError, VQIndex
+from vqindex import file_format as storage
 from vqindex.store import verify_store
 from vqindex.store.manifest import read_manifest
 
@@ -146,7 +147,7 @@ def test_an_id_in_two_segments(tmp_path, monkeypatch):
         index.upsert([4], vectors(1, 1))  # in two segments, in one of which it is removed
         index.commit(merge=False)
         verify_store(folder)
-        monkeypatch.setattr("vqindex.ids.IdMap.check_new", lambda self, ids: None)
+        monkeypatch.setattr("vqindex.rows.ids.IdMap.check_new", lambda self, ids: None)
         index.add(vectors(2, 2), ids=[100, 4])
         index.commit(merge=False)
     with pytest.raises(FileFormatError, match="manifest: id 4 is there twice"):

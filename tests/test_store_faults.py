@@ -17,7 +17,8 @@ from faulty import Died, FaultyFiles, write_folder
 from stores import DIM, change, committed, content, make_store, open_with, vectors
 
 import vqindex
-from vqindex import VQIndex, storage
+from vqindex import VQIndex
+from vqindex import file_format as storage
 from vqindex.store import verify_store
 
 CRASHES = 3  # folders made up for each crash, besides the least and the most that may be there

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vqindex import VQIndex, exclude
-from vqindex.rows import RowStore
+from vqindex.rows.row_store import RowStore
 
 DIM = 16
 X = np.random.default_rng(0).standard_normal((6000, DIM)).astype(np.float32)
@@ -105,7 +105,7 @@ def test_searches_while_vectors_are_added(small_segments, ids, keep):
 
 def test_a_search_in_the_middle_of_an_add_finds_no_rows_without_ids(monkeypatch):
     """The instant for certain: rows of the first chunk are in, their ids are not."""
-    monkeypatch.setattr("vqindex.contents._CHUNK_VALUES", 100 * DIM)
+    monkeypatch.setattr("vqindex.rows.contents._CHUNK_VALUES", 100 * DIM)
     index = VQIndex(DIM, 4)
     index.add(X[:70], ids=np.arange(70) + 1000)
     index.remove([1003])

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import vqindex
-from vqindex import BackendError, InvalidInputError, storage
+from vqindex import BackendError, InvalidInputError
+from vqindex import file_format as storage
 from vqindex._native import supported_isas, trellis_encode
-from vqindex.backend import make_backend
-from vqindex.codec import Codec
-from vqindex.packing import pack, unpack
-from vqindex.spec import IndexSpec
-from vqindex.trellis import (
+from vqindex.backends.registry import make_backend
+from vqindex.codes.codec import Codec
+from vqindex.codes.packing import pack, unpack
+from vqindex.codes.trellis import (
     FRACTION,
     PEAK,
     TABLE_VERSION,
@@ -23,6 +23,7 @@ from vqindex.trellis import (
     trellis_values,
     viterbi,
 )
+from vqindex.spec import IndexSpec
 
 WIDTHS = (1, 2, 3, 4)
 
@@ -180,7 +181,7 @@ def test_codes_do_not_depend_on_threads(monkeypatch):
     codec = Codec(IndexSpec(24, 2, codec="trellis"))
     expected = make_backend(codec, "reference").encode(x)
     for count in (1, 2, 3, 8):
-        monkeypatch.setattr("vqindex.cpu.cpu_count", lambda count=count: count)
+        monkeypatch.setattr("vqindex.backends.cpu.cpu_count", lambda count=count: count)
         for got, want in zip(make_backend(codec, "native").encode(x), expected, strict=True):
             np.testing.assert_array_equal(got, want)
 

@@ -7,9 +7,9 @@
 from typing import TYPE_CHECKING, Any
 
 from .errors import BackendError, FileFormatError, InvalidInputError, StoreError, UnknownIdError, VQIndexError
-from .filters import bitmap, exclude
 from .index import VQIndex
 from .result import RangeResult, SearchResult, SearchResultWithError
+from .rows.filters import bitmap, exclude
 from .spec import IndexSpec
 from .version import __version__
 

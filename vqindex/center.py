@@ -39,9 +39,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import OnDevice, as_host, float_chunks, on_host
-from .backend import Backend, Encoded, Queries
+from .backends.protocol import Backend
+from .codes.encoded import Encoded, Queries
+from .codes.estimator import MAX_NORM, flush, sum64
 from .errors import InvalidInputError
-from .estimator import MAX_NORM, flush, sum64
 from .spec import IndexSpec
 
 __all__ = ["Centering", "engine_spec"]

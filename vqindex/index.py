@@ -10,18 +10,19 @@ from numpy.typing import NDArray
 
 from .arguments import MAX_K, as_confidence, as_count, as_shortlist, as_thresholds
 from .arrays import OnDevice, as_matrix, as_queries, on_host
-from .backend import Queries, make_backend
+from .backends.registry import make_backend
 from .center import Centering
-from .codec import Codec
-from .contents import Contents, check_norms, encoded
+from .codes.codec import Codec
+from .codes.encoded import Queries
 from .errors import InvalidInputError
-from .filters import Filter
-from .ids import Given, IdMap
-from .originals import Originals, as_kind
 from .rerank import as_reader
 from .rerank import rerank as rerank_rows
 from .result import Delivery, RangeResult, SearchResult, SearchResultWithError
-from .rows import RowStore
+from .rows.contents import Contents, check_norms, encoded
+from .rows.filters import Filter
+from .rows.ids import Given, IdMap
+from .rows.originals import Originals, as_kind
+from .rows.row_store import RowStore
 from .spec import IndexSpec
 
 __all__ = ["VQIndex"]
@@ -611,7 +612,7 @@ class VQIndex:
         OSError
             If the file can't be written; an older file at `path` is then untouched.
         """
-        from . import storage  # here, since h5py is most of the time that importing vqindex would take
+        from . import file_format as storage  # here, since h5py is most of the time that importing vqindex would take
 
         rows, ids, originals = self._contents.compacted()
         storage.write(
@@ -656,7 +657,7 @@ class VQIndex:
         FileFormatError
             If it is not an index, is truncated or damaged (naming the block), or its version is unknown.
         """
-        from . import storage
+        from . import file_format as storage
 
         stored = storage.read(path, mmap=mmap, verify=not mmap if verify is None else verify)
         index = cls.__new__(cls)

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import as_matrix, float_rows
-from .contents import Contents
+from .codes.estimator import flush, sum64
 from .errors import InvalidInputError
-from .estimator import flush, sum64
+from .rows.contents import Contents
 
 __all__ = ["Reader", "as_reader", "exact_scores", "rerank"]
 

@@ -6,9 +6,9 @@ import operator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .codes.trellis import MAX_BITS as TRELLIS_BITS
+from .codes.trellis import Trellis
 from .errors import InvalidInputError
-from .trellis import MAX_BITS as TRELLIS_BITS
-from .trellis import Trellis
 
 __all__ = ["CODECS", "MAX_DIM", "METRICS", "ROTATIONS", "SKETCHES", "IndexSpec"]
 
@@ -118,7 +118,7 @@ class IndexSpec:
 
     @property
     def has_sign_plane(self) -> bool:
-        """Whether the highest bits of the fields are the signs of the coordinates and stored apart (``planes.py``)."""
+        """Whether the highest bits of the fields are the signs of the coordinates and stored apart (bitplanes.py)."""
         if self.codec == "trellis":
             return Trellis.of(self.bits).has_signs
         return self.codec in ("turboquant-prod", "turboquant-mse") and self.sketch in ("shared", "none")

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 import vqindex
 from vqindex.arrays import as_ids
-from vqindex.ids import IdMap
-from vqindex.originals import KINDS
+from vqindex.rows.ids import IdMap
+from vqindex.rows.originals import KINDS
 from vqindex.spec import CODECS, METRICS, ROTATIONS, SKETCHES
 from vqindex_datasets import VectorSource, is_annbench, load_annbench, open_vectors
 

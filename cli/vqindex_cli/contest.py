@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqindex.cpu import chosen_isa
+from vqindex.backends.cpu import chosen_isa
 from vqindex_datasets.recall import recall_1_at_k, recall_at_k
 
 from .peers import Built, Peer, Settings, UnavailableError

@@ -7,8 +7,8 @@ import os
 import click
 
 import vqindex
-from vqindex.backend import resolve
-from vqindex.cpu import chosen_isa, cpu_count
+from vqindex.backends.cpu import chosen_isa, cpu_count
+from vqindex.backends.registry import resolve
 from vqindex_gpu.doctor import checks
 
 from .output import json_option, show_json, show_table

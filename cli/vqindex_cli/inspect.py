@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 import vqindex
-from vqindex import storage
+from vqindex import file_format as storage
 from vqindex.center import engine_spec
-from vqindex.originals import KINDS
+from vqindex.rows.originals import KINDS
 from vqindex.store import verify_store
 from vqindex.store.manifest import STORE_VERSION, read_manifest
 

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vqindex.backend import Encoded, Queries
-from vqindex.codec import Codec
-from vqindex.cpu import NativeBackend
-from vqindex.planes import Block
+from vqindex.backends.cpu import NativeBackend
+from vqindex.codes.bitplanes import Block
+from vqindex.codes.codec import Codec
+from vqindex.codes.encoded import Encoded, Queries
 
 from .adopted import Adopted
 from .device import Device

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vqindex.backend import Encoded, Queries
-from vqindex.coarse import MAX_DIM as COARSE_DIM
-from vqindex.coarse import CoarseTerms, quantile
-from vqindex.codec import Codec
+from vqindex.codes.codec import Codec
+from vqindex.codes.encoded import Encoded, Queries
+from vqindex.codes.rotation import Hadamard
+from vqindex.codes.sign_bound import MAX_DIM as COARSE_DIM
+from vqindex.codes.sign_bound import CoarseTerms, quantile
+from vqindex.codes.trellis import FRACTION, PEAK, Trellis
 from vqindex.errors import BackendError
-from vqindex.rotation import Hadamard
-from vqindex.trellis import FRACTION, PEAK, Trellis
 
 from .device import Device, scalar
 from .layout import GROUP, TILE_ROWS, Layout
@@ -59,7 +59,7 @@ class _Prepared:
 
     lead: Any
     tail: Any
-    small: Any  # c of coarse.py
+    small: Any  # c of sign_bound.py
     structs: Any
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from vqindex.codec import Codec
+from vqindex.codes.codec import Codec
 
 __all__ = ["CHUNK_BYTES", "GROUP", "TILE_ROWS", "Layout"]
 

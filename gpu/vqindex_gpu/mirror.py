@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vqindex.codec import Codec
-from vqindex.planes import Block
+from vqindex.codes.bitplanes import Block
+from vqindex.codes.codec import Codec
 
 from .device import Device, scalar
 from .layout import TILE_ROWS, Layout

@@ -18,11 +18,13 @@ sys.path.insert(0, str(HERE.parent / "support"))
 import gate  # noqa: E402
 
 import vqindex  # noqa: E402
-from vqindex import codebook, packing, planes  # noqa: E402
-from vqindex.backend import Encoded, make_backend  # noqa: E402
-from vqindex.rotation import Hadamard, counter_words, gaussian_matrix, golden_stride  # noqa: E402
+from vqindex.backends.registry import make_backend  # noqa: E402
+from vqindex.codes import bitplanes as planes  # noqa: E402
+from vqindex.codes import codebook, packing  # noqa: E402
+from vqindex.codes.encoded import Encoded  # noqa: E402
+from vqindex.codes.rotation import Hadamard, counter_words, gaussian_matrix, golden_stride  # noqa: E402
+from vqindex.file_format.layout import FORMAT_VERSION  # noqa: E402
 from vqindex.spec import IndexSpec  # noqa: E402
-from vqindex.storage.layout import FORMAT_VERSION  # noqa: E402
 
 
 def rotation():

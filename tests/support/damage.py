@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from edits import edited
 
-from vqindex import FileFormatError, VQIndex, storage
+from vqindex import FileFormatError, VQIndex
+from vqindex import file_format as storage
 
 
 def assert_refused(path, *words, mmap=(False, True)):

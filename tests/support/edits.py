@@ -5,7 +5,7 @@ import os
 
 import h5py
 
-from vqindex.storage import seal
+from vqindex.file_format import seal
 
 
 def reseal(path):

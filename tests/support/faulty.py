@@ -1,4 +1,4 @@
-"""File systems that fail: `FaultyFiles` stands in for `vqindex.storage.files.Files` and knows what a crash may leave.
+"""File systems that fail: `FaultyFiles` stands in for `vqindex.directory.local.Files` and knows what a crash may leave.
 
 Calls are counted: creating a file, each write, sync, rename, unlink, sync of a folder. At a given call it raises an
 error, or "dies": then no later call does anything, as after a power cut. `crash_states` gives folders that may be found
@@ -7,7 +7,7 @@ then: what was synced is there; of all else, names and bytes alike, any part may
 
 import errno
 
-from vqindex.storage.files import Files, OutFile
+from vqindex.directory.local import Files, OutFile
 
 
 class Died(BaseException):

@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 import vqindex
-from vqindex import FileFormatError, VQIndex, storage
+from vqindex import FileFormatError, VQIndex
+from vqindex import file_format as storage
 from vqindex.store import verify_store
 
 LIMIT = 2**28

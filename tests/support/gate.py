@@ -7,9 +7,9 @@ import hashlib
 
 import numpy as np
 
-from vqindex.codec import Codec
-from vqindex.planes import split
-from vqindex.rotation import counter_words
+from vqindex.codes.bitplanes import split
+from vqindex.codes.codec import Codec
+from vqindex.codes.rotation import counter_words
 from vqindex.spec import IndexSpec
 
 DIMS = (1, 3, 17, 64, 100, 384, 768, 1536, 3072)

@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 
-from vqindex.codec import Codec
-from vqindex.planes import split
-from vqindex.reference import ReferenceBackend
+from vqindex.backends.reference import ReferenceBackend
+from vqindex.codes.bitplanes import split
+from vqindex.codes.codec import Codec
 from vqindex.spec import IndexSpec
 
 

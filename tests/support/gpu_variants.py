@@ -3,10 +3,10 @@
 import numpy as np
 from emulated import EmulatedDevice
 
-from vqindex.backend import Encoded
-from vqindex.codec import Codec
-from vqindex.planes import split
-from vqindex.reference import ReferenceBackend
+from vqindex.backends.reference import ReferenceBackend
+from vqindex.codes.bitplanes import split
+from vqindex.codes.codec import Codec
+from vqindex.codes.encoded import Encoded
 from vqindex.spec import IndexSpec
 from vqindex_gpu.adopted import accept
 from vqindex_gpu.engine import Engine

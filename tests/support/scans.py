@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from vqindex._native import supported_isas
-from vqindex.codec import Codec
-from vqindex.cpu import NativeBackend
-from vqindex.planes import split
-from vqindex.reference import ReferenceBackend
+from vqindex.backends.cpu import NativeBackend
+from vqindex.backends.reference import ReferenceBackend
+from vqindex.codes.bitplanes import split
+from vqindex.codes.codec import Codec
 
 PLANES = [(codec, bits) for codec in ("turboquant-prod", "turboquant-mse") for bits in range(1, 9)]
 CODES = [*PLANES, *(("trellis", bits) for bits in range(1, 5))]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vqindex.storage.files import FILES
+from vqindex.directory.local import FILES
 from vqindex.store.opening import _open
 
 DIM = 6

@@ -277,7 +277,7 @@ bool all_finite(Array<const float> values) {
   return vqindex::all_finite(values.data(), values.size());
 }
 
-// planes.py: the highest bits of the fields into the sign plane, the others into rows of their own.
+// bitplanes.py: the highest bits of the fields into the sign plane, the others into rows of their own.
 void split_rows(Array<const std::uint8_t, nb::ndim<2>> codes, std::size_t dim, std::size_t lead, int bits,
                 std::size_t start, Array<std::uint8_t, nb::ndim<3>> signs, Array<std::uint8_t, nb::ndim<2>> rest) {
   const std::size_t n = codes.shape(0), fields = lead + dim;

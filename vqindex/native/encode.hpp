@@ -1,4 +1,4 @@
-// Vectors to codes, and queries to the integer grid (definition: vqindex/estimator.py and vqindex/reference.py), for
+// Vectors to codes, and queries to the integer grid (definition: codes/estimator.py and backends/reference.py), for
 // codecs without a second projection.
 #pragma once
 

@@ -20,7 +20,7 @@ constexpr std::size_t kUnitBytes = 3;       // bytes of the sign plane that make
 constexpr std::size_t kUnitTable = 256;     // bytes of a query's tables for one unit; no kernel needs more
 constexpr std::size_t kUnitIndex = 4 * 64;  // bytes of look-up indices for one unit of a block
 constexpr int kSignLimit = 5;               // largest |coordinate| of a query that meets the sign plane
-constexpr std::size_t kSignDim = 6144;      // most coordinates that a sign plane is searched for (coarse.py)
+constexpr std::size_t kSignDim = 6144;      // most coordinates that a sign plane is searched for (sign_bound.py)
 constexpr std::size_t kTileQueries = 8;     // queries that one call of `sign_tile` may take
 constexpr std::size_t kQueries = 2;         // queries that share one pass over a tile of levels
 
@@ -85,7 +85,7 @@ struct Bound {
   bool distance;  // the bound is of 2 <query, row> - (size^2 + query2)
 };
 
-// Float32 operations in this order, none fused: coarse.py. `sum` is of the query's coordinates times signs.
+// Float32 operations in this order, none fused: sign_bound.py. `sum` is of the query's coordinates times signs.
 VQ_INLINE float bound_of(std::int32_t sum, const Bound& bound, float size) {
   const float ip = (static_cast<float>(sum) * bound.scale + bound.width) * size;
   return bound.distance ? 2.0f * ip - (size * size + bound.query2) : ip;

@@ -86,7 +86,7 @@ VQ_INLINE void load_columns(const float* const (&rows)[kLanes], std::size_t d, f
     for (int lane = 0; lane < kLanes; ++lane) columns[j * kLanes + lane] = rows[lane][j];
 }
 
-// The sum of the frozen order (sum64 of vqindex/estimator.py): 32 partial sums, term j in partial j % 32.
+// The sum of the frozen order (sum64 of vqindex/codes/estimator.py): 32 partial sums, term j in partial j % 32.
 struct Sum64 {
   alignas(kAlign) LaneDoubles partial[32];
 

@@ -1,4 +1,4 @@
-// Bringing packed code rows into the layout that is stored and searched (planes.py).
+// Bringing packed code rows into the layout that is stored and searched (bitplanes.py).
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,5 @@
-// The seeded Hadamard rotation on a block of columns (definition: vqindex/rotation.py). Only for kernel files, which
-// inline it into one function per instruction set.
+// The seeded Hadamard rotation on a block of columns (definition: vqindex/codes/rotation.py). Only for kernel files,
+// which inline it into one function per instruction set.
 #pragma once
 
 #include <algorithm>

@@ -44,7 +44,7 @@ struct QueryBlock {
   const float* norm;
 };
 
-// The coarse stage (coarse.py): none if width is infinite or the code has no sign plane.
+// The coarse stage (sign_bound.py): none if width is infinite or the code has no sign plane.
 struct Coarse {
   bool on;
   double scale;     // of a sum, times the query's scale

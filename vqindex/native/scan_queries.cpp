@@ -49,7 +49,7 @@ std::size_t units_together(const std::int8_t* signs, std::size_t units) {
   return together;
 }
 
-// coarse.py, operation for operation.
+// sign_bound.py, operation for operation.
 void prepare_signs(const Task& task, Prepared& out) {
   const std::size_t d = task.code.fields.dim;
   const std::size_t units = padded((d + 7) / 8, kUnitBytes) / kUnitBytes;

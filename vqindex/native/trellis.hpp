@@ -1,4 +1,4 @@
-// Viterbi encoding for the trellis codec (definition: vqindex/trellis.py).
+// Viterbi encoding for the trellis codec (definition: vqindex/codes/trellis.py).
 #pragma once
 
 #include <cstddef>

@@ -18,17 +18,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bitmap import bits_of
 from ..center import Centering
-from ..contents import Contents
+from ..directory.local import FILES, Files
 from ..errors import StoreError
-from ..ids import IdMap
+from ..file_format.writer import write_file
 from ..index import VQIndex
-from ..names import Names
-from ..originals import Originals
-from ..rows import RowStore
-from ..storage.files import FILES, Files
-from ..storage.writer import write_file
+from ..rows.bitmap import bits_of
+from ..rows.contents import Contents
+from ..rows.ids import IdMap
+from ..rows.originals import Originals
+from ..rows.row_store import RowStore
+from ..rows.string_ids import Names
 from .lock import WriterLock
 from .manifest import MAX_COUNTED, NEXT, Manifest, Segment, is_ours, prepare_manifest, publish_manifest
 from .merge import MERGE_BYTES, merge_runs

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ..center import Centering
+from ..directory.local import Files
 from ..errors import FileFormatError, InvalidInputError
-from ..originals import as_kind
+from ..file_format.layout import canonical_json
+from ..rows.originals import as_kind
 from ..spec import IndexSpec
-from ..storage.files import Files
-from ..storage.layout import canonical_json
 
 __all__ = [
     "MANIFEST",

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..center import Centering
+from ..directory.local import FILES, Files
 from ..errors import FileFormatError, InvalidInputError
-from ..originals import as_kind
+from ..rows.originals import as_kind
 from ..spec import IndexSpec
-from ..storage.files import FILES, Files
 from .durable import DurableIndex
 from .lock import LOCK, WriterLock
 from .manifest import MANIFEST, Manifest, is_ours, prepare_manifest, publish_manifest, read_manifest

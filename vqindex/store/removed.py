@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..directory.local import Files
 from ..errors import FileFormatError
-from ..storage.files import Files
 from .manifest import Removed, Segment
 
 __all__ = ["read_removed", "write_removed"]

@@ -9,11 +9,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import storage
+from .. import file_format as storage
 from ..errors import FileFormatError
-from ..names import Names
-from ..storage.reader import check_ids
-from ..storage.seal import check_bytes
+from ..file_format.reader import check_ids
+from ..file_format.seal import check_bytes
+from ..rows.string_ids import Names
 from .manifest import MANIFEST, Manifest, Segment, read_manifest
 from .removed import read_removed
 

@@ -1,5 +1,5 @@
 // uses: common.cuh layout.cuh
-// What the coarse stage needs of int16 queries, a query a block: c, and A and B of the bound (coarse.py).
+// What the coarse stage needs of int16 queries, a query a block: c, and A and B of the bound (sign_bound.py).
 //
 // A and B are made of float64 products, sums and one root, in the order of `bound_scales`, each rounded once.
 

@@ -25,7 +25,7 @@ __device__ __forceinline__ u64 vq_word_at(int row, int chunk, int t, int chunks)
 
 struct vq_query {
   float scale, tail_scale, norm;    // as in Queries
-  float bound_scale, bound_offset;  // A and B of coarse.py
+  float bound_scale, bound_offset;  // A and B of sign_bound.py
 };
 
 // The score of an inner product, larger better: for l2 the distance with its sign changed.

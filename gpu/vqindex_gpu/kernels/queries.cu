@@ -2,7 +2,7 @@
 // int16 queries as fragments B of the scan, eight queries a group.
 //
 //     lead = 256 high + low, high int8, low uint8:  fragments[group][step][lane] = {high 0, high 1, low 0, low 1}
-//     c of coarse.py, int8:                         coarse[group][step][lane] = {c 0, c 1}
+//     c of sign_bound.py, int8:                         coarse[group][step][lane] = {c 0, c 1}
 //
 // Groups past the last query are zero.
 // Step s of a chunk multiplies eight coordinates of each lane; `phases` says which (scan.cu: vq_decode).

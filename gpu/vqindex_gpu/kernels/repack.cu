@@ -2,8 +2,8 @@
 // Rows on their way in: packed fields to the device layout, a thread for each 8 bytes.
 //
 // `signs` is null for code rows (vqindex/packing.py). Otherwise it is the sign plane of the stored layout and `codes`
-// are the other bits (vqindex/planes.py); the first `lead` fields have no sign. The fields of a trellis go to the
-// device as those of its path: the lowest bit of the field `lead` places before turns the highest (trellis.py).
+// are the other bits (vqindex/codes/bitplanes.py); the first `lead` fields have no sign. The fields of a trellis go to
+// the device as those of its path: the lowest bit of the field `lead` places before turns the highest (trellis.py).
 
 // `bits` bits of a stream from bit `at` on.
 __device__ __forceinline__ u32 vq_field(const u8* stream, u64 at, int bits, u64 bytes) {

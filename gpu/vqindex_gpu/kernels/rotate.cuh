@@ -1,4 +1,5 @@
-// The scaled domain and the Hadamard rotation of one vector by one block (vqindex/estimator.py, vqindex/rotation.py).
+// The scaled domain and the Hadamard rotation of one vector by one block (vqindex/codes/estimator.py,
+// vqindex/codes/rotation.py).
 //
 // A vector lies in shared memory with a spare word after every 16, so that radix-16 passes meet no bank twice. A pass
 // takes up to four levels of butterflies: an item is 16 coordinates in registers. Coordinates that a round's

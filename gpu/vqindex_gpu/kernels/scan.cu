@@ -3,7 +3,7 @@
 // every tile of 64 rows for each query. No decoded vector and no score is written to memory.
 //
 //     sum lead * level = 256 sum high * level + sum low * level        (lead = 256 high + low; queries.cu)
-//     sum c * sign                                                     (VQ_COARSE: the bound of coarse.py)
+//     sum c * sign                                                     (VQ_COARSE: the bound of sign_bound.py)
 //
 // VQ_SHARED=0, for up to eight queries: a warp has a tile to itself and decodes its four groups as it reads them; no
 //   shared memory but the trellis's table. The time is that of reading the codes.

@@ -1,5 +1,5 @@
 // uses: common.cuh
-// The trellis search (vqindex/trellis.py, "Search"): a thread a state, several vectors a block.
+// The trellis search (vqindex/codes/trellis.py, "Search"): a thread a state, several vectors a block.
 //
 // Costs are integers. The reference takes the least cost off after each coordinate, to stay in 16 bits; comparisons do
 // not see that, and without it 32 bits hold every path: a coordinate costs 32767 / (window / bits) at most.

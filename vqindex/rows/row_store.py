@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .backend import Encoded
-from .planes import BLOCK_ROWS, Block, join_rows, sign_plane
-from .spec import IndexSpec
+from ..codes.bitplanes import BLOCK_ROWS, Block, join_rows, sign_plane
+from ..codes.encoded import Encoded
+from ..spec import IndexSpec
 
 __all__ = ["RowStore"]
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import FileFormatError, InvalidInputError
+from ..errors import FileFormatError, InvalidInputError
 
 __all__ = ["Names", "as_names", "numbers_of"]
 

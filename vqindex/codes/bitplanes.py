@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .backend import Encoded
+from ..spec import IndexSpec
+from .encoded import Encoded
 from .packing import pack, unpack
-from .spec import IndexSpec
 
 __all__ = ["BLOCK_ROWS", "Block", "join", "join_rows", "put_rows", "put_scalars", "sign_plane", "split"]
 

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._native import IdTable, clear_rows
-from .arrays import as_ids
+from .._native import IdTable, clear_rows
+from ..arrays import as_ids
+from ..errors import FileFormatError, InvalidInputError, UnknownIdError
 from .bitmap import WORD, of_rows, rows_of
-from .errors import FileFormatError, InvalidInputError, UnknownIdError
-from .names import Names, as_names, numbers_of
+from .string_ids import Names, as_names, numbers_of
 
 __all__ = ["Given", "IdMap"]
 
@@ -232,6 +232,8 @@ class IdMap:
         with self._lock:
             self._extend(count, ids)
             if instead is not None:
+                if self._live is not None:
+                    self._live = self._live.copy()  # `undo` goes back to the words as they are now
                 self._remove(instead)
 
     def _extend(self, count: int, ids: Given | None) -> None:
@@ -283,12 +285,12 @@ class IdMap:
     def mark(self) -> Any:
         """Return what `undo` needs to take back `extend`."""
         names = None if self._names is None else self._names.mark()
-        return self._count, self._ids, self._next, self._live, self._names, names
+        return self._count, self._ids, self._next, self._live, self._removed, self._names, names
 
     def undo(self, mark: Any) -> None:
         """Return to a mark; rows were only added since."""
         with self._lock:
-            self._count, self._ids, self._next, self._live, self._names, names = mark
+            self._count, self._ids, self._next, self._live, self._removed, self._names, names = mark
             if self._names is not None:
                 self._names.undo(names)
             self._table = IdTable()

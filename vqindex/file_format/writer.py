@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..center import Centering
-from ..codec import Codec
-from ..names import Names
-from ..originals import KINDS, Originals
-from ..planes import BLOCK_ROWS, Block
-from ..trellis import TABLE_VERSION
+from ..codes.bitplanes import BLOCK_ROWS, Block
+from ..codes.codec import Codec
+from ..codes.trellis import TABLE_VERSION
+from ..directory.local import FILES, Files, OutFile
+from ..rows.originals import KINDS, Originals
+from ..rows.string_ids import Names
 from ..version import __version__
-from .files import FILES, Files, OutFile
 from .layout import FORMAT_NAME, FORMAT_VERSION, HEADER, PAGE, Checksummer, canonical_json
 from .seal import write_seal
 

@@ -1,6 +1,6 @@
 """Sets of rows as bits, as scans take them: bit r % 64 of uint64 word r // 64 stands for row r.
 
-The sign plane has blocks of 64 rows (``planes.py``), so that a word is a block's worth of rows.
+The sign plane has blocks of 64 rows (``bitplanes.py``), so that a word is a block's worth of rows.
 """
 
 from __future__ import annotations

@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import float_chunks, is_on_device, on_host
-from .backend import Backend, Encoded
-from .center import Centering
-from .errors import InvalidInputError
-from .estimator import MAX_NORM
+from ..arrays import float_chunks, is_on_device, on_host
+from ..backends.protocol import Backend
+from ..center import Centering
+from ..codes.encoded import Encoded
+from ..codes.estimator import MAX_NORM
+from ..errors import InvalidInputError
 from .ids import Given, IdMap
 from .originals import Kept, Originals
-from .rows import RowStore
+from .row_store import RowStore
 
 __all__ = ["Contents", "Part", "check_norms", "encoded"]
 

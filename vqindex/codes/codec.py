@@ -31,10 +31,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..spec import IndexSpec
 from . import codebook as books
 from .codebook import Codebook
 from .rotation import Rotation, gaussian_matrix, make_rotation
-from .spec import IndexSpec
 from .trellis import Trellis
 
 __all__ = ["Codec"]
@@ -110,7 +110,7 @@ class Codec:
 
     @property
     def sign_correlation(self) -> float | None:
-        """Correlation of the sign plane with the coordinates (``coarse.py``); None for that of a Gaussian's sign."""
+        """Correlation of stored signs with the coordinates (``sign_bound.py``); None for that of a Gaussian's sign."""
         return None if self.trellis is None else self.trellis.correlation
 
     @cached_property

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..originals import KINDS
+from ..rows.originals import KINDS
 
 __all__ = [
     "CHECK_BYTES",

@@ -10,7 +10,7 @@ Stream. A path is window/bits - 1 + d fields of `bits` bits. Coordinate t is dec
     first coordinate's own make nearly every start free; they cost a byte or less.
 Signs. From two bits on, a level's sign is (but for a few levels near 0) the highest bit of the newest field of its
     window, xor the lowest bit of the oldest. This sign takes the place of the highest bit in the stored fields, so that
-    the signs of a row are a plane of bits like those of scalar codes (planes.py); the other bits are stored as they
+    the signs of a row are a plane of bits like those of scalar codes (bitplanes.py); the other bits are stored as they
     are. The fields before the first coordinate's own have highest bits 0, which are not stored. With one bit fields
     are stored as they are, and all starts are free.
 Tables. Symmetric: table[mirror(w)] = -table[w], so no level is -128 and half of a table says everything. mirror inverts

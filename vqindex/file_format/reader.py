@@ -17,16 +17,16 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backend import Encoded
 from ..center import Centering, engine_spec
-from ..codebook import Codebook
-from ..codec import Codec
+from ..codes.bitplanes import BLOCK_ROWS, Block, sign_plane, split
+from ..codes.codebook import Codebook
+from ..codes.codec import Codec
+from ..codes.encoded import Encoded
+from ..codes.trellis import TABLE_VERSION
 from ..errors import FileFormatError, InvalidInputError
-from ..names import Names
-from ..originals import KINDS, Kept, Originals
-from ..planes import BLOCK_ROWS, Block, sign_plane, split
+from ..rows.originals import KINDS, Kept, Originals
+from ..rows.string_ids import Names
 from ..spec import IndexSpec
-from ..trellis import TABLE_VERSION
 from .layout import CHECK_BYTES, FORMAT_NAME, HEADER, SEALED, Checksummer, dtypes_of
 from .seal import check_bytes, read_seal
 

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._native import Scanner, Tables, encode, prepare, split_rows, supported_isas, trellis_encode
-from .backend import Encoded, Queries
-from .bitmap import Allowed, count, per_query, queries_of
-from .coarse import CoarseTerms, quantile
-from .codec import Codec
-from .errors import BackendError
-from .planes import Block, put_scalars
+from .._native import Scanner, Tables, encode, prepare, split_rows, supported_isas, trellis_encode
+from ..codes.bitplanes import Block, put_scalars
+from ..codes.codec import Codec
+from ..codes.encoded import Encoded, Queries
+from ..codes.rotation import Hadamard
+from ..codes.sign_bound import CoarseTerms, quantile
+from ..codes.trellis import FRACTION, Trellis
+from ..errors import BackendError
+from ..rows.bitmap import Allowed, count, per_query, queries_of
 from .reference import ReferenceBackend
-from .rotation import Hadamard
-from .trellis import FRACTION, Trellis
 
 __all__ = ["NativeBackend", "chosen_isa", "cpu_count"]
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import as_host
-from .backend import Queries
+from ..arrays import as_host
+from ..codes.encoded import Queries
+from ..errors import InvalidInputError
 from .bitmap import WORD, Allowed, bits_of, cut, from_bytes, full, of_rows, words_of
-from .errors import InvalidInputError
 from .ids import IdMap
 
 if TYPE_CHECKING:
-    from .planes import Block
+    from ..codes.bitplanes import Block
 
 __all__ = ["Filter", "bitmap", "exclude"]
 

@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .backend import Encoded, Queries
-from .bitmap import Allowed, bits_of, queries_of
-from .coarse import MAX_DIM as COARSE_DIM
-from .coarse import CoarseTerms, bounds, coarse_query, quantile
-from .codec import Codec
-from .estimator import Scaled, flush, integer_query, l2_from_ip, renormalised_variance, stderr, sum64, to_scaled
-from .packing import pack, unpack
-from .planes import Block, join_rows, put_rows
-from .trellis import Trellis, trellis_values, viterbi
+from ..codes.bitplanes import Block, join_rows, put_rows
+from ..codes.codec import Codec
+from ..codes.encoded import Encoded, Queries
+from ..codes.estimator import Scaled, flush, integer_query, l2_from_ip, renormalised_variance, stderr, sum64, to_scaled
+from ..codes.packing import pack, unpack
+from ..codes.sign_bound import MAX_DIM as COARSE_DIM
+from ..codes.sign_bound import CoarseTerms, bounds, coarse_query, quantile
+from ..codes.trellis import Trellis, trellis_values, viterbi
+from ..rows.bitmap import Allowed, bits_of, queries_of
 
 __all__ = ["ReferenceBackend"]
 
@@ -322,7 +322,7 @@ class ReferenceBackend:
         return -scores if self._ascending else scores
 
     def _bounds(self, queries: Queries, block: Encoded, z: float) -> F32:
-        """Bounds of the scores by the rows' signs (coarse.py), shape (nq, n)."""
+        """Bounds of the scores by the rows' signs (sign_bound.py), shape (nq, n)."""
         c, left = coarse_query(queries.lead)
         signs = unpack(block.codes, self.spec.fields, self.spec.bits)[:, self.spec.lead :] >> (self.spec.bits - 1)
         sums = self._sums(c.astype(np.int16), 2 * signs.astype(np.int8) - 1)

@@ -1,0 +1,62 @@
+"""Which backend a device name means."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from ..codes.codec import Codec
+from ..errors import BackendError
+from .cpu import NativeBackend
+from .protocol import Backend
+from .reference import ReferenceBackend
+
+__all__ = ["available", "make_backend", "resolve"]
+
+
+def _cuda(codec: Codec) -> Backend:
+    from vqindex_gpu.backend import CudaBackend  # here, since it is another package, which needs CuPy
+    from vqindex_gpu.launch import find_devices
+
+    return CudaBackend(codec, find_devices())
+
+
+# A new backend is one line here: a name and a factory that may raise BackendError with the reason.
+_FACTORIES: dict[str, Callable[[Codec], Backend]] = {
+    "native": NativeBackend,
+    "reference": ReferenceBackend,
+    "cuda": _cuda,
+}
+_NEED_DEVICES = ("cuda",)
+
+
+def available() -> tuple[str, ...]:
+    """Return the names of the backends that run wherever this build does."""
+    return tuple(name for name in _FACTORIES if name not in _NEED_DEVICES)
+
+
+def resolve(device: str = "auto") -> str:
+    """Return the backend's name for a device: ``auto``, ``cpu``, ``cuda`` or a backend's own name.
+
+    The environment variable VQINDEX_BACKEND decides what ``auto`` and ``cpu`` mean; without it both are ``native``. So
+    a GPU is used where it is asked for, never because it is there.
+
+    Raises
+    ------
+    BackendError
+        If this build has no such backend.
+    """
+    wanted = device
+    if device in ("auto", "cpu"):
+        wanted = os.environ.get("VQINDEX_BACKEND") or "native"
+        if device == "cpu" and wanted in _NEED_DEVICES:
+            wanted = "native"
+    if wanted not in _FACTORIES:
+        origin = f"VQINDEX_BACKEND is {wanted!r}" if wanted != device else f"device is {device!r}"
+        raise BackendError(f"{origin}; this build has: auto, cpu, {', '.join(_FACTORIES)}")
+    return wanted
+
+
+def make_backend(codec: Codec, device: str = "auto") -> Backend:
+    """Build the backend for a device."""
+    return _FACTORIES[resolve(device)](codec)
