@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 import vqindex
-from vqindex_cli.compare import OURS, Built, build_faiss_pq, build_ours
-from vqindex_cli.contest import machine
+from vqindex_bench.compare import OURS, Built, build_faiss_pq, build_ours
+from vqindex_bench.contest import machine
+from vqindex_bench.plots import plot_recall_curves
 from vqindex_cli.output import show_table
-from vqindex_cli.plots import plot_recall_curves
 from vqindex_datasets import exact_knn, load_annbench
 from vqindex_datasets.recall import recall_1_at_k, recall_at_k
 

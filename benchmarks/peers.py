@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqindex_cli.bench_data import read_file
-from vqindex_cli.compare import unit
-from vqindex_cli.contest import MODES, THREAD_VARIABLES, Data, contenders_of, measure
+from vqindex_bench.compare import unit
+from vqindex_bench.contest import MODES, THREAD_VARIABLES, Data, contenders_of, measure
+from vqindex_bench.data_files import read_file
+from vqindex_bench.peer_plot import plot_peers
+from vqindex_bench.peers import CENTERED, DEFAULT, OURS, PEERS, Settings
 from vqindex_cli.output import show_table
-from vqindex_cli.peer_plot import plot_peers
-from vqindex_cli.peers import CENTERED, DEFAULT, OURS, PEERS, Settings
 from vqindex_datasets import exact_neighbors
 
 F32 = NDArray[np.float32]

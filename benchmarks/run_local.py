@@ -28,8 +28,8 @@ import psutil
 import yaml
 from numpy.typing import NDArray
 
-from vqindex_cli.bench_data import read_rows
-from vqindex_cli.contest import THREAD_VARIABLES, machine
+from vqindex_bench.contest import THREAD_VARIABLES, machine
+from vqindex_bench.data_files import read_rows
 from vqindex_cli.output import show_table
 from vqindex_datasets import exact_neighbors, load_annbench
 

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vqindex
-from vqindex_cli.contest import on_processors
-from vqindex_cli.pareto import PANELS, frontier
+from vqindex_bench.contest import on_processors
+from vqindex_bench.pareto import PANELS, frontier
 
 run, ok, folder = map(pytest.fixture, (cli_tools.run, cli_tools.ok, cli_tools.folder))
 QUICK = ("--rounds", 1, "--seconds", 0)
@@ -291,3 +293,15 @@ def test_the_picture(folder, ok):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'vqindex[plot]'")
     assert "plot: a.png" in ok("bench", "base.npy", "--bits", "2", "--plot", "a.png", *QUICK)
     assert Path("a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_harness_imports_neither_the_command_line_nor_click():
+    code = """
+import importlib, pkgutil, sys, vqindex_bench
+for module in pkgutil.iter_modules(vqindex_bench.__path__):
+    importlib.import_module(f"vqindex_bench.{module.name}")
+wrong = {name.split(".")[0] for name in sys.modules} & {"vqindex_cli", "click", "rich", "faiss", "matplotlib"}
+assert not wrong, wrong
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 import vqindex
 from vqindex.arguments import DEFAULT_OVERSAMPLE
+from vqindex_bench.measure import time_search
 from vqindex_datasets import exact_knn, is_annbench, load_annbench, open_vectors
 from vqindex_datasets.recall import recall_1_at_k, recall_at_k
 
-from .measure import time_search
 from .opening import open_index
 from .options import confidence_option, rerank_options, reranking, threads_option
 from .output import json_option, progress_bar, show_fields, show_json
