@@ -11,7 +11,8 @@ from .download import download
 from .errors import DatasetError, DownloadError
 from .glove import build_glove100, fetch_glove100, make_sample
 from .groundtruth import exact_knn, exact_neighbors
-from .readers import EXTENSIONS, ArraySource, VectorSource, open_vectors
+from .readers import EXTENSIONS, open_vectors
+from .sources import ArraySource, VectorSource
 from .synthetic import SYNTHETIC, Synthetic, make
 
 __all__ = [

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .errors import DatasetError
-from .readers import VectorSource, open_vectors
+from .readers import open_vectors
+from .sources import VectorSource
 
 __all__ = ["DISTANCES", "Dataset", "is_annbench", "load_annbench", "write_annbench"]
 

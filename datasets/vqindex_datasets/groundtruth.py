@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ._scan import Scanner, make_scanner
 from .errors import DatasetError
-from .readers import ArraySource, VectorSource
+from .sources import ArraySource, VectorSource
 
 __all__ = ["METRICS", "exact_knn", "exact_neighbors"]
 
