@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -49,61 +50,55 @@ def _check(train: np.ndarray, queries: np.ndarray, k: int, metric: str, **option
         np.testing.assert_array_equal(scores, want.astype(np.float32))
 
 
-def _awkward(name: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    rows = rng.standard_normal((130, 12)).astype(np.float32)
-    queries = rng.standard_normal((9, 12)).astype(np.float32)
-    if name == "duplicates":
-        rows = rows[rng.integers(7, size=130)]
-        queries[0] = rows[3]
-    elif name == "zeros":
-        rows[rng.integers(130, size=60)] = 0
-        queries[::3] = 0
-    elif name == "all zero":
-        rows[:] = 0
-    elif name == "all equal":
-        rows[:] = rows[0]
-    elif name == "binary":
-        rows, queries = np.sign(rows), np.sign(queries)
-    elif name == "norms":
-        rows *= np.exp(8 * rng.standard_normal((130, 1))).astype(np.float32)
-    elif name == "large mean":
-        rows, queries = rows + np.float32(1e4), queries + np.float32(1e4)
-    elif name == "nearly equal":
-        rows = (1 + 1e-7 * rows).astype(np.float32)
-        queries = np.ones_like(queries)
-    elif name == "huge":
-        rows *= np.float32(1e25)
-        queries *= np.float32(1e25)
-    elif name == "tiny":
-        rows *= np.float32(1e-25)
-        queries *= np.float32(1e-25)
-    elif name == "huge among small":
-        rows[100:] *= np.float32(1e30)
-    elif name == "one negative direction":
-        rows = -np.abs(rows)
-        queries = np.abs(queries)
+Data = tuple[np.ndarray, np.ndarray]
+
+
+def _duplicates(rows: np.ndarray, queries: np.ndarray, rng: np.random.Generator) -> Data:
+    rows = rows[rng.integers(7, size=130)]
+    queries[0] = rows[3]
     return rows, queries
 
 
-NAMES = (
-    "gaussian",
-    "duplicates",
-    "zeros",
-    "all zero",
-    "all equal",
-    "binary",
-    "norms",
-    "large mean",
-    "nearly equal",
-    "huge",
-    "tiny",
-    "huge among small",
-    "one negative direction",
-)
+def _zeros(rows: np.ndarray, queries: np.ndarray, rng: np.random.Generator) -> Data:
+    rows[rng.integers(130, size=60)] = 0
+    queries[::3] = 0
+    return rows, queries
+
+
+def _huge_among_small(rows: np.ndarray, queries: np.ndarray, rng: np.random.Generator) -> Data:
+    rows[100:] *= np.float32(1e30)
+    return rows, queries
+
+
+# Each takes Gaussian rows and queries, which it may change, and a generator.
+AWKWARD: dict[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], Data]] = {
+    "gaussian": lambda rows, queries, rng: (rows, queries),
+    "duplicates": _duplicates,
+    "zeros": _zeros,
+    "all zero": lambda rows, queries, rng: (np.zeros_like(rows), queries),
+    "all equal": lambda rows, queries, rng: (np.repeat(rows[:1], len(rows), axis=0), queries),
+    "binary": lambda rows, queries, rng: (np.sign(rows), np.sign(queries)),
+    "norms": lambda rows, queries, rng: (
+        rows * np.exp(8 * rng.standard_normal((130, 1))).astype(np.float32),
+        queries,
+    ),
+    "large mean": lambda rows, queries, rng: (rows + np.float32(1e4), queries + np.float32(1e4)),
+    "nearly equal": lambda rows, queries, rng: ((1 + 1e-7 * rows).astype(np.float32), np.ones_like(queries)),
+    "huge": lambda rows, queries, rng: (rows * np.float32(1e25), queries * np.float32(1e25)),
+    "tiny": lambda rows, queries, rng: (rows * np.float32(1e-25), queries * np.float32(1e-25)),
+    "huge among small": _huge_among_small,
+    "one negative direction": lambda rows, queries, rng: (-np.abs(rows), np.abs(queries)),
+}
+
+
+def _awkward(name: str, rng: np.random.Generator) -> Data:
+    rows = rng.standard_normal((130, 12)).astype(np.float32)
+    queries = rng.standard_normal((9, 12)).astype(np.float32)
+    return AWKWARD[name](rows, queries, rng)
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", AWKWARD)
 def test_against_oracle(monkeypatch: pytest.MonkeyPatch, name: str, metric: str) -> None:
     train, queries = _awkward(name, np.random.default_rng(5))
     _check(train, queries, 10, metric)
@@ -288,7 +283,7 @@ def _torch_devices() -> list[str]:
 
 @pytest.mark.skipif(not _torch_devices(), reason="torch is not installed")
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", AWKWARD)
 def test_torch_gives_the_same(monkeypatch: pytest.MonkeyPatch, name: str, metric: str) -> None:
     monkeypatch.setattr(scan.TorchScanner, "tile_rows", 16)
     monkeypatch.setattr(scan.TorchScanner, "tile_queries", 4)
