@@ -335,12 +335,12 @@ def test_eval_of_plain_files(folder, ok, metric):
         check_eval(one_object(out), metric, 5)
 
 
-def test_eval_k_larger_than_the_known_neighbours(folder, ok, run):
+def test_eval_k_larger_than_the_known_neighbors(folder, ok, run):
     write_annbench("a.hdf5", "l2", "new")
     ok("build", "a.hdf5", "-o", "a.vqi", "--bits", 2)
     code, _, err = run("eval", "a.vqi", "a.hdf5", "-k", 30, "--json")
     assert code == 1
-    assert "20 neighbours" in err
+    assert "20 neighbors" in err
     assert "--exact" in err
     check_eval(one_object(ok("eval", "a.vqi", "a.hdf5", "-k", 30, "--exact", "--json")), "l2", 30)
 

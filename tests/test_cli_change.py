@@ -86,7 +86,7 @@ def test_rerank(folder, ok, kind):
     for extra in (("--rerank",), ("--rerank", "--mmap"), ("--rerank-from", "base.npy")):
         lines = ok("search", "a.vqi", "queries.npy", "-k", 3, *extra, "--oversample", 20, "--json").splitlines()
         found = [one_object(line + "\n")["ids"] for line in lines]
-        # int8 rounds: it may swap neighbours, but not lose many.
+        # int8 rounds: it may swap neighbors, but not lose many.
         assert np.mean(np.array(found) == ok_ids) == 1 if kind != "int8" else np.mean(np.array(found) == ok_ids) > 0.8
     report = one_object(ok("eval", "a.vqi", "base.npy", "--queries", "queries.npy", "-k", 3, "--rerank", "--json"))
     assert (report["rerank"], report["oversample"]) == ("kept vectors", 4)
