@@ -1,4 +1,4 @@
-"""Rows, queries and true neighbours from any data file, for the indexes that `bench` sets side by side."""
+"""Rows, queries and true neighbors from any data file, for the indexes that `bench` sets side by side."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read_file(
     path : Path
         An ann-benchmarks file, or rows in any format.
     k : int
-        True neighbours needed per query.
+        True neighbors needed per query.
     queries_path : Path, optional
         Queries in any format. Without them, and without any in `path`, rows spread evenly over the file become queries
         and are not searched: at most `queries`, and a tenth of the rows.
@@ -60,7 +60,7 @@ def read_file(
     rows, queries : int
         Take only the first ones.
     phase : callable
-        As for `contest.measure`; shows the search for true neighbours.
+        As for `contest.measure`; shows the search for true neighbors.
 
     Returns
     -------
