@@ -1,4 +1,4 @@
-"""The catalogue, fetching by name, and the sample that ships with the package."""
+"""The catalog, fetching by name, and the sample that ships with the package."""
 
 from __future__ import annotations
 

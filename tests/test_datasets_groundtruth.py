@@ -1,4 +1,4 @@
-"""Exact neighbours: against a slow, obvious oracle, and independent of how the rows are cut into blocks."""
+"""Exact neighbors: against a slow, obvious oracle, and independent of how the rows are cut into blocks."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_sphere() -> None:
 
 
 def test_clustered() -> None:
-    """Neighbours in one cluster are far nearer than other rows: 0.2 sqrt(64) against sqrt(64)."""
+    """Neighbors in one cluster are far nearer than other rows: 0.2 sqrt(64) against sqrt(64)."""
     train, test, _ = make("clustered", N, DIM, queries=NQ, seed=11)
     distances = np.linalg.norm(test[:, None].astype(np.float64) - train, axis=2)
     # A chi variable with 32 degrees of freedom stays within half of its mean in any sample of this size.

@@ -1,4 +1,4 @@
-"""Data sets for vqindex: readers, the ann-benchmarks layout, exact neighbours, synthetic data, a catalogue.
+"""Data sets for vqindex: readers, the ann-benchmarks layout, exact neighbors, synthetic data, a catalog.
 
 Nothing is read, fetched or computed on import.
 """
