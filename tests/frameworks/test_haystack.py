@@ -129,7 +129,7 @@ def test_retrieval_with_filters(store):
     assert {document.id for document in store.embedding_retrieval(query, filters)} == {"d3", "d9"}
     none = {"field": "meta.number", "operator": ">", "value": 1000}
     assert store.embedding_retrieval(query, none) == []
-    # A document without an embedding meets the filter and is not found by embedding.
+    # A document without an embedding matches the filter and is not found by embedding.
     three = {"field": "meta.number", "operator": "==", "value": 3}
     assert {document.id for document in store.filter_documents(three)} == {"d3", "bare"}
     assert [document.id for document in store.embedding_retrieval(query, three)] == ["d3"]

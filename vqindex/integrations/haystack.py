@@ -93,7 +93,7 @@ class VQIndexDocumentStore:
         return len(self.store)
 
     def filter_documents(self, filters: Filters | None = None) -> list[Document]:
-        """Return the documents that meet filters, all by default, in the order of their first writing."""
+        """Return the documents that match filters, all by default, in the order of their first writing."""
         return [to_document(record) for record in self._found(filters)]
 
     def write_documents(self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE) -> int:
@@ -146,11 +146,11 @@ class VQIndexDocumentStore:
         self.store.clear()
 
     def delete_by_filter(self, filters: Filters) -> int:
-        """Delete the documents that meet filters; return how many."""
+        """Delete the documents that match filters; return how many."""
         return self.store.delete(record.id for record in self._found(filters))
 
     def update_by_filter(self, filters: Filters, meta: dict[str, Any]) -> int:
-        """Set fields of the metadata of the documents that meet filters; return how many."""
+        """Set fields of the metadata of the documents that match filters; return how many."""
         found = self._found(filters)
         self.store.update_metadata({record.id: {**record.metadata, **meta} for record in found})
         return len(found)
@@ -161,11 +161,11 @@ class VQIndexDocumentStore:
     # ---- metadata
 
     def count_documents_by_filter(self, filters: Filters) -> int:
-        """Return the number of documents that meet filters."""
+        """Return the number of documents that match filters."""
         return len(self._found(filters))
 
     def count_unique_metadata_by_filter(self, filters: Filters, metadata_fields: list[str]) -> dict[str, int]:
-        """Return for each field how many different values the documents that meet filters have there."""
+        """Return for each field how many different values the documents that match filters have there."""
         found = self._found(filters)
         names = [field.removeprefix("meta.") for field in metadata_fields]
         return {name: len(_unique(found, name)) for name in names}
@@ -209,7 +209,7 @@ class VQIndexDocumentStore:
         from_, size : int
             The page.
         filters : dict, optional
-            Only documents that meet them.
+            Only documents that match them.
         """
         values = _unique(self._found(filters), metadata_field.removeprefix("meta."))
         chosen = [value for value in values if not search_term or search_term.lower() in str(value).lower()]
@@ -233,7 +233,7 @@ class VQIndexDocumentStore:
         query_embedding : list of float, shape (dim,)
             The query.
         filters : dict, optional
-            Only documents that meet them are searched.
+            Only documents that match them are searched.
         top_k : int
             Most documents to return.
         scale_score : bool
