@@ -99,7 +99,7 @@ def _awkward(name: str, rng: np.random.Generator) -> Data:
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("name", AWKWARD)
-def test_against_oracle(monkeypatch: pytest.MonkeyPatch, name: str, metric: str) -> None:
+def test_awkward_data_give_what_the_oracle_gives(monkeypatch: pytest.MonkeyPatch, name: str, metric: str) -> None:
     train, queries = _awkward(name, np.random.default_rng(5))
     _check(train, queries, 10, metric)
     # Tiles far smaller than usual, so that lists are filled and merged over many of them.
@@ -112,7 +112,7 @@ def test_against_oracle(monkeypatch: pytest.MonkeyPatch, name: str, metric: str)
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", ["float16", "float64", "int8", "uint8"])
-def test_types(metric: str, dtype: str) -> None:
+def test_integer_types_give_what_the_oracle_gives(metric: str, dtype: str) -> None:
     rng = np.random.default_rng(6)
     train, queries = rng.integers(0, 100, (60, 7)), rng.integers(0, 100, (5, 7))
     _check(train.astype(dtype), queries.astype(dtype), 9, metric, block_rows=13)
@@ -137,7 +137,9 @@ def test_float64_differences_below_float32(monkeypatch: pytest.MonkeyPatch) -> N
     metric=st.sampled_from(METRICS),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_random_shapes(n: int, dim: int, k: int, block: int, levels: int, metric: str, seed: int) -> None:
+def test_random_shapes_with_ties_give_what_the_oracle_gives(
+    n: int, dim: int, k: int, block: int, levels: int, metric: str, seed: int
+) -> None:
     """Few levels make ties common."""
     rng = np.random.default_rng(seed)
     train = rng.integers(-1, levels, (n, dim)).astype(np.float32)
@@ -146,7 +148,7 @@ def test_random_shapes(n: int, dim: int, k: int, block: int, levels: int, metric
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_block_size_does_not_matter(metric: str) -> None:
+def test_block_size_does_not_change_results(metric: str) -> None:
     """More rows than one tile holds, so that both tiles and blocks differ; results are equal to the bit."""
     train, queries, _ = make("duplicates", 20_000, 24, queries=40, seed=3)
     whole = exact_knn(train, queries, 30, metric)
@@ -171,7 +173,7 @@ def test_large_against_plain_float64() -> None:
     np.testing.assert_array_equal(ids, order[:, :100])
 
 
-def test_the_filter_filters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scan_rescores_few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scan hands on few pairs: without its threshold all 2 million pairs would be scored twice."""
     counts = []
     plain = scan.Scanner._pairs
@@ -192,7 +194,7 @@ def test_the_filter_filters(monkeypatch: pytest.MonkeyPatch) -> None:
             assert 500 <= sum(counts) < 3 * 23 * 50, (name, metric)
 
 
-def test_source_and_progress(tmp_path: Path) -> None:
+def test_a_source_is_read_in_blocks_that_progress_reports(tmp_path: Path) -> None:
     train = np.random.default_rng(0).standard_normal((100, 4)).astype(np.float32)
     np.save(tmp_path / "a.npy", train)
     seen: list[tuple[int, int | None]] = []
@@ -203,13 +205,13 @@ def test_source_and_progress(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[0][:, 0], [0, 1, 2])
 
 
-def test_no_queries() -> None:
+def test_no_queries_give_empty_results() -> None:
     for metric in METRICS:
         ids, scores = exact_knn(np.ones((5, 2)), np.ones((0, 2)), 3, metric)
         assert ids.shape == scores.shape == (0, 3)
 
 
-def test_distances() -> None:
+def test_exact_neighbors_gives_distances_of_annbench_files() -> None:
     train = np.array([[3.0, 4.0], [0.0, 2.0], [1.0, 0.0]])
     query = np.array([[1.0, 0.0]])
     # All are exact in floating point but 3/5 and the roots, which may be off by one unit in the last place
@@ -242,7 +244,7 @@ def test_distances() -> None:
         ({"device": "no such thing"}, "no such thing"),
     ],
 )
-def test_errors(change: dict[str, object], message: str) -> None:
+def test_wrong_arguments_are_refused_by_name(change: dict[str, object], message: str) -> None:
     arguments: dict[str, object] = {
         "train": np.ones((5, 3)),
         "queries": np.ones((2, 3)),
@@ -260,12 +262,12 @@ def test_row_number_in_a_later_block() -> None:
         exact_knn(train, np.ones((1, 2)), 1, "l2", block_rows=3)
 
 
-def test_unknown_distance() -> None:
+def test_an_unknown_distance_lists_the_known_ones() -> None:
     with pytest.raises(DatasetError, match="'hamming'; expected one of angular"):
         exact_neighbors(np.ones((2, 2)), np.ones((1, 2)), 1, "hamming")
 
 
-def test_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_without_torch_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "torch", None)
