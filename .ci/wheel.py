@@ -17,15 +17,22 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = {"vqindex", "vqindex_cli", "vqindex_datasets", "vqindex_gpu"}
+PACKAGES = {"vqindex", "vqindex_bench", "vqindex_cli", "vqindex_datasets", "vqindex_gpu"}
 # All that a package may hold. Sources of the extension stay in the sdist; kernels that are compiled at run time do not.
 SUFFIXES = {".py", ".pyi", ".typed", ".so", ".pyd", ".cu", ".cuh"}
 DATA = {
-    "vqindex_cli/report.html",
+    "vqindex_bench/report.html",
     "vqindex_datasets/data/README.md",
     "vqindex_datasets/data/glove-100-sample.hdf5",
 }
-NEEDED = {"vqindex/py.typed", "vqindex/_native.pyi", "vqindex_cli/py.typed", "vqindex_datasets/py.typed", *DATA}
+NEEDED = {
+    "vqindex/py.typed",
+    "vqindex/_native.pyi",
+    "vqindex_bench/py.typed",
+    "vqindex_cli/py.typed",
+    "vqindex_datasets/py.typed",
+    *DATA,
+}
 IN_SDIST = {"LICENSE", "NOTICE", "README.md", "FORMAT.md", "CHANGELOG.md", "Makefile", "tests/conftest.py"}
 
 

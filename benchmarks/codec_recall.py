@@ -17,7 +17,7 @@ import numpy as np
 from paper_recall import load, spread
 
 import vqindex
-from vqindex_cli.contest import machine
+from vqindex_bench.contest import machine
 from vqindex_cli.output import show_table
 from vqindex_datasets.recall import recall_1_at_k, recall_at_k
 

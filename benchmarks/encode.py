@@ -24,7 +24,7 @@ from paper_recall import spread
 
 import vqindex
 from vqindex.backends.cpu import chosen_isa, cpu_count
-from vqindex_cli.contest import machine
+from vqindex_bench.contest import machine
 from vqindex_cli.output import show_table
 
 KEY = ("codec", "bits", "n", "dim")

@@ -26,8 +26,8 @@ from paper_recall import load
 from peers import K, mixture, pin
 
 import vqindex
-from vqindex_cli.compare import unit
-from vqindex_cli.contest import machine, quartiles, turn, versions
+from vqindex_bench.compare import unit
+from vqindex_bench.contest import machine, quartiles, turn, versions
 from vqindex_cli.output import show_table
 from vqindex_datasets import exact_neighbors
 from vqindex_datasets.recall import recall_at_k

@@ -4,7 +4,7 @@
 
 DATA is an ann-benchmarks file (`vqindex datasets fetch glove-100`). Writes one JSON line per index to
 paper-recall.jsonl and the figure to paper-recall-NAME.png. Recall 1@k is the share of queries whose true nearest
-neighbour is among the first k, k = 1 .. 64, without re-ranking. Ours is run with several seeds of the rotation and
+neighbor is among the first k, k = 1 .. 64, without re-ranking. Ours is run with several seeds of the rotation and
 reported as median, minimum and maximum; PQ trains with its own fixed seed.
 """
 
@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 import vqindex
-from vqindex_cli.compare import OURS, Built, build_faiss_pq, build_ours
-from vqindex_cli.contest import machine
+from vqindex_bench.compare import OURS, Built, build_faiss_pq, build_ours
+from vqindex_bench.contest import machine
+from vqindex_bench.plots import plot_recall_curves
 from vqindex_cli.output import show_table
-from vqindex_cli.plots import plot_recall_curves
 from vqindex_datasets import exact_knn, load_annbench
 from vqindex_datasets.recall import recall_1_at_k, recall_at_k
 
@@ -30,7 +30,7 @@ KS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def load(path: Path, rows: int | None, queries: int | None) -> tuple[Any, ...]:
-    """Return train, test, true neighbours and metric; a subset gets its own exact neighbours."""
+    """Return train, test, true neighbors and metric; a subset gets its own exact neighbors."""
     data = load_annbench(path)
     with data.train as source:
         train = np.asarray(source.read(0, rows), np.float32)

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqindex_cli.bench_data import read_file
-from vqindex_cli.compare import unit
-from vqindex_cli.contest import MODES, THREAD_VARIABLES, Data, contenders_of, measure
+from vqindex_bench.compare import unit
+from vqindex_bench.contest import MODES, THREAD_VARIABLES, Data, contenders_of, measure
+from vqindex_bench.data_files import read_file
+from vqindex_bench.peer_plot import plot_peers
+from vqindex_bench.peers import CENTERED, DEFAULT, OURS, PEERS, Settings
 from vqindex_cli.output import show_table
-from vqindex_cli.peer_plot import plot_peers
-from vqindex_cli.peers import CENTERED, DEFAULT, OURS, PEERS, Settings
 from vqindex_datasets import exact_neighbors
 
 F32 = NDArray[np.float32]
@@ -53,24 +53,24 @@ def pin(threads: int) -> None:
 def mixture(n: int, dim: int, queries: int, seed: int) -> tuple[F32, F32]:
     """Draw unit rows (n, dim) and queries (queries, dim) from one mixture of Gaussians, in bounded memory.
 
-    About 1,000 rows a cluster; centres and noise have a power-law spectrum (i ** -0.5) in a random basis, as embeddings
+    About 1,000 rows a cluster; centers and noise have a power-law spectrum (i ** -0.5) in a random basis, as embeddings
     do, so the hard part of the search is within a cluster.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
     basis, triangle = np.linalg.qr(rng.standard_normal((dim, dim)))
     spectrum = np.arange(1, dim + 1) ** -0.5
     shape = (spectrum[:, None] * (basis * np.sign(np.diag(triangle))).T).astype(np.float32)
-    centres = rng.standard_normal((max(2, n // 1000), dim), dtype=np.float32)
+    centers = rng.standard_normal((max(2, n // 1000), dim), dtype=np.float32)
     drawn = np.empty((n + queries, dim), np.float32)
     for start in range(0, len(drawn), 16384):
         block = drawn[start : start + 16384]
         noise = rng.standard_normal(block.shape, dtype=np.float32)
-        block[:] = unit((centres[rng.integers(len(centres), size=len(block))] + noise) @ shape)
+        block[:] = unit((centers[rng.integers(len(centers), size=len(block))] + noise) @ shape)
     return drawn[:n], drawn[n:]
 
 
 def read_data(args: argparse.Namespace) -> Data:
-    """Return unit rows, unit queries and the true neighbours."""
+    """Return unit rows, unit queries and the true neighbors."""
     if args.synthetic:
         n, dim = args.synthetic
         rows, queries = mixture(n, dim, args.queries, seed=0)

@@ -67,19 +67,19 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5.2), width_ratios=(3, 2))
-    for code, colour in LINES.items():
+    for code, color in LINES.items():
         points = [(r["bits"], r["db_above_bound"]) for r in rows if r["code"] == code]
         ours = code == "trellis as shipped"
-        left.plot(*zip(*points, strict=True), marker="o", label=code, color=colour, linewidth=2.5 if ours else 1.5)
+        left.plot(*zip(*points, strict=True), marker="o", label=code, color=color, linewidth=2.5 if ours else 1.5)
         if ours:
-            right.plot(*zip(*points, strict=True), "o", markersize=12, markerfacecolor="none", color=colour, label=code)
+            right.plot(*zip(*points, strict=True), "o", markersize=12, markerfacecolor="none", color=color, label=code)
     left.annotate("Shannon's bound: no code of any kind", (4.6, 0.06))
     left.set(xlabel="bits per coordinate", ylabel="distortion above the bound, dB", xticks=range(1, 9))
     left.set_title("all codes", fontsize=11)
-    for window, colour in WINDOWS.items():
+    for window, color in WINDOWS.items():
         points = [(r["bits"], r["db_above_bound"]) for r in rows if r["code"] == "trellis" and r["window"] == window]
         label = f"window of {window} bits"
-        right.plot(*zip(*points, strict=True), marker="o", markersize=5, linewidth=1.2, color=colour, label=label)
+        right.plot(*zip(*points, strict=True), marker="o", markersize=5, linewidth=1.2, color=color, label=label)
     right.set(xlabel="bits per coordinate", xticks=range(1, 5), xlim=(0.8, 4.3))
     right.set_title("the trellis by its window, tables from structured starts", fontsize=11)
     for axis in (left, right):

@@ -39,7 +39,7 @@ from vqindex.codes.bitplanes import join_rows
 from vqindex.codes.codec import Codec
 from vqindex.codes.sign_bound import quantile
 from vqindex.spec import IndexSpec
-from vqindex_cli.contest import machine
+from vqindex_bench.contest import machine
 from vqindex_cli.output import show_table
 
 HERE = Path(__file__).parent

@@ -5,7 +5,7 @@
 
 Both suites expand `config.yml` into definitions, start a process for each (a container there, a process on one
 processor here), build on one thread, and ask one query at a time; of `--runs` runs the fastest counts. Recall is by
-distance: a result counts if it is at most 0.001 farther than the true k-th neighbour. Appends a JSON line per point to
+distance: a result counts if it is at most 0.001 farther than the true k-th neighbor. Appends a JSON line per point to
 results/SUITE.jsonl and draws recall over queries per second.
 """
 
@@ -28,8 +28,8 @@ import psutil
 import yaml
 from numpy.typing import NDArray
 
-from vqindex_cli.bench_data import read_rows
-from vqindex_cli.contest import THREAD_VARIABLES, machine
+from vqindex_bench.contest import THREAD_VARIABLES, machine
+from vqindex_bench.data_files import read_rows
 from vqindex_cli.output import show_table
 from vqindex_datasets import exact_neighbors, load_annbench
 
@@ -180,7 +180,7 @@ def child(task: dict[str, Any]) -> None:
 
 
 def prepare(path: Path, k: int, rows: int | None, queries: int | None, to: Path) -> str:
-    """Write rows, queries and distances of true k-th neighbours where the processes find them; return the metric."""
+    """Write rows, queries and distances of true k-th neighbors where the processes find them; return the metric."""
     data = load_annbench(path)
     train = read_rows(path, "train", rows)
     test = data.test[:queries]

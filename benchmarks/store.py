@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import vqindex
-from vqindex_cli.contest import machine, versions
+from vqindex_bench.contest import machine, versions
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]

@@ -60,7 +60,7 @@ from vqindex.codes.codebook import embedded
 from vqindex.codes.codec import Codec
 from vqindex.codes.trellis import FRACTION, TABLE_VERSION, WINDOWS, Trellis, cost_limits
 from vqindex.spec import IndexSpec
-from vqindex_cli.contest import machine
+from vqindex_bench.contest import machine
 
 Line = dict[str, Any]
 Way = Callable[[Any], Any]  # from rows of variance 1 to the same rows decoded

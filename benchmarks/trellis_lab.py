@@ -136,7 +136,7 @@ def angle_losses(y: NDArray[Any], yhat: NDArray[Any]) -> F64:
 
 
 class Data(NamedTuple):
-    """A data set under one rotation: rows and queries of |y|^2 = d, and the true neighbours."""
+    """A data set under one rotation: rows and queries of |y|^2 = d, and the true neighbors."""
 
     name: str
     y: F32
@@ -231,12 +231,12 @@ def e8_nested_error(bits: int, scale: float, rows: int, seed: int) -> float:
     point is one of them.
     """
     x = sequences(rows, seed, 8) / scale
-    coarse = 2.0**bits
+    cell_scale = 2.0**bits
     # A generic shift of the cell breaks the ties of points on its boundary; it is far smaller than their distances.
     shift = np.random.default_rng(1).random(8) * 1e-6
 
     def inside(points: F64) -> NDArray[np.bool_]:
-        return (nearest_e8((points + shift) / coarse) == 0).all(axis=1)
+        return (nearest_e8((points + shift) / cell_scale) == 0).all(axis=1)
 
     best = nearest_e8(x)
     low, high = np.zeros(rows), np.ones(rows)

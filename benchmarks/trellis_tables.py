@@ -67,7 +67,7 @@ def refine(
 
 
 def quantiles(size: int) -> NDArray[np.float64]:
-    """Return equally likely values of the Gaussian, ascending."""
+    """Return equally probable values of the Gaussian, ascending."""
     return np.array([NormalDist().inv_cdf((i + 0.5) / size) for i in range(size)])
 
 

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vqindex
-from vqindex_cli.contest import on_processors
-from vqindex_cli.pareto import PANELS, frontier
+from vqindex_bench.contest import on_processors
+from vqindex_bench.pareto import PANELS, frontier
 
 run, ok, folder = map(pytest.fixture, (cli_tools.run, cli_tools.ok, cli_tools.folder))
 QUICK = ("--rounds", 1, "--seconds", 0)
@@ -106,7 +108,7 @@ def test_part_of_a_file_has_its_own_truth(folder, ok):
     assert line["recall_at_k"] > 0.8  # eight bits; by the file's truth of 60 rows at most 20 / 60 could be right
 
 
-def test_peers(folder, run):
+def test_peers_stand_beside_ours_with_recall_and_bytes(folder, run):
     pytest.importorskip("faiss", reason="faiss is not installed: pip install 'vqindex[faiss]'")
     rng = np.random.default_rng(0)
     np.save("rows.npy", rng.standard_normal((1500, 16), dtype=np.float32))
@@ -168,7 +170,7 @@ def test_what_cannot_be_built_is_said(folder, run):
         ("bench base.npy --threads 100000", 1, "100000 threads asked for; this process may use"),
     ],
 )
-def test_wrong_input(folder, run, args, code, words):
+def test_wrong_input_is_named_and_writes_nothing(folder, run, args, code, words):
     before = sorted(os.listdir())
     got, out, err = run(*args.split())
     assert (got, out) == (code, "")
@@ -176,7 +178,7 @@ def test_wrong_input(folder, run, args, code, words):
     assert sorted(os.listdir()) == before
 
 
-def test_options_from_the_environment(folder, ok, monkeypatch):
+def test_options_come_from_the_environment(folder, ok, monkeypatch):
     monkeypatch.setenv("VQINDEX_BENCH_BITS", "3,2")
     monkeypatch.setenv("VQINDEX_BENCH_CODECS", "trellis")
     monkeypatch.setenv("VQINDEX_BENCH_JSON", "1")
@@ -204,7 +206,7 @@ def a_line(recall, rate, size):
 
 
 @given(st.lists(st.tuples(*[st.integers(1, 6)] * 3), min_size=1, max_size=12))
-def test_the_frontier_by_its_definition(points):
+def test_frontier_holds_what_nothing_beats_in_both(points):
     lines = [a_line(recall / 7, rate, size) for recall, rate, size in points]
     for panel, better in (
         (PANELS[0], lambda p, q: p[0] >= q[0] and p[1] >= q[1] and p[:2] != q[:2]),
@@ -287,7 +289,19 @@ def test_points_lie_where_their_values_say(folder, ok):
         assert all(0 < float(x) < 480 and 0 < float(y) < 360 for _, x, y in dots)
 
 
-def test_the_picture(folder, ok):
+def test_plot_is_written_as_png(folder, ok):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'vqindex[plot]'")
     assert "plot: a.png" in ok("bench", "base.npy", "--bits", "2", "--plot", "a.png", *QUICK)
     assert Path("a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_harness_imports_neither_the_command_line_nor_click():
+    code = """
+import importlib, pkgutil, sys, vqindex_bench
+for module in pkgutil.iter_modules(vqindex_bench.__path__):
+    importlib.import_module(f"vqindex_bench.{module.name}")
+wrong = {name.split(".")[0] for name in sys.modules} & {"vqindex_cli", "click", "rich", "faiss", "matplotlib"}
+assert not wrong, wrong
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

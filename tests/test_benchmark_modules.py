@@ -39,7 +39,7 @@ def test_a_dict_is_one_argument_of_ann_benchmarks_and_several_of_vibe(runner):
 
 
 @pytest.mark.parametrize("suite", ["ann-benchmarks", "vibe"])
-def test_definitions_fit_the_modules(runner, suite):
+def test_every_definition_builds_and_answers(runner, suite):
     """Every line of config.yml can be built and asked; there are no more of them than VIBE's guide wants."""
     chosen = runner.SUITES[suite]
     module = runner.load_module(chosen)
@@ -87,7 +87,7 @@ def test_all_candidates_give_exact_results_in_order(runner, suite, distance):
     np.testing.assert_array_equal(rows, before)
 
 
-def test_a_batch_is_its_queries(runner):
+def test_a_batch_answers_as_its_single_queries_do(runner):
     chosen = runner.SUITES["ann-benchmarks"]
     definition = runner.definitions(chosen, "angular")[0]
     algorithm = getattr(runner.load_module(chosen), definition["constructor"])(*definition["arguments"])
@@ -102,7 +102,7 @@ def test_a_batch_is_its_queries(runner):
 
 
 @pytest.mark.parametrize("suite", ["ann-benchmarks", "vibe"])
-def test_the_runner(tmp_path, suite):
+def test_runner_appends_points_whose_recall_rises_with_candidates(tmp_path, suite):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'vqindex[plot]'")
     data = make_synthetic_file("clustered", tmp_path / "c.hdf5", 400, 16, 20, 0, 20)
     command = [sys.executable, SCRIPT, suite, data, "--runs", "1", "--only", "trellis", "--check", "--out", tmp_path]

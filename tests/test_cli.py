@@ -34,7 +34,7 @@ def recalls(found, true, k):
 # ---- build
 
 
-def test_build_is_the_library(folder, ok):
+def test_build_gives_the_index_that_the_library_gives(folder, ok):
     summary = one_object(ok("build", "base.npy", "-o", "a.vqi", "--bits", 3, "--metric", "l2", "--seed", 5, "--json"))
     index = vqindex.VQIndex(DIM, 3, "l2", seed=5)
     index.add(vectors(60))
@@ -51,7 +51,7 @@ def test_build_is_the_library(folder, ok):
     assert summary["save_seconds"] > 0
 
 
-def test_build_from_other_formats(folder, ok):
+def test_build_reads_other_formats_alike(folder, ok):
     x = vectors(60)
     write_fvecs("x.fvecs", x)
     np.savez("x.npz", vectors=x)
@@ -72,7 +72,7 @@ def test_build_takes_the_metric_of_the_file(folder, ok, metric):
     assert one_object(ok("build", "a.hdf5", "-o", "b.vqi", "--metric", other, "--json"))["metric"] == other
 
 
-def test_build_with_ids(folder, ok, run):
+def test_build_keeps_given_ids(folder, ok, run):
     ids = np.random.default_rng(0).permutation(1000)[:60]
     np.save("ids.npy", ids)
     ok("build", "base.npy", "-o", "a.vqi", "--ids", "ids.npy")
@@ -98,7 +98,7 @@ def test_build_with_ids(folder, ok, run):
         (np.array([None] * 60), "not a .npy file"),
     ],
 )
-def test_build_with_bad_ids(folder, run, ids, words):
+def test_build_refuses_bad_ids_and_says_why(folder, run, ids, words):
     if isinstance(ids, bytes):
         Path("ids.npy").write_bytes(ids)
     elif isinstance(ids, dict):
@@ -113,7 +113,7 @@ def test_build_with_bad_ids(folder, run, ids, words):
     assert sorted(os.listdir()) == ["base.npy", "ids.npy", "queries.npy"]
 
 
-def test_existing_output(folder, ok, run):
+def test_build_replaces_an_output_only_with_force(folder, ok, run):
     Path("a.vqi").write_text("mine")
     code, out, err = run("build", "base.npy", "-o", "a.vqi")
     assert (code, out) == (1, "")
@@ -183,7 +183,7 @@ def test_norm_too_large_is_named_by_the_row_of_the_file(folder, run, monkeypatch
 # ---- search
 
 
-def test_search_json_and_npz(folder, ok, run):
+def test_search_writes_the_same_results_as_json_and_npz(folder, ok, run):
     ok("build", "base.npy", "-o", "a.vqi")
     expected = vqindex.VQIndex.load("a.vqi").search(vectors(7, seed=1), 4)
     for extra in ((), ("--mmap",)):
@@ -212,7 +212,7 @@ def test_search_prints_whole_lines(folder, ok):
         assert [int(pair.split(":")[0]) for pair in line.split()[1:]] == ids.tolist()
 
 
-def test_search_with_more_results_than_vectors(folder, ok):
+def test_search_with_k_beyond_the_vectors_returns_all_of_them(folder, ok):
     ok("build", "base.npy", "-o", "a.vqi", "--metric", "l2")
     lines = ok("search", "a.vqi", "queries.npy", "-k", 100, "--json").splitlines()
     for line in lines:
@@ -301,7 +301,7 @@ def test_threads_and_confidence_reach_the_search(folder, ok, spied, extra, threa
         (("--confidence", "nan"), 1, "error: confidence is nan; expected a number above 0.5 and at most 1"),
     ],
 )
-def test_wrong_threads_and_confidence(folder, ok, run, command, extra, code, words):
+def test_wrong_threads_and_confidence_are_refused(folder, ok, run, command, extra, code, words):
     write_annbench("a.hdf5", "l2", "new")
     ok("build", "a.hdf5", "-o", "a.vqi")
     done, out, err = run(*command, *extra)
@@ -318,7 +318,7 @@ def test_help_explains_threads_and_confidence(folder, ok, command):
 
 @pytest.mark.parametrize("layout", ["old", "new"])
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
-def test_eval_of_an_annbench_file(folder, ok, metric, layout):
+def test_eval_of_an_annbench_file_gives_true_recall(folder, ok, metric, layout):
     write_annbench("a.hdf5", metric, layout)
     ok("build", "a.hdf5", "-o", "a.vqi", "--bits", 2)
     for extra in ((), ("--exact",), ("--mmap",)):
@@ -326,7 +326,7 @@ def test_eval_of_an_annbench_file(folder, ok, metric, layout):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
-def test_eval_of_plain_files(folder, ok, metric):
+def test_eval_of_plain_files_gives_true_recall(folder, ok, metric):
     ok("build", "base.npy", "-o", "a.vqi", "--bits", 2, "--metric", metric)
     write_fvecs("base.fvecs", vectors(60))
     write_fvecs("queries.fvecs", vectors(7, seed=1))
@@ -335,17 +335,17 @@ def test_eval_of_plain_files(folder, ok, metric):
         check_eval(one_object(out), metric, 5)
 
 
-def test_eval_k_larger_than_the_known_neighbours(folder, ok, run):
+def test_eval_with_k_beyond_the_known_neighbors_asks_for_exact(folder, ok, run):
     write_annbench("a.hdf5", "l2", "new")
     ok("build", "a.hdf5", "-o", "a.vqi", "--bits", 2)
     code, _, err = run("eval", "a.vqi", "a.hdf5", "-k", 30, "--json")
     assert code == 1
-    assert "20 neighbours" in err
+    assert "20 neighbors" in err
     assert "--exact" in err
     check_eval(one_object(ok("eval", "a.vqi", "a.hdf5", "-k", 30, "--exact", "--json")), "l2", 30)
 
 
-def test_eval_of_an_index_made_otherwise(folder, ok):
+def test_eval_of_an_index_without_build_times_says_none(folder, ok):
     index = vqindex.VQIndex(DIM)
     index.add(vectors(60))
     index.save("a.vqi")  # without notes of build times

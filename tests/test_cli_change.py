@@ -10,7 +10,7 @@ import vqindex
 run, ok, folder = map(pytest.fixture, (cli_tools.run, cli_tools.ok, cli_tools.folder))
 
 
-def test_add(folder, ok):
+def test_add_gives_the_index_of_all_rows(folder, ok):
     ok("build", "base.npy", "-o", "a.vqi", "--metric", "l2")
     np.save("more.npy", vectors(9, seed=4))
     seconds = one_object(ok("info", "a.vqi", "--json"))["build_seconds"]
@@ -27,7 +27,7 @@ def test_add(folder, ok):
     assert "changed a.vqi" in ok("add", "a.vqi", "more.npy")
 
 
-def test_upsert(folder, ok, run):
+def test_upsert_replaces_known_ids_and_add_refuses_them(folder, ok, run):
     np.save("ids.npy", np.arange(60) * 2)
     ok("build", "base.npy", "-o", "a.vqi", "--ids", "ids.npy")
     np.save("more.npy", vectors(3, seed=4))
@@ -43,7 +43,7 @@ def test_upsert(folder, ok, run):
     assert "--upsert needs --ids" in err
 
 
-def test_delete(folder, ok, run):
+def test_delete_removes_ids_and_writes_nothing_without_any(folder, ok, run):
     ok("build", "base.npy", "-o", "a.vqi")
     np.save("ids.npy", np.array([3, 59, 1000, 3]))
     assert one_object(ok("delete", "a.vqi", "--ids", "ids.npy", "--json")) == {
@@ -59,7 +59,7 @@ def test_delete(folder, ok, run):
 
 
 @pytest.mark.parametrize("command", [("add", "a.vqi", "bad.npy"), ("delete", "a.vqi", "--ids", "bad.npy")])
-def test_what_fails_leaves_the_file(folder, ok, run, command):
+def test_a_failed_change_leaves_the_file_as_it_was(folder, ok, run, command):
     ok("build", "base.npy", "-o", "a.vqi")
     before = (folder / "a.vqi").read_bytes()
     bad = vectors(5)
@@ -77,7 +77,7 @@ def test_what_fails_leaves_the_file(folder, ok, run, command):
 
 
 @pytest.mark.parametrize("kind", ["f32", "f16", "int8"])
-def test_rerank(folder, ok, kind):
+def test_rerank_of_all_rows_finds_the_true_neighbors(folder, ok, kind):
     built = one_object(ok("build", "base.npy", "-o", "a.vqi", "--bits", 1, "--keep-vectors", kind, "--json"))
     assert built["vector_bytes"] == {"f32": 40, "f16": 20, "int8": 14}[kind]
     assert one_object(ok("info", "a.vqi", "--json"))["keep_vectors"] == kind
@@ -86,7 +86,7 @@ def test_rerank(folder, ok, kind):
     for extra in (("--rerank",), ("--rerank", "--mmap"), ("--rerank-from", "base.npy")):
         lines = ok("search", "a.vqi", "queries.npy", "-k", 3, *extra, "--oversample", 20, "--json").splitlines()
         found = [one_object(line + "\n")["ids"] for line in lines]
-        # int8 rounds: it may swap neighbours, but not lose many.
+        # int8 rounds: it may swap neighbors, but not lose many.
         assert np.mean(np.array(found) == ok_ids) == 1 if kind != "int8" else np.mean(np.array(found) == ok_ids) > 0.8
     report = one_object(ok("eval", "a.vqi", "base.npy", "--queries", "queries.npy", "-k", 3, "--rerank", "--json"))
     assert (report["rerank"], report["oversample"]) == ("kept vectors", 4)
@@ -95,14 +95,14 @@ def test_rerank(folder, ok, kind):
     assert report["recall_at_k"] > plain["recall_at_k"]
 
 
-def test_rerank_from_an_annbench_file(folder, ok):
+def test_rerank_from_an_annbench_file_takes_its_train_rows(folder, ok):
     write_annbench("d.hdf5", "l2", "new")
     ok("build", "d.hdf5", "-o", "a.vqi", "--bits", 1)
     report = one_object(ok("eval", "a.vqi", "d.hdf5", "--rerank-from", "d.hdf5", "--oversample", 6, "--json"))
     assert (report["rerank"], report["oversample"], report["recall_at_k"]) == ("d.hdf5", 6, 1)
 
 
-def test_wrong_usage_of_rerank(folder, ok, run):
+def test_wrong_usage_of_rerank_is_refused(folder, ok, run):
     ok("build", "base.npy", "-o", "a.vqi")
     for extra, code, words in (
         (("--oversample", 3), 2, "--oversample needs --rerank"),

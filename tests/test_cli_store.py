@@ -55,7 +55,7 @@ def same_answers(ok, *options):
     return lines[0]
 
 
-def test_build_and_search(ok, both):
+def test_a_store_answers_as_a_file_does(ok, both):
     same_answers(ok)
     same_answers(ok, "--mmap")
     assert len(vqindex.open("s")) == 60
@@ -73,7 +73,7 @@ def test_build_and_search(ok, both):
     assert reports[0]["recall_at_k"] == reports[1]["recall_at_k"]
 
 
-def test_add_delete_compact(ok, run, both):
+def test_a_store_changes_as_a_file_does(ok, run, both):
     np.save("more.npy", vectors(20, seed=5))
     np.save("more_ids.npy", np.arange(55, 75))
     np.save("gone.npy", np.array([0, 3, 59, 1000]))
@@ -106,20 +106,20 @@ def test_verify_names_what_is_damaged(run, both):
     assert name in err
 
 
-def test_a_locked_store(run, both):
+def test_a_locked_store_names_the_process_that_holds_it(run, both):
     with vqindex.open("s", "a"):
         code, _, err = run("add", "s", "queries.npy")
     assert code == 1
     assert f"open for writing by process {os.getpid()}" in err
 
 
-def test_kept_vectors(ok, folder):
+def test_a_store_keeps_vectors_for_reranking(ok, folder):
     for index, more in (("a.vqi", ()), ("s", ("--store",))):
         ok("build", "base.npy", "-o", index, "--keep-vectors", "f32", "--bits", 1, *more)
     assert '"ids": [' in same_answers(ok, "--rerank")
 
 
-def test_build_again(ok, run, both):
+def test_build_refuses_a_store_of_other_data_or_parameters(ok, run, both):
     def refused(*args):
         code, out, err = run("build", *args)
         assert (code, out) == (1, "")
@@ -183,7 +183,7 @@ def test_a_stopped_build_goes_on(ok, run, folder, end):
     shutil.rmtree("s")
 
 
-def test_ids_that_are_strings(ok, run, folder):
+def test_string_ids_serve_files_and_stores_alike(ok, run, folder):
     """Build, add, search and delete by names, in a file and in a store."""
     names = np.array([f"row {i}" for i in range(60)])
     np.save("names.npy", names)

@@ -31,7 +31,7 @@ def index_file(folder, ok):
 # ---- info and verify
 
 
-def test_info(index_file, ok):
+def test_info_gives_parameters_and_sizes(index_file, ok):
     fields = one_object(ok("info", "a.vqi", "--json"))
     index = vqindex.VQIndex.load("a.vqi")
     assert fields.items() >= {**index.spec.as_dict(), **index.meta}.items()
@@ -69,7 +69,7 @@ def test_names_with_brackets_are_shown_as_they_are(index_file, ok):
     assert text.count("[bold]a.vqi") == 2
 
 
-def test_verify(index_file, ok, run):
+def test_verify_names_the_damaged_block(index_file, ok, run):
     report = one_object(ok("verify", "a.vqi", "--json"))
     assert report["index"] == "a.vqi"
     assert report["ok"] is True
@@ -91,7 +91,7 @@ def test_verify(index_file, ok, run):
 # ---- datasets and demo
 
 
-def test_datasets_list(folder, ok):
+def test_datasets_list_names_the_whole_catalog(folder, ok):
     text = ok("datasets", "list", "--json")
     entries = json.loads(text, parse_constant=no_constant)
     assert [entry["name"] for entry in entries] == list(vqindex_datasets.CATALOG)
@@ -108,7 +108,7 @@ def test_datasets_fetch_of_the_shipped_sample(folder, ok, run):
     assert "no-such-set" in err
 
 
-def test_datasets_make(folder, ok, run):
+def test_datasets_make_is_seeded_and_never_replaces_a_file(folder, ok, run):
     args = ("datasets", "make", "clustered", "-o", "c.hdf5", "-n", 50, "--dim", 6, "--queries", 4, "-k", 70)
     assert ok(*args) == "c.hdf5\n"
     made = vqindex_datasets.load_annbench("c.hdf5")
@@ -124,7 +124,7 @@ def test_datasets_make(folder, ok, run):
     assert (report["ntotal"], report["metric"]) == (50, made.metric)
 
 
-def test_demo(folder, run):
+def test_demo_compares_every_index_at_each_width(folder, run):
     code, out, err = run("demo", "--quick", "--no-plot", "--json", "--output", "out")
     assert code == 0
     assert "Traceback" not in err
@@ -178,7 +178,7 @@ def test_demo(folder, run):
         ("verify base.npy", ["base.npy"]),
     ],
 )
-def test_wrong_data(index_file, run, args, words):
+def test_wrong_data_is_named_and_writes_nothing(index_file, run, args, words):
     np.save("wide.npy", vectors(7, dim=11))
     np.save("empty.npy", vectors(0))
     np.save("bool.npy", np.zeros((3, DIM), bool))
@@ -217,7 +217,7 @@ def test_wrong_data(index_file, run, args, words):
         ("no-such-command", "no-such-command"),
     ],
 )
-def test_wrong_usage(index_file, run, args, words):
+def test_wrong_usage_ends_with_2_and_writes_nothing(index_file, run, args, words):
     before = sorted(os.listdir())
     code, out, err = run(*args.split())
     assert (code, out) == (2, "")
@@ -225,14 +225,14 @@ def test_wrong_usage(index_file, run, args, words):
     assert sorted(os.listdir()) == before
 
 
-def test_help_and_version(ok):
+def test_every_command_has_help(ok):
     assert vqindex.__version__ in ok("--version")
     for command in ((), ("build",), ("search",), ("eval",), ("info",), ("verify",), ("datasets",), ("demo",)):
         assert "Usage:" in ok(*command, "--help")
         assert "Usage:" in ok(*command, "-h")
 
 
-def test_interrupt(folder, run, monkeypatch):
+def test_an_interrupted_build_leaves_no_file(folder, run, monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
 
@@ -246,7 +246,7 @@ def test_interrupt(folder, run, monkeypatch):
 # ---- variables
 
 
-def test_options_from_the_environment(folder, ok, run, monkeypatch):
+def test_options_come_from_the_environment(folder, ok, run, monkeypatch):
     monkeypatch.setenv("VQINDEX_BUILD_BITS", "6")
     monkeypatch.setenv("VQINDEX_BUILD_METRIC", "l2")
     monkeypatch.setenv("VQINDEX_BUILD_JSON", "1")
@@ -266,7 +266,7 @@ def test_options_from_the_environment(folder, ok, run, monkeypatch):
     assert vqindex_datasets.load_annbench("s.hdf5").n == 12
 
 
-def test_backend_from_the_environment(index_file, ok, run, monkeypatch):
+def test_backend_comes_from_the_environment(index_file, ok, run, monkeypatch):
     monkeypatch.setenv("VQINDEX_BACKEND", "nonsense")
     for args in (("build", "base.npy", "-o", "b.vqi"), ("search", "a.vqi", "queries.npy")):
         code, out, err = run(*args)
@@ -285,7 +285,7 @@ def process(*args, **kwargs):
 
 
 @in_a_process
-def test_the_installed_command(folder):
+def test_the_installed_command_keeps_errors_off_stdout(folder):
     built = process("build", "base.npy", "-o", "a.vqi", "--json")
     assert (built.returncode, built.stderr) == (0, "")
     assert one_object(built.stdout)["ntotal"] == 60
@@ -301,7 +301,7 @@ def test_the_installed_command(folder):
 
 @in_a_process
 @pytest.mark.skipif(os.name != "posix", reason="a shell's pipe")
-def test_a_reader_that_stops_early(index_file):
+def test_a_reader_may_stop_early(index_file):
     np.save("many.npy", vectors(5000, seed=2))  # far more lines than a pipe holds
     command = f"'{VQINDEX}' search a.vqi many.npy --json | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)

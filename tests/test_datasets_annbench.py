@@ -27,7 +27,7 @@ TEST = RNG.standard_normal((7, 6)).astype(np.float32)
 IDS, DISTANCES = exact_neighbors(TRAIN, TEST, 4, "angular")
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_a_written_file_reads_back_equal(tmp_path: Path) -> None:
     path = write_annbench(tmp_path / "new" / "a.hdf5", TRAIN, TEST, IDS, DISTANCES, "angular")
     assert [entry.name for entry in path.parent.iterdir()] == ["a.hdf5"]
     data = load_annbench(str(path))
@@ -60,7 +60,7 @@ def test_round_trip(tmp_path: Path) -> None:
         assert file["train"].chunks is None  # contiguous
 
 
-def test_sources_and_chunks(tmp_path: Path) -> None:
+def test_train_rows_may_come_from_a_source_or_chunks(tmp_path: Path) -> None:
     for name, train in (
         ("source", ArraySource(TRAIN)),
         ("chunks", (part for part in (TRAIN[:20], TRAIN[20:21], TRAIN[21:]))),
@@ -69,7 +69,7 @@ def test_sources_and_chunks(tmp_path: Path) -> None:
         np.testing.assert_array_equal(load_annbench(path).train.read(), TRAIN)
 
 
-def test_small_types(tmp_path: Path) -> None:
+def test_small_types_are_stored_and_read_back(tmp_path: Path) -> None:
     half, half_test = TRAIN.astype(np.float16), TEST.astype(np.float16)
     path = write_annbench(
         tmp_path / "a.hdf5",
@@ -90,7 +90,7 @@ def test_small_types(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data.distances, DISTANCES.astype(np.float32))
 
 
-def test_old_layout(tmp_path: Path) -> None:
+def test_the_old_layout_is_read(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "old.hdf5", "w") as file:
         file["train"], file["test"] = TRAIN, TEST
         file["neighbors"], file["distances"] = IDS.astype(np.int32), DISTANCES.astype(np.float32)
@@ -112,7 +112,7 @@ def test_old_layout(tmp_path: Path) -> None:
         ("dot", "ip"),
     ],
 )
-def test_distance_names(tmp_path: Path, distance: str, metric: str) -> None:
+def test_each_distance_name_gives_its_metric(tmp_path: Path, distance: str, metric: str) -> None:
     path = write_annbench(tmp_path / "a.hdf5", TRAIN, TEST, IDS, DISTANCES, distance)
     assert load_annbench(path).metric == metric
 
@@ -147,7 +147,9 @@ def _attribute(name: str, value: Any) -> Callable[[h5py.File], None]:
         (lambda file: file.__delitem__("distances"), "not in the ann-benchmarks layout"),
     ],
 )
-def test_wrong_files(tmp_path: Path, change: Callable[[h5py.File], None], message: str) -> None:
+def test_a_file_that_disagrees_with_itself_is_refused(
+    tmp_path: Path, change: Callable[[h5py.File], None], message: str
+) -> None:
     path = write_annbench(tmp_path / "a.hdf5", TRAIN, TEST, IDS, DISTANCES, "angular")
     with h5py.File(path, "a") as file:
         change(file)
@@ -155,7 +157,7 @@ def test_wrong_files(tmp_path: Path, change: Callable[[h5py.File], None], messag
         load_annbench(path)
 
 
-def test_is_annbench(tmp_path: Path) -> None:
+def test_is_annbench_accepts_only_readable_annbench_files(tmp_path: Path) -> None:
     path = write_annbench(tmp_path / "a.hdf5", TRAIN, TEST, IDS, DISTANCES, "angular")
     assert is_annbench(path)
     assert not is_annbench(tmp_path / "none.hdf5")

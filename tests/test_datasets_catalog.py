@@ -1,4 +1,4 @@
-"""The catalogue, fetching by name, and the sample that ships with the package."""
+"""The catalog, fetching by name, and the sample that ships with the package."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from vqindex_datasets import (
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-def test_list() -> None:
+def test_list_gives_every_entry_of_the_catalog() -> None:
     entries = list_datasets()
     assert [entry.name for entry in entries] == list(CATALOG)
     assert {entry.kind for entry in entries} == {"shipped", "npm", "download", "synthetic"}
@@ -51,13 +51,13 @@ def test_list() -> None:
             assert entry.size * 1.01 > entry.n * entry.dim * width, entry.name
 
 
-def test_public_names() -> None:
+def test_every_public_name_exists_once() -> None:
     for name in vqindex_datasets.__all__:
         assert hasattr(vqindex_datasets, name)
     assert len(set(vqindex_datasets.__all__)) == len(vqindex_datasets.__all__)
 
 
-def test_import_is_lazy() -> None:
+def test_import_loads_no_optional_library() -> None:
     """Importing loads none of the optional libraries, and not the index either."""
     code = "import sys, vqindex_datasets; print([m for m in ('torch', 'pyarrow', 'vqindex') if m in sys.modules])"
     path = str(Path(vqindex_datasets.__file__).parents[1])
@@ -67,7 +67,7 @@ def test_import_is_lazy() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_sample() -> None:
+def test_the_shipped_sample_is_what_the_catalog_says() -> None:
     path = sample_path()
     assert fetch("glove-100-sample") == path
     assert path.stat().st_size == CATALOG["glove-100-sample"].size < 5_500_000
@@ -95,7 +95,7 @@ def test_sample() -> None:
     assert (np.diff(data.distances, axis=1) >= 0).all()
 
 
-def test_default_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_default_directory_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VQINDEX_DATA", str(tmp_path))
     assert default_directory() == tmp_path
     for value in ("", None):
@@ -103,12 +103,12 @@ def test_default_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         assert default_directory() == Path.home() / ".cache" / "vqindex"
 
 
-def test_unknown_name() -> None:
+def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(DatasetError, match="'glove'; expected one of glove-100-sample"):
         fetch("glove")
 
 
-def test_synthetic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_makes_a_synthetic_set_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = catalog.Entry("sparse", "synthetic", 300, 8, 5, "ip", 0, None, "")
     monkeypatch.setitem(CATALOG, "sparse", entry)
     monkeypatch.setenv("VQINDEX_DATA", str(tmp_path / "data"))
@@ -141,7 +141,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.server_close()
 
 
-def test_download(mirror: str, tmp_path: Path) -> None:
+def test_fetch_downloads_once_and_checks_the_sum(mirror: str, tmp_path: Path) -> None:
     path = fetch("mnist-784-euclidean", tmp_path, base_url=mirror)
     assert load_annbench(path).metric == "l2"
     found = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -155,13 +155,13 @@ def test_download(mirror: str, tmp_path: Path) -> None:
         fetch("mnist-784-euclidean", tmp_path, base_url=mirror)
 
 
-def test_download_of_another_size(mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_of_another_size_is_refused(mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = catalog.Entry("mnist-784-euclidean", "download", 60_000, 784, 4, "euclidean", 0, None, "")
     monkeypatch.setitem(CATALOG, entry.name, entry)
     with pytest.raises(DatasetError, match="200 rows and 4 queries of dimension 6; expected 60000"):
         fetch("mnist-784-euclidean", tmp_path, base_url=mirror)
 
 
-def test_download_of_nothing(mirror: str, tmp_path: Path) -> None:
+def test_a_missing_download_names_file_and_status(mirror: str, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match=r"sift-128-euclidean\.hdf5: the server answered 404"):
         fetch("sift-128-euclidean", tmp_path, base_url=mirror)

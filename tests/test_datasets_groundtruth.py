@@ -1,7 +1,8 @@
-"""Exact neighbours: against a slow, obvious oracle, and independent of how the rows are cut into blocks."""
+"""Exact neighbors: against a slow, obvious oracle, and independent of how the rows are cut into blocks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -49,62 +50,56 @@ def _check(train: np.ndarray, queries: np.ndarray, k: int, metric: str, **option
         np.testing.assert_array_equal(scores, want.astype(np.float32))
 
 
-def _awkward(name: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    rows = rng.standard_normal((130, 12)).astype(np.float32)
-    queries = rng.standard_normal((9, 12)).astype(np.float32)
-    if name == "duplicates":
-        rows = rows[rng.integers(7, size=130)]
-        queries[0] = rows[3]
-    elif name == "zeros":
-        rows[rng.integers(130, size=60)] = 0
-        queries[::3] = 0
-    elif name == "all zero":
-        rows[:] = 0
-    elif name == "all equal":
-        rows[:] = rows[0]
-    elif name == "binary":
-        rows, queries = np.sign(rows), np.sign(queries)
-    elif name == "norms":
-        rows *= np.exp(8 * rng.standard_normal((130, 1))).astype(np.float32)
-    elif name == "large mean":
-        rows, queries = rows + np.float32(1e4), queries + np.float32(1e4)
-    elif name == "nearly equal":
-        rows = (1 + 1e-7 * rows).astype(np.float32)
-        queries = np.ones_like(queries)
-    elif name == "huge":
-        rows *= np.float32(1e25)
-        queries *= np.float32(1e25)
-    elif name == "tiny":
-        rows *= np.float32(1e-25)
-        queries *= np.float32(1e-25)
-    elif name == "huge among small":
-        rows[100:] *= np.float32(1e30)
-    elif name == "one negative direction":
-        rows = -np.abs(rows)
-        queries = np.abs(queries)
+Data = tuple[np.ndarray, np.ndarray]
+
+
+def _duplicates(rows: np.ndarray, queries: np.ndarray, rng: np.random.Generator) -> Data:
+    rows = rows[rng.integers(7, size=130)]
+    queries[0] = rows[3]
     return rows, queries
 
 
-NAMES = (
-    "gaussian",
-    "duplicates",
-    "zeros",
-    "all zero",
-    "all equal",
-    "binary",
-    "norms",
-    "large mean",
-    "nearly equal",
-    "huge",
-    "tiny",
-    "huge among small",
-    "one negative direction",
-)
+def _zeros(rows: np.ndarray, queries: np.ndarray, rng: np.random.Generator) -> Data:
+    rows[rng.integers(130, size=60)] = 0
+    queries[::3] = 0
+    return rows, queries
+
+
+def _huge_among_small(rows: np.ndarray, queries: np.ndarray, rng: np.random.Generator) -> Data:
+    rows[100:] *= np.float32(1e30)
+    return rows, queries
+
+
+# Each takes Gaussian rows and queries, which it may change, and a generator.
+AWKWARD: dict[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], Data]] = {
+    "gaussian": lambda rows, queries, rng: (rows, queries),
+    "duplicates": _duplicates,
+    "zeros": _zeros,
+    "all zero": lambda rows, queries, rng: (np.zeros_like(rows), queries),
+    "all equal": lambda rows, queries, rng: (np.repeat(rows[:1], len(rows), axis=0), queries),
+    "binary": lambda rows, queries, rng: (np.sign(rows), np.sign(queries)),
+    "norms": lambda rows, queries, rng: (
+        rows * np.exp(8 * rng.standard_normal((130, 1))).astype(np.float32),
+        queries,
+    ),
+    "large mean": lambda rows, queries, rng: (rows + np.float32(1e4), queries + np.float32(1e4)),
+    "nearly equal": lambda rows, queries, rng: ((1 + 1e-7 * rows).astype(np.float32), np.ones_like(queries)),
+    "huge": lambda rows, queries, rng: (rows * np.float32(1e25), queries * np.float32(1e25)),
+    "tiny": lambda rows, queries, rng: (rows * np.float32(1e-25), queries * np.float32(1e-25)),
+    "huge among small": _huge_among_small,
+    "one negative direction": lambda rows, queries, rng: (-np.abs(rows), np.abs(queries)),
+}
+
+
+def _awkward(name: str, rng: np.random.Generator) -> Data:
+    rows = rng.standard_normal((130, 12)).astype(np.float32)
+    queries = rng.standard_normal((9, 12)).astype(np.float32)
+    return AWKWARD[name](rows, queries, rng)
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("name", NAMES)
-def test_against_oracle(monkeypatch: pytest.MonkeyPatch, name: str, metric: str) -> None:
+@pytest.mark.parametrize("name", AWKWARD)
+def test_awkward_data_give_what_the_oracle_gives(monkeypatch: pytest.MonkeyPatch, name: str, metric: str) -> None:
     train, queries = _awkward(name, np.random.default_rng(5))
     _check(train, queries, 10, metric)
     # Tiles far smaller than usual, so that lists are filled and merged over many of them.
@@ -117,7 +112,7 @@ def test_against_oracle(monkeypatch: pytest.MonkeyPatch, name: str, metric: str)
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", ["float16", "float64", "int8", "uint8"])
-def test_types(metric: str, dtype: str) -> None:
+def test_integer_types_give_what_the_oracle_gives(metric: str, dtype: str) -> None:
     rng = np.random.default_rng(6)
     train, queries = rng.integers(0, 100, (60, 7)), rng.integers(0, 100, (5, 7))
     _check(train.astype(dtype), queries.astype(dtype), 9, metric, block_rows=13)
@@ -142,7 +137,9 @@ def test_float64_differences_below_float32(monkeypatch: pytest.MonkeyPatch) -> N
     metric=st.sampled_from(METRICS),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_random_shapes(n: int, dim: int, k: int, block: int, levels: int, metric: str, seed: int) -> None:
+def test_random_shapes_with_ties_give_what_the_oracle_gives(
+    n: int, dim: int, k: int, block: int, levels: int, metric: str, seed: int
+) -> None:
     """Few levels make ties common."""
     rng = np.random.default_rng(seed)
     train = rng.integers(-1, levels, (n, dim)).astype(np.float32)
@@ -151,7 +148,7 @@ def test_random_shapes(n: int, dim: int, k: int, block: int, levels: int, metric
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_block_size_does_not_matter(metric: str) -> None:
+def test_block_size_does_not_change_results(metric: str) -> None:
     """More rows than one tile holds, so that both tiles and blocks differ; results are equal to the bit."""
     train, queries, _ = make("duplicates", 20_000, 24, queries=40, seed=3)
     whole = exact_knn(train, queries, 30, metric)
@@ -176,7 +173,7 @@ def test_large_against_plain_float64() -> None:
     np.testing.assert_array_equal(ids, order[:, :100])
 
 
-def test_the_filter_filters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scan_rescores_few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scan hands on few pairs: without its threshold all 2 million pairs would be scored twice."""
     counts = []
     plain = scan.Scanner._pairs
@@ -197,7 +194,7 @@ def test_the_filter_filters(monkeypatch: pytest.MonkeyPatch) -> None:
             assert 500 <= sum(counts) < 3 * 23 * 50, (name, metric)
 
 
-def test_source_and_progress(tmp_path: Path) -> None:
+def test_a_source_is_read_in_blocks_that_progress_reports(tmp_path: Path) -> None:
     train = np.random.default_rng(0).standard_normal((100, 4)).astype(np.float32)
     np.save(tmp_path / "a.npy", train)
     seen: list[tuple[int, int | None]] = []
@@ -208,13 +205,13 @@ def test_source_and_progress(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[0][:, 0], [0, 1, 2])
 
 
-def test_no_queries() -> None:
+def test_no_queries_give_empty_results() -> None:
     for metric in METRICS:
         ids, scores = exact_knn(np.ones((5, 2)), np.ones((0, 2)), 3, metric)
         assert ids.shape == scores.shape == (0, 3)
 
 
-def test_distances() -> None:
+def test_exact_neighbors_gives_distances_of_annbench_files() -> None:
     train = np.array([[3.0, 4.0], [0.0, 2.0], [1.0, 0.0]])
     query = np.array([[1.0, 0.0]])
     # All are exact in floating point but 3/5 and the roots, which may be off by one unit in the last place
@@ -247,7 +244,7 @@ def test_distances() -> None:
         ({"device": "no such thing"}, "no such thing"),
     ],
 )
-def test_errors(change: dict[str, object], message: str) -> None:
+def test_wrong_arguments_are_refused_by_name(change: dict[str, object], message: str) -> None:
     arguments: dict[str, object] = {
         "train": np.ones((5, 3)),
         "queries": np.ones((2, 3)),
@@ -265,12 +262,12 @@ def test_row_number_in_a_later_block() -> None:
         exact_knn(train, np.ones((1, 2)), 1, "l2", block_rows=3)
 
 
-def test_unknown_distance() -> None:
+def test_an_unknown_distance_lists_the_known_ones() -> None:
     with pytest.raises(DatasetError, match="'hamming'; expected one of angular"):
         exact_neighbors(np.ones((2, 2)), np.ones((1, 2)), 1, "hamming")
 
 
-def test_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_without_torch_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "torch", None)
@@ -288,7 +285,7 @@ def _torch_devices() -> list[str]:
 
 @pytest.mark.skipif(not _torch_devices(), reason="torch is not installed")
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", AWKWARD)
 def test_torch_gives_the_same(monkeypatch: pytest.MonkeyPatch, name: str, metric: str) -> None:
     monkeypatch.setattr(scan.TorchScanner, "tile_rows", 16)
     monkeypatch.setattr(scan.TorchScanner, "tile_queries", 4)

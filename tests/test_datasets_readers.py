@@ -67,7 +67,7 @@ def test_every_extension_is_tested() -> None:
 
 
 @pytest.mark.parametrize("extension", WRITERS)
-def test_round_trip(tmp_path: Path, extension: str) -> None:
+def test_every_format_reads_back_what_was_written(tmp_path: Path, extension: str) -> None:
     dtype, write = WRITERS[extension]
     rows = _rows(dtype)
     path = tmp_path / f"vectors{extension}"
@@ -93,22 +93,22 @@ def test_round_trip(tmp_path: Path, extension: str) -> None:
 
 
 @pytest.mark.parametrize("bounds", [(-1, 3), (5, 2), (0, N + 1)])
-def test_bounds(bounds: tuple[int, int]) -> None:
+def test_bounds_outside_the_rows_are_refused(bounds: tuple[int, int]) -> None:
     with pytest.raises(DatasetError, match=rf"{bounds[0]}:{bounds[1]}.*{N}"):
         ArraySource(_rows("float32")).read(*bounds)
 
 
-def test_chunk_size() -> None:
+def test_chunks_of_0_rows_are_refused() -> None:
     with pytest.raises(DatasetError, match="chunks of 0 rows"):
         next(ArraySource(_rows("float32")).chunks(0))
 
 
-def test_extension_in_capitals(tmp_path: Path) -> None:
+def test_an_extension_in_capitals_is_known(tmp_path: Path) -> None:
     _write_vecs(tmp_path / "A.FVECS", _rows("float32"))
     assert open_vectors(tmp_path / "A.FVECS").shape == (N, D)
 
 
-def test_unknown_extension_and_missing_file(tmp_path: Path) -> None:
+def test_unknown_extension_and_missing_file_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("1,2")
     with pytest.raises(DatasetError, match=r"'\.csv'.*\.npy"):
         open_vectors(tmp_path / "a.csv")
@@ -121,7 +121,7 @@ def test_unknown_extension_and_missing_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("array", [np.zeros(4), np.zeros((2, 2, 2)), np.zeros((3, 0)), np.float32(1)])
 @pytest.mark.parametrize("extension", [".npy", ".hdf5"])
-def test_shapes_that_are_not_tables(tmp_path: Path, array: np.ndarray, extension: str) -> None:
+def test_shapes_that_are_not_tables_are_refused(tmp_path: Path, array: np.ndarray, extension: str) -> None:
     path = tmp_path / f"a{extension}"
     if extension == ".npy":
         np.save(path, array)
@@ -133,7 +133,7 @@ def test_shapes_that_are_not_tables(tmp_path: Path, array: np.ndarray, extension
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "bool", "U3"])
-def test_types_that_are_not_numbers(tmp_path: Path, dtype: str) -> None:
+def test_types_that_are_not_numbers_are_refused(tmp_path: Path, dtype: str) -> None:
     np.save(tmp_path / "a.npy", np.zeros((2, 2), dtype))
     with pytest.raises(DatasetError, match="expected floats or integers"):
         open_vectors(tmp_path / "a.npy")
@@ -166,7 +166,7 @@ def test_bare_pickle_is_refused(tmp_path: Path) -> None:
         open_vectors(tmp_path / "a.npy")
 
 
-def test_empty_npy_and_fortran_order(tmp_path: Path) -> None:
+def test_npy_may_be_empty_or_fortran_ordered_but_npz_may_not(tmp_path: Path) -> None:
     np.save(tmp_path / "empty.npy", np.zeros((0, 3), np.float32))
     assert open_vectors(tmp_path / "empty.npy").read().shape == (0, 3)
     rows = np.asfortranarray(_rows("float32"))
@@ -179,7 +179,7 @@ def test_empty_npy_and_fortran_order(tmp_path: Path) -> None:
         open_vectors(tmp_path / "f.npz")
 
 
-def test_npz_choice(tmp_path: Path) -> None:
+def test_npz_reads_the_array_named_or_the_only_one(tmp_path: Path) -> None:
     rows = _rows("float32")
     np.savez(tmp_path / "a.npz", train=rows, other=rows + 1, flat=np.zeros(3))
     np.testing.assert_array_equal(open_vectors(tmp_path / "a.npz").read(), rows)
@@ -193,7 +193,7 @@ def test_npz_choice(tmp_path: Path) -> None:
         open_vectors(tmp_path / "b.npz")
 
 
-def test_hdf5_choice(tmp_path: Path) -> None:
+def test_hdf5_reads_the_data_set_named_or_the_only_one(tmp_path: Path) -> None:
     rows = _rows("float32")
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["group/vectors"] = rows
@@ -209,7 +209,7 @@ def test_hdf5_choice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("extension", [".npy", ".fvecs", ".fbin"])
-def test_dataset_where_there_are_no_names(tmp_path: Path, extension: str) -> None:
+def test_a_dataset_name_is_refused_where_there_are_none(tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"a{extension}"
     WRITERS[extension][1](path, _rows("float32"))
     with pytest.raises(DatasetError, match="dataset='train'"):
@@ -218,7 +218,7 @@ def test_dataset_where_there_are_no_names(tmp_path: Path, extension: str) -> Non
 
 @pytest.mark.parametrize("extension", WRITERS)
 @pytest.mark.parametrize("keep", ["nothing", "a byte less", "half"])
-def test_truncated_files(tmp_path: Path, extension: str, keep: str) -> None:
+def test_truncated_files_are_refused(tmp_path: Path, extension: str, keep: str) -> None:
     dtype, write = WRITERS[extension]
     path = tmp_path / f"a{extension}"
     write(path, _rows(dtype))
@@ -228,7 +228,7 @@ def test_truncated_files(tmp_path: Path, extension: str, keep: str) -> None:
         open_vectors(path).read()
 
 
-def test_wrong_headers(tmp_path: Path) -> None:
+def test_wrong_headers_are_refused(tmp_path: Path) -> None:
     rows = _rows("float32")
     _write_vecs(tmp_path / "a.fvecs", rows)
     data = bytearray((tmp_path / "a.fvecs").read_bytes())
@@ -249,7 +249,7 @@ def test_wrong_headers(tmp_path: Path) -> None:
             open_vectors(tmp_path / "c.fbin")
 
 
-def test_damaged_npz_member(tmp_path: Path) -> None:
+def test_a_damaged_npz_member_is_refused(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).standard_normal((400, 50)).astype(np.float32)
     np.savez(tmp_path / "a.npz", rows)
     data = bytearray((tmp_path / "a.npz").read_bytes())
@@ -259,7 +259,7 @@ def test_damaged_npz_member(tmp_path: Path) -> None:
         open_vectors(tmp_path / "a.npz").read()
 
 
-def test_parquet_columns(tmp_path: Path) -> None:
+def test_parquet_reads_the_column_named_or_the_only_one(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
@@ -284,7 +284,7 @@ def test_parquet_columns(tmp_path: Path) -> None:
         ([1.0, None], "row 6 holds a null"),
     ],
 )
-def test_parquet_rows_that_are_not_vectors(tmp_path: Path, bad: Any, message: str) -> None:
+def test_parquet_rows_that_are_not_vectors_are_refused(tmp_path: Path, bad: Any, message: str) -> None:
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
@@ -296,7 +296,7 @@ def test_parquet_rows_that_are_not_vectors(tmp_path: Path, bad: Any, message: st
         list(open_vectors(tmp_path / "a.parquet").chunks(3))
 
 
-def test_parquet_fixed_size_with_null_row(tmp_path: Path) -> None:
+def test_parquet_null_row_of_fixed_size_is_refused(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
@@ -307,7 +307,7 @@ def test_parquet_fixed_size_with_null_row(tmp_path: Path) -> None:
         open_vectors(tmp_path / "a.parquet").read()
 
 
-def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_without_pyarrow_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     (tmp_path / "a.parquet").write_bytes(b"PAR1")

@@ -20,7 +20,7 @@ def _both(name: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", SYNTHETIC)
-def test_shape_and_seed(name: str) -> None:
+def test_a_seed_gives_the_same_rows_of_the_asked_shape(name: str) -> None:
     train, test, distance = make(name, N, DIM, queries=NQ, seed=11)
     assert train.shape == (N, DIM)
     assert test.shape == (NQ, DIM)
@@ -35,33 +35,33 @@ def test_shape_and_seed(name: str) -> None:
 
 @pytest.mark.parametrize("name", SYNTHETIC)
 @pytest.mark.parametrize("n", [1, 2, 25])
-def test_small(name: str, n: int) -> None:
+def test_one_dimension_and_few_rows_are_made(name: str, n: int) -> None:
     train, test, _ = make(name, n, 1, queries=1, seed=0)
     assert train.shape == (n, 1)
     assert test.shape == (1, 1)
 
 
-def test_gaussian() -> None:
+def test_gaussian_has_mean_0_and_variance_1() -> None:
     rows = _both("gaussian")
     # 67,200 values: the standard error of the mean is 0.004, that of the variance 0.0055; five of them.
     assert abs(rows.mean()) < 0.02
     assert abs(rows.var() - 1) < 0.028
 
 
-def test_sphere() -> None:
+def test_sphere_rows_have_unit_length() -> None:
     # float32 rounds each coordinate by at most 6e-8 of itself, so the norm by no more.
     np.testing.assert_allclose(np.linalg.norm(_both("sphere"), axis=1), 1, rtol=0, atol=1.2e-7)
 
 
-def test_clustered() -> None:
-    """Neighbours in one cluster are far nearer than other rows: 0.2 sqrt(64) against sqrt(64)."""
+def test_clustered_rows_lie_near_others_of_their_cluster() -> None:
+    """Neighbors in one cluster are far nearer than other rows: 0.2 sqrt(64) against sqrt(64)."""
     train, test, _ = make("clustered", N, DIM, queries=NQ, seed=11)
     distances = np.linalg.norm(test[:, None].astype(np.float64) - train, axis=2)
     # A chi variable with 32 degrees of freedom stays within half of its mean in any sample of this size.
     assert distances.min(axis=1).max() < 0.5 * np.median(distances)
 
 
-def test_decay() -> None:
+def test_decay_has_a_power_law_spectrum_in_a_random_basis() -> None:
     values = np.linalg.svd(_both("decay"), compute_uv=False)
     slope = np.polyfit(np.log(np.arange(1, DIM + 1)), np.log(values), 1)[0]
     # The spectrum is 1/i; 2,100 rows tell each value to about 2 %, and the slope over three octaves far
@@ -72,37 +72,37 @@ def test_decay() -> None:
     assert share.max() < 0.6 * share.sum()
 
 
-def test_large_mean() -> None:
+def test_large_mean_lies_far_from_0_with_unit_noise() -> None:
     rows = _both("large-mean")
     assert np.linalg.norm(rows.mean(axis=0)) > 100 * np.sqrt(DIM)
     # The noise has variance 1; 2,100 rows tell it to 3 % per coordinate, four of these are 12 %.
     np.testing.assert_allclose(rows.var(axis=0), 1, rtol=0, atol=0.12)
 
 
-def test_duplicates() -> None:
+def test_duplicates_repeat_each_row_about_ten_times() -> None:
     distinct = len(np.unique(_both("duplicates"), axis=0))
     assert 0.5 * (N + NQ) / 10 < distinct <= (N + NQ) // 10
 
 
 @pytest.mark.parametrize("n", [5, N])
-def test_zeros(n: int) -> None:
+def test_zeros_has_one_zero_row_in_twenty(n: int) -> None:
     train, test, _ = make("zeros", n, DIM, queries=NQ, seed=11)
     assert (~np.concatenate([train, test]).any(axis=1)).sum() == (n + NQ + 19) // 20
 
 
-def test_outlier_norms() -> None:
+def test_outlier_norms_have_a_heavy_tail() -> None:
     norms = np.linalg.norm(_both("outlier-norms"), axis=1)
     # Log-normal with sigma 1.5: the 99 % quantile is exp(2.33 * 1.5) = 33 medians.
     assert np.quantile(norms, 0.99) > 15 * np.median(norms)
 
 
-def test_sparse() -> None:
+def test_sparse_rows_have_one_nonzero_value() -> None:
     rows = _both("sparse")
     np.testing.assert_array_equal((rows != 0).sum(axis=1), 1)
     assert ((rows != 0).sum(axis=0) > 0).all()
 
 
-def test_binary() -> None:
+def test_binary_rows_are_fair_signs() -> None:
     rows = _both("binary")
     np.testing.assert_array_equal(np.unique(rows), [-1, 1])
     # 67,200 fair signs: the mean has standard error 0.004; five of them.
@@ -119,14 +119,14 @@ def test_binary() -> None:
         (("gaussian", 5, 5, 5, -1), "seed = -1"),
     ],
 )
-def test_errors(arguments: tuple[str, int, int, int, int], message: str) -> None:
+def test_wrong_arguments_are_refused(arguments: tuple[str, int, int, int, int], message: str) -> None:
     name, n, dim, queries, seed = arguments
     with pytest.raises(DatasetError, match=message):
         make(name, n, dim, queries=queries, seed=seed)
 
 
 @pytest.mark.parametrize(("metric", "k"), [(None, 100), ("cosine", 5), ("l2", 5), ("ip", 5)])
-def test_file(tmp_path: Path, metric: str | None, k: int) -> None:
+def test_a_synthetic_file_holds_the_made_rows(tmp_path: Path, metric: str | None, k: int) -> None:
     path = make_synthetic_file("outlier-norms", tmp_path / "a.hdf5", 60, 4, 3, 1, k=k, metric=metric)
     data = load_annbench(path)
     assert (data.n, data.dim, data.nq, data.gt_k) == (60, 4, 3, min(k, 60))
@@ -134,6 +134,6 @@ def test_file(tmp_path: Path, metric: str | None, k: int) -> None:
     np.testing.assert_array_equal(data.train.read(), make("outlier-norms", 60, 4, queries=3, seed=1)[0])
 
 
-def test_file_with_wrong_metric(tmp_path: Path) -> None:
+def test_a_file_with_a_wrong_metric_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="'angular'; expected one of cosine"):
         make_synthetic_file("zeros", tmp_path / "a.hdf5", 60, 4, 3, 1, metric="angular")

@@ -51,7 +51,7 @@ def test_search_is_that_of_an_index(store):
     assert store.search(vectors(1)[0], 0) == []
 
 
-def test_records_come_back(store):
+def test_records_come_back_as_written_and_in_order(store):
     assert len(store) == 20
     (back,) = store.get(["r3"])
     assert (back.id, back.text, back.metadata, back.more, back.embedding) == (
@@ -61,7 +61,7 @@ def test_records_come_back(store):
     assert [record.id for record in store.records()] == [f"r{i}" for i in range(20)]
 
 
-def test_an_empty_store():
+def test_an_empty_store_answers_with_nothing():
     with DocStore() as store:
         assert len(store) == 0
         assert store.search(vectors(1)[0], 3) == []
@@ -84,7 +84,7 @@ def test_written_again_is_replaced(store):
     assert names(store.search(query, 1)) == ["r4"]
 
 
-def test_kept_embeddings():
+def test_kept_embeddings_come_back_exactly():
     with DocStore(keep_embeddings=True) as store:
         store.write([*records(5), Record("bare")])
         found = {record.id: record.embedding for record in store.records()}
@@ -94,7 +94,7 @@ def test_kept_embeddings():
         np.testing.assert_array_equal(store.vectors(store.get(["r2", "r0"])), vectors(5)[[2, 0]])
 
 
-def test_vectors_by_their_codes(store):
+def test_vectors_without_embeddings_come_from_codes(store):
     rows = vectors(20)
     back = store.vectors(store.get(["r2", "r0"]))
     unit = rows[[2, 0]] / np.linalg.norm(rows[[2, 0]], axis=1, keepdims=True)
@@ -161,7 +161,7 @@ def test_parameters_are_checked_at_once():
             DocStore(**wrong)
 
 
-def test_threads(store):
+def test_searches_see_a_change_whole_or_not_at_all(store):
     """Searches beside changes: each sees the store before or after a change, never between rows and vectors."""
     stop, failures = threading.Event(), []
 
@@ -249,7 +249,7 @@ def test_a_save_that_fails_leaves_the_last_one(tmp_path, monkeypatch, place):
         assert len(store.search(vectors(1)[0], 99)) == 10
 
 
-def test_copies(tmp_path, store):
+def test_a_copy_answers_as_the_store_does(tmp_path, store):
     store.save(tmp_path / "a")
     store.write([Record("more", "x", embedding=vectors(1, seed=8)[0])])
     store.save(tmp_path / "b")
@@ -277,7 +277,7 @@ def test_another_process_reads_while_changes_are_open(tmp_path):
                 reader.write(records(1))
 
 
-def test_foreign_folders(tmp_path):
+def test_foreign_folders_are_refused(tmp_path):
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / DATABASE).write_text("not a database, but long enough to be looked at " * 50)
     with pytest.raises(vqindex.FileFormatError, match="expected a store of vqindex"):

@@ -65,7 +65,7 @@ def test_the_index_is_made_once(example, tmp_path, monkeypatch, capsys):
     assert vqindex.VQIndex.load("semantic_search.vqi").ntotal > made
 
 
-def test_own_texts(example, tmp_path, capsys):
+def test_own_texts_are_shown_as_they_are_with_line_numbers(example, tmp_path, capsys):
     notes = tmp_path / "notes.txt"
     notes.write_text("apples and pears\n\nzebras [bold] puzzle jazz\n")
     index = tmp_path / "n.vqi"
@@ -75,7 +75,7 @@ def test_own_texts(example, tmp_path, capsys):
     assert shown.index("notes.txt:3") < shown.index("notes.txt:1"), "lines are numbered as in the file"
 
 
-def test_questions_at_the_prompt(example, tmp_path, monkeypatch, capsys):
+def test_questions_at_the_prompt_are_answered(example, tmp_path, monkeypatch, capsys):
     asked = iter(["dumps", ""])
     monkeypatch.setattr("builtins.input", lambda *_: next(asked))
     shown = run(example, capsys, Letters(), "--modules", "json", "--index", str(tmp_path / "i.vqi"))

@@ -12,13 +12,13 @@ import click
 
 from vqindex.arguments import DEFAULT_CONFIDENCE
 from vqindex.spec import CODECS, METRICS, SKETCHES, IndexSpec
+from vqindex_bench.contest import MODES, Contender, contenders_of, measure, on_processors
+from vqindex_bench.data_files import read_file
+from vqindex_bench.peers import DEFAULT, PEERS, Built, Settings, ours
+from vqindex_bench.plots import has_matplotlib
+from vqindex_bench.report import write_report
 
-from .bench_data import read_file
-from .contest import MODES, Contender, contenders_of, measure, on_processors
 from .output import CommaList, json_option, progress_bar, show_table
-from .peers import DEFAULT, PEERS, Built, Settings, ours
-from .plots import has_matplotlib
-from .report import write_report
 
 __all__ = ["bench"]
 
@@ -201,7 +201,7 @@ def bench(
     if output is not None:
         output.write_text(text)
     if plot is not None:
-        from .peer_plot import plot_peers
+        from vqindex_bench.peer_plot import plot_peers
 
         plot_peers(plot, lines)
     if html is not None:

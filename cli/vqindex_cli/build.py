@@ -125,7 +125,7 @@ def build(
     DATA is .npy .npz .hdf5/.h5 .fvecs .bvecs .fbin .u8bin .i8bin or .parquet.
 
     A store is built in bounded memory and committed now and then. When it was stopped, the same command goes on after
-    the last commit. With --center mean its centre is the mean of the vectors of the first commit, that of a file the
+    the last commit. With --center mean its center is the mean of the vectors of the first commit, that of a file the
     mean of all.
     """
     store = store or output.is_dir()

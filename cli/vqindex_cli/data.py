@@ -1,4 +1,4 @@
-"""``vqindex datasets``: list, fetch and make data sets with exact neighbours."""
+"""``vqindex datasets``: list, fetch and make data sets with exact neighbors."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def fetch(name: str, directory: Path | None, base_url: str | None) -> None:
 @click.option("--dim", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--queries", type=click.IntRange(1), default=500, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("-k", type=click.IntRange(1), default=100, show_default=True, help="True neighbours per query.")
+@click.option("-k", type=click.IntRange(1), default=100, show_default=True, help="True neighbors per query.")
 @click.option("--metric", type=click.Choice(("ip", "cosine", "l2")), help="Default: the one that suits the set.")
 @click.option("--force", is_flag=True, help="Replace OUTPUT if it exists.")
 def make(
     kind: str, output: Path, n: int, dim: int, queries: int, seed: int, k: int, metric: str | None, force: bool
 ) -> None:
-    """Make a seeded synthetic data set of a KIND with exact neighbours; `datasets list` shows the kinds."""
+    """Make a seeded synthetic data set of a KIND with exact neighbors; `datasets list` shows the kinds."""
     if output.exists() and not force:
         raise click.ClickException(f"{output} exists; choose another name or give --force")
-    with progress_bar("exact neighbours") as report:
+    with progress_bar("exact neighbors") as report:
         path = vd.make_synthetic_file(kind, output, n, dim, queries, seed, min(k, n), metric, report)
     click.echo(str(path))

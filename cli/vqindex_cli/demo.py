@@ -11,12 +11,12 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from vqindex_bench.compare import Built, build_faiss_pq, build_ours, has_faiss
+from vqindex_bench.plots import has_matplotlib, plot_recall_curves
 from vqindex_datasets import load_annbench, sample_path
 from vqindex_datasets.recall import recall_1_at_k, recall_at_k
 
-from .compare import Built, build_faiss_pq, build_ours, has_faiss
 from .output import json_option, show_json, show_table
-from .plots import has_matplotlib, plot_recall_curves
 
 __all__ = ["demo"]
 

@@ -1,4 +1,4 @@
-"""``vqindex eval``: recall and speed of an index on data with known nearest neighbours."""
+"""``vqindex eval``: recall and speed of an index on data with known nearest neighbors."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 import vqindex
 from vqindex.arguments import DEFAULT_OVERSAMPLE
+from vqindex_bench.measure import time_search
 from vqindex_datasets import exact_knn, is_annbench, load_annbench, open_vectors
 from vqindex_datasets.recall import recall_1_at_k, recall_at_k
 
-from .measure import time_search
 from .opening import open_index
 from .options import confidence_option, rerank_options, reranking, threads_option
 from .output import json_option, progress_bar, show_fields, show_json
@@ -26,7 +26,7 @@ __all__ = ["evaluate"]
 def _truth(
     index: vqindex.VQIndex, data: Path, queries: Path | None, k: int, exact: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return the queries and the row numbers of their true neighbours, from the file or computed."""
+    """Return the queries and the row numbers of their true neighbors, from the file or computed."""
     metric = index.spec.metric
     if is_annbench(data) and queries is None:
         known = load_annbench(data)
@@ -34,12 +34,12 @@ def _truth(
         if not exact:
             if known.metric != metric:
                 raise click.ClickException(
-                    f"{data} has neighbours for distance {known.distance!r}, the index has metric {metric!r}; "
+                    f"{data} has neighbors for distance {known.distance!r}, the index has metric {metric!r}; "
                     "--exact computes the right ones"
                 )
             if known.gt_k < k:
                 raise click.ClickException(
-                    f"{data} has {known.gt_k} neighbours a query, k is {k}; --exact computes more"
+                    f"{data} has {known.gt_k} neighbors a query, k is {k}; --exact computes more"
                 )
             return known.test, known.neighbors
         test, dataset = known.test, "train"
@@ -50,7 +50,7 @@ def _truth(
             test, dataset = np.asarray(source.read(), np.float32), None
     with open_vectors(data, dataset) as source:
         _check_size(index, data, source.shape[0], source.shape[1])
-        with progress_bar("exact neighbours") as report:
+        with progress_bar("exact neighbors") as report:
             truth, _ = exact_knn(source, test, k, metric, progress=report)
     return test, truth
 
@@ -70,7 +70,7 @@ def _check_size(index: vqindex.VQIndex, data: Path, n: int, dim: int) -> None:
 @click.option(
     "--queries", type=click.Path(path_type=Path), help="Query vectors, if DATA is not an ann-benchmarks file."
 )
-@click.option("--exact", is_flag=True, help="Compute the true neighbours instead of taking DATA's.")
+@click.option("--exact", is_flag=True, help="Compute the true neighbors instead of taking DATA's.")
 @click.option("--mmap/--no-mmap", default=False, show_default=True, help="Map the index instead of reading it.")
 @rerank_options
 @threads_option
@@ -95,7 +95,7 @@ def evaluate(
     """Measure recall, speed and size of INDEX, built from DATA.
 
     DATA is an ann-benchmarks HDF5 file, or the base vectors in any format together with --queries; the true
-    neighbours are then computed. Recall is the overlap of id lists; 1@k asks whether the true nearest is among k.
+    neighbors are then computed. Recall is the overlap of id lists; 1@k asks whether the true nearest is among k.
     """
     loaded = open_index(index, mmap=mmap, device=device)
     if k > loaded.ntotal:

@@ -25,7 +25,7 @@ confidence_option = click.option(
     type=click.FloatRange(0.5, 1, min_open=True),
     default=DEFAULT_CONFIDENCE,
     show_default=True,
-    help="Chance to score a true neighbour whose sign bits are read first; 1 scores every vector.",
+    help="Chance to score a true neighbor whose sign bits are read first; 1 scores every vector.",
 )
 
 

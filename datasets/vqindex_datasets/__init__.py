@@ -1,4 +1,4 @@
-"""Data sets for vqindex: readers, the ann-benchmarks layout, exact neighbours, synthetic data, a catalogue.
+"""Data sets for vqindex: readers, the ann-benchmarks layout, exact neighbors, synthetic data, a catalog.
 
 Nothing is read, fetched or computed on import.
 """
@@ -11,7 +11,8 @@ from .download import download
 from .errors import DatasetError, DownloadError
 from .glove import build_glove100, fetch_glove100, make_sample
 from .groundtruth import exact_knn, exact_neighbors
-from .readers import EXTENSIONS, ArraySource, VectorSource, open_vectors
+from .readers import EXTENSIONS, open_vectors
+from .sources import ArraySource, VectorSource
 from .synthetic import SYNTHETIC, Synthetic, make
 
 __all__ = [

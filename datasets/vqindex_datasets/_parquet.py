@@ -1,4 +1,4 @@
-"""The .parquet reader; apart from the others because only it needs pyarrow."""
+"""The .parquet reader; it imports pyarrow when a file is opened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DatasetError
-from .readers import VectorSource
+from .sources import VectorSource
 
 __all__ = ["ParquetSource"]
 

@@ -47,15 +47,15 @@ class Scanner:
 
     def __init__(self, queries: NDArray[np.float64], norms: NDArray[np.float64], metric: str, k: int) -> None:
         self.metric, self.k, self.norms = metric, k, norms
-        self.centre = np.zeros(queries.shape[1])
+        self.center = np.zeros(queries.shape[1])
         # With 2k rows in the first tile, the k-th best bound of that tile is a useful start.
         values = self.tile_queries * self.tile_rows
         self.tile_rows = max(self.tile_rows, 2 * k)
         self.tile_queries = max(1, values // self.tile_rows)
         if metric == "l2":
             if len(queries):
-                self.centre = queries.mean(axis=0)
-            self.queries = queries - self.centre
+                self.center = queries.mean(axis=0)
+            self.queries = queries - self.center
             self.lengths = np.sqrt((self.queries * self.queries).sum(axis=1))
         else:
             self.queries = _unit(queries, norms)
@@ -96,7 +96,7 @@ class Scanner:
             wide = np.concatenate([tile, norms[:, None]], axis=1)
             lengths, largest = norms, float(norms.max())
         else:
-            shifted = tile - self.centre
+            shifted = tile - self.center
             lengths = np.sqrt((shifted * shifted).sum(axis=1))
             wide = np.concatenate([shifted, (lengths * lengths)[:, None], lengths[:, None]], axis=1)
             largest = max(float(lengths.max()), float(self.lengths.max(initial=0.0)))

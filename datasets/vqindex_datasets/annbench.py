@@ -1,7 +1,7 @@
 """The HDF5 layout of ann-benchmarks: train, test, neighbors, distances.
 
-Two layouts are in use. Older files hold float32 vectors and int32 neighbours and have no ``type`` and
-``dimension`` attributes; the current writer stores int64 neighbours and float64 distances and has them. Both
+Two layouts are in use. Older files hold float32 vectors and int32 neighbors and have no ``type`` and
+``dimension`` attributes; the current writer stores int64 neighbors and float64 distances and has them. Both
 are read, float16 and integer vectors too. `write_annbench` writes the current layout.
 """
 
@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .errors import DatasetError
-from .readers import VectorSource, open_vectors
+from .readers import open_vectors
+from .sources import VectorSource
 
 __all__ = ["DISTANCES", "Dataset", "is_annbench", "load_annbench", "write_annbench"]
 
@@ -53,7 +54,7 @@ class Dataset:
     distance : str
         What the file calls it.
     n, nq, dim, gt_k : int
-        Train rows, queries, dimension, and true neighbours per query.
+        Train rows, queries, dimension, and true neighbors per query.
     """
 
     path: Path
@@ -76,12 +77,12 @@ class Dataset:
 
     @property
     def neighbors(self) -> NDArray[np.int64]:
-        """Row numbers of the true neighbours, nearest first, int64 of shape (nq, gt_k)."""
+        """Row numbers of the true neighbors, nearest first, int64 of shape (nq, gt_k)."""
         return np.asarray(_read(self.path, "neighbors"), np.int64)
 
     @property
     def distances(self) -> NDArray[np.float64]:
-        """Distances of the true neighbours, float64 (nq, gt_k): 1 - cos, unsquared Euclidean, or -<q, x>."""
+        """Distances of the true neighbors, float64 (nq, gt_k): 1 - cos, unsquared Euclidean, or -<q, x>."""
         return np.asarray(_read(self.path, "distances"), np.float64)
 
 
@@ -129,7 +130,7 @@ def load_annbench(path: str | Path) -> Dataset:
     ------
     DatasetError
         If the file is missing, not in this layout, sparse or binary, of an unknown distance, if shapes
-        disagree, or if a neighbour is not a train row.
+        disagree, or if a neighbor is not a train row.
     """
     path = Path(path)
     if not path.is_file():
@@ -219,7 +220,7 @@ def write_annbench(
     test : ndarray of any float or integer type, shape (nq, d)
         The queries.
     neighbors, distances : ndarray of any integer and any float type, shape (nq, k)
-        The exact neighbours, nearest first; distances as in `Dataset.distances`.
+        The exact neighbors, nearest first; distances as in `Dataset.distances`.
     distance : str
         A key of `DISTANCES`.
     dtype, point_type : dtype, str
@@ -235,7 +236,7 @@ def write_annbench(
     Raises
     ------
     DatasetError
-        If shapes or neighbours do not fit, the distance is unknown, or a value does not fit in `dtype`.
+        If shapes or neighbors do not fit, the distance is unknown, or a value does not fit in `dtype`.
     """
     path, neighbors, distances = Path(path), np.asarray(neighbors), np.asarray(distances)
     if distance not in DISTANCES:

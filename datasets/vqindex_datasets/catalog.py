@@ -100,7 +100,7 @@ def _entries() -> dict[str, Entry]:
     ]  # fmt: skip
     for name, n, dim, nq, distance, size in _ANN_BENCHMARKS:
         entries.append(Entry(name, "download", n, dim, nq, distance, size << 20, None, f"ann-benchmarks, {BASE_URL}"))
-    # Vectors float32, and 100 neighbours a query with int64 and float64.
+    # Vectors float32, and 100 neighbors a query with int64 and float64.
     size = 4 * (_SYNTHETIC_N + _SYNTHETIC_NQ) * _SYNTHETIC_DIM + 1600 * _SYNTHETIC_NQ
     for name, kind in SYNTHETIC.items():
         entries.append(
@@ -149,7 +149,7 @@ def fetch(
     directory : str or Path, optional
         Where files go; by default `default_directory`. The shipped sample stays where it is.
     progress : callable, optional
-        ``progress(done, total or None)``: bytes for downloads, rows while neighbours are computed.
+        ``progress(done, total or None)``: bytes for downloads, rows while neighbors are computed.
     base_url : str, optional
         A mirror to use instead of `BASE_URL`.
 
@@ -217,7 +217,7 @@ def make_synthetic_file(
     metric: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Make a synthetic data set with its exact neighbours as an ann-benchmarks file.
+    """Make a synthetic data set with its exact neighbors as an ann-benchmarks file.
 
     Parameters
     ----------
@@ -228,11 +228,11 @@ def make_synthetic_file(
     n, dim, queries, seed : int
         As for `make`.
     k : int
-        Neighbours per query; fewer if there are fewer rows.
+        Neighbors per query; fewer if there are fewer rows.
     metric : {"cosine", "l2", "ip"}, optional
         By default that of the distance which suits the data.
     progress : callable, optional
-        ``progress(rows_done, n)`` while the neighbours are computed.
+        ``progress(rows_done, n)`` while the neighbors are computed.
 
     Returns
     -------

@@ -2,7 +2,7 @@
 
 The package (version 1.1.0) holds a JSON file with 341,479 English words: every word has a vector and no two
 vectors are equal. They are GloVe vectors (Pennington, Socher, Manning, EMNLP 2014; Public Domain Dedication
-and License 1.0), the package is under the MIT licence (GRAYPE Systems). `build_glove100` makes an
+and License 1.0), the package is under the MIT license (GRAYPE Systems). `build_glove100` makes an
 ann-benchmarks file of them with 331,479 train rows and 10,000 queries. It is *not* the file glove-100-angular
 of ann-benchmarks, which has 1,183,514 rows.
 """
@@ -52,7 +52,7 @@ def build_glove100(
 
     The rows, in word-index order, are shuffled by ``numpy.random.RandomState(seed).permutation``, a stream
     that NumPy keeps frozen. The last `queries` of them become the queries and the others, in shuffled order,
-    the train rows. Vectors are float32 as they come (not normalised), the distance is angular.
+    the train rows. Vectors are float32 as they come (not normalized), the distance is angular.
 
     Parameters
     ----------
@@ -61,11 +61,11 @@ def build_glove100(
     out : str or Path
         The HDF5 file to write.
     queries, k, seed : int
-        Number of queries, neighbours per query, and the seed of the shuffle.
+        Number of queries, neighbors per query, and the seed of the shuffle.
     device : str
-        Where the exact neighbours are computed, see `exact_knn`.
+        Where the exact neighbors are computed, see `exact_knn`.
     progress : callable, optional
-        ``progress(rows_done, n)`` during the computation of the neighbours.
+        ``progress(rows_done, n)`` during the computation of the neighbors.
 
     Returns
     -------
@@ -194,7 +194,7 @@ def make_sample(
     """Make the small sample that ships with the package from the file of `build_glove100`.
 
     Rows and queries are seeded random choices of the train rows and of the queries, kept in file order and
-    stored as float16. The neighbours are exact for these float16 values; they are int32 and the distances
+    stored as float16. The neighbors are exact for these float16 values; they are int32 and the distances
     float32, to save room.
 
     Parameters
@@ -204,7 +204,7 @@ def make_sample(
     out : str or Path
         The HDF5 file to write.
     rows, queries, k, seed : int
-        Sizes, neighbours per query, and the seed of the choice (``numpy.random.RandomState``).
+        Sizes, neighbors per query, and the seed of the choice (``numpy.random.RandomState``).
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by brute force, in bounded memory.
+"""Exact nearest neighbors by brute force, in bounded memory.
 
 The search scans the rows in tiles. A fast matrix product gives, for every query and row, an *upper bound* of
 the score: the rounded score plus the most that rounding can have taken from it. Rows whose bound lies below
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ._scan import Scanner, make_scanner
 from .errors import DatasetError
-from .readers import ArraySource, VectorSource
+from .sources import ArraySource, VectorSource
 
 __all__ = ["METRICS", "exact_knn", "exact_neighbors"]
 
@@ -56,7 +56,7 @@ def exact_knn(
     queries : ndarray of any float or integer type, shape (nq, d)
         The queries.
     k : int
-        Neighbours per query, 1 <= k <= n.
+        Neighbors per query, 1 <= k <= n.
     metric : {"ip", "cosine", "l2"}
         Inner product, cosine (0 where either vector has norm 0, or a norm whose square underflows float64),
         or squared Euclidean distance.
@@ -96,14 +96,14 @@ def exact_neighbors(
     block_rows: int = 65536,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Find exact neighbours with the distances that ann-benchmarks files store.
+    """Find exact neighbors with the distances that ann-benchmarks files store.
 
     Parameters
     ----------
     train, queries : ndarray of any float or integer type, shape (n, d) and (nq, d)
         Rows and queries, as for `exact_knn`.
     k : int
-        Neighbours per query, 1 <= k <= n.
+        Neighbors per query, 1 <= k <= n.
     distance : {"angular", "euclidean", "ip"}
         1 - cosine, Euclidean distance (not squared), or minus the inner product.
     device, block_rows, progress : str, int, callable

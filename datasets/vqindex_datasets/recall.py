@@ -26,5 +26,5 @@ def recall_at_k(found: NDArray[Any], truth: NDArray[Any], k: int) -> float:
 
 
 def recall_1_at_k(found: NDArray[Any], truth: NDArray[Any], k: int) -> float:
-    """Share of queries whose true nearest neighbour is among the first k found ("recall 1@k")."""
+    """Share of queries whose true nearest neighbor is among the first k found ("recall 1@k")."""
     return float((found[:, :k] == truth[:, :1]).any(axis=1).mean())

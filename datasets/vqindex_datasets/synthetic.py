@@ -45,9 +45,9 @@ def _sphere(rng: np.random.Generator, m: int, dim: int) -> Array:
 
 
 def _clustered(rng: np.random.Generator, m: int, dim: int) -> Array:
-    # About 200 rows a cluster; the spread within one is a fifth of that between the centres.
-    centres = rng.standard_normal((max(2, m // 200), dim))
-    return centres[rng.integers(len(centres), size=m)] + 0.2 * rng.standard_normal((m, dim))
+    # About 200 rows a cluster; the spread within one is a fifth of that between the centers.
+    centers = rng.standard_normal((max(2, m // 200), dim))
+    return centers[rng.integers(len(centers), size=m)] + 0.2 * rng.standard_normal((m, dim))
 
 
 def _decay(rng: np.random.Generator, m: int, dim: int) -> Array:

@@ -102,7 +102,7 @@ def store():
     store.close()
 
 
-def test_retrieval(store):
+def test_retrieval_finds_the_nearest_with_its_exact_score(store):
     query = documents()[7].embedding
     found = store.embedding_retrieval(query, top_k=5)
     assert found[0].id == "d7"
@@ -120,7 +120,7 @@ def test_retrieval(store):
     assert store.embedding_retrieval(query, top_k=0) == []
 
 
-def test_retrieval_with_filters(store):
+def test_retrieval_searches_only_documents_that_match_filters(store):
     query = documents()[7].embedding
     filters = {"operator": "AND", "conditions": [
         {"field": "meta.number", "operator": "in", "value": [3, 4, 9]},
@@ -129,14 +129,14 @@ def test_retrieval_with_filters(store):
     assert {document.id for document in store.embedding_retrieval(query, filters)} == {"d3", "d9"}
     none = {"field": "meta.number", "operator": ">", "value": 1000}
     assert store.embedding_retrieval(query, none) == []
-    # A document without an embedding meets the filter and is not found by embedding.
+    # A document without an embedding matches the filter and is not found by embedding.
     three = {"field": "meta.number", "operator": "==", "value": 3}
     assert {document.id for document in store.filter_documents(three)} == {"d3", "bare"}
     assert [document.id for document in store.embedding_retrieval(query, three)] == ["d3"]
 
 
 @pytest.mark.parametrize("metric", ["ip", "l2"])
-def test_other_metrics(metric):
+def test_scores_of_other_metrics_fall_and_ip_refuses_scaling(metric):
     store = VQIndexDocumentStore(metric=metric)
     store.write_documents(documents())
     query = documents()[7].embedding
@@ -153,7 +153,7 @@ def test_other_metrics(metric):
     store.close()
 
 
-def test_dates_in_other_spellings(store):
+def test_filters_match_dates_in_other_spellings(store):
     """Haystack's == takes two spellings of one time for equal; SQLite must not decide that beforehand."""
     store.write_documents([Document(id="date", content="x", meta={"when": "2024-01-02T00:00:00"})])
     for value in ("2024-01-02", "2024-01-02T00:00:00"):
@@ -173,7 +173,7 @@ def test_documents_come_back_whole():
     store.close()
 
 
-def test_a_store_on_disk(tmp_path):
+def test_a_store_on_disk_opens_as_it_was_saved(tmp_path):
     store = VQIndexDocumentStore(tmp_path / "s", metric="ip", bits=2)
     store.write_documents(documents())
     store.save()
@@ -198,7 +198,7 @@ def test_an_overwritten_embedding_is_found(store):
     assert store.embedding_retrieval(query, top_k=1)[0].meta == {"number": 2, "odd": False, "new": "value"}
 
 
-def test_wrong_input(store):
+def test_wrong_input_names_what_is_wrong_and_changes_nothing(store):
     with pytest.raises(ValueError, match="31 columns"):
         store.write_documents([Document(content="x", embedding=[1.0] * 31)])
     with pytest.raises(ValueError, match="31 columns"):
@@ -214,7 +214,7 @@ def test_wrong_input(store):
         VQIndexEmbeddingRetriever(object())
 
 
-async def test_in_a_pipeline(store):
+async def test_retriever_in_a_pipeline_merges_its_filters(store):
     only_odd = {"field": "meta.odd", "operator": "==", "value": True}
     retriever = VQIndexEmbeddingRetriever(store, filters=only_odd, top_k=3, filter_policy=FilterPolicy.MERGE)
     pipeline = Pipeline()

@@ -71,7 +71,7 @@ def numbers(documents):
         (lambda document: document.page_content.endswith("9"), [9, 19, 29, 39]),
     ],
 )
-def test_filters(store, wanted, expected):
+def test_filters_choose_the_expected_documents(store, wanted, expected):
     assert numbers(store.similarity_search("text 3", k=40, filter=wanted)) == expected
     assert numbers(store.max_marginal_relevance_search("x", k=40, fetch_k=40, filter=wanted)) == expected
 
@@ -103,7 +103,7 @@ def test_scores_are_those_of_the_index(model, metric):
     store.close()
 
 
-def test_more_results_than_documents(store):
+def test_k_beyond_the_documents_returns_all_of_them(store):
     assert len(store.similarity_search("x", k=100)) == 40
     assert store.similarity_search("x", k=0) == []
 
@@ -124,7 +124,7 @@ def test_diverse_results_do_not_repeat_themselves(model):
     store.close()
 
 
-async def test_async_is_sync(store):
+async def test_async_methods_give_what_sync_ones_do(store):
     assert await store.asimilarity_search("text 3", k=5) == store.similarity_search("text 3", k=5)
     assert await store.asimilarity_search_with_score("text 3", 5, {"kind": "odd"}) == (
         store.similarity_search_with_score("text 3", 5, {"kind": "odd"})
@@ -136,7 +136,7 @@ async def test_async_is_sync(store):
     assert await store.aget_by_ids(["3", "4"]) == store.get_by_ids(["4"])
 
 
-def test_a_store_on_disk(tmp_path, model):
+def test_a_store_on_disk_opens_as_it_was_saved(tmp_path, model):
     store = VQIndexVectorStore(model, tmp_path / "s", bits=3)
     store.add_documents([Document(id="a", page_content="first", metadata={"deep": {"list": [1, None, "ü"]}})])
     store.save()
@@ -163,7 +163,7 @@ def test_wrong_lists_change_nothing(store):
     assert len(store.similarity_search("x", k=100)) == 40
 
 
-def test_as_a_retriever(store):
+def test_retriever_keeps_its_k_and_filter(store):
     retriever = store.as_retriever(search_kwargs={"k": 2, "filter": {"kind": "odd"}})
     found = retriever.invoke("text 3")
     assert len(found) == 2

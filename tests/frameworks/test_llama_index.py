@@ -108,14 +108,14 @@ def test_filters_are_those_of_the_simple_store(store, condition, first):
         assert sorted(node.node_id for node in store.get_nodes(filters=filters)) == expected
 
 
-def test_nested_filters(store):
+def test_nested_filters_combine_as_they_say(store):
     inner = MetadataFilters(filters=FILTERS[:2], condition=FilterCondition.OR)
     outer = MetadataFilters(filters=[inner, MetadataFilter(key="kind", value="odd")])
     assert numbers(store.query(query(0, filters=outer)).nodes) == [1, 7]
     assert numbers(store.get_nodes(filters=MetadataFilters(filters=[outer]))) == [1, 7]
 
 
-def test_ids_and_documents_narrow(store):
+def test_node_ids_and_document_ids_limit_a_query(store):
     assert sorted(store.query(query(0, node_ids=["n3", "n4", "none"])).ids) == ["n3", "n4"]
     assert numbers(store.query(query(0, doc_ids=["doc1"])).nodes) == list(range(10, 20))
     both = query(0, doc_ids=["doc1"], node_ids=["n3", "n12"], filters=MetadataFilters(filters=[FILTERS[0]]))
@@ -124,7 +124,7 @@ def test_ids_and_documents_narrow(store):
     assert store.get_nodes([]) == []
 
 
-def test_diverse_results(store):
+def test_mmr_does_not_repeat_the_node_chosen_last(store):
     repeated = [TextNode(id_=f"r{i}", text="r", embedding=ROWS[0].tolist(), metadata={"number": 0}) for i in range(3)]
     store.add(repeated)
     plain = store.query(query(0, 3)).ids
@@ -137,7 +137,7 @@ def test_diverse_results(store):
     assert diverse[1] not in equal
 
 
-def test_delete(store):
+def test_delete_removes_nodes_by_document_id_and_filter(store):
     store.delete("doc1")
     assert numbers(store.get_nodes()) == [*range(10), *range(20, 30)]
     store.delete("no such document")
@@ -167,7 +167,7 @@ def test_kinds_of_nodes_come_back_whole(store):
     assert len(store.client) == 32
 
 
-async def test_async_is_sync(store):
+async def test_async_methods_give_what_sync_ones_do(store):
     await store.async_add([TextNode(id_="late", text="late", embedding=ROWS[3].tolist(), metadata={"number": 99})])
     assert (await store.aquery(query(3, 5))).ids == store.query(query(3, 5)).ids
     assert await store.aget_nodes(["late"]) == store.get_nodes(["late"])
@@ -178,7 +178,7 @@ async def test_async_is_sync(store):
     assert store.get_nodes() == []
 
 
-def test_under_a_vector_store_index(tmp_path):
+def test_store_serves_a_vector_store_index(tmp_path):
     model = MockEmbedding(embed_dim=DIM)
     store = VQIndexVectorStore(tmp_path / "live", metric="l2", bits=4)
     context = StorageContext.from_defaults(vector_store=store)
@@ -201,7 +201,7 @@ def test_under_a_vector_store_index(tmp_path):
         VQIndexVectorStore.from_persist_path(str(tmp_path / "none"))
 
 
-def test_wrong_input(store):
+def test_wrong_input_names_what_is_wrong(store):
     with pytest.raises(ValueError, match="node 'x' has no embedding"):
         store.add([nodes()[0], TextNode(id_="x", text="x")])
     with pytest.raises(ValueError, match="31 columns"):

@@ -14,12 +14,12 @@ for module, package in (
 
 
 @pytest.mark.parametrize("name", ["langchain", "llama_index", "haystack"])
-def test_blocks(name, tmp_path, monkeypatch):
+def test_blocks_of_the_integrations_page_run(name, tmp_path, monkeypatch):
     pages.run("docs/integrations.md", name, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["langchain", "llama_index", "haystack"])
-def test_docstrings(name):
+def test_examples_in_docstrings_give_what_they_show(name):
     result = doctest.testmod(importlib.import_module(f"vqindex.integrations.{name}"))
     assert result.attempted > 2
     assert result.failed == 0

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from ..errors import InvalidInputError
 from ._extras import missing
+from ._haystack_filters import Filters, matcher, to_document, to_record
 from .docstore import DocStore
-from .records import Narrow, Record
+from .records import Record
 
 try:
     from haystack import component, default_from_dict, default_to_dict
     from haystack.dataclasses import Document
     from haystack.document_stores.errors import DuplicateDocumentError
     from haystack.document_stores.types import DuplicatePolicy, FilterPolicy, apply_filter_policy
-    from haystack.errors import FilterError
-    from haystack.utils.filters import document_matches_filter
 except ImportError as error:
     raise missing("haystack-ai", "haystack", error) from error
 
 __all__ = ["VQIndexDocumentStore", "VQIndexEmbeddingRetriever"]
-
-Filters = dict[str, Any]
 
 
 class VQIndexDocumentStore:
@@ -96,8 +93,8 @@ class VQIndexDocumentStore:
         return len(self.store)
 
     def filter_documents(self, filters: Filters | None = None) -> list[Document]:
-        """Return the documents that meet filters, all by default, in the order of their first writing."""
-        return [_document(record) for record in self._found(filters)]
+        """Return the documents that match filters, all by default, in the order of their first writing."""
+        return [to_document(record) for record in self._found(filters)]
 
     def write_documents(self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE) -> int:
         """Add documents.
@@ -137,7 +134,7 @@ class VQIndexDocumentStore:
                     written.append(document)
                 elif policy != DuplicatePolicy.SKIP:
                     raise DuplicateDocumentError(f"ID '{document.id}' already exists.")
-        self.store.write([_record(document) for document in written])
+        self.store.write([to_record(document) for document in written])
         return len(written)
 
     def delete_documents(self, document_ids: list[str]) -> None:
@@ -149,26 +146,26 @@ class VQIndexDocumentStore:
         self.store.clear()
 
     def delete_by_filter(self, filters: Filters) -> int:
-        """Delete the documents that meet filters; return how many."""
+        """Delete the documents that match filters; return how many."""
         return self.store.delete(record.id for record in self._found(filters))
 
     def update_by_filter(self, filters: Filters, meta: dict[str, Any]) -> int:
-        """Set fields of the metadata of the documents that meet filters; return how many."""
+        """Set fields of the metadata of the documents that match filters; return how many."""
         found = self._found(filters)
         self.store.update_metadata({record.id: {**record.metadata, **meta} for record in found})
         return len(found)
 
     def _found(self, filters: Filters | None) -> list[Record]:
-        return self.store.records(*_matcher(filters))
+        return self.store.records(*matcher(filters))
 
     # ---- metadata
 
     def count_documents_by_filter(self, filters: Filters) -> int:
-        """Return the number of documents that meet filters."""
+        """Return the number of documents that match filters."""
         return len(self._found(filters))
 
     def count_unique_metadata_by_filter(self, filters: Filters, metadata_fields: list[str]) -> dict[str, int]:
-        """Return for each field how many different values the documents that meet filters have there."""
+        """Return for each field how many different values the documents that match filters have there."""
         found = self._found(filters)
         names = [field.removeprefix("meta.") for field in metadata_fields]
         return {name: len(_unique(found, name)) for name in names}
@@ -212,7 +209,7 @@ class VQIndexDocumentStore:
         from_, size : int
             The page.
         filters : dict, optional
-            Only documents that meet them.
+            Only documents that match them.
         """
         values = _unique(self._found(filters), metadata_field.removeprefix("meta."))
         chosen = [value for value in values if not search_term or search_term.lower() in str(value).lower()]
@@ -236,7 +233,7 @@ class VQIndexDocumentStore:
         query_embedding : list of float, shape (dim,)
             The query.
         filters : dict, optional
-            Only documents that meet them are searched.
+            Only documents that match them are searched.
         top_k : int
             Most documents to return.
         scale_score : bool
@@ -251,10 +248,10 @@ class VQIndexDocumentStore:
         """
         if len(query_embedding) == 0:
             raise InvalidInputError("query_embedding is empty; expected a vector")
-        hits = self.store.search(query_embedding, top_k, *_matcher(filters))
+        hits = self.store.search(query_embedding, top_k, *matcher(filters))
         out = []
         for record, score in hits:
-            document = _document(record)
+            document = to_document(record)
             embedding = document.embedding if return_embedding else None
             out.append(replace(document, score=self._score(score, scale_score), embedding=embedding))
         return out
@@ -422,47 +419,7 @@ class VQIndexEmbeddingRetriever:
         return query_embedding, wanted, count, self.scale_score, self.return_embedding
 
 
-def _record(document: Document) -> Record:
-    more = document.to_dict(flatten=False)
-    for name in ("id", "content", "meta", "embedding", "score"):
-        more.pop(name, None)
-    return Record(document.id, document.content, document.meta, more, document.embedding)
-
-
-def _document(record: Record) -> Document:
-    embedding = None if record.embedding is None else record.embedding.tolist()
-    values = {**record.more, "id": record.id, "content": record.text, "meta": record.metadata, "embedding": embedding}
-    return Document.from_dict(values)
-
-
 def _unique(records: list[Record], name: str) -> list[Any]:
     """Return the different values of a field; 1, 1.0 and True differ."""
     found = {repr(value): value for record in records if (value := record.metadata.get(name)) is not None}
     return list(found.values())
-
-
-def _matcher(filters: Filters | None) -> tuple[Callable[[Record], bool] | None, list[Narrow]]:
-    """Return a function of a record, and what SQLite may check beforehand."""
-    if not filters:
-        return None, []
-    if "operator" not in filters and "conditions" not in filters:
-        raise FilterError(f"filters are {filters!r}; expected 'field', 'operator' and 'value', or 'conditions'")
-    return lambda record: bool(document_matches_filter(filters, _document(record))), _narrow(filters)
-
-
-def _narrow(filters: Filters) -> list[Narrow]:
-    """Return fields that must have one of some values: of comparisons by == and in, alone or inside AND.
-
-    Texts that may be dates are left to Haystack, for which one time has many spellings.
-    """
-    if filters.get("operator") == "AND" and isinstance(filters.get("conditions"), list):
-        return [one for part in filters["conditions"] if isinstance(part, dict) for one in _narrow(part)]
-    if filters.get("operator") not in ("==", "in") or "value" not in filters or "field" not in filters:
-        return []
-    values = filters["value"] if filters["operator"] == "in" else [filters["value"]]
-    if not isinstance(values, list) or any(isinstance(v, str) and v[:4].isdigit() for v in values):
-        return []
-    parts = str(filters["field"]).split(".")
-    if parts[0] != "meta" or len(parts) != 2:
-        return []
-    return [Narrow("metadata", (parts[1],), tuple(values))]

@@ -319,11 +319,11 @@ def _document(record: Record) -> Document:
 
 
 def _matches(wanted: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
-    """Whether metadata meet a filter in the form of a dict."""
-    return all(_meets(name, condition, metadata) for name, condition in wanted.items())
+    """Whether metadata match a filter in the form of a dict."""
+    return all(_satisfies(name, condition, metadata) for name, condition in wanted.items())
 
 
-def _meets(name: str, condition: Any, metadata: Mapping[str, Any]) -> bool:
+def _satisfies(name: str, condition: Any, metadata: Mapping[str, Any]) -> bool:
     if name == "$and":
         return all(_matches(part, metadata) for part in condition)
     if name == "$or":

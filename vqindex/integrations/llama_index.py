@@ -93,7 +93,7 @@ class VQIndexVectorStore(BasePydanticVectorStore):  # type: ignore[misc]
 
     @classmethod
     def class_name(cls) -> str:
-        """Return the name under which LlamaIndex serialises the store."""
+        """Return the name under which LlamaIndex serializes the store."""
         return "VQIndexVectorStore"
 
     @property
@@ -141,7 +141,7 @@ class VQIndexVectorStore(BasePydanticVectorStore):  # type: ignore[misc]
     def delete_nodes(
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None, **delete_kwargs: Any
     ) -> None:
-        """Delete the nodes that have one of these ids and meet the filters; with neither, nothing."""
+        """Delete the nodes that have one of these ids and match the filters; with neither, nothing."""
         if node_ids is not None or filters is not None:
             self._store.delete(record.id for record in self._found(node_ids, None, filters))
 
@@ -162,7 +162,7 @@ class VQIndexVectorStore(BasePydanticVectorStore):  # type: ignore[misc]
     # ---- read
 
     def get_nodes(self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None) -> list[BaseNode]:
-        """Return the nodes that have one of these ids and meet the filters, without their embeddings."""
+        """Return the nodes that have one of these ids and match the filters, without their embeddings."""
         return [_node(record) for record in self._found(node_ids, None, filters)]
 
     async def aget_nodes(
@@ -285,7 +285,7 @@ def _node(record: Record) -> BaseNode:
 
 
 def _matcher(node_ids: list[str] | None, doc_ids: list[str] | None, filters: MetadataFilters | None) -> Any:
-    """Return the function of a record that says whether it meets all three; None is met by all."""
+    """Return the function of a record that says whether it matches all three; None matches everything."""
     ids = None if node_ids is None else set(node_ids)
     sources = None if doc_ids is None else set(doc_ids)
 
@@ -294,24 +294,24 @@ def _matcher(node_ids: list[str] | None, doc_ids: list[str] | None, filters: Met
             return False
         if sources is not None and record.more["ref_doc_id"] not in sources:
             return False
-        return filters is None or _meets(record.metadata, filters)
+        return filters is None or _satisfies(record.metadata, filters)
 
     return matches
 
 
-def _meets(metadata: dict[str, Any], filters: MetadataFilters) -> bool:
+def _satisfies(metadata: dict[str, Any], filters: MetadataFilters) -> bool:
     """Do as LlamaIndex's function for each filter, also inside nested ones, which that function refuses."""
-    met = []
+    results = []
     for part in filters.filters:
         if isinstance(part, MetadataFilters):
-            met.append(_meets(metadata, part))
+            results.append(_satisfies(metadata, part))
         else:
-            met.append(build_metadata_filter_fn(lambda _: metadata, MetadataFilters(filters=[part]))(""))
+            results.append(build_metadata_filter_fn(lambda _: metadata, MetadataFilters(filters=[part]))(""))
     if filters.condition == FilterCondition.OR:
-        return any(met)
+        return any(results)
     if filters.condition == FilterCondition.NOT:
-        return not any(met)
-    return all(met)
+        return not any(results)
+    return all(results)
 
 
 def _narrow(doc_ids: list[str] | None, filters: MetadataFilters | None) -> list[Narrow]:

@@ -1,4 +1,4 @@
-"""scikit-learn estimators: nearest neighbours by a vqindex, and the transformer that makes their graph.
+"""scikit-learn estimators: nearest neighbors by a vqindex, and the transformer that makes their graph.
 
 `VQNearestNeighbors` has the methods of ``sklearn.neighbors.NearestNeighbors``, `VQKNeighborsTransformer` is used like
 ``sklearn.neighbors.KNeighborsTransformer``: before anything that takes a sparse graph with ``metric="precomputed"``
@@ -37,12 +37,12 @@ _MODES = ("distance", "connectivity")
 
 
 class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
-    """Approximate nearest neighbours among the rows of a training matrix.
+    """Approximate nearest neighbors among the rows of a training matrix.
 
     Parameters
     ----------
     n_neighbors : int, default 5
-        Neighbours per query unless a call says otherwise.
+        Neighbors per query unless a call says otherwise.
     metric : {"euclidean", "sqeuclidean", "cosine"}, default "euclidean"
         Distance, as scikit-learn names it; cosine is 1 - cos.
     bits : int, default 4
@@ -128,7 +128,7 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array-like, shape (n_queries, n_features), optional
-            Queries. Without them each training row is one and is not its own neighbour; that needs `oversample`, for
+            Queries. Without them each training row is one and is not its own neighbor; that needs `oversample`, for
             codes alone can't say what the rows were.
         n_neighbors : int, optional
             By default the constructor's.
@@ -145,7 +145,7 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            If there are fewer training rows than neighbours asked for.
+            If there are fewer training rows than neighbors asked for.
         """
         check_is_fitted(self, "index_")
         k = self._wanted(n_neighbors)
@@ -168,7 +168,7 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
         return (distances, found) if return_distance else found
 
     def kneighbors_graph(self, X: Any = None, n_neighbors: int | None = None, mode: str = "connectivity") -> csr_matrix:
-        """Return the k-neighbours graph as a sparse matrix, each row sorted by distance.
+        """Return the k-neighbors graph as a sparse matrix, each row sorted by distance.
 
         Parameters
         ----------
@@ -235,8 +235,8 @@ class VQKNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
     Parameters
     ----------
     mode : {"distance", "connectivity"}, default "distance"
-        What the graph's entries are. As in ``KNeighborsTransformer``, a row of the distance graph has one neighbour
-        more than `n_neighbors`, because a training row's first neighbour is itself.
+        What the graph's entries are. As in ``KNeighborsTransformer``, a row of the distance graph has one neighbor
+        more than `n_neighbors`, because a training row's first neighbor is itself.
     n_neighbors, metric, bits, codec, oversample, random_state, n_jobs
         As in `VQNearestNeighbors`.
 
@@ -299,7 +299,7 @@ def _distances(scores: F64, metric: str) -> F64:
 
 
 def _without_self(distances: F64, found: I64) -> tuple[F64, I64]:
-    """Drop from row i its neighbour i, or its last one where i is not there."""
+    """Drop from row i its neighbor i, or its last one where i is not there."""
     keep = found != np.arange(len(found))[:, None]
     keep[keep.all(axis=1), -1] = False
     shape = (len(found), found.shape[1] - 1)

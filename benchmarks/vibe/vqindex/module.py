@@ -1,4 +1,4 @@
-"""vqindex for VIBE: a scan of quantised vectors that trains nothing, and exact re-scoring of the best."""
+"""vqindex for VIBE: a scan of quantized vectors that trains nothing, and exact re-scoring of the best."""
 
 import numpy as np
 

@@ -12,9 +12,9 @@ from .pareto import PANELS, Panel, frontier
 
 __all__ = ["plot_peers"]
 
-_COLOURS = {"vqindex": "#0b6e4f", "turbovec": "#c1364b", "faiss": "#4f5d75", "usearch": "#7a5195", "ScaNN": "#d07a00"}
+_COLORS = {"vqindex": "#0b6e4f", "turbovec": "#c1364b", "faiss": "#4f5d75", "usearch": "#7a5195", "ScaNN": "#d07a00"}
 _MARKERS = {1: "v", 2: "o", 3: "^", 4: "s", 8: "D"}
-_Point = tuple[float, float, str, str, tuple[float, float]]  # rate, recall, label, colour, quartiles of the rate
+_Point = tuple[float, float, str, str, tuple[float, float]]  # rate, recall, label, color, quartiles of the rate
 _MOST_RECALL = 0.9995  # the logit scale has no 1
 # Where a label may lie relative to its marker, in points, nearest first.
 _PLACES = [
@@ -35,9 +35,9 @@ def _place_labels(figure: Any, axis: Any, points: Sequence[_Point]) -> None:
         marker = axis.transData.transform((x, y))
         taken.append(Bbox([marker - around, marker + around]))
         taken.append(Bbox(axis.transData.transform([(end, y) for end in spread])).padded(2))
-    for x, y, text, colour, _ in points:
-        thread = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 3}
-        style = {"textcoords": "offset points", "va": "center", "fontsize": 7, "color": colour, "arrowprops": thread}
+    for x, y, text, color, _ in points:
+        thread = {"arrowstyle": "-", "color": color, "linewidth": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 3}
+        style = {"textcoords": "offset points", "va": "center", "fontsize": 7, "color": color, "arrowprops": thread}
         for dx, dy in _PLACES:
             side = "left" if dx > 1 else "right" if dx < -1 else "center"
             note = axis.annotate(text, (x, y), (dx, dy), ha=side, **style)
@@ -55,11 +55,11 @@ def _place_labels(figure: Any, axis: Any, points: Sequence[_Point]) -> None:
 def _panel(figure: Any, axis: Any, lines: Sequence[dict[str, Any]], panel: Panel) -> None:
     points = []
     for line in lines:
-        colour = next((c for library, c in _COLOURS.items() if line["index"].startswith(library)), "#4f5d75")
+        color = next((c for library, c in _COLORS.items() if line["index"].startswith(library)), "#4f5d75")
         value, recall = panel.value(line), min(max(line["recall_at_k"], 1 - _MOST_RECALL), _MOST_RECALL)
-        axis.plot(panel.spread(line), [recall, recall], color=colour, linewidth=1, alpha=0.6)
-        axis.plot(value, recall, _MARKERS.get(line["bits"], "o"), markersize=6, color=colour)
-        points.append((value, recall, f"{line['index']}: {line['bits']}", colour, panel.spread(line)))
+        axis.plot(panel.spread(line), [recall, recall], color=color, linewidth=1, alpha=0.6)
+        axis.plot(value, recall, _MARKERS.get(line["bits"], "o"), markersize=6, color=color)
+        points.append((value, recall, f"{line['index']}: {line['bits']}", color, panel.spread(line)))
     best = [points[i] for i in frontier(lines, panel)]
     axis.plot([p[0] for p in best], [p[1] for p in best], color="#999999", linewidth=0.8, linestyle="--", zorder=0)
     recalls = [point[1] for point in points]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 __all__ = ["has_matplotlib", "plot_recall_curves"]
 
-_COLOURS = {
+_COLORS = {
     "vqindex default": "#0b6e4f",
     "vqindex trellis": "#e09f3e",
     "prod as in the paper": "#c1666b",
@@ -47,8 +47,8 @@ def plot_recall_curves(
     for axis, bits in zip(axes[0], widths, strict=True):
         for (label, width), values in curves.items():
             if width == bits:
-                colour = next(c for name, c in _COLOURS.items() if label.startswith(name))
-                axis.plot(ks, values, marker="o", markersize=3.5, linewidth=1.8, label=label, color=colour)
+                color = next(c for name, c in _COLORS.items() if label.startswith(name))
+                axis.plot(ks, values, marker="o", markersize=3.5, linewidth=1.8, label=label, color=color)
         axis.set_xscale("log", base=2)
         axis.set_xticks(list(ks), [str(k) for k in ks])
         axis.set_title(f"{bits} bits per coordinate")

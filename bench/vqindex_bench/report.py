@@ -19,7 +19,7 @@ __all__ = ["write_report"]
 
 Line = Mapping[str, Any]
 
-_COLOURS = 10  # --s0 to --s9 in the page
+_COLORS = 10  # --s0 to --s9 in the page
 _WIDTH, _HEIGHT = 480, 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 68, 16, 14, 50
 _RADIUS = 9.5
@@ -82,10 +82,10 @@ def write_report(path: Path, lines: Sequence[Line]) -> None:
 
 
 def _legend(number: int, name: str) -> str:
-    colour = f"var(--s{number % _COLOURS})"
+    color = f"var(--s{number % _COLORS})"
     return (
         f'<label><input type="checkbox" checked data-series="{number}">'
-        f'<span class="dot" style="background:{colour}"></span>{escape(name)}</label>'
+        f'<span class="dot" style="background:{color}"></span>{escape(name)}</label>'
     )
 
 
@@ -111,7 +111,7 @@ def _table(lines: Sequence[Line], series: Sequence[str]) -> str:
             exact = escape(value if isinstance(value, str) else json.dumps(value), quote=True)
             shown = escape(value) if digits is None else _number(float(value), digits)
             if keys == ("index",):
-                shown = f'<span class="dot" style="background:var(--s{place % _COLOURS})"></span>{shown}'
+                shown = f'<span class="dot" style="background:var(--s{place % _COLORS})"></span>{shown}'
             kind = "" if digits is None else " class=number"
             cells.append(f'<td{kind} data-key="{".".join(keys)}" data-value="{exact}">{shown}</td>')
         told = escape(_told(line, PANELS), quote=True)
@@ -191,7 +191,7 @@ def _axes(x: _Scale, y: _Scale, label: str, k: int) -> str:
 
 
 def _chart(lines: Sequence[Line], panel: Panel, series: Sequence[str]) -> str:
-    """Return one drawing: a dot with the bits in it for each index, a bar for its quartiles, and the frontier."""
+    """Return one drawing: a dot with the bits in it for each index, a line for its quartiles, and the frontier."""
     values = [math.log10(panel.value(line)) for line in lines]
     recalls = [_logit(line["recall_at_k"]) for line in lines]
     x = _Scale(values, _LEFT + _RADIUS, _WIDTH - _RIGHT - _RADIUS)
@@ -203,7 +203,7 @@ def _chart(lines: Sequence[Line], panel: Panel, series: Sequence[str]) -> str:
         low, high = (x(math.log10(end)) for end in panel.spread(line))
         told = escape(_told(line, [panel]), quote=True)
         dots.append(
-            f'<g class="point" data-line="{number}" data-series="{place}" style="--c:var(--s{place % _COLOURS})" '
+            f'<g class="point" data-line="{number}" data-series="{place}" style="--c:var(--s{place % _COLORS})" '
             f'tabindex="0" aria-label="{told}"><title>{told}</title>'
             f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y(recall):.1f}" y2="{y(recall):.1f}"/>'
             f'<circle cx="{x(value):.1f}" cy="{y(recall):.1f}" r="{_RADIUS}"/>'

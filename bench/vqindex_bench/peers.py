@@ -30,7 +30,7 @@ class UnavailableError(Exception):
 class Settings:
     """What every index of a run shares.
 
-    Neighbours per query, threads, the metric (ip, cosine or l2), and keyword arguments for `VQIndex.search`.
+    Neighbors per query, threads, the metric (ip, cosine or l2), and keyword arguments for `VQIndex.search`.
     """
 
     k: int
@@ -213,7 +213,7 @@ def _scann(rows: F32, bits: int, settings: Settings) -> Built:
     _only(("cosine",), settings)
     scann = _need("scann")
     d = rows.shape[1]
-    each = 4 // bits  # dimensions to a block of 16 centres
+    each = 4 // bits  # dimensions to a block of 16 centers
     start = time.perf_counter()
     builder = scann.scann_ops_pybind.builder(rows, settings.k, "dot_product")
     builder.set_n_training_threads(settings.threads)

@@ -1,4 +1,4 @@
-"""Rows, queries and true neighbours from any data file, for the indexes that `bench` sets side by side."""
+"""Rows, queries and true neighbors from any data file, for the indexes that `bench` sets side by side."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqindex_datasets import DatasetError, exact_knn, is_annbench, load_annbench, open_vectors
+from vqindex_datasets import Dataset, DatasetError, exact_knn, is_annbench, load_annbench, open_vectors
 
 from .compare import unit
 from .contest import Data, Step
@@ -49,7 +49,7 @@ def read_file(
     path : Path
         An ann-benchmarks file, or rows in any format.
     k : int
-        True neighbours needed per query.
+        True neighbors needed per query.
     queries_path : Path, optional
         Queries in any format. Without them, and without any in `path`, rows spread evenly over the file become queries
         and are not searched: at most `queries`, and a tenth of the rows.
@@ -60,7 +60,7 @@ def read_file(
     rows, queries : int
         Take only the first ones.
     phase : callable
-        As for `contest.measure`; shows the search for true neighbours.
+        As for `contest.measure`; shows the search for true neighbors.
 
     Returns
     -------
@@ -73,31 +73,37 @@ def read_file(
         If a file can't be read, or there are fewer than k rows, or no query.
     """
     known = load_annbench(path) if dataset is None and is_annbench(path) else None
-    base = read_rows(path, "train" if known else dataset, rows)
-    whole = known is not None and len(base) == known.n
-    wanted = metric or (known.metric if known else "ip")
-    if queries_path is not None:
-        asked = read_rows(queries_path, "test" if is_annbench(queries_path) else None, queries)
-    elif known:
-        asked = known.test[:queries]
-    else:
-        base, asked = _hold_out(base, queries)
+    asked_metric = metric or (known.metric if known else "ip")
+    base, asked = _rows_and_queries(path, known, queries_path, dataset, rows, queries)
     if not len(asked):
         raise DatasetError(f"{queries_path or path} holds no queries")
     if k > len(base):
         raise DatasetError(f"k is {k}, but {path} holds {len(base)} rows to search")
-    if known and whole and queries_path is None and wanted == known.metric and known.gt_k >= k:
+    own = known is not None and queries_path is None and len(base) == known.n
+    if known and own and asked_metric == known.metric and known.gt_k >= k:
         truth = known.neighbors[: len(asked)]
     else:
-        with phase("exact neighbours") as step:
-            truth, _ = exact_knn(base, asked, k, wanted, progress=step)
-    if wanted == "cosine":
+        with phase("exact neighbors") as step:
+            truth, _ = exact_knn(base, asked, k, asked_metric, progress=step)
+    if asked_metric == "cosine":
         base, asked = unit(base), unit(asked)
-    return Data(path.stem, base, asked, truth, wanted)
+    return Data(path.stem, base, asked, truth, asked_metric)
+
+
+def _rows_and_queries(
+    path: Path, known: Dataset | None, queries_path: Path | None, dataset: str | None, rows: int | None, queries: int
+) -> tuple[F32, F32]:
+    """Return the rows to search and the queries: from their own file, from an ann-benchmarks file, or held out."""
+    base = read_rows(path, "train" if known else dataset, rows)
+    if queries_path is not None:
+        return base, read_rows(queries_path, "test" if is_annbench(queries_path) else None, queries)
+    if known:
+        return base, known.test[:queries]
+    return _hold_out(base, queries)
 
 
 def _hold_out(rows: F32, queries: int) -> tuple[F32, F32]:
-    """Split rows into those searched and those asked for."""
-    held = np.zeros(len(rows), bool)
-    held[np.linspace(0, len(rows), min(queries, len(rows) // 10), endpoint=False, dtype=np.int64)] = True
-    return rows[~held], rows[held]
+    """Split rows into those that are searched and those that are queries."""
+    is_query = np.zeros(len(rows), bool)
+    is_query[np.linspace(0, len(rows), min(queries, len(rows) // 10), endpoint=False, dtype=np.int64)] = True
+    return rows[~is_query], rows[is_query]

@@ -68,7 +68,7 @@ def build_ours(label: str, train: F32, bits: int, metric: str, *, seed: int = 0,
 
 
 def build_faiss_pq(train: F32, bits: int, metric: str) -> Built:
-    """Train and fill faiss ``PQ{d*bits/8}x8``: the same bytes for codes as ours. Vectors are normalised for cosine.
+    """Train and fill faiss ``PQ{d*bits/8}x8``: the same bytes for codes as ours. Vectors are normalized for cosine.
 
     Raises
     ------
@@ -82,9 +82,9 @@ def build_faiss_pq(train: F32, bits: int, metric: str) -> Built:
         raise ValueError(
             f"faiss PQ has no {bits}-bit form for dim {d}: {d * bits / 8:g} sub-quantizers do not divide it"
         )
-    normalise = unit if metric == "cosine" else lambda rows: rows
+    normalize = unit if metric == "cosine" else lambda rows: rows
     kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
-    vectors = normalise(train)
+    vectors = normalize(train)
     start = time.perf_counter()
     index: Any = faiss.index_factory(d, f"PQ{d * bits // 8}x8", kind)
     index.train(vectors)
@@ -93,7 +93,7 @@ def build_faiss_pq(train: F32, bits: int, metric: str) -> Built:
     done = time.perf_counter()
 
     def search(queries: F32, k: int) -> NDArray[np.int64]:
-        found: NDArray[np.int64] = index.search(normalise(queries), k)[1]
+        found: NDArray[np.int64] = index.search(normalize(queries), k)[1]
         return found
 
     return Built(f"faiss PQ{d * bits // 8}x8", bits, int(index.code_size), trained - start, done - start, search)
