@@ -30,13 +30,15 @@ PACKAGES = {
     "vqindex": ROOT / "vqindex",
     "vqindex_gpu": ROOT / "gpu" / "vqindex_gpu",
     "vqindex_datasets": ROOT / "datasets" / "vqindex_datasets",
+    "vqindex_bench": ROOT / "bench" / "vqindex_bench",
     "vqindex_cli": ROOT / "cli" / "vqindex_cli",
 }
 # Which of the other packages none of a package's modules may import.
 FORBIDDEN = {
-    "vqindex": {"vqindex_gpu", "vqindex_datasets", "vqindex_cli"},
-    "vqindex_gpu": {"vqindex_cli"},
-    "vqindex_datasets": {"vqindex_cli"},
+    "vqindex": {"vqindex_gpu", "vqindex_datasets", "vqindex_bench", "vqindex_cli"},
+    "vqindex_gpu": {"vqindex_bench", "vqindex_cli"},
+    "vqindex_datasets": {"vqindex_bench", "vqindex_cli"},
+    "vqindex_bench": {"vqindex_cli"},
 }
 EXCEPTIONS = {("vqindex.backends.registry", "vqindex_gpu")}  # finds the CUDA backend where it is installed
 

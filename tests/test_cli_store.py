@@ -25,7 +25,11 @@ STOPPED = """
 import os, random, signal, threading
 from vqindex.store.durable import DurableIndex
 from vqindex_cli.main import main
-signal.signal(signal.SIGINT, signal.default_int_handler)
+pressed = []
+def press(*given):
+    pressed.append(given)
+    signal.default_int_handler(*given)
+signal.signal(signal.SIGINT, press)
 commit, commits = DurableIndex.commit, 0
 end = threading.Timer(random.random() / 20, os.kill, (os.getpid(), int(os.environ["END"])))
 def counted(self, **kwargs):
@@ -35,6 +39,8 @@ def counted(self, **kwargs):
         end.start()
     if commits == 60:
         end.join()
+    if pressed:  # Python drops what is raised in the callback of a weak reference
+        raise KeyboardInterrupt
     return commit(self, **kwargs)
 DurableIndex.commit = counted
 main()
