@@ -209,7 +209,7 @@ def test_the_hash_gate(golden, where, dim, name):
 @pytest.mark.parametrize("copies", [1, 3])
 def test_rows_are_shared_among_devices_on_hardware(codec, small_segments, copies):
     """All devices of the machine, and the same ones several times, as if they were more."""
-    from vqindex_gpu.launch import find_devices
+    from vqindex_gpu.cupy_device import find_devices
 
     devices = [device for _ in range(copies) for device in find_devices()]
     blocks = gpu.stored(codec, corpus(450), (41, 230))

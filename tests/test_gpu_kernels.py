@@ -31,7 +31,7 @@ def make_device(request):
         return EmulatedDevice
 
     def device(seed=0):
-        from vqindex_gpu.launch import CupyDevice
+        from vqindex_gpu.cupy_device import CupyDevice
 
         return CupyDevice(0)
 

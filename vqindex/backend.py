@@ -159,7 +159,7 @@ def _native(codec: Codec) -> Backend:
 
 def _cuda(codec: Codec) -> Backend:
     from vqindex_gpu.backend import CudaBackend
-    from vqindex_gpu.launch import find_devices
+    from vqindex_gpu.cupy_device import find_devices
 
     return CudaBackend(codec, find_devices())
 
