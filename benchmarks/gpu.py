@@ -357,7 +357,7 @@ def find_device(emulate: bool) -> Device:
         from emulated import EmulatedDevice
 
         return EmulatedDevice()
-    from vqindex_gpu.launch import find_devices
+    from vqindex_gpu.cupy_device import find_devices
 
     try:
         return find_devices()[0]

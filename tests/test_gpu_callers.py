@@ -274,7 +274,7 @@ def test_an_index_on_the_host_takes_no_arrays_of_a_device(emulator):
 def device(request):
     if request.param == "emulator":
         return EmulatedDevice(3)
-    from vqindex_gpu.launch import CupyDevice
+    from vqindex_gpu.cupy_device import CupyDevice
 
     return CupyDevice(0)
 

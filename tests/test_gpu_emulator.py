@@ -143,6 +143,6 @@ def test_instructions_of_the_emulator():
 @pytest.mark.gpu
 @pytest.mark.usefixtures("probe_source")
 def test_instructions_of_the_hardware():
-    from vqindex_gpu.launch import CupyDevice
+    from vqindex_gpu.cupy_device import CupyDevice
 
     check_probe(CupyDevice(0))

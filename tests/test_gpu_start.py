@@ -21,7 +21,7 @@ ok = pytest.fixture(cli_tools.ok)
 
 def test_importing_starts_no_cuda():
     code = """
-import sys, vqindex, vqindex_cli.main, vqindex_gpu, vqindex_gpu.backend, vqindex_gpu.launch, vqindex_gpu.doctor
+import sys, vqindex, vqindex_cli.main, vqindex_gpu, vqindex_gpu.backend, vqindex_gpu.cupy_device, vqindex_gpu.doctor
 vqindex.VQIndex(8)
 libraries = open('/proc/self/maps').read() if sys.platform.startswith('linux') else ''
 print(*(m for m in ('cupy', 'torch') if m in sys.modules), *(l for l in ('libcuda', 'libnvrtc') if l in libraries))
@@ -68,7 +68,7 @@ def test_auto_and_cpu_never_mean_a_gpu_unless_it_is_named(monkeypatch):
 
 @pytest.mark.parametrize("devices", [1, 3])
 def test_the_cupy_device_launches_what_the_emulator_runs(monkeypatch, devices):
-    """launch.py itself, over a CuPy that is not one."""
+    """cupy_device.py itself, over a CuPy that is not one."""
     module = fake_cupy.install(monkeypatch, devices)
     made = gpu.codec_of(100, 4, "l2")
     backend = make_backend(made, "cuda")

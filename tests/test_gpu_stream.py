@@ -189,7 +189,7 @@ def test_a_reader_that_fails_is_heard(scalar_codec, monkeypatch):
 @pytest.mark.gpu
 def test_streams_on_hardware(codec, monkeypatch):
     """Many parts through small stages of a device that says it is full."""
-    from vqindex_gpu.launch import CupyDevice
+    from vqindex_gpu.cupy_device import CupyDevice
 
     device = CupyDevice(0)
     monkeypatch.setattr(device, "free_bytes", lambda: MEMORY)

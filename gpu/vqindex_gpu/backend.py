@@ -136,16 +136,6 @@ class CudaBackend:
         for mirror in self._mirrors:
             mirror.changed(block.factor, start)
 
-    def forget(self) -> None:
-        """Let go of all rows on the devices; the next search brings them again."""
-        for mirror in self._mirrors:
-            mirror.clear()
-
-    @property
-    def device_bytes(self) -> int:
-        """Bytes of rows on the devices."""
-        return sum(mirror.nbytes for mirror in self._mirrors)
-
     def scores(self, queries: Queries, block: Encoded) -> F32:
         """Return all scores, shape (nq, n); on the host."""
         return self._host.scores(self._on_host(queries), block)

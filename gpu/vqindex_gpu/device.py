@@ -1,4 +1,4 @@
-"""What the engine needs of a device. `launch.py` gives it with CuPy; the tests give it with an emulator."""
+"""What the engine needs of a device. `cupy_device.py` gives it with CuPy; the tests give it with an emulator."""
 
 from __future__ import annotations
 

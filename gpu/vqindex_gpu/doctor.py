@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from vqindex.errors import BackendError
 
-from .launch import INSTALL, import_cupy
+from .cupy_device import INSTALL, import_cupy
 from .modules import Nvrtc
 
 __all__ = ["Check", "checks"]
@@ -82,7 +82,7 @@ def _nvrtc(driver: int | None) -> Check:
 
 
 def _devices() -> Iterator[Check]:
-    from .launch import find_devices
+    from .cupy_device import find_devices
 
     try:
         devices = find_devices()

@@ -215,22 +215,6 @@ class Engine:
             self._rotate("prepare", {}, queries, [self._cosine, lead, scale, norm])
         return Queries(lead, device.download(scale), None, None, device.download(norm))
 
-    # ---- out again
-
-    def gather(self, segment: Segment, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return code rows of a segment, (m, code_bytes), on the host."""
-        layout, device = self.layout, self.device
-        codes = device.empty((rows.size, self.spec.code_bytes), np.uint8)
-        total = rows.size * self.spec.code_bytes
-        if total:
-            lead = self.spec.lead if self.spec.has_sign_plane else 0
-            sizes = (layout.fields, layout.bits, lead, layout.chunks, self.spec.code_bytes)
-            numbers = [scalar(v, "i") for v in sizes]
-            arguments = [segment.codes, device.upload(rows), scalar(rows.size, "q"), *numbers, codes]
-            macros = {"SLOT": layout.slot, "THREADS": THREADS}
-            device.launch("gather", macros, (-(-total // THREADS), 1), THREADS, arguments)
-        return device.download(codes)
-
     # ---- search
 
     def coarse(self, confidence: float) -> bool:

@@ -153,12 +153,6 @@ class Mirror:
         spec = self._codec.spec
         return spec.row_bytes + spec.sign_bytes + 4 * (1 + self._two_sums + spec.stores_norm)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all rows on the device, spare room included."""
-        rows = sum(segment.capacity for entry in self._entries.values() for segment in entry.segments)
-        return rows * self.row_bytes
-
     def free_bytes(self) -> int:
         """Bytes of device memory that are free."""
         return self.device.free_bytes()

@@ -1,4 +1,4 @@
-"""As much of CuPy as launch.py uses, over the emulated device, so that launch.py itself runs in the tests.
+"""As much of CuPy as cupy_device.py uses, over the emulated device, so that cupy_device.py itself runs in the tests.
 
 What CuPy is known to do and a launch must respect is checked here: arguments are NumPy scalars (None would be a null
 pointer to the argument, not a null argument), and dynamic shared memory above 48 KiB needs the attribute set.
@@ -273,6 +273,6 @@ def install(monkeypatch, devices=1, error=None, **kwargs):
     }.items():
         monkeypatch.setitem(sys.modules, name, part)
     monkeypatch.setattr(
-        "vqindex_gpu.launch.compiled", lambda kernel, macros, arch: json.dumps([kernel, dict(macros)]).encode()
+        "vqindex_gpu.cupy_device.compiled", lambda kernel, macros, arch: json.dumps([kernel, dict(macros)]).encode()
     )
     return module

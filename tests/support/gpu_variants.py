@@ -40,7 +40,6 @@ def variants():
         engine, reference = Engine(device, codec), ReferenceBackend(codec)
         rows = Encoded(np.zeros((70, codec.spec.code_bytes), np.uint8), *np.zeros((2, 70), np.float32))
         segments = Mirror(device, codec).hold(cut([split(codec.spec, rows)])[0])
-        engine.gather(segments[0], np.arange(3))
         vectors = device.upload(np.zeros((3, 8), np.float32))
         for kind in ACCEPTED:
             accept(device, device.empty((3, 8), kind))

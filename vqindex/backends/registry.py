@@ -16,7 +16,7 @@ __all__ = ["available", "make_backend", "resolve"]
 
 def _cuda(codec: Codec) -> Backend:
     from vqindex_gpu.backend import CudaBackend  # here, since it is another package, which needs CuPy
-    from vqindex_gpu.launch import find_devices
+    from vqindex_gpu.cupy_device import find_devices
 
     return CudaBackend(codec, find_devices())
 
