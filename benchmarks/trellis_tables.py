@@ -2,7 +2,7 @@
 
     python benchmarks/trellis_tables.py --write
 
-writes vqindex/trellis_tables.py anew, byte for byte: 16 starts a width, seeded, 2 minutes of processor time.
+writes vqindex/codes/trellis_tables.py anew, byte for byte: 16 starts a width, seeded, 2 minutes of processor time.
 
 A table starts as a permutation of the Gaussian's quantiles with the partition that trellis codes are built on
 (Ungerboeck, 1982). Then, again and again, fresh Gaussian sequences are encoded by the Viterbi search of
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from vqindex._native import trellis_encode
 from vqindex.codes.trellis import FRACTION, PEAK, WINDOWS, cost_limits, mirror, sign_of_window
 
-TARGET = Path(__file__).parent.parent / "vqindex" / "trellis_tables.py"
+TARGET = Path(__file__).parent.parent / "vqindex" / "codes" / "trellis_tables.py"
 STARTS, FINALISTS = 16, 6
 ROWS, ROUNDS = 256, 40
 FINAL_ROWS, FINAL_ROUNDS = 2048, 30

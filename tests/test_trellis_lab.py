@@ -45,3 +45,11 @@ def test_e8_points_have_the_known_counts_and_are_their_own_nearest(lab):
     assert [int((norms == n).sum()) for n in (0, 2, 4)] == [1, 240, 2160]
     points = lab.e8_ball(2401)
     assert np.array_equal(lab.nearest_e8(points + 0.05), points)
+
+
+def test_the_script_of_the_tables_writes_where_the_codec_reads_them(lab):
+    import trellis_tables
+
+    from vqindex.codes import trellis_tables as shipped
+
+    assert Path(shipped.__file__).samefile(trellis_tables.TARGET)
