@@ -7,26 +7,35 @@ from collections.abc import Callable
 
 from ..codes.codec import Codec
 from ..errors import BackendError
-from .cpu import NativeBackend
 from .protocol import Backend
-from .reference import ReferenceBackend
 
 __all__ = ["available", "make_backend", "resolve"]
 
 
+# Factories import what they build: importing vqindex stays quick, and CuPy is needed only for a GPU.
+
+
+def _native(codec: Codec) -> Backend:
+    from .cpu import NativeBackend
+
+    return NativeBackend(codec)
+
+
+def _reference(codec: Codec) -> Backend:
+    from .reference import ReferenceBackend
+
+    return ReferenceBackend(codec)
+
+
 def _cuda(codec: Codec) -> Backend:
-    from vqindex_gpu.backend import CudaBackend  # here, since it is another package, which needs CuPy
+    from vqindex_gpu.backend import CudaBackend
     from vqindex_gpu.cupy_device import find_devices
 
     return CudaBackend(codec, find_devices())
 
 
 # A new backend is one line here: a name and a factory that may raise BackendError with the reason.
-_FACTORIES: dict[str, Callable[[Codec], Backend]] = {
-    "native": NativeBackend,
-    "reference": ReferenceBackend,
-    "cuda": _cuda,
-}
+_FACTORIES: dict[str, Callable[[Codec], Backend]] = {"native": _native, "reference": _reference, "cuda": _cuda}
 _NEED_DEVICES = ("cuda",)
 
 
