@@ -118,11 +118,9 @@ def _recall_at_10(line: dict[str, Any]) -> float:
 
 
 def _peers(data: str) -> str:
-    measured = [line for line in lines("peers") if line["data"] == data and line["threads"] == 1]
-    # A later line of the same index replaces an earlier one.
-    last = {(line["bits"], line["index"]): line for line in measured}
     rows = []
-    for (bits, name), line in sorted(last.items(), key=lambda item: (item[0][0], -_recall_at_10(item[1]))):
+    measured = _measured(data, threads=1)
+    for (bits, name), line in sorted(measured.items(), key=lambda item: (item[0][0], -_recall_at_10(item[1]))):
         shown = name.replace(" ", "&nbsp;")
         row = [f"**{shown}**" if name.startswith("vqindex") else shown, bits, f"{line['bytes_per_vector']:g}"]
         row += [f"{_recall_at_10(line):.3f}", three(line["build_seconds"])]
