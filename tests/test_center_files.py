@@ -17,8 +17,7 @@ from faulty import Died, FaultyFiles, write_folder
 from stores import DIM, QUERIES, content, open_with, vectors
 
 import vqindex
-from vqindex import FileFormatError, IndexSpec, InvalidInputError, VQIndex
-from vqindex import file_format as storage
+from vqindex import FileFormatError, IndexSpec, InvalidInputError, VQIndex, file_format
 from vqindex.file_format import reader
 from vqindex.store import verify_store
 from vqindex.store.manifest import MANIFEST, read_manifest
@@ -55,7 +54,7 @@ def test_saved_index_with_a_center_gives_the_same_results(metric, codec, tmp_pat
     index.remove([3, 4])
     path, again = tmp_path / "a.vqi", tmp_path / "b.vqi"
     index.save(path)
-    assert dict(storage.verify(path))["center"] == 4 * DIM
+    assert dict(file_format.verify(path))["center"] == 4 * DIM
     for mmap in (False, True):
         loaded = VQIndex.load(path, mmap=mmap)
         same(loaded, index)
@@ -89,7 +88,7 @@ def test_mean_that_is_not_chosen_yet_survives_a_file(metric, tmp_path):
 
 def test_indexes_without_a_center_are_as_they_were(tmp_path):
     VQIndex(DIM).save(tmp_path / "a.vqi")
-    header = storage.read_header(tmp_path / "a.vqi")
+    header = file_format.read_header(tmp_path / "a.vqi")
     assert "center" not in header["blocks"]
     assert "center" not in json.dumps(header["spec"])
 

@@ -102,8 +102,10 @@ def test_an_index_larger_than_device_memory_is_streamed(codec):
     roomy = EmulatedDevice()
     gpu.searches_like_the_reference(CudaBackend(codec, [roomy]), blocks, gate.queries(DIM), 12)
     tight = EmulatedDevice(memory=120_000)
-    gpu.searches_like_the_reference(CudaBackend(codec, [tight]), blocks, gate.queries(DIM), 12, 0.6)
+    backend = CudaBackend(codec, [tight])
+    gpu.searches_like_the_reference(backend, blocks, gate.queries(DIM), 12, 0.6)
     assert tight.launches.count("repack") > roomy.launches.count("repack")
+    assert not any(mirror._entries for mirror in backend._mirrors)  # no row stays on the device
     assert used(tight) < TABLE_BYTES
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vqindex import VQIndex
-from vqindex import file_format as storage
+from vqindex import VQIndex, file_format
 from vqindex.codes.bitplanes import BLOCK_ROWS, Block
 from vqindex.codes.codec import Codec
 from vqindex.file_format import seal, writer
@@ -114,7 +113,7 @@ def sparse(monkeypatch, path, spec, n):
         patch.setattr(writer, "_put", put)
         if n > 10**6:  # the CRC-32 of so many zeros would take long
             patch.setattr(writer, "write_seal", unread_seal)
-        storage.write(path, Codec(spec), [rows], None, {})
+        file_format.write(path, Codec(spec), [rows], None, {})
     if path.stat().st_blocks * 512 > 64 * MIB:
         path.unlink()
         pytest.skip("this file system has no holes")
@@ -153,7 +152,7 @@ def test_opening_a_mapped_file_reads_as_little_whatever_its_size(monkeypatch, tm
     sparse(monkeypatch, small, spec, 640)
     sparse(monkeypatch, large, spec, rows)
     assert large.stat().st_size > 10**10
-    assert storage.verify(small), "a valid file, checksums and all"
+    assert file_format.verify(small), "a valid file, checksums and all"
     few, many = (run(OPEN, small, path) for path in (small, large))
     assert many["ntotal"] == rows
     # The header holds a checksum of at most 12 characters for every 4 MiB, and is read through the same small pieces.

@@ -14,9 +14,8 @@ import pytest
 from edits import edited
 
 import vqindex
-from vqindex import FileFormatError, InvalidInputError, UnknownIdError, VQIndex
-from vqindex import file_format as storage
-from vqindex.rows import string_ids as names
+from vqindex import FileFormatError, InvalidInputError, UnknownIdError, VQIndex, file_format
+from vqindex.rows import string_ids
 from vqindex.store import verify_store
 
 DIM = 8
@@ -140,7 +139,7 @@ def test_a_failing_add_leaves_names_as_they_were(monkeypatch):
 
 
 def test_two_names_of_one_number_are_refused(monkeypatch):
-    monkeypatch.setattr(names, "_digest", lambda name: bytes([len(name)] * 8))
+    monkeypatch.setattr(string_ids, "_digest", lambda name: bytes([len(name)] * 8))
     index = VQIndex(DIM)
     index.add(X[:2], ids=["a", "bb"])
     assert "bb" in index
@@ -155,7 +154,7 @@ def test_two_names_of_one_number_are_refused(monkeypatch):
 def test_numbers_are_the_first_63_bits_of_blake2b():
     for name in NAMES:
         digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-        assert names.numbers_of([name])[0] == int.from_bytes(digest, "little") % 2**63
+        assert string_ids.numbers_of([name])[0] == int.from_bytes(digest, "little") % 2**63
 
 
 # ---- files
@@ -168,7 +167,7 @@ def test_saved_string_ids_come_back(tmp_path, n, mmap):
     index.remove(NAMES[-n:][3:6] if n else [])
     path = tmp_path / "a.vqi"
     index.save(path)
-    assert ("names" in dict(storage.verify(path))) == (n > 0)
+    assert ("names" in dict(file_format.verify(path))) == (n > 0)
     loaded = VQIndex.load(path, mmap=mmap)
     assert loaded.ids.tolist() == index.ids.tolist()
     loaded.upsert(["new", *loaded.ids[:1]], X[: 1 + (n > 0)])
@@ -218,7 +217,7 @@ def test_names_that_no_index_could_have(tmp_path, name, change, words, when):
     make().save(path)
     change_block(path, name, change)
     calls = {
-        "verify": storage.verify,
+        "verify": file_format.verify,
         "load": VQIndex.load,
         "map": lambda path: VQIndex.load(path, mmap=True),
     }

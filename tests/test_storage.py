@@ -13,8 +13,7 @@ import pytest
 from cases import CODECS, METRICS, every_codec, every_metric
 
 import vqindex
-from vqindex import VQIndex
-from vqindex import file_format as storage
+from vqindex import VQIndex, file_format
 from vqindex.file_format import writer
 
 DIM = 12
@@ -105,7 +104,7 @@ def test_saving_a_mapped_index_over_its_own_file(tmp_path):
 def test_mapped_rows_are_not_read(tmp_path):
     for n in (1, 3, 17, 300, 2000):
         make(n, ids=True).save(tmp_path / "a.vqi")
-        stored = storage.read(tmp_path / "a.vqi", mmap=True)
+        stored = file_format.read(tmp_path / "a.vqi", mmap=True)
         for part in (*stored.rows, stored.ids):
             assert isinstance(part, np.memmap) or part.nbytes < 4096
             assert part.flags.aligned
@@ -142,7 +141,7 @@ def test_blocks_are_plain_contiguous_arrays(tmp_path):
     path = tmp_path / "a.vqi"
     index = make(3000, "l2", ids=True)
     index.save(path)
-    rows = storage.read(path).rows
+    rows = file_format.read(path).rows
     expected = {**rows._asdict(), "ids": index.ids}
     with h5py.File(path) as file:
         assert file.attrs["format"] == b"vqindex"
@@ -161,7 +160,7 @@ def test_blocks_are_plain_contiguous_arrays(tmp_path):
 def test_stored_bytes_are_what_the_index_says(tmp_path, codec, sketch, metric):
     index = make(960, metric, codec, sketch, bits=3, dim=13)  # whole blocks of 64: the last one may be padded
     index.save(tmp_path / "a.vqi")
-    sizes = dict(storage.verify(tmp_path / "a.vqi"))
+    sizes = dict(file_format.verify(tmp_path / "a.vqi"))
     assert ("signs" in sizes) == index.spec.has_sign_plane
     stored = sum(size for name, size in sizes.items() if name in ("signs", "codes", "factor", "norm"))
     assert stored == 960 * index.spec.bytes_per_vector
@@ -192,7 +191,7 @@ def test_codes_without_a_sign_plane_are_whole_rows(tmp_path):
 
 def test_verify_names_every_block(tmp_path):
     make(300, ids=True).save(tmp_path / "a.vqi")
-    names = [name for name, _ in storage.verify(tmp_path / "a.vqi")]
+    names = [name for name, _ in file_format.verify(tmp_path / "a.vqi")]
     assert names == ["codes", "factor", "ids", "levels", "norm", "signs", "thresholds"]
 
 
@@ -200,7 +199,7 @@ def test_header_can_be_read_alone(tmp_path):
     index = make(300, "cosine")
     index.meta["answer"] = 42
     index.save(tmp_path / "a.vqi")
-    header = storage.read_header(tmp_path / "a.vqi")
+    header = file_format.read_header(tmp_path / "a.vqi")
     assert header["format_version"] == 3
     assert header["ntotal"] == 300
     assert header["spec"] == index.spec.as_dict()
@@ -230,10 +229,10 @@ def golden_index():
 @pytest.mark.parametrize("mmap", [False, True])
 def test_golden_files_load_with_the_frozen_results(golden_file, mmap):
     path, version, expected = golden_file
-    header = storage.read_header(path)
+    header = file_format.read_header(path)
     assert header["format_version"] == version
     assert ("signs" in header["blocks"]) == (version > 1)
-    storage.verify(path)
+    file_format.verify(path)
     for device in ("auto", "reference"):
         index = VQIndex.load(path, mmap=mmap, device=device)
         scores, ids = index.search(gate.queries(17), 5, confidence=1)
@@ -245,7 +244,7 @@ def test_golden_files_load_with_the_frozen_results(golden_file, mmap):
 def test_rows_of_golden_files_are_what_is_written_today(golden_file, tmp_path):
     path, version, _ = golden_file
     golden_index().save(tmp_path / "today.vqi")
-    today, then = (storage.read(each).rows for each in (tmp_path / "today.vqi", path))
+    today, then = (file_format.read(each).rows for each in (tmp_path / "today.vqi", path))
     for one, other in zip(then, today, strict=True):
         np.testing.assert_array_equal(one, other)
     with h5py.File(path) as old, h5py.File(tmp_path / "today.vqi") as new:
@@ -262,7 +261,7 @@ def test_golden_files_can_grow_and_be_saved_as_today(golden_file, tmp_path, mmap
     for each in (index, expected):
         each.add(gate.corpus(17)[:14], ids=np.arange(14) * 10)
     index.save(path)
-    assert storage.read_header(path)["format_version"] == 3
+    assert file_format.read_header(path)["format_version"] == 3
     assert_same(VQIndex.load(path, mmap=mmap), expected)
 
 

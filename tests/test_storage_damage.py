@@ -12,8 +12,7 @@ import pytest
 from damage import assert_refused, edit_header, replace_block
 from edits import edited
 
-from vqindex import FileFormatError, VQIndex
-from vqindex import file_format as storage
+from vqindex import FileFormatError, VQIndex, file_format
 from vqindex.codes.codec import GaussianSketch
 from vqindex.codes.rotation import Haar
 from vqindex.file_format import layout, reader
@@ -78,7 +77,7 @@ def test_files_of_other_kinds_are_refused(tmp_path, path):
 
 
 def test_no_file_and_a_folder(tmp_path):
-    for open_it in (VQIndex.load, storage.verify, storage.read_header):
+    for open_it in (VQIndex.load, file_format.verify, file_format.read_header):
         with pytest.raises(FileNotFoundError, match=r"none\.vqi"):
             open_it(tmp_path / "none.vqi")
         with pytest.raises(IsADirectoryError):
@@ -161,26 +160,26 @@ VERIFY = """
 import sys
 import numpy as np
 from vqindex import FileFormatError
-from vqindex import file_format as storage
+from vqindex import file_format
 original, copy = sys.argv[1:]
 whole = open(original, "rb").read()
 bits = np.random.default_rng(0).integers(0, 8, len(whole)).tolist()
 room = open(copy, "w+b", buffering=0)
 room.write(whole)
-storage.verify(copy)
+file_format.verify(copy)
 for at, bit in enumerate(bits):
     print("at", at, flush=True)
     room.seek(at)
     room.write(bytes([whole[at] ^ 1 << bit]))
     try:
-        storage.verify(copy)
+        file_format.verify(copy)
     except FileFormatError as error:
         assert copy in str(error), f"byte {at}: {error}"
     else:
         raise AssertionError(f"byte {at}: bit {bit} flipped and not noticed")
     room.seek(at)
     room.write(whole[at : at + 1])
-storage.verify(copy)
+file_format.verify(copy)
 print("flipped", len(bits))
 """
 
@@ -229,7 +228,7 @@ def test_flipped_bits_name_the_block(original, path, name):
         with pytest.raises(FileFormatError, match=f"'{name}' is damaged"):
             VQIndex.load(path, mmap=True, verify=True)
         with pytest.raises(FileFormatError, match=f"'{name}' is damaged"):
-            storage.verify(path)
+            file_format.verify(path)
         if not mapped_check:
             VQIndex.load(path, mmap=True)  # as documented: not read, so not checked
 
@@ -242,7 +241,7 @@ def test_damage_is_named_by_byte_range(tmp_path, monkeypatch):
     index = VQIndex(18, sketch="orthogonal")
     index.add(np.random.default_rng(0).standard_normal((300, 18)))  # 2700 bytes of codes
     index.save(path)
-    assert len(storage.read_header(path)["blocks"]["codes"]["crc32"]) == 3
+    assert len(file_format.read_header(path)["blocks"]["codes"]["crc32"]) == 3
     with h5py.File(path) as file:
         offset = file["codes"].id.get_offset()
     whole = path.read_bytes()
@@ -355,7 +354,7 @@ def test_headers_of_another_shape_are_refused(original, path):
         with pytest.raises(FileFormatError, match=r"copy\.vqi"):
             VQIndex.load(path)
         with pytest.raises(FileFormatError, match=r"copy\.vqi"):
-            storage.verify(path)
+            file_format.verify(path)
 
 
 def test_header_that_is_no_json_object(path):
@@ -535,7 +534,7 @@ def test_claiming_a_dense_matrix_costs_nothing(tmp_path, monkeypatch, rotation, 
 
     monkeypatch.setattr(Haar, "matrix", property(too_much))
     monkeypatch.setattr(GaussianSketch, "matrix", property(too_much))
-    storage.verify(path)
+    file_format.verify(path)
     loaded = VQIndex.load(path, mmap=mmap)
     loaded.remove([1])
     loaded.save(tmp_path / "again.vqi")

@@ -15,8 +15,7 @@ import pytest
 from stores import DIM, QUERIES, committed, content, make_store, vectors
 
 import vqindex
-from vqindex import FileFormatError, InvalidInputError, StoreError, UnknownIdError, VQIndex
-from vqindex import file_format as storage
+from vqindex import FileFormatError, InvalidInputError, StoreError, UnknownIdError, VQIndex, file_format
 from vqindex.store import durable, merge, verify_store
 from vqindex.store.manifest import read_manifest
 
@@ -450,7 +449,7 @@ def test_golden_store_opens_with_the_frozen_results(golden, tmp_path, mmap):
 @pytest.mark.parametrize("mmap", [False, True])
 def test_golden_file_with_vectors_reranks_as_frozen(golden, mmap):
     path = GOLDEN / "format2-vectors.vqi"
-    assert len(storage.verify(path)) == 8
+    assert len(file_format.verify(path)) == 8
     for device in ("auto", "reference"):
         index = VQIndex.load(path, mmap=mmap, device=device)
         assert_golden(index, golden("format2-vectors.json"))

@@ -13,8 +13,7 @@ from edits import edited, reseal
 from stores import DIM, committed, content, make_store, vectors
 
 import vqindex
-from vqindex import FileFormatError, InvalidInputError, VQIndex
-from vqindex import file_format as storage
+from vqindex import FileFormatError, InvalidInputError, VQIndex, file_format
 from vqindex.store import verify_store
 from vqindex.store.manifest import read_manifest
 
@@ -187,8 +186,8 @@ def test_absurd_sizes_are_refused_without_memory(tmp_path, name, way):
     if way == "cut":
         os.truncate(path, size)
         reseal(path)
-    for call in (VQIndex.load, lambda p: VQIndex.load(p, mmap=True), storage.verify, storage.read_header):
-        if call is storage.read_header and name != "header" and way != "cut":
+    for call in (VQIndex.load, lambda p: VQIndex.load(p, mmap=True), file_format.verify, file_format.read_header):
+        if call is file_format.read_header and name != "header" and way != "cut":
             continue
         with pytest.raises(FileFormatError, match=r"a\.vqi"):
             call(path)

@@ -17,8 +17,7 @@ from faulty import Died, FaultyFiles, write_folder
 from stores import DIM, change, committed, content, make_store, open_with, vectors
 
 import vqindex
-from vqindex import VQIndex
-from vqindex import file_format as storage
+from vqindex import VQIndex, file_format
 from vqindex.store import verify_store
 
 CRASHES = 3  # folders made up for each crash, besides the least and the most that may be there
@@ -183,7 +182,7 @@ def test_saves_fail_at_every_call(tmp_path):
     rng = random.Random(0)
 
     def save(index, path, files):
-        storage.write(path, index._codec, index._rows.blocks(), None, index.meta, files=files)
+        file_format.write(path, index._codec, index._rows.blocks(), None, index.meta, files=files)
 
     finished = 0
     for how in ("raise", "die", "full"):
@@ -368,7 +367,7 @@ def test_old_file_survives_kill_9_while_saving(tmp_path):
             assert process.returncode is None, "the writer stopped by itself"
             process.kill()
             said = [int(line) for line in process.stdout.read().split("\n") if line]
-        storage.verify(path)
+        file_format.verify(path)
         found = VQIndex.load(path)
         assert found.meta["state"] in (state + len(said), state + len(said) + 1), "a save that returned is lost"
         state = found.meta["state"]

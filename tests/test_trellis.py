@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import vqindex
-from vqindex import BackendError, InvalidInputError
-from vqindex import file_format as storage
+from vqindex import BackendError, InvalidInputError, file_format
 from vqindex._native import supported_isas, trellis_encode
 from vqindex.backends.registry import make_backend
 from vqindex.codes.codec import Codec
@@ -234,7 +233,7 @@ def test_a_file_names_the_version_of_its_tables(tmp_path, codec, version):
     index = vqindex.VQIndex(8, 2, codec=codec)
     index.add(np.eye(8))
     index.save(tmp_path / "t.vqi")
-    assert storage.read_header(tmp_path / "t.vqi").get("tables") == version
+    assert file_format.read_header(tmp_path / "t.vqi").get("tables") == version
 
 
 def test_a_file_with_another_table_is_refused(tmp_path, monkeypatch):

@@ -612,10 +612,10 @@ class VQIndex:
         OSError
             If the file can't be written; an older file at `path` is then untouched.
         """
-        from . import file_format as storage  # here, since h5py is most of the time that importing vqindex would take
+        from . import file_format  # here, since h5py is most of the time that importing vqindex would take
 
         rows, ids, originals = self._contents.compacted()
-        storage.write(
+        file_format.write(
             path,
             self._codec,
             rows.blocks(),
@@ -657,9 +657,9 @@ class VQIndex:
         FileFormatError
             If it is not an index, is truncated or damaged (naming the block), or its version is unknown.
         """
-        from . import file_format as storage
+        from . import file_format
 
-        stored = storage.read(path, mmap=mmap, verify=not mmap if verify is None else verify)
+        stored = file_format.read(path, mmap=mmap, verify=not mmap if verify is None else verify)
         index = cls.__new__(cls)
         index._start(stored.centering, device, stored.originals)
         index._rows.seal(stored.rows)

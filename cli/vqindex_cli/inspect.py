@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import vqindex
-from vqindex import file_format as storage
+from vqindex import file_format
 from vqindex.center import engine_spec
 from vqindex.rows.originals import KINDS
 from vqindex.store import verify_store
@@ -20,7 +20,7 @@ __all__ = ["info", "verify"]
 
 
 def _file_fields(index: Path) -> dict[str, Any]:
-    header = storage.read_header(index)
+    header = file_format.read_header(index)
     spec = vqindex.IndexSpec(**header["spec"])
     kinds = {dtype: kind for kind, dtype in KINDS.items()}
     return {
@@ -75,7 +75,7 @@ def info(index: Path, as_json: bool) -> None:
 @json_option
 def verify(index: Path, as_json: bool) -> None:
     """Check every block of INDEX, or every file of a store, against its checksum; exit code 1 names what is damaged."""
-    blocks = verify_store(index) if index.is_dir() else storage.verify(index)
+    blocks = verify_store(index) if index.is_dir() else file_format.verify(index)
     if as_json:
         show_json({"index": str(index), "ok": True, "blocks": dict(blocks)})
     else:

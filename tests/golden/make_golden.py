@@ -19,8 +19,11 @@ import gate  # noqa: E402
 
 import vqindex  # noqa: E402
 from vqindex.backends.registry import make_backend  # noqa: E402
-from vqindex.codes import bitplanes as planes  # noqa: E402
-from vqindex.codes import codebook, packing  # noqa: E402
+from vqindex.codes import (  # noqa: E402
+    bitplanes,
+    codebook,
+    packing,
+)
 from vqindex.codes.encoded import Encoded  # noqa: E402
 from vqindex.codes.rotation import Hadamard, counter_words, gaussian_matrix, golden_stride  # noqa: E402
 from vqindex.file_format.layout import FORMAT_VERSION  # noqa: E402
@@ -102,7 +105,7 @@ def stored_planes():
     out = {}
     for bits in range(1, 9):
         fields = ((5 * np.arange(19) + 3 * np.arange(66)[:, None]) % 2**bits).astype(np.uint8)
-        block = planes.split(IndexSpec(19, bits, "cosine"), Encoded(packing.pack(fields, bits), np.zeros(66), None))
+        block = bitplanes.split(IndexSpec(19, bits, "cosine"), Encoded(packing.pack(fields, bits), np.zeros(66), None))
         out[str(bits)] = {"digest": gate.digest(block.signs, block.codes), "row 65": block.signs[1, :, 1].tolist()}
     return out
 

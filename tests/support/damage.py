@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from edits import edited
 
-from vqindex import FileFormatError, VQIndex
-from vqindex import file_format as storage
+from vqindex import FileFormatError, VQIndex, file_format
 
 
 def assert_refused(path, *words, mmap=(False, True)):
@@ -19,7 +18,7 @@ def assert_refused(path, *words, mmap=(False, True)):
         for word in (str(path), *words):
             assert word in str(caught.value), str(caught.value)
     with pytest.raises(FileFormatError):
-        storage.verify(path)
+        file_format.verify(path)
 
 
 def edit_header(path, change):

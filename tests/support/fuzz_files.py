@@ -21,8 +21,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 import vqindex
-from vqindex import FileFormatError, VQIndex
-from vqindex import file_format as storage
+from vqindex import FileFormatError, VQIndex, file_format
 from vqindex.store import verify_store
 
 LIMIT = 2**28
@@ -108,7 +107,7 @@ def main(folder, examples):
         must_be_right(lambda: VQIndex.load(file), False)
         must_be_right(lambda: VQIndex.load(file, mmap=True), False, checked=False)
         with contextlib.suppress(FileFormatError):
-            storage.verify(file)
+            file_format.verify(file)
 
     @config
     @given(st.sampled_from(sorted(files)), edits, st.floats(0, 2))

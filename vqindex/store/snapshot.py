@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import file_format as storage
+from .. import file_format
 from ..errors import FileFormatError
 from ..file_format.reader import check_ids
 from ..file_format.seal import check_bytes
@@ -20,7 +20,7 @@ from .removed import read_removed
 __all__ = ["Part", "ids_of", "names_of", "read_snapshot", "verify_store"]
 
 Answer = TypeVar("Answer")
-Part = tuple[storage.Stored, NDArray[np.int64]]  # a segment and which of its rows are removed
+Part = tuple[file_format.Stored, NDArray[np.int64]]  # a segment and which of its rows are removed
 
 
 def _steady(folder: Path, work: Callable[[Manifest], Answer]) -> tuple[Manifest, Answer]:
@@ -38,12 +38,12 @@ def _steady(folder: Path, work: Callable[[Manifest], Answer]) -> tuple[Manifest,
             manifest = newer
 
 
-def _read_segment(folder: Path, manifest: Manifest, segment: Segment, mmap: bool, verify: bool) -> storage.Stored:
+def _read_segment(folder: Path, manifest: Manifest, segment: Segment, mmap: bool, verify: bool) -> file_format.Stored:
     path = folder / segment.name
     size = path.stat().st_size
     if size != segment.size:
         raise FileFormatError(f"{path}: has {size} bytes; expected {segment.size}")
-    stored = storage.read(path, mmap=mmap, verify=verify)
+    stored = file_format.read(path, mmap=mmap, verify=verify)
     kind = None if stored.originals is None else stored.originals.kind
     found = (stored.crc32, stored.centering.spec, stored.centering.text, stored.rows.rows, kind)
     if found != (segment.crc32, manifest.spec, manifest.center, segment.rows, manifest.keep_vectors):
@@ -53,7 +53,7 @@ def _read_segment(folder: Path, manifest: Manifest, segment: Segment, mmap: bool
     return stored
 
 
-def ids_of(segment: Segment, stored: storage.Stored) -> NDArray[np.int64]:
+def ids_of(segment: Segment, stored: file_format.Stored) -> NDArray[np.int64]:
     """Return the ids of all rows of a segment."""
     if stored.ids is not None:
         return stored.ids
@@ -61,7 +61,7 @@ def ids_of(segment: Segment, stored: storage.Stored) -> NDArray[np.int64]:
     return np.arange(segment.first_id, segment.first_id + segment.rows)
 
 
-def names_of(folder: Path, segments: Sequence[storage.Stored]) -> list[Names]:
+def names_of(folder: Path, segments: Sequence[file_format.Stored]) -> list[Names]:
     """Return the names of all segments; of none if ids are integers. Some with and some without are refused."""
     named = [stored.names for stored in segments if stored.names is not None]
     if named and len(named) < len(segments):
