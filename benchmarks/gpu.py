@@ -159,8 +159,8 @@ def encoding(device: Device, clock: Clock, speed: float, rows: int, dim: int) ->
 
 def search_all(engine: Engine, segments: list[Segment], queries: Queries, confidence: float) -> None:
     at_once = engine.batch(segments, K)
-    for start in range(0, queries.lead.shape[0], at_once):
-        engine.search(segments, queries.take(slice(start, start + at_once)), K, confidence)
+    for start in range(0, queries.code_query.shape[0], at_once):
+        engine.search(segments, queries.select(slice(start, start + at_once)), K, confidence)
 
 
 def searching(device: Device, clock: Clock, speed: float, rows: int, sizes: Sizes) -> Iterator[Step]:

@@ -23,7 +23,7 @@ import vqindex
 from vqindex.arguments import DEFAULT_CONFIDENCE
 from vqindex.codes.codebook import embedded, lloyd_max
 from vqindex.codes.codec import Codec
-from vqindex.codes.sign_bound import CoarseTerms, quantile
+from vqindex.codes.sign_bound import SignBoundTerms, quantile
 from vqindex.codes.trellis import Trellis
 from vqindex.spec import IndexSpec
 from vqindex_datasets import load_annbench, sample_path
@@ -163,7 +163,7 @@ def scan(figure: Figure, look: Look) -> None:
     turn = index._codec.rotation.forward
     signs = np.where(turn(np.ascontiguousarray(rows.T)) > 0, 1.0, -1.0)
     by_signs = np.sqrt(np.pi / (2 * d)) * (turn(query[:, None])[:, 0] @ signs)
-    width = quantile(DEFAULT_CONFIDENCE) * np.sqrt(CoarseTerms.of(d).plane)
+    width = quantile(DEFAULT_CONFIDENCE) * np.sqrt(SignBoundTerms.of(d).plane)
     score = index.estimate(query, np.arange(len(rows)))
     threshold = np.sort(score)[-k]
     read = by_signs + width > threshold

@@ -94,7 +94,7 @@ def recall() -> str:
 
 
 def centering() -> str:
-    """Recall with and without the mean as centre."""
+    """Recall with and without the mean as center."""
     found = {(line["data"], line["codec"], line["bits"]): line for line in lines("codec-recall")}
     rows = []
     for data, label in DATA.items():

@@ -68,7 +68,7 @@ STORE = "test_store.py test_store_machine.py test_store_faults.py"
 
 MUTATIONS = [
     # ---- contents: all parts go back together
-    Mutation("contents", "                part.undo(mark)\n", "                pass\n", REFUSED),
+    Mutation("contents", "                part.rollback(savepoint)\n", "                pass\n", REFUSED),
     Mutation(
         "contents",
         "                self.originals.append(kept)\n",
@@ -131,11 +131,11 @@ MUTATIONS = [
     # ---- ids
     Mutation(
         "ids",
-        "            self._count, self._ids, self._next, self._live, self._removed, self._names, names = mark\n",
-        "            names = mark[-1]\n",
+        "            self._count, self._ids, self._next, self._live, self._removed, self._string_ids, names = ",
+        "            names = savepoint[-1]\n            ignored = ",
         TAKEN,
     ),
-    Mutation("ids", "                self._names.undo(names)\n", "                pass\n", TAKEN),
+    Mutation("ids", "                self._string_ids.rollback(names)\n", "                pass\n", TAKEN),
     Mutation(
         "ids",
         "            self._table = IdTable()\n",
@@ -146,7 +146,7 @@ MUTATIONS = [
     ),
     Mutation("ids", "                following = None\n", "                pass\n", "test_changes.py test_index.py"),
     Mutation("ids", "            following += count\n", "            pass\n", "test_changes.py test_index.py"),
-    Mutation("ids", "                self._remove(instead)\n", "                pass\n", "test_changes.py"),
+    Mutation("ids", "                self._remove(replaces)\n", "                pass\n", "test_changes.py"),
     Mutation("ids", "        self._removed += removed\n", "", "test_changes.py test_index.py"),
     Mutation(
         "ids",

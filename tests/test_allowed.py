@@ -42,12 +42,12 @@ def split_words(bits, blocks, rng, junk=True):
 
 def only(reference, spec, rows, queries, bits, k, confidence):
     """Search an index of the rows that are left, query by query if each has its own; the obvious way."""
-    nq = len(queries.lead)
+    nq = len(queries.code_query)
     scores, found = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
     for q in range(nq) if bits.ndim == 2 else [slice(None)]:
         left = np.flatnonzero(bits[q] if bits.ndim == 2 else bits)
-        few = cut(spec, rows.take(left), ())
-        one = queries.take(slice(q, q + 1) if bits.ndim == 2 else q)
+        few = cut(spec, rows.select(left), ())
+        one = queries.select(slice(q, q + 1) if bits.ndim == 2 else q)
         scores[q], at = reference.search(one, few, k, confidence)
         found[q] = np.where(at >= 0, np.append(left, -1)[at], -1)
     return scores, found
@@ -174,7 +174,7 @@ def test_wrong_words_are_refused():
     scanner = compiled[supported_isas()[-1]]._scanner
 
     def search(allowed):
-        return scanner.search(blocks, queries.lead, queries.lead_scale, queries.norm, 3, None, 1, allowed)
+        return scanner.search(blocks, queries.code_query, queries.code_scale, queries.norm, 3, None, 1, allowed)
 
     search([np.zeros((1, 2), np.uint64)])
     for wrong in (np.zeros((2, 2), np.uint64), np.zeros((1, 1), np.uint64), np.zeros((3, 4), np.uint64)[:, ::2]):

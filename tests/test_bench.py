@@ -48,7 +48,7 @@ def test_lines_are_what_the_library_gives(folder, ok, metric):
         (bits, codec, confidence)
         for bits in (1, 4)
         for codec in ("turboquant-prod", "trellis")
-        for confidence in ((0.9, 1.0) if vqindex.IndexSpec(DIM, bits, codec=codec).has_sign_plane else (None,))
+        for confidence in ((0.9, 1.0) if vqindex.IndexSpec(DIM, bits, codec=codec).has_sign_bits else (None,))
     ]
     for line in lines:
         index = vqindex.VQIndex(DIM, line["bits"], metric, codec=line["codec"])

@@ -7,7 +7,7 @@ from cases import DIM, built, every_codec, every_metric, vectors
 from vqindex import InvalidInputError, UnknownIdError, VQIndex, exclude
 from vqindex.backends.registry import available
 from vqindex.rows import ids as ids_module
-from vqindex.rows.ids import Given, IdMap
+from vqindex.rows.ids import IdBatch, IdMap
 from vqindex.rows.originals import Originals
 from vqindex.rows.row_store import RowStore
 
@@ -233,14 +233,14 @@ def test_many_changes_of_ids_against_a_dict():
     ids, model, count = IdMap(), {}, 0
     for _ in range(400):
         new = np.unique(rng.integers(0, 500, rng.integers(0, 30))) << 40  # far apart, low bits alike
-        old = ids.find(Given(new))
+        old = ids.find(IdBatch(new))
         assert old.tolist() == [model.get(int(i), -1) for i in new]
-        ids.extend(new.size, Given(new))
+        ids.extend(new.size, IdBatch(new))
         ids.remove(old[old >= 0])
         model.update({int(i): count + place for place, i in enumerate(new)})
         count += new.size
         gone = np.unique(rng.integers(0, 500, 5)) << 40
-        rows = ids.find(Given(gone))
+        rows = ids.find(IdBatch(gone))
         ids.remove(rows[rows >= 0])
         for i in gone:
             model.pop(int(i), None)
@@ -250,17 +250,17 @@ def test_many_changes_of_ids_against_a_dict():
             count = len(ids)
             model = {int(i): row for row, i in enumerate(ids.explicit)}
     everything = np.arange(500) << 40
-    assert ids.find(Given(everything)).tolist() == [model.get(int(i), -1) for i in everything]
+    assert ids.find(IdBatch(everything)).tolist() == [model.get(int(i), -1) for i in everything]
     assert sorted(ids.ids(ids.live_rows()).tolist()) == sorted(model)
 
 
 def test_a_view_of_ids_stays_as_it_was():
     ids = IdMap()
-    ids.extend(3, Given(np.array([50, 6, 700])))
+    ids.extend(3, IdBatch(np.array([50, 6, 700])))
     ids.remove(np.array([0]))
-    view = ids.now()
-    ids.extend(2, Given(np.array([6, 9])), instead=np.array([1]))
-    wanted = Given(np.array([700, 6, 50, 9]))
+    view = ids.snapshot()
+    ids.extend(2, IdBatch(np.array([6, 9])), replaces=np.array([1]))
+    wanted = IdBatch(np.array([700, 6, 50, 9]))
     assert ids.find(wanted).tolist() == [2, 3, -1, 4]  # the table has the later rows from here on
     assert view.find(wanted).tolist() == [2, 1, -1, -1]
     assert ids.find(wanted).tolist() == [2, 3, -1, 4]

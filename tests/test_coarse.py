@@ -1,4 +1,4 @@
-"""The coarse stage: its arithmetic by hand, how often bounds fail, and what a search by keys returns."""
+"""The sign bound: its arithmetic by hand, how often bounds fail, and what a search by keys returns."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ from vqindex.backends.registry import available, make_backend
 from vqindex.codes.bitplanes import split
 from vqindex.codes.codec import Codec
 from vqindex.codes.estimator import l2_from_ip
-from vqindex.codes.sign_bound import LIMIT, MAX_DIM, CoarseTerms, bounds, coarse_query, quantile
+from vqindex.codes.sign_bound import LIMIT, MAX_DIM, SignBoundTerms, bounds, quantile, sign_query
 from vqindex.spec import IndexSpec
 from vqindex_datasets.recall import recall_at_k
 
@@ -27,22 +27,22 @@ def test_quantiles_are_those_of_the_normal_distribution():
 
 
 def test_sign_bound_queries_of_all_values_sum_to_the_query():
-    lead = np.arange(-32767, 32768).astype(np.int16)[:, None]
-    c, left = coarse_query(lead)
+    code_query = np.arange(-32767, 32768).astype(np.int16)[:, None]
+    c, left = sign_query(code_query)
     assert (c.dtype, left.dtype) == (np.int8, np.int64)
     assert (c.min(), c.max()) == (-LIMIT, LIMIT)
-    for x, y, rest in zip(lead[::37, 0].tolist(), c[::37, 0].tolist(), left[::37].tolist(), strict=True):
+    for x, y, rest in zip(code_query[::37, 0].tolist(), c[::37, 0].tolist(), left[::37].tolist(), strict=True):
         assert y == math.floor(Fraction(LIMIT * x + 2**14, 2**15))
         assert rest == (LIMIT * x - 32767 * y) ** 2
     # Never further than the nearest of the eleven values, but for the half step's last unit.
-    assert np.abs(LIMIT * lead[:, 0].astype(int) - 32767 * c[:, 0].astype(int)).max() <= 2**14 + LIMIT
+    assert np.abs(LIMIT * code_query[:, 0].astype(int) - 32767 * c[:, 0].astype(int)).max() <= 2**14 + LIMIT
 
 
 def test_left_is_summed_over_coordinates():
-    lead = np.random.default_rng(0).integers(-32767, 32768, (3, 50)).astype(np.int16)
-    whole = coarse_query(lead)[1]
-    np.testing.assert_array_equal(whole, sum(coarse_query(lead[:, j : j + 1])[1] for j in range(50)))
-    assert coarse_query(np.full((1, MAX_DIM), 3277, np.int16))[1].dtype == np.int64
+    code_query = np.random.default_rng(0).integers(-32767, 32768, (3, 50)).astype(np.int16)
+    whole = sign_query(code_query)[1]
+    np.testing.assert_array_equal(whole, sum(sign_query(code_query[:, j : j + 1])[1] for j in range(50)))
+    assert sign_query(np.full((1, MAX_DIM), 3277, np.int16))[1].dtype == np.int64
 
 
 def test_sums_of_the_longest_vectors_fit_16_bits():
@@ -58,7 +58,7 @@ def test_bounds_equal_those_worked_out_by_hand(norm):
     sums = rng.integers(-100, 100, (3, 4)).astype(np.float32)
     left = rng.integers(0, 2**40, 3)
     scale, query_norm = rng.random((2, 3)).astype(np.float32)
-    found = bounds(CoarseTerms.of(dim), z, sums, left, scale, query_norm, norm)
+    found = bounds(SignBoundTerms.of(dim), z, sums, left, scale, query_norm, norm)
     assert found.dtype == np.float32
     for q in range(3):
         a = f(math.sqrt(math.pi / (2 * dim)) * 32767 / 5 * float(scale[q]))
@@ -109,7 +109,7 @@ def test_bounds_of_other_metrics_fail_as_often(metric):
 
 
 def test_a_higher_confidence_gives_a_higher_bound():
-    terms, rng = CoarseTerms.of(64), np.random.default_rng(0)
+    terms, rng = SignBoundTerms.of(64), np.random.default_rng(0)
     sums, left = rng.integers(-99, 99, (2, 30)).astype(np.float32), np.array([5, 2**40])
     scale = norm = np.ones(2, np.float32)
     levels = [bounds(terms, quantile(c), sums, left, scale, norm, None) for c in (0.51, 0.6, 0.9, 0.995, 1)]
@@ -127,13 +127,13 @@ def by_keys(backend, queries, rows, k, confidence):
     scores = backend.scores(queries, rows)
     keys = scores
     if confidence < 1:
-        c, left = coarse_query(queries.lead)
+        c, left = sign_query(queries.code_query)
         stored = split(spec, rows)
         plane = stored.signs.transpose(0, 2, 1).reshape(-1, spec.sign_bytes)[: rows.rows]
         signs = 2 * np.unpackbits(plane, axis=1, count=spec.dim, bitorder="little").astype(np.int64) - 1
         sums = (c.astype(np.int64) @ signs.T).astype(np.float32)
-        terms, z = CoarseTerms.of(spec.dim), quantile(confidence)
-        limit = bounds(terms, z, sums, left, queries.lead_scale, queries.norm, rows.norm)
+        terms, z = SignBoundTerms.of(spec.dim), quantile(confidence)
+        limit = bounds(terms, z, sums, left, queries.code_scale, queries.norm, rows.norm)
         if spec.metric == "l2":
             limit = l2_from_ip(limit, rows.norm, queries.norm)
         keys = np.maximum(scores, limit) if spec.metric == "l2" else np.minimum(scores, limit)
@@ -182,8 +182,8 @@ def test_vectors_of_more_than_max_dim_score_every_row():
     spec = IndexSpec(MAX_DIM + 1, 1)
     index, q = VQIndex(spec.dim, 1), vectors(2, spec.dim, seed=1)
     index.add(vectors(100, spec.dim))
-    assert not make_backend(Codec(spec)).has_coarse_stage
-    assert make_backend(Codec(IndexSpec(MAX_DIM, 1))).has_coarse_stage
+    assert not make_backend(Codec(spec)).has_sign_bound
+    assert make_backend(Codec(IndexSpec(MAX_DIM, 1))).has_sign_bound
     for one, other in zip(index.search(q, 5, confidence=0.51), index.search(q, 5, confidence=1), strict=True):
         np.testing.assert_array_equal(one, other)
 

@@ -46,11 +46,13 @@ def test_trellis_codes_and_results_have_the_golden_hashes(make_backend, dim, gol
 def test_the_corpus_holds_what_it_promises(make_backend, dim):
     x = gate.corpus(dim)
     rows = make_backend(Codec(IndexSpec(dim, 4, "ip", seed=3))).encode(x)
-    assert rows.factor[1] == rows.factor[2] == rows.factor[10] == 0, "zero, negative zero, subnormal: the zero vector"
+    assert rows.rescale[1] == rows.rescale[2] == rows.rescale[10] == 0, (
+        "zero, negative zero, subnormal: the zero vector"
+    )
     np.testing.assert_array_equal(rows.codes[0], rows.codes[3])
     assert not rows.codes[1].any()
     # Powers of two change the scalars alone.
     np.testing.assert_array_equal(rows.codes[7], rows.codes[8])
     np.testing.assert_array_equal(rows.codes[9], rows.codes[8])
-    assert rows.factor[7] == rows.factor[8] * 2.0**40
-    assert np.all(np.isfinite(rows.factor))
+    assert rows.rescale[7] == rows.rescale[8] * 2.0**40
+    assert np.all(np.isfinite(rows.rescale))

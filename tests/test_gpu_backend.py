@@ -149,8 +149,8 @@ def test_vectors_on_the_device_stay_there(codec):
         for ours, theirs in zip(backend.encode(given), reference.encode(x), strict=True):
             gpu.same(ours, theirs)
         got, want = backend.prepare(given), reference.prepare(x)
-        gpu.same(got.lead if given is x else device.download(got.lead), want.lead)
-        gpu.same(got.lead_scale, want.lead_scale)
+        gpu.same(got.code_query if given is x else device.download(got.code_query), want.code_query)
+        gpu.same(got.code_scale, want.code_scale)
 
 
 def test_codecs_without_a_kernel_encode_on_the_host():
@@ -159,7 +159,7 @@ def test_codecs_without_a_kernel_encode_on_the_host():
     backend, reference = CudaBackend(made, [device]), ReferenceBackend(made)
     for given in (corpus(20), backend.adopt(device.upload(corpus(20)))):
         gpu.same(backend.encode(given).codes, reference.encode(corpus(20)).codes)
-        gpu.same(backend.prepare(given).tail, reference.prepare(corpus(20)).tail)
+        gpu.same(backend.prepare(given).sketch_query, reference.prepare(corpus(20)).sketch_query)
     assert device.launches == []
 
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="NV
 
 HOPPER, OLDEST = "sm_90a", "compute_80"
 # Registers a thread: 65,536 of a multiprocessor over what must be resident at once. The batch scan holds 96 sums (with
-# the coarse stage) and lives with three blocks of 128 threads; the others get what lets eight or more blocks be there.
+# the sign bound) and lives with three blocks of 128 threads; the others get what lets eight or more blocks be there.
 REGISTERS = {"scan": 176, "encode": 64, "prepare": 64, "viterbi": 64}
 OTHERS = 48
 # Spills are 8 bytes around the calls of float64 division and square root, which the compiler makes subroutines.
@@ -48,7 +48,7 @@ def test_the_matrix_is_whole():
     assert {kernel for kernel, _, _ in compiled()} == kernels
     scans = [dict(macros) for kernel, macros, arch in on_hopper() if kernel == "scan"]
     assert len(scans) == (4 * 2 + 3 * 2 + 1) * 2, (
-        "with and without the coarse stage, but for the trellis of one bit; two batches"
+        "with and without the sign bound, but for the trellis of one bit; two batches"
     )
 
 

@@ -65,7 +65,7 @@ CUTS = (41, 41 + 64, 41 + 64 + 130)
 @pytest.mark.parametrize(("codec", "bits"), SCALAR + TRELLIS)
 @pytest.mark.parametrize("count", [1, 8, 9, 21])
 def test_the_fused_scan(make_device, codec, bits, count):
-    """Up to eight queries a warp has a tile, above it a block; coarse stage for scalar codes."""
+    """Up to eight queries a warp has a tile, above it a block; sign bound for scalar codes."""
     for dim, metric in ((17, "l2"), (100, "ip"), (384, "cosine")):
         made = gpu.codec_of(dim, bits, metric, codec=codec)
         backend = CudaBackend(made, [make_device(seed=count)])

@@ -16,7 +16,7 @@ def rng(seed=0):
 
 def stored(index):
     """The codes, factors and norms of all rows."""
-    block = index._rows.take(np.arange(len(index)))
+    block = index._rows.gather(np.arange(len(index)))
     return [part for part in block if part is not None]
 
 
@@ -61,9 +61,9 @@ def test_stats_say_the_sizes_in_bytes(codec, sketch, metric):
     index = built(vectors(n), metric, codec, sketch, bits=bits)
     stats = index.stats()
     assert stats["ntotal"] == n
-    lead = index.spec.fields - DIM  # what starts a trellis; nothing else has any
-    assert (lead > 0) == (codec == "trellis")
-    code_bytes = -(-(DIM + lead) * bits // 8)
+    warmup = index.spec.fields - DIM  # what starts a trellis; nothing else has any
+    assert (warmup > 0) == (codec == "trellis")
+    code_bytes = -(-(DIM + warmup) * bits // 8)
     assert stats["code_bytes"] == code_bytes
     scalars = 4 if metric == "cosine" else 8
     assert stats["bytes_per_vector"] == code_bytes + scalars

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from vqindex import VQIndex, file_format
-from vqindex.codes.bitplanes import BLOCK_ROWS, Block
+from vqindex.codes.bitplanes import BLOCK_ROWS, StoredRows
 from vqindex.codes.codec import Codec
 from vqindex.file_format import seal, writer
 from vqindex.file_format.layout import CHECK_BYTES
@@ -108,7 +108,7 @@ def sparse(monkeypatch, path, spec, n):
     def zeros(*shape):
         return np.broadcast_to(np.uint8(0), shape)
 
-    rows = Block(zeros(-(-n // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS), zeros(n, spec.row_bytes), zeros(n), None)
+    rows = StoredRows(zeros(-(-n // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS), zeros(n, spec.row_bytes), zeros(n), None)
     with monkeypatch.context() as patch:
         patch.setattr(writer, "_put", put)
         if n > 10**6:  # the CRC-32 of so many zeros would take long
@@ -185,7 +185,7 @@ def test_search_reads_the_sign_bits_and_the_codes_of_candidate_rows_only(tmp_pat
     with open(path, "rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    for part in (block.signs, block.codes, block.factor):
+    for part in (block.signs, block.codes, block.rescale):
         base = part
         while not isinstance(base, mmap.mmap):
             base = base.base

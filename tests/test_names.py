@@ -278,7 +278,7 @@ def test_a_store_of_which_some_segments_have_names(tmp_path, monkeypatch):
         index.commit(merge=False)
     monkeypatch.setattr("vqindex.rows.ids.IdMap._check_kind", lambda self, given: None)
     with vqindex.open(folder, "a") as index:
-        index._ids._names = None
+        index._ids._string_ids = None
         index.add(X[:10], ids=np.arange(10))
         index.commit(merge=False)
     with pytest.raises(FileFormatError, match="1 of its 2 segments have names; expected all or none"):

@@ -46,10 +46,10 @@ def assert_same_encoding(native, reference, x):
 
 def assert_same_preparation(native, reference, q):
     got, want = native.prepare(q), reference.prepare(q)
-    for name in ("lead", "lead_scale", "tail", "tail_scale", "norm"):
+    for name in ("code_query", "code_scale", "sketch_query", "sketch_scale", "norm"):
         same(getattr(got, name), getattr(want, name), name)
         if want.norm is not None:
-            assert got.lead.flags.c_contiguous
+            assert got.code_query.flags.c_contiguous
 
 
 def hostile(dim, rows=48):
@@ -181,8 +181,8 @@ def test_results_do_not_depend_on_threads(monkeypatch, codec):
         for got, want in zip(native.encode(x), rows, strict=True):
             same(got, want, f"{count} threads")
         got = native.prepare(x)
-        same(got.lead, prepared.lead, f"{count} threads")
-        same(got.lead_scale, prepared.lead_scale, f"{count} threads")
+        same(got.code_query, prepared.code_query, f"{count} threads")
+        same(got.code_scale, prepared.code_scale, f"{count} threads")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vqindex._native import split_rows
 from vqindex.backends.registry import make_backend
-from vqindex.codes.bitplanes import BLOCK_ROWS, Block, join, join_rows, put_rows, split
+from vqindex.codes.bitplanes import BLOCK_ROWS, StoredRows, join, join_rows, put_rows, split
 from vqindex.codes.codec import Codec
 from vqindex.codes.encoded import Encoded
 from vqindex.codes.packing import pack, unpack
@@ -33,8 +33,8 @@ def coded(spec, n, seed=0):
     """Code rows of random fields, whose unused last bits are zero as the encoder leaves them."""
     rng = np.random.default_rng(seed)
     fields = rng.integers(0, 2**spec.bits, (n, spec.fields)).astype(np.uint8)
-    if spec.has_sign_plane:
-        fields[:, : spec.lead] &= 2 ** (spec.bits - 1) - 1
+    if spec.has_sign_bits:
+        fields[:, : spec.warmup_fields] &= 2 ** (spec.bits - 1) - 1
     factor, norm = rng.random((2, n)).astype(np.float32)
     return Encoded(pack(fields, spec.bits), factor, norm if spec.stores_norm else None)
 
@@ -42,8 +42,8 @@ def coded(spec, n, seed=0):
 def empty(spec, n, fill=0xFF):
     """Room for n rows; what was in the codes before must not matter, a sign plane begins as zeros."""
     whole = -(-n // BLOCK_ROWS)
-    return Block(
-        np.zeros((whole, spec.sign_bytes, BLOCK_ROWS), np.uint8) if spec.has_sign_plane else None,
+    return StoredRows(
+        np.zeros((whole, spec.sign_bytes, BLOCK_ROWS), np.uint8) if spec.has_sign_bits else None,
         np.full((n, spec.row_bytes), fill, np.uint8),
         np.zeros(n, np.float32),
         np.zeros(n, np.float32) if spec.stores_norm else None,
@@ -82,7 +82,7 @@ def test_layout_is_as_defined_bit_by_bit(dim, codec, bits):
     assert stored.codes.shape == (70, spec.row_bytes)
     for row in (0, 1, 63, 64, 69):
         for field in range(spec.fields):
-            j = field - spec.lead
+            j = field - spec.warmup_fields
             sign = int(stored.signs[row // 64, j // 8, row % 64] >> (j % 8) & 1) if j >= 0 else 0
             rest = 0
             for i in range(bits - 1):
@@ -106,7 +106,7 @@ def test_joining_bit_planes_undoes_splitting_them(bits, codec, metric):
 @pytest.mark.parametrize("kwargs", NO_PLANE)
 def test_codes_without_a_sign_plane_stay_as_they_are(kwargs):
     spec = IndexSpec(17, **kwargs)
-    assert (spec.has_sign_plane, spec.sign_bytes, spec.row_bytes) == (False, 0, spec.code_bytes)
+    assert (spec.has_sign_bits, spec.sign_bytes, spec.row_bytes) == (False, 0, spec.code_bytes)
     rows = coded(spec, 70)
     assert_same(split(spec, rows), (None, *rows))
     assert_same(join(spec, split(spec, rows)), rows)
@@ -122,10 +122,10 @@ def test_any_rows_can_be_taken_out(bits):
     rows = coded(spec, 200)
     stored = split(spec, rows)
     for at in (slice(0, 0), slice(3, 130), slice(64, 128), slice(199, 500), slice(None, None, 7)):
-        assert_same(join_rows(spec, stored, at), rows.take(at))
+        assert_same(join_rows(spec, stored, at), rows.select(at))
     for picked in ([], [199], [5, 5, 64, 0], range(199, -1, -1)):
         at = np.array(picked, np.int64)
-        assert_same(join_rows(spec, stored, at), (rows.codes[at], rows.factor[at], rows.norm[at]))
+        assert_same(join_rows(spec, stored, at), (rows.codes[at], rows.rescale[at], rows.norm[at]))
 
 
 # ---- rows written into room that is there
@@ -140,7 +140,7 @@ def test_compiled_splitting_is_the_reference(dim, codec, bits):
             rows = coded(spec, n, seed=start)
             want, got = empty(spec, start + n + 3), empty(spec, start + n + 3)
             put_rows(spec, rows, want, start)
-            split_rows(rows.codes, dim, spec.lead, bits, start, got.signs, got.codes)
+            split_rows(rows.codes, dim, spec.warmup_fields, bits, start, got.signs, got.codes)
             np.testing.assert_array_equal(got.signs, want.signs)
             np.testing.assert_array_equal(got.codes, want.codes)
             assert_same(join_rows(spec, want, slice(start, start + n)), rows)
@@ -164,7 +164,7 @@ def test_rows_put_in_pieces_in_any_order(backend, dim, bits, metric, sizes, orde
     pieces = list(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True))
     order.shuffle(pieces)
     for start, stop in pieces:
-        put(rows.take(slice(start, stop)), block, start)
+        put(rows.select(slice(start, stop)), block, start)
     assert_same(block, split(spec, rows))
 
 
@@ -178,7 +178,7 @@ def test_rows_can_be_written_over(backend):
     put(second, block, 31)
     assert_same(join_rows(spec, block, slice(31, 97)), second)
     for untouched in (slice(0, 31), slice(97, 130)):
-        assert_same(join_rows(spec, block, untouched), first.take(untouched))
+        assert_same(join_rows(spec, block, untouched), first.select(untouched))
 
 
 def test_wrong_room_is_refused_by_the_extension():

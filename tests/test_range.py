@@ -17,7 +17,7 @@ from vqindex.spec import METRICS, IndexSpec
 
 
 def all_scores(backend, queries, blocks):
-    none = [np.empty((len(queries.lead), 0), np.float32)]
+    none = [np.empty((len(queries.code_query), 0), np.float32)]
     return np.concatenate(none + [backend.scores(queries, join(backend.spec, block)) for block in blocks], axis=1)
 
 
@@ -115,7 +115,7 @@ def test_no_queries_and_no_rows():
     for backend in (reference, *compiled.values()):
         lims, scores, rows = backend.range_search(queries, [], np.full(2, np.inf, np.float32))
         assert (lims.tolist(), scores.size, rows.size) == ([0, 0, 0], 0, 0)
-        lims, scores, rows = backend.range_search(queries.take(slice(0)), [], np.empty(0, np.float32))
+        lims, scores, rows = backend.range_search(queries.select(slice(0)), [], np.empty(0, np.float32))
         assert (lims.tolist(), scores.size, rows.size) == ([0], 0, 0)
 
 
@@ -125,5 +125,5 @@ def test_a_threshold_for_each_query():
     queries = reference.prepare(np.ones((2, 20), np.float32))
     with pytest.raises(ValueError, match="a threshold for each query"):
         compiled["scalar"]._scanner.range_search(
-            [], queries.lead, queries.lead_scale, queries.norm, np.zeros(3, np.float32), None, 1
+            [], queries.code_query, queries.code_scale, queries.norm, np.zeros(3, np.float32), None, 1
         )

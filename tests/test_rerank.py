@@ -57,7 +57,7 @@ def test_a_shortlist_of_everything_is_exact_search(metric, kind, removed):
     index = built(X, metric, bits=1, keep_vectors=kind, ids=np.arange(N) + 1000)
     left = np.arange(N) % 5 > 0 if removed else np.ones(N, bool)
     index.remove(np.arange(N)[~left] + 1000)
-    kept = index._contents.originals.take(np.flatnonzero(left))
+    kept = index._contents.originals.gather(np.flatnonzero(left))
     scores, ids = index.search(Q, 10, rerank=True, oversample=N)
     want = exact(kept, Q, metric)
     np.testing.assert_array_equal(ids, np.flatnonzero(left)[best(want, metric, 10)] + 1000)
@@ -216,15 +216,15 @@ def test_kept_vectors_are_rounded_by_at_most_half_a_step():
     x[7] = 0
     exactly = Originals(DIM, "f32")
     exactly.append(exactly.rounded(x, 0))
-    np.testing.assert_array_equal(exactly.take(np.arange(50)), x)
+    np.testing.assert_array_equal(exactly.gather(np.arange(50)), x)
     steps = Originals(DIM, "int8")
     steps.append(steps.rounded(x, 0))
     # Half a step, and what float32 makes of the product.
     peak = np.abs(x).max(axis=1, keepdims=True)
-    assert (np.abs(steps.take(np.arange(50)) - x) <= peak * (0.5 / 127 + 2e-7)).all()
+    assert (np.abs(steps.gather(np.arange(50)) - x) <= peak * (0.5 / 127 + 2e-7)).all()
     half = Originals(DIM, "f16")
     half.append(half.rounded(x[:24], 0))
-    np.testing.assert_array_equal(half.take(np.arange(24)), x[:24].astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(half.gather(np.arange(24)), x[:24].astype(np.float16).astype(np.float32))
     with pytest.raises(InvalidInputError, match=r"vectors\[\d+, \d+\] is -?[0-9.e+]+; expected magnitudes below 65520"):
         half.rounded(x, 0)
 
@@ -240,10 +240,10 @@ def test_parts_do_not_pile_up(kind):
     whole = Originals(DIM, kind)
     whole.append(whole.rounded(x, 0))
     pick = np.random.default_rng(0).permutation(1000)[:77]
-    np.testing.assert_array_equal(originals.take(pick), whole.take(pick))
-    np.testing.assert_array_equal(originals.only(np.sort(pick)).take(np.arange(77)), whole.take(np.sort(pick)))
-    assert originals.kept(np.sort(pick)).values.dtype == np.dtype(KINDS[kind])
-    assert originals.kept(np.arange(0)).values.shape == (0, DIM)
+    np.testing.assert_array_equal(originals.gather(pick), whole.gather(pick))
+    np.testing.assert_array_equal(originals.select(np.sort(pick)).gather(np.arange(77)), whole.gather(np.sort(pick)))
+    assert originals.gather_rounded(np.sort(pick)).values.dtype == np.dtype(KINDS[kind])
+    assert originals.gather_rounded(np.arange(0)).values.shape == (0, DIM)
 
 
 @every_kind

@@ -338,7 +338,7 @@ def test_one_hot_queries_against_constant_rows(isa):
         lead[1] = -32767
         lead[2, 1:] = 0
         queries = reference.prepare(np.ones((3, dim), np.float32))
-        queries.lead[:] = lead
+        queries.code_query[:] = lead
         blocks = [split(spec, rows)]
         want = reference.search(queries, blocks, 7, confidence)
         for got, other in zip(compiled[isa].search(queries, blocks, 7, confidence, 1), want, strict=True):
@@ -387,21 +387,21 @@ def test_wrong_shapes_are_refused():
     (block,) = cut(spec, backend.encode(made("plain", 70, 10, 0)), ())
     q = backend.prepare(made("plain", 2, 10, 1))
 
-    def search(block=block, lead=q.lead, scale=q.lead_scale, norm=q.norm, k=3, coarse=None):
-        return scanner.search([block], lead, scale, norm, k, coarse, 1)
+    def search(block=block, lead=q.code_query, scale=q.code_scale, norm=q.norm, k=3, sign_bound=None):
+        return scanner.search([block], lead, scale, norm, k, sign_bound, 1)
 
     search()
     for wrong in (
         block._replace(signs=block.signs[:1].copy()),
         block._replace(signs=block.signs[:, :1].copy()),
-        block._replace(factor=block.factor[:-1].copy()),
+        block._replace(rescale=block.rescale[:-1].copy()),
         block._replace(norm=block.norm[:-1].copy()),
     ):
         with pytest.raises(ValueError, match="expected blocks of"):
             search(wrong)
     with pytest.raises(ValueError, match="hold dim windows"):
         search(block._replace(codes=block.codes[:, :-1].copy()))
-    for wrong in ({"lead": q.lead[:, :9].copy()}, {"scale": q.lead_scale[:1]}, {"norm": q.norm[:1]}, {"k": 0}):
+    for wrong in ({"lead": q.code_query[:, :9].copy()}, {"scale": q.code_scale[:1]}, {"norm": q.norm[:1]}, {"k": 0}):
         with pytest.raises(ValueError, match="expected queries"):
             search(**wrong)
     with pytest.raises(RuntimeError):
@@ -413,4 +413,4 @@ def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="dimension"):
         scanner.sums(np.zeros((1, 9), np.int16), np.zeros((1, 10), np.int8))
     with pytest.raises(ValueError, match="sign plane"):
-        scanner_of(10).search([], q.lead, q.lead_scale, q.norm, 1, (1.0, 1.0, 1.0, 1.0), 1)
+        scanner_of(10).search([], q.code_query, q.code_scale, q.norm, 1, (1.0, 1.0, 1.0, 1.0), 1)

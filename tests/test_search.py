@@ -32,7 +32,7 @@ def oracle(index, queries, k):
 
 
 def assert_like_oracle(index, queries, k):
-    scores, ids = index.search(queries, k, confidence=1)  # test_coarse.py has those below 1
+    scores, ids = index.search(queries, k, confidence=1)  # test_sign_bound.py has those below 1
     expected_scores, expected_ids = oracle(index, queries, k)
     assert scores.dtype == np.float32
     assert ids.dtype == np.int64
@@ -241,6 +241,6 @@ def test_reconstruct_accepts_every_form_of_ids():
 @every_metric
 def test_same_spec_same_bytes_other_seed_other_bytes(metric):
     x = vectors(30)
-    a, b, c = (built(x, metric, seed=seed)._rows.take(np.arange(30)).codes for seed in (0, 0, 1))
+    a, b, c = (built(x, metric, seed=seed)._rows.gather(np.arange(30)).codes for seed in (0, 0, 1))
     np.testing.assert_array_equal(a, b)
     assert (a != c).any()

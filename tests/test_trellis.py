@@ -68,7 +68,7 @@ def test_the_correlation_of_signs_with_values(bits):
     y, values = gaussian_values(1000, 1000, t, seed=6)
     index = vqindex.VQIndex(1000, bits, codec="trellis")
     fields = index._backend._search_trellis(values, t)
-    signs = 2.0 * (t.swapped(fields)[:, t.lead :] >> (bits - 1)) - 1
+    signs = 2.0 * (t.swapped(fields)[:, t.warmup_fields :] >> (bits - 1)) - 1
     assert (signs.T * y).mean() / np.sqrt((y.astype(np.float64) ** 2).mean()) == pytest.approx(
         t.correlation, abs=0.0035
     )
@@ -83,9 +83,11 @@ def test_stored_fields_give_back_the_path(bits, dim):
     stored = t.swapped(fields)
     np.testing.assert_array_equal(t.swapped(stored), fields)
     if bits > 1:
-        assert not (stored[:, : t.lead] >> (bits - 1)).any(), "the highest bits before the first coordinate are 0"
+        assert not (stored[:, : t.warmup_fields] >> (bits - 1)).any(), (
+            "the highest bits before the first coordinate are 0"
+        )
         signs = sign_of_window(t.windows(fields), bits, t.window)
-        np.testing.assert_array_equal(stored[:, t.lead :] >> (bits - 1), signs)
+        np.testing.assert_array_equal(stored[:, t.warmup_fields :] >> (bits - 1), signs)
 
 
 @pytest.mark.parametrize("bits", WIDTHS)
@@ -107,9 +109,9 @@ def test_viterbi_finds_the_cheapest_of_all_paths(bits, window, correlation):
     t = Trellis(bits, window, table, 0.03, 0.0, *cost_limits(bits, window), correlation)
     values = rng.integers(-PEAK, PEAK, (dim, 40)).astype(np.int16)
     fields = viterbi(values, t)
-    streams = np.array(list(itertools.product(range(2**bits), repeat=t.lead + dim)), np.uint8)
+    streams = np.array(list(itertools.product(range(2**bits), repeat=t.warmup_fields + dim)), np.uint8)
     if correlation:
-        streams = streams[(streams[:, : t.lead] < 2 ** (bits - 1)).all(axis=1)]
+        streams = streams[(streams[:, : t.warmup_fields] < 2 ** (bits - 1)).all(axis=1)]
 
     def costs(column, rows):
         x = np.clip(column - table[t.windows(rows)].astype(int) * FRACTION, -t.limit, t.limit) << t.gain
@@ -133,8 +135,8 @@ def test_every_instruction_set_gives_the_reference_fields(isa, bits, rows, dim):
     limits = t.limit, t.gain, t.start_mask
     fields, starts = trellis_encode(np.ascontiguousarray(values.T), levels, bits, t.window, *limits, isa)
     expected = viterbi(values, t)
-    np.testing.assert_array_equal(fields, expected[:, t.lead :])
-    first = sum(expected[:, i].astype(int) << (i * bits) for i in range(t.lead))
+    np.testing.assert_array_equal(fields, expected[:, t.warmup_fields :])
+    first = sum(expected[:, i].astype(int) << (i * bits) for i in range(t.warmup_fields))
     np.testing.assert_array_equal(starts, first)
 
 

@@ -1,4 +1,4 @@
-"""vqindex: an approximate nearest-neighbour vector index that trains nothing.
+"""vqindex: an approximate nearest-neighbor vector index that trains nothing.
 
 >>> import vqindex
 >>> index = vqindex.VQIndex(dim=768, bits=4, metric="cosine")

@@ -1,4 +1,4 @@
-"""Centring: vectors are encoded and searched by what is left of them without a point m, the index's centre.
+"""Centring: vectors are encoded and searched by what is left of them without a point m, the index's center.
 
 The error of an estimate of <a, b> is proportional to |a| |b|. Vectors that share a mean, as embeddings of one model
 do, are shorter without it, and so is the error of their scores. The engine (codec, backend, kernels, blocks of files)
@@ -22,7 +22,7 @@ in float64 of 2^17 // d rows at a time, by ``sum64``, added up in turn, divided 
 
 A zero vector has cosine 0 with all: it counts as a unit vector at right angles to all others, in a dimension of its
 own. Its residual is -m, and its norm, a row's or a query's, sqrt(1 + |m|^2); then s is 2 but for the error of
-<q - m, -m>. (Its standard error, and the confidence of the coarse stage, do not hold; for the gaussian sketch, whose
+<q - m, -m>. (Its standard error, and the confidence of the sign bound, do not hold; for the gaussian sketch, whose
 estimates take the norm in, not even that.)
 """
 
@@ -157,7 +157,7 @@ class Centering:
 
     @property
     def on(self) -> bool:
-        """Whether there is a centre, or will be."""
+        """Whether there is a center, or will be."""
         return self.pending or self.vector is not None
 
     @property
@@ -167,12 +167,12 @@ class Centering:
 
     @property
     def block(self) -> F32 | None:
-        """What a file keeps: m; (0,) if it is still to be taken; None without a centre."""
+        """What a file keeps: m; (0,) if it is still to be taken; None without a center."""
         return np.empty(0, np.float32) if self.pending else self.vector
 
     @property
     def text(self) -> str | None:
-        """The same as text: the bytes of m in base64, "mean", or None. Equal for equal centres only."""
+        """The same as text: the bytes of m in base64, "mean", or None. Equal for equal centers only."""
         if self.vector is None:
             return "mean" if self.pending else None
         return base64.b64encode(self.vector.astype("<f4").tobytes()).decode()

@@ -20,7 +20,7 @@ from .rerank import rerank as rerank_rows
 from .result import Delivery, RangeResult, SearchResult, SearchResultWithError
 from .rows.contents import Contents, check_norms, encoded
 from .rows.filters import Filter
-from .rows.ids import Given, IdMap
+from .rows.ids import IdBatch, IdMap
 from .rows.originals import Originals, as_kind
 from .rows.row_store import RowStore
 from .spec import IndexSpec
@@ -29,7 +29,7 @@ __all__ = ["VQIndex"]
 
 
 class VQIndex:
-    """An approximate nearest-neighbour index of quantised vectors that trains nothing.
+    """An approximate nearest-neighbor index of quantized vectors that trains nothing.
 
     Parameters
     ----------
@@ -195,10 +195,10 @@ class VQIndex:
 
     def __contains__(self, id: object) -> bool:
         if isinstance(id, str):
-            return self._ids.names is not None and bool(self._ids.find(self._ids.given([id]))[0] >= 0)
-        if not isinstance(id, int | np.integer) or isinstance(id, bool) or self._ids.names is not None:
+            return self._ids.string_ids is not None and bool(self._ids.find(self._ids.parse_ids([id]))[0] >= 0)
+        if not isinstance(id, int | np.integer) or isinstance(id, bool) or self._ids.string_ids is not None:
             return False
-        return bool(0 <= id < 2**63) and bool(self._ids.find(Given(np.array([id], np.int64)))[0] >= 0)
+        return bool(0 <= id < 2**63) and bool(self._ids.find(IdBatch(np.array([id], np.int64)))[0] >= 0)
 
     def __repr__(self) -> str:
         s = self._spec
@@ -255,18 +255,18 @@ class VQIndex:
             there. The index is then unchanged.
         """
         matrix = as_matrix(self._where_it_lies(vectors), self.dim, "vectors")
-        new_ids = None if ids is None else self._ids.given(ids, matrix.shape[0])
+        new_ids = None if ids is None else self._ids.parse_ids(ids, matrix.shape[0])
         if matrix.shape[0]:
             self._ids.check_new(new_ids)
         self._encode(matrix, new_ids)
 
-    def _encode(self, matrix: Any, new_ids: Given | None, instead: NDArray[np.int64] | None = None) -> None:
-        """Append a checked matrix, instead of some rows; the mean of the first becomes the centre if that is wanted."""
+    def _encode(self, matrix: Any, new_ids: IdBatch | None, replaces: NDArray[np.int64] | None = None) -> None:
+        """Append a checked matrix, instead of some rows; the mean of the first becomes the center if that is wanted."""
         before = self._centering
         self._centering = before.settled(matrix)
         try:
             parts = encoded(self._backend, self._centering, self._contents.originals, matrix)
-            self._contents.append(parts, new_ids, matrix.shape[0], instead)
+            self._contents.append(parts, new_ids, matrix.shape[0], replaces)
         except BaseException:
             if not self._ids.rows_ever:
                 self._centering = before
@@ -288,7 +288,7 @@ class VQIndex:
             As for `add`; the index is then unchanged.
         """
         matrix = as_matrix(self._where_it_lies(vectors), self.dim, "vectors")
-        new_ids = self._ids.given(ids, matrix.shape[0])
+        new_ids = self._ids.parse_ids(ids, matrix.shape[0])
         self._encode(matrix, new_ids, self._ids.find(new_ids))
 
     def remove(self, ids: Any) -> int:
@@ -311,7 +311,7 @@ class VQIndex:
         InvalidInputError
             Ids that are negative, or neither integers nor strings, as the index has them. The index is then unchanged.
         """
-        return self._ids.remove(self._ids.find(self._ids.given(ids)))
+        return self._ids.remove(self._ids.find(self._ids.parse_ids(ids)))
 
     def compact(self) -> int:
         """Reclaim the memory of removed vectors; ids, their order and all results stay as they are.
@@ -355,7 +355,7 @@ class VQIndex:
         if differ or self._centering.text != other._centering.text:
             raise InvalidInputError(f"{'; '.join(differ)}; expected equal parameters")
         automatic = self._ids.next_id is not None and other._ids.next_id is not None
-        ids = None if automatic else other._ids.given_of(other._ids.live_rows())
+        ids = None if automatic else other._ids.ids_of_rows(other._ids.live_rows())
         self._ids.check_new(ids)
         self._contents.append(other._contents.parts(other._ids.live_rows()), ids)
 
@@ -430,7 +430,7 @@ class VQIndex:
         confidence : float, default 0.995
             Codes are scanned by their sign bits first, and the other bits read only of rows whose upper
             confidence bound could still be among the k best. This is the one-sided confidence of that bound, above 0.5:
-            a true neighbour is missed with probability 1 - confidence at most. 1 scores every row. Codes without
+            a true neighbor is missed with probability 1 - confidence at most. 1 scores every row. Codes without
             a sign plane (``trellis`` of one bit, other sketches) always score every row.
 
         Returns
@@ -448,7 +448,7 @@ class VQIndex:
         k = as_count("k", k, MAX_K)
         most_threads = None if threads is None else as_count("threads", threads)
         sure = as_confidence(confidence)
-        now = self._contents.now()
+        now = self._contents.snapshot()
         vectors_of = as_reader(rerank, oversample, return_stderr, now)
         given, prepared, deliver = self._prepare(queries)
         shortlist = k if vectors_of is None else as_shortlist(k, oversample, len(now.ids))
@@ -502,7 +502,7 @@ class VQIndex:
         """
         most_threads = None if threads is None else as_count("threads", threads)
         sure = as_confidence(confidence)
-        now = self._contents.now()  # before the centre is looked at, which comes before the first rows
+        now = self._contents.snapshot()  # before the center is looked at, which comes before the first rows
         given, prepared, deliver = self._prepare(queries)
         thresholds = self._centering.thresholds(as_thresholds(threshold, given.shape[0]))
         chosen = Filter(filter, now.ids, given.shape[0])
@@ -537,8 +537,8 @@ class VQIndex:
         errors = np.full(rows.shape, np.nan, np.float32)
         for i, found in enumerate(rows):
             there = found >= 0
-            stored = store.take(found[there])
-            errors[i, there] = self._backend.stderr(prepared.take(slice(i, i + 1)), stored)[0]
+            stored = store.gather(found[there])
+            errors[i, there] = self._backend.stderr(prepared.select(slice(i, i + 1)), stored)[0]
         return self._centering.stderr(errors)
 
     def estimate(self, queries: Any, ids: Any) -> NDArray[np.float32]:
@@ -562,9 +562,9 @@ class VQIndex:
         UnknownIdError
             If an id is not in the index.
         """
-        now = self._contents.now()
+        now = self._contents.snapshot()
         _, prepared, deliver = self._prepare(queries)
-        stored = now.rows.take(now.ids.rows(now.ids.given(ids)))
+        stored = now.rows.gather(now.ids.rows(now.ids.parse_ids(ids)))
         scores = self._centering.scores(self._backend.scores(prepared, stored))
         out: NDArray[np.float32] = deliver.array(scores)
         return out
@@ -590,9 +590,9 @@ class VQIndex:
             If an id is not in the index.
         """
         single = isinstance(ids, int | np.integer | str)
-        now = self._contents.now()
-        wanted = now.ids.given([ids] if single else ids)
-        decoded = self._centering.decoded(self._backend.decode(now.rows.take(now.ids.rows(wanted))))
+        now = self._contents.snapshot()
+        wanted = now.ids.parse_ids([ids] if single else ids)
+        decoded = self._centering.decoded(self._backend.decode(now.rows.gather(now.ids.rows(wanted))))
         return decoded[0] if single else decoded
 
     # ---- files
@@ -624,7 +624,7 @@ class VQIndex:
             next_id=ids.next_id,
             originals=originals,
             centering=self._centering,
-            names=ids.names,
+            names=ids.string_ids,
         )
 
     @classmethod
@@ -663,7 +663,7 @@ class VQIndex:
         index = cls.__new__(cls)
         index._start(stored.centering, device, stored.originals)
         index._rows.seal(stored.rows)
-        ids = IdMap(stored.rows.rows, stored.ids, stored.next_id, stored.names)
+        ids = IdMap(stored.rows.rows, stored.ids, stored.next_id, stored.string_ids)
         index._contents = index._contents._replace(ids=ids)
         index._meta = stored.meta
         return index

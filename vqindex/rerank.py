@@ -87,8 +87,8 @@ def as_reader(source: Any, oversample: object, return_stderr: bool, contents: Co
             raise InvalidInputError(
                 "rerank is True, but the index keeps no vectors; expected keep_vectors=, or an array"
             )
-        return contents.originals.take
-    if contents.ids.names is not None and not callable(source):
+        return contents.originals.gather
+    if contents.ids.string_ids is not None and not callable(source):
         raise InvalidInputError(
             "rerank is an array, but ids are strings; expected a function that finds vectors by ids"
         )

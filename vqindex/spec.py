@@ -102,14 +102,14 @@ class IndexSpec:
             )
 
     @property
-    def lead(self) -> int:
+    def warmup_fields(self) -> int:
         """Fields of a code row before the first coordinate's: those that start a trellis."""
-        return Trellis.of(self.bits).lead if self.codec == "trellis" else 0
+        return Trellis.of(self.bits).warmup_fields if self.codec == "trellis" else 0
 
     @property
     def fields(self) -> int:
         """Fields of `bits` bits in a code row."""
-        return self.lead + self.dim
+        return self.warmup_fields + self.dim
 
     @property
     def code_bytes(self) -> int:
@@ -117,21 +117,21 @@ class IndexSpec:
         return (self.fields * self.bits + 7) // 8
 
     @property
-    def has_sign_plane(self) -> bool:
-        """Whether the highest bits of the fields are the signs of the coordinates and stored apart (bitplanes.py)."""
+    def has_sign_bits(self) -> bool:
+        """Whether fields hold the coordinates' signs, which are stored apart (``bitplanes.py``)."""
         if self.codec == "trellis":
             return Trellis.of(self.bits).has_signs
         return self.codec in ("turboquant-prod", "turboquant-mse") and self.sketch in ("shared", "none")
 
     @property
     def sign_bytes(self) -> int:
-        """Bytes of a row in the sign plane."""
-        return (self.dim + 7) // 8 if self.has_sign_plane else 0
+        """Bytes of a row's sign bits, if they are stored apart."""
+        return (self.dim + 7) // 8 if self.has_sign_bits else 0
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row beside its part of the sign plane."""
-        return (self.fields * (self.bits - 1) + 7) // 8 if self.has_sign_plane else self.code_bytes
+        """Bytes of a row without sign bits that are stored apart."""
+        return (self.fields * (self.bits - 1) + 7) // 8 if self.has_sign_bits else self.code_bytes
 
     @property
     def stores_norm(self) -> bool:

@@ -28,7 +28,7 @@ _NAMES = {"turboquant-prod": "prod", "turboquant-mse": "mse"}
 def _reads_signs(bits: int, codec: str, sketch: str | None) -> bool:
     """Whether confidence changes anything for these parameters; widths that do not exist are refused when built."""
     try:
-        return IndexSpec(1, bits, codec=codec, sketch=sketch).has_sign_plane
+        return IndexSpec(1, bits, codec=codec, sketch=sketch).has_sign_bits
     except ValueError:
         return False
 

@@ -64,7 +64,7 @@ def read_ids(path: Path | None, count: int | None = None) -> NDArray[Any] | None
         ids = read_array(path, "integers or strings")
         if ids.dtype.kind != "U":
             return as_ids(ids, count)
-        IdMap().given(ids, count)
+        IdMap().parse_ids(ids, count)
         return ids
     except vqindex.InvalidInputError as error:
         raise click.ClickException(f"{path}: {error}") from None

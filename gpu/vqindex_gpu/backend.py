@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqindex.backends.cpu import NativeBackend
-from vqindex.codes.bitplanes import Block
+from vqindex.codes.bitplanes import StoredRows
 from vqindex.codes.codec import Codec
 from vqindex.codes.encoded import Encoded, Queries
 
@@ -123,18 +123,18 @@ class CudaBackend:
         return Encoded(device.download(codes), device.download(factor), None if norm is None else device.download(norm))
 
     def prepare(self, queries: F32 | Adopted) -> Queries:
-        """Rotate and quantise finite float32 queries of shape (nq, d), where they are; `lead` stays there."""
+        """Rotate and quantize finite float32 queries of shape (nq, d), where they are; `code_query` stays there."""
         if not isinstance(queries, Adopted):
             return self._host.prepare(queries)
         if not queries.engine.encodes:
             return self._host.prepare(queries.host())
         return queries.engine.prepare(queries.array)
 
-    def put(self, rows: Encoded, block: Block, start: int) -> None:
+    def put(self, rows: Encoded, block: StoredRows, start: int) -> None:
         """Write code rows into the stored layout on the host, from row `start` of a block on."""
         self._host.put(rows, block, start)
         for mirror in self._mirrors:
-            mirror.changed(block.factor, start)
+            mirror.changed(block.rescale, start)
 
     def scores(self, queries: Queries, block: Encoded) -> F32:
         """Return all scores, shape (nq, n); on the host."""
@@ -150,11 +150,11 @@ class CudaBackend:
 
     def _home(self, queries: Queries) -> Engine | None:
         """Return the engine on whose device queries lie; None for those on the host."""
-        return next((engine for engine in self._engines if engine.device.owns(queries.lead)), None)
+        return next((engine for engine in self._engines if engine.device.owns(queries.code_query)), None)
 
     def _on_host(self, queries: Queries) -> Queries:
         home = self._home(queries)
-        return queries if home is None else replace(queries, lead=home.device.download(queries.lead))
+        return queries if home is None else replace(queries, code_query=home.device.download(queries.code_query))
 
     def _everywhere(self, queries: Queries) -> list[Queries]:
         """Return queries for each engine: as they are, or on the engine's own device if they lie on another one."""
@@ -163,7 +163,7 @@ class CudaBackend:
             return [queries] * len(self._engines)
         home.device.synchronize()  # devices do not wait for each other
         return [
-            queries if engine is home else replace(queries, lead=engine.device.bring(queries.lead))
+            queries if engine is home else replace(queries, code_query=engine.device.bring(queries.code_query))
             for engine in self._engines
         ]
 
@@ -172,7 +172,7 @@ class CudaBackend:
     def search(
         self,
         queries: Queries,
-        blocks: Sequence[Block],
+        blocks: Sequence[StoredRows],
         k: int,
         confidence: float = 1.0,
         threads: int | None = None,
@@ -186,7 +186,7 @@ class CudaBackend:
             If a device has too little memory even for a part of the rows.
         """
         width = min(k, sum(block.rows for block in blocks))
-        best = _Best.none(queries.lead.shape[0], width)
+        best = _Best.none(queries.code_query.shape[0], width)
         if best.rows.size:
             with self._lock:
                 given = self._everywhere(queries)
@@ -198,14 +198,14 @@ class CudaBackend:
     def range_search(
         self,
         queries: Queries,
-        blocks: Sequence[Block],
+        blocks: Sequence[StoredRows],
         thresholds: F32,
         confidence: float = 1.0,
         threads: int | None = None,
         allowed: Sequence[NDArray[np.uint64] | None] | None = None,
     ) -> tuple[I64, F32, I64]:
         """Return lims, scores and rows of what is better than the thresholds (nq,); see `Backend.range_search`."""
-        nq, ascending = queries.lead.shape[0], self.spec.metric == "l2"
+        nq, ascending = queries.code_query.shape[0], self.spec.metric == "l2"
         bars = -thresholds if ascending else thresholds
         none = np.empty(0, np.int64)
         found = [(none, np.empty(0, np.float32), none)]
@@ -228,13 +228,13 @@ class CudaBackend:
             if part is None:
                 continue
             at_once = engine.batch(part.segments, 1)
-            for start in range(0, queries.lead.shape[0], at_once):
+            for start in range(0, queries.code_query.shape[0], at_once):
                 at = slice(start, start + at_once)
-                some = engine.range_search(part.segments, queries.take(at), bars[at], confidence, part.filter(at))
+                some = engine.range_search(part.segments, queries.select(at), bars[at], confidence, part.filter(at))
                 yield some[0] + start, some[1], part.row_numbers(some[2])
 
     def _together(
-        self, blocks: Sequence[Block], allowed: Sequence[NDArray[np.uint64] | None] | None
+        self, blocks: Sequence[StoredRows], allowed: Sequence[NDArray[np.uint64] | None] | None
     ) -> Generator[tuple[_Part | None, ...]]:
         """Share the rows among the devices; yield what each has in memory, side by side, until all was there."""
         pieces, count = cut(blocks, allowed), len(self._engines)
@@ -261,7 +261,7 @@ class CudaBackend:
             started: list[tuple[Engine, _Part, Found]] = []
             for engine, queries, part in work:
                 k, words = min(width, part.rows), part.filter(at)
-                started.append((engine, part, engine.search(part.segments, queries.take(at), k, confidence, words)))
+                started.append((engine, part, engine.search(part.segments, queries.select(at), k, confidence, words)))
             for engine, part, found in started:
                 keys, scores, rows = (engine.device.download(array) for array in found)
                 best.merge(at, keys, scores, part.row_numbers(rows))

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from vqindex.codes.codec import Codec
 from vqindex.codes.encoded import Encoded, Queries
 from vqindex.codes.rotation import Hadamard
-from vqindex.codes.sign_bound import MAX_DIM as COARSE_DIM
-from vqindex.codes.sign_bound import CoarseTerms, quantile
+from vqindex.codes.sign_bound import MAX_DIM as SIGN_BOUND_DIM
+from vqindex.codes.sign_bound import SignBoundTerms, quantile
 from vqindex.codes.trellis import FRACTION, PEAK, Trellis
 from vqindex.errors import BackendError
 
@@ -57,8 +57,8 @@ class Found(NamedTuple):
 class _Prepared:
     """Queries on the device."""
 
-    lead: Any
-    tail: Any
+    code_query: Any
+    sketch_query: Any
     small: Any  # c of sign_bound.py
     structs: Any
 
@@ -71,13 +71,13 @@ class _Job:
     segments: list[Segment]
     tiles: int
     queries: _Prepared
-    coarse: bool
+    sign_bound: bool
     filters: list[Any]
 
     @property
     def count(self) -> int:
         """Number of queries."""
-        return int(self.queries.lead.shape[0])
+        return int(self.queries.code_query.shape[0])
 
 
 class Engine:
@@ -161,7 +161,7 @@ class Engine:
                 step = max(1, _ENCODE_BYTES // (4 * self.spec.dim))
                 for start in range(0, n, step):
                     at = slice(start, start + step)
-                    self._encode_trellis(vectors[at], out.take(at), self.codec.trellis)
+                    self._encode_trellis(vectors[at], out.select(at), self.codec.trellis)
         return out
 
     def _encode_scalar(self, vectors: Any, out: Encoded) -> None:
@@ -170,11 +170,11 @@ class Engine:
             self._thresholds,
             self._levels,
             scalar(self.spec.bits, "i"),
-            scalar(codec.renormalised, "i"),
+            scalar(codec.renormalized, "i"),
             scalar(float(codec.cell_scale), "d"),
             out.codes,
             scalar(self.spec.code_bytes, "i"),
-            out.factor,
+            out.rescale,
         ]
         self._rotate("encode", {"TRELLIS": 0}, vectors, [self._cosine, out.norm, *arguments])
 
@@ -201,9 +201,9 @@ class Engine:
         arguments += [scalar(trellis.limit, "i"), scalar(trellis.start_mask, "i"), choices, fields]
         device.launch("viterbi", macros, (blocks, 1), VITERBI_THREADS, arguments)
 
-        numbers = [scalar(v, "i") for v in (d, trellis.bits, trellis.lead, trellis.has_signs)]
+        numbers = [scalar(v, "i") for v in (d, trellis.bits, trellis.warmup_fields, trellis.has_signs)]
         arguments = [rotated, norm2, shift, fields, self._bytes, *numbers, self._cosine]
-        arguments += [out.codes, scalar(self.spec.code_bytes, "i"), out.factor]
+        arguments += [out.codes, scalar(self.spec.code_bytes, "i"), out.rescale]
         device.launch("finish", {"THREADS": THREADS}, (n, 1), THREADS, arguments)
 
     def prepare(self, queries: Any) -> Queries:
@@ -217,9 +217,9 @@ class Engine:
 
     # ---- search
 
-    def coarse(self, confidence: float) -> bool:
+    def sign_bound(self, confidence: float) -> bool:
         """Whether a confidence changes how this code is searched."""
-        return confidence < 1 and self.spec.has_sign_plane and self.spec.dim <= COARSE_DIM
+        return confidence < 1 and self.spec.has_sign_bits and self.spec.dim <= SIGN_BOUND_DIM
 
     def batch(self, segments: Sequence[Segment], k: int) -> int:
         """Return how many queries can be searched at once."""
@@ -309,8 +309,8 @@ class Engine:
         table, tiles = self._segment_table(segments)
         words = None if allowed is None else self.device.upload(np.ascontiguousarray(allowed))
         filters = [words, scalar(tiles if allowed is not None and len(allowed) > 1 else 0, "q")]
-        coarse = self.coarse(confidence)
-        return _Job(table, list(segments), tiles, self._upload(queries, confidence), coarse, filters)
+        sign_bound = self.sign_bound(confidence)
+        return _Job(table, list(segments), tiles, self._upload(queries, confidence), sign_bound, filters)
 
     def _maxima(self, job: _Job) -> Any:
         """Return the best key of every tile for each query, (nq, tiles)."""
@@ -339,57 +339,61 @@ class Engine:
         return self.device.upload(table.view(np.uint64)), tiles
 
     def _upload(self, queries: Queries, confidence: float) -> _Prepared:
-        device, count = self.device, queries.lead.shape[0]
+        device, count = self.device, queries.code_query.shape[0]
         structs = np.zeros((count, 5), np.float32)
-        structs[:, 0], structs[:, 2] = queries.lead_scale, queries.norm
+        structs[:, 0], structs[:, 2] = queries.code_scale, queries.norm
         tail, small = None, None
-        if queries.tail is not None and queries.tail_scale is not None:
-            structs[:, 1] = queries.tail_scale
-            tail = device.upload(np.ascontiguousarray(queries.tail))
-        lead = queries.lead if device.owns(queries.lead) else device.upload(np.ascontiguousarray(queries.lead))
+        if queries.sketch_query is not None and queries.sketch_scale is not None:
+            structs[:, 1] = queries.sketch_scale
+            tail = device.upload(np.ascontiguousarray(queries.sketch_query))
+        lead = (
+            queries.code_query
+            if device.owns(queries.code_query)
+            else device.upload(np.ascontiguousarray(queries.code_query))
+        )
         on_device = device.upload(structs)
-        if self.coarse(confidence):
-            terms = CoarseTerms.of(self.spec.dim, self.codec.sign_correlation)
+        if self.sign_bound(confidence):
+            terms = SignBoundTerms.of(self.spec.dim, self.codec.sign_correlation)
             constants = [scalar(value, "d") for value in (*terms, quantile(confidence))]
             small = device.empty(lead.shape, np.int8)
             arguments = [lead, scalar(self.spec.dim, "i"), *constants, small, on_device]
             device.launch("bound", {"THREADS": THREADS}, (count, 1), THREADS, arguments)
         return _Prepared(lead, tail, small, on_device)
 
-    def _macros(self, coarse: bool) -> dict[str, int]:
+    def _macros(self, sign_bound: bool) -> dict[str, int]:
         trellis = self.codec.trellis
         window = {} if trellis is None else {"WINDOW": trellis.window}
-        return {"SLOT": self.layout.slot, "BITS": self.layout.bits, "COARSE": int(coarse), **window}
+        return {"SLOT": self.layout.slot, "BITS": self.layout.bits, "COARSE": int(sign_bound), **window}
 
     def _score(self, job: _Job, mode: dict[str, int], width: int, rest: list[Any]) -> None:
         """Launch the plain scorer of `width` tiles for each query."""
         kind = 1 if self.codec.trellis is not None else 0
         if self.codec.has_sketch:
             kind = 3 if self.spec.codec == "qjl" else 2
-        layout, macros = self.layout, {**self._macros(job.coarse), **mode, "KIND": kind}
-        if not job.coarse and kind != 1:
+        layout, macros = self.layout, {**self._macros(job.sign_bound), **mode, "KIND": kind}
+        if not job.sign_bound and kind != 1:
             del macros["BITS"]  # the same code for every width in a slot
         arguments = [job.table, *(scalar(v, "i") for v in (len(job.segments), layout.coordinates, layout.chunks))]
         queries = job.queries
-        arguments += [self._levels, queries.lead, queries.tail, queries.small, queries.structs, self._l2]
+        arguments += [self._levels, queries.code_query, queries.sketch_query, queries.small, queries.structs, self._l2]
         arguments += [*job.filters, scalar(job.tiles, "q"), *rest]
         self.device.launch("score", macros, (width, job.count), TILE_ROWS, arguments)
 
     def _scan(self, job: _Job, maxima: Any) -> None:
         """Launch the fused scan of every segment."""
-        device, layout, queries, count, coarse = self.device, self.layout, job.queries, job.count, job.coarse
+        device, layout, queries, count, sign_bound = self.device, self.layout, job.queries, job.count, job.sign_bound
         groups = -(-count // (2 * GROUP)) * 2
         elements = groups * layout.used * layout.steps * 32
         fragments = device.empty((elements, 4), np.uint32)
-        small = device.empty((elements, 2), np.uint32) if coarse else None
+        small = device.empty((elements, 2), np.uint32) if sign_bound else None
         phases = 1 if self.codec.trellis is not None else 4 // layout.slot
         numbers = [scalar(v, "i") for v in (count, groups, layout.coordinates, layout.used, phases)]
         macros = {"SLOT": layout.slot, "THREADS": THREADS}
-        arguments = [queries.lead, queries.small, *numbers, fragments, small]
+        arguments = [queries.code_query, queries.small, *numbers, fragments, small]
         device.launch("queries", macros, (-(-elements // THREADS), 1), THREADS, arguments)
 
         shared = count > SMALL_BATCH
-        macros = {**self._macros(coarse), "SHARED": int(shared), "TRELLIS": int(self.codec.trellis is not None)}
+        macros = {**self._macros(sign_bound), "SHARED": int(shared), "TRELLIS": int(self.codec.trellis is not None)}
         for number, segment in enumerate(job.segments):
             blocks = segment.tiles * -(-count // _PER_BLOCK) if shared else -(-segment.tiles // 4)
             if blocks >= 2**31:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vqindex.codes.bitplanes import Block
+from vqindex.codes.bitplanes import StoredRows
 from vqindex.codes.codec import Codec
 
 from .device import Device, scalar
@@ -31,7 +31,7 @@ class Piece(NamedTuple):
 
     Attributes
     ----------
-    block : Block
+    block : StoredRows
         Views of the host's arrays, of these rows alone.
     first_row : int
         Number of its first row in the index.
@@ -39,7 +39,7 @@ class Piece(NamedTuple):
         Its part of a filter, (tiles,) or (nq, tiles).
     """
 
-    block: Block
+    block: StoredRows
     first_row: int
     words: NDArray[np.uint64] | None
 
@@ -50,7 +50,7 @@ class Piece(NamedTuple):
         signs = None if signs is None else signs[tiles]
         norm = None if norm is None else norm[start:stop]
         words = None if self.words is None else self.words[..., tiles]
-        return Piece(Block(signs, codes[start:stop], factor[start:stop], norm), self.first_row + start, words)
+        return Piece(StoredRows(signs, codes[start:stop], factor[start:stop], norm), self.first_row + start, words)
 
     def parts(self, most: int) -> Iterator[Piece]:
         """Yield the rows in order, at most about `most` at a time, but a tile at least."""
@@ -59,7 +59,7 @@ class Piece(NamedTuple):
             yield self.taken(start, min(self.block.rows, start + step))
 
 
-def cut(blocks: Sequence[Block], allowed: Sequence[NDArray[np.uint64] | None] | None = None) -> list[Piece]:
+def cut(blocks: Sequence[StoredRows], allowed: Sequence[NDArray[np.uint64] | None] | None = None) -> list[Piece]:
     """Cut blocks, and their filters, into pieces."""
     pieces: list[Piece] = []
     offset = 0
@@ -76,7 +76,7 @@ class Columns(NamedTuple):
     Attributes
     ----------
     codes, signs : array of uint8
-        As in `Block`.
+        As in `StoredRows`.
     lead, tail, norm : array of float32, or None
         As in `Segment`.
     """
@@ -161,14 +161,14 @@ class Mirror:
         """Return the device bytes that `hold` would allocate."""
         total = 0
         for piece in pieces:
-            entry = self._entries.get(piece.block.factor.ctypes.data)
+            entry = self._entries.get(piece.block.rescale.ctypes.data)
             there = 0 if entry is None else sum(segment.capacity for segment in entry.segments)
             total += _capacity(piece.block.rows, there) if piece.block.rows > there else 0
         return total * self.row_bytes
 
     def keep_only(self, pieces: Sequence[Piece]) -> None:
         """Let go of all pieces but these."""
-        wanted = {piece.block.factor.ctypes.data for piece in pieces}
+        wanted = {piece.block.rescale.ctypes.data for piece in pieces}
         self._entries = {key: entry for key, entry in self._entries.items() if key in wanted}
 
     def clear(self) -> None:
@@ -197,10 +197,10 @@ class Mirror:
         BackendError
             If device memory does not suffice; what was there stays.
         """
-        key, rows = piece.block.factor.ctypes.data, piece.block.rows
+        key, rows = piece.block.rescale.ctypes.data, piece.block.rows
         entry = self._entries.get(key)
         if entry is None:
-            entry = _Entry(piece.block.factor)
+            entry = _Entry(piece.block.rescale)
         if entry.rows != rows:
             # A tile that is not full is brought again, with its new rows.
             self._truncate(entry, min(entry.rows, rows) // TILE_ROWS * TILE_ROWS)
@@ -208,7 +208,7 @@ class Mirror:
             if rows > there:
                 entry.segments.append(self.allocate(_capacity(rows, there)))
             self._fill(entry, piece.block)
-        entry.factor = piece.block.factor
+        entry.factor = piece.block.rescale
         self._entries[key] = entry
         return [segment for segment in entry.segments if segment.rows]
 
@@ -222,7 +222,7 @@ class Mirror:
         codes = device.empty((capacity // TILE_ROWS * self.layout.tile_words,), np.uint64)
         return Segment(codes, scalars(True), scalars(self._two_sums), scalars(self._codec.spec.stores_norm), capacity)
 
-    def _fill(self, entry: _Entry, block: Block) -> None:
+    def _fill(self, entry: _Entry, block: StoredRows) -> None:
         done = 0
         for segment in entry.segments:
             stop = min(block.rows, done + segment.capacity)
@@ -231,14 +231,14 @@ class Mirror:
                 segment.rows = stop - done
             done = stop
 
-    def _write(self, segment: Segment, block: Block, start: int, stop: int, at: int) -> None:
+    def _write(self, segment: Segment, block: StoredRows, start: int, stop: int, at: int) -> None:
         """Write host rows start .. stop to rows of a segment from `at` on; both begin a tile."""
         columns = self.columns(block, start, stop)
         uploaded = Columns(*(None if column is None else self.device.upload(column) for column in columns))
         self.unpack(segment, uploaded, at, stop - start)
         self.device.synchronize()  # later searches may run on other streams
 
-    def columns(self, block: Block, start: int, stop: int) -> Columns:
+    def columns(self, block: StoredRows, start: int, stop: int) -> Columns:
         """Return host rows start .. stop as contiguous columns; `start` begins a tile."""
         signs, norm = None, None
         if block.signs is not None:
@@ -260,7 +260,7 @@ class Mirror:
             spec.sign_bytes,
             layout.fields,
             layout.bits,
-            spec.lead if spec.has_sign_plane else 0,
+            spec.warmup_fields if spec.has_sign_bits else 0,
         ]
         arguments = [columns.codes, columns.signs, *(scalar(number, "i") for number in numbers)]
         arguments += [scalar(at, "q"), scalar(rows, "q"), scalar(layout.chunks, "i"), segment.codes]
@@ -274,12 +274,12 @@ class Mirror:
             if target is not None:
                 device.copy(target[at : at + rows], source)
 
-    def _weights(self, block: Block, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _weights(self, block: StoredRows, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Weights of the two sums (reference.py, `_weights`)."""
-        codec, factor = self._codec, np.ascontiguousarray(block.factor[start:stop])
+        codec, factor = self._codec, np.ascontiguousarray(block.rescale[start:stop])
         if not codec.has_sketch:
             return factor, factor
-        if codec.renormalised:
+        if codec.renormalized:
             return factor, factor * codec.beta
         if block.norm is not None:
             return block.norm[start:stop] * codec.cell_scale, factor

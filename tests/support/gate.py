@@ -88,6 +88,6 @@ def search_digests(make_backend, dim, name, confidence=1.0):
             spec = IndexSpec(dim, bits, metric, seed=3, **{**PORTABLE, **LATER}[name])
             backend = make_backend(Codec(spec))
             whole = backend.encode(corpus(dim))
-            blocks = [split(spec, whole.take(at)) for at in (slice(0, 41), slice(41, None))]
+            blocks = [split(spec, whole.select(at)) for at in (slice(0, 41), slice(41, None))]
             out[f"{bits} {metric}"] = digest(*backend.search(backend.prepare(queries(dim)), blocks, K, confidence))
     return out

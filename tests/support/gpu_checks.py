@@ -33,8 +33,8 @@ def encodes_like_the_reference(engine, vectors):
         if theirs is not None:
             same(device.download(ours), theirs, name)
     prepared, expected = engine.prepare(on_device), reference.prepare(vectors)
-    same(device.download(prepared.lead), expected.lead, "lead")
-    for name in ("lead_scale", "norm"):
+    same(device.download(prepared.code_query), expected.code_query, "code_query")
+    for name in ("code_scale", "norm"):
         same(getattr(prepared, name), getattr(expected, name), name)
 
 
@@ -42,7 +42,7 @@ def stored(codec, vectors, cuts=()):
     """Encode with the reference and split into blocks."""
     rows = ReferenceBackend(codec).encode(vectors)
     edges = [0, *cuts, len(vectors)]
-    return [split(codec.spec, rows.take(slice(*edge))) for edge in itertools.pairwise(edges)]
+    return [split(codec.spec, rows.select(slice(*edge))) for edge in itertools.pairwise(edges)]
 
 
 def searches_like_the_reference(backend, blocks, queries, k, confidence=1.0, **kwargs):

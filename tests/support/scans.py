@@ -53,4 +53,4 @@ def cut(spec, rows, places):
     """The stored blocks of rows, cut at some of the multiples of 64."""
     inner = {place * 64 for place in places if place * 64 < rows.rows}
     edges = sorted({0, *inner, rows.rows})
-    return [split(spec, rows.take(slice(*pair))) for pair in itertools.pairwise(edges)]
+    return [split(spec, rows.select(slice(*pair))) for pair in itertools.pairwise(edges)]

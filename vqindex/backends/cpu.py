@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._native import Scanner, Tables, encode, prepare, split_rows, supported_isas, trellis_encode
-from ..codes.bitplanes import Block, put_scalars
+from ..codes.bitplanes import StoredRows, put_scalars
 from ..codes.codec import Codec
 from ..codes.encoded import Encoded, Queries
 from ..codes.rotation import Hadamard
-from ..codes.sign_bound import CoarseTerms, quantile
+from ..codes.sign_bound import SignBoundTerms, quantile
 from ..codes.trellis import FRACTION, Trellis
 from ..errors import BackendError
 from ..rows.bitmap import Allowed, count, per_query, queries_of
@@ -66,7 +66,7 @@ def _threads(values: int, few: int) -> int:
     return 1 if values < 2 * few else min(cpu_count(), values // few)
 
 
-def _pairs(blocks: Sequence[Block], allowed: Allowed) -> list[tuple[Block, NDArray[np.uint64] | None]]:
+def _pairs(blocks: Sequence[StoredRows], allowed: Allowed) -> list[tuple[StoredRows, NDArray[np.uint64] | None]]:
     return list(zip(blocks, allowed, strict=True))
 
 
@@ -79,16 +79,16 @@ class NativeBackend(ReferenceBackend):
         super().__init__(codec)
         self.isa = chosen_isa()
         # Of rows as they are stored, and of code rows; where there is no sign plane these are the same.
-        self._scanner = None if codec.has_sketch else self._make_scanner(self.spec.has_sign_plane)
+        self._scanner = None if codec.has_sketch else self._make_scanner(self.spec.has_sign_bits)
         by_parts = codec.trellis is not None and codec.trellis.has_signs
         self._decoder = None if codec.has_sketch or by_parts else self._make_scanner(False)
-        self._coarse_terms = CoarseTerms.of(self.spec.dim, codec.sign_correlation)
+        self._sign_bound_terms = SignBoundTerms.of(self.spec.dim, codec.sign_correlation)
 
     def _make_scanner(self, signs: bool) -> Scanner:
         spec, trellis = self.spec, self.codec.trellis
         levels, tops = self.codec.codebook.levels, int(signs)
         if trellis is not None and signs:
-            levels, tops = trellis.levels_by_parts(), trellis.lead + 1
+            levels, tops = trellis.levels_by_parts(), trellis.warmup_fields + 1
         window = levels.size.bit_length() - 1 - tops  # there is a level for every value of window and top bits
         return Scanner(spec.dim, spec.bits - signs, window, tops, levels.astype(np.int16), spec.metric, self.isa)
 
@@ -103,7 +103,7 @@ class NativeBackend(ReferenceBackend):
             rotation.source.astype(np.uint32),
             self.spec.bits,
             self.spec.metric == "cosine",
-            codec.renormalised,
+            codec.renormalized,
             float(codec.cell_scale),
         )
         trellis = codec.trellis
@@ -136,17 +136,17 @@ class NativeBackend(ReferenceBackend):
         norm = np.concatenate(norms) if self.spec.stores_norm else None
         return Encoded(np.concatenate(codes), np.concatenate(factors), norm)
 
-    def put(self, rows: Encoded, block: Block, start: int) -> None:
+    def put(self, rows: Encoded, block: StoredRows, start: int) -> None:
         """Write code rows into the stored layout, from row `start` of a block on."""
         if block.signs is None:
             super().put(rows, block, start)
             return
         spec, codes = self.spec, np.ascontiguousarray(rows.codes)
-        split_rows(codes, spec.dim, spec.lead, spec.bits, start, block.signs, block.codes)
+        split_rows(codes, spec.dim, spec.warmup_fields, spec.bits, start, block.signs, block.codes)
         put_scalars(rows, block, start)
 
     def prepare(self, queries: F32) -> Queries:
-        """Rotate and quantise finite float32 queries of shape (nq, d)."""
+        """Rotate and quantize finite float32 queries of shape (nq, d)."""
         if self._tables is None:
             return super().prepare(queries)
         threads = _threads(queries.size, _FEW_VALUES)
@@ -159,14 +159,14 @@ class NativeBackend(ReferenceBackend):
         fields, starts = trellis_encode(
             np.ascontiguousarray(values.T), levels, trellis.bits, trellis.window, *limits, self.isa
         )
-        shifts = np.arange(trellis.lead, dtype=np.uint16) * np.uint16(trellis.bits)
+        shifts = np.arange(trellis.warmup_fields, dtype=np.uint16) * np.uint16(trellis.bits)
         first = starts[:, None] >> shifts & np.uint16(2**trellis.bits - 1)
         return np.concatenate([first.astype(np.uint8), fields], axis=1)
 
     def search(
         self,
         queries: Queries,
-        blocks: Sequence[Block],
+        blocks: Sequence[StoredRows],
         k: int,
         confidence: float = 1.0,
         threads: int | None = None,
@@ -176,15 +176,15 @@ class NativeBackend(ReferenceBackend):
         if self._scanner is None:
             return super().search(queries, blocks, k, confidence, threads, allowed)
         scores, rows = [], []
-        coarse = self._coarse(confidence)
+        sign_bound = self._sign_bound(confidence)
         for part, _, left in self._parts(queries, blocks, allowed, _HITS // k):
             found = self._scanner.search(
                 blocks,
-                part.lead,
-                part.lead_scale,
+                part.code_query,
+                part.code_scale,
                 part.norm,
                 k,
-                coarse,
+                sign_bound,
                 threads or cpu_count(),
                 left,
             )
@@ -195,7 +195,7 @@ class NativeBackend(ReferenceBackend):
     def range_search(
         self,
         queries: Queries,
-        blocks: Sequence[Block],
+        blocks: Sequence[StoredRows],
         thresholds: F32,
         confidence: float = 1.0,
         threads: int | None = None,
@@ -204,15 +204,15 @@ class NativeBackend(ReferenceBackend):
         """Return lims, scores and rows of what is better than the thresholds; a share of the rows on each processor."""
         if self._scanner is None:
             return super().range_search(queries, blocks, thresholds, confidence, threads, allowed)
-        coarse = self._coarse(confidence)
+        sign_bound = self._sign_bound(confidence)
         found = [
             self._scanner.range_search(
                 blocks,
-                part.lead,
-                part.lead_scale,
+                part.code_query,
+                part.code_scale,
                 part.norm,
                 self._signed(thresholds[at]),
-                coarse,
+                sign_bound,
                 threads or cpu_count(),
                 left,
             )
@@ -221,25 +221,25 @@ class NativeBackend(ReferenceBackend):
         counts, scores, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), scores, rows
 
-    def _coarse(self, confidence: float) -> tuple[float, float, float, float] | None:
-        return (*self._coarse_terms, quantile(confidence)) if confidence < 1 and self.has_coarse_stage else None
+    def _sign_bound(self, confidence: float) -> tuple[float, float, float, float] | None:
+        return (*self._sign_bound_terms, quantile(confidence)) if confidence < 1 and self.has_sign_bound else None
 
     def _parts(
-        self, queries: Queries, blocks: Sequence[Block], allowed: Allowed | None, most: int
+        self, queries: Queries, blocks: Sequence[StoredRows], allowed: Allowed | None, most: int
     ) -> Iterator[tuple[Queries, slice, list[NDArray[np.uint64] | None] | None]]:
         """Yield the queries, where they are, and what they may find, for one compiled call after another."""
-        nq = len(queries.lead)
+        nq = len(queries.code_query)
         if allowed is None and nq <= min(_QUERIES, most):
             yield queries, slice(0, nq), None
             return
         at_once = 1 if self._alone(nq, blocks, allowed) else max(1, min(_QUERIES, most))
         for start in range(0, max(1, nq), at_once):
             at = slice(start, start + at_once)
-            part = queries if at_once >= nq else queries.take(at)
+            part = queries if at_once >= nq else queries.select(at)
             yield part, at, self._allowed(queries_of(allowed, at), blocks)
 
     @staticmethod
-    def _alone(nq: int, blocks: Sequence[Block], allowed: Allowed | None) -> bool:
+    def _alone(nq: int, blocks: Sequence[StoredRows], allowed: Allowed | None) -> bool:
         """Whether filters per query leave so little that each query had better go through its own rows alone."""
         if nq < 2 or allowed is None or not per_query(allowed):
             return False
@@ -249,7 +249,7 @@ class NativeBackend(ReferenceBackend):
         return _GATHER * left < nq * sum(block.rows for block in blocks)
 
     @staticmethod
-    def _allowed(allowed: Allowed | None, blocks: Sequence[Block]) -> list[NDArray[np.uint64] | None] | None:
+    def _allowed(allowed: Allowed | None, blocks: Sequence[StoredRows]) -> list[NDArray[np.uint64] | None] | None:
         """Words as the extension takes them: two-dimensional, one line if it is for all queries."""
         if allowed is None:
             return None

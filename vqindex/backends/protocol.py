@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import OnDevice
-from ..codes.bitplanes import Block
+from ..codes.bitplanes import StoredRows
 from ..codes.encoded import Encoded, Queries
 from ..rows.bitmap import Allowed
 
@@ -29,16 +29,16 @@ class Backend(Protocol):
     def encode(self, vectors: Any) -> Encoded:
         """Encode finite float32 vectors of shape (n, d): an array on the host, or what `adopt` returned."""
 
-    def put(self, rows: Encoded, block: Block, start: int) -> None:
+    def put(self, rows: Encoded, block: StoredRows, start: int) -> None:
         """Write code rows into the stored layout (``bitplanes.py``), from row `start` of a block on."""
 
     def prepare(self, queries: Any) -> Queries:
-        """Rotate and quantise finite float32 queries of shape (nq, d): an array on the host, or an adopted one."""
+        """Rotate and quantize finite float32 queries of shape (nq, d): an array on the host, or an adopted one."""
 
     def search(
         self,
         queries: Queries,
-        blocks: Sequence[Block],
+        blocks: Sequence[StoredRows],
         k: int,
         confidence: float = 1.0,
         threads: int | None = None,
@@ -57,7 +57,7 @@ class Backend(Protocol):
     def range_search(
         self,
         queries: Queries,
-        blocks: Sequence[Block],
+        blocks: Sequence[StoredRows],
         thresholds: F32,
         confidence: float = 1.0,
         threads: int | None = None,

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..codes.bitplanes import Block, join_rows, put_rows
+from ..codes.bitplanes import StoredRows, join_rows, put_rows
 from ..codes.codec import Codec
 from ..codes.encoded import Encoded, Queries
-from ..codes.estimator import Scaled, flush, integer_query, l2_from_ip, renormalised_variance, stderr, sum64, to_scaled
+from ..codes.estimator import Scaled, flush, integer_query, l2_from_ip, renormalized_variance, stderr, sum64, to_scaled
 from ..codes.packing import pack, unpack
-from ..codes.sign_bound import MAX_DIM as COARSE_DIM
-from ..codes.sign_bound import CoarseTerms, bounds, coarse_query, quantile
+from ..codes.sign_bound import MAX_DIM as SIGN_BOUND_DIM
+from ..codes.sign_bound import SignBoundTerms, bounds, quantile, sign_query
 from ..codes.trellis import Trellis, trellis_values, viterbi
 from ..rows.bitmap import Allowed, bits_of, queries_of
 
@@ -96,7 +96,7 @@ class ReferenceBackend:
             codes = pack(np.ascontiguousarray(signs.T).astype(np.uint8), 1)
         else:
             codes = pack(np.ascontiguousarray((2 * cells + signs).T.astype(np.uint8)), self.spec.bits)
-        if codec.renormalised:
+        if codec.renormalized:
             plus_minus = signs.astype(np.float32) * 2 - 1
             decoded = codec.codebook.levels[cells] + codec.beta * codec.sketch.inverse(plus_minus)
             return codes, self._factor(x, y, decoded)
@@ -122,7 +122,7 @@ class ReferenceBackend:
         return flush(_ldexp(values, x.shift))
 
     def _factor(self, x: Scaled, y: F32, decoded: NDArray[np.generic]) -> F32:
-        if not self.codec.renormalised:
+        if not self.codec.renormalized:
             return self._rescaled(x, np.sqrt(x.norm2) * np.float64(self.codec.cell_scale))
         dot = sum64(y.astype(np.float64) * decoded.astype(np.float64))
         positive = dot > 0
@@ -130,7 +130,7 @@ class ReferenceBackend:
             return flush(np.divide(np.sqrt(x.norm2), dot, out=np.zeros_like(dot), where=positive))
         return flush(_ldexp(np.divide(x.norm2, dot, out=np.zeros_like(dot), where=positive), x.shift))
 
-    def put(self, rows: Encoded, block: Block, start: int) -> None:
+    def put(self, rows: Encoded, block: StoredRows, start: int) -> None:
         """Write code rows into the stored layout, from row `start` of a block on."""
         put_rows(self.spec, rows, block, start)
 
@@ -161,13 +161,13 @@ class ReferenceBackend:
         """Per-row weights (lead, tail) of the two sums."""
         codec = self.codec
         if not codec.has_sketch:
-            return block.factor, block.factor
-        if codec.renormalised:
-            return block.factor, block.factor * codec.beta
+            return block.rescale, block.rescale
+        if codec.renormalized:
+            return block.rescale, block.rescale * codec.beta
         if block.norm is not None:
-            return block.norm * codec.cell_scale, block.factor
+            return block.norm * codec.cell_scale, block.rescale
         # Cosine: unit vectors, but a zero vector (factor 0) stays zero.
-        return np.where(block.factor > 0, codec.cell_scale, np.float32(0)), block.factor
+        return np.where(block.rescale > 0, codec.cell_scale, np.float32(0)), block.rescale
 
     def _rotated(self, block: Encoded) -> F32:
         """P xhat, with <Pq, P xhat> = estimate, shape (d, n)."""
@@ -185,17 +185,17 @@ class ReferenceBackend:
     # ---- search
 
     def prepare(self, queries: F32) -> Queries:
-        """Rotate and quantise finite float32 queries of shape (nq, d)."""
+        """Rotate and quantize finite float32 queries of shape (nq, d)."""
         x = to_scaled(queries)
         norm = np.sqrt(x.norm2)
         y = self.codec.rotation.forward(x.columns)
 
-        def quantise(columns: F32) -> tuple[NDArray[np.int16], F32]:
+        def quantize(columns: F32) -> tuple[NDArray[np.int16], F32]:
             whole, step = integer_query(columns)
             return whole, self._rescaled(x, step)
 
-        lead, lead_scale = quantise(y)
-        tail, tail_scale = quantise(self.codec.sketch.forward(y)) if self.codec.has_sketch else (None, None)
+        lead, lead_scale = quantize(y)
+        tail, tail_scale = quantize(self.codec.sketch.forward(y)) if self.codec.has_sketch else (None, None)
         return Queries(lead, lead_scale, tail, tail_scale, self._rescaled(x, norm))
 
     def _sums(self, queries: NDArray[np.int16], levels: NDArray[Any]) -> F32:
@@ -204,13 +204,13 @@ class ReferenceBackend:
 
     def _inner_products(self, queries: Queries, block: Encoded) -> F32:
         lead, tail = self._weights(block)
-        total = np.zeros((queries.lead.shape[0], block.rows), np.float32)
+        total = np.zeros((queries.code_query.shape[0], block.rows), np.float32)
         if self.codec.index_bits:
-            sums = self._sums(queries.lead, self._levels(block.codes))
-            total = sums * queries.lead_scale[:, None] * lead
-        if queries.tail is not None and queries.tail_scale is not None:
-            sums = self._sums(queries.tail, self._signs(block.codes))
-            total = total + sums * queries.tail_scale[:, None] * tail
+            sums = self._sums(queries.code_query, self._levels(block.codes))
+            total = sums * queries.code_scale[:, None] * lead
+        if queries.sketch_query is not None and queries.sketch_scale is not None:
+            sums = self._sums(queries.sketch_query, self._signs(block.codes))
+            total = total + sums * queries.sketch_scale[:, None] * tail
         return total
 
     def scores(self, queries: Queries, block: Encoded) -> F32:
@@ -224,35 +224,35 @@ class ReferenceBackend:
         """Return the standard error of all scores, shape (nq, n)."""
         codec, d = self.codec, self.spec.dim
         norm = np.ones(block.rows) if block.norm is None else block.norm.astype(np.float64)
-        if codec.renormalised:
+        if codec.renormalized:
             wide = self._rotated(block).astype(np.float64)
-            variance = renormalised_variance(d, sum64(wide * wide), norm)
+            variance = renormalized_variance(d, sum64(wide * wide), norm)
         elif codec.spec.codec == "turboquant-mse":
             # The scatter around its bias: the error has energy D, of which D^2 lies along x.
             mse = codec.codebook.mse
             variance = norm**2 * mse * (1.0 - mse) / max(d - 1, 1)
         else:  # variance pi/2 / m |r|^2, and factor = sqrt(pi/2) / m |r|
-            variance = block.factor.astype(np.float64) ** 2 * codec.signs
+            variance = block.rescale.astype(np.float64) ** 2 * codec.signs
         error = stderr(queries.norm[:, None], variance[None, :])
         return error * np.float32(2) if self._ascending else error
 
     def search(
         self,
         queries: Queries,
-        blocks: Sequence[Block],
+        blocks: Sequence[StoredRows],
         k: int,
         confidence: float = 1.0,
         threads: int | None = None,
         allowed: Allowed | None = None,
     ) -> tuple[F32, I64]:
         """Return the k best scores and rows, (nq, k), best first."""
-        nq = queries.lead.shape[0]
+        nq = queries.code_query.shape[0]
         best = Best.none(nq, k)
         at_once = max(1, min(1024, _SCORES // (4 * k)))
         for start in range(0, nq, at_once):
             at = slice(start, start + at_once)
-            part = queries.take(at)
-            none = Best.none(len(part.lead), k)
+            part = queries.select(at)
+            none = Best.none(len(part.code_query), k)
             found = self._search_part(part, blocks, none, confidence, queries_of(allowed, at))
             best.scores[at], best.rows[at] = found.scores, found.rows
         order = np.lexsort((best.rows, -best.scores))
@@ -260,7 +260,7 @@ class ReferenceBackend:
         return (np.float32(0) - scores if self._ascending else scores), rows
 
     def _search_part(
-        self, queries: Queries, blocks: Sequence[Block], best: Best, confidence: float, allowed: Allowed | None
+        self, queries: Queries, blocks: Sequence[StoredRows], best: Best, confidence: float, allowed: Allowed | None
     ) -> Best:
         nq, k = best.rows.shape
         step = max(k, _SCORES // max(nq, 512))
@@ -269,7 +269,7 @@ class ReferenceBackend:
         return best
 
     def _pieces(
-        self, queries: Queries, blocks: Sequence[Block], step: int, confidence: float, allowed: Allowed | None
+        self, queries: Queries, blocks: Sequence[StoredRows], step: int, confidence: float, allowed: Allowed | None
     ) -> Iterator[tuple[int, F32, F32]]:
         """Yield first row, keys and scores (nq, rows), higher ones better, of `step` rows at a time."""
         offset = 0
@@ -279,7 +279,7 @@ class ReferenceBackend:
                 piece = join_rows(self.spec, block, slice(start, start + step))
                 scores = self._signed(self.scores(queries, piece))
                 keys = scores
-                if confidence < 1 and self.has_coarse_stage:
+                if confidence < 1 and self.has_sign_bound:
                     keys = np.minimum(scores, self._signed(self._bounds(queries, piece, quantile(confidence))))
                 if bits is not None:  # the key of a row that is out is that of no row
                     keys = np.where(bits[:, start : start + step], keys, np.float32(-np.inf))
@@ -289,20 +289,20 @@ class ReferenceBackend:
     def range_search(
         self,
         queries: Queries,
-        blocks: Sequence[Block],
+        blocks: Sequence[StoredRows],
         thresholds: F32,
         confidence: float = 1.0,
         threads: int | None = None,
         allowed: Allowed | None = None,
     ) -> tuple[I64, F32, I64]:
         """Return lims, scores and rows of what is better than the thresholds (nq,)."""
-        nq = len(queries.lead)
+        nq = len(queries.code_query)
         none = np.empty(0, np.int64)
         found = [(none, none, np.empty(0, np.float32))]
         bars = self._signed(thresholds)
         for start in range(0, nq, 1024):
             at = slice(start, start + 1024)
-            part, step = queries.take(at), _SCORES // 1024
+            part, step = queries.select(at), _SCORES // 1024
             for first_row, keys, scores in self._pieces(part, blocks, step, confidence, queries_of(allowed, at)):
                 query, column = np.nonzero(keys > bars[at, None])
                 found.append((query + start, column + first_row, scores[query, column]))
@@ -313,9 +313,9 @@ class ReferenceBackend:
         return lims.astype(np.int64), (np.float32(0) - scores if self._ascending else scores), rows[order]
 
     @property
-    def has_coarse_stage(self) -> bool:
+    def has_sign_bound(self) -> bool:
         """Whether a confidence below 1 changes how this code is searched."""
-        return self.spec.has_sign_plane and self.spec.dim <= COARSE_DIM
+        return self.spec.has_sign_bits and self.spec.dim <= SIGN_BOUND_DIM
 
     def _signed(self, scores: F32) -> F32:
         """Scores, or distances with the sign that makes higher ones better."""
@@ -323,11 +323,13 @@ class ReferenceBackend:
 
     def _bounds(self, queries: Queries, block: Encoded, z: float) -> F32:
         """Bounds of the scores by the rows' signs (sign_bound.py), shape (nq, n)."""
-        c, left = coarse_query(queries.lead)
-        signs = unpack(block.codes, self.spec.fields, self.spec.bits)[:, self.spec.lead :] >> (self.spec.bits - 1)
+        c, left = sign_query(queries.code_query)
+        signs = unpack(block.codes, self.spec.fields, self.spec.bits)[:, self.spec.warmup_fields :] >> (
+            self.spec.bits - 1
+        )
         sums = self._sums(c.astype(np.int16), 2 * signs.astype(np.int8) - 1)
-        terms = CoarseTerms.of(self.spec.dim, self.codec.sign_correlation)
-        ip = bounds(terms, z, sums, left, queries.lead_scale, queries.norm, block.norm)
+        terms = SignBoundTerms.of(self.spec.dim, self.codec.sign_correlation)
+        ip = bounds(terms, z, sums, left, queries.code_scale, queries.norm, block.norm)
         if self._ascending and block.norm is not None:
             return l2_from_ip(ip, block.norm, queries.norm)
         return ip

@@ -1,15 +1,15 @@
 """FROZEN: how rows lie in memory and in files. DO NOT CHANGE: files depend on every bit (tests/golden/planes.json).
 
-A code row (packing.py) of b-bit fields, one per coordinate, is stored in two parts if the code has a sign plane:
+A code row (packing.py) of b-bit fields, one per coordinate, is stored in two parts if the code has sign bits:
 
-Sign plane. The highest bit of a coordinate's field is the sign of the rotated coordinate. Rows are taken in blocks of
+Sign bits. The highest bit of a coordinate's field is the sign of the rotated coordinate. Rows are taken in blocks of
     64; byte j of a row holds the signs of coordinates 8j .. 8j + 7, the lowest bit first. A block is [byte j][row], so
     that one load brings eight coordinates of 64 rows: (ceil(n / 64), ceil(d / 8), 64) bytes. Rows that fill the last
     block are zero.
 Codes. The other b - 1 bits of every field, packed as in packing.py: (n, ceil(m (b - 1) / 8)) bytes. m is d, or more
     for a trellis (trellis.py), whose fields before the first coordinate's have no sign: their highest bits are 0.
 
-Codes without a sign plane (the trellis of one bit, and codes with a sketch of their own) are stored as the rows they
+Codes without sign bits (the trellis of one bit, and codes with a sketch of their own) are stored as the rows they
 are.
 """
 
@@ -25,7 +25,7 @@ from ..spec import IndexSpec
 from .encoded import Encoded
 from .packing import pack, unpack
 
-__all__ = ["BLOCK_ROWS", "Block", "join", "join_rows", "put_rows", "put_scalars", "sign_plane", "split"]
+__all__ = ["BLOCK_ROWS", "StoredRows", "empty_sign_bits", "join", "join_rows", "put_rows", "put_scalars", "split"]
 
 BLOCK_ROWS = 64
 
@@ -33,16 +33,16 @@ U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 
 
-class Block(NamedTuple):
+class StoredRows(NamedTuple):
     """Rows of an index as they are kept and searched.
 
     Attributes
     ----------
     signs : ndarray of uint8, shape (ceil(n / 64), ceil(d / 8), 64), or None
-        Sign plane.
+        Sign bits.
     codes : ndarray of uint8, shape (n, spec.row_bytes)
         The other bits, or the whole rows.
-    factor : ndarray of float32, shape (n,)
+    rescale : ndarray of float32, shape (n,)
         As in `Encoded`.
     norm : ndarray of float32, shape (n,), or None
         As in `Encoded`.
@@ -50,7 +50,7 @@ class Block(NamedTuple):
 
     signs: U8 | None
     codes: U8
-    factor: F32
+    rescale: F32
     norm: F32 | None
 
     @property
@@ -59,8 +59,8 @@ class Block(NamedTuple):
         return len(self.codes)
 
 
-def sign_plane(spec: IndexSpec, rows: int) -> U8:
-    """Return a sign plane of zeros with room for some rows, its lines on cache lines."""
+def empty_sign_bits(spec: IndexSpec, rows: int) -> U8:
+    """Return sign bits of zeros with room for some rows; every line of 64 bytes fills a cache line."""
     shape = (-(-rows // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS)
     size = math.prod(shape)
     room = np.zeros(size + BLOCK_ROWS, np.uint8)
@@ -68,55 +68,57 @@ def sign_plane(spec: IndexSpec, rows: int) -> U8:
     return room[start : start + size].reshape(shape)
 
 
-def split(spec: IndexSpec, rows: Encoded) -> Block:
+def split(spec: IndexSpec, rows: Encoded) -> StoredRows:
     """Bring code rows into the layout."""
-    if not spec.has_sign_plane:
-        return Block(None, rows.codes, rows.factor, rows.norm)
+    if not spec.has_sign_bits:
+        return StoredRows(None, rows.codes, rows.rescale, rows.norm)
     fields = unpack(rows.codes, spec.fields, spec.bits)
     plane = np.zeros((-(-rows.rows // BLOCK_ROWS) * BLOCK_ROWS, spec.sign_bytes), np.uint8)
-    plane[: rows.rows] = np.packbits(fields[:, spec.lead :] >> (spec.bits - 1), axis=1, bitorder="little")
+    plane[: rows.rows] = np.packbits(fields[:, spec.warmup_fields :] >> (spec.bits - 1), axis=1, bitorder="little")
     blocks = np.ascontiguousarray(plane.reshape(-1, BLOCK_ROWS, spec.sign_bytes).transpose(0, 2, 1))
     rest = np.zeros((rows.rows, 0), np.uint8)
     if spec.bits > 1:
         rest = pack(fields & np.uint8(2 ** (spec.bits - 1) - 1), spec.bits - 1)
-    return Block(blocks, rest, rows.factor, rows.norm)
+    return StoredRows(blocks, rest, rows.rescale, rows.norm)
 
 
-def put_rows(spec: IndexSpec, rows: Encoded, block: Block, start: int) -> None:
-    """Write code rows into a block that has room for them from row `start` on."""
+def put_rows(spec: IndexSpec, rows: Encoded, into: StoredRows, start: int) -> None:
+    """Write code rows into a layout that has room for them, from row `start` on."""
     new = split(spec, rows)
-    if block.signs is None or new.signs is None:
-        block.codes[start : start + rows.rows] = new.codes
+    if into.signs is None or new.signs is None:
+        into.codes[start : start + rows.rows] = new.codes
     else:
         where = np.arange(start, start + rows.rows)
         plane = new.signs.transpose(0, 2, 1).reshape(-1, spec.sign_bytes)[: rows.rows]
-        block.signs[where // BLOCK_ROWS, :, where % BLOCK_ROWS] = plane
-        block.codes[start : start + rows.rows] = new.codes
-    put_scalars(rows, block, start)
+        into.signs[where // BLOCK_ROWS, :, where % BLOCK_ROWS] = plane
+        into.codes[start : start + rows.rows] = new.codes
+    put_scalars(rows, into, start)
 
 
-def put_scalars(rows: Encoded, block: Block, start: int) -> None:
-    """Write factors, and norms if there are any, into a block from row `start` on."""
-    block.factor[start : start + rows.rows] = rows.factor
-    if block.norm is not None and rows.norm is not None:
-        block.norm[start : start + rows.rows] = rows.norm
+def put_scalars(rows: Encoded, into: StoredRows, start: int) -> None:
+    """Write scalars into the layout, from row `start` on."""
+    into.rescale[start : start + rows.rows] = rows.rescale
+    if into.norm is not None and rows.norm is not None:
+        into.norm[start : start + rows.rows] = rows.norm
 
 
-def join_rows(spec: IndexSpec, stored: Block, at: slice | NDArray[np.int64]) -> Encoded:
+def join_rows(spec: IndexSpec, stored: StoredRows, at: slice | NDArray[np.int64]) -> Encoded:
     """Take some rows out of the layout."""
     norm = None if stored.norm is None else stored.norm[at]
     rest = np.ascontiguousarray(stored.codes[at])
     if stored.signs is None:
-        return Encoded(rest, stored.factor[at], norm)
+        return Encoded(rest, stored.rescale[at], norm)
     where = np.arange(stored.rows)[at] if isinstance(at, slice) else at
     signs = stored.signs[where // BLOCK_ROWS, :, where % BLOCK_ROWS]
     fields = np.zeros((len(signs), spec.fields), np.uint8)
-    fields[:, spec.lead :] = np.unpackbits(signs, axis=1, count=spec.dim, bitorder="little") << np.uint8(spec.bits - 1)
+    fields[:, spec.warmup_fields :] = np.unpackbits(signs, axis=1, count=spec.dim, bitorder="little") << np.uint8(
+        spec.bits - 1
+    )
     if spec.bits > 1:
         fields |= unpack(rest, spec.fields, spec.bits - 1)
-    return Encoded(pack(fields, spec.bits), stored.factor[at], norm)
+    return Encoded(pack(fields, spec.bits), stored.rescale[at], norm)
 
 
-def join(spec: IndexSpec, stored: Block) -> Encoded:
+def join(spec: IndexSpec, stored: StoredRows) -> Encoded:
     """Undo `split`."""
     return join_rows(spec, stored, slice(None))

@@ -6,7 +6,7 @@ After a random rotation a coordinate t of a unit vector in R^d has the density (
 
 Here everything is in units of u = sqrt(d) t, so that u is close to N(0, 1). With t = sin(a) the weight becomes
 cos(a)^(d-2) da, smooth for every d >= 2; d = 1, where t is +-1, borrows the codebook of d = 2 (the
-renormalisation makes it exact).
+renormalization makes it exact).
 
 lloyd_max(d, b): 2^b levels, symmetric; thresholds are midpoints of levels, levels are cell means. Solved by Newton's
     method on the midpoint condition, in float64.

@@ -79,7 +79,7 @@ class Codec:
         return self.spec.sketch in ("orthogonal", "gaussian")
 
     @property
-    def renormalised(self) -> bool:
+    def renormalized(self) -> bool:
         """Whether ``factor`` is |x|^2 / <y, yhat>, which makes the estimate unbiased."""
         return self.trellis is not None or (self.spec.codec == "turboquant-prod" and self.spec.sketch != "gaussian")
 

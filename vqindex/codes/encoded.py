@@ -20,19 +20,19 @@ class Encoded(NamedTuple):
     ----------
     codes : ndarray of uint8, shape (n, code_bytes)
         Packed fields (``packing.py``).
-    factor : ndarray of float32, shape (n,)
+    rescale : ndarray of float32, shape (n,)
         Scale of the estimate (``estimator.py``).
     norm : ndarray of float32, shape (n,), or None
         |x|; None for cosine.
     """
 
     codes: NDArray[np.uint8]
-    factor: F32
+    rescale: F32
     norm: F32 | None
 
-    def take(self, at: slice | NDArray[np.int64]) -> Encoded:
+    def select(self, at: slice | NDArray[np.int64]) -> Encoded:
         """Return some of the rows."""
-        return Encoded(self.codes[at], self.factor[at], None if self.norm is None else self.norm[at])
+        return Encoded(self.codes[at], self.rescale[at], None if self.norm is None else self.norm[at])
 
     @property
     def rows(self) -> int:
@@ -46,26 +46,31 @@ class Queries:
 
     Attributes
     ----------
-    lead : ndarray of int16, shape (nq, d)
-        P q on the int16 grid; for queries on a backend's device, an array there.
-    lead_scale : ndarray of float32, shape (nq,)
-        Value of a step of `lead`.
-    tail : ndarray of int16, shape (nq, m), or None
+    code_query : ndarray of int16, shape (nq, d)
+        P q on the int16 grid, which meets the codes. For queries on a backend's device, an array there.
+    code_scale : ndarray of float32, shape (nq,)
+        Value of a step of `code_query`.
+    sketch_query : ndarray of int16, shape (nq, m), or None
         S P q, for codecs with a sketch of their own.
-    tail_scale : ndarray of float32, shape (nq,), or None
-        Value of a step of `tail`.
+    sketch_scale : ndarray of float32, shape (nq,), or None
+        Value of a step of `sketch_query`.
     norm : ndarray of float32, shape (nq,)
         |q|; for cosine 1, or 0 for a zero query.
     """
 
-    lead: NDArray[np.int16]
-    lead_scale: F32
-    tail: NDArray[np.int16] | None
-    tail_scale: F32 | None
+    code_query: NDArray[np.int16]
+    code_scale: F32
+    sketch_query: NDArray[np.int16] | None
+    sketch_scale: F32 | None
     norm: F32
 
-    def take(self, at: slice) -> Queries:
+    @property
+    def count(self) -> int:
+        """Number of queries nq."""
+        return len(self.norm)
+
+    def select(self, at: slice) -> Queries:
         """Return some of the queries."""
-        tail = None if self.tail is None else self.tail[at]
-        tail_scale = None if self.tail_scale is None else self.tail_scale[at]
-        return Queries(self.lead[at], self.lead_scale[at], tail, tail_scale, self.norm[at])
+        sketch = None if self.sketch_query is None else self.sketch_query[at]
+        sketch_scale = None if self.sketch_scale is None else self.sketch_scale[at]
+        return Queries(self.code_query[at], self.code_scale[at], sketch, sketch_scale, self.norm[at])

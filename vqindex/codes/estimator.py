@@ -10,12 +10,12 @@ sum64. Sums of products are taken in float64: partial p (of 32) adds the terms j
     partials p and p + 16 are added, p and p + 8, 4, 2, 1. All products are exact in float64.
 N = sqrt(sum64(x'_j^2)), s = float32(N / sqrt(d)): y_j / s is the coordinate in the codebook's unit u.
     field = #{i: y_j > fl(T_i s)}.
-factor, for renormalised codecs (RaBitQ's argument, arXiv 2405.12497): with yhat the decoded levels in grid steps and
+rescale, for renormalized codecs (RaBitQ's argument, arXiv 2405.12497): with yhat the decoded levels in grid steps and
     dot = sum64(y_j yhat_j): |x|^2 / <y, yhat>, that is N^2 / dot 2^(e-1), for cosine N / dot. dot <= 0 gives 0.
-    By the rotation's symmetry what of yhat is orthogonal to y has mean zero, so factor * <Pq, yhat> is unbiased.
+    By the rotation's symmetry what of yhat is orthogonal to y has mean zero, so rescale * <Pq, yhat> is unbiased.
 Query. y' as above; the int16 query is rint(fl(y'_j * fl(32767 / max|y'|))), its scale max|y'| / 32767 2^(e-1), for
     cosine divided by N instead. Sums over int16 x level are exact integers; no order of summation matters.
-Score. ip = fl(fl(float(sum) * query scale) * lead) [+ the same of the signs, with tail], each step in float32.
+Score. ip = fl(fl(float(sum) * query scale) * weight) [+ the same of the signs], each step in float32.
     l2 = fl(fl(norm^2 + query norm^2) - 2 ip). Best first: ties go to the row that was added first.
 Scalars that would be subnormal are stored as 0.
 """
@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Scaled", "flush", "integer_query", "l2_from_ip", "renormalised_variance", "stderr", "sum64", "to_scaled"]
+__all__ = ["Scaled", "flush", "integer_query", "l2_from_ip", "renormalized_variance", "stderr", "sum64", "to_scaled"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -130,10 +130,10 @@ def stderr(query_norm: F32, variance: F64) -> F32:
     return result
 
 
-def renormalised_variance(dim: int, decoded_norm2: F64, norm: F64) -> F64:
-    """Return the variance over the rotation, for a unit query, of a renormalised estimate.
+def renormalized_variance(dim: int, decoded_norm2: F64, norm: F64) -> F64:
+    """Return the variance over the rotation, for a unit query, of a renormalized estimate.
 
-    arXiv 2405.12497, section 3.2: only the part of factor * yhat that is orthogonal to y errs, and its direction is
+    arXiv 2405.12497, section 3.2: only the part of rescale * yhat that is orthogonal to y errs, and its direction is
     uniform in d - 1 dimensions.
 
     Parameters
@@ -141,7 +141,7 @@ def renormalised_variance(dim: int, decoded_norm2: F64, norm: F64) -> F64:
     dim : int
         Dimension d; for d = 1 the estimate is exact.
     decoded_norm2 : ndarray of float64
-        factor^2 |yhat|^2; 0 for rows that decode to nothing.
+        rescale^2 |yhat|^2; 0 for rows that decode to nothing.
     norm : ndarray of float64
         |x|.
     """

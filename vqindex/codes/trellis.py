@@ -111,7 +111,7 @@ class Trellis(NamedTuple):
         return cls(bits, WINDOWS[bits], TABLES[bits], STEPS[bits], MSE[bits], limit, gain, CORRELATIONS.get(bits))
 
     @property
-    def lead(self) -> int:
+    def warmup_fields(self) -> int:
         """Fields before the first coordinate's own."""
         return self.window // self.bits - 1
 
@@ -128,29 +128,31 @@ class Trellis(NamedTuple):
         return sum(1 << (at + self.bits - 1) for at in range(0, self.window - self.bits, self.bits))
 
     def swapped(self, fields: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return stored fields for a path's, or the reverse; (n, lead + d) uint8."""
+        """Return stored fields for a path's, or the reverse; (n, warmup_fields + d) uint8."""
         if not self.has_signs:
             return fields
         out = fields.copy()
-        out[:, self.lead :] ^= (fields[:, : fields.shape[1] - self.lead] & 1) << np.uint8(self.bits - 1)
+        out[:, self.warmup_fields :] ^= (fields[:, : fields.shape[1] - self.warmup_fields] & 1) << np.uint8(
+            self.bits - 1
+        )
         return out
 
     def levels_by_parts(self) -> NDArray[np.int8]:
         """Return the table by the fields' lower bits, packed as in a window, and above them their highest bits."""
         window, lower = np.arange(self.table.size), self.bits - 1
         at = np.zeros_like(window)
-        for i in range(self.lead + 1):
+        for i in range(self.warmup_fields + 1):
             field = window >> i * self.bits
-            at |= (field & (1 << lower) - 1) << i * lower | (field >> lower & 1) << (self.lead + 1) * lower + i
+            at |= (field & (1 << lower) - 1) << i * lower | (field >> lower & 1) << (self.warmup_fields + 1) * lower + i
         table = np.empty_like(self.table)
         table[at] = self.table
         return table
 
     def windows(self, fields: NDArray[np.uint8]) -> NDArray[np.uint16]:
-        """Return w_t from a path's fields: (n, lead + d) uint8 to (n, d) uint16."""
-        d = fields.shape[1] - self.lead
+        """Return w_t from a path's fields: (n, warmup_fields + d) uint8 to (n, d) uint16."""
+        d = fields.shape[1] - self.warmup_fields
         out = np.zeros((fields.shape[0], d), np.uint16)
-        for i in range(self.lead + 1):
+        for i in range(self.warmup_fields + 1):
             out |= fields[:, i : i + d].astype(np.uint16) << np.uint16(i * self.bits)
         return out
 
@@ -174,7 +176,7 @@ def viterbi(values: NDArray[np.int16], trellis: Trellis) -> NDArray[np.uint8]:
 
     Returns
     -------
-    ndarray of uint8, shape (n, lead + d)
+    ndarray of uint8, shape (n, warmup_fields + d)
         The path's fields, in stream order.
     """
     d, n = values.shape
@@ -198,12 +200,12 @@ def viterbi(values: NDArray[np.int16], trellis: Trellis) -> NDArray[np.uint8]:
 def _way_back(choice: NDArray[np.uint8], state: NDArray[Any], trellis: Trellis) -> NDArray[np.uint8]:
     """Follow the choices from the last state of every vector to the first."""
     d, states, n = choice.shape
-    fields = np.empty((n, trellis.lead + d), np.uint8)
+    fields = np.empty((n, trellis.warmup_fields + d), np.uint8)
     lanes = np.arange(n)
     for t in range(d - 1, -1, -1):
         window = state << trellis.bits | choice[t, state, lanes]
-        fields[:, trellis.lead + t] = window >> (trellis.window - trellis.bits)
+        fields[:, trellis.warmup_fields + t] = window >> (trellis.window - trellis.bits)
         state = window & (states - 1)
-    for i in range(trellis.lead):
+    for i in range(trellis.warmup_fields):
         fields[:, i] = state >> (i * trellis.bits) & (2**trellis.bits - 1)
     return fields

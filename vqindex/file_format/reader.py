@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..center import Centering, engine_spec
-from ..codes.bitplanes import BLOCK_ROWS, Block, sign_plane, split
+from ..codes.bitplanes import BLOCK_ROWS, StoredRows, empty_sign_bits, split
 from ..codes.codebook import Codebook
 from ..codes.codec import Codec
 from ..codes.encoded import Encoded
 from ..codes.trellis import TABLE_VERSION
 from ..errors import FileFormatError, InvalidInputError
-from ..rows.originals import KINDS, Kept, Originals
-from ..rows.string_ids import Names
+from ..rows.originals import KINDS, Originals, Rounded
+from ..rows.string_ids import StringIds
 from ..spec import IndexSpec
 from .layout import CHECK_BYTES, FORMAT_NAME, HEADER, SEALED, Checksummer, dtypes_of
 from .seal import check_bytes, read_seal
@@ -43,25 +43,25 @@ class Stored:
     Attributes
     ----------
     centering, rows, ids, meta
-        Spec and centre, rows, explicit ids or None, notes.
+        Spec and center, rows, explicit ids or None, notes.
     crc32 : int
         CRC-32 of the header, which holds those of all blocks.
     next_id : int, optional
         The next automatic id, if explicit ids were given automatically.
     originals : Originals, optional
         The vectors themselves.
-    names : Names, optional
-        Names, of which `ids` are the numbers.
+    string_ids : StringIds, optional
+        The strings whose numbers `ids` are.
     """
 
     centering: Centering
-    rows: Block
+    rows: StoredRows
     ids: NDArray[np.int64] | None
     meta: dict[str, Any]
     crc32: int
     next_id: int | None = None
     originals: Originals | None = None
-    names: Names | None = None
+    string_ids: StringIds | None = None
 
 
 class _Definition(NamedTuple):
@@ -173,7 +173,7 @@ def _expected(path: Path, header: dict[str, Any], definition: _Definition, versi
         "codes": (n, spec.code_bytes if version == 1 else spec.row_bytes),
         "factor": (n,),
     }
-    if version > 1 and spec.has_sign_plane:
+    if version > 1 and spec.has_sign_bits:
         shapes["signs"] = (-(-n // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS)
     if spec.stores_norm:
         shapes["norm"] = (n,)
@@ -336,26 +336,26 @@ def _read_v2(path: Path, file: h5py.File, mmap: bool, verify: bool, version: int
         return blocks.map(name, verify) if mmap else blocks.load(name)
 
     signs = None
-    if spec.has_sign_plane:
+    if spec.has_sign_bits:
         blocks.dataset("signs")  # its shape is right before room is made for it
-        signs = blocks.map("signs", verify) if mmap else blocks.load("signs", sign_plane(spec, header["ntotal"]))
+        signs = blocks.map("signs", verify) if mmap else blocks.load("signs", empty_sign_bits(spec, header["ntotal"]))
     norm = fetch("norm") if spec.stores_norm else None
     ids = fetch("ids").astype(np.int64, copy=False) if "ids" in blocks.shapes else None
     originals = None
     if "vectors" in blocks.shapes:
         originals = Originals(spec.dim, _KIND_OF[blocks.dataset("vectors").dtype.str])
-        kept = Kept(fetch("vectors"), fetch("vector_scale") if originals.kind == "int8" else None)
-        if len(kept.values):
-            originals.append(kept)
+        rounded = Rounded(fetch("vectors"), fetch("vector_scale") if originals.kind == "int8" else None)
+        if len(rounded.values):
+            originals.append(rounded)
     next_id = _next_id(path, header)
     if ids is not None and (verify or not mmap):
         check_ids(path, ids, next_id)
     names = None
     if "names" in blocks.shapes:
-        names = Names(fetch("names"), fetch("name_ends"))
+        names = StringIds(fetch("names"), fetch("name_ends"))
         if verify or not mmap:
             names.check(path)
-    rows = Block(signs, fetch("codes"), fetch("factor"), norm)
+    rows = StoredRows(signs, fetch("codes"), fetch("factor"), norm)
     return Stored(centering, rows, ids, header["meta"], crc, next_id, originals, names)
 
 
@@ -422,8 +422,8 @@ def verify(path: str | os.PathLike[str]) -> list[tuple[str, int]]:
     header = read_header(path)
     sizes = {name: int(np.prod(e["shape"])) * np.dtype(e["dtype"]).itemsize for name, e in header["blocks"].items()}
     assert stored.rows.rows == header["ntotal"]
-    if stored.names is not None:
-        stored.names.check(path, stored.ids)
+    if stored.string_ids is not None:
+        stored.string_ids.check(path, stored.ids)
     if header["format_version"] >= SEALED:
         check_bytes(Path(path))
     return list(sizes.items())

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..center import Centering
-from ..codes.bitplanes import BLOCK_ROWS, Block
+from ..codes.bitplanes import BLOCK_ROWS, StoredRows
 from ..codes.codec import Codec
 from ..codes.trellis import TABLE_VERSION
 from ..directory.local import FILES, Files, OutFile
 from ..rows.originals import KINDS, Originals
-from ..rows.string_ids import Names
+from ..rows.string_ids import StringIds
 from ..version import __version__
 from .layout import FORMAT_NAME, FORMAT_VERSION, HEADER, PAGE, Checksummer, canonical_json
 from .seal import write_seal
@@ -51,13 +51,13 @@ def _put(
 def _fill(
     file: h5py.File,
     codec: Codec,
-    blocks: Sequence[Block],
+    blocks: Sequence[StoredRows],
     ids: NDArray[np.int64] | None,
     meta: dict[str, Any],
     next_id: int | None,
     originals: Originals | None,
     centering: Centering | None,
-    names: Names | None,
+    names: StringIds | None,
     check: Check,
 ) -> int:
     """Write all blocks and the header; return the header's CRC-32."""
@@ -73,12 +73,12 @@ def _fill(
     center = None if centering is None else centering.block
     if center is not None:
         entries["center"] = _put(file, "center", "<f4", center.shape, [center], check)
-    if spec.has_sign_plane:
+    if spec.has_sign_bits:
         assert all(block.rows % BLOCK_ROWS == 0 for block in blocks[:-1]), "the sign plane would have gaps"
         shape = (-(-n // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS)
         entries["signs"] = _put(file, "signs", "|u1", shape, (block.signs for block in blocks), check)
     entries["codes"] = _put(file, "codes", "|u1", (n, spec.row_bytes), (block.codes for block in blocks), check)
-    entries["factor"] = _put(file, "factor", "<f4", (n,), (block.factor for block in blocks), check)
+    entries["factor"] = _put(file, "factor", "<f4", (n,), (block.rescale for block in blocks), check)
     if spec.stores_norm:
         entries["norm"] = _put(file, "norm", "<f4", (n,), (block.norm for block in blocks), check)
     if ids is not None:
@@ -159,13 +159,13 @@ class _Hdf5Output:
 def write_file(
     file: OutFile,
     codec: Codec,
-    blocks: Sequence[Block],
+    blocks: Sequence[StoredRows],
     ids: NDArray[np.int64] | None,
     meta: dict[str, Any],
     next_id: int | None = None,
     originals: Originals | None = None,
     centering: Centering | None = None,
-    names: Names | None = None,
+    names: StringIds | None = None,
 ) -> int:
     """Write an index into an empty file and sync it; arguments as for `write`. Return the CRC-32 of the header."""
     output = _Hdf5Output(file)
@@ -192,14 +192,14 @@ def write_file(
 def write(
     path: str | os.PathLike[str],
     codec: Codec,
-    blocks: Sequence[Block],
+    blocks: Sequence[StoredRows],
     ids: NDArray[np.int64] | None,
     meta: dict[str, Any],
     *,
     next_id: int | None = None,
     originals: Originals | None = None,
     centering: Centering | None = None,
-    names: Names | None = None,
+    names: StringIds | None = None,
     files: Files = FILES,
 ) -> None:
     """Write an index file atomically and durably.
@@ -210,7 +210,7 @@ def write(
         Target; replaced only when the new file is complete and on disk.
     codec : Codec
         Tables of the index.
-    blocks : sequence of Block
+    blocks : sequence of StoredRows
         The rows; all blocks but the last have a multiple of 64.
     ids : ndarray of int64, shape (n,), optional
         Explicit ids.
@@ -221,8 +221,8 @@ def write(
     originals : Originals, optional
         The vectors themselves, of the same rows.
     centering : Centering, optional
-        The centre, and the spec that users see; without it there is no centre.
-    names : Names, optional
+        The center, and the spec that users see; without it there is no center.
+    names : StringIds, optional
         Of the same rows, if ids are the numbers of names.
     files : Files
         The file system.

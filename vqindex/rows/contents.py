@@ -14,14 +14,14 @@ from ..center import Centering
 from ..codes.encoded import Encoded
 from ..codes.estimator import MAX_NORM
 from ..errors import InvalidInputError
-from .ids import Given, IdMap
-from .originals import Kept, Originals
+from .ids import IdBatch, IdMap
+from .originals import Originals, Rounded
 from .row_store import RowStore
 
 __all__ = ["Contents", "Part", "check_norms", "encoded"]
 
 I64 = NDArray[np.int64]
-Part = tuple[Encoded, Kept | None]  # some rows, and their originals if vectors are kept
+Part = tuple[Encoded, Rounded | None]  # some rows, and their originals if vectors are kept
 
 _CHUNK_VALUES = 2**22  # float32 values encoded at a time: 16 MiB of input
 _DEVICE_CHUNK_VALUES = 2**26  # of an array in device memory
@@ -69,26 +69,28 @@ class Contents(NamedTuple):
         """Bytes of all parts."""
         return self.rows.nbytes + self.ids.nbytes + (0 if self.originals is None else self.originals.nbytes)
 
-    def now(self) -> Contents:
+    def snapshot(self) -> Contents:
         """Return the contents as they are, to be looked at while another thread changes these."""
-        ids = self.ids.now()  # first: rows and originals come before their ids
-        originals = None if self.originals is None else self.originals.now()
+        ids = self.ids.snapshot()  # first: rows and originals come before their ids
+        originals = None if self.originals is None else self.originals.snapshot()
         return Contents(self.rows.first(ids.rows_ever), ids, originals)
 
-    def append(self, parts: Iterable[Part], ids: Given | None, coming: int = 0, instead: I64 | None = None) -> None:
+    def append(
+        self, parts: Iterable[Part], ids: IdBatch | None, expected_rows: int = 0, replaces: I64 | None = None
+    ) -> None:
         """Take rows in whose ids passed `IdMap.check_new`, instead of others: all or, if anything is raised, none.
 
         Parts are taken one by one and lie in memory once; `coming` is how many rows they have, if that is known.
         """
-        marks = [(part, part.mark()) for part in self if part is not None]
+        savepoints = [(part, part.savepoint()) for part in self if part is not None]
         try:
-            self.rows.expect(coming)
+            self.rows.reserve(expected_rows)
             count = self._fill(parts)
             if count:
-                self.ids.extend(count, ids, instead)
+                self.ids.extend(count, ids, replaces)
         except BaseException:
-            for part, mark in marks:
-                part.undo(mark)
+            for part, savepoint in savepoints:
+                part.rollback(savepoint)
             raise
 
     def _fill(self, parts: Iterable[Part]) -> int:
@@ -105,12 +107,12 @@ class Contents(NamedTuple):
         step = max(1, _CHUNK_VALUES // self.rows.dim)
         for start in range(0, rows.size, step):
             at = rows[start : start + step]
-            yield self.rows.take(at), None if self.originals is None else self.originals.kept(at)
+            yield self.rows.gather(at), None if self.originals is None else self.originals.gather_rounded(at)
 
     def compacted(self) -> Contents:
         """Return the contents without removed rows, in whole blocks: copied, or itself if it is so already."""
         if self.ids.live is None and self.rows.has_whole_blocks:
             return self
         left = self.ids.live_rows()
-        originals = None if self.originals is None else self.originals.only(left)
-        return Contents(self.rows.only(left), self.ids.compacted(), originals)
+        originals = None if self.originals is None else self.originals.select(left)
+        return Contents(self.rows.select(left), self.ids.compacted(), originals)

@@ -17,7 +17,7 @@ from .bitmap import WORD, Allowed, bits_of, cut, from_bytes, full, of_rows, word
 from .ids import IdMap
 
 if TYPE_CHECKING:
-    from ..codes.bitplanes import Block
+    from ..codes.bitplanes import StoredRows
 
 __all__ = ["Filter", "bitmap", "exclude"]
 
@@ -121,7 +121,7 @@ class Filter:
         return full(self._ids.rows_ever) if live is None else live
 
     def _rows_of(self, ids: Any) -> U64:
-        return self._ids.mark_rows(self._ids.given(ids))
+        return self._ids.mark_rows(self._ids.parse_ids(ids))
 
     def _from_bitmap(self, bits: NDArray[Any]) -> U64:
         n = len(self._ids)
@@ -141,7 +141,7 @@ class Filter:
             return words_of(np.ascontiguousarray(mask))
         return of_rows(self._ids.live_rows()[mask], self._ids.rows_ever)
 
-    def parts(self, queries: Queries, blocks: Sequence[Block]) -> Iterator[tuple[Queries, slice, Allowed | None]]:
+    def parts(self, queries: Queries, blocks: Sequence[StoredRows]) -> Iterator[tuple[Queries, slice, Allowed | None]]:
         """Yield queries, where they are, and which rows of each block they may find; at least once.
 
         Filters of all queries together may take more memory than the index: words are made for some at a time.
@@ -155,7 +155,7 @@ class Filter:
             at = slice(start, start + at_once)
             words = self._words_of(at)
             allowed = None if words is None else [cut(words, a, b) for a, b in itertools.pairwise(edges)]
-            yield queries.take(at), at, allowed
+            yield queries.select(at), at, allowed
 
     def _words_of(self, at: slice) -> U64 | None:
         """Return the words of some queries: None for all rows, (words,) for one filter, or a line for each query."""

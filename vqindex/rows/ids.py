@@ -3,9 +3,9 @@
 Rows are numbered in the order they were added and never move; removing one clears a bit. Without explicit ids row i has
 id i and nothing is stored.
 
-Where ids are strings, the ids in here are their numbers, and `Names` holds the strings.
+Where ids are strings, the ids in here are their numbers, and `StringIds` holds the strings.
 
-One thread may change a map while others look at it through `now`: each change is made under a lock, at once.
+One thread may change a map while others look at it through `snapshot`: each change is made under a lock, at once.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from .._native import IdTable, clear_rows
 from ..arrays import as_ids
 from ..errors import FileFormatError, InvalidInputError, UnknownIdError
 from .bitmap import WORD, of_rows, rows_of
-from .string_ids import Names, as_names, numbers_of
+from .string_ids import StringIds, as_string_ids, numbers_of
 
-__all__ = ["Given", "IdMap"]
+__all__ = ["IdBatch", "IdMap"]
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
 
 
-class Given(NamedTuple):
+class IdBatch(NamedTuple):
     """Ids as they were given.
 
     Attributes
     ----------
     numbers : ndarray of int64, shape (m,)
-        Ids, or the numbers of names.
-    names : list of str, or None
-        The names.
+        Ids, or the numbers of strings.
+    string_ids : list of str, or None
+        The strings.
     """
 
     numbers: I64
-    names: list[str] | None = None
+    string_ids: list[str] | None = None
 
-    def shown(self, at: Any) -> str:
+    def describe(self, at: Any) -> str:
         """Return one of them as text for an error."""
-        return str(self.numbers[at]) if self.names is None else repr(self.names[int(at)])
+        return str(self.numbers[at]) if self.string_ids is None else repr(self.string_ids[int(at)])
 
 
 def _wider(room: NDArray[Any], size: int, fill: Any) -> NDArray[Any]:
@@ -68,17 +68,17 @@ class IdMap:
         Their explicit ids.
     next_id : int, optional
         The next automatic id, if ids were given automatically although they are explicit now.
-    names : Names, optional
-        Those of the rows, if ids are strings.
+    string_ids : StringIds, optional
+        The strings of the rows, if ids are strings.
     """
 
     def __init__(
-        self, count: int = 0, ids: I64 | None = None, next_id: int | None = None, names: Names | None = None
+        self, count: int = 0, ids: I64 | None = None, next_id: int | None = None, string_ids: StringIds | None = None
     ) -> None:
         self._count = count
         self._ids = ids  # with room behind the last row
         self._next = next_id
-        self._names = names
+        self._string_ids = string_ids
         self._live: U64 | None = None  # words with a bit for each row, 1 for rows that are to come; None: all are there
         self._removed = 0
         self._table = IdTable()  # of explicit ids; takes rows in when one is looked for
@@ -98,14 +98,14 @@ class IdMap:
         return None if self._ids is None else self._ids[: self._count]
 
     @property
-    def names(self) -> Names | None:
-        """Names of all rows, removed ones included, or None if ids are integers."""
-        return self._names
+    def string_ids(self) -> StringIds | None:
+        """Strings of all rows, removed ones included, or None if ids are integers."""
+        return self._string_ids
 
     @property
     def next_id(self) -> int | None:
         """The next automatic id; None if vectors must come with ids."""
-        if self._names is not None and self._count:
+        if self._string_ids is not None and self._count:
             return None
         if self._ids is None:
             return self._count
@@ -119,13 +119,13 @@ class IdMap:
     @property
     def nbytes(self) -> int:
         """Bytes of ids, of the table of them, and of marks of removed rows."""
-        parts = (self._ids, self._live, self._table, self._names)
+        parts = (self._ids, self._live, self._table, self._string_ids)
         return sum(part.nbytes for part in parts if part is not None)
 
-    def now(self) -> IdMap:
+    def snapshot(self) -> IdMap:
         """Return the map as it is, whatever is done to this one later; it is for looking at only."""
         with self._lock:
-            view = IdMap(self._count, self._ids, self._next, self._names)  # of these rows they never change
+            view = IdMap(self._count, self._ids, self._next, self._string_ids)  # of these rows they never change
             view._live = None if self._live is None else self._live[: -(-self._count // WORD)].copy()
             view._removed, view._table = self._removed, self._table
         return view
@@ -134,7 +134,7 @@ class IdMap:
         """Return the rows that are still there, ascending."""
         return np.arange(self._count) if self._live is None else rows_of(self._live, self._count)
 
-    def given(self, ids: Any, count: int | None = None) -> Given:
+    def parse_ids(self, ids: Any, count: int | None = None) -> IdBatch:
         """Check ids that a user gave: their form, and that they are of the index's kind.
 
         Parameters
@@ -149,29 +149,28 @@ class IdMap:
         InvalidInputError
             As `arrays.as_ids`, or for strings where the index has integers, or the other way round.
         """
-        names = as_names(ids)
+        names = as_string_ids(ids)
         if names is None:
-            given = Given(as_ids(ids, count))
+            given = IdBatch(as_ids(ids, count))
         else:
             if count is not None and len(set(names)) < len(names):
                 twice = next(name for name, times in Counter(names).items() if times > 1)
                 raise InvalidInputError(f"ids are given twice: {twice!r}")
-            given = Given(as_ids(numbers_of(names), count), names)
+            given = IdBatch(as_ids(numbers_of(names), count), names)
         self._check_kind(given)
         return given
 
-    def _check_kind(self, given: Given) -> None:
-        if self._count and given.numbers.size and (given.names is None) != (self._names is None):
+    def _check_kind(self, given: IdBatch) -> None:
+        if self._count and given.numbers.size and (given.string_ids is None) != (self._string_ids is None):
             kinds = ("integers", "strings")
-            raise InvalidInputError(
-                f"ids are {kinds[given.names is not None]}; those of the index are {kinds[self._names is not None]}"
-            )
+            ours = kinds[self._string_ids is not None]
+            raise InvalidInputError(f"ids are {kinds[given.string_ids is not None]}; those of the index are {ours}")
 
-    def find(self, ids: Given) -> I64:
+    def find(self, ids: IdBatch) -> I64:
         """Return the row of each id, -1 where it is not in the index."""
         rows = self._table.find(self._ids, self._count, ids.numbers, self._live)
-        if self._names is not None and ids.names is not None:
-            self._names.check_same(rows, ids.names)
+        if self._string_ids is not None and ids.string_ids is not None:
+            self._string_ids.check_same(rows, ids.string_ids)
         self._check_table()
         return rows
 
@@ -180,29 +179,29 @@ class IdMap:
         if self._table.rows >= self._count >= len(self) > self._table.distinct:
             raise FileFormatError("an id is there twice: the index came from a damaged file")
 
-    def mark_rows(self, ids: Given) -> U64:
+    def mark_rows(self, ids: IdBatch) -> U64:
         """Return the rows of ids as bits of words (``bitmap.py``)."""
-        if ids.names is not None:
+        if ids.string_ids is not None:
             rows = self.find(ids)
             return of_rows(rows[rows >= 0], self._count)
         words = self._table.mark(self._ids, self._count, ids.numbers, self._live)
         self._check_table()
         return words
 
-    def rows(self, ids: Given) -> I64:
+    def rows(self, ids: IdBatch) -> I64:
         """Return the row of each id; raises UnknownIdError naming the first that is missing."""
         rows = self.find(ids)
         if (rows < 0).any():
-            raise UnknownIdError(f"id {ids.shown(np.argmin(rows))} is not in the index of {len(self)} vectors")
+            raise UnknownIdError(f"id {ids.describe(np.argmin(rows))} is not in the index of {len(self)} vectors")
         return rows
 
     def ids(self, rows: I64) -> NDArray[Any]:
-        """Return the id of each row as users know it; row -1 gives id -1, or None for names."""
-        return self.numbers(rows) if self._names is None else self._names.of(rows)
+        """Return the id of each row as users know it; row -1 gives id -1, or None for strings."""
+        return self.numbers(rows) if self._string_ids is None else self._string_ids.of(rows)
 
-    def given_of(self, rows: I64) -> Given:
+    def ids_of_rows(self, rows: I64) -> IdBatch:
         """Return the ids of rows as if they were given."""
-        return Given(self.numbers(rows), None if self._names is None else self._names.of(rows).tolist())
+        return IdBatch(self.numbers(rows), None if self._string_ids is None else self._string_ids.of(rows).tolist())
 
     def numbers(self, rows: I64) -> I64:
         """Return the int64 id of each row; row -1 gives -1."""
@@ -210,7 +209,7 @@ class IdMap:
             return rows
         return np.where(rows >= 0, self._ids[rows], -1)
 
-    def check_new(self, ids: Given | None) -> None:
+    def check_new(self, ids: IdBatch | None) -> None:
         """Raise InvalidInputError if ids can't be added; `ids` are distinct already."""
         if ids is None:
             if self.next_id is None:
@@ -222,21 +221,21 @@ class IdMap:
         known = np.flatnonzero(self.find(ids) >= 0)
         if known.size:
             count = f"{known.size} of {ids.numbers.size} given are"
-            raise InvalidInputError(f"id {ids.shown(known[0])} is already in the index ({count})")
+            raise InvalidInputError(f"id {ids.describe(known[0])} is already in the index ({count})")
 
-    def extend(self, count: int, ids: Given | None, instead: I64 | None = None) -> None:
-        """Append `count` rows whose ids passed `check_new`, instead of some rows, of which -1 is none.
+    def extend(self, count: int, ids: IdBatch | None, replaces: I64 | None = None) -> None:
+        """Append `count` rows whose ids passed `check_new`, and remove those they replace; -1 is none.
 
         Automatic numbering goes on as long as no id is given that it would give itself.
         """
         with self._lock:
             self._extend(count, ids)
-            if instead is not None:
+            if replaces is not None:
                 if self._live is not None:
-                    self._live = self._live.copy()  # `undo` goes back to the words as they are now
-                self._remove(instead)
+                    self._live = self._live.copy()  # `rollback` goes back to the words of this moment
+                self._remove(replaces)
 
-    def _extend(self, count: int, ids: Given | None) -> None:
+    def _extend(self, count: int, ids: IdBatch | None) -> None:
         first, last, following = self._count, self._count + count, self.next_id
         if ids is None:
             assert following is not None
@@ -251,9 +250,9 @@ class IdMap:
             room = _wider(old, last, -1)
             room[first:last] = new
             self._ids, self._next = room, following
-        if ids is not None and ids.names is not None:
-            self._names = Names() if self._names is None else self._names
-            self._names.append(ids.names)
+        if ids is not None and ids.string_ids is not None:
+            self._string_ids = StringIds() if self._string_ids is None else self._string_ids
+            self._string_ids.append(ids.string_ids)
         if self._live is not None:
             self._live = _wider(self._live, -(-last // WORD), ~np.uint64(0))
         self._count = last
@@ -277,20 +276,20 @@ class IdMap:
         if self._live is None:
             return self
         rows = self.live_rows()
-        names = None if self._names is None or not rows.size else self._names.only(rows)
+        names = None if self._string_ids is None or not rows.size else self._string_ids.select(rows)
         return IdMap(rows.size, self.numbers(rows), self.next_id, names)
 
     # ---- undoing a change that failed half way
 
-    def mark(self) -> Any:
-        """Return what `undo` needs to take back `extend`."""
-        names = None if self._names is None else self._names.mark()
-        return self._count, self._ids, self._next, self._live, self._removed, self._names, names
+    def savepoint(self) -> Any:
+        """Return what `rollback` needs to take back `extend`."""
+        names = None if self._string_ids is None else self._string_ids.savepoint()
+        return self._count, self._ids, self._next, self._live, self._removed, self._string_ids, names
 
-    def undo(self, mark: Any) -> None:
-        """Return to a mark; rows were only added since."""
+    def rollback(self, savepoint: Any) -> None:
+        """Return to a savepoint."""
         with self._lock:
-            self._count, self._ids, self._next, self._live, self._removed, self._names, names = mark
-            if self._names is not None:
-                self._names.undo(names)
+            self._count, self._ids, self._next, self._live, self._removed, self._string_ids, names = savepoint
+            if self._string_ids is not None:
+                self._string_ids.rollback(names)
             self._table = IdTable()

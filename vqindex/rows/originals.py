@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..errors import InvalidInputError
 
-__all__ = ["KINDS", "Kept", "Originals", "as_kind"]
+__all__ = ["KINDS", "Originals", "Rounded", "as_kind"]
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -19,7 +19,7 @@ KINDS = {"f32": "<f4", "f16": "<f2", "int8": "|i1"}
 _PART_BYTES = 2**28  # parts as large as this are no longer joined with others
 
 
-class Kept(NamedTuple):
+class Rounded(NamedTuple):
     """Some rounded vectors.
 
     Attributes
@@ -62,7 +62,7 @@ class Originals:
     def __init__(self, dim: int, kind: str) -> None:
         self.dim = dim
         self.kind = kind
-        self.parts: list[Kept] = []
+        self.parts: list[Rounded] = []
 
     def __len__(self) -> int:
         return sum(len(part.values) for part in self.parts)
@@ -77,15 +77,15 @@ class Originals:
         """Bytes of all parts, mapped ones included."""
         return sum(a.nbytes for part in self.parts for a in part if a is not None)
 
-    def rounded(self, vectors: F32, first_row: int) -> Kept:
+    def rounded(self, vectors: F32, first_row: int) -> Rounded:
         """Round finite float32 vectors; raises InvalidInputError for those that float16 can't hold."""
         if self.kind == "int8":
             peak = np.abs(vectors).max(axis=1, initial=0).astype(np.float64)
             scale = (peak / 127).astype(np.float32)
             steps = np.divide(vectors, scale[:, None], out=np.zeros_like(vectors), where=scale[:, None] > 0)
-            return Kept(np.clip(np.rint(steps), -127, 127).astype(np.int8), scale)
+            return Rounded(np.clip(np.rint(steps), -127, 127).astype(np.int8), scale)
         if self.kind == "f32":
-            return Kept(vectors.copy(), None)
+            return Rounded(vectors.copy(), None)
         with np.errstate(over="ignore", under="ignore"):
             values = vectors.astype(np.float16)
         bad = np.isinf(values)
@@ -95,57 +95,57 @@ class Originals:
                 f"vectors[{first_row + row}, {column}] is {vectors[row, column]:g}; "
                 "expected magnitudes below 65520 for keep_vectors='f16'"
             )
-        return Kept(values, None)
+        return Rounded(values, None)
 
-    def append(self, new: Kept) -> None:
+    def append(self, new: Rounded) -> None:
         """Take rounded vectors in, behind the last ones."""
         self.parts.append(new)
-        # Joined with neighbours of about their size: no vector is copied more than log2(n) times.
+        # Joined with neighbors of about their size: no vector is copied more than log2(n) times.
         while len(self.parts) > 1:
             last, one = self.parts[-1], self.parts[-2]
             if one.values.nbytes > min(2 * last.values.nbytes, _PART_BYTES):
                 break
             scale = None if one.scale is None or last.scale is None else np.concatenate([one.scale, last.scale])
-            self.parts[-2:] = [Kept(np.concatenate([one.values, last.values]), scale)]
+            self.parts[-2:] = [Rounded(np.concatenate([one.values, last.values]), scale)]
 
-    def now(self) -> Originals:
+    def snapshot(self) -> Originals:
         """Return these, whatever is appended later."""
         same = Originals(self.dim, self.kind)
         same.parts = list(self.parts)
         return same
 
-    def take(self, rows: I64) -> F32:
+    def gather(self, rows: I64) -> F32:
         """Return vectors, float32, of some rows, shape (m,)."""
         out = np.empty((rows.size, self.dim), np.float32)
         offset = 0
         for part in self.parts:
-            here = np.flatnonzero((rows >= offset) & (rows < offset + len(part.values)))
-            out[here] = part.vectors(rows[here] - offset)
+            mask = np.flatnonzero((rows >= offset) & (rows < offset + len(part.values)))
+            out[mask] = part.vectors(rows[mask] - offset)
             offset += len(part.values)
         return out
 
-    def kept(self, rows: I64) -> Kept:
+    def gather_rounded(self, rows: I64) -> Rounded:
         """Return some rows, shape (m,), ascending, as they are kept."""
-        chosen = self.only(rows).parts
+        chosen = self.select(rows).parts
         values = np.concatenate([np.empty((0, self.dim), KINDS[self.kind]), *(part.values for part in chosen)])
         scale = np.concatenate([np.empty(0, np.float32), *(part.scale for part in chosen if part.scale is not None)])
-        return Kept(values, scale if self.kind == "int8" else None)
+        return Rounded(values, scale if self.kind == "int8" else None)
 
-    def only(self, rows: I64) -> Originals:
+    def select(self, rows: I64) -> Originals:
         """Return the originals of some rows, shape (m,), ascending; they are copied."""
         chosen = Originals(self.dim, self.kind)
         offset = 0
         for part in self.parts:
             start, stop = np.searchsorted(rows, (offset, offset + len(part.values)))
             at = rows[start:stop] - offset
-            chosen.append(Kept(part.values[at], None if part.scale is None else part.scale[at]))
+            chosen.append(Rounded(part.values[at], None if part.scale is None else part.scale[at]))
             offset += len(part.values)
         return chosen
 
-    def mark(self) -> Any:
-        """Return what `undo` needs to take back `append`."""
+    def savepoint(self) -> Any:
+        """Return what `rollback` needs to take back `append`."""
         return list(self.parts)
 
-    def undo(self, mark: Any) -> None:
+    def rollback(self, mark: Any) -> None:
         """Return to a mark; vectors were only appended since."""
         self.parts = mark

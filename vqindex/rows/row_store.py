@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..codes.bitplanes import BLOCK_ROWS, Block, join_rows, sign_plane
+from ..codes.bitplanes import BLOCK_ROWS, StoredRows, empty_sign_bits, join_rows
 from ..codes.encoded import Encoded
 from ..spec import IndexSpec
 
@@ -19,33 +19,33 @@ SEGMENT_BYTES = 2**26  # or so few rows: growing copies half a segment at most, 
 _FIRST_ROWS = 1024
 
 
-def _first(block: Block, rows: int) -> Block:
+def _first(block: StoredRows, rows: int) -> StoredRows:
     """Return the first rows of a block, as views."""
     if rows == block.rows:
         return block
     signs, codes, factor, norm = block
     signs = None if signs is None else signs[: -(-rows // BLOCK_ROWS)]
-    return Block(signs, codes[:rows], factor[:rows], None if norm is None else norm[:rows])
+    return StoredRows(signs, codes[:rows], factor[:rows], None if norm is None else norm[:rows])
 
 
 class RowStore:
     """The rows of one index, as a list of blocks; full blocks are never copied or moved again."""
 
-    def __init__(self, spec: IndexSpec, put: Callable[[Encoded, Block, int], None]) -> None:
+    def __init__(self, spec: IndexSpec, put: Callable[[Encoded, StoredRows, int], None]) -> None:
         self._spec = spec
         self._put = put  # the backend's way of writing code rows into a block
         full = SEGMENT_BYTES // spec.bytes_per_vector // BLOCK_ROWS * BLOCK_ROWS
         self._full = max(BLOCK_ROWS, min(SEGMENT_ROWS, full))  # rows of a segment that grows no more
-        self._sealed: list[Block] = []
+        self._sealed: list[StoredRows] = []
         self._tail = self._allocate(0)
         self._used = 0
-        self._coming = 0  # rows that are known to be appended soon
+        self._expected_rows = 0  # rows that are known to be appended soon
 
-    def _allocate(self, rows: int) -> Block:
+    def _allocate(self, rows: int) -> StoredRows:
         spec = self._spec
-        signs = sign_plane(spec, rows) if spec.has_sign_plane else None
+        signs = empty_sign_bits(spec, rows) if spec.has_sign_bits else None
         norm = np.empty(rows, np.float32) if spec.stores_norm else None
-        return Block(signs, np.empty((rows, spec.row_bytes), np.uint8), np.empty(rows, np.float32), norm)
+        return StoredRows(signs, np.empty((rows, spec.row_bytes), np.uint8), np.empty(rows, np.float32), norm)
 
     @property
     def dim(self) -> int:
@@ -55,7 +55,7 @@ class RowStore:
     def __len__(self) -> int:
         return sum(block.rows for block in self._sealed) + self._used
 
-    def put_by(self, put: Callable[[Encoded, Block, int], None]) -> None:
+    def put_by(self, put: Callable[[Encoded, StoredRows, int], None]) -> None:
         """Have another backend write code rows from now on."""
         self._put = put
 
@@ -64,7 +64,7 @@ class RowStore:
         """Bytes of all blocks, spare room included."""
         return sum(part.nbytes for block in [*self._sealed, self._tail] for part in block if part is not None)
 
-    def seal(self, block: Block, *, whole: bool = False) -> None:
+    def seal(self, block: StoredRows, *, whole: bool = False) -> None:
         """Take a block as it is, without copying (a memory map stays one); only before rows are appended.
 
         Rows that fill no whole block of the sign plane are copied, so that every block but the last ends with a whole
@@ -85,20 +85,20 @@ class RowStore:
         """Whether all blocks but the last fill their blocks of the sign plane."""
         return all(block.rows % BLOCK_ROWS == 0 for block in self.blocks()[:-1])
 
-    def expect(self, rows: int) -> None:
+    def reserve(self, rows: int) -> None:
         """Make room for so many at once when they come."""
-        self._coming = rows
+        self._expected_rows = rows
 
     def append(self, rows: Encoded) -> None:
         """Copy rows behind the last ones."""
         start = 0
         while start < rows.rows:
             if self._used == self._tail.rows:
-                self._grow(max(rows.rows - start, self._coming))
+                self._grow(max(rows.rows - start, self._expected_rows))
             stop = min(rows.rows, start + self._tail.rows - self._used)
-            self._put(rows.take(slice(start, stop)), self._tail, self._used)
+            self._put(rows.select(slice(start, stop)), self._tail, self._used)
             self._used += stop - start
-            self._coming = max(0, self._coming - (stop - start))
+            self._expected_rows = max(0, self._expected_rows - (stop - start))
             start = stop
 
     def _grow(self, wanted: int) -> None:
@@ -112,20 +112,20 @@ class RowStore:
                 target[: len(source)] = source
         self._tail = bigger
 
-    def mark(self) -> Any:
-        """Return what `undo` needs to take back `append`."""
+    def savepoint(self) -> Any:
+        """Return what `rollback` needs to take back `append`."""
         return list(self._sealed), self._tail, self._used
 
-    def undo(self, mark: Any) -> None:
+    def rollback(self, mark: Any) -> None:
         """Return to a mark; rows were only appended since."""
         self._sealed, self._tail, self._used = mark
-        self._coming = 0
+        self._expected_rows = 0
         if self._tail.signs is not None:  # the empty columns of the last block of 64 rows are stored with it
             block, column = divmod(self._used, BLOCK_ROWS)
             self._tail.signs[block : block + 1, :, column:] = 0
             self._tail.signs[block + 1 :] = 0
 
-    def only(self, rows: NDArray[np.int64]) -> RowStore:
+    def select(self, rows: NDArray[np.int64]) -> RowStore:
         """Return a store of some rows, shape (m,), ascending; they are copied."""
         store = RowStore(self._spec, self._put)
         for start in range(0, rows.size, SEGMENT_ROWS):
@@ -135,7 +135,7 @@ class RowStore:
             store._tail, store._used = self._gathered(some), some.size
         return store
 
-    def _gathered(self, rows: NDArray[np.int64]) -> Block:
+    def _gathered(self, rows: NDArray[np.int64]) -> StoredRows:
         """Copy some rows, ascending, into a block with room up to a multiple of 64."""
         block = self._allocate(-(-rows.size // BLOCK_ROWS) * BLOCK_ROWS)
         offset = 0
@@ -151,7 +151,7 @@ class RowStore:
             offset += source.rows
         return block
 
-    def blocks(self) -> list[Block]:
+    def blocks(self) -> list[StoredRows]:
         """Return the blocks in row order, as views."""
         return [*self._sealed, _first(self._tail, self._used)] if self._used else list(self._sealed)
 
@@ -161,7 +161,7 @@ class RowStore:
         These rows are written already, and `append` neither moves nor changes them: a tail that grows is copied.
         """
         view = RowStore.__new__(RowStore)
-        view._spec, view._put, view._full, view._coming = self._spec, self._put, self._full, 0
+        view._spec, view._put, view._full, view._expected_rows = self._spec, self._put, self._full, 0
         view._tail, view._used = self._tail, 0  # before the sealed ones, lest it be sealed in between and missed
         view._sealed = []
         for block in [*self._sealed, view._tail]:
@@ -171,7 +171,7 @@ class RowStore:
             count -= block.rows
         return view
 
-    def take(self, rows: NDArray[np.int64]) -> Encoded:
+    def gather(self, rows: NDArray[np.int64]) -> Encoded:
         """Gather rows, shape (m,), as code rows."""
         spec = self._spec
         norm = np.empty(rows.size, np.float32) if spec.stores_norm else None

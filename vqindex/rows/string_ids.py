@@ -1,4 +1,4 @@
-"""Names: ids that are strings.
+"""StringIds: ids that are strings.
 
 An index works with int64 ids inside. The number of a name is the first 63 bits of its BLAKE2b digest, so that whatever
 finds, compares or stores ids does the same with names; their text lies beside, in row order. Two names of one number
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import FileFormatError, InvalidInputError
 
-__all__ = ["Names", "as_names", "numbers_of"]
+__all__ = ["StringIds", "as_string_ids", "numbers_of"]
 
 I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
@@ -26,7 +26,7 @@ def _digest(name: bytes) -> bytes:
     return hashlib.blake2b(name, digest_size=8).digest()
 
 
-def as_names(ids: Any) -> list[str] | None:
+def as_string_ids(ids: Any) -> list[str] | None:
     """Return ids that are strings as a list, None if they are not strings.
 
     Raises
@@ -66,7 +66,7 @@ def _wider(room: NDArray[Any], size: int) -> NDArray[Any]:
     return wider
 
 
-class Names:
+class StringIds:
     """The names of rows, in order. What is there is never changed, so that others may read while one thread appends.
 
     Parameters
@@ -127,7 +127,7 @@ class Names:
         ends = np.cumsum([len(name) for name in coded], dtype=np.int64) + self._size
         self._put(text, ends)
 
-    def extend(self, other: Names) -> None:
+    def extend(self, other: StringIds) -> None:
         """Take other names in, behind the last ones."""
         self._put(other.text, other.ends + self._size)
 
@@ -140,20 +140,20 @@ class Names:
             self._ends[self._count : count] = ends
         self._size, self._count = size, count
 
-    def only(self, rows: I64) -> Names:
+    def select(self, rows: I64) -> StringIds:
         """Return the names of some rows; they are copied."""
         self.check("names of the index")  # of a map that was not verified, before memory is taken for what it claims
         starts = np.concatenate([[0], self.ends[:-1]])[rows] if rows.size else rows
         lengths = self.ends[rows] - starts
         ends = np.cumsum(lengths)
         at = np.arange(lengths.sum()) + np.repeat(starts - (ends - lengths), lengths)
-        return Names(self.text[at], ends)
+        return StringIds(self.text[at], ends)
 
-    def mark(self) -> Any:
-        """Return what `undo` needs to take back `append`."""
+    def savepoint(self) -> Any:
+        """Return what `rollback` needs to take back `append`."""
         return self._size, self._count
 
-    def undo(self, mark: Any) -> None:
+    def rollback(self, mark: Any) -> None:
         """Return to a mark; names were only appended since."""
         self._size, self._count = mark
 

@@ -28,7 +28,7 @@ from ..rows.contents import Contents
 from ..rows.ids import IdMap
 from ..rows.originals import Originals
 from ..rows.row_store import RowStore
-from ..rows.string_ids import Names
+from ..rows.string_ids import StringIds
 from .lock import WriterLock
 from .manifest import MAX_COUNTED, NEXT, Manifest, Segment, is_ours, prepare_manifest, publish_manifest
 from .merge import MERGE_BYTES, merge_runs
@@ -341,13 +341,13 @@ class DurableIndex(VQIndex):
     def _write_segment(self, rows: I64, written: list[str]) -> _Held:
         number, path = self._take_name("vqi", written)
         ids = self._ids.numbers(rows)
-        names = None if self._ids.names is None else self._ids.names.only(rows)
+        names = None if self._ids.string_ids is None else self._ids.string_ids.select(rows)
         counted = names is None and ids[-1] < MAX_COUNTED and bool((np.diff(ids) == 1).all())
         first_id = int(ids[0]) if counted else None
         file = self._files.create(path)
         try:
-            blocks = self._rows.only(rows).blocks()
-            originals = None if self._contents.originals is None else self._contents.originals.only(rows)
+            blocks = self._rows.select(rows).blocks()
+            originals = None if self._contents.originals is None else self._contents.originals.select(rows)
             explicit = None if first_id is not None else ids
             crc = write_file(
                 file, self._codec, blocks, explicit, {}, originals=originals, centering=self._centering, names=names
@@ -396,12 +396,12 @@ def _ids(manifest: Manifest, parts: Sequence[Part]) -> I64 | None:
     return np.concatenate([np.empty(0, np.int64), *ids])
 
 
-def _names(folder: Path, parts: Sequence[Part]) -> Names | None:
+def _names(folder: Path, parts: Sequence[Part]) -> StringIds | None:
     """Return the names of all rows."""
     named = names_of(folder, [stored for stored, _ in parts])
     if len(named) < 2:
         return named[0] if named else None
-    together = Names()
+    together = StringIds()
     for names in named:
         together.extend(names)
     return together

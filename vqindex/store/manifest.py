@@ -132,7 +132,7 @@ class Manifest:
     meta : dict
         Notes of the user.
     center : str or None
-        The centre of all segments (`Centering.text`).
+        The center of all segments (`Centering.text`).
     """
 
     spec: IndexSpec

@@ -1,6 +1,6 @@
 """Which segments a commit rewrites: few files to search, each row rewritten a bounded number of times.
 
-Segments lie in the order in which their rows were added, and only neighbours are merged, so rows keep their order. A
+Segments lie in the order in which their rows were added, and only neighbors are merged, so rows keep their order. A
 segment of s live rows has level floor(log_8 s). The last segments, as far as their levels are at most L, are merged as
 soon as they hold 8^(L+1) rows together. So each merge lifts every row it writes to a higher level, and
 

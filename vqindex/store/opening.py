@@ -54,7 +54,7 @@ def open_store(
         As for `VQIndex`.
     center : {"mean"} or array-like of float, shape (dim,), optional
         As for `VQIndex`: the mean of the first vectors added, which the next commit keeps. An index that is there and
-        has a centre can also be opened with "mean"; its centre stays.
+        has a center can also be opened with "mean"; its center stays.
     device : str, default "auto"
         As for `VQIndex`.
     mmap : bool, default True

@@ -13,7 +13,7 @@ from .. import file_format
 from ..errors import FileFormatError
 from ..file_format.reader import check_ids
 from ..file_format.seal import check_bytes
-from ..rows.string_ids import Names
+from ..rows.string_ids import StringIds
 from .manifest import MANIFEST, Manifest, Segment, read_manifest
 from .removed import read_removed
 
@@ -61,9 +61,9 @@ def ids_of(segment: Segment, stored: file_format.Stored) -> NDArray[np.int64]:
     return np.arange(segment.first_id, segment.first_id + segment.rows)
 
 
-def names_of(folder: Path, segments: Sequence[file_format.Stored]) -> list[Names]:
+def names_of(folder: Path, segments: Sequence[file_format.Stored]) -> list[StringIds]:
     """Return the names of all segments; of none if ids are integers. Some with and some without are refused."""
-    named = [stored.names for stored in segments if stored.names is not None]
+    named = [stored.string_ids for stored in segments if stored.string_ids is not None]
     if named and len(named) < len(segments):
         raise FileFormatError(
             f"{folder}: {len(named)} of its {len(segments)} segments have names; expected all or none"
@@ -112,8 +112,8 @@ def verify_store(folder: Path) -> list[tuple[str, int]]:
             stored = _read_segment(folder, manifest, segment, mmap=True, verify=True)
             check_bytes(path, segment.file_crc32)
             segments.append(stored)
-            if stored.names is not None:
-                stored.names.check(path, stored.ids)
+            if stored.string_ids is not None:
+                stored.string_ids.check(path, stored.ids)
             names.append((segment.name, segment.size))
             removed = read_removed(folder, segment)
             if segment.removed:

@@ -1,5 +1,5 @@
 // uses: common.cuh rotate.cuh
-// Encode float32 rows, a row a block: scaled domain, rotation, quantise, factor, pack; bytes equal reference.py's.
+// Encode float32 rows, a row a block: scaled domain, rotation, quantize, factor, pack; bytes equal reference.py's.
 //
 //   shared memory: x', then y [padded d] | second buffer [padded d], later the fields | thresholds times s [256]
 //
@@ -11,7 +11,7 @@ vq_encode(const float* vectors, int dim, int stride, const u32* signs, const flo
 #if VQ_TRELLIS
           float grid, int peak, float* rotated, short* values, double* norm2, int* shift
 #else
-          const float* thresholds, const short* levels, int bits, int renormalised, double cell_scale, u8* codes,
+          const float* thresholds, const short* levels, int bits, int renormalized, double cell_scale, u8* codes,
           int code_bytes, float* factor
 #endif
 ) {
@@ -56,7 +56,7 @@ vq_encode(const float* vectors, int dim, int stride, const u32* signs, const flo
   }
   __syncthreads();
   vq_pack(fields, dim, bits, 0, codes + row * code_bytes);
-  if (!renormalised) {
+  if (!renormalized) {
     if (threadIdx.x == 0) {
       double length = __dmul_rn(__dsqrt_rn(scaled.norm2), cell_scale);
       factor[row] = vq_rescaled(length, scaled.norm2, scaled.shift, cosine);
