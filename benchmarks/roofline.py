@@ -123,7 +123,7 @@ def passing(index: vqindex.VQIndex, queries: np.ndarray, k: int) -> float:
     prepared = reference.prepare(queries)
     bar = index.search(queries, k).scores[:, -1:]
     count = 0
-    for block in index._rows.blocks():
+    for block in index._rows.stored():
         for start in range(0, block.rows, 2**14):
             piece = join_rows(index.spec, block, slice(start, start + 2**14))
             bounds = reference._bounds(prepared, piece, quantile(0.995))  # type: ignore[attr-defined]

@@ -98,7 +98,7 @@ MUTATIONS = [
         "contents", "    if norm is not None and norm.size and not norm.max() < MAX_NORM:", "    if False:", REFUSED
     ),
     # ---- rows
-    Mutation("rows", "self._sealed, self._tail, self._used = mark\n", "pass\n", REFUSED),
+    Mutation("rows", "self._sealed, self._tail, self._used = savepoint\n", "pass\n", REFUSED),
     Mutation(
         "rows",
         "        return list(self._sealed), self._tail, self._used\n",
@@ -187,7 +187,7 @@ MUTATIONS = [
     # ---- ids that are strings
     Mutation(
         "string ids",
-        "        self._size, self._count = mark\n",
+        "        self._size, self._count = savepoint\n",
         "        self._count = mark[1]\n",
         TAKEN,
         why="the next strings go behind those of the failed change, and each is found by where it ends and where the "
@@ -215,7 +215,7 @@ MUTATIONS = [
         "test_names.py test_refused_changes.py",
     ),
     # ---- originals
-    Mutation("originals", "        self.parts = mark\n", "        pass\n", REFUSED),
+    Mutation("originals", "        self.parts = savepoint\n", "        pass\n", REFUSED),
     Mutation("originals", "        return list(self.parts)\n", "        return self.parts\n", REFUSED),
     Mutation(
         "originals",

@@ -64,11 +64,11 @@ def test_growth_brings_new_rows_and_copies_none(codec, small_segments):
     for more in (1, 62, 1, 1, 63, 100, 7, 300):
         store.append(reference.encode(x[n : n + more]))
         n += more
-        gpu.searches_like_the_reference(backend, store.blocks(), gate.queries(DIM), 9, 0.9)
+        gpu.searches_like_the_reference(backend, store.stored(), gate.queries(DIM), 9, 0.9)
     assert len(store) == n
     before = device.launches.count("repack")
     store.append(reference.encode(x[:1]))
-    gpu.searches_like_the_reference(backend, store.blocks(), gate.queries(DIM), 9)
+    gpu.searches_like_the_reference(backend, store.stored(), gate.queries(DIM), 9)
     assert device.launches.count("repack") == before + 1
 
 

@@ -181,7 +181,7 @@ def test_search_reads_the_sign_bits_and_the_codes_of_candidate_rows_only(tmp_pat
     index.save(path)
     want = index.search(x[3], 1)
     mapped = VQIndex.load(path, mmap=True)
-    (block, *_) = mapped._rows.blocks()
+    (block, *_) = mapped._rows.stored()
     with open(path, "rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -81,7 +81,7 @@ def test_search_of_a_store_in_several_segments(metric, monkeypatch):
     index = VQIndex(DIM, metric=metric)
     for part in np.split(x, [1, 63, 64, 130]):
         index.add(part)
-    assert [block.rows for block in index._rows.blocks()] == [64, 64, 64, 64, 44]
+    assert [block.rows for block in index._rows.stored()] == [64, 64, 64, 64, 44]
     assert_like_oracle(index, q, 20)
     np.testing.assert_array_equal(index.reconstruct(index.ids), built(x, metric).reconstruct(np.arange(300)))
 

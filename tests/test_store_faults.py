@@ -182,7 +182,7 @@ def test_saves_fail_at_every_call(tmp_path):
     rng = random.Random(0)
 
     def save(index, path, files):
-        file_format.write(path, index._codec, index._rows.blocks(), None, index.meta, files=files)
+        file_format.write(path, index._codec, index._rows.stored(), None, index.meta, files=files)
 
     finished = 0
     for how in ("raise", "die", "full"):

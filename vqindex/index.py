@@ -178,7 +178,7 @@ class VQIndex:
             If the device has no backend here. The index then stays where it was.
         """
         self._backend = make_backend(self._codec, device)
-        self._rows.put_by(self._backend.put)
+        self._rows.write_with(self._backend.put)
         return self
 
     def train(self, vectors: Any = None) -> None:
@@ -453,7 +453,7 @@ class VQIndex:
         given, prepared, deliver = self._prepare(queries)
         shortlist = k if vectors_of is None else as_shortlist(k, oversample, len(now.ids))
         chosen = Filter(filter, now.ids, given.shape[0])
-        blocks = now.rows.blocks()
+        blocks = now.rows.stored()
         found = [
             self._backend.search(part, blocks, shortlist, sure, most_threads, allowed)
             for part, _, allowed in chosen.parts(prepared, blocks)
@@ -506,7 +506,7 @@ class VQIndex:
         given, prepared, deliver = self._prepare(queries)
         thresholds = self._centering.thresholds(as_thresholds(threshold, given.shape[0]))
         chosen = Filter(filter, now.ids, given.shape[0])
-        blocks = now.rows.blocks()
+        blocks = now.rows.stored()
         found = [
             self._backend.range_search(part, blocks, thresholds[at], sure, most_threads, allowed)
             for part, at, allowed in chosen.parts(prepared, blocks)
@@ -618,7 +618,7 @@ class VQIndex:
         file_format.write(
             path,
             self._codec,
-            rows.blocks(),
+            rows.stored(),
             ids.explicit,
             self._meta,
             next_id=ids.next_id,

@@ -146,6 +146,6 @@ class Originals:
         """Return what `rollback` needs to take back `append`."""
         return list(self.parts)
 
-    def rollback(self, mark: Any) -> None:
-        """Return to a mark; vectors were only appended since."""
-        self.parts = mark
+    def rollback(self, savepoint: Any) -> None:
+        """Return to a savepoint; vectors were only appended since."""
+        self.parts = savepoint

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..codes.bitplanes import BLOCK_ROWS, StoredRows, empty_sign_bits, join_rows
 from ..codes.encoded import Encoded
 from ..spec import IndexSpec
+from .segment import Segment
 
 __all__ = ["RowStore"]
 
@@ -23,9 +24,9 @@ def _first(block: StoredRows, rows: int) -> StoredRows:
     """Return the first rows of a block, as views."""
     if rows == block.rows:
         return block
-    signs, codes, factor, norm = block
+    signs, codes, rescale, norm = block
     signs = None if signs is None else signs[: -(-rows // BLOCK_ROWS)]
-    return StoredRows(signs, codes[:rows], factor[:rows], None if norm is None else norm[:rows])
+    return StoredRows(signs, codes[:rows], rescale[:rows], None if norm is None else norm[:rows])
 
 
 class RowStore:
@@ -55,7 +56,7 @@ class RowStore:
     def __len__(self) -> int:
         return sum(block.rows for block in self._sealed) + self._used
 
-    def put_by(self, put: Callable[[Encoded, StoredRows, int], None]) -> None:
+    def write_with(self, put: Callable[[Encoded, StoredRows, int], None]) -> None:
         """Have another backend write code rows from now on."""
         self._put = put
 
@@ -67,7 +68,7 @@ class RowStore:
     def seal(self, block: StoredRows, *, whole: bool = False) -> None:
         """Take a block as it is, without copying (a memory map stays one); only before rows are appended.
 
-        Rows that fill no whole block of the sign plane are copied, so that every block but the last ends with a whole
+        Rows that fill no whole block of the sign bits are copied, so that every block but the last ends with a whole
         one, as files need it; with `whole` they stay where they are.
         """
         assert not self._used, "foreign blocks must come first"
@@ -82,8 +83,8 @@ class RowStore:
 
     @property
     def has_whole_blocks(self) -> bool:
-        """Whether all blocks but the last fill their blocks of the sign plane."""
-        return all(block.rows % BLOCK_ROWS == 0 for block in self.blocks()[:-1])
+        """Whether all blocks but the last fill their blocks of the sign bits."""
+        return all(block.rows % BLOCK_ROWS == 0 for block in self.stored()[:-1])
 
     def reserve(self, rows: int) -> None:
         """Make room for so many at once when they come."""
@@ -101,11 +102,11 @@ class RowStore:
             self._expected_rows = max(0, self._expected_rows - (stop - start))
             start = stop
 
-    def _grow(self, wanted: int) -> None:
+    def _grow(self, more: int) -> None:
         if 2 * self._tail.rows > self._full:
             self._sealed.append(self._tail)
             self._tail, self._used = self._allocate(0), 0
-        rows = max(_FIRST_ROWS, 2 * self._tail.rows, self._used + wanted)
+        rows = max(_FIRST_ROWS, 2 * self._tail.rows, self._used + more)
         bigger = self._allocate(min(-(-rows // BLOCK_ROWS) * BLOCK_ROWS, self._full))
         for target, source in zip(bigger, self._tail, strict=True):
             if target is not None and source is not None:
@@ -116,9 +117,9 @@ class RowStore:
         """Return what `rollback` needs to take back `append`."""
         return list(self._sealed), self._tail, self._used
 
-    def rollback(self, mark: Any) -> None:
-        """Return to a mark; rows were only appended since."""
-        self._sealed, self._tail, self._used = mark
+    def rollback(self, savepoint: Any) -> None:
+        """Return to a savepoint; rows were only appended since."""
+        self._sealed, self._tail, self._used = savepoint
         self._expected_rows = 0
         if self._tail.signs is not None:  # the empty columns of the last block of 64 rows are stored with it
             block, column = divmod(self._used, BLOCK_ROWS)
@@ -139,21 +140,25 @@ class RowStore:
         """Copy some rows, ascending, into a block with room up to a multiple of 64."""
         block = self._allocate(-(-rows.size // BLOCK_ROWS) * BLOCK_ROWS)
         offset = 0
-        for source in self.blocks():
+        for source in self.stored():
             start, stop = np.searchsorted(rows, (offset, offset + source.rows))
             at, to = rows[start:stop] - offset, np.arange(start, stop)
             if block.signs is not None and source.signs is not None:
                 signs = source.signs[at // BLOCK_ROWS, :, at % BLOCK_ROWS]
                 block.signs[to // BLOCK_ROWS, :, to % BLOCK_ROWS] = signs
-            for target, given in zip(block[1:], source[1:], strict=True):
-                if target is not None and given is not None:
-                    target[start:stop] = given[at]
+            for target, values in zip(block[1:], source[1:], strict=True):
+                if target is not None and values is not None:
+                    target[start:stop] = values[at]
             offset += source.rows
         return block
 
-    def blocks(self) -> list[StoredRows]:
-        """Return the blocks in row order, as views."""
+    def stored(self) -> list[StoredRows]:
+        """Return the stored rows in order, as views."""
         return [*self._sealed, _first(self._tail, self._used)] if self._used else list(self._sealed)
+
+    def segments(self) -> list[Segment]:
+        """Return the rows as segments to scan, in order, as views."""
+        return [Segment(stored) for stored in self.stored()]
 
     def first(self, count: int) -> RowStore:
         """Return a store of the first rows, to be looked at while another thread appends to this one.
@@ -177,11 +182,11 @@ class RowStore:
         norm = np.empty(rows.size, np.float32) if spec.stores_norm else None
         out = Encoded(np.empty((rows.size, spec.code_bytes), np.uint8), np.empty(rows.size, np.float32), norm)
         offset = 0
-        for block in self.blocks():
-            here = np.flatnonzero((rows >= offset) & (rows < offset + block.rows))
-            picked = join_rows(spec, block, rows[here] - offset)
+        for block in self.stored():
+            mask = np.flatnonzero((rows >= offset) & (rows < offset + block.rows))
+            picked = join_rows(spec, block, rows[mask] - offset)
             for target, source in zip(out, picked, strict=True):
                 if target is not None and source is not None:
-                    target[here] = source
+                    target[mask] = source
             offset += block.rows
         return out

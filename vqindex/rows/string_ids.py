@@ -153,9 +153,9 @@ class StringIds:
         """Return what `rollback` needs to take back `append`."""
         return self._size, self._count
 
-    def rollback(self, mark: Any) -> None:
-        """Return to a mark; names were only appended since."""
-        self._size, self._count = mark
+    def rollback(self, savepoint: Any) -> None:
+        """Return to a savepoint; strings were only appended since."""
+        self._size, self._count = savepoint
 
     def check(self, where: Any, numbers: I64 | None = None) -> None:
         """Refuse what no index could have written: ends out of order, and, if numbers are given, those of other names.

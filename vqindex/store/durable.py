@@ -346,7 +346,7 @@ class DurableIndex(VQIndex):
         first_id = int(ids[0]) if counted else None
         file = self._files.create(path)
         try:
-            blocks = self._rows.select(rows).blocks()
+            blocks = self._rows.select(rows).stored()
             originals = None if self._contents.originals is None else self._contents.originals.select(rows)
             explicit = None if first_id is not None else ids
             crc = write_file(
