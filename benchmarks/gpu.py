@@ -37,7 +37,7 @@ from vqindex.spec import IndexSpec
 from vqindex_cli.output import show_table
 from vqindex_gpu.device import Device
 from vqindex_gpu.engine import Engine
-from vqindex_gpu.mirror import SEGMENT_ROWS, Segment
+from vqindex_gpu.mirror import SEGMENT_ROWS, DeviceRows
 
 DIM = 1536
 K = 10
@@ -92,7 +92,7 @@ def repeated(device: Device, rows: int, width: int, dtype: Any, make: Callable[[
     return out
 
 
-def random_segments(device: Device, engine: Engine, rows: int, seed: int = 0) -> list[Segment]:
+def random_segments(device: Device, engine: Engine, rows: int, seed: int = 0) -> list[DeviceRows]:
     """Rows of random codes; no two segments have the same factors."""
     rng, segments = np.random.default_rng(seed), []
     words = engine.layout.tile_words // 64
@@ -102,7 +102,7 @@ def random_segments(device: Device, engine: Engine, rows: int, seed: int = 0) ->
         lead, norm = (
             repeated(device, capacity, 1, np.float32, lambda n: 1 + rng.random(n, np.float32)) for _ in range(2)
         )
-        segments.append(Segment(codes, lead, None, norm, capacity, min(SEGMENT_ROWS, rows - start)))
+        segments.append(DeviceRows(codes, lead, None, norm, capacity, min(SEGMENT_ROWS, rows - start)))
     return segments
 
 
@@ -157,7 +157,7 @@ def encoding(device: Device, clock: Clock, speed: float, rows: int, dim: int) ->
             yield Step(f"encoding {rows} rows, {codec}, {bits} bits", lambda c=codec, b=bits: run(c, b))
 
 
-def search_all(engine: Engine, segments: list[Segment], queries: Queries, confidence: float) -> None:
+def search_all(engine: Engine, segments: list[DeviceRows], queries: Queries, confidence: float) -> None:
     at_once = engine.batch(segments, K)
     for start in range(0, queries.code_query.shape[0], at_once):
         engine.search(segments, queries.select(slice(start, start + at_once)), K, confidence)

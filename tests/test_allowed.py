@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from backend_search import range_hits, top_k
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scans import CODES, backends, cut, made
@@ -43,14 +44,18 @@ def split_words(bits, blocks, rng, junk=True):
 def only(reference, spec, rows, queries, bits, k, confidence):
     """Search an index of the rows that are left, query by query if each has its own; the obvious way."""
     nq = len(queries.code_query)
-    scores, found = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
+    scores, found, rank_scores = (
+        np.empty((nq, k), np.float32),
+        np.empty((nq, k), np.int64),
+        np.empty((nq, k), np.float32),
+    )
     for q in range(nq) if bits.ndim == 2 else [slice(None)]:
         left = np.flatnonzero(bits[q] if bits.ndim == 2 else bits)
         few = cut(spec, rows.select(left), ())
         one = queries.select(slice(q, q + 1) if bits.ndim == 2 else q)
-        scores[q], at = reference.search(one, few, k, confidence)
+        scores[q], at, rank_scores[q] = top_k(reference, one, few, k, confidence)
         found[q] = np.where(at >= 0, np.append(left, -1)[at], -1)
-    return scores, found
+    return scores, found, rank_scores
 
 
 def check(spec, kind, n, nq, k, confidence, threads, cuts, share, each, seed=0):
@@ -65,7 +70,7 @@ def check(spec, kind, n, nq, k, confidence, threads, cuts, share, each, seed=0):
     want = only(reference, spec, rows, queries, bits, k, confidence)
     told = f"{spec} {kind} n={n} nq={nq} k={k} confidence={confidence} cuts={cuts} share={share} each={each}"
     for backend in (reference, *compiled.values()):
-        got = backend.search(queries, blocks, k, confidence, threads, allowed)
+        got = top_k(backend, queries, blocks, k, confidence, threads, allowed)
         for one, other in zip(got, want, strict=True):
             assert one.dtype == other.dtype
             np.testing.assert_array_equal(one, other, err_msg=f"{backend.name} {told}")
@@ -111,7 +116,7 @@ def test_codes_that_numpy_scans_respect_allowed_rows(codec):
     for share, each in itertools.product(SHARES, (False, True)):
         bits = a_filter(rng, 300, share, 3 if each else None)
         want = only(backend, spec, rows, queries, bits, 10, 0.9)
-        got = backend.search(queries, blocks, 10, 0.9, 1, split_words(bits, blocks, rng))
+        got = top_k(backend, queries, blocks, 10, 0.9, 1, split_words(bits, blocks, rng))
         np.testing.assert_array_equal(got[1], want[1])
         # The dense product of a Gaussian sketch may round by the number of rows, which differs here.
         np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
@@ -142,7 +147,7 @@ def test_blocks_without_a_filter_allow_all_their_rows():
         )
         want = only(reference, spec, rows, queries, bits, 30, 0.9)
         for backend in (reference, *compiled.values()):
-            for one, other in zip(backend.search(queries, blocks, 30, 0.9, 2, allowed), want, strict=True):
+            for one, other in zip(top_k(backend, queries, blocks, 30, 0.9, 2, allowed), want, strict=True):
                 np.testing.assert_array_equal(one, other)
 
 
@@ -227,9 +232,9 @@ def test_threads_share_queries_with_their_filters_and_thresholds(codec, confiden
         for cuts, threads in itertools.product(((), (7, 40)), (1, 2, 3, 5, 8)):
             blocks = cut(spec, rows, cuts)
             allowed = None if bits is None else split_words(bits, blocks, rng)
-            found = backend.search(queries, blocks, 20, confidence, threads, allowed)
+            found = top_k(backend, queries, blocks, 20, confidence, threads, allowed)
             thresholds = (first or found)[0][:, 5]
-            got = (*found, *backend.range_search(queries, blocks, thresholds, confidence, threads, allowed))
+            got = (*found, *range_hits(backend, queries, blocks, thresholds, confidence, threads, allowed))
             first = first or got
             for one, other in zip(got, first, strict=True):
                 np.testing.assert_array_equal(one, other, err_msg=f"{cuts} {threads}")

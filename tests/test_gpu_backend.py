@@ -4,6 +4,7 @@ import gate
 import gpu_checks as gpu
 import numpy as np
 import pytest
+from backend_search import range_hits, top_k
 from emulated import EmulatedDevice
 
 from vqindex.backends.reference import ReferenceBackend
@@ -116,7 +117,7 @@ def test_too_little_memory_is_an_error_with_numbers_that_changes_nothing(codec):
     backend = CudaBackend(codec, [device])
     prepared = ReferenceBackend(codec).prepare(gate.queries(DIM))
     with pytest.raises(BackendError, match=r"\d+ (rows need )?(\d+ )?bytes .*free"):
-        backend.search(prepared, blocks, 3)
+        top_k(backend, prepared, blocks, 3)
     for was, part in zip(before, (part for part in blocks[0] if part is not None), strict=True):
         gpu.same(part, was)
     device.memory = 2**30
@@ -169,14 +170,14 @@ def test_filters(codec, small_segments, lines):
     backend = CudaBackend(codec, [EmulatedDevice(), EmulatedDevice(2)])
     for k in (1, 12, 400):
         allowed = filters(blocks, lines)
-        gpu.searches_like_the_reference(backend, blocks, gate.queries(DIM), k, 0.6, allowed=allowed)
+        gpu.searches_like_the_reference(backend, blocks, gate.queries(DIM), k, 0.6, words=allowed)
 
 
 def test_a_filter_that_allows_nothing(codec):
     blocks = gpu.stored(codec, corpus(100))
     nothing = [np.zeros(2, np.uint64)]
     backend = CudaBackend(codec, [EmulatedDevice()])
-    _, rows = gpu.searches_like_the_reference(backend, blocks, gate.queries(DIM), 3, allowed=nothing)
+    _, rows, _ = gpu.searches_like_the_reference(backend, blocks, gate.queries(DIM), 3, words=nothing)
     assert (rows == -1).all()
 
 
@@ -185,12 +186,12 @@ def test_range_searches(codec, small_segments, confidence):
     blocks = gpu.stored(codec, corpus(450), (41, 230))
     backend, reference = CudaBackend(codec, [EmulatedDevice(), EmulatedDevice(2)]), ReferenceBackend(codec)
     prepared = reference.prepare(gate.queries(DIM))
-    scores, _ = reference.search(prepared, blocks, 400)
+    scores, *_ = top_k(reference, prepared, blocks, 400)
     # None, a few, and nearly all rows; the first threshold is a score itself, which is not better than itself.
     thresholds = np.array([scores[i, place] for i, place in enumerate((0, 1, 5, 70, 200, 399, 3, 8, 20, 60))])
     for allowed in (None, filters(blocks), filters(blocks, 10)):
-        got = backend.range_search(prepared, blocks, thresholds, confidence, allowed=allowed)
-        want = reference.range_search(prepared, blocks, thresholds, confidence, allowed=allowed)
+        got = range_hits(backend, prepared, blocks, thresholds, confidence, words=allowed)
+        want = range_hits(reference, prepared, blocks, thresholds, confidence, words=allowed)
         for ours, theirs in zip(got, want, strict=True):
             gpu.same(ours, theirs)
 

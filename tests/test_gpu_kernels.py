@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from emulated import EmulatedDevice
 
+from vqindex.rows.segment import Segment
 from vqindex_gpu.backend import CudaBackend
 from vqindex_gpu.engine import Engine
-from vqindex_gpu.mirror import Mirror, cut
+from vqindex_gpu.mirror import Mirror, host_rows
 
 # Below, at and above the sizes of an item (16), a warp (32), a chunk of 4-bit slots (64) and a radix pass (256, 4096).
 DIMS = (1, 2, 15, 16, 17, 31, 33, 63, 64, 65, 100, 255, 256, 384, 513, 1536, 4097)
@@ -102,7 +103,7 @@ def test_the_plain_scan_is_the_fused_scans_oracle(make_device):
         for fused in (True, False):
             device = make_device()
             engine = Engine(device, made, fused)
-            segments = Mirror(device, made).hold(cut(blocks)[0])
+            segments = Mirror(device, made).hold(host_rows([Segment(rows) for rows in blocks])[0])
             found = engine.search(segments, gpu.ReferenceBackend(made).prepare(gate.queries(100)), 256, 0.9)
             maxima.append([device.download(part) for part in found])
         for fused, plain in zip(*maxima, strict=True):
@@ -120,7 +121,7 @@ def test_ties_go_to_the_lower_row(make_device):
     made = gpu.codec_of(16, 4)
     row = np.random.default_rng(0).standard_normal((1, 16)).astype(np.float32)
     blocks = gpu.stored(made, np.repeat(row, 200, axis=0), (70,))
-    _, rows = gpu.searches_like_the_reference(CudaBackend(made, [make_device()]), blocks, row, 90)
+    _, rows, _ = gpu.searches_like_the_reference(CudaBackend(made, [make_device()]), blocks, row, 90)
     assert rows[0].tolist() == list(range(90))
 
 

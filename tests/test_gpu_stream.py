@@ -6,6 +6,7 @@ import gate
 import gpu_checks as gpu
 import numpy as np
 import pytest
+from backend_search import range_hits, top_k
 from emulated import EmulatedDevice
 
 from vqindex import VQIndex
@@ -102,11 +103,11 @@ def test_ranges_filters_and_several_devices(codec):
     prepared = reference.prepare(gate.queries(DIM))
     rng = np.random.default_rng(1)
     allowed = [rng.integers(0, 2**64, (10, -(-block.rows // 64)), dtype=np.uint64) for block in blocks]
-    thresholds = reference.search(prepared, blocks, 40)[0][:, -1]
+    thresholds = top_k(reference, prepared, blocks, 40)[0][:, -1]
     for words in (None, allowed):
-        gpu.searches_like_the_reference(backend, blocks, gate.queries(DIM), 9, 0.6, allowed=words)
-        got = backend.range_search(prepared, blocks, thresholds, 0.6, allowed=words)
-        want = reference.range_search(prepared, blocks, thresholds, 0.6, allowed=words)
+        gpu.searches_like_the_reference(backend, blocks, gate.queries(DIM), 9, 0.6, words=words)
+        got = range_hits(backend, prepared, blocks, thresholds, 0.6, words=words)
+        want = range_hits(reference, prepared, blocks, thresholds, 0.6, words=words)
         for ours, theirs in zip(got, want, strict=True):
             gpu.same(ours, theirs)
     assert any("copy" in device.notes for device in devices)
@@ -162,7 +163,7 @@ def test_a_search_that_fails_ends_its_thread(scalar_codec, monkeypatch):
 
     monkeypatch.setattr(device, "launch", fails)
     with pytest.raises(RuntimeError, match="stop"):
-        backend.search(prepared, blocks, 5)
+        top_k(backend, prepared, blocks, 5)
     assert threading.active_count() == before
     assert not device._streams[1], "no copy is left behind"
     monkeypatch.undo()
@@ -182,7 +183,7 @@ def test_a_reader_that_fails_is_heard(scalar_codec, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(device, "copy_staged", fails)
         with pytest.raises(OSError, match="the file is gone"):
-            backend.search(prepared, blocks, 5)
+            top_k(backend, prepared, blocks, 5)
     gpu.searches_like_the_reference(backend, blocks, gate.queries(DIM), 5)
 
 

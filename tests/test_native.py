@@ -75,11 +75,11 @@ def test_search_returns_rank_scores_and_counts_of_dropped_rows(isa, metric, conf
         can_be = np.ones((nq, n), bool) if selected is None else np.broadcast_to(bits[selected], (nq, n))
         scores, found, rank_scores, dropped = backend._scanner.search(
             blocks,
-            queries.lead[:nq],
-            queries.lead_scale[:nq],
+            queries.code_query[:nq],
+            queries.code_scale[:nq],
             queries.norm[:nq],
             k,
-            backend._coarse(confidence),
+            backend._sign_bound(confidence),
             threads,
             selection,
         )

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from backend_search import range_hits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scans import CODES, backends, cut, made
@@ -52,14 +53,14 @@ def check(spec, kind, n, nq, confidence, threads, cuts, seed=0):
     bits = rng.random((nq, n)) < rng.choice([0.02, 0.5, 1])
     edges = np.cumsum([0, *(block.rows for block in blocks)])
     allowed = [words_of(bits[:, a:b]) for a, b in itertools.pairwise(edges)]
-    want = reference.range_search(queries, blocks, thresholds, confidence, threads, allowed)
+    want = range_hits(reference, queries, blocks, thresholds, confidence, threads, allowed)
     assert want[0].dtype == want[2].dtype == np.int64
     assert want[1].dtype == np.float32
     if confidence == 1:
         for one, other in zip(want, oracle(reference, queries, blocks, thresholds, bits), strict=True):
             assert one.tolist() == list(other)
     for isa, backend in compiled.items():
-        got = backend.range_search(queries, blocks, thresholds, confidence, threads, allowed)
+        got = range_hits(backend, queries, blocks, thresholds, confidence, threads, allowed)
         for one, other in zip(got, want, strict=True):
             assert one.dtype == other.dtype
             np.testing.assert_array_equal(
@@ -104,7 +105,7 @@ def test_codes_that_numpy_scans_give_the_results_of_the_reference():
     blocks = cut(spec, rows, (1,))
     thresholds = some_thresholds(backend, queries, blocks, np.random.default_rng(0))
     want = oracle(backend, queries, blocks, thresholds, np.ones((3, 200), bool))
-    for one, other in zip(backend.range_search(queries, blocks, thresholds), want, strict=True):
+    for one, other in zip(range_hits(backend, queries, blocks, thresholds), want, strict=True):
         assert one.tolist() == list(other)
 
 
@@ -113,9 +114,9 @@ def test_no_queries_and_no_rows():
     reference, compiled = backends(spec)
     queries = reference.prepare(np.ones((2, 20), np.float32))
     for backend in (reference, *compiled.values()):
-        lims, scores, rows = backend.range_search(queries, [], np.full(2, np.inf, np.float32))
+        lims, scores, rows = range_hits(backend, queries, [], np.full(2, np.inf, np.float32))
         assert (lims.tolist(), scores.size, rows.size) == ([0, 0, 0], 0, 0)
-        lims, scores, rows = backend.range_search(queries.select(slice(0)), [], np.empty(0, np.float32))
+        lims, scores, rows = range_hits(backend, queries.select(slice(0)), [], np.empty(0, np.float32))
         assert (lims.tolist(), scores.size, rows.size) == ([0], 0, 0)
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from backend_search import top_k
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scans import CODES, backends, cut, every_isa, made, on
@@ -49,13 +50,13 @@ def expected(case):
     rows = encoder.encode(made(case.kind, case.n, case.spec.dim, 1))
     queries = encoder.prepare(made(case.kind, case.nq, case.spec.dim, 2))
     blocks = cut(case.spec, rows, case.cuts)
-    return queries, blocks, reference.search(queries, blocks, case.k, case.confidence)
+    return queries, blocks, top_k(reference, queries, blocks, case.k, case.confidence)
 
 
 def assert_same_search(isa, case):
     queries, blocks, want = expected(case)
-    got = backends(case.spec)[1][isa].search(queries, blocks, case.k, case.confidence, case.threads)
-    for name, one, other in zip(("scores", "rows"), got, want, strict=True):
+    got = top_k(backends(case.spec)[1][isa], queries, blocks, case.k, case.confidence, case.threads)
+    for name, one, other in zip(("scores", "rows", "rank scores"), got, want, strict=True):
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other, err_msg=f"{name} of {case}")
         if name == "scores":
@@ -148,8 +149,8 @@ def test_largest_distances_equal_the_reference(isa):
     rows = split(spec, reference.encode(-far[:2]))
     for nq in (2, 3):
         queries = reference.prepare(far[:nq])
-        want = reference.search(queries, [rows], 2, 0.6)
-        for got, other in zip(compiled[isa].search(queries, [rows], 2, 0.6, 1), want, strict=True):
+        want = top_k(reference, queries, [rows], 2, 0.6)
+        for got, other in zip(top_k(compiled[isa], queries, [rows], 2, 0.6, 1), want, strict=True):
             np.testing.assert_array_equal(got, other)
 
 
@@ -195,9 +196,9 @@ def test_results_do_not_depend_on_threads_or_blocks(codec, nq):
     x[:: 2**12] = x[5]  # ties that cross shares of rows
     backend = on(supported_isas()[-1], Codec(spec))
     rows, queries = backend.encode(x), backend.prepare(x[5 : 5 + nq])
-    want = backend.search(queries, cut(spec, rows, ()), 40, 0.9, 1)
+    want = top_k(backend, queries, cut(spec, rows, ()), 40, 0.9, 1)
     for threads, cuts in ((2, ()), (3, (1, 2, 700)), (8, range(0, 1720, 100)), (64, (1700,)), (None, ())):
-        for got, other in zip(backend.search(queries, cut(spec, rows, cuts), 40, 0.9, threads), want, strict=True):
+        for got, other in zip(top_k(backend, queries, cut(spec, rows, cuts), 40, 0.9, threads), want, strict=True):
             np.testing.assert_array_equal(got, other)
 
 
@@ -215,7 +216,7 @@ def test_no_queries_and_no_blocks(isa, n):
     spec = IndexSpec(20, 4, "l2")
     assert_same_search(isa, Case(spec, "plain", n, 0, 3, 0.995, 1, ()))
     backend = backends(spec)[1][isa]
-    scores, rows = backend.search(backend.prepare(np.ones((2, 20), np.float32)), [], 3, 0.995, 4)
+    scores, rows, _ = top_k(backend, backend.prepare(np.ones((2, 20), np.float32)), [], 3, 0.995, 4)
     assert scores.tolist() == [[np.inf] * 3] * 2
     assert rows.tolist() == [[-1] * 3] * 2
 
@@ -340,8 +341,8 @@ def test_one_hot_queries_against_constant_rows(isa):
         queries = reference.prepare(np.ones((3, dim), np.float32))
         queries.code_query[:] = lead
         blocks = [split(spec, rows)]
-        want = reference.search(queries, blocks, 7, confidence)
-        for got, other in zip(compiled[isa].search(queries, blocks, 7, confidence, 1), want, strict=True):
+        want = top_k(reference, queries, blocks, 7, confidence)
+        for got, other in zip(top_k(compiled[isa], queries, blocks, 7, confidence, 1), want, strict=True):
             np.testing.assert_array_equal(got, other)
 
 

@@ -14,6 +14,7 @@ from .backends.registry import make_backend
 from .center import Centering
 from .codes.codec import Codec
 from .codes.encoded import Queries
+from .codes.top_k import RangeHits, TopK
 from .errors import InvalidInputError
 from .rerank import as_reader
 from .rerank import rerank as rerank_rows
@@ -22,6 +23,7 @@ from .rows.contents import Contents, check_norms, encoded
 from .rows.filters import Filter
 from .rows.ids import IdBatch, IdMap
 from .rows.originals import Originals, as_kind
+from .rows.request import SearchRequest
 from .rows.row_store import RowStore
 from .spec import IndexSpec
 
@@ -452,13 +454,11 @@ class VQIndex:
         vectors_of = as_reader(rerank, oversample, return_stderr, now)
         given, prepared, deliver = self._prepare(queries)
         shortlist = k if vectors_of is None else as_shortlist(k, oversample, len(now.ids))
-        chosen = Filter(filter, now.ids, given.shape[0])
-        blocks = now.rows.stored()
-        found = [
-            self._backend.search(part, blocks, shortlist, sure, most_threads, allowed)
-            for part, _, allowed in chosen.parts(prepared, blocks)
-        ]
-        scores, rows = found[0] if len(found) == 1 else (np.concatenate(parts) for parts in zip(*found, strict=True))
+        request = SearchRequest(prepared, k=shortlist, confidence=sure, threads=most_threads)
+        segments = now.rows.segments()
+        requests = Filter(filter, now.ids, request.count).requests(request, segments)
+        found = [self._backend.search(each, segments) for each in requests]
+        scores, rows, *_ = TopK.of_queries(found)
         if vectors_of is None:
             scores = self._centering.scores(scores)
         else:
@@ -505,16 +505,11 @@ class VQIndex:
         now = self._contents.snapshot()  # before the center is looked at, which comes before the first rows
         given, prepared, deliver = self._prepare(queries)
         thresholds = self._centering.thresholds(as_thresholds(threshold, given.shape[0]))
-        chosen = Filter(filter, now.ids, given.shape[0])
-        blocks = now.rows.stored()
-        found = [
-            self._backend.range_search(part, blocks, thresholds[at], sure, most_threads, allowed)
-            for part, at, allowed in chosen.parts(prepared, blocks)
-        ]
-        counts, scores, rows = (
-            np.concatenate(parts) for parts in zip(*((np.diff(lims), *rest) for lims, *rest in found), strict=True)
-        )
-        lims = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        request = SearchRequest(prepared, thresholds=thresholds, confidence=sure, threads=most_threads)
+        segments = now.rows.segments()
+        requests = Filter(filter, now.ids, request.count).requests(request, segments)
+        found = [self._backend.range_search(each, segments) for each in requests]
+        lims, scores, rows = RangeHits.of_queries(found)
         found_all = RangeResult(lims, self._centering.scores(scores), now.ids.ids(rows))
         return deliver._replace(single=False)(found_all)
 

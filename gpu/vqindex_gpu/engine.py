@@ -23,7 +23,7 @@ from vqindex.errors import BackendError
 
 from .device import Device, scalar
 from .layout import GROUP, TILE_ROWS, Layout
-from .mirror import Segment
+from .mirror import DeviceRows
 
 __all__ = ["Engine", "Found"]
 
@@ -39,7 +39,7 @@ _PER_BLOCK = 64  # queries that a block of the batch scan takes
 _BATCH_BYTES = 2**29  # scratch of one batch of queries
 _ENCODE_BYTES = 2**27  # rotated rows of the trellis encoder held at a time
 
-_SEGMENT = np.dtype([(name, "<u8") for name in ("codes", "lead", "tail", "norm", "first_tile", "rows")])
+_SEGMENT = np.dtype([(name, "<u8") for name in ("codes", "code_weight", "sketch_weight", "norm", "first_tile", "rows")])
 
 
 class Found(NamedTuple):
@@ -68,7 +68,7 @@ class _Job:
     """What one search is about, on the device."""
 
     table: Any  # of segments, for kernels
-    segments: list[Segment]
+    segments: list[DeviceRows]
     tiles: int
     queries: _Prepared
     sign_bound: bool
@@ -221,7 +221,7 @@ class Engine:
         """Whether a confidence changes how this code is searched."""
         return confidence < 1 and self.spec.has_sign_bits and self.spec.dim <= SIGN_BOUND_DIM
 
-    def batch(self, segments: Sequence[Segment], k: int) -> int:
+    def batch(self, segments: Sequence[DeviceRows], k: int) -> int:
         """Return how many queries can be searched at once."""
         tiles = sum(segment.tiles for segment in segments)
         chosen = min(k, tiles)
@@ -231,7 +231,7 @@ class Engine:
 
     def search(
         self,
-        segments: Sequence[Segment],
+        segments: Sequence[DeviceRows],
         queries: Queries,
         k: int,
         confidence: float = 1.0,
@@ -241,7 +241,7 @@ class Engine:
 
         Parameters
         ----------
-        segments : sequence of Segment
+        segments : sequence of DeviceRows
             At least one row.
         queries : Queries
             On the host.
@@ -270,7 +270,7 @@ class Engine:
 
     def range_search(
         self,
-        segments: Sequence[Segment],
+        segments: Sequence[DeviceRows],
         queries: Queries,
         bars: F32,
         confidence: float = 1.0,
@@ -300,7 +300,7 @@ class Engine:
 
     def _begin(
         self,
-        segments: Sequence[Segment],
+        segments: Sequence[DeviceRows],
         queries: Queries,
         confidence: float,
         allowed: NDArray[np.uint64] | None,
@@ -328,10 +328,10 @@ class Engine:
         self._score(job, {"MAXIMA": 0}, places.shape[1], [places, keys, scores])
         return keys, scores
 
-    def _segment_table(self, segments: Sequence[Segment]) -> tuple[Any, int]:
+    def _segment_table(self, segments: Sequence[DeviceRows]) -> tuple[Any, int]:
         table, tiles = np.zeros(len(segments), _SEGMENT), 0
         for line, segment in zip(table, segments, strict=True):
-            for name in ("codes", "lead", "tail", "norm"):
+            for name in ("codes", "code_weight", "sketch_weight", "norm"):
                 array = getattr(segment, name)
                 line[name] = 0 if array is None else self.device.address(array)
             line["first_tile"], line["rows"] = tiles, segment.rows

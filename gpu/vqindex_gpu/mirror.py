@@ -1,7 +1,7 @@
-"""Mirror: rows of the index in device memory, brought there from host blocks and kept as long as those are searched.
+"""Mirror: a copy of the index's rows in device memory, made by the first search and kept while they are searched.
 
-The host's blocks are the truth, the mirror is a cache of them. Rows are cut into pieces of at most `SEGMENT_ROWS`; a
-piece that grows gets new segments behind the old ones, so growth copies nothing on the device.
+The host's rows are the truth; the mirror is a cache of them. It takes at most `SEGMENT_ROWS` rows of a segment at a
+time. Rows that are added later go to new allocations after the old ones, so growth copies nothing on the device.
 """
 
 from __future__ import annotations
@@ -15,59 +15,61 @@ from numpy.typing import NDArray
 
 from vqindex.codes.bitplanes import StoredRows
 from vqindex.codes.codec import Codec
+from vqindex.rows.request import Selection
+from vqindex.rows.segment import Segment
 
 from .device import Device, scalar
 from .layout import TILE_ROWS, Layout
 
-__all__ = ["SEGMENT_ROWS", "Columns", "Mirror", "Piece", "Segment", "cut"]
+__all__ = ["SEGMENT_ROWS", "Columns", "DeviceRows", "HostRows", "Mirror", "host_rows"]
 
 SEGMENT_ROWS = 2**20
 _FIRST_ROWS = 1024
 _THREADS = 128
 
 
-class Piece(NamedTuple):
-    """Rows of one host block: at most SEGMENT_ROWS, from a multiple of TILE_ROWS on.
+class HostRows(NamedTuple):
+    """Rows of one segment on the host: at most SEGMENT_ROWS, from a multiple of TILE_ROWS on.
 
     Attributes
     ----------
-    block : StoredRows
+    stored : StoredRows
         Views of the host's arrays, of these rows alone.
     first_row : int
-        Number of its first row in the index.
+        Number of the first row in the index.
     words : ndarray of uint64 or None
-        Its part of a filter, (tiles,) or (nq, tiles).
+        Their selection, (tiles,) or (nq, tiles); None for all of them.
     """
 
-    block: StoredRows
+    stored: StoredRows
     first_row: int
     words: NDArray[np.uint64] | None
 
-    def taken(self, start: int, stop: int) -> Piece:
-        """Return some of the rows; `start` begins a tile."""
+    def slice(self, start: int, stop: int) -> HostRows:
+        """Return rows `start` to before `stop`; `start` begins a tile."""
         tiles = slice(start // TILE_ROWS, -(-stop // TILE_ROWS))
-        signs, codes, factor, norm = self.block
+        signs, codes, rescale, norm = self.stored
         signs = None if signs is None else signs[tiles]
         norm = None if norm is None else norm[start:stop]
         words = None if self.words is None else self.words[..., tiles]
-        return Piece(StoredRows(signs, codes[start:stop], factor[start:stop], norm), self.first_row + start, words)
+        return HostRows(StoredRows(signs, codes[start:stop], rescale[start:stop], norm), self.first_row + start, words)
 
-    def parts(self, most: int) -> Iterator[Piece]:
-        """Yield the rows in order, at most about `most` at a time, but a tile at least."""
+    def split(self, most: int) -> Iterator[HostRows]:
+        """Yield the rows in order, at most about `most` at a time, but at least a tile."""
         step = max(TILE_ROWS, most // TILE_ROWS * TILE_ROWS)
-        for start in range(0, self.block.rows, step):
-            yield self.taken(start, min(self.block.rows, start + step))
+        for start in range(0, self.stored.rows, step):
+            yield self.slice(start, min(self.stored.rows, start + step))
 
 
-def cut(blocks: Sequence[StoredRows], allowed: Sequence[NDArray[np.uint64] | None] | None = None) -> list[Piece]:
-    """Cut blocks, and their filters, into pieces."""
-    pieces: list[Piece] = []
-    offset = 0
-    for number, block in enumerate(blocks):
-        whole = Piece(block, offset, None if allowed is None else allowed[number])
-        pieces.extend(whole.parts(SEGMENT_ROWS))
-        offset += block.rows
-    return pieces
+def host_rows(segments: Sequence[Segment], selection: Selection | None = None) -> list[HostRows]:
+    """Return the rows of segments, and what a selection says of them, SEGMENT_ROWS at most at a time."""
+    sources: list[HostRows] = []
+    first_row = 0
+    words = (None,) * len(segments) if selection is None else selection.words
+    for segment, selected in zip(segments, words, strict=True):
+        sources.extend(HostRows(segment.stored, first_row, selected).split(SEGMENT_ROWS))
+        first_row += segment.rows
+    return sources
 
 
 class Columns(NamedTuple):
@@ -77,32 +79,32 @@ class Columns(NamedTuple):
     ----------
     codes, signs : array of uint8
         As in `StoredRows`.
-    lead, tail, norm : array of float32, or None
-        As in `Segment`.
+    code_weight, sketch_weight, norm : array of float32, or None
+        As in `DeviceRows`.
     """
 
     codes: Any
     signs: Any
-    lead: Any
-    tail: Any
+    code_weight: Any
+    sketch_weight: Any
     norm: Any
 
 
 @dataclass
-class Segment:
+class DeviceRows:
     """Rows that lie together on the device; room for `capacity`, a multiple of TILE_ROWS.
 
     Attributes
     ----------
     codes : device array of uint64
         Rows in the layout of kernels/layout.cuh.
-    lead, tail, norm : device array of float32 or None
+    code_weight, sketch_weight, norm : device array of float32 or None
         Weights of the two sums, and |x|.
     """
 
     codes: Any
-    lead: Any
-    tail: Any
+    code_weight: Any
+    sketch_weight: Any
     norm: Any
     capacity: int
     rows: int = 0
@@ -115,24 +117,34 @@ class Segment:
 
 @dataclass
 class _Entry:
-    # The host's factors of the piece: their address is the piece's name, which none else has while this holds them.
-    factor: NDArray[np.float32]
-    segments: list[Segment] = field(default_factory=list)
+    # The host's rescales of these rows. Their address is the key of the entry: it is unique while the entry holds them.
+    rescale: NDArray[np.float32]
+    copies: list[DeviceRows] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
-        return sum(segment.rows for segment in self.segments)
+        return sum(copy.rows for copy in self.copies)
+
+    @property
+    def capacity(self) -> int:
+        return sum(copy.capacity for copy in self.copies)
+
+    def truncate(self, rows: int) -> None:
+        """Forget all but the first rows."""
+        for copy in self.copies:
+            copy.rows = max(0, min(copy.rows, rows))
+            rows -= copy.rows
 
 
 class Mirror:
-    """Pieces on one device.
+    """Rows on one device.
 
     Parameters
     ----------
     device : Device
-        Where.
+        Where the copies lie.
     codec : Codec
-        Of the rows.
+        The codec of the rows.
     """
 
     def __init__(self, device: Device, codec: Codec) -> None:
@@ -157,103 +169,98 @@ class Mirror:
         """Bytes of device memory that are free."""
         return self.device.free_bytes()
 
-    def missing_bytes(self, pieces: Sequence[Piece]) -> int:
+    def missing_bytes(self, sources: Sequence[HostRows]) -> int:
         """Return the device bytes that `hold` would allocate."""
         total = 0
-        for piece in pieces:
-            entry = self._entries.get(piece.block.rescale.ctypes.data)
-            there = 0 if entry is None else sum(segment.capacity for segment in entry.segments)
-            total += _capacity(piece.block.rows, there) if piece.block.rows > there else 0
+        for source in sources:
+            entry = self._entries.get(_key(source))
+            capacity = 0 if entry is None else entry.capacity
+            total += _more(source.stored.rows, capacity) if source.stored.rows > capacity else 0
         return total * self.row_bytes
 
-    def keep_only(self, pieces: Sequence[Piece]) -> None:
-        """Let go of all pieces but these."""
-        wanted = {piece.block.rescale.ctypes.data for piece in pieces}
-        self._entries = {key: entry for key, entry in self._entries.items() if key in wanted}
+    def keep_only(self, sources: Sequence[HostRows]) -> None:
+        """Free the copies of all other rows."""
+        keys = {_key(source) for source in sources}
+        self._entries = {key: entry for key, entry in self._entries.items() if key in keys}
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Free all copies."""
         self._entries = {}
 
-    def changed(self, factor: NDArray[np.float32], start: int) -> None:
-        """Note that rows of a host block, given by its factors, changed from row `start` on."""
-        first = factor.ctypes.data
+    def changed(self, rescale: NDArray[np.float32], start: int) -> None:
+        """Note that host rows, identified by their rescales, changed from row `start` on."""
+        first = rescale.ctypes.data
         for key, entry in self._entries.items():
-            offset = (key - first) // factor.itemsize
-            if 0 <= offset < len(factor):
-                self._truncate(entry, max(0, start - offset) // TILE_ROWS * TILE_ROWS)
+            offset = (key - first) // rescale.itemsize
+            if 0 <= offset < len(rescale):
+                entry.truncate(max(0, start - offset) // TILE_ROWS * TILE_ROWS)
 
-    @staticmethod
-    def _truncate(entry: _Entry, rows: int) -> None:
-        for segment in entry.segments:
-            segment.rows = max(0, min(segment.rows, rows))
-            rows -= segment.rows
-
-    def hold(self, piece: Piece) -> list[Segment]:
-        """Bring a piece up to date on the device and return its segments.
+    def hold(self, source: HostRows) -> list[DeviceRows]:
+        """Bring the copies of host rows up to date and return them, in order.
 
         Raises
         ------
         BackendError
-            If device memory does not suffice; what was there stays.
+            If device memory does not suffice; copies made before stay.
         """
-        key, rows = piece.block.rescale.ctypes.data, piece.block.rows
-        entry = self._entries.get(key)
+        rows = source.stored.rows
+        entry = self._entries.get(_key(source))
         if entry is None:
-            entry = _Entry(piece.block.rescale)
+            entry = _Entry(source.stored.rescale)
         if entry.rows != rows:
-            # A tile that is not full is brought again, with its new rows.
-            self._truncate(entry, min(entry.rows, rows) // TILE_ROWS * TILE_ROWS)
-            there = sum(segment.capacity for segment in entry.segments)
-            if rows > there:
-                entry.segments.append(self.allocate(_capacity(rows, there)))
-            self._fill(entry, piece.block)
-        entry.factor = piece.block.rescale
-        self._entries[key] = entry
-        return [segment for segment in entry.segments if segment.rows]
+            # A tile that is not full is copied again, with its new rows.
+            entry.truncate(min(entry.rows, rows) // TILE_ROWS * TILE_ROWS)
+            if rows > entry.capacity:
+                entry.copies.append(self.allocate(_more(rows, entry.capacity)))
+            self._fill(entry, source.stored)
+        entry.rescale = source.stored.rescale
+        self._entries[_key(source)] = entry
+        return [copy for copy in entry.copies if copy.rows]
 
-    def allocate(self, capacity: int) -> Segment:
-        """Return an empty segment with room for some rows, a multiple of TILE_ROWS."""
+    def allocate(self, capacity: int) -> DeviceRows:
+        """Return an allocation for some rows, a multiple of TILE_ROWS, that holds none yet."""
         device = self.device
 
-        def scalars(wanted: bool) -> Any:
-            return device.empty((capacity,), np.float32) if wanted else None
+        def scalars(stored: bool) -> Any:
+            return device.empty((capacity,), np.float32) if stored else None
 
         codes = device.empty((capacity // TILE_ROWS * self.layout.tile_words,), np.uint64)
-        return Segment(codes, scalars(True), scalars(self._two_sums), scalars(self._codec.spec.stores_norm), capacity)
+        return DeviceRows(
+            codes, scalars(True), scalars(self._two_sums), scalars(self._codec.spec.stores_norm), capacity
+        )
 
-    def _fill(self, entry: _Entry, block: StoredRows) -> None:
+    def _fill(self, entry: _Entry, stored: StoredRows) -> None:
         done = 0
-        for segment in entry.segments:
-            stop = min(block.rows, done + segment.capacity)
-            if done + segment.rows < stop:
-                self._write(segment, block, done + segment.rows, stop, segment.rows)
-                segment.rows = stop - done
+        for copy in entry.copies:
+            stop = min(stored.rows, done + copy.capacity)
+            if done + copy.rows < stop:
+                self._write(copy, stored, done + copy.rows, stop, copy.rows)
+                copy.rows = stop - done
             done = stop
 
-    def _write(self, segment: Segment, block: StoredRows, start: int, stop: int, at: int) -> None:
-        """Write host rows start .. stop to rows of a segment from `at` on; both begin a tile."""
-        columns = self.columns(block, start, stop)
+    def _write(self, target: DeviceRows, stored: StoredRows, start: int, stop: int, at: int) -> None:
+        """Copy host rows start .. stop to rows of an allocation from `at` on; both begin a tile."""
+        columns = self.columns(stored, start, stop)
         uploaded = Columns(*(None if column is None else self.device.upload(column) for column in columns))
-        self.unpack(segment, uploaded, at, stop - start)
+        self.unpack(target, uploaded, at, stop - start)
         self.device.synchronize()  # later searches may run on other streams
 
-    def columns(self, block: StoredRows, start: int, stop: int) -> Columns:
+    def columns(self, stored: StoredRows, start: int, stop: int) -> Columns:
         """Return host rows start .. stop as contiguous columns; `start` begins a tile."""
         signs, norm = None, None
-        if block.signs is not None:
-            signs = np.ascontiguousarray(block.signs[start // TILE_ROWS : -(-stop // TILE_ROWS)])
-        if block.norm is not None:
-            norm = np.ascontiguousarray(block.norm[start:stop])
-        lead, tail = self._weights(block, start, stop)
-        codes = np.ascontiguousarray(block.codes[start:stop])
-        return Columns(codes, signs, lead, tail if self._two_sums else None, norm)
+        if stored.signs is not None:
+            signs = np.ascontiguousarray(stored.signs[start // TILE_ROWS : -(-stop // TILE_ROWS)])
+        if stored.norm is not None:
+            norm = np.ascontiguousarray(stored.norm[start:stop])
+        code_weight, sketch_weight = self._weights(stored, start, stop)
+        codes = np.ascontiguousarray(stored.codes[start:stop])
+        return Columns(codes, signs, code_weight, sketch_weight if self._two_sums else None, norm)
 
-    def unpack(self, segment: Segment, columns: Columns, at: int, rows: int) -> None:
-        """Bring columns that are on the device to rows of a segment from `at` on, which begins a tile."""
+    def unpack(self, target: DeviceRows, columns: Columns, at: int, rows: int) -> None:
+        """Write columns that lie on the device to rows of an allocation from `at` on, which begins a tile."""
         device, spec, layout = self.device, self._codec.spec, self.layout
         first, last = at // TILE_ROWS * layout.tile_words, -(-(at + rows) // TILE_ROWS) * layout.tile_words
-        device.fill(segment.codes[first:last], 0)
+        device.fill(target.codes[first:last], 0)
         words = rows * layout.chunks * 4
         numbers = [
             spec.row_bytes,
@@ -263,30 +270,34 @@ class Mirror:
             spec.warmup_fields if spec.has_sign_bits else 0,
         ]
         arguments = [columns.codes, columns.signs, *(scalar(number, "i") for number in numbers)]
-        arguments += [scalar(at, "q"), scalar(rows, "q"), scalar(layout.chunks, "i"), segment.codes]
+        arguments += [scalar(at, "q"), scalar(rows, "q"), scalar(layout.chunks, "i"), target.codes]
         macros = {"SLOT": layout.slot, "THREADS": _THREADS}
         device.launch("repack", macros, (-(-words // _THREADS), 1), _THREADS, arguments)
-        for target, source in (
-            (segment.lead, columns.lead),
-            (segment.tail, columns.tail),
-            (segment.norm, columns.norm),
+        for to, source in (
+            (target.code_weight, columns.code_weight),
+            (target.sketch_weight, columns.sketch_weight),
+            (target.norm, columns.norm),
         ):
-            if target is not None:
-                device.copy(target[at : at + rows], source)
+            if to is not None:
+                device.copy(to[at : at + rows], source)
 
-    def _weights(self, block: StoredRows, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _weights(self, stored: StoredRows, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Weights of the two sums (reference.py, `_weights`)."""
-        codec, factor = self._codec, np.ascontiguousarray(block.rescale[start:stop])
+        codec, rescale = self._codec, np.ascontiguousarray(stored.rescale[start:stop])
         if not codec.has_sketch:
-            return factor, factor
+            return rescale, rescale
         if codec.renormalized:
-            return factor, factor * codec.beta
-        if block.norm is not None:
-            return block.norm[start:stop] * codec.cell_scale, factor
-        return np.where(factor > 0, codec.cell_scale, np.float32(0)), factor
+            return rescale, rescale * codec.beta
+        if stored.norm is not None:
+            return stored.norm[start:stop] * codec.cell_scale, rescale
+        return np.where(rescale > 0, codec.cell_scale, np.float32(0)), rescale
 
 
-def _capacity(rows: int, there: int) -> int:
-    """Rows to allocate for a piece of `rows` rows, `there` of which have room: as much again, within the segment."""
-    wanted = max(rows - there, min(max(there, _FIRST_ROWS if there else 0), SEGMENT_ROWS - there))
-    return -(-wanted // TILE_ROWS) * TILE_ROWS
+def _key(source: HostRows) -> int:
+    return source.stored.rescale.ctypes.data
+
+
+def _more(rows: int, capacity: int) -> int:
+    """Rows to allocate for `rows` rows where `capacity` have room: as many again, up to SEGMENT_ROWS in all."""
+    more = max(rows - capacity, min(max(capacity, _FIRST_ROWS if capacity else 0), SEGMENT_ROWS - capacity))
+    return -(-more // TILE_ROWS) * TILE_ROWS

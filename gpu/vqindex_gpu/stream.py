@@ -25,7 +25,7 @@ from vqindex.errors import BackendError
 
 from .device import Event
 from .layout import TILE_ROWS
-from .mirror import SEGMENT_ROWS, Columns, Mirror, Piece, Segment
+from .mirror import SEGMENT_ROWS, Columns, DeviceRows, HostRows, Mirror
 
 __all__ = ["streamed"]
 
@@ -42,14 +42,14 @@ class _Stage:
     columns: Columns | None = None  # in the buffer on the device
 
 
-def streamed(mirror: Mirror, pieces: Sequence[Piece], room: int) -> Iterator[tuple[Piece, Segment]]:
+def streamed(mirror: Mirror, sources: Sequence[HostRows], room: int) -> Iterator[tuple[HostRows, DeviceRows]]:
     """Yield the rows of all pieces in parts that fit, each in a segment that holds it until the next is asked for.
 
     Parameters
     ----------
     mirror : Mirror
         Of the device and the codec; it keeps nothing of the rows.
-    pieces : sequence of Piece
+    sources : sequence of HostRows
         Rows.
     room : int
         Most bytes of device memory to take.
@@ -67,8 +67,8 @@ def streamed(mirror: Mirror, pieces: Sequence[Piece], room: int) -> Iterator[tup
         raise BackendError(
             f"{mirror.device.name}: {TILE_ROWS} rows on their way need {needed} bytes of device memory; {room} are free"
         )
-    rows = min(rows, max(piece.block.rows for piece in pieces) + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
-    parts = [part for piece in pieces for part in piece.parts(rows)]
+    rows = min(rows, max(source.stored.rows for source in sources) + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
+    parts = [part for source in sources for part in source.split(rows)]
     return _Stream(mirror, rows, rows * mirror.column_bytes + spare).parts(parts)
 
 
@@ -83,7 +83,7 @@ class _Stream:
         self._side = device.side_stream()
         device.synchronize()  # the buffers may be memory that work before this one still used
 
-    def parts(self, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, Segment]]:
+    def parts(self, pieces: Sequence[HostRows]) -> Iterator[tuple[HostRows, DeviceRows]]:
         """Yield the pieces, each in the segment until the next one is asked for."""
         reader = ThreadPoolExecutor(1)
         try:
@@ -101,9 +101,9 @@ class _Stream:
             with self._device.on(self._side):
                 self._device.synchronize()  # then the buffers may go
 
-    def _bring(self, piece: Piece, stage: _Stage, unpacked: Event | None = None) -> Event:
+    def _bring(self, piece: HostRows, stage: _Stage, unpacked: Event | None = None) -> Event:
         """Fill a stage; returns the mark behind its copy."""
-        columns = self._mirror.columns(piece.block, 0, piece.block.rows)
+        columns = self._mirror.columns(piece.stored, 0, piece.stored.rows)
         if stage.copied is not None:
             stage.copied.synchronize()
         there: list[Any] = []
@@ -125,8 +125,8 @@ class _Stream:
             stage.copied = self._device.record()
         return stage.copied
 
-    def _unpack(self, piece: Piece, stage: _Stage) -> None:
+    def _unpack(self, piece: HostRows, stage: _Stage) -> None:
         """Bring what was copied into the segment."""
         assert stage.columns is not None
-        self._mirror.unpack(self._segment, stage.columns, 0, piece.block.rows)
-        self._segment.rows = piece.block.rows
+        self._mirror.unpack(self._segment, stage.columns, 0, piece.stored.rows)
+        self._segment.rows = piece.stored.rows

@@ -6,6 +6,7 @@ Corpora are made from the frozen counter generator, so that they do not depend o
 import hashlib
 
 import numpy as np
+from backend_search import top_k
 
 from vqindex.codes.bitplanes import split
 from vqindex.codes.codec import Codec
@@ -89,5 +90,5 @@ def search_digests(make_backend, dim, name, confidence=1.0):
             backend = make_backend(Codec(spec))
             whole = backend.encode(corpus(dim))
             blocks = [split(spec, whole.select(at)) for at in (slice(0, 41), slice(41, None))]
-            out[f"{bits} {metric}"] = digest(*backend.search(backend.prepare(queries(dim)), blocks, K, confidence))
+            out[f"{bits} {metric}"] = digest(*top_k(backend, backend.prepare(queries(dim)), blocks, K, confidence)[:2])
     return out

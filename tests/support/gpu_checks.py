@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+from backend_search import top_k
 
 from vqindex.backends.reference import ReferenceBackend
 from vqindex.codes.bitplanes import split
@@ -49,8 +50,9 @@ def searches_like_the_reference(backend, blocks, queries, k, confidence=1.0, **k
     """Scores, rows and order."""
     reference = ReferenceBackend(backend.codec)
     prepared = reference.prepare(queries)
-    got = backend.search(prepared, blocks, k, confidence, **kwargs)
-    want = reference.search(prepared, blocks, k, confidence, **kwargs)
+    got = top_k(backend, prepared, blocks, k, confidence, **kwargs)
+    want = top_k(reference, prepared, blocks, k, confidence, **kwargs)
     same(got[1], want[1], "rows")
     same(got[0], want[0], "scores")
+    same(got[2], want[2], "rank scores")
     return got

@@ -7,10 +7,11 @@ from vqindex.backends.reference import ReferenceBackend
 from vqindex.codes.bitplanes import split
 from vqindex.codes.codec import Codec
 from vqindex.codes.encoded import Encoded
+from vqindex.rows.segment import Segment
 from vqindex.spec import IndexSpec
 from vqindex_gpu.adopted import accept
 from vqindex_gpu.engine import Engine
-from vqindex_gpu.mirror import Mirror, cut
+from vqindex_gpu.mirror import Mirror, host_rows
 
 SPECS = [
     *({"bits": bits} for bits in range(1, 9)),
@@ -39,7 +40,7 @@ def variants():
         codec, device = Codec(IndexSpec(8, **spec)), NotingDevice()
         engine, reference = Engine(device, codec), ReferenceBackend(codec)
         rows = Encoded(np.zeros((70, codec.spec.code_bytes), np.uint8), *np.zeros((2, 70), np.float32))
-        segments = Mirror(device, codec).hold(cut([split(codec.spec, rows)])[0])
+        segments = Mirror(device, codec).hold(host_rows([Segment(split(codec.spec, rows))])[0])
         vectors = device.upload(np.zeros((3, 8), np.float32))
         for kind in ACCEPTED:
             accept(device, device.empty((3, 8), kind))

@@ -21,9 +21,11 @@ from ..codes.codec import Codec
 from ..codes.encoded import Encoded, Queries
 from ..codes.rotation import Hadamard
 from ..codes.sign_bound import SignBoundTerms, quantile
+from ..codes.top_k import RangeHits, TopK
 from ..codes.trellis import FRACTION, Trellis
 from ..errors import BackendError
-from ..rows.bitmap import Allowed, count, per_query, queries_of
+from ..rows.request import SearchRequest, Selection
+from ..rows.segment import Segment
 from .reference import ReferenceBackend
 
 __all__ = ["NativeBackend", "chosen_isa", "cpu_count"]
@@ -66,10 +68,6 @@ def _threads(values: int, few: int) -> int:
     return 1 if values < 2 * few else min(cpu_count(), values // few)
 
 
-def _pairs(blocks: Sequence[StoredRows], allowed: Allowed) -> list[tuple[StoredRows, NDArray[np.uint64] | None]]:
-    return list(zip(blocks, allowed, strict=True))
-
-
 class NativeBackend(ReferenceBackend):
     """The reference with compiled steps; same bytes, same scores."""
 
@@ -78,7 +76,7 @@ class NativeBackend(ReferenceBackend):
     def __init__(self, codec: Codec) -> None:
         super().__init__(codec)
         self.isa = chosen_isa()
-        # Of rows as they are stored, and of code rows; where there is no sign plane these are the same.
+        # Of rows as they are stored, and of code rows; where there are no sign bits these are the same.
         self._scanner = None if codec.has_sketch else self._make_scanner(self.spec.has_sign_bits)
         by_parts = codec.trellis is not None and codec.trellis.has_signs
         self._decoder = None if codec.has_sketch or by_parts else self._make_scanner(False)
@@ -132,26 +130,26 @@ class NativeBackend(ReferenceBackend):
         parts = [vectors[start : start + share] for start in range(0, len(vectors), share)]
         with ThreadPoolExecutor(len(parts)) as pool:
             done = list(pool.map(super().encode, parts))
-        codes, factors, norms = zip(*done, strict=True)
+        codes, rescales, norms = zip(*done, strict=True)
         norm = np.concatenate(norms) if self.spec.stores_norm else None
-        return Encoded(np.concatenate(codes), np.concatenate(factors), norm)
+        return Encoded(np.concatenate(codes), np.concatenate(rescales), norm)
 
-    def put(self, rows: Encoded, block: StoredRows, start: int) -> None:
-        """Write code rows into the stored layout, from row `start` of a block on."""
-        if block.signs is None:
-            super().put(rows, block, start)
+    def put(self, rows: Encoded, into: StoredRows, start: int) -> None:
+        """Write code rows into the stored layout, from row `start` on."""
+        if into.signs is None:
+            super().put(rows, into, start)
             return
         spec, codes = self.spec, np.ascontiguousarray(rows.codes)
-        split_rows(codes, spec.dim, spec.warmup_fields, spec.bits, start, block.signs, block.codes)
-        put_scalars(rows, block, start)
+        split_rows(codes, spec.dim, spec.warmup_fields, spec.bits, start, into.signs, into.codes)
+        put_scalars(rows, into, start)
 
     def prepare(self, queries: F32) -> Queries:
         """Rotate and quantize finite float32 queries of shape (nq, d)."""
         if self._tables is None:
             return super().prepare(queries)
         threads = _threads(queries.size, _FEW_VALUES)
-        lead, scale, norm = prepare(self._tables, np.ascontiguousarray(queries), threads, self.isa)
-        return Queries(lead, scale, None, None, norm)
+        code_query, scale, norm = prepare(self._tables, np.ascontiguousarray(queries), threads, self.isa)
+        return Queries(code_query, scale, None, None, norm)
 
     def _search_trellis(self, values: NDArray[np.int16], trellis: Trellis) -> NDArray[np.uint8]:
         levels = trellis.table.astype(np.int16) * np.int16(FRACTION)
@@ -163,97 +161,57 @@ class NativeBackend(ReferenceBackend):
         first = starts[:, None] >> shifts & np.uint16(2**trellis.bits - 1)
         return np.concatenate([first.astype(np.uint8), fields], axis=1)
 
-    def search(
-        self,
-        queries: Queries,
-        blocks: Sequence[StoredRows],
-        k: int,
-        confidence: float = 1.0,
-        threads: int | None = None,
-        allowed: Allowed | None = None,
-    ) -> tuple[F32, NDArray[np.int64]]:
-        """Return the k best scores and rows, (nq, k), best first; a share of the rows on each processor."""
+    def search(self, request: SearchRequest, segments: Sequence[Segment]) -> TopK:
+        """Return the k best rows of every query, best first; the scan shares its work among the processors."""
         if self._scanner is None:
-            return super().search(queries, blocks, k, confidence, threads, allowed)
-        scores, rows = [], []
-        sign_bound = self._sign_bound(confidence)
-        for part, _, left in self._parts(queries, blocks, allowed, _HITS // k):
-            found = self._scanner.search(
-                blocks,
-                part.code_query,
-                part.code_scale,
-                part.norm,
-                k,
-                sign_bound,
-                threads or cpu_count(),
-                left,
-            )
-            scores.append(found[0])
-            rows.append(found[1])
-        return (scores[0], rows[0]) if len(scores) == 1 else (np.concatenate(scores), np.concatenate(rows))
+            return super().search(request, segments)
+        stored, sign_bound = [segment.stored for segment in segments], self._sign_bound(request.confidence)
+        found = []
+        for some in self._calls(request, segments, _HITS // max(1, request.k)):
+            queries, words = some.queries, self._words(some.selection)
+            args = stored, queries.code_query, queries.code_scale, queries.norm
+            threads = request.threads or cpu_count()
+            found.append(TopK(*self._scanner.search(*args, request.k, sign_bound, threads, words)))
+        return TopK.of_queries(found)
 
-    def range_search(
-        self,
-        queries: Queries,
-        blocks: Sequence[StoredRows],
-        thresholds: F32,
-        confidence: float = 1.0,
-        threads: int | None = None,
-        allowed: Allowed | None = None,
-    ) -> tuple[NDArray[np.int64], F32, NDArray[np.int64]]:
-        """Return lims, scores and rows of what is better than the thresholds; a share of the rows on each processor."""
+    def range_search(self, request: SearchRequest, segments: Sequence[Segment]) -> RangeHits:
+        """Return all rows that are better than the thresholds; the scan shares its work among the processors."""
         if self._scanner is None:
-            return super().range_search(queries, blocks, thresholds, confidence, threads, allowed)
-        sign_bound = self._sign_bound(confidence)
-        found = [
-            self._scanner.range_search(
-                blocks,
-                part.code_query,
-                part.code_scale,
-                part.norm,
-                self._signed(thresholds[at]),
-                sign_bound,
-                threads or cpu_count(),
-                left,
-            )
-            for part, at, left in self._parts(queries, blocks, allowed, _QUERIES)
-        ]
-        counts, scores, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), scores, rows
+            return super().range_search(request, segments)
+        stored, sign_bound = [segment.stored for segment in segments], self._sign_bound(request.confidence)
+        found = []
+        for some in self._calls(request, segments, _QUERIES):
+            queries, words = some.queries, self._words(some.selection)
+            assert some.thresholds is not None
+            args = stored, queries.code_query, queries.code_scale, queries.norm, self._signed(some.thresholds)
+            threads = request.threads or cpu_count()
+            found.append(RangeHits.of_counts(*self._scanner.range_search(*args, sign_bound, threads, words)))
+        return RangeHits.of_queries(found)
 
     def _sign_bound(self, confidence: float) -> tuple[float, float, float, float] | None:
         return (*self._sign_bound_terms, quantile(confidence)) if confidence < 1 and self.has_sign_bound else None
 
-    def _parts(
-        self, queries: Queries, blocks: Sequence[StoredRows], allowed: Allowed | None, most: int
-    ) -> Iterator[tuple[Queries, slice, list[NDArray[np.uint64] | None] | None]]:
-        """Yield the queries, where they are, and what they may find, for one compiled call after another."""
-        nq = len(queries.code_query)
-        if allowed is None and nq <= min(_QUERIES, most):
-            yield queries, slice(0, nq), None
-            return
-        at_once = 1 if self._alone(nq, blocks, allowed) else max(1, min(_QUERIES, most))
-        for start in range(0, max(1, nq), at_once):
-            at = slice(start, start + at_once)
-            part = queries if at_once >= nq else queries.select(at)
-            yield part, at, self._allowed(queries_of(allowed, at), blocks)
+    def _calls(self, request: SearchRequest, segments: Sequence[Segment], most: int) -> Iterator[SearchRequest]:
+        """Yield what one compiled call after another searches for; at least one, also without queries."""
+        at_once = 1 if self._is_sparse(request, segments) else max(1, min(_QUERIES, most))
+        for start in range(0, max(1, request.count), at_once):
+            yield request.select(slice(start, start + at_once))
 
     @staticmethod
-    def _alone(nq: int, blocks: Sequence[StoredRows], allowed: Allowed | None) -> bool:
-        """Whether filters per query leave so little that each query had better go through its own rows alone."""
-        if nq < 2 or allowed is None or not per_query(allowed):
+    def _is_sparse(request: SearchRequest, segments: Sequence[Segment]) -> bool:
+        """Whether filters leave each query so few rows that it scans its own rows alone in less time."""
+        selection = request.selection
+        if request.count < 2 or selection is None or not selection.is_per_query:
             return False
-        left = 0
-        for block, words in _pairs(blocks, allowed):
-            left += nq * block.rows if words is None else count(words) * (nq if words.ndim == 1 else 1)
-        return _GATHER * left < nq * sum(block.rows for block in blocks)
+        rows = [segment.rows for segment in segments]
+        return _GATHER * selection.pairs_selected(rows, request.count) < request.count * sum(rows)
 
     @staticmethod
-    def _allowed(allowed: Allowed | None, blocks: Sequence[StoredRows]) -> list[NDArray[np.uint64] | None] | None:
-        """Words as the extension takes them: two-dimensional, one line if it is for all queries."""
-        if allowed is None:
+    def _words(selection: Selection | None) -> list[NDArray[np.uint64] | None] | None:
+        """Return words as the extension takes them: two-dimensional, one line if it is for all queries."""
+        if selection is None:
             return None
-        return [None if words is None else np.atleast_2d(words) for _, words in _pairs(blocks, allowed)]
+        return [None if words is None else np.atleast_2d(words) for words in selection.words]
 
     def _levels(self, codes: NDArray[np.uint8]) -> NDArray[Any]:
         if self._decoder is None or self.codec.codebook.levels.dtype != np.int8:

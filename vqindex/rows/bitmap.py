@@ -1,11 +1,10 @@
 """Sets of rows as bits, as scans take them: bit r % 64 of uint64 word r // 64 stands for row r.
 
-The sign plane has blocks of 64 rows (``bitplanes.py``), so that a word is a block's worth of rows.
+Sign bits lie in blocks of 64 rows (``bitplanes.py``), so that a word selects the rows of one block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,25 +12,19 @@ from numpy.typing import NDArray
 
 __all__ = [
     "WORD",
-    "Allowed",
     "bits_of",
     "count",
-    "cut",
     "from_bytes",
     "full",
     "of_rows",
-    "per_query",
-    "queries_of",
     "rows_of",
+    "slice_rows",
     "words_of",
 ]
 
 WORD = 64
 
 U64 = NDArray[np.uint64]
-# Which rows of each block a search may return: None for all of them, words (ceil(rows / 64),) for all queries, or
-# words (nq, ceil(rows / 64)), a line for each.
-Allowed = Sequence[U64 | None]
 
 
 def words_of(bits: NDArray[np.bool_]) -> U64:
@@ -71,7 +64,7 @@ def of_rows(rows: NDArray[np.int64], n: int) -> U64:
     return words
 
 
-def cut(words: U64, start: int, stop: int) -> U64:
+def slice_rows(words: U64, start: int, stop: int) -> U64:
     """Return words (..., m) of the rows from `start` to before `stop`; what fills the last one is anything."""
     first, shift = divmod(start, WORD)
     size = -(-(stop - start) // WORD)
@@ -94,15 +87,3 @@ def count(words: U64) -> int:
         return int(np.bitwise_count(words).sum(dtype=np.int64))
     by_byte: Any = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1)  # NumPy 1
     return int(by_byte[np.ascontiguousarray(words).view(np.uint8)].sum(dtype=np.int64))
-
-
-def per_query(allowed: Allowed | None) -> bool:
-    """Whether some block has a line of words for each query."""
-    return allowed is not None and any(words is not None and words.ndim == 2 for words in allowed)
-
-
-def queries_of(allowed: Allowed | None, at: slice) -> Allowed | None:
-    """Return what is allowed to some of the queries."""
-    if allowed is None:
-        return None
-    return [words if words is None or words.ndim == 1 else words[at] for words in allowed]

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import as_host
-from ..codes.encoded import Queries
 from ..errors import InvalidInputError
-from .bitmap import WORD, Allowed, bits_of, cut, from_bytes, full, of_rows, words_of
+from .bitmap import WORD, bits_of, from_bytes, full, of_rows, slice_rows, words_of
 from .ids import IdMap
-
-if TYPE_CHECKING:
-    from ..codes.bitplanes import StoredRows
+from .request import SearchRequest, Selection
+from .segment import Segment
 
 __all__ = ["Filter", "bitmap", "exclude"]
 
@@ -141,21 +139,22 @@ class Filter:
             return words_of(np.ascontiguousarray(mask))
         return of_rows(self._ids.live_rows()[mask], self._ids.rows_ever)
 
-    def parts(self, queries: Queries, blocks: Sequence[StoredRows]) -> Iterator[tuple[Queries, slice, Allowed | None]]:
-        """Yield queries, where they are, and which rows of each block they may find; at least once.
+    def requests(self, request: SearchRequest, segments: Sequence[Segment]) -> Iterator[SearchRequest]:
+        """Yield a search of all rows as searches of the rows that the queries may find, in order; at least one.
 
         Filters of all queries together may take more memory than the index: words are made for some at a time.
         """
         if self._each is None and self._all is None:
-            yield queries, slice(0, self._queries), None
+            yield request
             return
-        edges = np.cumsum([0, *(block.rows for block in blocks)]).tolist()
+        edges = np.cumsum([0, *(segment.rows for segment in segments)]).tolist()
         at_once = max(1, self._queries if self._each is None else _WORDS * WORD // max(1, edges[-1]))
         for start in range(0, max(1, self._queries), at_once):
             at = slice(start, start + at_once)
             words = self._words_of(at)
-            allowed = None if words is None else [cut(words, a, b) for a, b in itertools.pairwise(edges)]
-            yield queries.select(at), at, allowed
+            assert words is not None
+            selection = Selection(tuple(slice_rows(words, a, b) for a, b in itertools.pairwise(edges)))
+            yield replace(request.select(at), selection=selection)
 
     def _words_of(self, at: slice) -> U64 | None:
         """Return the words of some queries: None for all rows, (words,) for one filter, or a line for each query."""
