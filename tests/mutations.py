@@ -71,11 +71,11 @@ MUTATIONS = [
     Mutation("contents", "                part.rollback(savepoint)\n", "                pass\n", REFUSED),
     Mutation(
         "contents",
-        "                self.originals.append(kept)\n",
+        "                self.originals.append(originals)\n",
         "                pass\n",
         "test_rerank.py",
     ),
-    Mutation("contents", "            count += rows.rows\n", "            count = rows.rows\n", CHANGES),
+    Mutation("contents", "            count += codes.rows\n", "            count = codes.rows\n", CHANGES),
     Mutation(
         "contents",
         "        return Contents(self.rows.first(ids.rows_ever), ids, originals)\n",
@@ -84,19 +84,21 @@ MUTATIONS = [
     ),
     Mutation(
         "contents",
-        "at = rows[start : start + step]\n            yield",
-        "at = rows[:step]\n            yield",
+        "at = rows[start : start + step]\n",
+        "at = rows[:step]\n",
         f"{REFUSED} -k merge",
     ),
+    # ---- encoder
     Mutation(
-        "contents",
-        '        check_norms(codes.norm, "vectors", number * rows)\n',
-        '        check_norms(codes.norm, "vectors", 0)\n',
+        "encoder",
+        '            _check_norms(codes.norm, "vectors", first_row)\n',
+        '            _check_norms(codes.norm, "vectors", 0)\n',
         "test_index.py",
     ),
     Mutation(
-        "contents", "    if norm is not None and norm.size and not norm.max() < MAX_NORM:", "    if False:", REFUSED
+        "encoder", "    if norm is not None and norm.size and not norm.max() < MAX_NORM:", "    if False:", REFUSED
     ),
+    Mutation("arrays", "            yield number * rows, chunk\n", "            yield 0, chunk\n", "test_index.py"),
     # ---- rows
     Mutation("rows", "self._sealed, self._tail, self._used = savepoint\n", "pass\n", REFUSED),
     Mutation(
@@ -245,18 +247,21 @@ MUTATIONS = [
     ),
     Mutation("originals", "(peak / 127)", "(peak / 126)", "test_rerank.py"),
     # ---- center
-    Mutation(
-        "index", "                self._centering = before\n", "                pass\n", f"{REFUSED} -k first_add"
-    ),
+    Mutation("index", "                self._encoder = before\n", "                pass\n", f"{REFUSED} -k first_add"),
     Mutation(
         "index",
         "            if not self._ids.rows_ever:\n",
         "            if True:\n",
         f"{REFUSED} -k mean",
-        why="once there are rows the center is settled, and `before` is the same object",
+        why="once there are rows the center is settled, and `before` has the same one",
     ),
-    Mutation("center", "        if not self.pending or not n:\n", "        if not self.pending:\n", "test_center.py"),
-    Mutation("center", "flush(total / n)", "flush(total / (n + 1))", "test_center.py"),
+    Mutation(
+        "center",
+        "        if not self.pending or not source.rows:\n",
+        "        if not self.pending:\n",
+        "test_center.py",
+    ),
+    Mutation("center", "flush(total / source.rows)", "flush(total / (source.rows + 1))", "test_center.py"),
     Mutation(
         "center",
         "self.vector.astype(np.float64)\n        with",
@@ -303,9 +308,9 @@ MUTATIONS = [
     Mutation("bitmap", "    out[..., : rest.shape[-1]] |= rest\n", "", "test_store.py -k filters_allow"),
     # ---- search
     Mutation(
-        "index",
-        "scores, rows = rerank_rows(self._spec.metric, on_host(given), rows, vectors_of, k)\n",
-        "scores, rows = scores[:, :k], rows[:, :k]\n",
+        "searcher",
+        "scores, rows = rerank(metric, on_host(given), found.rows, vectors_of, k)\n",
+        "scores, rows = found.scores[:, :k], found.rows[:, :k]\n",
         "test_rerank.py",
     ),
     Mutation("rerank", "        keys[~there] = np.inf\n", "", "test_rerank.py test_search.py"),

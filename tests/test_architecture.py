@@ -17,9 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     ("errors", "version", "_native"),
     ("arrays", "spec", "arguments", "codes/*"),
-    ("rows/*", "center", "result", "directory/*", "backends/protocol"),  # the protocol is below what implements it
+    ("rows/*", "center", "result", "directory/*"),
     ("backends/*",),
-    ("file_format/*", "rerank"),
+    ("encoder", "file_format/*"),
+    ("search/*",),
     ("index",),
     ("store/*",),
     ("integrations/*",),

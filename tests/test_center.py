@@ -13,7 +13,7 @@ from vqindex import InvalidInputError, VQIndex, exclude
 from vqindex._native import supported_isas
 from vqindex.center import Centering
 from vqindex.codes.estimator import sum64
-from vqindex.rerank import exact_scores
+from vqindex.search.rerank import exact_scores
 from vqindex.spec import IndexSpec
 
 N, NQ = 300, 7
@@ -268,7 +268,7 @@ def test_the_mean_is_that_of_the_first_vectors(metric, monkeypatch):
     index.add(X - 1)
     gpu.same(index.center, first)
     # However it comes, and read by pieces.
-    monkeypatch.setattr("vqindex.rows.contents._CHUNK_VALUES", 64 * DIM)
+    monkeypatch.setattr("vqindex.arrays._CHUNK_VALUES", 64 * DIM)
     monkeypatch.setattr("vqindex.center._PIECE_VALUES", 2 * DIM)
     sliced = Sliced(X)
     upserted = VQIndex(DIM, metric=metric, center="mean")

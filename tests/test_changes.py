@@ -171,7 +171,7 @@ def test_a_change_that_raises_changes_nothing(monkeypatch):
             index.upsert(ids, x)
         unchanged()
     # Memory may end at any step of taking rows in.
-    monkeypatch.setattr("vqindex.rows.contents._CHUNK_VALUES", 600 * DIM)
+    monkeypatch.setattr("vqindex.arrays._CHUNK_VALUES", 600 * DIM)
     for owner, name in ((RowStore, "append"), (Originals, "append"), (ids_module, "_wider")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, failing_the_second_time(getattr(owner, name)))

@@ -143,7 +143,7 @@ def test_failing_build_leaves_nothing(folder, run, monkeypatch, there):
 
 @pytest.mark.parametrize("form", ["npy", "fvecs", "hdf5"])
 def test_nan_is_named_by_the_row_of_the_file(folder, run, monkeypatch, form):
-    monkeypatch.setattr("vqindex.rows.contents._CHUNK_VALUES", 16 * DIM)  # 16 rows a chunk: row 53 is in the fourth
+    monkeypatch.setattr("vqindex.arrays._CHUNK_VALUES", 16 * DIM)  # 16 rows a chunk: row 53 is in the fourth
     x = vectors(60)
     x[53, 4] = np.nan
     if form == "npy":
@@ -171,7 +171,7 @@ def test_nan_in_data_of_several_real_chunks(folder, run):
 
 
 def test_norm_too_large_is_named_by_the_row_of_the_file(folder, run, monkeypatch):
-    monkeypatch.setattr("vqindex.rows.contents._CHUNK_VALUES", 16 * DIM)
+    monkeypatch.setattr("vqindex.arrays._CHUNK_VALUES", 16 * DIM)
     x = vectors(60)
     x[53] = 1e19
     np.save("bad.npy", x)

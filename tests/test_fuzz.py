@@ -257,7 +257,7 @@ def test_bad_input_raises_and_changes_nothing(data):
 @pytest.mark.parametrize("held", [0, 1, 63, 64, 65, 300])
 def test_a_refused_add_leaves_no_trace_in_the_file(held, tmp_path, monkeypatch):
     """Rows of chunks before the bad one were written into the store's spare room, next to rows that stay."""
-    monkeypatch.setattr("vqindex.rows.contents._CHUNK_VALUES", 50 * 20)
+    monkeypatch.setattr("vqindex.arrays._CHUNK_VALUES", 50 * 20)
     x = np.random.default_rng(0).standard_normal((900, 20)).astype(np.float32)
     paths = []
     for name in ("tried", "clean"):

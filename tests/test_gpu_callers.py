@@ -9,7 +9,6 @@ import pytest
 from emulated import EmulatedDevice
 
 from vqindex import InvalidInputError, VQIndex
-from vqindex.rows import contents
 from vqindex_gpu.adopted import accept
 
 DIM = 33
@@ -139,7 +138,7 @@ def message(index, call):
 @pytest.mark.parametrize("rows", [10, 2**26])
 def test_values_that_are_not_finite_are_named_as_on_the_host(library, monkeypatch, bad, rows):
     """Also in a later chunk, when the first ones are in the index already."""
-    monkeypatch.setattr(contents, "_DEVICE_CHUNK_VALUES", rows * DIM)
+    monkeypatch.setattr("vqindex.arrays._DEVICE_CHUNK_VALUES", rows * DIM)
     ours, theirs = pair()
     for index in (ours, theirs):
         index.add(gate.corpus(DIM, rows=20))

@@ -7,7 +7,6 @@ from cases import CODECS, DIM, built, every_codec, every_metric, vectors
 from vqindex import BackendError, InvalidInputError, UnknownIdError, VQIndex
 from vqindex.backends import reference as reference_module
 from vqindex.backends.registry import resolve
-from vqindex.rows import contents as contents_module
 
 
 def rng(seed=0):
@@ -130,7 +129,7 @@ def test_add_in_pieces_equals_add_at_once(codec, sketch, metric, monkeypatch):
     pieces = VQIndex(DIM, metric=metric, codec=codec, sketch=sketch)
     for part in np.split(x, [0, 1, 18, 18, 130]):
         pieces.add(part)
-    monkeypatch.setattr(contents_module, "_CHUNK_VALUES", 7 * DIM + 1)
+    monkeypatch.setattr("vqindex.arrays._CHUNK_VALUES", 7 * DIM + 1)
     chunked = built(x, metric, codec, sketch)
     expected = whole.search(vectors(5, seed=1), 20)
     for other in (pieces, chunked):
@@ -180,7 +179,7 @@ def test_wrong_dim_changes_nothing(what):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (9, 23), (10, 1), (27, 5)])
 def test_not_finite_changes_nothing(row, column, value, monkeypatch):
-    monkeypatch.setattr(contents_module, "_CHUNK_VALUES", 10 * DIM)  # rows 10 and 27 lie in later chunks
+    monkeypatch.setattr("vqindex.arrays._CHUNK_VALUES", 10 * DIM)  # rows 10 and 27 lie in later chunks
     index = built(vectors(20))
     x = vectors(30, seed=1)
     x[row, column] = value
@@ -193,7 +192,7 @@ def test_not_finite_changes_nothing(row, column, value, monkeypatch):
 @pytest.mark.parametrize("row", [0, 9, 10, 27])
 @pytest.mark.parametrize("metric", ["ip", "l2"])
 def test_norms_too_large_change_nothing(metric, row, value, monkeypatch):
-    monkeypatch.setattr(contents_module, "_CHUNK_VALUES", 10 * DIM)
+    monkeypatch.setattr("vqindex.arrays._CHUNK_VALUES", 10 * DIM)
     index = built(vectors(20), metric)
     x = vectors(30, seed=1)
     x[row] = value
@@ -287,7 +286,7 @@ def test_unknown_ids_are_named_in_the_error():
 
 
 def test_a_failing_backend_changes_nothing(monkeypatch):
-    monkeypatch.setattr(contents_module, "_CHUNK_VALUES", 10 * DIM)
+    monkeypatch.setattr("vqindex.arrays._CHUNK_VALUES", 10 * DIM)
     index = built(vectors(20), ids=np.arange(20))
     encode, calls = index._backend.encode, []
 

@@ -12,7 +12,7 @@ from named import Named
 
 from vqindex import InvalidInputError, UnknownIdError, VQIndex, exclude
 from vqindex.backends.registry import available
-from vqindex.rerank import exact_scores
+from vqindex.search.rerank import exact_scores
 
 DIM = 5
 # Few distinct vectors, so that ties are common; zeros, huge and tiny ones among them.
@@ -59,7 +59,9 @@ class IndexMachine(RuleBasedStateMachine):
         alone.add(POOL, ids=np.arange(len(POOL)))
         self.pool_scores = alone.estimate(QUERIES, np.arange(len(POOL)))
         # What decides the order: with a center two of these may round to one score.
-        self.pool_keys = alone._backend.scores(alone._prepare(QUERIES)[1], alone._rows.gather(np.arange(len(POOL))))
+        self.pool_keys = alone._backend.scores(
+            alone._encoder.prepare(QUERIES), alone._rows.gather(np.arange(len(POOL)))
+        )
         self.pool_keys = self.pool_keys * (1 if alone._codec.spec.metric == "l2" else -1)
         self.pool_exact = exact_scores(metric, QUERIES, np.broadcast_to(POOL, (len(QUERIES), *POOL.shape)))
         self.rows = []  # (id, pool number), removed ones left out

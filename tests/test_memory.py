@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from vqindex import VQIndex, file_format
+from vqindex.arrays import _CHUNK_VALUES
 from vqindex.codes.bitplanes import BLOCK_ROWS, StoredRows
 from vqindex.codes.codec import Codec
 from vqindex.file_format import seal, writer
 from vqindex.file_format.layout import CHECK_BYTES
-from vqindex.rows.contents import _CHUNK_VALUES
 from vqindex.spec import IndexSpec
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="reads Linux's account of a process")

@@ -125,7 +125,7 @@ def test_kind_of_ids_stays_until_an_emptied_index_is_compacted():
 
 
 def test_a_failing_add_leaves_names_as_they_were(monkeypatch):
-    monkeypatch.setattr("vqindex.rows.contents._CHUNK_VALUES", 16 * DIM)
+    monkeypatch.setattr("vqindex.arrays._CHUNK_VALUES", 16 * DIM)
     for index in (make(20), VQIndex(DIM)):
         bad = X[:100].copy()
         bad[90, 3] = np.nan

@@ -319,16 +319,16 @@ def test_merge_that_is_interrupted_leaves_later_vectors_findable(name, kind, tmp
         settings["center"] = index.center
     other = VQIndex(DIM, **settings)
     other.add(vectors(BATCH, 5), ids_of(kind, 500, BATCH))
-    whole = type(other._contents).parts
+    whole = type(other._contents).batches
 
     def interrupted(contents, rows):
-        parts = whole(contents, rows)
-        yield next(parts)
-        yield next(parts)
+        batches = whole(contents, rows)
+        yield next(batches)
+        yield next(batches)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(other._contents), "parts", interrupted)
+        patch.setattr(type(other._contents), "batches", interrupted)
         with pytest.raises(KeyboardInterrupt):
             index.merge(other)
     assert len(other) == BATCH

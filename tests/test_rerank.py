@@ -7,8 +7,8 @@ from cases import DIM, built, every_metric, vectors
 
 from vqindex import FileFormatError, InvalidInputError, VQIndex
 from vqindex import arrays as arrays_module
-from vqindex.rerank import exact_scores
 from vqindex.rows.originals import KINDS, Originals
+from vqindex.search.rerank import exact_scores
 
 N, NQ = 300, 7
 X, Q = vectors(N), vectors(NQ, seed=9)
@@ -142,7 +142,7 @@ def test_only_rows_near_the_shortlist_are_read():
 def test_shortlists_are_read_in_parts(monkeypatch):
     index = built(X, keep_vectors="int8")
     want = index.search(Q, 5, rerank=True)
-    monkeypatch.setattr("vqindex.rerank._VALUES", 1)
+    monkeypatch.setattr("vqindex.search.rerank._VALUES", 1)
     for one, other in zip(index.search(Q, 5, rerank=True), want, strict=True):
         np.testing.assert_array_equal(one, other)
 

@@ -1,5 +1,8 @@
 """Search, estimate and reconstruct: against an obvious loop, and against each other. Scores are compared exactly."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from cases import DIM, built, every_codec, every_metric, vectors
@@ -244,3 +247,21 @@ def test_same_spec_same_bytes_other_seed_other_bytes(metric):
     a, b, c = (built(x, metric, seed=seed)._rows.gather(np.arange(30)).codes for seed in (0, 0, 1))
     np.testing.assert_array_equal(a, b)
     assert (a != c).any()
+
+
+@pytest.mark.parametrize("with_errors", [False, True])
+def test_a_result_names_unpacks_copies_and_pickles_its_parts(with_errors):
+    index = VQIndex(8, seed=1)
+    index.add(np.eye(8))
+    result = index.search(np.eye(8)[:2], 3, return_stderr=with_errors)
+    assert len(result) == 2 + with_errors
+    scores, ids, *rest = result
+    assert scores is result.scores
+    assert ids is result.ids
+    assert (result.stderr is rest[0]) if with_errors else (result.stderr is None)
+    for again in (pickle.loads(pickle.dumps(result)), copy.deepcopy(result)):
+        assert type(again) is type(result)
+        assert len(again) == len(result)
+        np.testing.assert_array_equal(again.ids, ids)
+    assert repr(result).startswith("SearchResult(scores=array(")
+    assert ("stderr=" in repr(result)) == with_errors

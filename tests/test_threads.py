@@ -105,7 +105,7 @@ def test_searches_while_vectors_are_added(small_segments, ids, keep):
 
 def test_a_search_in_the_middle_of_an_add_finds_no_rows_without_ids(monkeypatch):
     """The instant for certain: rows of the first chunk are in, their ids are not."""
-    monkeypatch.setattr("vqindex.rows.contents._CHUNK_VALUES", 100 * DIM)
+    monkeypatch.setattr("vqindex.arrays._CHUNK_VALUES", 100 * DIM)
     index = VQIndex(DIM, 4)
     index.add(X[:70], ids=np.arange(70) + 1000)
     index.remove([1003])

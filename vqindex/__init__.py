@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import BackendError, FileFormatError, InvalidInputError, StoreError, UnknownIdError, VQIndexError
 from .index import VQIndex
-from .result import RangeResult, SearchResult, SearchResultWithError
+from .result import RangeResult, SearchResult
 from .rows.filters import bitmap, exclude
 from .spec import IndexSpec
 from .version import __version__
@@ -25,7 +25,6 @@ __all__ = [
     "InvalidInputError",
     "RangeResult",
     "SearchResult",
-    "SearchResultWithError",
     "StoreError",
     "UnknownIdError",
     "VQIndex",

@@ -18,6 +18,7 @@ from .errors import InvalidInputError
 
 __all__ = [
     "OnDevice",
+    "VectorSource",
     "as_host",
     "as_ids",
     "as_matrix",
@@ -30,6 +31,8 @@ __all__ = [
 
 F32 = NDArray[np.float32]
 _SHOWN = 5
+_CHUNK_VALUES = 2**22  # float32 values that are encoded at a time: 16 MiB of input
+_DEVICE_CHUNK_VALUES = 2**26  # of an array in device memory
 _GAP = 8  # rows that are read for nothing rather than with another call
 
 
@@ -158,6 +161,47 @@ def float_chunks(matrix: Any, rows: int, what: str) -> Iterator[F32 | OnDevice]:
     """
     for start in range(0, matrix.shape[0], rows):
         yield _checked_float32(matrix[start : start + rows], range(start, matrix.shape[0]), what)
+
+
+class VectorSource:
+    """Vectors that a caller passes to be encoded: checked once here, read later, a chunk at a time.
+
+    Parameters
+    ----------
+    vectors : array-like, shape (n, dim), or OnDevice
+        As users pass it, or as `Backend.adopt` returned it.
+    dim : int
+        Columns expected.
+
+    Raises
+    ------
+    InvalidInputError
+        As `as_matrix`.
+    """
+
+    def __init__(self, vectors: Any, dim: int) -> None:
+        self._matrix = as_matrix(vectors, dim, "vectors")
+        self.rows: int = self._matrix.shape[0]
+        self.dim = dim
+
+    def chunks(self, rows: int | None = None) -> Iterator[tuple[int, F32 | OnDevice]]:
+        """Yield the first row of each chunk and its float32 rows, where they lie.
+
+        Parameters
+        ----------
+        rows : int, optional
+            Most rows of a chunk; by default what fills 16 MiB on the host, or 256 MiB on a device.
+
+        Raises
+        ------
+        InvalidInputError
+            At the chunk that holds a NaN or an infinity, naming row and column.
+        """
+        if rows is None:
+            values = _DEVICE_CHUNK_VALUES if is_on_device(self._matrix) else _CHUNK_VALUES
+            rows = max(1, values // self.dim)
+        for number, chunk in enumerate(float_chunks(self._matrix, rows, "vectors")):
+            yield number * rows, chunk
 
 
 def float_rows(matrix: Any, rows: NDArray[np.int64], what: str) -> F32:

@@ -1,4 +1,4 @@
-"""Centring: vectors are encoded and searched by what is left of them without a point m, the index's center.
+"""Centering: vectors are encoded and searched by what is left of them without a point m, the index's center.
 
 The error of an estimate of <a, b> is proportional to |a| |b|. Vectors that share a mean, as embeddings of one model
 do, are shorter without it, and so is the error of their scores. The engine (codec, backend, kernels, blocks of files)
@@ -38,9 +38,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import OnDevice, as_host, float_chunks, on_host
-from .backends.protocol import Backend
-from .codes.encoded import Encoded, Queries
+from .arrays import VectorSource, as_host, on_host
 from .codes.estimator import MAX_NORM, flush, sum64
 from .errors import InvalidInputError
 from .spec import IndexSpec
@@ -177,54 +175,38 @@ class Centering:
             return "mean" if self.pending else None
         return base64.b64encode(self.vector.astype("<f4").tobytes()).decode()
 
-    @property
-    def name(self) -> str | None:
-        """The same, for people."""
+    def describe(self) -> str | None:
+        """Return the center in words, or None."""
         if self.vector is None:
             return self.text
         return (
             f"vector of norm {_norm(self.vector):.4g} and CRC-32 {zlib.crc32(self.vector.astype('<f4').tobytes()):08x}"
         )
 
-    def settled(self, matrix: Any) -> Centering:
-        """Return itself, or with the mean of a checked matrix (n, dim) if that is wanted and it has rows.
+    def settled(self, source: VectorSource) -> Centering:
+        """Return itself, or with the mean of the vectors if that is pending and there are any.
 
         Raises
         ------
         InvalidInputError
             For a NaN or infinity, naming row and column, or a mean that is too long.
         """
-        n = matrix.shape[0]
-        if not self.pending or not n:
+        if not self.pending or not source.rows:
             return self
         total = np.zeros(self.spec.dim)
-        for chunk in float_chunks(matrix, _READ_PIECES * _piece_rows(self.spec.dim), "vectors"):
+        for _, chunk in source.chunks(_READ_PIECES * _piece_rows(self.spec.dim)):
             for _, wide, _ in _wide(on_host(chunk), self.spec.metric == "cosine"):
                 total += sum64(wide)
-        return Centering(self.spec, _as_vector(flush(total / n), self.spec.dim))
+        return Centering(self.spec, _as_vector(flush(total / source.rows), self.spec.dim))
 
     # ---- towards the engine
 
-    def encode(self, backend: Backend, rows: F32 | OnDevice) -> Encoded:
-        """Encode finite float32 rows (n, dim); residuals are made on the host."""
-        if not self.on:
-            return backend.encode(rows)
-        residuals, zero = self._residuals(on_host(rows))
-        done = backend.encode(residuals)
-        if done.norm is not None and zero.any():
-            done = done._replace(norm=np.where(zero, self._norm_of_zero, done.norm))
-        return done
+    def norms(self, found: F32, zero: NDArray[np.bool_]) -> F32:
+        """Return the norms that the engine's rows or queries count with; `zero` marks zero vectors."""
+        return np.where(zero, self._norm_of_zero, found) if zero.any() else found
 
-    def prepare(self, backend: Backend, queries: F32 | OnDevice) -> Queries:
-        """Prepare finite float32 queries (nq, dim)."""
-        if not self.on:
-            return backend.prepare(queries)
-        residuals, zero = self._residuals(on_host(queries))
-        done = backend.prepare(residuals)
-        return replace(done, norm=np.where(zero, self._norm_of_zero, done.norm)) if zero.any() else done
-
-    def _residuals(self, rows: F32) -> tuple[F32, NDArray[np.bool_]]:
-        """Return what the engine sees of rows, and which are zero vectors that count as such."""
+    def residuals(self, rows: F32) -> tuple[F32, NDArray[np.bool_]]:
+        """Return what the engine sees of finite float32 rows (n, dim), and which of them count as zero vectors."""
         out, zero = np.empty_like(rows), np.empty(len(rows), np.bool_)
         vector = np.zeros(self.spec.dim) if self.vector is None else self.vector.astype(np.float64)
         with np.errstate(under="ignore"):

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Literal, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import MAX_K, as_confidence, as_count, as_shortlist, as_thresholds
-from .arrays import OnDevice, as_matrix, as_queries, on_host
+from .arrays import VectorSource
+from .backends.protocol import Backend
 from .backends.registry import make_backend
 from .center import Centering
 from .codes.codec import Codec
-from .codes.encoded import Queries
-from .codes.top_k import RangeHits, TopK
+from .encoder import Encoder
 from .errors import InvalidInputError
-from .rerank import as_reader
-from .rerank import rerank as rerank_rows
-from .result import Delivery, RangeResult, SearchResult, SearchResultWithError
-from .rows.contents import Contents, check_norms, encoded
-from .rows.filters import Filter
+from .result import RangeResult, SearchResult
+from .rows.contents import Contents
 from .rows.ids import IdBatch, IdMap
 from .rows.originals import Originals, as_kind
-from .rows.request import SearchRequest
 from .rows.row_store import RowStore
+from .search.searcher import Searcher
 from .spec import IndexSpec
 
 __all__ = ["VQIndex"]
@@ -102,11 +98,18 @@ class VQIndex:
         self._start(Centering.of(spec, center), device, None if kind is None else Originals(spec.dim, kind))
 
     def _start(self, centering: Centering, device: str, originals: Originals | None) -> None:
-        self._centering = centering
         self._codec = Codec(centering.engine_spec)
-        self._backend = make_backend(self._codec, device)
+        self._encoder = Encoder(make_backend(self._codec, device), centering)
         self._contents = Contents(RowStore(self._codec.spec, self._backend.put), IdMap(), originals)
         self._meta: dict[str, Any] = {}
+
+    @property
+    def _backend(self) -> Backend:
+        return self._encoder.backend
+
+    @property
+    def _centering(self) -> Centering:
+        return self._encoder.centering
 
     @property
     def _spec(self) -> IndexSpec:
@@ -179,7 +182,7 @@ class VQIndex:
         BackendError
             If the device has no backend here. The index then stays where it was.
         """
-        self._backend = make_backend(self._codec, device)
+        self._encoder = self._encoder._replace(backend=make_backend(self._codec, device))
         self._rows.write_with(self._backend.put)
         return self
 
@@ -205,7 +208,7 @@ class VQIndex:
     def __repr__(self) -> str:
         s = self._spec
         sketch = "" if s.sketch == "none" else f", sketch={s.sketch!r}"
-        center = f", center=<{self._centering.name}>" if self._centering.on else ""
+        center = f", center=<{self._centering.describe()}>" if self._centering.on else ""
         return (
             f"VQIndex(dim={s.dim}, bits={s.bits}, metric={s.metric!r}, codec={s.codec!r}{sketch}{center}, "
             f"ntotal={self.ntotal}, backend={self._backend.name!r})"
@@ -225,7 +228,7 @@ class VQIndex:
             "backend": self._backend.name,
             "code_bytes": self._spec.sign_bytes + self._spec.row_bytes,
             "bytes_per_vector": self._codec.spec.bytes_per_vector,
-            "center": self._centering.name,
+            "center": self._centering.describe(),
             "removed": self._ids.rows_ever - len(self._ids),
             "id_bytes": 0 if self._ids.explicit is None else 8,
             "keep_vectors": self.keep_vectors,
@@ -256,22 +259,22 @@ class VQIndex:
             cosine), a coordinate that ``keep_vectors="f16"`` can't hold, or ids that are negative, repeated or already
             there. The index is then unchanged.
         """
-        matrix = as_matrix(self._where_it_lies(vectors), self.dim, "vectors")
-        new_ids = None if ids is None else self._ids.parse_ids(ids, matrix.shape[0])
-        if matrix.shape[0]:
+        source = self._encoder.source(vectors)
+        new_ids = None if ids is None else self._ids.parse_ids(ids, source.rows)
+        if source.rows:
             self._ids.check_new(new_ids)
-        self._encode(matrix, new_ids)
+        self._append(source, new_ids)
 
-    def _encode(self, matrix: Any, new_ids: IdBatch | None, replaces: NDArray[np.int64] | None = None) -> None:
-        """Append a checked matrix, instead of some rows; the mean of the first becomes the center if that is wanted."""
-        before = self._centering
-        self._centering = before.settled(matrix)
+    def _append(self, source: VectorSource, new_ids: IdBatch | None, replaces: NDArray[np.int64] | None = None) -> None:
+        """Encode and append vectors, and remove the rows they replace; the first may decide on the center."""
+        before = self._encoder
+        self._encoder = before._replace(centering=before.centering.settled(source))
         try:
-            parts = encoded(self._backend, self._centering, self._contents.originals, matrix)
-            self._contents.append(parts, new_ids, matrix.shape[0], replaces)
+            batches = self._encoder.encode(source, self._contents.originals)
+            self._contents.append(batches, new_ids, source.rows, replaces)
         except BaseException:
             if not self._ids.rows_ever:
-                self._centering = before
+                self._encoder = before
             raise
 
     def upsert(self, ids: Any, vectors: Any) -> None:
@@ -289,9 +292,9 @@ class VQIndex:
         InvalidInputError
             As for `add`; the index is then unchanged.
         """
-        matrix = as_matrix(self._where_it_lies(vectors), self.dim, "vectors")
-        new_ids = self._ids.parse_ids(ids, matrix.shape[0])
-        self._encode(matrix, new_ids, self._ids.find(new_ids))
+        source = self._encoder.source(vectors)
+        new_ids = self._ids.parse_ids(ids, source.rows)
+        self._append(source, new_ids, self._ids.find(new_ids))
 
     def remove(self, ids: Any) -> int:
         """Take vectors out, each in constant time; no other vector's id or place changes.
@@ -346,7 +349,7 @@ class VQIndex:
         if not isinstance(other, VQIndex):
             raise InvalidInputError(f"other is {other!r}; expected a VQIndex")
         ours, theirs = (
-            {**index.spec.as_dict(), "keep_vectors": index.keep_vectors, "center": index._centering.name}
+            {**index.spec.as_dict(), "keep_vectors": index.keep_vectors, "center": index._centering.describe()}
             for index in (self, other)
         )
         differ = [
@@ -359,36 +362,9 @@ class VQIndex:
         automatic = self._ids.next_id is not None and other._ids.next_id is not None
         ids = None if automatic else other._ids.ids_of_rows(other._ids.live_rows())
         self._ids.check_new(ids)
-        self._contents.append(other._contents.parts(other._ids.live_rows()), ids)
+        self._contents.append(other._contents.batches(other._ids.live_rows()), ids)
 
     # ---- search
-
-    @overload
-    def search(
-        self,
-        queries: Any,
-        k: int = 10,
-        *,
-        filter: Any = None,
-        rerank: Any = None,
-        oversample: float | None = None,
-        threads: int | None = None,
-        return_stderr: Literal[False] = False,
-        confidence: float | None = None,
-    ) -> SearchResult: ...
-    @overload
-    def search(
-        self,
-        queries: Any,
-        k: int = 10,
-        *,
-        filter: Any = None,
-        rerank: Any = None,
-        oversample: float | None = None,
-        threads: int | None = None,
-        return_stderr: Literal[True],
-        confidence: float | None = None,
-    ) -> SearchResultWithError: ...
 
     def search(
         self,
@@ -401,7 +377,7 @@ class VQIndex:
         threads: int | None = None,
         return_stderr: bool = False,
         confidence: float | None = None,
-    ) -> SearchResult | SearchResultWithError:
+    ) -> SearchResult:
         """Find the k best vectors for each query by a scan of the codes.
 
         Parameters
@@ -428,7 +404,8 @@ class VQIndex:
         threads : int, optional
             Most threads to use, 1 or more; by default as many as there are processors. Results do not depend on it.
         return_stderr : bool, default False
-            Also return the standard error of every score over the random rotation; not with `rerank`.
+            Also return the standard error of every score over the random rotation: the result then unpacks as
+            ``scores, ids, stderr``. Not with `rerank`.
         confidence : float, default 0.995
             Codes are scanned by their sign bits first, and the other bits read only of rows whose upper
             confidence bound could still be among the k best. This is the one-sided confidence of that bound, above 0.5:
@@ -447,26 +424,16 @@ class VQIndex:
             Wrong shape, a NaN or infinity, k or threads < 1, a confidence that is not above 0.5 and at most 1, a filter
             that does not fit the index, or `rerank` without the vectors it needs.
         """
-        k = as_count("k", k, MAX_K)
-        most_threads = None if threads is None else as_count("threads", threads)
-        sure = as_confidence(confidence)
-        now = self._contents.snapshot()
-        vectors_of = as_reader(rerank, oversample, return_stderr, now)
-        given, prepared, deliver = self._prepare(queries)
-        shortlist = k if vectors_of is None else as_shortlist(k, oversample, len(now.ids))
-        request = SearchRequest(prepared, k=shortlist, confidence=sure, threads=most_threads)
-        segments = now.rows.segments()
-        requests = Filter(filter, now.ids, request.count).requests(request, segments)
-        found = [self._backend.search(each, segments) for each in requests]
-        scores, rows, *_ = TopK.of_queries(found)
-        if vectors_of is None:
-            scores = self._centering.scores(scores)
-        else:
-            scores, rows = rerank_rows(self._spec.metric, on_host(given), rows, vectors_of, k)
-        result = SearchResult(scores, now.ids.ids(rows))
-        if return_stderr:
-            return deliver(SearchResultWithError(*result, self._stderr(prepared, rows, now.rows)))
-        return deliver(result)
+        return self._searcher().search(
+            queries,
+            k,
+            filter=filter,
+            rerank_from=rerank,
+            oversample=oversample,
+            threads=threads,
+            return_stderr=return_stderr,
+            confidence=confidence,
+        )
 
     def range_search(
         self,
@@ -500,41 +467,11 @@ class VQIndex:
         InvalidInputError
             As for `search`, or a threshold that is nan or of another shape.
         """
-        most_threads = None if threads is None else as_count("threads", threads)
-        sure = as_confidence(confidence)
-        now = self._contents.snapshot()  # before the center is looked at, which comes before the first rows
-        given, prepared, deliver = self._prepare(queries)
-        thresholds = self._centering.thresholds(as_thresholds(threshold, given.shape[0]))
-        request = SearchRequest(prepared, thresholds=thresholds, confidence=sure, threads=most_threads)
-        segments = now.rows.segments()
-        requests = Filter(filter, now.ids, request.count).requests(request, segments)
-        found = [self._backend.range_search(each, segments) for each in requests]
-        lims, scores, rows = RangeHits.of_queries(found)
-        found_all = RangeResult(lims, self._centering.scores(scores), now.ids.ids(rows))
-        return deliver._replace(single=False)(found_all)
+        return self._searcher().range_search(queries, threshold, filter=filter, threads=threads, confidence=confidence)
 
-    def _where_it_lies(self, array: Any) -> Any:
-        """Return an array on the backend's own device as one that is used there; any other as it is."""
-        adopted = self._backend.adopt(array)
-        return array if adopted is None else adopted
-
-    def _prepare(self, queries: Any) -> tuple[NDArray[np.float32] | OnDevice, Queries, Delivery]:
-        """Check and prepare queries; also tell how their results are wanted."""
-        home = self._backend.adopt(queries)
-        block, single = as_queries(queries if home is None else home, self.dim)
-        prepared = self._centering.prepare(self._backend, block)
-        if self._spec.stores_norm:
-            check_norms(prepared.norm, "queries", 0)
-        return block, prepared, Delivery(single, home)
-
-    def _stderr(self, prepared: Queries, rows: NDArray[np.int64], store: RowStore) -> NDArray[np.float32]:
-        """Return the standard errors of found rows, nan where there is none."""
-        errors = np.full(rows.shape, np.nan, np.float32)
-        for i, found in enumerate(rows):
-            there = found >= 0
-            stored = store.gather(found[there])
-            errors[i, there] = self._backend.stderr(prepared.select(slice(i, i + 1)), stored)[0]
-        return self._centering.stderr(errors)
+    def _searcher(self) -> Searcher:
+        contents = self._contents.snapshot()  # before the center is read, which is set before the first rows come
+        return Searcher(self._encoder, contents)
 
     def estimate(self, queries: Any, ids: Any) -> NDArray[np.float32]:
         """Return the score of every query with every given id.
@@ -557,12 +494,7 @@ class VQIndex:
         UnknownIdError
             If an id is not in the index.
         """
-        now = self._contents.snapshot()
-        _, prepared, deliver = self._prepare(queries)
-        stored = now.rows.gather(now.ids.rows(now.ids.parse_ids(ids)))
-        scores = self._centering.scores(self._backend.scores(prepared, stored))
-        out: NDArray[np.float32] = deliver.array(scores)
-        return out
+        return self._searcher().estimate(queries, ids)
 
     def reconstruct(self, ids: Any) -> NDArray[np.float32]:
         """Return approximate vectors xhat whose inner product with a query is the estimate: <q, xhat>.
@@ -585,9 +517,7 @@ class VQIndex:
             If an id is not in the index.
         """
         single = isinstance(ids, int | np.integer | str)
-        now = self._contents.snapshot()
-        wanted = now.ids.parse_ids([ids] if single else ids)
-        decoded = self._centering.decoded(self._backend.decode(now.rows.gather(now.ids.rows(wanted))))
+        decoded = self._searcher().reconstruct([ids] if single else ids)
         return decoded[0] if single else decoded
 
     # ---- files

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import OnDevice
 
-__all__ = ["Delivery", "RangeResult", "SearchResult", "SearchResultWithError"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Delivery", "RangeResult", "SearchResult"]
 
 
-class SearchResult(NamedTuple):
-    """Scores and ids, best first; unpacks as ``scores, ids``.
+class SearchResult(tuple[Any, ...]):
+    """Scores and ids, best first; unpacks as ``scores, ids``, or ``scores, ids, stderr`` if errors were asked for.
 
     NumPy arrays; for queries that lie on the GPU of an index on device ``"cuda"``, arrays of their library there.
 
@@ -24,18 +27,38 @@ class SearchResult(NamedTuple):
         result hold -inf (ip, cosine) or +inf (l2).
     ids : ndarray of int64, or of objects (str), shape (nq, k) or (k,)
         -1, or None, where there is no result.
+    stderr : ndarray of float32, shape (nq, k) or (k,), or None
+        Standard error of each score, if ``return_stderr=True`` asked for it.
     """
 
-    scores: NDArray[np.float32]
-    ids: NDArray[Any]
+    __slots__ = ()
 
+    def __new__(  # noqa: D102 - the class says it
+        cls, scores: NDArray[np.float32], ids: NDArray[Any], stderr: NDArray[np.float32] | None = None
+    ) -> Self:
+        return super().__new__(cls, (scores, ids) if stderr is None else (scores, ids, stderr))
 
-class SearchResultWithError(NamedTuple):
-    """A `SearchResult` with the standard error of each score; unpacks as ``scores, ids, stderr``."""
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return tuple(self)
 
-    scores: NDArray[np.float32]
-    ids: NDArray[Any]
-    stderr: NDArray[np.float32]
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """Scores, best first."""
+        return self[0]  # type: ignore[no-any-return]
+
+    @property
+    def ids(self) -> NDArray[Any]:
+        """Ids, best first."""
+        return self[1]  # type: ignore[no-any-return]
+
+    @property
+    def stderr(self) -> NDArray[np.float32] | None:
+        """Standard errors of the scores, or None."""
+        return self[2] if len(self) > 2 else None
+
+    def __repr__(self) -> str:
+        named = zip(("scores", "ids", "stderr"), self, strict=False)
+        return f"SearchResult({', '.join(f'{name}={array!r}' for name, array in named)})"
 
 
 class RangeResult(NamedTuple):
@@ -56,7 +79,7 @@ class RangeResult(NamedTuple):
     ids: NDArray[Any]
 
 
-Result = TypeVar("Result", SearchResult, SearchResultWithError, RangeResult)
+Result = TypeVar("Result", SearchResult, RangeResult)
 
 
 class Delivery(NamedTuple):
@@ -66,18 +89,18 @@ class Delivery(NamedTuple):
     ----------
     single : bool
         Whether there is one query that was given without an axis of queries.
-    home : OnDevice or None
+    on_device : OnDevice or None
         The queries, if they lie on the index's device: results go there, as arrays of their library.
     """
 
     single: bool
-    home: OnDevice | None
+    on_device: OnDevice | None
 
     def array(self, part: NDArray[Any]) -> Any:
         """Return an array, (nq, ...) or (...), where it is wanted."""
         part = part[0] if self.single else part
         # Ids that are strings have no place on a device.
-        return part if self.home is None or part.dtype == object else self.home.back(part)
+        return part if self.on_device is None or part.dtype == object else self.on_device.back(part)
 
     def __call__(self, result: Result) -> Result:
         """Return a result whose parts are all where they are wanted."""

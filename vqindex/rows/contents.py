@@ -3,48 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import float_chunks, is_on_device, on_host
-from ..backends.protocol import Backend
-from ..center import Centering
 from ..codes.encoded import Encoded
-from ..codes.estimator import MAX_NORM
-from ..errors import InvalidInputError
 from .ids import IdBatch, IdMap
 from .originals import Originals, Rounded
 from .row_store import RowStore
 
-__all__ = ["Contents", "Part", "check_norms", "encoded"]
+__all__ = ["Contents", "NewRows"]
 
 I64 = NDArray[np.int64]
-Part = tuple[Encoded, Rounded | None]  # some rows, and their originals if vectors are kept
 
-_CHUNK_VALUES = 2**22  # float32 values encoded at a time: 16 MiB of input
-_DEVICE_CHUNK_VALUES = 2**26  # of an array in device memory
+_CHUNK_VALUES = 2**22  # coordinates of rows that are copied at a time
 
 
-def check_norms(norm: NDArray[np.float32] | None, what: str, first_row: int) -> None:
-    """Raise InvalidInputError for norms with which distances would not be finite."""
-    if norm is not None and norm.size and not norm.max() < MAX_NORM:
-        row = int(np.argmax(~(norm < MAX_NORM)))
-        raise InvalidInputError(
-            f"{what}[{first_row + row}] has norm {norm[row]:g}; expected less than 2**62 for metrics ip and l2"
-        )
+class NewRows(NamedTuple):
+    """Rows on their way into an index.
 
+    Attributes
+    ----------
+    codes : Encoded
+        Code rows.
+    originals : Rounded or None
+        The vectors themselves, rounded, if the index keeps them.
+    """
 
-def encoded(backend: Backend, centering: Centering, originals: Originals | None, matrix: Any) -> Iterator[Part]:
-    """Encode a checked matrix (n, dim) by chunks, as they are asked for, and round it if vectors are kept."""
-    values = _DEVICE_CHUNK_VALUES if is_on_device(matrix) else _CHUNK_VALUES
-    rows = max(1, values // matrix.shape[1])
-    for number, chunk in enumerate(float_chunks(matrix, rows, "vectors")):
-        kept = None if originals is None else originals.rounded(on_host(chunk), number * rows)
-        codes = centering.encode(backend, chunk)
-        check_norms(codes.norm, "vectors", number * rows)
-        yield codes, kept
+    codes: Encoded
+    originals: Rounded | None
 
 
 class Contents(NamedTuple):
@@ -55,7 +43,7 @@ class Contents(NamedTuple):
     rows : RowStore
         Codes and scalars.
     ids : IdMap
-        Ids, and which rows are still there.
+        Ids, and which rows are live.
     originals : Originals or None
         The vectors themselves, if they are kept.
     """
@@ -70,22 +58,31 @@ class Contents(NamedTuple):
         return self.rows.nbytes + self.ids.nbytes + (0 if self.originals is None else self.originals.nbytes)
 
     def snapshot(self) -> Contents:
-        """Return the contents as they are, to be looked at while another thread changes these."""
+        """Return the contents of this moment, to be read while another thread changes these."""
         ids = self.ids.snapshot()  # first: rows and originals come before their ids
         originals = None if self.originals is None else self.originals.snapshot()
         return Contents(self.rows.first(ids.rows_ever), ids, originals)
 
     def append(
-        self, parts: Iterable[Part], ids: IdBatch | None, expected_rows: int = 0, replaces: I64 | None = None
+        self, batches: Iterable[NewRows], ids: IdBatch | None, expected_rows: int = 0, replaces: I64 | None = None
     ) -> None:
-        """Take rows in whose ids passed `IdMap.check_new`, instead of others: all or, if anything is raised, none.
+        """Append rows whose ids passed `IdMap.check_new`, all of them or, if anything is raised, none.
 
-        Parts are taken one by one and lie in memory once; `coming` is how many rows they have, if that is known.
+        Parameters
+        ----------
+        batches : iterable of NewRows
+            Taken one by one, so that rows lie in memory once.
+        ids : IdBatch or None
+            Ids of all rows together.
+        expected_rows : int
+            How many rows the batches have, if that is known.
+        replaces : ndarray of int64, optional
+            Rows that are removed at the same moment; -1 is none.
         """
         savepoints = [(part, part.savepoint()) for part in self if part is not None]
         try:
             self.rows.reserve(expected_rows)
-            count = self._fill(parts)
+            count = self._fill(batches)
             if count:
                 self.ids.extend(count, ids, replaces)
         except BaseException:
@@ -93,26 +90,27 @@ class Contents(NamedTuple):
                 part.rollback(savepoint)
             raise
 
-    def _fill(self, parts: Iterable[Part]) -> int:
+    def _fill(self, batches: Iterable[NewRows]) -> int:
         count = 0
-        for rows, kept in parts:
-            self.rows.append(rows)
-            if self.originals is not None and kept is not None:
-                self.originals.append(kept)
-            count += rows.rows
+        for codes, originals in batches:
+            self.rows.append(codes)
+            if self.originals is not None and originals is not None:
+                self.originals.append(originals)
+            count += codes.rows
         return count
 
-    def parts(self, rows: I64) -> Iterator[Part]:
-        """Yield some rows, shape (m,), ascending, by chunks."""
+    def batches(self, rows: I64) -> Iterator[NewRows]:
+        """Yield some rows, shape (m,), ascending, a batch at a time."""
         step = max(1, _CHUNK_VALUES // self.rows.dim)
         for start in range(0, rows.size, step):
             at = rows[start : start + step]
-            yield self.rows.gather(at), None if self.originals is None else self.originals.gather_rounded(at)
+            originals = None if self.originals is None else self.originals.gather_rounded(at)
+            yield NewRows(self.rows.gather(at), originals)
 
     def compacted(self) -> Contents:
         """Return the contents without removed rows, in whole blocks: copied, or itself if it is so already."""
         if self.ids.live is None and self.rows.has_whole_blocks:
             return self
-        left = self.ids.live_rows()
-        originals = None if self.originals is None else self.originals.select(left)
-        return Contents(self.rows.select(left), self.ids.compacted(), originals)
+        live = self.ids.live_rows()
+        originals = None if self.originals is None else self.originals.select(live)
+        return Contents(self.rows.select(live), self.ids.compacted(), originals)

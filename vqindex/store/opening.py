@@ -137,7 +137,7 @@ def _check_spec(folder: Path, wanted: dict[str, Any]) -> None:
     there = Centering.from_text(manifest.spec, manifest.center)
     given = Centering.of(manifest.spec, wanted.pop("center", None))
     if given.on and given.text != there.text and not (given.pending and there.on):
-        raise InvalidInputError(f"center is {given.name}; the index in {folder} has {there.name}")
+        raise InvalidInputError(f"center is {given.describe()}; the index in {folder} has {there.describe()}")
     for name, value in wanted.items():
         if own[name] != value:
             raise InvalidInputError(f"{name} is {value!r}; the index in {folder} has {own[name]!r}")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import as_matrix, float_rows
-from .codes.estimator import flush, sum64
-from .errors import InvalidInputError
-from .rows.contents import Contents
+from ..arrays import as_matrix, float_rows
+from ..codes.estimator import flush, sum64
+from ..errors import InvalidInputError
+from ..rows.contents import Contents
 
 __all__ = ["Reader", "as_reader", "exact_scores", "rerank"]
 
