@@ -13,7 +13,7 @@ import pytest
 from cli_tools import one_object
 from damage import assert_refused, edit_header, replace_block
 from edits import edited
-from faulty import Died, FaultyFiles, write_folder
+from faulty import Died, FaultyDirectory, write_folder
 from stores import DIM, QUERIES, content, open_with, vectors
 
 import vqindex
@@ -270,15 +270,15 @@ def test_a_crash_at_any_call_leaves_a_center_and_its_vectors_or_neither(tmp_path
     for at in range(100):
         copy = tmp_path / str(at)
         shutil.copytree(start, copy)
-        files = FaultyFiles(copy)
-        index = open_with(copy, files=files)
-        files.at, files.how, files.torn = len(files.calls) + at, "die", rng.choice([0.0, 0.5, 1.0])
+        directory = FaultyDirectory(copy)
+        index = open_with(copy, directory=directory)
+        directory.at, directory.how, directory.torn = len(directory.calls) + at, "die", rng.choice([0.0, 0.5, 1.0])
         index.add(X)
         try:
             index.commit()
         except Died:
             index.close()
-        for number, state in enumerate(files.crash_states(rng, 3)):
+        for number, state in enumerate(directory.crash_states(rng, 3)):
             found = tmp_path / f"{at}-{number}"
             write_folder(found, state)
             with open_with(found) as left:
@@ -290,7 +290,7 @@ def test_a_crash_at_any_call_leaves_a_center_and_its_vectors_or_neither(tmp_path
                     left.add(X + 1)
                     same(left, built(x=X + 1))
             verify_store(found)
-        if not files.dead:
+        if not directory.dead:
             assert content(index) == content(whole)
             break
     assert 5 < at < 50

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from faulty import FaultyFiles
+from faulty import FaultyDirectory
 from stores import open_with
 
 import vqindex
@@ -464,11 +464,11 @@ def test_add_that_fails_between_commits_leaves_later_vectors_findable(name, kind
 @pytest.mark.parametrize("at", [0, 1, 5])
 def test_commit_on_a_full_disk_leaves_later_vectors_findable(name, kind, at, tmp_path):
     index, untouched = pair = open_pair(tmp_path, INDEXES[name], kind)
-    whole = index._files
-    index._files = FaultyFiles(index.path, at, "full", 0.5)
+    whole = index._directory
+    index._directory = FaultyDirectory(index.path, at, "full", 0.5)
     with pytest.raises(OSError, match="No space left"):
         index.commit()
-    index._files = whole
+    index._directory = whole
     assert_as_if_never_tried(index, untouched, kind, tmp_path)
     assert_same_when_reopened(pair, tmp_path)
 
@@ -478,20 +478,20 @@ def test_commit_that_fails_at_any_call_can_be_followed_by_additions_and_another(
         folder = tmp_path / str(at)
         folder.mkdir()
         index, untouched = pair = open_pair(folder, INDEXES["l2-f32"], "strings")
-        whole, files = index._files, FaultyFiles(index.path, at, "raise")
-        index._files = files
+        whole, directory = index._directory, FaultyDirectory(index.path, at, "raise")
+        index._directory = directory
         try:
             index.commit()
             failed = False
         except OSError:
             failed = True
-        index._files = whole
+        index._directory = whole
         # Files that no manifest names any more stay where they can't be removed.
-        assert failed == (at is not None and files.calls[at][0] != "unlink")
+        assert failed == (at is not None and directory.calls[at][0] != "remove")
         assert_more_vectors_find_themselves(index, "strings")
         assert_more_vectors_find_themselves(untouched, "strings")
         assert_same_when_reopened(pair, tmp_path)
-        return files.calls
+        return directory.calls
 
     calls = attempt(None)
     kinds = [what for what, _ in calls]

@@ -184,7 +184,7 @@ def test_a_reader_between_manifest_and_segments_takes_the_next_commit(folder, mo
     from vqindex.store import snapshot
 
     index = vqindex.open(folder, "a")
-    real, hurried = snapshot.read_manifest, []
+    real, hurried = snapshot.load_manifest, []
 
     def read_and_be_late(where):
         manifest = real(where)
@@ -194,7 +194,7 @@ def test_a_reader_between_manifest_and_segments_takes_the_next_commit(folder, mo
             index.compact()
         return manifest
 
-    monkeypatch.setattr(snapshot, "read_manifest", read_and_be_late)
+    monkeypatch.setattr(snapshot, "load_manifest", read_and_be_late)
     found = content(vqindex.open(folder))
     assert found == content(index)
     assert len(hurried) == 3

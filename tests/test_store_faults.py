@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 import pytest
-from faulty import Died, FaultyFiles, write_folder
+from faulty import Died, FaultyDirectory, write_folder
 from stores import DIM, change, committed, content, make_store, open_with, vectors
 
 import vqindex
@@ -65,24 +65,24 @@ def attempt(case, folder, at, how, torn=0.0):
     """Do it to a copy; return the file system, the error or None, and the index if it is still open."""
     old, way, _, _ = case
     shutil.copytree(old, folder)
-    files = FaultyFiles(folder)
-    index = open_with(folder, files=files)
-    files.calls.clear()
-    files.at, files.how, files.torn = at, how, torn
+    directory = FaultyDirectory(folder)
+    index = open_with(folder, directory=directory)
+    directory.calls.clear()
+    directory.at, directory.how, directory.torn = at, how, torn
     try:
         way(index)
     except (OSError, Died) as error:
-        return files, error, index
-    return files, None, index
+        return directory, error, index
+    return directory, None, index
 
 
 def count_calls(case, tmp_path):
-    files, error, index = attempt(case, tmp_path / "counted", None, "raise")
+    directory, error, index = attempt(case, tmp_path / "counted", None, "raise")
     index.close()
     assert error is None
-    kinds = {what for what, _ in files.calls}
-    assert kinds >= {"create", "write", "sync", "replace", "unlink", "sync_folder"}
-    return len(files.calls)
+    kinds = {what for what, _ in directory.calls}
+    assert kinds >= {"create", "write", "sync", "publish", "remove", "sync_names"}
+    return len(directory.calls)
 
 
 def test_an_error_at_any_call_loses_nothing(case, tmp_path):
@@ -90,12 +90,12 @@ def test_an_error_at_any_call_loses_nothing(case, tmp_path):
     rng = random.Random(0)
     for at in range(count_calls(case, tmp_path)):
         folder = tmp_path / str(at)
-        files, error, index = attempt(case, folder, at, "raise", rng.choice([0.0, 0.5, 1.0]))
-        what = files.calls[at][0]
+        directory, error, index = attempt(case, folder, at, "raise", rng.choice([0.0, 0.5, 1.0]))
+        what = directory.calls[at][0]
         # Removing what is not needed any more may fail; a later commit or writer does it.
-        assert (error is None) == (what == "unlink"), (at, files.calls[at])
+        assert (error is None) == (what == "remove"), (at, directory.calls[at])
         assert committed(folder) in (before, after)
-        files.at = None
+        directory.at = None
         index.commit()  # again
         assert content(index) == after
         index.close()
@@ -116,11 +116,11 @@ def test_a_crash_at_any_call_leaves_the_old_or_the_new_commit(case, tmp_path):
     seen = {}  # what was found in each folder that a crash may leave
     for at in range(calls + 1):
         folder = tmp_path / str(at)
-        files, error, index = attempt(case, folder, at, "die", rng.choice([0.0, 0.3, 1.0]))
+        directory, error, index = attempt(case, folder, at, "die", rng.choice([0.0, 0.3, 1.0]))
         assert isinstance(error, Died) == (at < calls)
         index.close()
-        replaced = any(what == "replace" for what, _ in files.calls[:at])
-        for number, state in enumerate(files.crash_states(rng, CRASHES)):
+        replaced = any(what == "publish" for what, _ in directory.calls[:at])
+        for number, state in enumerate(directory.crash_states(rng, CRASHES)):
             key = tuple(sorted(state.items()))
             if key not in seen:
                 found = tmp_path / f"{at}-{number}"
@@ -141,12 +141,12 @@ def test_a_full_disk_at_any_call(case, tmp_path):
     _, _, before, after = case
     for at in range(count_calls(case, tmp_path)):
         folder = tmp_path / str(at)
-        files, error, index = attempt(case, folder, at, "full", 0.5)
+        directory, error, index = attempt(case, folder, at, "full", 0.5)
         if error is not None:
             assert error.errno == errno.ENOSPC
             assert committed(folder) == before
             assert set(os.listdir(folder)) == set(os.listdir(case[0]))
-        files.how, files.at = "raise", None  # there is room again
+        directory.how, directory.at = "raise", None  # there is room again
         index.commit()
         index.close()
         assert committed(folder) == after
@@ -157,16 +157,16 @@ def test_store_that_could_not_be_made_can_be_made_again(tmp_path):
     for at in range(100):
         folder = tmp_path / str(at)
         folder.mkdir()
-        files = FaultyFiles(folder, at, "die")
+        directory = FaultyDirectory(folder, at, "die")
         with contextlib.suppress(Died):
-            open_with(folder, files=files, dim=DIM).close()
-        for number, state in enumerate(files.crash_states(rng, CRASHES)):
+            open_with(folder, directory=directory, dim=DIM).close()
+        for number, state in enumerate(directory.crash_states(rng, CRASHES)):
             found = tmp_path / f"{at}-{number}"
             write_folder(found, state)
             with open_with(found, dim=DIM) as index:  # made now, or there already
                 index.add(vectors(3))
             assert len(committed(found)[0]) == 3
-        if not files.dead:
+        if not directory.dead:
             break
     assert 3 < at < 20
 
@@ -181,8 +181,8 @@ def test_saves_fail_at_every_call(tmp_path):
     before, after = content(old), content(new)
     rng = random.Random(0)
 
-    def save(index, path, files):
-        file_format.write(path, index._codec, index._rows.stored(), None, index.meta, files=files)
+    def save(index, path, directory):
+        file_format.write(path, index._codec, index._rows.stored(), None, index.meta, directory=directory)
 
     finished = 0
     for how in ("raise", "die", "full"):
@@ -190,17 +190,17 @@ def test_saves_fail_at_every_call(tmp_path):
             folder = tmp_path / f"{how}-{at}"
             folder.mkdir()
             old.save(folder / "a.vqi")
-            files = FaultyFiles(folder, at, how, rng.choice([0.0, 0.5, 1.0]))
+            directory = FaultyDirectory(folder, at, how, rng.choice([0.0, 0.5, 1.0]))
             error = None
             try:
-                save(new, folder / "a.vqi", files)
+                save(new, folder / "a.vqi", directory)
             except (OSError, Died) as caught:
                 error = caught
             if how != "die":
                 assert os.listdir(folder) == ["a.vqi"]
             now = content(VQIndex.load(folder / "a.vqi"))
             assert now in ([before, after] if error else [after])
-            for number, state in enumerate(files.crash_states(rng, CRASHES)):
+            for number, state in enumerate(directory.crash_states(rng, CRASHES)):
                 found = tmp_path / f"{how}-{at}-{number}"
                 write_folder(found, state)
                 now = content(VQIndex.load(found / "a.vqi"))

@@ -1,13 +1,13 @@
-"""File systems that fail: `FaultyFiles` stands in for `vqindex.directory.local.Files` and knows what a crash may leave.
+"""Directories that fail: `FaultyDirectory` is a `LocalDirectory` that knows what a crash may leave.
 
-Calls are counted: creating a file, each write, sync, rename, unlink, sync of a folder. At a given call it raises an
-error, or "dies": then no later call does anything, as after a power cut. `crash_states` gives folders that may be found
-then: what was synced is there; of all else, names and bytes alike, any part may be.
+It counts calls: each create, write, sync of a file, publish, remove, and sync of the names. At a given call it raises
+an error or "dies": then no later call does anything, as after a power cut. `crash_states` yields the folders that may
+be found afterwards: they have everything that was synced, and any part of the other names and bytes.
 """
 
 import errno
 
-from vqindex.directory.local import Files, OutFile
+from vqindex.directory.local import LocalDirectory, LocalFile
 
 
 class Died(BaseException):
@@ -19,36 +19,37 @@ class _Inode:
         self.data, self.synced = data, synced
 
 
-class _File(OutFile):
-    def __init__(self, path, files):
+class _File(LocalFile):
+    def __init__(self, path, directory):
         super().__init__(path)
-        self._files = files
+        self._directory = directory
 
     def write(self, data):
-        self._files.step(
+        self._directory.step(
             "write", self.path, lambda share: super(_File, self).write(bytes(data)[: int(len(data) * share)])
         )
         return len(data)
 
     def sync(self):
-        self._files.step("sync", self.path)
+        self._directory.step("sync", self.path)
         super().sync()
-        inode = self._files.names[self.path.name]
+        inode = self._directory.inodes[self.path.name]
         inode.synced = self.path.read_bytes()
 
 
-class FaultyFiles(Files):
+class FaultyDirectory(LocalDirectory):
     """See above. `how`: "raise" at call `at`, "die" there, or "full": from there on there is no room for writes."""
 
     def __init__(self, folder, at=None, how="raise", torn=0.0):
-        self.folder, self.at, self.how, self.torn = folder, at, how, torn
+        super().__init__(folder)
+        self.at, self.how, self.torn = at, how, torn
         self.calls, self.dead = [], False
-        self.names = {p.name: _Inode(p.read_bytes(), p.read_bytes()) for p in folder.iterdir() if p.is_file()}
-        self.durable = dict(self.names)
-        self.pending = []  # (name, inode or None) since the folder was synced: what each name became
+        self.inodes = {p.name: _Inode(p.read_bytes(), p.read_bytes()) for p in folder.iterdir() if p.is_file()}
+        self.durable = dict(self.inodes)
+        self.pending = []  # (name, inode or None) since the names were synced: what each name became
 
     def step(self, what, path, partly=lambda share: None):
-        """Count a call; raise or die if it is the one. `partly(share)` does some of it."""
+        """Count a call; raise or die if it is the chosen one. `partly(share)` does a share of its work."""
         if self.dead:
             raise Died
         number = len(self.calls)
@@ -66,41 +67,44 @@ class FaultyFiles(Files):
             raise OSError(errno.EIO, "Input/output error", str(path))
         partly(1.0)
 
-    def create(self, path):
+    def create(self, name):
+        path = self.folder / name
         self.step("create", path)
         file = _File(path, self)
-        self._became(path.name, _Inode(b"", b""))
+        self._became(name, _Inode(b"", b""))
         return file
 
-    def replace(self, source, target):
-        self.step("replace", target)
-        super().replace(source, target)
-        inode = self.names[source.name]
-        self._became(target.name, inode)
-        self._became(source.name, None)
+    def publish(self, source, target, expected):
+        self.step("publish", self.folder / target)
+        version = super().publish(source, target, expected)
+        inode = self.inodes[source]
+        self._became(target, inode)
+        self._became(source, None)
+        return version
 
-    def unlink(self, path):
-        self.step("unlink", path)
-        if path.name in self.names:
-            self.names[path.name].data = path.read_bytes()
-        super().unlink(path)
-        self._became(path.name, None)
+    def remove(self, name):
+        path = self.folder / name
+        self.step("remove", path)
+        if name in self.inodes:
+            self.inodes[name].data = path.read_bytes()
+        super().remove(name)
+        self._became(name, None)
 
-    def sync_folder(self, folder):
-        self.step("sync_folder", folder)
-        super().sync_folder(folder)
-        self.durable, self.pending = dict(self.names), []
+    def sync(self):
+        self.step("sync_names", self.folder)
+        super().sync()
+        self.durable, self.pending = dict(self.inodes), []
 
     def _became(self, name, inode):
         self.pending.append((name, inode))
         if inode is None:
-            self.names.pop(name, None)
+            self.inodes.pop(name, None)
         else:
-            self.names[name] = inode
+            self.inodes[name] = inode
 
     def crash_states(self, random, count):
         """Yield {name: bytes} of folders that a crash now may leave: the least, the most, and `count` others."""
-        for name, inode in self.names.items():
+        for name, inode in self.inodes.items():
             inode.data = (self.folder / name).read_bytes()
 
         def state(kept, content):

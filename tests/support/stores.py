@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vqindex.directory.local import FILES
+from vqindex.directory.local import LocalDirectory
 from vqindex.store.opening import _open
 
 DIM = 6
@@ -13,9 +13,9 @@ def vectors(n, seed=0):
     return np.random.default_rng(seed).standard_normal((n, DIM)).astype(np.float32)
 
 
-def open_with(folder, mode="a", files=FILES, **wanted):
-    """Open or make a store on a file system of one's own."""
-    return _open(folder, mode, wanted, "auto", True, False, files)
+def open_with(folder, mode="a", directory=None, **wanted):
+    """Open or create a store, in a directory that the test supplies if it does."""
+    return _open(directory or LocalDirectory(folder), mode, wanted, "auto", True, False)
 
 
 def content(index):

@@ -1,1 +1,1 @@
-"""Directories: where the files of an index live, as commits and saves see them."""
+"""Directories: where the files of a store lie. `protocol.Directory` is the seam, `local.LocalDirectory` a folder."""

@@ -18,7 +18,8 @@ from ..center import Centering
 from ..codes.bitplanes import BLOCK_ROWS, StoredRows
 from ..codes.codec import Codec
 from ..codes.trellis import TABLE_VERSION
-from ..directory.local import FILES, Files, OutFile
+from ..directory.local import LocalDirectory
+from ..directory.protocol import Directory, OutputFile
 from ..rows.originals import KINDS, Originals
 from ..rows.string_ids import StringIds
 from ..version import __version__
@@ -117,7 +118,7 @@ def _fill(
 class _Hdf5Output:
     """A new file as HDF5 writes it. No error may pass through the HDF5 library: the first is kept for `check`."""
 
-    def __init__(self, file: OutFile) -> None:
+    def __init__(self, file: OutputFile) -> None:
         self._file = file
         self._error: BaseException | None = None
 
@@ -157,7 +158,7 @@ class _Hdf5Output:
 
 
 def write_file(
-    file: OutFile,
+    file: OutputFile,
     codec: Codec,
     blocks: Sequence[StoredRows],
     ids: NDArray[np.int64] | None,
@@ -200,7 +201,7 @@ def write(
     originals: Originals | None = None,
     centering: Centering | None = None,
     names: StringIds | None = None,
-    files: Files = FILES,
+    directory: Directory | None = None,
 ) -> None:
     """Write an index file atomically and durably.
 
@@ -224,21 +225,22 @@ def write(
         The center, and the spec that users see; without it there is no center.
     names : StringIds, optional
         Of the same rows, if ids are the numbers of names.
-    files : Files
-        The file system.
+    directory : Directory, optional
+        The folder of `path`, for tests.
     """
     target = Path(path)
     # Cut, so that a long name does not become one that is too long.
-    temporary = target.with_name(f".{target.name[:32]}.{secrets.token_hex(4)}.tmp")
+    temporary = f".{target.name[:32]}.{secrets.token_hex(4)}.tmp"
+    directory = LocalDirectory(target.parent) if directory is None else directory
     try:
-        file = files.create(temporary)
+        file = directory.create(temporary)
         try:
             write_file(file, codec, blocks, ids, meta, next_id, originals, centering, names)
         finally:
             file.close()
-        files.replace(temporary, target)
+        directory.publish(temporary, target.name, directory.version(target.name))
     except BaseException:
         with suppress(OSError):
-            files.unlink(temporary)
+            directory.remove(temporary)
         raise
-    files.sync_folder(target.parent)  # the rename itself
+    directory.sync()  # the rename itself

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..center import Centering
-from ..directory.local import FILES, Files
+from ..directory.local import LocalDirectory
+from ..directory.protocol import WriterLock
 from ..errors import StoreError
 from ..file_format.writer import write_file
 from ..index import VQIndex
@@ -29,8 +30,7 @@ from ..rows.ids import IdMap
 from ..rows.originals import Originals
 from ..rows.row_store import RowStore
 from ..rows.string_ids import StringIds
-from .lock import WriterLock
-from .manifest import MAX_COUNTED, NEXT, Manifest, Segment, is_ours, prepare_manifest, publish_manifest
+from .manifest import MANIFEST, MAX_COUNTED, NEXT, Manifest, Segment, is_ours, prepare_manifest, publish_manifest
 from .merge import MERGE_BYTES, merge_runs
 from .removed import write_removed
 from .snapshot import Part, ids_of, names_of, read_snapshot
@@ -88,10 +88,11 @@ class DurableIndex(VQIndex):
     """
 
     def __init__(
-        self, folder: Path, lock: WriterLock | None, device: str, mmap: bool, verify: bool, files: Files = FILES
+        self, directory: LocalDirectory, lock: WriterLock | None, device: str, mmap: bool, verify: bool
     ) -> None:
-        self._folder, self._lock, self._files, self._mmap = folder, lock, files, mmap
-        manifest, parts = read_snapshot(folder, mmap, verify)
+        self._folder, self._directory, self._lock, self._mmap = directory.folder, directory, lock, mmap
+        self._version = directory.version(MANIFEST)
+        manifest, parts = read_snapshot(directory, mmap, verify)
         self._start(Centering.from_text(manifest.spec, manifest.center), device, None)
         self._attach(manifest, parts)
         self._meta = deepcopy(dict(manifest.meta))
@@ -302,15 +303,15 @@ class DurableIndex(VQIndex):
                 self._centering.text,
             )
             written.append(NEXT)
-            prepare_manifest(self._folder, manifest, self._files)
-            self._files.sync_folder(self._folder)  # the names of the new files, before a manifest says them
+            prepare_manifest(self._directory, manifest)
+            self._directory.sync()  # the names of the new files, before a manifest says them
             published = True
-            publish_manifest(self._folder, self._files)
+            self._version = publish_manifest(self._directory, self._version)
         except BaseException:
             if not published:  # else the manifest on disk may name them; a later commit or `open` sweeps them if not
                 for name in written:
                     with suppress(OSError):
-                        self._files.unlink(self._folder / name)
+                        self._directory.remove(name)
             raise
         self._manifest, self._held = manifest, after
         self._sweep()
@@ -331,20 +332,20 @@ class DurableIndex(VQIndex):
             at = stop
         return after
 
-    def _take_name(self, ending: str, written: list[str]) -> tuple[int, Path]:
+    def _take_name(self, ending: str, written: list[str]) -> tuple[int, str]:
         number = self._next_file
         self._next_file += 1
         name = f"{number:010d}.{ending}"
         written.append(name)
-        return number, self._folder / name
+        return number, name
 
     def _write_segment(self, rows: I64, written: list[str]) -> _Held:
-        number, path = self._take_name("vqi", written)
+        number, name = self._take_name("vqi", written)
         ids = self._ids.numbers(rows)
         names = None if self._ids.string_ids is None else self._ids.string_ids.select(rows)
         counted = names is None and ids[-1] < MAX_COUNTED and bool((np.diff(ids) == 1).all())
         first_id = int(ids[0]) if counted else None
-        file = self._files.create(path)
+        file = self._directory.create(name)
         try:
             blocks = self._rows.select(rows).stored()
             originals = None if self._contents.originals is None else self._contents.originals.select(rows)
@@ -354,7 +355,7 @@ class DurableIndex(VQIndex):
             )
         finally:
             file.close()
-        segment = Segment(number, rows.size, path.stat().st_size, crc, first_id)
+        segment = Segment(number, rows.size, self._directory.size(name), crc, first_id)
         first, last = int(rows[0]), int(rows[-1]) + 1
         return _Held(first, last, None if last - first == rows.size else rows, segment)
 
@@ -367,23 +368,23 @@ class DurableIndex(VQIndex):
             return []
         if left == part.segment.live:
             return [part]
-        number, path = self._take_name("removed", written)
-        removed = write_removed(path, number, ~there, self._files)
+        number, _ = self._take_name("removed", written)
+        removed = write_removed(self._directory, number, ~there)
         return [replace(part, segment=replace(part.segment, removed=removed))]
 
     def _sweep(self) -> None:
         """Remove files that no manifest names: merged ones, and what a crash left. Failing is no harm."""
         needed = self._manifest.names
         with suppress(OSError):
-            for path in sorted(self._folder.iterdir()):
-                if is_ours(path.name) and path.name not in needed:
+            for name in self._directory.names():
+                if is_ours(name) and name not in needed:
                     with suppress(OSError):
-                        self._files.unlink(path)
+                        self._directory.remove(name)
 
     def _remap(self) -> None:
         """Map what was committed from its files: memory goes, of removed rows too."""
         with suppress(OSError, MemoryError):  # what is in memory is as good
-            self._attach(*read_snapshot(self._folder, self._mmap, not self._mmap))
+            self._attach(*read_snapshot(self._directory, self._mmap, not self._mmap))
 
 
 def _ids(manifest: Manifest, parts: Sequence[Part]) -> I64 | None:
@@ -398,7 +399,7 @@ def _ids(manifest: Manifest, parts: Sequence[Part]) -> I64 | None:
 
 def _names(folder: Path, parts: Sequence[Part]) -> StringIds | None:
     """Return the names of all rows."""
-    named = names_of(folder, [stored for stored, _ in parts])
+    named = names_of(str(folder), [stored for stored, _ in parts])
     if len(named) < 2:
         return named[0] if named else None
     together = StringIds()

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..center import Centering
-from ..directory.local import Files
+from ..directory.local import LocalDirectory
+from ..directory.protocol import Directory
 from ..errors import FileFormatError, InvalidInputError
 from ..file_format.layout import canonical_json
 from ..rows.originals import as_kind
@@ -27,6 +28,7 @@ __all__ = [
     "Removed",
     "Segment",
     "is_ours",
+    "load_manifest",
     "prepare_manifest",
     "publish_manifest",
     "read_manifest",
@@ -36,6 +38,7 @@ MANIFEST = "manifest"
 NEXT = "manifest.tmp"
 STORE_VERSION = 1
 MAX_BYTES = 2**26  # a manifest that says it is larger is not read
+_FIRST_READ = 2**16  # bytes
 MAX_COUNTED = 2**62  # numbers in a manifest are below this; ids may be larger, in the files
 _FIRST_LINE = re.compile(rb"vqindex-store ([0-9]{1,9}) ([0-9a-f]{8}) ([0-9]{1,9})\n")
 _OURS = re.compile(r"[0-9]{10}\.(vqi|removed)|manifest\.tmp")
@@ -229,7 +232,7 @@ def _parse(body: bytes) -> Manifest:
     return manifest
 
 
-def read_manifest(folder: Path) -> Manifest:
+def load_manifest(directory: Directory) -> Manifest:
     """Read and check the manifest of a store.
 
     Raises
@@ -237,32 +240,52 @@ def read_manifest(folder: Path) -> Manifest:
     FileNotFoundError
         If there is none.
     FileFormatError
-        If it is not one, damaged, or of an unknown version.
+        If the file is not a manifest, is damaged, or is of an unknown version.
     """
-    path = folder / MANIFEST
-    with path.open("rb") as file:
-        first = _FIRST_LINE.fullmatch(file.readline(64))
-        if first is None:
-            raise FileFormatError(f"{path}: not the manifest of a vqindex store")
-        version, size = int(first[1]), int(first[3])
-        if version != STORE_VERSION:
-            raise FileFormatError(f"{path}: store version is {version}; this vqindex reads: {STORE_VERSION}")
-        body = file.read(size + 1) if size <= MAX_BYTES else b""
-    if len(body) != size or b"%08x" % zlib.crc32(body) != first[2]:
-        raise FileFormatError(f"{path}: damaged (its length or CRC-32 differs)")
+    where = directory.describe(MANIFEST)
+    body = _body(where, directory)
     try:
         return _parse(body)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise FileFormatError(f"{path}: can't be read by this version of vqindex ({error})") from None
+        raise FileFormatError(f"{where}: can't be read by this version of vqindex ({error})") from None
 
 
-def prepare_manifest(folder: Path, manifest: Manifest, files: Files) -> None:
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check the manifest of a store in a folder, as `load_manifest`."""
+    return load_manifest(LocalDirectory(folder))
+
+
+def _body(where: str, directory: Directory) -> bytes:
+    """Return the checked JSON bytes of a manifest.
+
+    All bytes come from one read, because a writer may replace the file between two. A longer manifest than the first
+    read returns is therefore read again from its start.
+    """
+    size = _FIRST_READ
+    while True:
+        data = directory.read(MANIFEST, 0, size)
+        first = _FIRST_LINE.match(data)
+        if first is None:
+            raise FileFormatError(f"{where}: not the manifest of a vqindex store")
+        version, length = int(first[1]), int(first[3])
+        if version != STORE_VERSION:
+            raise FileFormatError(f"{where}: store version is {version}; this vqindex reads: {STORE_VERSION}")
+        needed = first.end() + length + 1  # one byte more than there should be
+        if needed > size and length <= MAX_BYTES:
+            size = needed
+            continue
+        body = data[first.end() :]
+        if len(body) != length or b"%08x" % zlib.crc32(body) != first[2]:
+            raise FileFormatError(f"{where}: damaged (its length or CRC-32 differs)")
+        return body
+
+
+def prepare_manifest(directory: Directory, manifest: Manifest) -> None:
     """Write the next manifest under another name, and sync it."""
     data = manifest.to_bytes()
-    temporary = folder / NEXT
-    if temporary.exists():
-        files.unlink(temporary)
-    file = files.create(temporary)
+    if directory.version(NEXT) is not None:
+        directory.remove(NEXT)
+    file = directory.create(NEXT)
     try:
         file.write(data)
         file.sync()
@@ -270,7 +293,8 @@ def prepare_manifest(folder: Path, manifest: Manifest, files: Files) -> None:
         file.close()
 
 
-def publish_manifest(folder: Path, files: Files) -> None:
-    """Make the prepared manifest the one that is read; on return it is on disk."""
-    files.replace(folder / NEXT, folder / MANIFEST)
-    files.sync_folder(folder)
+def publish_manifest(directory: Directory, expected: str | None) -> str:
+    """Make the prepared manifest the one that readers find; on return it is on disk. Return its version."""
+    version = directory.publish(NEXT, MANIFEST, expected)
+    directory.sync()
+    return version

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ..center import Centering
-from ..directory.local import FILES, Files
+from ..directory.local import LocalDirectory
+from ..directory.lock import LOCK
 from ..errors import FileFormatError, InvalidInputError
 from ..rows.originals import as_kind
 from ..spec import IndexSpec
 from .durable import DurableIndex
-from .lock import LOCK, WriterLock
-from .manifest import MANIFEST, Manifest, is_ours, prepare_manifest, publish_manifest, read_manifest
+from .manifest import MANIFEST, Manifest, is_ours, load_manifest, prepare_manifest, publish_manifest
 
 __all__ = ["discard_store", "open_store"]
 
@@ -82,29 +82,30 @@ def open_store(
         "sketch": sketch, "rotation": rotation, "seed": seed, "keep_vectors": keep_vectors, "center": center,
     }  # fmt: skip
     wanted = {name: value for name, value in given.items() if value is not None}
-    return _open(Path(path), mode, wanted, device, mmap, not mmap if verify is None else verify)
+    return _open(LocalDirectory(Path(path)), mode, wanted, device, mmap, not mmap if verify is None else verify)
 
 
 def _open(
-    folder: Path, mode: str, wanted: dict[str, Any], device: str, mmap: bool, verify: bool, files: Files = FILES
+    directory: LocalDirectory, mode: str, wanted: dict[str, Any], device: str, mmap: bool, verify: bool
 ) -> DurableIndex:
+    folder = directory.folder
     if mode not in ("r", "a"):
         raise InvalidInputError(f"mode is {mode!r}; expected 'r' or 'a'")
     if folder.is_file():
         raise FileFormatError(f"{folder} is a file; expected a folder (VQIndex.load reads a .vqi file)")
     lock = None
     if mode == "a":
-        new = not (folder / MANIFEST).exists()
+        new = directory.version(MANIFEST) is None
         if new:
             first = _first_commit(folder, wanted)
-            _make_folder(folder, files)
-        lock = WriterLock(folder)
+            directory.make_folder()
+        lock = directory.lock()
     try:
-        if lock is not None and new and not (folder / MANIFEST).exists():
-            prepare_manifest(folder, first, files)
-            publish_manifest(folder, files)
-        _check_spec(folder, wanted)
-        return DurableIndex(folder, lock, device, mmap, verify, files)
+        if lock is not None and new and directory.version(MANIFEST) is None:
+            prepare_manifest(directory, first)
+            publish_manifest(directory, expected=None)
+        _check_spec(directory, wanted)
+        return DurableIndex(directory, lock, device, mmap, verify)
     except BaseException:
         if lock is not None:
             lock.release()
@@ -125,14 +126,8 @@ def _first_commit(folder: Path, wanted: dict[str, Any]) -> Manifest:
     return first
 
 
-def _make_folder(folder: Path, files: Files) -> None:
-    if not folder.exists():
-        folder.mkdir()
-        files.sync_folder(folder.parent)
-
-
-def _check_spec(folder: Path, wanted: dict[str, Any]) -> None:
-    manifest = read_manifest(folder)
+def _check_spec(directory: LocalDirectory, wanted: dict[str, Any]) -> None:
+    folder, manifest = directory.folder, load_manifest(directory)
     own = {**manifest.spec.as_dict(), "keep_vectors": manifest.keep_vectors}
     there = Centering.from_text(manifest.spec, manifest.center)
     given = Centering.of(manifest.spec, wanted.pop("center", None))
@@ -143,16 +138,16 @@ def _check_spec(folder: Path, wanted: dict[str, Any]) -> None:
             raise InvalidInputError(f"{name} is {value!r}; the index in {folder} has {own[name]!r}")
 
 
-def discard_store(path: str | os.PathLike[str], files: Files = FILES) -> None:
+def discard_store(path: str | os.PathLike[str]) -> None:
     """Remove the index in a folder, if there is one: its manifest first, then its other files. The folder stays."""
-    folder = Path(path)
-    if not (folder / MANIFEST).exists():
+    directory = LocalDirectory(Path(path))
+    if directory.version(MANIFEST) is None:
         return
-    lock = WriterLock(folder)
+    lock = directory.lock()
     try:
-        files.unlink(folder / MANIFEST)
-        files.sync_folder(folder)
-        for name in sorted(p.name for p in folder.iterdir() if is_ours(p.name)):
-            files.unlink(folder / name)
+        directory.remove(MANIFEST)
+        directory.sync()
+        for name in filter(is_ours, directory.names()):
+            directory.remove(name)
     finally:
         lock.release()

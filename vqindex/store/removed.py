@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import struct
 import zlib
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..directory.local import Files
+from ..directory.protocol import Directory
 from ..errors import FileFormatError
 from .manifest import Removed, Segment
 
@@ -19,21 +18,22 @@ _HEAD = struct.Struct("<8sQQ")  # what it is, rows of the segment, rows removed
 _MAGIC = b"VQIGONE1"
 
 
-def write_removed(path: Path, number: int, bits: NDArray[np.bool_], files: Files) -> Removed:
-    """Write the file for a segment of bits.size rows, sync it, and return its entry."""
+def write_removed(directory: Directory, number: int, bits: NDArray[np.bool_]) -> Removed:
+    """Write and sync the file of a segment of bits.size rows, and return its entry. Set bits are removed rows."""
     count = int(np.count_nonzero(bits))
     packed = np.packbits(bits, bitorder="little")
     data = _HEAD.pack(_MAGIC, bits.size, count) + packed.tobytes()
-    file = files.create(path)
+    removed = Removed(number, count, zlib.crc32(data))
+    file = directory.create(removed.name)
     try:
         file.write(data)
         file.sync()
     finally:
         file.close()
-    return Removed(number, count, zlib.crc32(data))
+    return removed
 
 
-def read_removed(folder: Path, segment: Segment) -> NDArray[np.int64]:
+def read_removed(directory: Directory, segment: Segment) -> NDArray[np.int64]:
     """Return the rows of a segment that are removed, ascending.
 
     Raises
@@ -43,12 +43,13 @@ def read_removed(folder: Path, segment: Segment) -> NDArray[np.int64]:
     """
     if segment.removed is None:
         return np.empty(0, np.int64)
-    path = folder / segment.removed.name
-    size = _HEAD.size + -(-segment.rows // 8)
-    with path.open("rb") as file:
-        if path.stat().st_size != size:  # before memory is taken for it
-            raise FileFormatError(f"{path}: has {path.stat().st_size} bytes; expected {size}")
-        data = file.read(size + 1)
+    name = segment.removed.name
+    path = directory.describe(name)
+    expected_size = _HEAD.size + -(-segment.rows // 8)
+    size = directory.size(name)
+    if size != expected_size:  # checked before memory is allocated for it
+        raise FileFormatError(f"{path}: has {size} bytes; expected {expected_size}")
+    data = directory.read(name, 0, size + 1)
     if len(data) != size or zlib.crc32(data) != segment.removed.crc32:
         raise FileFormatError(f"{path}: damaged (its CRC-32 differs)")
     if _HEAD.unpack_from(data) != (_MAGIC, segment.rows, segment.removed.rows):

@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import file_format
+from ..directory.local import LocalDirectory
+from ..directory.protocol import Directory
 from ..errors import FileFormatError
 from ..file_format.reader import check_ids
 from ..file_format.seal import check_bytes
 from ..rows.string_ids import StringIds
-from .manifest import MANIFEST, Manifest, Segment, read_manifest
+from .manifest import MANIFEST, Manifest, Segment, load_manifest
 from .removed import read_removed
 
 __all__ = ["Part", "ids_of", "names_of", "read_snapshot", "verify_store"]
@@ -23,33 +25,37 @@ Answer = TypeVar("Answer")
 Part = tuple[file_format.Stored, NDArray[np.int64]]  # a segment and which of its rows are removed
 
 
-def _steady(folder: Path, work: Callable[[Manifest], Answer]) -> tuple[Manifest, Answer]:
+def _steady(directory: Directory, work: Callable[[Manifest], Answer]) -> tuple[Manifest, Answer]:
     """Do something with all files of a commit; again with the next one if a writer took files away meanwhile."""
-    manifest = read_manifest(folder)
+    manifest = load_manifest(directory)
     while True:
         try:
             return manifest, work(manifest)
         except (FileNotFoundError, FileFormatError) as error:  # noqa: PERF203
-            newer = read_manifest(folder)
+            newer = load_manifest(directory)
             if newer == manifest:
                 if isinstance(error, FileFormatError):
                     raise
-                raise FileFormatError(f"{folder / MANIFEST}: names {error.filename}, which is missing") from None
+                raise FileFormatError(
+                    f"{directory.describe(MANIFEST)}: names {error.filename}, which is missing"
+                ) from None
             manifest = newer
 
 
-def _read_segment(folder: Path, manifest: Manifest, segment: Segment, mmap: bool, verify: bool) -> file_format.Stored:
-    path = folder / segment.name
-    size = path.stat().st_size
+def _read_segment(
+    directory: Directory, manifest: Manifest, segment: Segment, mmap: bool, verify: bool
+) -> file_format.Stored:
+    path = directory.describe(segment.name)
+    size = directory.size(segment.name)
     if size != segment.size:
         raise FileFormatError(f"{path}: has {size} bytes; expected {segment.size}")
-    stored = file_format.read(path, mmap=mmap, verify=verify)
+    stored = file_format.read(directory.fetch(segment.name), mmap=mmap, verify=verify)
     kind = None if stored.originals is None else stored.originals.kind
     found = (stored.crc32, stored.centering.spec, stored.centering.text, stored.rows.rows, kind)
     if found != (segment.crc32, manifest.spec, manifest.center, segment.rows, manifest.keep_vectors):
-        raise FileFormatError(f"{path}: not the file that {folder / MANIFEST} names (its header differs)")
+        raise FileFormatError(f"{path}: not the file that {directory.describe(MANIFEST)} names (its header differs)")
     if (stored.ids is None) != (segment.first_id is not None):
-        raise FileFormatError(f"{path}: has ids both here and in {folder / MANIFEST}, or in neither")
+        raise FileFormatError(f"{path}: has ids both here and in {directory.describe(MANIFEST)}, or in neither")
     return stored
 
 
@@ -61,17 +67,15 @@ def ids_of(segment: Segment, stored: file_format.Stored) -> NDArray[np.int64]:
     return np.arange(segment.first_id, segment.first_id + segment.rows)
 
 
-def names_of(folder: Path, segments: Sequence[file_format.Stored]) -> list[StringIds]:
+def names_of(where: str, segments: Sequence[file_format.Stored]) -> list[StringIds]:
     """Return the names of all segments; of none if ids are integers. Some with and some without are refused."""
     named = [stored.string_ids for stored in segments if stored.string_ids is not None]
     if named and len(named) < len(segments):
-        raise FileFormatError(
-            f"{folder}: {len(named)} of its {len(segments)} segments have names; expected all or none"
-        )
+        raise FileFormatError(f"{where}: {len(named)} of its {len(segments)} segments have names; expected all or none")
     return named
 
 
-def read_snapshot(folder: Path, mmap: bool, verify: bool) -> tuple[Manifest, list[Part]]:
+def read_snapshot(directory: Directory, mmap: bool, verify: bool) -> tuple[Manifest, list[Part]]:
     """Read the last commit.
 
     Raises
@@ -84,11 +88,11 @@ def read_snapshot(folder: Path, mmap: bool, verify: bool) -> tuple[Manifest, lis
 
     def work(manifest: Manifest) -> list[Part]:
         return [
-            (_read_segment(folder, manifest, segment, mmap, verify), read_removed(folder, segment))
+            (_read_segment(directory, manifest, segment, mmap, verify), read_removed(directory, segment))
             for segment in manifest.segments
         ]
 
-    return _steady(folder, work)
+    return _steady(directory, work)
 
 
 def verify_store(folder: Path) -> list[tuple[str, int]]:
@@ -103,25 +107,26 @@ def verify_store(folder: Path) -> list[tuple[str, int]]:
     FileFormatError
         At the first file that does not check.
     """
+    directory = LocalDirectory(folder)
 
     def work(manifest: Manifest) -> list[tuple[str, int]]:
         names, segments = [], []
         ids = [np.empty(0, np.int64)]
         for segment in manifest.segments:
             path = folder / segment.name
-            stored = _read_segment(folder, manifest, segment, mmap=True, verify=True)
+            stored = _read_segment(directory, manifest, segment, mmap=True, verify=True)
             check_bytes(path, segment.file_crc32)
             segments.append(stored)
             if stored.string_ids is not None:
                 stored.string_ids.check(path, stored.ids)
             names.append((segment.name, segment.size))
-            removed = read_removed(folder, segment)
+            removed = read_removed(directory, segment)
             if segment.removed:
-                names.append((segment.removed.name, (folder / segment.removed.name).stat().st_size))
+                names.append((segment.removed.name, directory.size(segment.removed.name)))
             ids.append(np.delete(ids_of(segment, stored), removed))
-        names_of(folder, segments)
+        names_of(str(folder), segments)
         check_ids(folder / MANIFEST, np.concatenate(ids), manifest.next_id)
         return names
 
-    manifest, names = _steady(folder, work)
+    manifest, names = _steady(directory, work)
     return [(MANIFEST, len(manifest.to_bytes())), *names]

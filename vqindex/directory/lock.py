@@ -1,4 +1,4 @@
-"""One writer at a time: a lock on a file, which the kernel lets go of when the process ends, however it ends."""
+"""One writer at a time: a lock on a file. The kernel releases it when the process ends, for whatever reason."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 
 from ..errors import StoreError
 
-__all__ = ["LOCK", "WriterLock"]
+__all__ = ["LOCK", "FolderLock"]
 
 LOCK = "lock"
-_held: weakref.WeakSet[WriterLock] = weakref.WeakSet()
+_held: weakref.WeakSet[FolderLock] = weakref.WeakSet()
 
 if sys.platform == "win32":
     import msvcrt
 
-    _FAR = 2**30  # the locked byte can't be read by others, so it lies behind the text
+    _FAR = 2**30  # others can't read the locked byte, so it lies past the end of the text
 
-    def _take(descriptor: int) -> None:
+    def _lock_exclusively(descriptor: int) -> None:
         os.lseek(descriptor, _FAR, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         os.lseek(descriptor, 0, os.SEEK_SET)
@@ -28,18 +28,18 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def _take(descriptor: int) -> None:
-        # flock belongs to the open file: a second one in this process is refused too.
+    def _lock_exclusively(descriptor: int) -> None:
+        # flock belongs to the open file, so it also refuses a second lock in this process.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-class WriterLock:
-    """The right to write to a store, held until `release`.
+class FolderLock:
+    """The right to write to a folder, held until `release`.
 
     Parameters
     ----------
-    folder : path
-        The store.
+    folder : Path
+        The folder.
 
     Raises
     ------
@@ -50,7 +50,7 @@ class WriterLock:
     def __init__(self, folder: Path) -> None:
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _take(descriptor)
+            _lock_exclusively(descriptor)
         except OSError:
             holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
             os.close(descriptor)
@@ -58,18 +58,19 @@ class WriterLock:
         self._pid = os.getpid()
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {self._pid} on {socket.gethostname()}\n".encode())
-        # Closing lets the next writer in. The file stays: if it were removed, two could hold locks on two of that name.
+        # Closing the file releases the lock. The file is never removed: a writer that has opened the old file and one
+        # that creates a new file of the same name would both hold a lock.
         self.release = weakref.finalize(self, os.close, descriptor)
         _held.add(self)
 
     @property
     def held(self) -> bool:
-        """Whether this process has it: a fork's child does not."""
+        """Whether this process holds the lock; a child of a fork does not."""
         return self.release.alive and self._pid == os.getpid()
 
 
 def _forget_in_child() -> None:
-    """Close what a fork copied, or the lock would live as long as the child."""
+    """Close the descriptors that a fork copied; otherwise the lock would last as long as the child."""
     for lock in list(_held):
         lock.release()
 

@@ -1,0 +1,131 @@
+"""The directory seam: what a store needs of the place where its files lie.
+
+A store writes a file once, under a name that it never used before, and replaces only one name, the manifest. So a
+directory needs no renaming in general, no appending and no locking of ranges. It needs seven operations: create a file,
+read a range, list, remove, publish, sync, and lock.
+
+`publish` is the commit point. It gives a finished file the name that readers look for, if that name still holds what
+the writer read before. Two kinds of directory keep two writers from overwriting each other in two ways:
+
+* A folder has an exclusive lock (``lock.py``). Its holder is the only writer, so `publish` is an atomic rename and
+  compares nothing.
+* Object storage has no lock that survives a crash, but a conditional put. There, `version` is the entity tag of an
+  object, `publish` succeeds only if the tag is still the expected one, and `sync` has nothing to do.
+
+An error from `publish` leaves open which of the two contents the name holds: a rename may be on disk although the call
+failed, and a put may have succeeded although its answer was lost. Only `StoreError` says that nothing was published.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+__all__ = ["Directory", "OutputFile", "WriterLock"]
+
+
+class OutputFile(Protocol):
+    """A new file that is being written. HDF5 also reads back what it wrote."""
+
+    def write(self, data: Any) -> int:
+        """Write all bytes of a buffer at the current offset, and return their number."""
+
+    def sync(self) -> None:
+        """Return when the bytes are durable."""
+
+    def close(self) -> None:
+        """Close the file. This does not make its bytes durable."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move to an offset."""
+
+    def tell(self) -> int:
+        """Return the current offset."""
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into a buffer and return the number of bytes."""
+
+    def truncate(self, size: int) -> int:
+        """Set the size in bytes."""
+
+
+class WriterLock(Protocol):
+    """The right to write to a directory."""
+
+    def release(self) -> Any:
+        """Let the next writer in."""
+
+    @property
+    def held(self) -> bool:
+        """Whether this process holds the lock."""
+
+
+class Directory(Protocol):
+    """Files by name, all in one place. Names contain no separators."""
+
+    def describe(self, name: str) -> str:
+        """Return where a file is, for error messages."""
+
+    def create(self, name: str) -> OutputFile:
+        """Create a file.
+
+        Raises
+        ------
+        FileExistsError
+            If the name is taken.
+        """
+
+    def read(self, name: str, start: int, size: int) -> bytes:
+        """Return at most `size` bytes from offset `start`, all from one content of the name.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file; its ``filename`` is `describe` of the name.
+        """
+
+    def size(self, name: str) -> int:
+        """Return the size of a file in bytes; raises FileNotFoundError as `read` does."""
+
+    def fetch(self, name: str) -> Path:
+        """Return a path at which a file can be opened and mapped: its own, or that of a copy."""
+
+    def names(self) -> list[str]:
+        """Return all names, sorted."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file. Readers that have opened or mapped it keep its bytes."""
+
+    def version(self, name: str) -> str | None:
+        """Return a token of a name's content for `publish`; None if there is no such file."""
+
+    def publish(self, source: str, target: str, expected: str | None) -> str:
+        """Give the file `source` the name `target`, atomically, and return the new version.
+
+        Parameters
+        ----------
+        source : str
+            A file that was created, written and synced. Its old name is gone afterwards.
+        target : str
+            The name to replace.
+        expected : str or None
+            What `version` returned before the caller read `target`. A directory in which the caller's lock excludes
+            all other writers need not compare it.
+
+        Raises
+        ------
+        StoreError
+            If another writer changed `target`. Nothing is published.
+        """
+
+    def sync(self) -> None:
+        """Return when all names are durable: of files created, published and removed."""
+
+    def lock(self) -> WriterLock:
+        """Take the right to write.
+
+        Raises
+        ------
+        StoreError
+            If another writer has it; the message names its process.
+        """
