@@ -6,7 +6,15 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .errors import BackendError, FileFormatError, InvalidInputError, StoreError, UnknownIdError, VQIndexError
+from .errors import (
+    BackendError,
+    FileFormatError,
+    InvalidInputError,
+    SlowCodecWarning,
+    StoreError,
+    UnknownIdError,
+    VQIndexError,
+)
 from .index import VQIndex
 from .result import RangeResult, SearchResult
 from .rows.filters import bitmap, exclude
@@ -25,6 +33,7 @@ __all__ = [
     "InvalidInputError",
     "RangeResult",
     "SearchResult",
+    "SlowCodecWarning",
     "StoreError",
     "UnknownIdError",
     "VQIndex",

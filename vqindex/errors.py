@@ -1,8 +1,16 @@
-"""Everything vqindex raises on purpose. Each message holds the offending value and what was expected."""
+"""Everything vqindex raises or warns of on purpose. Each message holds the offending value and what was expected."""
 
 from __future__ import annotations
 
-__all__ = ["BackendError", "FileFormatError", "InvalidInputError", "StoreError", "UnknownIdError", "VQIndexError"]
+__all__ = [
+    "BackendError",
+    "FileFormatError",
+    "InvalidInputError",
+    "SlowCodecWarning",
+    "StoreError",
+    "UnknownIdError",
+    "VQIndexError",
+]
 
 
 class VQIndexError(Exception):
@@ -31,3 +39,7 @@ class BackendError(VQIndexError, RuntimeError):
 
 class StoreError(VQIndexError, RuntimeError):
     """A store can't be used so: another writer has it, it is open for reading only, or it was closed."""
+
+
+class SlowCodecWarning(UserWarning):
+    """A backend has no kernel for some steps of a codec, so NumPy runs them: the same results, tens of times slower."""

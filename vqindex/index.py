@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .arrays import VectorSource
 from .backends.protocol import Backend
-from .backends.registry import make_backend
+from .backends.registry import make_backend, warn_of_numpy_steps
 from .center import Centering
 from .codes.codec import Codec
 from .encoder import Encoder
@@ -100,6 +100,7 @@ class VQIndex:
     def _start(self, centering: Centering, device: str, originals: Originals | None) -> None:
         self._codec = Codec(centering.engine_spec)
         self._encoder = Encoder(make_backend(self._codec, device), centering)
+        warn_of_numpy_steps(self._backend, self._spec)
         self._contents = Contents(RowStore(self._codec.spec, self._backend.put), IdMap(), originals)
         self._meta: dict[str, Any] = {}
 
@@ -183,6 +184,7 @@ class VQIndex:
             If the device has no backend here. The index then stays where it was.
         """
         self._encoder = self._encoder._replace(backend=make_backend(self._codec, device))
+        warn_of_numpy_steps(self._backend, self._spec)
         self._rows.write_with(self._backend.put)
         return self
 
@@ -220,12 +222,16 @@ class VQIndex:
         return self._ids.ids(self._ids.live_rows())
 
     def stats(self) -> dict[str, Any]:
-        """Return the spec, sizes in bytes, the backend, and the quantizer's expected error as a plain dict."""
+        """Return the spec, sizes in bytes, the backend, and the quantizer's expected error as a plain dict.
+
+        ``numpy_steps`` lists which of "encode", "prepare" and "search" have no kernel on this backend for the codec.
+        """
         originals = self._contents.originals
         return {
             **self._spec.as_dict(),
             "ntotal": self.ntotal,
             "backend": self._backend.name,
+            "numpy_steps": list(self._backend.numpy_steps),
             "code_bytes": self._spec.sign_bytes + self._spec.row_bytes,
             "bytes_per_vector": self._codec.spec.bytes_per_vector,
             "center": self._centering.describe(),

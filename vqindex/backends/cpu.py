@@ -90,6 +90,12 @@ class NativeBackend(ReferenceBackend):
         window = levels.size.bit_length() - 1 - tops  # there is a level for every value of window and top bits
         return Scanner(spec.dim, spec.bits - signs, window, tops, levels.astype(np.int16), spec.metric, self.isa)
 
+    @property
+    def numpy_steps(self) -> tuple[str, ...]:
+        """Steps without a compiled kernel: encoding by dense rotations, and all steps of codecs with a sketch."""
+        compiled = self.spec.rotation == "hadamard" and not self.codec.has_sketch
+        return (*(() if compiled else ("encode", "prepare")), *(() if self._scanner is not None else ("search",)))
+
     @cached_property
     def _tables(self) -> Tables | None:
         """Tables of the compiled encoder; None for codecs with a dense matrix or a second projection."""

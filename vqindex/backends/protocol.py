@@ -25,6 +25,10 @@ class Backend(Protocol):
 
     name: str
 
+    @property
+    def numpy_steps(self) -> tuple[str, ...]:
+        """Which of "encode", "prepare" and "search" NumPy runs, because the backend has no kernel for this codec."""
+
     def adopt(self, array: Any) -> OnDevice | None:
         """Return a caller's array in the memory of the backend's own device, as it lies there; None for any other."""
 

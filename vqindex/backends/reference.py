@@ -51,6 +51,11 @@ class ReferenceBackend:
         self.spec = codec.spec
         self._ascending = self.spec.metric == "l2"
 
+    @property
+    def numpy_steps(self) -> tuple[str, ...]:
+        """All steps."""
+        return ("encode", "prepare", "search")
+
     # ---- encode
 
     def adopt(self, array: object) -> None:

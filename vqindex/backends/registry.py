@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from collections.abc import Callable
+from functools import cache
 
 from ..codes.codec import Codec
-from ..errors import BackendError
+from ..errors import BackendError, SlowCodecWarning
+from ..spec import IndexSpec
 from .protocol import Backend
 
-__all__ = ["available", "make_backend", "resolve"]
+__all__ = ["available", "make_backend", "resolve", "warn_of_numpy_steps"]
 
 
 # Factories import what they build: importing vqindex stays quick, and CuPy is needed only for a GPU.
@@ -69,3 +73,31 @@ def resolve(device: str = "auto") -> str:
 def make_backend(codec: Codec, device: str = "auto") -> Backend:
     """Build the backend for a device."""
     return _FACTORIES[resolve(device)](codec)
+
+
+def warn_of_numpy_steps(backend: Backend, spec: IndexSpec) -> None:
+    """Warn, once in a process for each kind of codec, that NumPy runs steps for which the backend has no kernel.
+
+    The reference backend is NumPy by intention: it is not warned of.
+    """
+    if backend.numpy_steps and backend.name != "reference":
+        _warn_once(backend.name, backend.numpy_steps, spec.codec, spec.sketch, spec.rotation)
+
+
+def _outside() -> int:
+    """Return the stacklevel, for the calling function, of the first frame outside the package."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "vqindex":
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+@cache
+def _warn_once(name: str, steps: tuple[str, ...], codec: str, sketch: str, rotation: str) -> None:
+    kind = f"codec {codec!r}" + ("" if sketch == "none" else f", sketch {sketch!r}")
+    warnings.warn(
+        f"backend {name!r} has no kernel to {', '.join(steps)} for {kind}, rotation {rotation!r}; NumPy does it, with "
+        "the same results but tens of times slower",
+        SlowCodecWarning,
+        stacklevel=_outside(),
+    )
