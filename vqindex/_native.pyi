@@ -34,7 +34,7 @@ class Scanner:
         coarse: tuple[float, float, float, float] | None,
         threads: int,
         allowed: Sequence[NDArray[np.uint64] | None] | None = None,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]: ...
     def range_search(
         self,
         blocks: Sequence[

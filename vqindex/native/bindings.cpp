@@ -111,9 +111,11 @@ class Scanner {
     task.k = k;
     auto scores = make_array<float>({task.queries.count, k});
     auto rows = make_array<std::int64_t>({task.queries.count, k});
-    interruptible(
-        [&](const auto& poll) { return vqindex::search(task, *kernels_, threads, poll, scores.data(), rows.data()); });
-    return nb::make_tuple(scores, rows);
+    auto rank_scores = make_array<float>({task.queries.count, k});
+    auto dropped = make_array<std::int64_t>({task.queries.count});
+    const vqindex::SearchOutput out{scores.data(), rows.data(), rank_scores.data(), dropped.data()};
+    interruptible([&](const auto& poll) { return vqindex::search(task, *kernels_, threads, poll, out); });
+    return nb::make_tuple(scores, rows, rank_scores, dropped);
   }
 
   nb::tuple range_search(nb::sequence blocks, Leads lead, Floats scale, Floats norm, Floats thresholds,
@@ -475,7 +477,8 @@ NB_MODULE(_native, m) {
       .def_prop_ro("isa", &Scanner::isa, "Name of the instruction set in use.")
       .def("search", &Scanner::search, nb::arg("blocks"), nb::arg("lead"), nb::arg("scale"), nb::arg("norm"),
            nb::arg("k"), nb::arg("coarse").none(), nb::arg("threads"), nb::arg("allowed").none() = nb::none(),
-           "Return the k best scores and rows, (nq, k), of blocks (sign plane or None, codes, factor, norm or None).")
+           "Return the k best scores and rows, (nq, k), of blocks (sign plane or None, codes, factor, norm or None); "
+           "their rank scores (nq, k), larger is better; and how many rows the sign bound dropped (nq,).")
       .def("range_search", &Scanner::range_search, nb::arg("blocks"), nb::arg("lead"), nb::arg("scale"),
            nb::arg("norm"), nb::arg("thresholds"), nb::arg("coarse").none(), nb::arg("threads"),
            nb::arg("allowed").none() = nb::none(),

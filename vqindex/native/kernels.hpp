@@ -166,11 +166,11 @@ struct Kernels {
   // largest[b] = the largest of those sums[64 * b + r] whose rows are in allowed[b]; 0 if there are none.
   void (*most)(const std::uint16_t* sums, std::size_t blocks, const std::uint64_t* allowed, std::uint16_t* largest);
   // Collects, for each query i of `count`, the rows of `allowed` (a word a block) whose sums, at 64 * blocks * i, are
-  // floors[i] or more: their places and queries, `first` + i, in that order, and their bits in `wanted`. Returns how
-  // many. What lies up to 64 entries behind the last may be overwritten.
+  // floors[i] or more: their places and queries, `first` + i, in that order, and their bits in `wanted`. Adds to
+  // counts[i] how many query i has; returns how many all have. May write up to 64 entries past the end.
   std::size_t (*collect)(const std::uint16_t* sums, std::size_t blocks, const std::uint16_t* floors, std::size_t count,
                          const std::uint64_t* allowed, std::size_t first, std::uint64_t* wanted, std::uint8_t* places,
-                         std::uint16_t* queries);
+                         std::uint16_t* queries, std::size_t* counts);
   // Bit r: the bound of a row of agreement sums[r] is above bar. Float32 operations in this order, none fused.
   std::uint64_t (*bounded)(const std::uint16_t* sums, const Bound& bound, const float* size, float bar);
 };

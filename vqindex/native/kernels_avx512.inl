@@ -262,7 +262,7 @@ VQ_T void most(const std::uint16_t* sums, std::size_t blocks, const std::uint64_
 #ifdef VQ_VBMI
 VQ_T std::size_t collect(const std::uint16_t* sums, std::size_t blocks, const std::uint16_t* floors, std::size_t count,
                          const std::uint64_t* allowed, std::size_t first, std::uint64_t* wanted, std::uint8_t* places,
-                         std::uint16_t* queries) {
+                         std::uint16_t* queries, std::size_t* counts) {
   std::size_t found = 0;
   for (std::size_t i = 0; i < count; ++i) {
     const __m512i least = _mm512_set1_epi16(static_cast<short>(floors[i]));
@@ -278,6 +278,7 @@ VQ_T std::size_t collect(const std::uint16_t* sums, std::size_t blocks, const st
       place = _mm512_add_epi8(place, _mm512_set1_epi8(kBlock));
       found += count_bits(hits);
     }
+    counts[i] += found - before;
     for (std::size_t at = before; at < found; at += 32)
       _mm512_storeu_si512(queries + at, _mm512_set1_epi16(static_cast<short>(first + i)));
   }

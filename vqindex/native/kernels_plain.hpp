@@ -246,9 +246,10 @@ VQ_INLINE void most(const std::uint16_t* sums, std::size_t blocks, const std::ui
 template <typename Above>
 VQ_INLINE std::size_t collect(const std::uint16_t* sums, std::size_t blocks, const std::uint16_t* floors,
                               std::size_t count, const std::uint64_t* allowed, std::size_t first, std::uint64_t* wanted,
-                              std::uint8_t* places, std::uint16_t* queries, const Above& above) {
+                              std::uint8_t* places, std::uint16_t* queries, std::size_t* counts, const Above& above) {
   std::size_t found = 0;
-  for (std::size_t i = 0; i < count; ++i)
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::size_t before = found;
     for (std::size_t b = 0; b < blocks; ++b, sums += kBlock) {
       std::uint64_t hits = ~std::uint64_t{0};
       if (floors[i]) above(sums, 1, static_cast<std::uint16_t>(floors[i] - 1), &hits);
@@ -259,6 +260,8 @@ VQ_INLINE std::size_t collect(const std::uint16_t* sums, std::size_t blocks, con
         queries[found++] = static_cast<std::uint16_t>(first + i);
       }
     }
+    counts[i] += found - before;
+  }
   return found;
 }
 
@@ -351,11 +354,12 @@ VQ_INLINE std::size_t collect(const std::uint16_t* sums, std::size_t blocks, con
   }                                                                                                                \
   constexpr std::size_t kPassUnits = kSignDim; /* all of them */
 // With `above` as the file has it.
-#define VQ_PLAIN_COLLECT(TARGET)                                                                         \
-  TARGET std::size_t collect(const std::uint16_t* sums, std::size_t blocks, const std::uint16_t* floors, \
-                             std::size_t count, const std::uint64_t* allowed, std::size_t first,         \
-                             std::uint64_t* wanted, std::uint8_t* places, std::uint16_t* queries) {      \
-    return plain::collect(sums, blocks, floors, count, allowed, first, wanted, places, queries, above);  \
+#define VQ_PLAIN_COLLECT(TARGET)                                                                                \
+  TARGET std::size_t collect(const std::uint16_t* sums, std::size_t blocks, const std::uint16_t* floors,        \
+                             std::size_t count, const std::uint64_t* allowed, std::size_t first,                \
+                             std::uint64_t* wanted, std::uint8_t* places, std::uint16_t* queries,               \
+                             std::size_t* counts) {                                                             \
+    return plain::collect(sums, blocks, floors, count, allowed, first, wanted, places, queries, counts, above); \
   }
 #define VQ_TABLE_OF_KERNELS                                                                                   \
   {kPassUnits,  decode,    row_dots,   dot,      row_sums,  square, arrange, tile_sums, passing, sign_tables, \

@@ -29,6 +29,7 @@ class Worker {
   Worker& operator=(const Worker&) = delete;
 
   std::vector<Best>& best() { return scorer_.best(); }
+  std::size_t candidates(std::size_t q) { return *scorer_.candidates_of(q); }
 
   // `first` and `last` are multiples of 64, or last is the end.
   void run(const Rows& rows, std::size_t first, std::size_t last, std::int64_t first_row, const Poll& poll) {
@@ -70,7 +71,17 @@ std::size_t useful_threads(const Task& task, std::size_t rows, std::size_t threa
 
 bool by_score(const Hit& a, const Hit& b) { return a.score != b.score ? a.score > b.score : a.row < b.row; }
 
-void write(std::vector<Hit>& hits, const Task& task, float* scores, std::int64_t* rows) {
+// Rows that query q may find.
+std::size_t selected_rows(const Task& task, std::size_t q) {
+  std::size_t count = 0;
+  for (Rows rows : task.rows) {
+    if (rows.allowed) rows.allowed += q * rows.allowed_step;
+    count += rows.allowed ? count_allowed(rows, 0, rows.count) : rows.count;
+  }
+  return count;
+}
+
+void write(std::vector<Hit>& hits, const Task& task, float* scores, std::int64_t* rows, float* rank_scores) {
   const std::size_t kept = std::min(task.k, hits.size());
   std::partial_sort(hits.begin(), hits.begin() + kept, hits.end(), better);
   std::sort(hits.begin(), hits.begin() + kept, by_score);
@@ -78,6 +89,7 @@ void write(std::vector<Hit>& hits, const Task& task, float* scores, std::int64_t
     const float score = i < kept ? hits[i].score : -std::numeric_limits<float>::infinity();
     scores[i] = task.code.distance ? 0.0f - score : score;  // no negative zero
     rows[i] = i < kept ? hits[i].row : -1;
+    rank_scores[i] = i < kept ? hits[i].key : -std::numeric_limits<float>::infinity();
   }
 }
 
@@ -147,6 +159,13 @@ struct Team {
       workers[i]->run(stretches[s].part, stretches[s].first, stretches[s].last, stretches[s].first_row, poll);
   }
 
+  // Rows that some worker scored for a query, or began to: those that the sign bound did not drop.
+  std::size_t candidates(std::size_t q) const {
+    std::size_t count = 0;
+    for (const auto& worker : workers) count += worker->candidates(q);
+    return count;
+  }
+
   // What all workers have found for a query.
   std::vector<Hit>& hits(std::size_t q) {
     auto& hits = workers[0]->best()[q].finish();
@@ -171,7 +190,7 @@ std::vector<std::unique_ptr<Team>> make_teams(const Task& task, std::size_t thre
   return teams;
 }
 
-// Runs the scan and calls found(query, hits) for every query; false if `poll` stopped it.
+// Runs the scan and calls found(query, hits, candidates) for every query; false if `poll` stopped it.
 template <typename Found>
 bool scan_all(const Task& task, const Kernels& kernels, std::size_t threads, const Poll& poll, const Found& found) {
   std::size_t total = 0;
@@ -191,23 +210,29 @@ bool scan_all(const Task& task, const Kernels& kernels, std::size_t threads, con
   on_threads(teams.size() * shares, run, watch);
   const bool finished = watch();
   for (const auto& team : teams)
-    for (std::size_t q = 0; finished && q < team->task.queries.count; ++q) found(team->first + q, team->hits(q));
+    for (std::size_t q = 0; finished && q < team->task.queries.count; ++q)
+      found(team->first + q, team->hits(q), team->candidates(q));
   return finished;
 }
 
 }  // namespace
 
-bool search(const Task& task, const Kernels& kernels, std::size_t threads, const Poll& poll, float* scores,
-            std::int64_t* rows) {
-  return scan_all(task, kernels, threads, poll, [&](std::size_t q, std::vector<Hit>& hits) {
-    write(hits, task, scores + q * task.k, rows + q * task.k);
+bool search(const Task& task, const Kernels& kernels, std::size_t threads, const Poll& poll, const SearchOutput& out) {
+  const bool one_filter =
+      std::all_of(task.rows.begin(), task.rows.end(), [](const Rows& r) { return !r.allowed_step; });
+  const std::size_t selected = one_filter && task.coarse.on ? selected_rows(task, 0) : 0;
+  return scan_all(task, kernels, threads, poll, [&](std::size_t q, std::vector<Hit>& hits, std::size_t candidates) {
+    const std::size_t at = q * task.k;
+    write(hits, task, out.scores + at, out.rows + at, out.rank_scores + at);
+    const std::size_t rows = one_filter || !task.coarse.on ? selected : selected_rows(task, q);
+    out.dropped[q] = task.coarse.on ? static_cast<std::int64_t>(rows - candidates) : 0;
   });
 }
 
 bool range_search(const Task& task, const Kernels& kernels, std::size_t threads, const Poll& poll,
                   std::vector<std::vector<Hit>>& found) {
   found.resize(task.queries.count);
-  return scan_all(task, kernels, threads, poll, [&](std::size_t q, std::vector<Hit>& hits) {
+  return scan_all(task, kernels, threads, poll, [&](std::size_t q, std::vector<Hit>& hits, std::size_t) {
     std::sort(hits.begin(), hits.end(), by_score);
     if (task.code.distance)
       for (Hit& hit : hits) hit.score = 0.0f - hit.score;

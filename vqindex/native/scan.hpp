@@ -62,10 +62,19 @@ struct Task {
   const float* thresholds = nullptr;  // for a range search: rows whose keys are above this are found, for each query
 };
 
-// Writes the k best scores and rows of every query, best first; places without a row hold -1 and the worst score.
+// What a search returns: arrays of the caller's. Those of k entries a query are in the same order, best score first;
+// places without a row hold -1 and the worst scores.
+struct SearchOutput {
+  float* scores;          // [query][k]
+  std::int64_t* rows;     // [query][k]
+  float* rank_scores;     // [query][k]: min(score, sign bound), larger is better, distances negated
+  std::int64_t* dropped;  // [query]: selected rows whose codes the sign bound left unread; 0 without that bound
+};
+
+// Writes the k best rows of every query. How many rows are dropped depends on their order, on threads and on batches.
 // `poll` is called now and then from the calling thread; when it returns false, search stops and returns false.
 bool search(const Task& task, const Kernels& kernels, std::size_t threads, const std::function<bool()>& poll,
-            float* scores, std::int64_t* rows);
+            const SearchOutput& out);
 
 // Finds the rows above the thresholds, of every query, best first; scores are those to show, as in `search`.
 bool range_search(const Task& task, const Kernels& kernels, std::size_t threads, const std::function<bool()>& poll,

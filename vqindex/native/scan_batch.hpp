@@ -161,7 +161,8 @@ class BatchScan {
     const auto put = [&](const std::uint16_t* sums, const std::uint16_t* floors, std::size_t queries,
                          const std::uint64_t* allowed, std::size_t first) {
       group.count += s_.kernels.collect(sums, blocks, floors, queries, allowed, first, group.wanted,
-                                        group.places.data() + group.count, group.queries.data() + group.count);
+                                        group.places.data() + group.count, group.queries.data() + group.count,
+                                        s_.candidates_of(first_query_ + first));
     };
     std::uint64_t hits[kTileBlocks];
     if (!s_.rows().norm && (!s_.rows().allowed || !s_.rows().allowed_step)) {

@@ -118,6 +118,7 @@ class SignScan {
   // Scores the first `some` rows caught: first all, which overlap in time, then what is kept.
   void score(std::size_t q, std::size_t some) {
     s_.score_rows(q, rows_, signs_of(0), some, scores_);
+    *s_.candidates_of(q) += some;
     for (std::size_t i = 0; i < some; ++i)
       if (!(scores_[i] < s_.bar(q))) s_.push(q, rows_[i], scores_[i], s_.bound_from(q, rows_[i], agreed_[i]));
     std::copy(rows_ + some, rows_ + count_, rows_);

@@ -58,6 +58,7 @@ class Scorer {
         stop_(stop),
         bars_(task.thresholds ? nullptr : bars),
         best_(task.queries.count, Best(task.k)),
+        candidates_(task.queries.count),
         sum_bars_(task.queries.count),
         spare_(stride),
         signs_(kScored * row_signs()) {
@@ -66,6 +67,8 @@ class Scorer {
   }
 
   std::vector<Best>& best() { return best_; }
+  // How many rows the sign bound did not drop: a count for each query, from query q on.
+  std::size_t* candidates_of(std::size_t q) { return candidates_.data() + q; }
   void meet(const Rows& rows) { rows_ = &rows; }
   void count_from(std::int64_t first_row) { first_row_ = first_row; }
 
@@ -340,6 +343,7 @@ class Scorer {
   const std::atomic<bool>& stop_;
   Bars* const bars_;
   std::vector<Best> best_;
+  std::vector<std::size_t> candidates_;
   const Rows* rows_ = nullptr;
   std::int64_t first_row_ = 0;
   std::size_t work_ = 0;
