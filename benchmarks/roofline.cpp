@@ -1,6 +1,8 @@
-// Times of the scan's kernels, and what the processor could do: the compiled half of roofline.py.
+// Times the scan's kernels and measures the processor's peaks: the compiled half of roofline.py.
 //
-//   roofline DIM...      prints a JSON object a line; times are medians of nanoseconds of one thread
+//   roofline DIM...      prints one JSON object per line; times are medians, in nanoseconds, of one thread
+//
+// The names that it prints stay as they are in results/roofline.jsonl, whatever the kernels are called now.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -24,7 +26,7 @@ constexpr int kRuns = 15;
 constexpr double kRunSeconds = 0.01;
 volatile std::int64_t sink;
 
-// Of processor time, so that other programs count less.
+// Returns processor time, so that other programs count less.
 double seconds() {
   timespec now;
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
@@ -35,7 +37,7 @@ struct Spread {
   double median, least, most;
 };
 
-// Nanoseconds of a call.
+// Returns the nanoseconds of one call.
 Spread time_of(const std::function<void()>& call) {
   std::size_t calls = 1;
   for (;; calls *= 2) {
@@ -75,7 +77,7 @@ Buffer<T> random_buffer(std::size_t size, int low, int high) {
 #ifdef VQ_X86
 // ---- what the processor can do
 
-// A chain of additions, each waiting for the last: a cycle each.
+// A chain of additions. Each waits for the one before it, so each takes a cycle.
 void chain() {
   std::uint64_t x = 1;
   for (int i = 0; i < 1000; ++i)
@@ -173,62 +175,67 @@ constexpr Layout kLayouts[] = {
     {"turboquant-prod 2", 1, 1, 1}, {"turboquant-prod 4", 3, 3, 1}, {"trellis 2", 1, 4, 4}, {"trellis 4", 3, 6, 2}};
 
 void kernels(const Kernels& k, std::size_t dim, const Buffer<std::uint8_t>& memory, std::size_t bytes) {
-  const std::size_t stride = padded(dim, 64), plane = (dim + 7) / 8, units = padded(plane, kUnitBytes) / kUnitBytes;
+  const std::size_t stride = padded(dim, 64), sign_bytes = (dim + 7) / 8,
+                    units = padded(sign_bytes, kUnitBytes) / kUnitBytes;
   constexpr std::size_t kMany = 16;  // queries that take turns, as in a search
   std::size_t turn = 0;
   const auto next = [&turn] { return turn = (turn + 1) % kMany; };
 
-  const auto levels = random_buffer<std::int8_t>(kTile * stride, -127, 127);
-  const auto queries = random_buffer<std::int8_t>(kQueries * kMany * stride, -64, 64);
-  const auto lead = random_buffer<std::int16_t>(stride, -32767, 32767);
+  const auto levels = random_buffer<std::int8_t>(kTileRows * stride, -127, 127);
+  const auto queries = random_buffer<std::int8_t>(kTileQueries * kMany * stride, -64, 64);
+  const auto code_query = random_buffer<std::int16_t>(stride, -32767, 32767);
   Buffer<std::uint8_t> tile, index, tables;
   Buffer<std::int32_t> sums;
   Buffer<std::uint16_t> sums16;
   Buffer<std::int8_t> room;
-  tile.resize(kTile * stride);
-  sums.resize(kQueries * kTile);
+  tile.resize(kTileRows * stride);
+  sums.resize(kTileQueries * kTileRows);
   room.resize(stride);
-  print("kernel", "arrange", dim, time_of([&] { k.arrange(levels.data(), stride, tile.data()); }));
+  print("kernel", "arrange", dim, time_of([&] { k.arrange_tile(levels.data(), stride, tile.data()); }));
   print("kernel", "tile_sums", dim, time_of([&] {
-          k.tile_sums(tile.data(), stride, padded(dim, 4), queries.data() + next() * kQueries * stride, kQueries,
-                      sums.data());
+          k.dot_tile_s8s8(tile.data(), stride, padded(dim, 4), queries.data() + next() * kTileQueries * stride,
+                          kTileQueries, sums.data());
         }));
 
   const auto small = random_buffer<std::int8_t>(kMany * units * 24, -kSignLimit, kSignLimit);
   tables.resize(kMany * units * kUnitTable);
   for (std::size_t q = 0; q < kMany; ++q)
     k.sign_tables(small.data() + q * units * 24, units, tables.data() + q * units * kUnitTable);
-  index.resize(kTileBlocks * units * kUnitIndex);
-  sums16.resize(kTileQueries * kTileBlocks * kBlock);
+  index.resize(kGroupBlocks * units * kUnitIndex);
+  sums16.resize(kSignTileQueries * kGroupBlocks * kBlockRows);
   print("kernel", "sign_tables", dim, time_of([&] { k.sign_tables(small.data(), units, tables.data()); }));
-  print("kernel", "sign_expand", dim, time_of([&] { k.sign_expand(memory.data(), plane, kTileBlocks, index.data()); }));
+  print("kernel", "sign_expand", dim,
+        time_of([&] { k.sign_expand(memory.data(), sign_bytes, kGroupBlocks, index.data()); }));
   print("kernel", "sign_tile", dim, time_of([&] {
-          const std::size_t first = next() / kTileQueries * kTileQueries;
+          const std::size_t first = next() / kSignTileQueries * kSignTileQueries;
           for (std::size_t u = 0; u < units; u += k.pass_units)
-            k.sign_tile(index.data() + u * kTileBlocks * kUnitIndex, tables.data() + (first * units + u) * kUnitTable,
-                        {std::min(units - u, k.pass_units), kTileBlocks, kTileQueries, units * kUnitTable, 7, u > 0},
-                        sums16.data());
+            k.sign_tile(
+                index.data() + u * kGroupBlocks * kUnitIndex, tables.data() + (first * units + u) * kUnitTable,
+                {std::min(units - u, k.pass_units), kGroupBlocks, kSignTileQueries, units * kUnitTable, 7, u > 0},
+                sums16.data());
         }));
-  std::uint64_t hits[kTileBlocks];
-  print("kernel", "above", dim, time_of([&] { sink = k.above(sums16.data(), kTileBlocks, 60'000, hits); }));
-  constexpr std::size_t kCaught = 4096;  // rows of a group that queries want to be scored
-  const auto group = random_buffer<std::int8_t>(kTileBlocks * kBlock * stride, -127, 127);
-  const auto places = random_buffer<std::uint8_t>(kCaught, 0, 255);
-  std::vector<std::uint16_t> which(kCaught);
-  std::vector<std::uint32_t> passing(kCaught + 3);
-  for (std::size_t i = 0; i < kCaught; ++i) which[i] = static_cast<std::uint16_t>(i * kQueries * kMany / kCaught);
-  const std::vector<std::int32_t> limits(kQueries * kMany, std::int32_t{1} << 30);
-  sums.resize(kCaught + 3);
-  const Catch caught{kCaught, places.data(), which.data()};
+  std::uint64_t masks[kGroupBlocks];
+  print("kernel", "above", dim, time_of([&] { sink = k.mask_gt_u16(sums16.data(), kGroupBlocks, 60'000, masks); }));
+  constexpr std::size_t kCandidates = 4096;  // of a group of blocks
+  const auto group = random_buffer<std::int8_t>(kGroupBlocks * kBlockRows * stride, -127, 127);
+  const auto places = random_buffer<std::uint8_t>(kCandidates, 0, 255);
+  std::vector<std::uint16_t> which(kCandidates);
+  std::vector<std::uint32_t> survivors(kCandidates + 3);
+  for (std::size_t i = 0; i < kCandidates; ++i)
+    which[i] = static_cast<std::uint16_t>(i * kTileQueries * kMany / kCandidates);
+  const std::vector<std::int32_t> limits(kTileQueries * kMany, std::int32_t{1} << 30);
+  sums.resize(kCandidates + 3);
+  const Candidates candidates{kCandidates, places.data(), which.data()};
   print("kernel", "row_sums", dim, time_of([&] {
-          sink = static_cast<std::int64_t>(
-              k.row_sums(group.data(), stride, caught, queries.data(), limits.data(), passing.data(), sums.data()));
+          sink = static_cast<std::int64_t>(k.dot_rows_s8s8(group.data(), stride, candidates, queries.data(),
+                                                           limits.data(), survivors.data(), sums.data()));
         }));
-  const std::size_t whole = bytes / (plane * kBlock * kTileBlocks);  // passes that go through all of the memory
+  const std::size_t whole =
+      bytes / (sign_bytes * kBlockRows * kGroupBlocks);  // passes that go through all of the memory
   print("kernel", "sign_plane", dim, time_of([&] {
           for (std::size_t i = 0; i < whole; ++i)
-            k.sign_plane(memory.data() + i * plane * kBlock * kTileBlocks, plane, kTileBlocks, tables.data(), 7,
-                         sums16.data());
+            k.sign_blocks(memory.data() + i * sign_bytes * kBlockRows * kGroupBlocks, sign_bytes, kGroupBlocks,
+                          tables.data(), 7, sums16.data());
         }));
 
   for (const Layout& layout : kLayouts) {
@@ -246,7 +253,7 @@ void kernels(const Kernels& k, std::size_t dim, const Buffer<std::uint8_t>& memo
     for (std::size_t i = 0; i < kRows; ++i) codes[i] = memory.data() + i * row;
     std::snprintf(name, sizeof name, "row_dots %s", layout.name);
     print("kernel", name, dim, time_of([&] {
-            k.row_dots(fields.fields(), codes, row, memory.data(), kRows, lead.data(), room.data(), dots);
+            k.decode_dot_s8s16(fields.fields(), codes, row, memory.data(), kRows, code_query.data(), room.data(), dots);
             sink = dots[0];
           }));
     std::snprintf(name, sizeof name, "decode %s", layout.name);

@@ -40,22 +40,13 @@ Array<T> make_array(std::vector<std::size_t> shape) {
   return Array<T>(data, shape.size(), shape.data(), owner);
 }
 
-std::string checked_isa(const std::string& isa) {
-  const auto names = vqindex::supported_isas();
-  if (isa.empty()) return names.back();
-  if (std::find(names.begin(), names.end(), isa) != names.end()) return isa;
-  std::string all;
-  for (const auto& name : names) all += (all.empty() ? "" : ", ") + name;
-  throw std::invalid_argument("isa is '" + isa + "'; this machine has: " + all);
-}
-
 nb::tuple encode_trellis(Array<const std::int16_t, nb::ndim<2>> values, Array<const std::int16_t, nb::ndim<1>> table,
                          int bits, int window, int limit, int gain, int start_mask, const std::string& isa) {
   if (bits < 1 || bits > 4 || window <= bits || window > 12 || table.shape(0) != std::size_t{1} << window)
     throw std::invalid_argument("expected bits 1..4, bits < window <= 12 and a table of 2^window levels");
   const vqindex::TrellisSpec spec{table.data(), bits, window, limit, gain, start_mask};
   const std::size_t n = values.shape(0), d = values.shape(1);
-  const std::string path = checked_isa(isa);
+  const std::string path = vqindex::checked_isa(isa);
   auto fields = make_array<std::uint8_t>({n, d});
   auto starts = make_array<std::uint16_t>({n});
   std::vector<std::int16_t> scratch(vqindex::trellis_scratch(d, spec));
@@ -78,7 +69,7 @@ class Scanner {
         window_(window),
         tops_(tops),
         metric_(std::move(metric)),
-        isa_(checked_isa(isa)),
+        isa_(vqindex::checked_isa(isa)),
         kernels_(&vqindex::kernels_for(isa_)),
         levels_(levels.data(), levels.data() + levels.size()) {
     if (dim < 1 || dim > 16384 || step < 0 || step > 8 || window < step || tops < 0 || tops > 4 || window + tops > 10 ||
@@ -178,7 +169,7 @@ class Scanner {
     for (std::size_t r = 0; r < n; ++r) {
       std::copy_n(levels.data() + r * dim_, dim_, row.data());
       for (std::size_t q = 0; q < nq; ++q)
-        out.data()[q * n + r] = static_cast<float>(kernels_->dot(row.data(), leads.data() + q * stride, stride));
+        out.data()[q * n + r] = static_cast<float>(kernels_->dot_s8s16(row.data(), leads.data() + q * stride, stride));
     }
     return out;
   }
@@ -374,14 +365,14 @@ class Scratch {
 std::size_t checked_share(const vqindex::EncodeTables& tables, std::size_t n, std::size_t d, int threads) {
   if (d != tables.rotation.dim) throw std::invalid_argument("expected rows of the tables' dimension");
   if (threads < 1) throw std::invalid_argument("expected threads >= 1");
-  return vqindex::share_rows(n, static_cast<std::size_t>(threads), vqindex::kBlockRows);
+  return vqindex::share_rows(n, static_cast<std::size_t>(threads), vqindex::kEncodeRows);
 }
 
 nb::tuple encode(const Tables& tables, Array<const float, nb::ndim<2>> rows, int threads, const std::string& isa) {
   const vqindex::EncodeTables& views = tables.complete();
   const std::size_t n = rows.shape(0), d = rows.shape(1), share = checked_share(views, n, d, threads);
   const std::size_t bytes = vqindex::code_bytes(views);
-  const std::string path = checked_isa(isa);
+  const std::string path = vqindex::checked_isa(isa);
   auto codes = make_array<std::uint8_t>({n, bytes});
   auto factor = make_array<float>({n});
   std::optional<Array<float>> norm;
@@ -403,7 +394,7 @@ nb::tuple encode(const Tables& tables, Array<const float, nb::ndim<2>> rows, int
 nb::tuple prepare(const Tables& tables, Array<const float, nb::ndim<2>> queries, int threads, const std::string& isa) {
   const vqindex::EncodeTables& views = tables.complete();
   const std::size_t n = queries.shape(0), d = queries.shape(1), share = checked_share(views, n, d, threads);
-  const std::string path = checked_isa(isa);
+  const std::string path = vqindex::checked_isa(isa);
   auto lead = make_array<std::int16_t>({n, d});
   auto scale = make_array<float>({n}), norm = make_array<float>({n});
   {

@@ -1,13 +1,21 @@
-// Which instruction sets this processor and operating system can run.
+// Which instruction sets this processor and operating system can run, and the kernels of each.
 #pragma once
 
 #include <string>
 #include <vector>
 
+#include "kernels.hpp"
+
 namespace vqindex {
 
-// Names of the kernel sets that could run here, the plainest first: "scalar", then of "avx2", "avx512", "avx512vnni",
-// "avx512vbmi", "neon", "neondot" what the processor has and the operating system saves.
+// Names of the instruction sets that can run here, the plainest first; "scalar" always can.
 std::vector<std::string> supported_isas();
+
+// The widest supported instruction set if `isa` is empty, else `isa` itself. Throws std::invalid_argument if this
+// machine does not support it.
+std::string checked_isa(const std::string& isa);
+
+// The kernels of an instruction set. `isa` is one of supported_isas().
+const Kernels& kernels_for(const std::string& isa);
 
 }  // namespace vqindex

@@ -31,7 +31,7 @@ struct EncodeTables {
 };
 
 // Rows that share a step; pieces of work should be multiples of it.
-constexpr std::size_t kBlockRows = 32;
+constexpr std::size_t kEncodeRows = 32;
 
 // Bytes of one packed row.
 std::size_t code_bytes(const EncodeTables& tables);

@@ -1,4 +1,4 @@
-// Trellis codes: rows on the search's grid, the search for kBlockRows of them together, packed rows. Only for
+// Trellis codes: rows on the search's grid, the search for kEncodeRows of them together, packed rows. Only for
 // encode.cpp.
 #pragma once
 
@@ -10,16 +10,16 @@
 namespace vqindex {
 
 constexpr float kPeak = 127.0f * 128.0f;  // of the trellis code's values
-constexpr std::size_t kBlocks = kBlockRows / kLanes;
+constexpr std::size_t kBlocks = kEncodeRows / kLanes;
 
 // Scratch memory of the trellis code, for a search's rows.
 struct TrellisScratch {
   float* columns;
   float* rotated[kBlocks];
   std::int16_t* search;
-  std::int16_t* values;   // [kBlockRows][dim]
-  std::uint16_t* starts;  // [kBlockRows]
-  std::uint8_t* fields;   // [kBlockRows][dim]
+  std::int16_t* values;   // [kEncodeRows][dim]
+  std::uint16_t* starts;  // [kEncodeRows]
+  std::uint8_t* fields;   // [kEncodeRows][dim]
   std::size_t bytes;      // of all of them
 
   TrellisScratch(void* memory, const EncodeTables& tables) {
@@ -33,9 +33,9 @@ struct TrellisScratch {
     columns = reinterpret_cast<float*>(take(d * kLanes * sizeof(float)));
     for (float*& block : rotated) block = reinterpret_cast<float*>(take(d * kLanes * sizeof(float)));
     search = reinterpret_cast<std::int16_t*>(take(trellis_scratch(d, tables.trellis->search) * sizeof(std::int16_t)));
-    values = reinterpret_cast<std::int16_t*>(take(kBlockRows * d * sizeof(std::int16_t)));
-    starts = reinterpret_cast<std::uint16_t*>(take(kBlockRows * sizeof(std::uint16_t)));
-    fields = take(kBlockRows * d);
+    values = reinterpret_cast<std::int16_t*>(take(kEncodeRows * d * sizeof(std::int16_t)));
+    starts = reinterpret_cast<std::uint16_t*>(take(kEncodeRows * sizeof(std::uint16_t)));
+    fields = take(kEncodeRows * d);
   }
 };
 
@@ -100,8 +100,8 @@ VQ_INLINE void encode_trellis_code(const EncodeTables& tables, const float* rows
   const std::size_t d = tables.rotation.dim, bytes = code_bytes(tables);
   const TrellisScratch s(scratch, tables);
   const int lead_bits = code.search.window - code.search.bits;
-  for (std::size_t row = 0; row < n; row += kBlockRows) {
-    const std::size_t count = std::min(kBlockRows, n - row);
+  for (std::size_t row = 0; row < n; row += kEncodeRows) {
+    const std::size_t count = std::min(kEncodeRows, n - row);
     Norms norms[kBlocks];
     for (std::size_t b = 0; b * kLanes < count; ++b) {
       const std::size_t lanes = std::min<std::size_t>(kLanes, count - b * kLanes);

@@ -17,14 +17,14 @@ constexpr std::size_t kGathered = std::size_t{1} << 16;       // most rows gathe
 constexpr std::size_t kGatheredBytes = std::size_t{1} << 21;  // of their sign plane, unless rows are very long
 
 inline std::uint64_t first_bits(std::size_t count) {
-  return count < kBlock ? (std::uint64_t{1} << count) - 1 : ~std::uint64_t{0};
+  return count < kBlockRows ? (std::uint64_t{1} << count) - 1 : ~std::uint64_t{0};
 }
 
 // Rows from `first`, a multiple of 64, to `last` that the one filter for all queries leaves.
 inline std::size_t count_allowed(const Rows& rows, std::size_t first, std::size_t last) {
   std::size_t count = 0;
-  for (std::size_t at = first; at < last; at += kBlock)
-    count += count_bits(rows.allowed[at / kBlock] & first_bits(last - at));
+  for (std::size_t at = first; at < last; at += kBlockRows)
+    count += count_bits(rows.allowed[at / kBlockRows] & first_bits(last - at));
   return count;
 }
 
@@ -33,8 +33,8 @@ class Gathered {
  public:
   Gathered(const Rows& from, std::size_t sign_bytes, std::size_t most)
       : from_(from), sign_bytes_(from.signs ? sign_bytes : 0) {
-    const std::size_t fit = kGatheredBytes / std::max<std::size_t>(sign_bytes_, 1) / kBlock * kBlock;
-    room_ = std::min(padded(most, kBlock), std::clamp(fit, 16 * kBlock, kGathered));
+    const std::size_t fit = kGatheredBytes / std::max<std::size_t>(sign_bytes_, 1) / kBlockRows * kBlockRows;
+    room_ = std::min(padded(most, kBlockRows), std::clamp(fit, 16 * kBlockRows, kGathered));
     signs_.resize(room_ * sign_bytes_);
     number_.reserve(room_);
     factor_.reserve(room_);
@@ -46,8 +46,8 @@ class Gathered {
     number_.clear();
     factor_.clear();
     norm_.clear();
-    for (; at < last; at += kBlock) {
-      const std::uint64_t word = from_.allowed[at / kBlock] & first_bits(last - at);
+    for (; at < last; at += kBlockRows) {
+      const std::uint64_t word = from_.allowed[at / kBlockRows] & first_bits(last - at);
       if (!word) continue;
       if (number_.size() + count_bits(word) > room_) break;
       take(at, word);
@@ -68,7 +68,7 @@ class Gathered {
 
  private:
   void take(std::size_t at, std::uint64_t word) {
-    std::uint8_t place[kBlock];
+    std::uint8_t place[kBlockRows];
     std::size_t count = 0;
     for (std::uint64_t bits = word; bits; bits &= bits - 1)
       place[count++] = static_cast<std::uint8_t>(lowest_bit(bits));
@@ -80,9 +80,9 @@ class Gathered {
     }
     const std::uint8_t* source = from_.signs + at * sign_bytes_;
     for (std::size_t i = 0; sign_bytes_ && i < count;) {
-      const std::size_t to = slot + i, some = std::min(count - i, kBlock - to % kBlock);
-      std::uint8_t* target = signs_.data() + to / kBlock * kBlock * sign_bytes_ + to % kBlock;
-      for (std::size_t j = 0; j < sign_bytes_ * kBlock; j += kBlock)
+      const std::size_t to = slot + i, some = std::min(count - i, kBlockRows - to % kBlockRows);
+      std::uint8_t* target = signs_.data() + to / kBlockRows * kBlockRows * sign_bytes_ + to % kBlockRows;
+      for (std::size_t j = 0; j < sign_bytes_ * kBlockRows; j += kBlockRows)
         for (std::size_t r = 0; r < some; ++r) target[j + r] = source[j + place[i + r]];
       i += some;
     }

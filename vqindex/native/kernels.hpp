@@ -1,11 +1,14 @@
-// The kernels of the scan, as tables of functions: one table per instruction set, all with the same results.
+// The kernels of the scan as tables of functions. Each instruction set has one table, and all tables give the same
+// results, bit for bit.
 //
-// A kernel sees pointers, sizes and scalars, owns nothing and starts nothing; the scans (scan_*.hpp) call it.
+// A kernel takes pointers, sizes and scalars. It owns no memory and starts no threads. The scans (scan_*.hpp) call it.
+//
+// Names read operation_types: dot_s8s16 multiplies int8 by int16 values and sums the products, mask_gt_u16 compares
+// uint16 values and returns a bit mask. The sizes below are explained in one figure at the head of scan.hpp.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -13,24 +16,26 @@
 
 namespace vqindex {
 
-constexpr std::size_t kBlock = 64;          // rows of a block of the sign plane, and of a selection
-constexpr std::size_t kTile = 128;          // rows of a tile of levels
-constexpr std::size_t kTileBlocks = 4;      // blocks of the sign plane that share one pass over a query's tables
-constexpr std::size_t kUnitBytes = 3;       // bytes of the sign plane that make one step of its kernels: 24 coordinates
-constexpr std::size_t kUnitTable = 256;     // bytes of a query's tables for one unit; no kernel needs more
-constexpr std::size_t kUnitIndex = 4 * 64;  // bytes of look-up indices for one unit of a block
-constexpr int kSignLimit = 5;               // largest |coordinate| of a query that meets the sign plane
-constexpr std::size_t kSignDim = 6144;      // most coordinates that a sign plane is searched for (sign_bound.py)
-constexpr std::size_t kTileQueries = 8;     // queries that one call of `sign_tile` may take
-constexpr std::size_t kQueries = 2;         // queries that share one pass over a tile of levels
+constexpr std::size_t kBlockRows = 64;            // rows of a block of sign bits, and of a word of a selection
+constexpr std::size_t kGroupBlocks = 4;           // blocks that share one pass over a query's look-up tables
+constexpr std::size_t kTileRows = 128;            // rows of a tile of decoded levels
+constexpr std::size_t kUnitBytes = 3;             // bytes of sign bits in one step of the sign kernels
+constexpr std::size_t kUnitDim = 8 * kUnitBytes;  // coordinates in that step
+constexpr std::size_t kUnitTable = 256;           // bytes of a query's look-up tables for one unit, at most
+constexpr std::size_t kUnitIndex = 4 * 64;        // bytes of look-up indices for one unit of one block
+constexpr std::size_t kSignTileQueries = 8;       // most queries in one call of sign_tile
+constexpr std::size_t kTileQueries = 2;           // most queries in one call of dot_tile_s8s8
+constexpr int kSignLimit = 5;                     // largest magnitude of a query's coordinates for the sign bits
+constexpr std::size_t kSignDim = 6144;            // most coordinates that have a sign bound (sign_bound.py)
 
 inline std::size_t padded(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
 
-// Where the fields of a row lie and what they mean: level t = table[window t], where window t is the `window` bits of
-// the row that begin at bit t * step, with `tops` bits on top of them where there is a sign plane:
-//   one      sign bit t;
-//   several  top bits t - tops + 1 .. t of a trellis, where top bit t is sign bit t ^ the lowest bit of window t, and
-//            those before the first are 0.
+// Where the fields of a packed row are, and what they mean. The level of coordinate t is table[w], where the low bits
+// of w are window t: the `window` bits of the row from bit t * step on. Rows with sign bits have `tops` more bits on
+// top:
+//   tops = 1   sign bit t;
+//   tops > 1   the top bits t - tops + 1 .. t of a trellis. Top bit t is sign bit t XOR the lowest bit of window t;
+//              top bits before the first are 0.
 struct Fields {
   std::size_t dim;
   int step;
@@ -38,10 +43,10 @@ struct Fields {
   int tops;
   const std::int8_t* table;  // 2^(window + tops) entries
 
-  // The same as constants for vectors of 64 bytes (FieldTables makes them).
-  const std::uint8_t* gather;   // byte of a group of 64 rows' fields that each byte of eight 64-bit words takes
-  const std::uint8_t* shift;    // bit of its word at which the window of each byte begins
-  const std::int8_t* repeated;  // the part of the table for each value of the top bits, repeated to 64 entries if less
+  // The same as constants for vectors of 64 bytes. FieldTables makes them.
+  const std::uint8_t* gather;   // for each byte of eight 64-bit words: which byte of 64 packed fields it takes
+  const std::uint8_t* shift;    // the bit of its word at which the window of each byte begins
+  const std::int8_t* repeated;  // the table for each value of the top bits, each repeated up to 64 entries if smaller
 };
 
 inline std::size_t repeated_size(int window) { return std::size_t{1} << (window < 6 ? 6 : window); }
@@ -51,11 +56,11 @@ class FieldTables {
  public:
   FieldTables(std::size_t dim, int step, int window, int tops, std::vector<std::int8_t> table)
       : dim_(dim), step_(step), window_(window), tops_(tops), table_(std::move(table)) {
-    // A trellis looks up both together.
-    const int together = tops > 1 ? window + tops : window;
-    const std::size_t size = repeated_size(together), values = std::size_t{1} << together;
-    for (std::size_t part = 0; part < table_.size() / values; ++part)
-      for (std::size_t i = 0; i < size; ++i) repeated_.push_back(table_[part * values + i % values]);
+    // A trellis looks up the window and all top bits at once; other codes look up the window for each sign.
+    const int index_bits = tops > 1 ? window + tops : window;
+    const std::size_t size = repeated_size(index_bits), values = std::size_t{1} << index_bits;
+    for (std::size_t top = 0; top < table_.size() / values; ++top)
+      for (std::size_t i = 0; i < size; ++i) repeated_.push_back(table_[top * values + i % values]);
     for (int i = 0; i < 64; ++i) {
       gather_[i] = static_cast<std::uint8_t>(i / 8 * step + i % 8);  // word i / 8 begins with field 8 (i / 8)
       shift_[i] = static_cast<std::uint8_t>(i % 8 * step);
@@ -71,108 +76,128 @@ class FieldTables {
   std::uint8_t gather_[64], shift_[64];
 };
 
-// Constants of a query in the selections below.
-struct Test {
+// The constants of one query in mask_upper_bound_gt. For a row with the int8 sum s and the terms (weight, error,
+// norm2):
+//   gain * (weight * (s - offset) + slack * error) > threshold + norm2_weight * norm2
+struct UpperBoundTest {
   std::int32_t offset;
-  float gain, slack, bar, lean;
+  float gain, slack, threshold, norm2_weight;
 };
 
-// Constants of a query that meets the sign plane: the bound of <query, row> is (fl(scale * sum) + width) * size.
-struct Bound {
-  std::int32_t offset;  // the sum of the query's magnitudes
+// The constants of one query in its sign bound. The bound of <query, row> is (fl(scale * sum) + width) * norm.
+struct SignBoundTerms {
+  std::int32_t offset;  // the sum of the magnitudes of the query's rounded coordinates
   float scale, width;
   float query2;   // |query|^2, for distances
-  bool distance;  // the bound is of 2 <query, row> - (size^2 + query2)
+  bool distance;  // bounds 2 <query, row> - (norm^2 + query2) instead
 };
 
-// Float32 operations in this order, none fused: sign_bound.py. `sum` is of the query's coordinates times signs.
-VQ_INLINE float bound_of(std::int32_t sum, const Bound& bound, float size) {
-  const float ip = (static_cast<float>(sum) * bound.scale + bound.width) * size;
-  return bound.distance ? 2.0f * ip - (size * size + bound.query2) : ip;
+// Float32 operations in the order of sign_bound.py, none fused. `sum` is the product of the rounded query and the
+// signs.
+VQ_INLINE float sign_bound_from_sum(std::int32_t sum, const SignBoundTerms& terms, float norm) {
+  const float ip = (static_cast<float>(sum) * terms.scale + terms.width) * norm;
+  return terms.distance ? 2.0f * ip - (norm * norm + terms.query2) : ip;
 }
 
-// The same of a row's agreement with the query: see Kernels::sign_tables.
-VQ_INLINE float bound_of_agreement(std::int32_t agreed, const Bound& bound, float size) {
-  return bound_of(2 * agreed - bound.offset, bound, size);
+// The same from a row's agreement with the query (see Kernels::sign_tables).
+VQ_INLINE float sign_bound_from_agreement(std::int32_t agreement, const SignBoundTerms& terms, float norm) {
+  return sign_bound_from_sum(2 * agreement - terms.offset, terms, norm);
 }
 
-// One pass of queries over look-up indices of a group of rows, or over those of some of its coordinates.
+// One call of sign_tile: some queries over the look-up indices of a group of blocks, or over some units of them.
 struct SignPass {
-  std::size_t units, blocks;  // of the indices
-  std::size_t count;          // queries, kTileQueries at most
-  std::size_t step;           // bytes from the tables of one to those of the next
-  std::size_t together;       // units whose entries add up to 255 at most, for all of them
-  bool more;                  // adds to the sums of an earlier pass
+  std::size_t units, blocks;       // of the indices
+  std::size_t queries;             // kSignTileQueries at most
+  std::size_t table_stride;        // bytes from the tables of one query to those of the next
+  std::size_t units_per_byte_sum;  // so many units' entries add up to 255 at most, for all of these queries
+  bool accumulate;                 // adds to the sums of an earlier call
 };
 
-// Rows of a group, 256 at most, that queries want to be scored: row places[i] by query queries[i].
-struct Catch {
+// (row, query) pairs that the sign bound did not drop: row places[i] of a group of 256 rows, and query queries[i].
+struct Candidates {
   std::size_t count;
   const std::uint8_t* places;
   const std::uint16_t* queries;
 };
 
 struct Kernels {
-  std::size_t pass_units;  // units after which `sign_tile` is better called again, for its indices leave the cache
+  // sign_tile is called again after so many units, because the indices of more would leave the first-level cache.
+  std::size_t pass_units;
 
-  // Levels of one row of row_bytes bytes (signs: its sign bits, in padded(dim, 64) / 8 bytes); writes padded(dim, 64)
-  // bytes, the last of them zero.
+  // ---- levels of packed rows
+
+  // Decodes one row of row_bytes bytes, whose sign bits are the padded(dim, 64) / 8 bytes at `signs`. Writes
+  // padded(dim, 64) levels; those from dim on are zero.
   void (*decode)(const Fields& fields, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
                  std::int8_t* levels);
-  // sums[i] = sum of products of the levels of row rows[i] with an int16 query of padded(dim, 64) values, for `count`
-  // rows whose signs follow each other; `levels` is room for decoding one.
-  void (*row_dots)(const Fields& fields, const std::uint8_t* const* rows, std::size_t row_bytes,
-                   const std::uint8_t* signs, std::size_t count, const std::int16_t* query, std::int8_t* levels,
-                   std::int64_t* sums);
-  // Sum of products with an int16 query; stride is a multiple of 64.
-  std::int64_t (*dot)(const std::int8_t* levels, const std::int16_t* query, std::size_t stride);
-  // Which of a catch have sums, as of tile_sums, above the limits of their queries, and the sums of those; returns how
-  // many. Levels and int8 queries are `stride` bytes apart, a multiple of 64. Three behind the last may be overwritten.
-  std::size_t (*row_sums)(const std::int8_t* levels, std::size_t stride, const Catch& rows, const std::int8_t* queries,
-                          const std::int32_t* limits, std::uint32_t* passing, std::int32_t* sums);
-  // Sum of squares.
-  std::int64_t (*square)(const std::int8_t* levels, std::size_t stride);
+  // sums[i] = <levels of packed row rows[i], query>, for `count` rows and an int16 query of padded(dim, 64) values. The
+  // rows' sign bits follow each other at `signs`. `levels` is scratch for one decoded row.
+  void (*decode_dot_s8s16)(const Fields& fields, const std::uint8_t* const* rows, std::size_t row_bytes,
+                           const std::uint8_t* signs, std::size_t count, const std::int16_t* query, std::int8_t* levels,
+                           std::int64_t* sums);
+  // Returns <levels, query>; stride is a multiple of 64.
+  std::int64_t (*dot_s8s16)(const std::int8_t* levels, const std::int16_t* query, std::size_t stride);
+  // For each candidate: the sum 128 * sum(query) + <levels of its row, its query>, as in dot_tile_s8s8. Keeps those
+  // whose sum is above the limit of their query. Writes their numbers to `survivors` and their sums to `sums`, and
+  // returns how many. Levels and int8 queries are `stride` bytes apart, a multiple of 64. May write up to three entries
+  // past the end.
+  std::size_t (*dot_rows_s8s8)(const std::int8_t* levels, std::size_t stride, const Candidates& candidates,
+                               const std::int8_t* queries, const std::int32_t* limits, std::uint32_t* survivors,
+                               std::int32_t* sums);
+  // Returns the sum of squares.
+  std::int64_t (*square_s8)(const std::int8_t* levels, std::size_t stride);
 
-  // A tile of 128 rows of levels, `stride` (a multiple of 64) apart, in the order that `tile_sums` wants.
-  void (*arrange)(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile);
-  // sums[q * 128 + r] = 128 * sum(query q) + <row r, query q> for count <= kQueries int8 queries of `stride` bytes
-  // whose magnitudes are at most 64 and which are zero from `dim` on.
-  void (*tile_sums)(const std::uint8_t* tile, std::size_t stride, std::size_t dim, const std::int8_t* queries,
-                    std::size_t count, std::int32_t* sums);
-  // Bit r: gain * (weight[r] * (sums[r] - offset) + slack * error[r]) > bar + lean * size[r].
-  std::uint64_t (*passing)(const std::int32_t* sums, const Test& test, const float* weight, const float* error,
-                           const float* size);
+  // Reorders a tile of 128 rows of levels, `stride` bytes apart (a multiple of 64), for dot_tile_s8s8.
+  void (*arrange_tile)(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile);
+  // sums[q * 128 + r] = 128 * sum(query q) + <levels of row r, query q>, for count <= kTileQueries int8 queries of
+  // `stride` bytes. Their magnitudes are at most 64, and they are zero from `dim` on.
+  void (*dot_tile_s8s8)(const std::uint8_t* tile, std::size_t stride, std::size_t dim, const std::int8_t* queries,
+                        std::size_t count, std::int32_t* sums);
+  // Bit r of the result: the upper bound of row r is above the query's threshold (see UpperBoundTest), r < 64.
+  std::uint64_t (*mask_upper_bound_gt)(const std::int32_t* sums, const UpperBoundTest& test, const float* weight,
+                                       const float* error, const float* norm2);
 
-  // The sign plane's sums are of agreement: the sum of the magnitudes of those coordinates of a query whose signs are a
-  // row's sign bits. The product with the signs is twice that less the sum of all magnitudes.
+  // ---- sign bits
   //
-  // Tables of a query whose coordinates are int8 of magnitude <= kSignLimit: `units` * kUnitTable bytes.
+  // The agreement of a row and a query is the sum of the magnitudes of those query coordinates whose signs are the
+  // row's sign bits. The product of the query and the row's signs is twice the agreement less the sum of all
+  // magnitudes.
+
+  // Makes the look-up tables of a query of int8 coordinates, magnitudes <= kSignLimit: units * kUnitTable bytes. An
+  // entry is the agreement of four or six coordinates; their sign bits are its index.
   void (*sign_tables)(const std::int8_t* query, std::size_t units, std::uint8_t* tables);
-  // Look-up indices of `blocks` blocks of the sign plane, `bytes` * 64 bytes each: units * blocks * kUnitIndex bytes.
-  void (*sign_expand)(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, std::uint8_t* index);
-  // sums[64 * (blocks * q + b) + r] = agreement of row r of block b, for the tables of several queries.
+  // Makes the look-up indices of `blocks` blocks of sign bits, `bytes` * 64 bytes each: units * blocks * kUnitIndex
+  // bytes.
+  void (*sign_expand)(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks, std::uint8_t* index);
+  // sums[64 * (blocks * q + b) + r] = agreement of query q and row r of block b, for several queries' tables.
   void (*sign_tile)(const std::uint8_t* index, const std::uint8_t* tables, const SignPass& pass, std::uint16_t* sums);
-  // The same for one query straight from the sign plane, `bytes` * 64 bytes a block; for `together` see SignPass.
-  void (*sign_plane)(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
-                     std::size_t together, std::uint16_t* sums);
-  // Sum of +-query[j] by one row's sign bits, in stride / 8 bytes; query is zero from the dimension on.
-  std::int32_t (*sign_sum)(const std::uint8_t* signs, const std::int8_t* query, std::size_t stride);
-  // The sign bits of those of a block's 64 rows that `wanted` has, one after the other, a row every `stride` bytes, a
-  // multiple of 8. What lies behind a row's bytes up to a multiple of 8 may be overwritten.
-  void (*sign_rows)(const std::uint8_t* block, std::size_t bytes, std::uint64_t wanted, std::uint8_t* rows,
+  // The same for one query, straight from blocks of sign bits; for units_per_byte_sum see SignPass.
+  void (*sign_blocks)(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
+                      std::size_t units_per_byte_sum, std::uint16_t* sums);
+  // Returns <query, signs> for one row's sign bits in stride / 8 bytes; the query is zero from the dimension on.
+  std::int32_t (*dot_signs_s8)(const std::uint8_t* signs, const std::int8_t* query, std::size_t stride);
+  // Copies the sign bits of the rows in `mask` out of a block of 64 rows, one row every `stride` bytes, a multiple
+  // of 8. May overwrite bytes past a row's own, up to the next multiple of 8.
+  void (*sign_rows)(const std::uint8_t* block, std::size_t bytes, std::uint64_t mask, std::uint8_t* rows,
                     std::size_t stride);
-  // Bit r of hits[b]: sums[64 * b + r] > bar. Returns whether there is any.
-  bool (*above)(const std::uint16_t* sums, std::size_t blocks, std::uint16_t bar, std::uint64_t* hits);
-  // largest[b] = the largest of those sums[64 * b + r] whose rows are in allowed[b]; 0 if there are none.
-  void (*most)(const std::uint16_t* sums, std::size_t blocks, const std::uint64_t* allowed, std::uint16_t* largest);
-  // Collects, for each query i of `count`, the rows of `allowed` (a word a block) whose sums, at 64 * blocks * i, are
-  // floors[i] or more: their places and queries, `first` + i, in that order, and their bits in `wanted`. Adds to
-  // counts[i] how many query i has; returns how many all have. May write up to 64 entries past the end.
-  std::size_t (*collect)(const std::uint16_t* sums, std::size_t blocks, const std::uint16_t* floors, std::size_t count,
-                         const std::uint64_t* allowed, std::size_t first, std::uint64_t* wanted, std::uint8_t* places,
-                         std::uint16_t* queries, std::size_t* counts);
-  // Bit r: the bound of a row of agreement sums[r] is above bar. Float32 operations in this order, none fused.
-  std::uint64_t (*bounded)(const std::uint16_t* sums, const Bound& bound, const float* size, float bar);
+
+  // ---- selection of rows by their agreement
+
+  // Bit r of masks[b]: sums[64 * b + r] > threshold. Returns whether any bit is set.
+  bool (*mask_gt_u16)(const std::uint16_t* sums, std::size_t blocks, std::uint16_t threshold, std::uint64_t* masks);
+  // largest[b] = the largest sums[64 * b + r] among the rows r in selected[b]; 0 if there are none.
+  void (*block_max_u16)(const std::uint16_t* sums, std::size_t blocks, const std::uint64_t* selected,
+                        std::uint16_t* largest);
+  // Collects candidates. Query i of `count` takes the rows in `selected` (one word per block) whose sums, at
+  // sums[64 * blocks * i], are integer_thresholds[i] or more. Writes their places and the query's number first + i, in
+  // this order, and sets their bits in `masks`. Adds to counts[i] how many query i has, and returns how many all have.
+  // May write up to 64 entries past the end.
+  std::size_t (*collect)(const std::uint16_t* sums, std::size_t blocks, const std::uint16_t* integer_thresholds,
+                         std::size_t count, const std::uint64_t* selected, std::size_t first, std::uint64_t* masks,
+                         std::uint8_t* places, std::uint16_t* queries, std::size_t* counts);
+  // Bit r of the result: the sign bound of a row of agreement sums[r] and norm norms[r] is above the threshold, r < 64.
+  std::uint64_t (*mask_sign_bound_gt)(const std::uint16_t* sums, const SignBoundTerms& terms, const float* norms,
+                                      float threshold);
 };
 
 const Kernels& scalar_kernels();
@@ -185,8 +210,5 @@ const Kernels& avx512vbmi_kernels();  // with VNNI
 const Kernels& neon_kernels();
 const Kernels& neondot_kernels();
 #endif
-
-// The table for a name of supported_isas().
-const Kernels& kernels_for(const std::string& isa);
 
 }  // namespace vqindex

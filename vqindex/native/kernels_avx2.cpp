@@ -1,10 +1,10 @@
-// Kernels with AVX2.
+// Kernels for AVX2. One register holds 32 bytes:
 //
-//   step                      instructions (32 lanes of a byte each)
+//   step                      instructions
 //   sums of levels            vpmaddubsw, vpmaddwd, vpaddd
-//   unpacking of fields       vpshufb (the two bytes that hold a window), vpmullw and vpsrlw, vpackuswb
-//   levels of windows         vpshufb to 16 entries each, vpblendvb between them
-//   sign plane                vpshufb, four coordinates an entry
+//   windows of packed fields  vpshufb (the two bytes that hold a window), vpmullw and vpsrlw to shift, vpackuswb
+//   levels of windows         vpshufb for 16 entries each, vpblendvb to choose between them
+//   sign bits                 vpshufb, four coordinates an entry
 #include "isa.hpp"
 
 #ifdef VQ_X86
@@ -17,7 +17,7 @@
 namespace vqindex {
 namespace {
 
-VQ_PLAIN_MOST(VQ_T)
+VQ_PLAIN_BLOCK_MAX(VQ_T)
 VQ_PLAIN_ROWS(VQ_T)
 
 VQ_T VQ_INLINE __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
@@ -27,9 +27,10 @@ VQ_T VQ_INLINE __m256i twice(__m128i x) { return _mm256_broadcastsi128_si256(x);
 
 // ---- one row
 
-constexpr std::size_t kSafe = 8192;  // so many products of at most 127 * 32767 leave every lane of 16 below 2^31
+// Products are at most 127 * 32767, and 16 lanes share them: after 8192 of them every lane is still below 2^31.
+constexpr std::size_t kSafe = 8192;
 
-// Sums of products of levels and an int16 query, 32 at a time.
+// Sums the products of levels and an int16 query, 32 at a time.
 struct Dot {
   const std::int16_t* query;
   __m256i a, b;
@@ -53,28 +54,28 @@ struct Dot {
   }
 };
 
-VQ_T std::int64_t dot(const std::int8_t* levels, const std::int16_t* query, std::size_t stride) {
+VQ_T std::int64_t dot_s8s16(const std::int8_t* levels, const std::int16_t* query, std::size_t stride) {
   Dot sum(query);
   for (std::size_t at = 0; at < stride; at += 32) sum(at, load(levels + at));
   sum.flush();
   return sum.total;
 }
 
-VQ_T std::int64_t square(const std::int8_t* levels, std::size_t stride) { return plain::square(levels, stride); }
+VQ_T std::int64_t square_s8(const std::int8_t* levels, std::size_t stride) { return plain::square_s8(levels, stride); }
 
 // ---- levels: sums of products
 
-// 255 * 64 * 2 < 2^15: the pairs do not saturate.
+// A pair of products is at most 255 * 64 * 2 < 2^15: it does not saturate.
 VQ_T VQ_INLINE __m256i dot4(__m256i sum, __m256i levels, __m256i query) {
   const __m256i pairs = _mm256_maddubs_epi16(levels, query);
   return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-VQ_T void arrange(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
-  plain::arrange(levels, stride, tile);
+VQ_T void arrange_tile(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
+  plain::arrange_tile(levels, stride, tile);
 }
 
-// Four rows, 32 coordinates at a time.
+// Returns the sums of four rows, 32 coordinates at a time.
 VQ_T VQ_INLINE __m128i sums_of_four(const std::uint8_t* const (&rows)[4], std::size_t dim, const std::int8_t* query) {
   __m256i sum[4];
   for (auto& s : sum) s = _mm256_setzero_si256();
@@ -86,45 +87,46 @@ VQ_T VQ_INLINE __m128i sums_of_four(const std::uint8_t* const (&rows)[4], std::s
   return _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
 }
 
-VQ_T void tile_sums(const std::uint8_t* tile, std::size_t stride, std::size_t dim, const std::int8_t* queries,
-                    std::size_t count, std::int32_t* sums) {
-  for (std::size_t r = 0; r < kTile; r += 4) {
+VQ_T void dot_tile_s8s8(const std::uint8_t* tile, std::size_t stride, std::size_t dim, const std::int8_t* queries,
+                        std::size_t count, std::int32_t* sums) {
+  for (std::size_t r = 0; r < kTileRows; r += 4) {
     const std::uint8_t* row = tile + r * stride;
     const std::uint8_t* const rows[4] = {row, row + stride, row + 2 * stride, row + 3 * stride};
     for (std::size_t q = 0; q < count; ++q)
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(sums + q * kTile + r), sums_of_four(rows, dim, queries + q * stride));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(sums + q * kTileRows + r),
+                       sums_of_four(rows, dim, queries + q * stride));
   }
 }
 
 // ---- selection
 
-// Bits of 32 lanes of 16 bits that are 0 or all ones.
+// Returns one bit for each of 32 16-bit lanes, which are 0 or all ones.
 VQ_T VQ_INLINE std::uint32_t bits_of(__m256i a, __m256i b) {
-  const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(a, b), 0xD8);  // packs works by halves
+  const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(a, b), 0xD8);  // packs interleaves 128-bit halves
   return static_cast<std::uint32_t>(_mm256_movemask_epi8(bytes));
 }
 
-VQ_T std::uint64_t passing(const std::int32_t* sums, const Test& test, const float* weight, const float* error,
-                           const float* size) {
+VQ_T std::uint64_t mask_upper_bound_gt(const std::int32_t* sums, const UpperBoundTest& test, const float* weight,
+                                       const float* error, const float* norm2) {
   std::uint64_t bits = 0;
   VQ_UNROLL
   for (int at = 0; at < 64; at += 8) {
     const __m256i sum = _mm256_sub_epi32(load(sums + at), _mm256_set1_epi32(test.offset));
     const __m256 upper = _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(weight + at), _mm256_cvtepi32_ps(sum)),
                                        _mm256_mul_ps(_mm256_set1_ps(test.slack), _mm256_loadu_ps(error + at)));
-    const __m256 limit =
-        _mm256_add_ps(_mm256_set1_ps(test.bar), _mm256_mul_ps(_mm256_set1_ps(test.lean), _mm256_loadu_ps(size + at)));
+    const __m256 limit = _mm256_add_ps(_mm256_set1_ps(test.threshold),
+                                       _mm256_mul_ps(_mm256_set1_ps(test.norm2_weight), _mm256_loadu_ps(norm2 + at)));
     const __m256 above = _mm256_cmp_ps(_mm256_mul_ps(_mm256_set1_ps(test.gain), upper), limit, _CMP_GT_OQ);
     bits |= static_cast<std::uint64_t>(_mm256_movemask_ps(above)) << at;
   }
   return bits;
 }
 
-VQ_T bool above(const std::uint16_t* sums, std::size_t blocks, std::uint16_t bar, std::uint64_t* hits) {
-  const __m256i limit = _mm256_set1_epi16(static_cast<short>(bar)), zero = _mm256_setzero_si256();
+VQ_T bool mask_gt_u16(const std::uint16_t* sums, std::size_t blocks, std::uint16_t threshold, std::uint64_t* hits) {
+  const __m256i limit = _mm256_set1_epi16(static_cast<short>(threshold)), zero = _mm256_setzero_si256();
   std::uint64_t any = 0;
-  for (std::size_t b = 0; b < blocks; ++b, sums += kBlock) {
-    __m256i not_above[4];  // there is no unsigned comparison
+  for (std::size_t b = 0; b < blocks; ++b, sums += kBlockRows) {
+    __m256i not_above[4];  // AVX2 has no unsigned comparison
     VQ_UNROLL
     for (int i = 0; i < 4; ++i) not_above[i] = _mm256_cmpeq_epi16(_mm256_subs_epu16(load(sums + 16 * i), limit), zero);
     const std::uint64_t low = bits_of(not_above[0], not_above[1]), high = bits_of(not_above[2], not_above[3]);
@@ -133,18 +135,19 @@ VQ_T bool above(const std::uint16_t* sums, std::size_t blocks, std::uint16_t bar
   return any != 0;
 }
 
-VQ_T std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, const float* size, float bar) {
+VQ_T std::uint64_t mask_sign_bound_gt(const std::uint16_t* sums, const SignBoundTerms& terms, const float* norms,
+                                      float threshold) {
   std::uint64_t bits = 0;
   VQ_UNROLL
   for (int at = 0; at < 64; at += 8) {
-    const __m256i agreed = _mm256_slli_epi32(_mm256_cvtepu16_epi32(load16(sums + at)), 1);
-    const __m256i sum = _mm256_sub_epi32(agreed, _mm256_set1_epi32(bound.offset));
-    const __m256 norm = _mm256_loadu_ps(size + at);
-    __m256 x = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(bound.scale));
-    x = _mm256_mul_ps(_mm256_add_ps(x, _mm256_set1_ps(bound.width)), norm);
-    if (bound.distance)
-      x = _mm256_sub_ps(_mm256_add_ps(x, x), _mm256_add_ps(_mm256_mul_ps(norm, norm), _mm256_set1_ps(bound.query2)));
-    const __m256 above = _mm256_cmp_ps(x, _mm256_set1_ps(bar), _CMP_GT_OQ);
+    const __m256i agreement = _mm256_slli_epi32(_mm256_cvtepu16_epi32(load16(sums + at)), 1);
+    const __m256i sum = _mm256_sub_epi32(agreement, _mm256_set1_epi32(terms.offset));
+    const __m256 norm = _mm256_loadu_ps(norms + at);
+    __m256 x = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(terms.scale));
+    x = _mm256_mul_ps(_mm256_add_ps(x, _mm256_set1_ps(terms.width)), norm);
+    if (terms.distance)
+      x = _mm256_sub_ps(_mm256_add_ps(x, x), _mm256_add_ps(_mm256_mul_ps(norm, norm), _mm256_set1_ps(terms.query2)));
+    const __m256 above = _mm256_cmp_ps(x, _mm256_set1_ps(threshold), _CMP_GT_OQ);
     bits |= static_cast<std::uint64_t>(_mm256_movemask_ps(above)) << at;
   }
   return bits;
@@ -152,7 +155,7 @@ VQ_T std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, const 
 
 // ---- signs
 
-// 32 signs as masks, ones where the bit is set.
+// Returns 32 signs as byte masks: all ones where the bit is set.
 VQ_T VQ_INLINE __m256i sign_mask(const std::uint8_t* signs) {
   std::int32_t word;
   std::memcpy(&word, signs, 4);
@@ -162,7 +165,7 @@ VQ_T VQ_INLINE __m256i sign_mask(const std::uint8_t* signs) {
   return _mm256_cmpeq_epi8(x, bit);
 }
 
-VQ_T std::int32_t sign_sum(const std::uint8_t* signs, const std::int8_t* query, std::size_t stride) {
+VQ_T std::int32_t dot_signs_s8(const std::uint8_t* signs, const std::int8_t* query, std::size_t stride) {
   __m256i sum = _mm256_setzero_si256();  // 16384 / 32 pairs of at most 10
   for (std::size_t at = 0; at < stride; at += 32) {
     const __m256i x = load(query + at), minus = _mm256_sub_epi8(_mm256_setzero_si256(), x);
@@ -183,7 +186,7 @@ VQ_T VQ_INLINE __m256i entries(const std::uint8_t* table, __m256i index) {
   return _mm256_shuffle_epi8(twice(load16(table)), index);
 }
 
-// Sums of bytes of 32 rows in 16-bit lanes.
+// Sums the bytes of 32 rows in 16-bit lanes.
 struct Wide {
   __m256i low, high;  // even bytes + 256 * odd ones modulo 2^16; odd bytes
 
@@ -207,10 +210,10 @@ VQ_T VQ_INLINE void block_sums(const std::uint8_t* block, std::size_t bytes, con
     __m256i sum[2] = {zero, zero};  // six entries of at most 20 fit a byte
     VQ_UNROLL
     for (std::size_t i = 0; i < kUnitBytes; ++i) {
-      const bool there = j + i < bytes;
+      const bool is_present = j + i < bytes;
       VQ_UNROLL
       for (int half = 0; half < 2; ++half) {
-        const __m256i x = there ? load(block + (j + i) * kBlock + 32 * half) : zero;
+        const __m256i x = is_present ? load(block + (j + i) * kBlockRows + 32 * half) : zero;
         const __m256i high = _mm256_and_si256(_mm256_srli_epi16(x, 4), low4);
         sum[half] = _mm256_add_epi8(sum[half], entries(tables + i * 32, _mm256_and_si256(x, low4)));
         sum[half] = _mm256_add_epi8(sum[half], entries(tables + i * 32 + 16, high));
@@ -223,17 +226,18 @@ VQ_T VQ_INLINE void block_sums(const std::uint8_t* block, std::size_t bytes, con
   wide[1].write(sums + 32);
 }
 
-VQ_T void sign_plane(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
-                     std::size_t, std::uint16_t* sums) {
-  for (std::size_t b = 0; b < blocks; ++b) block_sums(plane + b * bytes * kBlock, bytes, tables, sums + b * kBlock);
+VQ_T void sign_blocks(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
+                      std::size_t, std::uint16_t* sums) {
+  for (std::size_t b = 0; b < blocks; ++b)
+    block_sums(signs + b * bytes * kBlockRows, bytes, tables, sums + b * kBlockRows);
 }
 
-VQ_PLANE_AS_TILE(VQ_T)
+VQ_SIGN_BLOCKS_AS_TILE(VQ_T)
 
 // ---- levels from packed rows
 
-// REGISTERS * 16 levels, and 32 of them by their index. Levels for clear signs lie in the lower half, those for set
-// ones above; a half is at least eight entries.
+// A table of REGISTERS * 16 levels; at() looks up 32 of them. If `half_size` is not 0, the lower half has the levels of
+// clear sign bits and the upper half those of set ones. A half has at least eight entries.
 template <int REGISTERS>
 struct Table {
   __m128i part[REGISTERS];
@@ -250,7 +254,7 @@ struct Table {
       }
     }
   }
-  // bit[i]: bit 4 + i of the indices at the top of every byte.
+  // bit[i] has bit 4 + i of every index as the top bit of its byte.
   template <int COUNT>
   VQ_T VQ_INLINE __m256i among(int first, __m256i low4, const __m256i* bit) const {
     if constexpr (COUNT == 1) {
@@ -261,7 +265,7 @@ struct Table {
       return _mm256_blendv_epi8(among<kHalf>(first, low4, bit), among<kHalf>(first + kHalf, low4, bit), bit[kBit]);
     }
   }
-  // Indices of eight bits, and a mask for the ninth.
+  // `index` has the low eight bits of the indices; the top bit of each byte of `ninth` is their ninth bit.
   VQ_T VQ_INLINE __m256i at(__m256i index, __m256i ninth) const {
     const __m256i low4 = _mm256_and_si256(index, _mm256_set1_epi8(15));
     const __m256i bit[5] = {_mm256_slli_epi16(index, 3), _mm256_slli_epi16(index, 2), _mm256_slli_epi16(index, 1),
@@ -270,8 +274,9 @@ struct Table {
   }
 };
 
-// Calls use(t, levels) with 32 levels from t on; those past the dimension are anything. Field i of 16 begins with bit
-// i * step; its window, of at most 9 bits, lies in the two bytes from there. Halves of a register are 16 fields each.
+// Calls use(t, levels) with 32 levels from t on; levels past the dimension are arbitrary. Each 128-bit half of a
+// register takes 16 fields. Field i of these begins at bit i * step, and its window of at most 9 bits lies in the two
+// bytes from there.
 template <int REGISTERS, bool TRELLIS, typename Use>
 VQ_T VQ_INLINE void each_32(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
                             Use& use) {
@@ -284,33 +289,34 @@ VQ_T VQ_INLINE void each_32(const Fields& f, const std::uint8_t* row, std::size_
     const __m128i begin = _mm_mullo_epi16(field, _mm_set1_epi16(static_cast<short>(f.step)));
     const __m128i byte = _mm_srli_epi16(begin, 3);
     bytes[i] = twice(_mm_add_epi16(_mm_mullo_epi16(byte, _mm_set1_epi16(257)), _mm_set1_epi16(256)));
-    // 2^(7 - bit): there is no shift of 16-bit lanes by amounts of their own. Bits of 2^(7 - bit) - 1 by a table.
+    // AVX2 can't shift each 16-bit lane by its own amount, so lanes are multiplied by 2^(7 - bit), from a table.
     const __m128i powers = _mm_setr_epi8(-128, 64, 32, 16, 8, 4, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0);
     const __m128i bit = _mm_or_si128(_mm_and_si128(begin, _mm_set1_epi16(7)), _mm_set1_epi16(0x0800));
     up[i] = twice(_mm_shuffle_epi8(powers, bit));
   }
   const __m256i mask = _mm256_set1_epi16(static_cast<short>((1 << f.window) - 1));
-  // Place of the newest top bit in an index, then of earlier ones; the ninth bit has none.
+  // The place in an index of the newest top bit, then of earlier ones. A ninth bit has no place in a byte: it goes by
+  // `ninth`.
   __m256i place[4];
   const int newest = TRELLIS ? f.window + f.tops - 1 : std::max(f.window, 3);
   VQ_UNROLL
   for (int i = 0; i < 4; ++i) place[i] = _mm256_set1_epi8(static_cast<char>(i < f.tops ? 1 << (newest - i) : 0));
   __m256i before = _mm256_setzero_si256();
 
-  // Loads end with the row: the last ones begin earlier, and look further up.
+  // No load goes past the end of the row: the last ones begin earlier, and their bytes are looked up further on.
   std::uint8_t spare[16] = {};
   if (row_bytes < 16) {
     std::memcpy(spare, row, row_bytes);
     row = spare;
     row_bytes = 16;
   }
-  const std::size_t last = row_bytes - 16, chunk = 2 * static_cast<std::size_t>(f.step);
+  const std::size_t last = row_bytes - 16, group_bytes = 2 * static_cast<std::size_t>(f.step);
   std::size_t from = 0;
-  for (std::size_t t = 0; t < f.dim; t += 32, from += 2 * chunk) {
-    const std::size_t base = std::min(from, last), next = std::min(from + chunk, last);
+  for (std::size_t t = 0; t < f.dim; t += 32, from += 2 * group_bytes) {
+    const std::size_t base = std::min(from, last), next = std::min(from + group_bytes, last);
     const __m256i word = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(row + base)), load16(row + next), 1);
     const __m256i ahead = _mm256_inserti128_si256(_mm256_set1_epi8(static_cast<char>(from - base)),
-                                                  _mm_set1_epi8(static_cast<char>(from + chunk - next)), 1);
+                                                  _mm_set1_epi8(static_cast<char>(from + group_bytes - next)), 1);
     __m256i window[2];
     VQ_UNROLL
     for (int i = 0; i < 2; ++i) {
@@ -343,7 +349,7 @@ struct Store {
   VQ_T VQ_INLINE void operator()(std::size_t t, __m256i x) { store(levels + t, x); }
 };
 
-// False for windows that no kernel is made for.
+// Decodes by the kernel for the window's width; returns false if there is none for it.
 template <typename Use>
 VQ_T VQ_INLINE bool by_window(const Fields& f, const std::uint8_t* row, std::size_t row_bytes,
                               const std::uint8_t* signs, Use& use) {
@@ -377,20 +383,20 @@ VQ_T void decode(const Fields& f, const std::uint8_t* row, std::size_t row_bytes
   std::memset(levels + f.dim, 0, padded(f.dim, 64) - f.dim);
 }
 
-VQ_T std::int64_t row_dot(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
-                          const std::int16_t* query, std::int8_t* levels) {
+VQ_T std::int64_t decode_dot_one(const Fields& f, const std::uint8_t* row, std::size_t row_bytes,
+                                 const std::uint8_t* signs, const std::int16_t* query, std::int8_t* levels) {
   Dot sum(query);
   if (by_window(f, row, row_bytes, signs, sum)) {
     sum.flush();
     return sum.total;
   }
   plain::decode(f, row, row_bytes, signs, levels);
-  return dot(levels, query, padded(f.dim, 64));
+  return dot_s8s16(levels, query, padded(f.dim, 64));
 }
 
-VQ_ROW_DOTS(VQ_T)
+VQ_DECODE_DOTS(VQ_T)
 VQ_PLAIN_COLLECT(VQ_T)
-VQ_PLAIN_ROW_SUMS(VQ_T)
+VQ_PLAIN_DOT_ROWS(VQ_T)
 
 }  // namespace
 

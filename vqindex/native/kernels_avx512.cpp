@@ -1,4 +1,4 @@
-// Kernels for avx512; kernels_avx512.inl says how.
+// The kernels for AVX-512 without VNNI and VBMI; see kernels_avx512.inl.
 #include "isa.hpp"
 
 #ifdef VQ_X86

@@ -1,7 +1,7 @@
-// The part of kernels_avx512.inl, inside its namespaces, that decodes packed rows.
+// Decoding of packed rows: a part of kernels_avx512.inl, included inside its namespaces.
 
 #ifdef VQ_VBMI
-// The table in registers, and 64 of its levels by their windows.
+// A table of 2^BITS levels in registers; at() looks up 64 of them.
 template <int BITS>
 struct Table {
   static constexpr int kRegisters = BITS <= 6 ? 1 : 1 << (BITS - 6);
@@ -11,7 +11,7 @@ struct Table {
     VQ_UNROLL
     for (int i = 0; i < kRegisters; ++i) part[i] = _mm512_loadu_si512(repeated + 64 * i);
   }
-  // low: bits 0..7 of the windows (above BITS anything), high: bits 1..8.
+  // `low` has bits 0..7 of the windows, with arbitrary bits from BITS on; `high` has bits 1..8.
   VQ_T VQ_INLINE __m512i at(__m512i low, __m512i high) const {
     static_assert(BITS <= 6 || BITS == 8 || BITS == 9);
     if constexpr (BITS == 0) return part[0];
@@ -34,24 +34,24 @@ struct Table {
 
 VQ_T VQ_INLINE __mmask64 first(std::size_t bytes) { return bytes >= 64 ? ~__mmask64{0} : _bzhi_u64(~0ull, bytes); }
 
-// The bytes of 64 fields from `row` on, each where its window is shifted from; fields of a byte at most that begin at
-// most three bits apart lie in 32 bytes. No byte outside the row is read, nor its cache line.
+// Returns the bytes of 64 fields from `row` on, each byte in the word that its window is shifted from. Fields of at
+// most a byte that begin at most three bits apart lie in 32 bytes. Reads no byte outside the row, nor its cache line.
 VQ_T VQ_INLINE __m512i words(const std::uint8_t* row, const std::uint8_t* end, std::size_t row_bytes, __m512i gather) {
-  const std::size_t left = static_cast<std::size_t>(end - row);
+  const std::size_t remaining = static_cast<std::size_t>(end - row);
   __m256i bytes;
-  if (left >= 32) {
+  if (remaining >= 32) {
     bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row));
   } else if (row_bytes >= 32) {
     bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(end - 32));
-    gather = _mm512_add_epi8(gather, _mm512_set1_epi8(static_cast<char>(32 - left)));
+    gather = _mm512_add_epi8(gather, _mm512_set1_epi8(static_cast<char>(32 - remaining)));
   } else {
-    bytes = _mm256_maskz_loadu_epi8(static_cast<__mmask32>(_bzhi_u32(~0u, static_cast<unsigned>(left))), row);
+    bytes = _mm256_maskz_loadu_epi8(static_cast<__mmask32>(_bzhi_u32(~0u, static_cast<unsigned>(remaining))), row);
   }
   return _mm512_permutexvar_epi8(gather, _mm512_zextsi256_si512(bytes));
 }
 
-// How the fields of rows are read: `each_64` calls use(t, levels) with 64 levels of a row from t on; those past the
-// dimension are anything.
+// Decodes rows of scalar codes: each_64 calls use(t, levels) with 64 levels of a row from t on. Levels past the
+// dimension are arbitrary.
 template <int BITS, int TOPS>
 struct Cells {
   const std::size_t dim, step;
@@ -89,7 +89,8 @@ struct Cells {
   }
 };
 
-// The same for a trellis. Seven bits of a window choose in 128 entries, its newest top bits which 128.
+// The same for a trellis code. Seven bits of an index choose among 128 entries of two registers; its newest top bits
+// choose which 128.
 template <int BITS, int TOPS>
 struct Trellis {
   static constexpr int kInner = 7 - BITS, kOuter = TOPS - kInner, kParts = 1 << kOuter;
@@ -147,7 +148,7 @@ struct Store {
   }
 };
 
-// The query is zero past the dimension.
+// Sums the products of levels and an int16 query, which is zero past the dimension.
 struct Dot {
   const std::int16_t* query;
   __m512i a = _mm512_setzero_si512(), b = a;
@@ -165,7 +166,7 @@ struct Dot {
   }
 };
 
-// Calls with(how the fields are read); false for windows, or steps between them, that no kernel is made for.
+// Calls with(decoder) with the decoder for the window's width. Returns false if there is none for it or for the step.
 template <typename With>
 VQ_T VQ_INLINE bool by_window(const Fields& f, const With& with) {
   if (f.step > 3) return false;
@@ -198,8 +199,9 @@ VQ_T void decode(const Fields& f, const std::uint8_t* row, std::size_t row_bytes
   if (!by_window(f, read)) plain::decode(f, row, row_bytes, signs, levels);
 }
 
-VQ_T void row_dots(const Fields& f, const std::uint8_t* const* rows, std::size_t row_bytes, const std::uint8_t* signs,
-                   std::size_t count, const std::int16_t* query, std::int8_t* levels, std::int64_t* sums) {
+VQ_T void decode_dot_s8s16(const Fields& f, const std::uint8_t* const* rows, std::size_t row_bytes,
+                           const std::uint8_t* signs, std::size_t count, const std::int16_t* query, std::int8_t* levels,
+                           std::int64_t* sums) {
   const std::size_t step = padded(f.dim, 64) / 8;
   const auto read = [&](const auto& fields) VQ_T {
     std::size_t i = 0;
@@ -225,11 +227,11 @@ VQ_T void row_dots(const Fields& f, const std::uint8_t* const* rows, std::size_t
   if (by_window(f, read)) return;
   for (std::size_t i = 0; i < count; ++i) {
     plain::decode(f, rows[i], row_bytes, signs + i * step, levels);
-    sums[i] = dot(levels, query, padded(f.dim, 64));
+    sums[i] = dot_s8s16(levels, query, padded(f.dim, 64));
   }
 }
 #else
 VQ_PLAIN_DECODE(VQ_T)
-VQ_ROW_DOT(VQ_T)
-VQ_ROW_DOTS(VQ_T)
+VQ_DECODE_DOT_ONE(VQ_T)
+VQ_DECODE_DOTS(VQ_T)
 #endif

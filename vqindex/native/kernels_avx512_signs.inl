@@ -1,6 +1,6 @@
-// The part of kernels_avx512.inl, inside its namespaces, that meets the sign plane.
+// The kernels over sign bits: a part of kernels_avx512.inl, included inside its namespaces.
 
-// ---- sums of bytes in two registers of 16-bit lanes, even and odd bytes
+// ---- sums of bytes: two registers of 16-bit lanes, one for even and one for odd bytes
 
 template <std::size_t B>
 struct Wide {
@@ -33,7 +33,7 @@ struct Wide {
 };
 
 #ifdef VQ_VBMI
-constexpr int kGroups = 4;  // of six coordinates, in a unit of 24
+constexpr int kUnitTables = 4;  // of six coordinates, in a unit of 24
 
 VQ_T void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {
   const __m512i index = numbers();
@@ -60,9 +60,9 @@ VQ_T void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t*
   }
 }
 
-// Four look-up indices from three bytes: the bytes, for vpermb looks at the low six bits only, and what is left of
-// them.
-VQ_T VQ_INLINE void indices(__m512i a, __m512i b, __m512i c, __m512i (&index)[kGroups]) {
+// Makes four look-up indices from three bytes of sign bits. vpermb ignores the top two bits of an index byte, so the
+// three bytes are indices as they are. Their top two bits together make the fourth index.
+VQ_T VQ_INLINE void indices(__m512i a, __m512i b, __m512i c, __m512i (&index)[kUnitTables]) {
   index[0] = a;
   index[1] = b;
   index[2] = c;
@@ -74,14 +74,14 @@ VQ_T VQ_INLINE void indices(__m512i a, __m512i b, __m512i c, __m512i (&index)[kG
 VQ_T VQ_INLINE __m512i table_of(const std::uint8_t* tables, int g) { return _mm512_loadu_si512(tables + 64 * g); }
 VQ_T VQ_INLINE __m512i look_up(__m512i index, __m512i table) { return _mm512_permutexvar_epi8(index, table); }
 #else
-constexpr int kGroups = 6;  // of four coordinates, in a unit of 24
+constexpr int kUnitTables = 6;  // of four coordinates, in a unit of 24
 
 VQ_T void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {
   plain::sign_tables(query, units, tables);
 }
 
-// Six look-up indices of four bits from three bytes.
-VQ_T VQ_INLINE void indices(__m512i a, __m512i b, __m512i c, __m512i (&index)[kGroups]) {
+// Makes six look-up indices of four bits from three bytes of sign bits.
+VQ_T VQ_INLINE void indices(__m512i a, __m512i b, __m512i c, __m512i (&index)[kUnitTables]) {
   const __m512i bytes[kUnitBytes] = {a, b, c}, low4 = _mm512_set1_epi8(15);
   VQ_UNROLL
   for (int i = 0; i < 3; ++i) {
@@ -96,39 +96,41 @@ VQ_T VQ_INLINE __m512i table_of(const std::uint8_t* tables, int g) {
 VQ_T VQ_INLINE __m512i look_up(__m512i index, __m512i table) { return _mm512_shuffle_epi8(table, index); }
 #endif
 
-constexpr std::size_t kFetchAhead = 3 << 12;  // bytes; memory answers in that time, and the first-level cache has room
+// Bytes to prefetch ahead: memory answers in the time that they take, and the first-level cache has room for them.
+constexpr std::size_t kFetchAhead = 3 << 12;
 
-// Three bytes of the plane's rows.
-VQ_T VQ_INLINE void plane_unit(const std::uint8_t* block, std::size_t bytes, std::size_t j, __m512i (&x)[kUnitBytes]) {
+// Loads three bytes of sign bits of each of 64 rows, and prefetches those that come kFetchAhead bytes later.
+VQ_T VQ_INLINE void load_unit(const std::uint8_t* block, std::size_t bytes, std::size_t j, __m512i (&x)[kUnitBytes]) {
   VQ_UNROLL
   for (std::size_t i = 0; i < kUnitBytes; ++i) {
-    prefetch(block + (j + i) * kBlock + kFetchAhead);
-    x[i] = j + i < bytes ? _mm512_loadu_si512(block + (j + i) * kBlock) : _mm512_setzero_si512();
+    prefetch(block + (j + i) * kBlockRows + kFetchAhead);
+    x[i] = j + i < bytes ? _mm512_loadu_si512(block + (j + i) * kBlockRows) : _mm512_setzero_si512();
   }
 }
 
-// One block after the other: several would share the loads of tables, but hardware follows one stream best.
-VQ_T void sign_plane(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
-                     std::size_t together, std::uint16_t* sums) {
-  for (const std::uint8_t* const end = plane + blocks * bytes * kBlock; plane != end;
-       plane += bytes * kBlock, sums += kBlock) {
+// Sums one block after the other. Several at once would share the loads of tables, but the hardware prefetcher follows
+// one stream best.
+VQ_T void sign_blocks(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
+                      std::size_t units_per_byte_sum, std::uint16_t* sums) {
+  for (const std::uint8_t* const end = signs + blocks * bytes * kBlockRows; signs != end;
+       signs += bytes * kBlockRows, sums += kBlockRows) {
     Wide<1> wide;
     wide.clear();
     const std::uint8_t* table = tables;
     for (std::size_t j = 0; j < bytes;) {
       __m512i sum = _mm512_setzero_si512();
-      for (const std::size_t stop = std::min(bytes, j + together * kUnitBytes); j < stop;
+      for (const std::size_t stop = std::min(bytes, j + units_per_byte_sum * kUnitBytes); j < stop;
            j += kUnitBytes, table += kUnitTable) {
-        __m512i x[kUnitBytes], index[kGroups];
-        plane_unit(plane, bytes, j, x);
+        __m512i x[kUnitBytes], index[kUnitTables];
+        load_unit(signs, bytes, j, x);
         indices(x[0], x[1], x[2], index);
         VQ_UNROLL
-        for (int g = 0; g < kGroups; ++g) index[g] = look_up(index[g], table_of(table, g));
-        // In pairs: what follows waits for one addition, not for all.
+        for (int g = 0; g < kUnitTables; ++g) index[g] = look_up(index[g], table_of(table, g));
+        // Adds in pairs: the chain of additions that wait for each other is shorter.
         VQ_UNROLL
-        for (int g = 0; g < kGroups; g += 2) index[g / 2] = _mm512_add_epi8(index[g], index[g + 1]);
+        for (int g = 0; g < kUnitTables; g += 2) index[g / 2] = _mm512_add_epi8(index[g], index[g + 1]);
         VQ_UNROLL
-        for (int g = 1; g < kGroups / 2; ++g) index[0] = _mm512_add_epi8(index[0], index[g]);
+        for (int g = 1; g < kUnitTables / 2; ++g) index[0] = _mm512_add_epi8(index[0], index[g]);
         sum = _mm512_add_epi8(sum, index[0]);
       }
       wide.add(0, sum);
@@ -138,28 +140,30 @@ VQ_T void sign_plane(const std::uint8_t* plane, std::size_t bytes, std::size_t b
 }
 
 #ifdef VQ_VBMI
-// Order: [unit][group][block][row].
-VQ_T void sign_expand(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, std::uint8_t* index) {
+// Order of the indices: [unit][table of the unit][block][row].
+VQ_T void sign_expand(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks, std::uint8_t* index) {
   for (std::size_t j = 0; j < bytes; j += kUnitBytes, index += kUnitIndex * blocks)
     for (std::size_t b = 0; b < blocks; ++b) {
-      __m512i x[kUnitBytes], i[kGroups];
-      plane_unit(plane + b * bytes * kBlock, bytes, j, x);
+      __m512i x[kUnitBytes], i[kUnitTables];
+      load_unit(signs + b * bytes * kBlockRows, bytes, j, x);
       indices(x[0], x[1], x[2], i);
       VQ_UNROLL
-      for (std::size_t g = 0; g < kGroups; ++g) _mm512_storeu_si512(index + (g * blocks + b) * 64, i[g]);
+      for (std::size_t g = 0; g < kUnitTables; ++g) _mm512_storeu_si512(index + (g * blocks + b) * 64, i[g]);
     }
 }
 
-// In a register: compilers would rather load it again for each of its uses, and loads are what there is least of.
+// Loads into a register and keeps it there. Compilers would rather load again for each use, and loads are the scarcest
+// resource of this kernel.
 VQ_T VQ_INLINE __m512i loaded(const std::uint8_t* from) {
   __m512i x = _mm512_loadu_si512(from);
   asm("" : "+v"(x));
   return x;
 }
 
-constexpr std::size_t kTablesAhead = 512;  // bytes; tables come from the second-level cache
+constexpr std::size_t kTablesAhead = 512;  // bytes to prefetch ahead: tables come from the second-level cache
 
-// Q queries meet B of the blocks: every index meets Q tables, every table B indices, and all sums stay in registers.
+// Sums Q queries over B blocks. Each index is used for Q tables and each table for B indices, and all sums stay in
+// registers.
 template <std::size_t Q, std::size_t B>
 VQ_T VQ_INLINE void tile_signs(const std::uint8_t* index, const std::uint8_t* tables, const SignPass& pass,
                                std::uint16_t* sums) {
@@ -171,14 +175,14 @@ VQ_T VQ_INLINE void tile_signs(const std::uint8_t* index, const std::uint8_t* ta
     VQ_UNROLL
     for (std::size_t q = 0; q < Q; ++q) VQ_UNROLL
     for (std::size_t b = 0; b < B; ++b) sum[q][b] = _mm512_setzero_si512();
-    for (const std::size_t end = std::min(pass.units, u + pass.together); u < end; ++u) {
+    for (const std::size_t end = std::min(pass.units, u + pass.units_per_byte_sum); u < end; ++u) {
       VQ_UNROLL
-      for (int g = 0; g < kGroups; ++g, tables += 64, index += 64 * pass.blocks) {
+      for (int g = 0; g < kUnitTables; ++g, tables += 64, index += 64 * pass.blocks) {
         __m512i table[Q];
         VQ_UNROLL
         for (std::size_t q = 0; q < Q; ++q) {
-          table[q] = loaded(tables + q * pass.step);
-          prefetch(tables + q * pass.step + kTablesAhead);
+          table[q] = loaded(tables + q * pass.table_stride);
+          prefetch(tables + q * pass.table_stride + kTablesAhead);
         }
         VQ_UNROLL
         for (std::size_t b = 0; b < B; ++b) {
@@ -186,7 +190,7 @@ VQ_T VQ_INLINE void tile_signs(const std::uint8_t* index, const std::uint8_t* ta
           VQ_UNROLL
           for (std::size_t q = 0; q < Q; ++q) {
             sum[q][b] = _mm512_add_epi8(sum[q][b], look_up(at, table[q]));
-            asm("" : "+v"(sum[q][b]));  // one after the other: a tree of additions needs registers that are not there
+            asm("" : "+v"(sum[q][b]));  // keeps the additions in sequence: a tree of them would spill registers
           }
         }
       }
@@ -196,34 +200,35 @@ VQ_T VQ_INLINE void tile_signs(const std::uint8_t* index, const std::uint8_t* ta
     for (std::size_t b = 0; b < B; ++b) wide[q].add(b, sum[q][b]);
   }
   VQ_UNROLL
-  for (std::size_t q = 0; q < Q; ++q) wide[q].store(sums + q * pass.blocks * kBlock, pass.more);
+  for (std::size_t q = 0; q < Q; ++q) wide[q].store(sums + q * pass.blocks * kBlockRows, pass.accumulate);
 }
 
 template <std::size_t Q>
 VQ_T VQ_INLINE void tile_signs_of(const std::uint8_t* index, const std::uint8_t* tables, const SignPass& pass,
                                   std::uint16_t* sums) {
   std::size_t b = 0;
-  for (; b + kTileBlocks <= pass.blocks; b += kTileBlocks)
-    tile_signs<Q, kTileBlocks>(index + 64 * b, tables, pass, sums + b * kBlock);
-  for (; b < pass.blocks; ++b) tile_signs<Q, 1>(index + 64 * b, tables, pass, sums + b * kBlock);
+  for (; b + kGroupBlocks <= pass.blocks; b += kGroupBlocks)
+    tile_signs<Q, kGroupBlocks>(index + 64 * b, tables, pass, sums + b * kBlockRows);
+  for (; b < pass.blocks; ++b) tile_signs<Q, 1>(index + 64 * b, tables, pass, sums + b * kBlockRows);
 }
 
 VQ_T void sign_tile(const std::uint8_t* index, const std::uint8_t* tables, const SignPass& pass, std::uint16_t* sums) {
   std::size_t q = 0;
-  for (; q + 2 <= pass.count; q += 2)
-    tile_signs_of<2>(index, tables + q * pass.step, pass, sums + q * pass.blocks * kBlock);
-  for (; q < pass.count; ++q) tile_signs_of<1>(index, tables + q * pass.step, pass, sums + q * pass.blocks * kBlock);
+  for (; q + 2 <= pass.queries; q += 2)
+    tile_signs_of<2>(index, tables + q * pass.table_stride, pass, sums + q * pass.blocks * kBlockRows);
+  for (; q < pass.queries; ++q)
+    tile_signs_of<1>(index, tables + q * pass.table_stride, pass, sums + q * pass.blocks * kBlockRows);
 }
 
-constexpr std::size_t kPassUnits = 32;  // indices of 32 KiB
+constexpr std::size_t kPassUnits = 32;  // their indices for a group of blocks take 32 KiB
 #else
-VQ_PLANE_AS_TILE(VQ_T)
+VQ_SIGN_BLOCKS_AS_TILE(VQ_T)
 #endif
 
 // ---- rows of sign bits
 
-// Eight bytes of 64 rows as 64 words: pairs, then fours, then eights, all within 128-bit lanes.
-VQ_T VQ_INLINE void turned(const __m512i (&column)[8], std::uint64_t* words) {
+// Transposes eight bytes of 64 rows into 64 words: in pairs, fours, then eights, all within 128-bit lanes.
+VQ_T VQ_INLINE void transpose_words(const __m512i (&column)[8], std::uint64_t* words) {
   __m512i a[8], b[8];
   VQ_UNROLL
   for (int i = 0; i < 8; i += 2) {
@@ -243,23 +248,23 @@ VQ_T VQ_INLINE void turned(const __m512i (&column)[8], std::uint64_t* words) {
   }
 }
 
-// Where `turned` leaves row r: registers have rows 2 i and 2 i + 1 of every lane of 16.
+// Returns where transpose_words leaves row r: register i has rows 2 i and 2 i + 1 of every 16 rows.
 VQ_INLINE std::size_t word_of(std::size_t r) { return (r >> 1 & 7) * 8 + (r >> 4) * 2 + (r & 1); }
 
-constexpr int kWorthTurning = 3;  // rows of a block from which turning all of it is less work
+constexpr int kTransposeRows = 3;  // with so many rows of a block, transposing all of it is less work than picking them
 
-VQ_T void sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint64_t wanted, std::uint8_t* rows,
+VQ_T void sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint64_t mask, std::uint8_t* rows,
                     std::size_t stride) {
-  if (static_cast<int>(count_bits(wanted)) < kWorthTurning) return plain::sign_rows(block, bytes, wanted, rows, stride);
-  alignas(64) std::uint64_t words[kBlock];
+  if (static_cast<int>(count_bits(mask)) < kTransposeRows) return plain::sign_rows(block, bytes, mask, rows, stride);
+  alignas(64) std::uint64_t words[kBlockRows];
   for (std::size_t j = 0; j < bytes; j += 8) {
     __m512i column[8];
     VQ_UNROLL
     for (std::size_t i = 0; i < 8; ++i)
-      column[i] = j + i < bytes ? _mm512_loadu_si512(block + (j + i) * kBlock) : _mm512_setzero_si512();
-    turned(column, words);
+      column[i] = j + i < bytes ? _mm512_loadu_si512(block + (j + i) * kBlockRows) : _mm512_setzero_si512();
+    transpose_words(column, words);
     std::uint8_t* row = rows + j;
-    for (std::uint64_t bits = wanted; bits; bits &= bits - 1, row += stride)
+    for (std::uint64_t bits = mask; bits; bits &= bits - 1, row += stride)
       std::memcpy(row, words + word_of(lowest_bit(bits)), 8);
   }
 }

@@ -1,4 +1,4 @@
-// Kernels for avx512vbmi; kernels_avx512.inl says how.
+// The kernels for AVX-512 with VNNI and VBMI; see kernels_avx512.inl.
 #include "isa.hpp"
 
 #ifdef VQ_X86

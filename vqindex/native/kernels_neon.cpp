@@ -1,4 +1,4 @@
-// Kernels for neon, the baseline of 64-bit ARM; kernels_neon.inl says how.
+// The kernels for NEON, the baseline of 64-bit ARM; see kernels_neon.inl.
 #include "isa.hpp"
 
 #ifdef VQ_ARM

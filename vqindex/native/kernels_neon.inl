@@ -1,11 +1,11 @@
-// Kernels with NEON, included once without and once with the dot product instructions: VQ_T is the target attribute,
-// VQ_DOT says whether it has them.
+// Kernels for NEON. kernels_neon*.cpp include this file once without and once with the dot product instructions. VQ_T
+// is the target attribute; VQ_DOT is defined if the target has these instructions. One register holds 16 bytes:
 //
-//   step                      instructions (16 lanes of a byte each)
+//   step                      instructions
 //   sums of levels            sdot with one lane of the query; without it smull and smlal to 16 bits, sadalp
-//   unpacking of fields       tbl (the two bytes that hold a window), ushl, uzp1
-//   levels of windows         tbl and tbx, up to 64 entries each
-//   sign plane                tbl, four coordinates an entry
+//   windows of packed fields  tbl (the two bytes that hold a window), ushl, uzp1
+//   levels of windows         tbl and tbx for up to 64 entries each
+//   sign bits                 tbl, four coordinates an entry
 
 #include <arm_neon.h>
 
@@ -16,9 +16,10 @@ namespace {
 
 // ---- one row
 
-constexpr std::size_t kSafe = 8192;  // so many products of at most 127 * 32767 leave every lane of 16 below 2^31
+// Products are at most 127 * 32767, and 16 lanes share them: after 8192 of them every lane is still below 2^31.
+constexpr std::size_t kSafe = 8192;
 
-// Sums of products of levels and an int16 query, 16 at a time.
+// Sums the products of levels and an int16 query, 16 at a time.
 struct Dot {
   const std::int16_t* query;
   int32x4_t sum[4];
@@ -45,14 +46,14 @@ struct Dot {
   }
 };
 
-VQ_T std::int64_t dot(const std::int8_t* levels, const std::int16_t* query, std::size_t stride) {
+VQ_T std::int64_t dot_s8s16(const std::int8_t* levels, const std::int16_t* query, std::size_t stride) {
   Dot sum(query);
   for (std::size_t at = 0; at < stride; at += 16) sum(at, vld1q_s8(levels + at));
   sum.flush();
   return sum.total;
 }
 
-VQ_T std::int64_t square(const std::int8_t* levels, std::size_t stride) {
+VQ_T std::int64_t square_s8(const std::int8_t* levels, std::size_t stride) {
   int32x4_t sum = vdupq_n_s32(0);
   for (std::size_t at = 0; at < stride; at += 16) {
     const int8x16_t x = vld1q_s8(levels + at);
@@ -68,41 +69,41 @@ VQ_T std::int64_t square(const std::int8_t* levels, std::size_t stride) {
 // ---- levels: sums of products
 
 #ifdef VQ_DOT
-constexpr std::size_t kRowsOfGroup = 4;  // rows in a register, four coordinates of each
-constexpr std::size_t kGroupsAtOnce = 8;
+constexpr std::size_t kRegisterRows = 4;  // rows in a register, four coordinates of each
+constexpr std::size_t kRegistersAtOnce = 8;
 
-// Order of a tile: [group of four rows][four coordinates][row], so that sums need no reduction. Levels keep their sign.
-VQ_T void arrange(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
-  for (std::size_t r = 0; r < kTile; r += kRowsOfGroup, levels += kRowsOfGroup * stride)
+// Order of a tile: [four rows][four coordinates][row], so that sums need no horizontal reduction. Levels stay signed.
+VQ_T void arrange_tile(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
+  for (std::size_t r = 0; r < kTileRows; r += kRegisterRows, levels += kRegisterRows * stride)
     for (std::size_t at = 0; at < stride; at += 16, tile += 64) {
       int32x4x4_t rows;
       VQ_UNROLL
-      for (std::size_t i = 0; i < kRowsOfGroup; ++i)
+      for (std::size_t i = 0; i < kRegisterRows; ++i)
         rows.val[i] = vreinterpretq_s32_s8(vld1q_s8(levels + i * stride + at));
       vst4q_s32(reinterpret_cast<std::int32_t*>(tile), rows);
     }
 }
 
-// Sums of every fourth coordinate with one step's rows, for all queries of the pass.
+// Adds the products of four coordinates, those of lane LANE of the queries, for all rows and queries.
 template <int LANE, std::size_t Q>
 VQ_T VQ_INLINE void step(const std::uint8_t* tile, std::size_t stride, const int8x16_t (&x)[Q],
-                         int32x4_t (&sum)[Q][kGroupsAtOnce]) {
+                         int32x4_t (&sum)[Q][kRegistersAtOnce]) {
   VQ_UNROLL
-  for (std::size_t g = 0; g < kGroupsAtOnce; ++g) {
-    const int8x16_t rows = vreinterpretq_s8_u8(vld1q_u8(tile + g * kRowsOfGroup * stride + LANE * 16));
+  for (std::size_t g = 0; g < kRegistersAtOnce; ++g) {
+    const int8x16_t rows = vreinterpretq_s8_u8(vld1q_u8(tile + g * kRegisterRows * stride + LANE * 16));
     VQ_UNROLL
     for (std::size_t q = 0; q < Q; ++q) sum[q][g] = vdotq_laneq_s32(sum[q][g], rows, x[q], LANE);
   }
 }
 
-// 32 rows. Sixteen registers of sums for two queries leave room for the rows': one load for two sums.
+// Sums 32 rows. Two queries take sixteen registers of sums, which leaves room for the rows: one load for two products.
 template <std::size_t Q>
-VQ_T VQ_INLINE void sums_of_groups(const std::uint8_t* tile, std::size_t stride, std::size_t dim,
-                                   const std::int8_t* queries, const std::int32_t (&base)[Q], std::int32_t* sums) {
-  int32x4_t sum[Q][kGroupsAtOnce];
+VQ_T VQ_INLINE void sums_of_registers(const std::uint8_t* tile, std::size_t stride, std::size_t dim,
+                                      const std::int8_t* queries, const std::int32_t (&base)[Q], std::int32_t* sums) {
+  int32x4_t sum[Q][kRegistersAtOnce];
   VQ_UNROLL
   for (std::size_t q = 0; q < Q; ++q) VQ_UNROLL
-  for (std::size_t g = 0; g < kGroupsAtOnce; ++g) sum[q][g] = vdupq_n_s32(base[q]);
+  for (std::size_t g = 0; g < kRegistersAtOnce; ++g) sum[q][g] = vdupq_n_s32(base[q]);
   for (std::size_t at = 0; at < dim; at += 16, tile += 64) {
     int8x16_t x[Q];
     VQ_UNROLL
@@ -114,12 +115,12 @@ VQ_T VQ_INLINE void sums_of_groups(const std::uint8_t* tile, std::size_t stride,
   }
   VQ_UNROLL
   for (std::size_t q = 0; q < Q; ++q) VQ_UNROLL
-  for (std::size_t g = 0; g < kGroupsAtOnce; ++g) vst1q_s32(sums + q * kTile + g * kRowsOfGroup, sum[q][g]);
+  for (std::size_t g = 0; g < kRegistersAtOnce; ++g) vst1q_s32(sums + q * kTileRows + g * kRegisterRows, sum[q][g]);
 }
 
 template <std::size_t Q>
-VQ_T VQ_INLINE void tile_sums_of(const std::uint8_t* tile, std::size_t stride, std::size_t dim,
-                                 const std::int8_t* queries, std::int32_t* sums) {
+VQ_T VQ_INLINE void dot_tile_s8s8_of(const std::uint8_t* tile, std::size_t stride, std::size_t dim,
+                                     const std::int8_t* queries, std::int32_t* sums) {
   std::int32_t base[Q];
   for (std::size_t q = 0; q < Q; ++q) {
     int32x4_t total = vdupq_n_s32(0);
@@ -127,23 +128,23 @@ VQ_T VQ_INLINE void tile_sums_of(const std::uint8_t* tile, std::size_t stride, s
       total = vdotq_s32(total, vld1q_s8(queries + q * stride + at), vdupq_n_s8(1));
     base[q] = 128 * vaddvq_s32(total);
   }
-  constexpr std::size_t kRows = kRowsOfGroup * kGroupsAtOnce;
-  for (std::size_t r = 0; r < kTile; r += kRows)
-    sums_of_groups<Q>(tile + r * stride, stride, dim, queries, base, sums + r);
+  constexpr std::size_t kRows = kRegisterRows * kRegistersAtOnce;
+  for (std::size_t r = 0; r < kTileRows; r += kRows)
+    sums_of_registers<Q>(tile + r * stride, stride, dim, queries, base, sums + r);
 }
 
-VQ_T void tile_sums(const std::uint8_t* tile, std::size_t stride, std::size_t dim, const std::int8_t* queries,
-                    std::size_t count, std::int32_t* sums) {
-  if (count == kQueries) return tile_sums_of<kQueries>(tile, stride, dim, queries, sums);
-  tile_sums_of<1>(tile, stride, dim, queries, sums);
+VQ_T void dot_tile_s8s8(const std::uint8_t* tile, std::size_t stride, std::size_t dim, const std::int8_t* queries,
+                        std::size_t count, std::int32_t* sums) {
+  if (count == kTileQueries) return dot_tile_s8s8_of<kTileQueries>(tile, stride, dim, queries, sums);
+  dot_tile_s8s8_of<1>(tile, stride, dim, queries, sums);
 }
 #else
-// Rows as they are, levels with their sign.
-VQ_T void arrange(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
-  std::memcpy(tile, levels, kTile * stride);
+// Keeps the order of rows. Levels stay signed.
+VQ_T void arrange_tile(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
+  std::memcpy(tile, levels, kTileRows * stride);
 }
 
-// Four products of at most 127 * 64 fit 16 bits.
+// The sum of four products of at most 127 * 64 fits 16 bits.
 VQ_T VQ_INLINE int32x4_t add_products(int32x4_t sum, const std::int8_t* row, int8x16_t x, int8x16_t y) {
   const int8x16_t a = vld1q_s8(row), b = vld1q_s8(row + 16);
   int16x8_t products = vmull_s8(vget_low_s8(a), vget_low_s8(x));
@@ -152,14 +153,14 @@ VQ_T VQ_INLINE int32x4_t add_products(int32x4_t sum, const std::int8_t* row, int
   return vpadalq_s16(sum, vmlal_high_s8(products, b, y));
 }
 
-VQ_T void tile_sums(const std::uint8_t* tile, std::size_t stride, std::size_t dim, const std::int8_t* queries,
-                    std::size_t count, std::int32_t* sums) {
+VQ_T void dot_tile_s8s8(const std::uint8_t* tile, std::size_t stride, std::size_t dim, const std::int8_t* queries,
+                        std::size_t count, std::int32_t* sums) {
   for (std::size_t q = 0; q < count; ++q, queries += stride) {
     int32x4_t total = vdupq_n_s32(0);
     for (std::size_t at = 0; at < stride; at += 16) total = vpadalq_s16(total, vpaddlq_s8(vld1q_s8(queries + at)));
     const int32x4_t base = vdupq_n_s32(128 * vaddvq_s32(total));
     const std::int8_t* rows = reinterpret_cast<const std::int8_t*>(tile);
-    for (std::size_t r = 0; r < kTile; r += 4, rows += 4 * stride) {
+    for (std::size_t r = 0; r < kTileRows; r += 4, rows += 4 * stride) {
       int32x4_t sum[4];
       VQ_UNROLL
       for (auto& s : sum) s = vdupq_n_s32(0);
@@ -169,7 +170,7 @@ VQ_T void tile_sums(const std::uint8_t* tile, std::size_t stride, std::size_t di
         for (std::size_t i = 0; i < 4; ++i) sum[i] = add_products(sum[i], rows + i * stride + at, x, y);
       }
       const int32x4_t four = vpaddq_s32(vpaddq_s32(sum[0], sum[1]), vpaddq_s32(sum[2], sum[3]));
-      vst1q_s32(sums + q * kTile + r, vaddq_s32(four, base));
+      vst1q_s32(sums + q * kTileRows + r, vaddq_s32(four, base));
     }
   }
 }
@@ -177,7 +178,7 @@ VQ_T void tile_sums(const std::uint8_t* tile, std::size_t stride, std::size_t di
 
 // ---- selection
 
-// Bits of 64 bytes that are 0 or 255.
+// Returns one bit for each of 64 bytes, which are 0 or 255.
 VQ_T VQ_INLINE std::uint64_t bits_of(uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t d) {
   const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201));
   const uint8x16_t two = vpaddq_u8(vandq_u8(a, bit), vandq_u8(b, bit));
@@ -194,11 +195,11 @@ VQ_T VQ_INLINE uint8x16_t narrowed(const uint32x4_t (&x)[4]) {
                   vuzp1q_u16(vreinterpretq_u16_u32(x[2]), vreinterpretq_u16_u32(x[3])));
 }
 
-VQ_T std::uint64_t passing(const std::int32_t* sums, const Test& test, const float* weight, const float* error,
-                           const float* size) {
+VQ_T std::uint64_t mask_upper_bound_gt(const std::int32_t* sums, const UpperBoundTest& test, const float* weight,
+                                       const float* error, const float* norm2) {
   const int32x4_t offset = vdupq_n_s32(test.offset);
   const float32x4_t gain = vdupq_n_f32(test.gain), slack = vdupq_n_f32(test.slack);
-  const float32x4_t bar = vdupq_n_f32(test.bar), lean = vdupq_n_f32(test.lean);
+  const float32x4_t threshold = vdupq_n_f32(test.threshold), norm2_weight = vdupq_n_f32(test.norm2_weight);
   uint8x16_t flags[4];
   VQ_UNROLL
   for (int g = 0; g < 4; ++g) {
@@ -209,20 +210,21 @@ VQ_T std::uint64_t passing(const std::int32_t* sums, const Test& test, const flo
       const float32x4_t sum = vcvtq_f32_s32(vsubq_s32(vld1q_s32(sums + at), offset));
       const float32x4_t upper =
           vaddq_f32(vmulq_f32(vld1q_f32(weight + at), sum), vmulq_f32(slack, vld1q_f32(error + at)));
-      above[i] = vcgtq_f32(vmulq_f32(gain, upper), vaddq_f32(bar, vmulq_f32(lean, vld1q_f32(size + at))));
+      above[i] =
+          vcgtq_f32(vmulq_f32(gain, upper), vaddq_f32(threshold, vmulq_f32(norm2_weight, vld1q_f32(norm2 + at))));
     }
     flags[g] = narrowed(above);
   }
   return bits_of(flags[0], flags[1], flags[2], flags[3]);
 }
 
-// Sixteen signs as masks, ones where the bit is set.
+// Returns 16 signs as byte masks: all ones where the bit is set.
 VQ_T VQ_INLINE uint8x16_t sign_mask(const std::uint8_t* signs) {
   const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201));
   return vtstq_u8(vcombine_u8(vdup_n_u8(signs[0]), vdup_n_u8(signs[1])), bit);
 }
 
-VQ_T std::int32_t sign_sum(const std::uint8_t* signs, const std::int8_t* query, std::size_t stride) {
+VQ_T std::int32_t dot_signs_s8(const std::uint8_t* signs, const std::int8_t* query, std::size_t stride) {
   int16x8_t sum = vdupq_n_s16(0);  // 16384 / 16 pairs of at most 10
   for (std::size_t at = 0; at < stride; at += 16) {
     const int8x16_t x = vld1q_s8(query + at);
@@ -231,10 +233,10 @@ VQ_T std::int32_t sign_sum(const std::uint8_t* signs, const std::int8_t* query, 
   return vaddlvq_s16(sum);
 }
 
-VQ_T bool above(const std::uint16_t* sums, std::size_t blocks, std::uint16_t bar, std::uint64_t* hits) {
-  const uint16x8_t limit = vdupq_n_u16(bar);
+VQ_T bool mask_gt_u16(const std::uint16_t* sums, std::size_t blocks, std::uint16_t threshold, std::uint64_t* hits) {
+  const uint16x8_t limit = vdupq_n_u16(threshold);
   std::uint64_t any = 0;
-  for (std::size_t b = 0; b < blocks; ++b, sums += kBlock) {
+  for (std::size_t b = 0; b < blocks; ++b, sums += kBlockRows) {
     uint8x16_t flags[4];
     VQ_UNROLL
     for (int g = 0; g < 4; ++g)
@@ -244,18 +246,20 @@ VQ_T bool above(const std::uint16_t* sums, std::size_t blocks, std::uint16_t bar
   return any != 0;
 }
 
-VQ_PLAIN_MOST(VQ_T)
+VQ_PLAIN_BLOCK_MAX(VQ_T)
 
-VQ_T VQ_INLINE uint32x4_t bounded_four(uint32x4_t agreed, const Bound& bound, float32x4_t size, float bar) {
-  const int32x4_t twice = vreinterpretq_s32_u32(vshlq_n_u32(agreed, 1));
-  const float32x4_t whole = vcvtq_f32_s32(vsubq_s32(twice, vdupq_n_s32(bound.offset)));
-  float32x4_t x = vaddq_f32(vmulq_f32(whole, vdupq_n_f32(bound.scale)), vdupq_n_f32(bound.width));
-  x = vmulq_f32(x, size);
-  if (bound.distance) x = vsubq_f32(vaddq_f32(x, x), vaddq_f32(vmulq_f32(size, size), vdupq_n_f32(bound.query2)));
-  return vcgtq_f32(x, vdupq_n_f32(bar));
+VQ_T VQ_INLINE uint32x4_t sign_bound_gt_four(uint32x4_t agreement, const SignBoundTerms& terms, float32x4_t norm,
+                                             float threshold) {
+  const int32x4_t twice = vreinterpretq_s32_u32(vshlq_n_u32(agreement, 1));
+  const float32x4_t whole = vcvtq_f32_s32(vsubq_s32(twice, vdupq_n_s32(terms.offset)));
+  float32x4_t x = vaddq_f32(vmulq_f32(whole, vdupq_n_f32(terms.scale)), vdupq_n_f32(terms.width));
+  x = vmulq_f32(x, norm);
+  if (terms.distance) x = vsubq_f32(vaddq_f32(x, x), vaddq_f32(vmulq_f32(norm, norm), vdupq_n_f32(terms.query2)));
+  return vcgtq_f32(x, vdupq_n_f32(threshold));
 }
 
-VQ_T std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, const float* size, float bar) {
+VQ_T std::uint64_t mask_sign_bound_gt(const std::uint16_t* sums, const SignBoundTerms& terms, const float* norms,
+                                      float threshold) {
   uint8x16_t flags[4];
   VQ_UNROLL
   for (int g = 0; g < 4; ++g) {
@@ -263,14 +267,14 @@ VQ_T std::uint64_t bounded(const std::uint16_t* sums, const Bound& bound, const 
     VQ_UNROLL
     for (int i = 0; i < 4; ++i) {
       const int at = 16 * g + 4 * i;
-      above[i] = bounded_four(vmovl_u16(vld1_u16(sums + at)), bound, vld1q_f32(size + at), bar);
+      above[i] = sign_bound_gt_four(vmovl_u16(vld1_u16(sums + at)), terms, vld1q_f32(norms + at), threshold);
     }
     flags[g] = narrowed(above);
   }
   return bits_of(flags[0], flags[1], flags[2], flags[3]);
 }
 
-// ---- the sign plane
+// ---- sign bits
 
 VQ_T void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {
   const std::uint8_t iota[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -288,7 +292,7 @@ VQ_T void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t*
     }
 }
 
-// A block of 64 rows, all of whose sums stay in registers.
+// Sums a block of 64 rows; all sums stay in registers.
 VQ_T VQ_INLINE void block_sums(const std::uint8_t* block, std::size_t bytes, const std::uint8_t* tables,
                                std::uint16_t* sums) {
   uint16x8_t sum[8];
@@ -299,10 +303,10 @@ VQ_T VQ_INLINE void block_sums(const std::uint8_t* block, std::size_t bytes, con
     VQ_UNROLL
     for (std::size_t i = 0; i < kUnitBytes; ++i) {
       const uint8x16_t low = vld1q_u8(tables + i * 32), high = vld1q_u8(tables + i * 32 + 16);
-      const bool there = j + i < bytes;
+      const bool is_present = j + i < bytes;
       VQ_UNROLL
       for (int r = 0; r < 4; ++r) {
-        const uint8x16_t x = there ? vld1q_u8(block + (j + i) * kBlock + r * 16) : vdupq_n_u8(0);
+        const uint8x16_t x = is_present ? vld1q_u8(block + (j + i) * kBlockRows + r * 16) : vdupq_n_u8(0);
         const uint8x16_t two =
             vaddq_u8(vqtbl1q_u8(low, vandq_u8(x, vdupq_n_u8(15))), vqtbl1q_u8(high, vshrq_n_u8(x, 4)));
         entry[r] = i ? vaddq_u8(entry[r], two) : two;
@@ -318,24 +322,26 @@ VQ_T VQ_INLINE void block_sums(const std::uint8_t* block, std::size_t bytes, con
   for (int r = 0; r < 8; ++r) vst1q_u16(sums + r * 8, sum[r]);
 }
 
-VQ_T void sign_plane(const std::uint8_t* plane, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
-                     std::size_t, std::uint16_t* sums) {
-  for (std::size_t b = 0; b < blocks; ++b) block_sums(plane + b * bytes * kBlock, bytes, tables, sums + b * kBlock);
+VQ_T void sign_blocks(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
+                      std::size_t, std::uint16_t* sums) {
+  for (std::size_t b = 0; b < blocks; ++b)
+    block_sums(signs + b * bytes * kBlockRows, bytes, tables, sums + b * kBlockRows);
 }
 
-VQ_PLANE_AS_TILE(VQ_T)
+VQ_SIGN_BLOCKS_AS_TILE(VQ_T)
 
-// A transposition of bytes, 16 rows of eight bytes at a time: pairs, then fours, then eights.
+// Copies the sign bits of all rows of a block: transposes bytes, 16 rows of eight bytes at a time, in pairs, fours,
+// then eights.
 VQ_T VQ_INLINE void all_sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint8_t* rows,
                                   std::size_t stride) {
   std::size_t j = 0;
   for (; j + 8 <= bytes; j += 8)
-    for (std::size_t r = 0; r < kBlock; r += 16) {
+    for (std::size_t r = 0; r < kBlockRows; r += 16) {
       uint16x8_t two[4][2];
       VQ_UNROLL
       for (std::size_t i = 0; i < 4; ++i) {
-        const uint8x16_t a = vld1q_u8(block + (j + 2 * i) * kBlock + r);
-        const uint8x16_t b = vld1q_u8(block + (j + 2 * i + 1) * kBlock + r);
+        const uint8x16_t a = vld1q_u8(block + (j + 2 * i) * kBlockRows + r);
+        const uint8x16_t b = vld1q_u8(block + (j + 2 * i + 1) * kBlockRows + r);
         two[i][0] = vreinterpretq_u16_u8(vzip1q_u8(a, b));
         two[i][1] = vreinterpretq_u16_u8(vzip2q_u8(a, b));
       }
@@ -356,19 +362,19 @@ VQ_T VQ_INLINE void all_sign_rows(const std::uint8_t* block, std::size_t bytes, 
       }
     }
   for (; j < bytes; ++j)
-    for (std::size_t r = 0; r < kBlock; ++r) rows[r * stride + j] = block[j * kBlock + r];
+    for (std::size_t r = 0; r < kBlockRows; ++r) rows[r * stride + j] = block[j * kBlockRows + r];
 }
 
-VQ_T void sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint64_t wanted, std::uint8_t* rows,
+VQ_T void sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint64_t mask, std::uint8_t* rows,
                     std::size_t stride) {
-  if (!~wanted) return all_sign_rows(block, bytes, rows, stride);
-  plain::sign_rows(block, bytes, wanted, rows, stride);
+  if (!~mask) return all_sign_rows(block, bytes, rows, stride);
+  plain::sign_rows(block, bytes, mask, rows, stride);
 }
 
 // ---- levels from packed rows
 
-// REGISTERS * 16 levels, and 16 of them by their index. Where `half_size` is not 0, levels for clear signs lie in the
-// lower half, those for set ones above; a half is at least eight entries.
+// A table of REGISTERS * 16 levels; at() looks up 16 of them. If `half_size` is not 0, the lower half has the levels of
+// clear sign bits and the upper half those of set ones. A half has at least eight entries.
 template <int REGISTERS>
 struct Table {
   uint8x16_t part[REGISTERS];
@@ -388,7 +394,7 @@ struct Table {
   VQ_T VQ_INLINE uint8x16x4_t four(int first) const {
     return {{part[first], part[first + 1], part[first + 2], part[first + 3]}};
   }
-  // 256 entries from part[first] on, or as many as there are.
+  // Looks up indices of eight bits in the 256 entries from part[first] on, or in as many as there are.
   VQ_T VQ_INLINE uint8x16_t low_bits(uint8x16_t index, int first) const {
     constexpr int kEnd = REGISTERS < 16 ? REGISTERS : 16;
     uint8x16_t x = vqtbl4q_u8(four(first), index);
@@ -397,7 +403,7 @@ struct Table {
       x = vqtbx4q_u8(x, four(first + i), vsubq_u8(index, vdupq_n_u8(static_cast<std::uint8_t>(16 * i))));
     return x;
   }
-  // Indices of eight bits, and a mask for the ninth.
+  // `index` has the low eight bits of the indices; `ninth` is a mask of their ninth bit.
   VQ_T VQ_INLINE int8x16_t at(uint8x16_t index, uint8x16_t ninth) const {
     uint8x16_t x;
     if constexpr (REGISTERS == 1) x = vqtbl1q_u8(part[0], index);
@@ -408,8 +414,8 @@ struct Table {
   }
 };
 
-// Calls use(t, levels) with 16 levels from t on; those past the dimension are anything. Field i of 16 begins with bit
-// i * step; its window, of at most 9 bits, lies in the two bytes from there.
+// Calls use(t, levels) with 16 levels from t on; levels past the dimension are arbitrary. Field i of these begins at
+// bit i * step, and its window of at most 9 bits lies in the two bytes from there.
 template <int REGISTERS, bool TRELLIS, typename Use>
 VQ_T VQ_INLINE void each_16(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
                             Use& use) {
@@ -426,23 +432,24 @@ VQ_T VQ_INLINE void each_16(const Fields& f, const std::uint8_t* row, std::size_
     shift[i] = vnegq_s16(vreinterpretq_s16_u16(vandq_u16(begin, vdupq_n_u16(7))));
   }
   const uint16x8_t mask = vdupq_n_u16(static_cast<std::uint16_t>((1 << f.window) - 1));
-  // Place of the newest top bit in an index, then of earlier ones; the ninth bit has none.
+  // The place in an index of the newest top bit, then of earlier ones. A ninth bit has no place in a byte: it goes by
+  // `ninth`.
   uint8x16_t place[4];
   const int newest = TRELLIS ? f.window + f.tops - 1 : std::max(f.window, 3);
   VQ_UNROLL
   for (int i = 0; i < 4; ++i) place[i] = vdupq_n_u8(static_cast<std::uint8_t>(i < f.tops ? 1 << (newest - i) : 0));
   uint8x16_t before = vdupq_n_u8(0);
 
-  // Loads end with the row: the last ones begin earlier, and look further up.
+  // No load goes past the end of the row: the last ones begin earlier, and their bytes are looked up further on.
   std::uint8_t spare[16] = {};
   if (row_bytes < 16) {
     std::memcpy(spare, row, row_bytes);
     row = spare;
     row_bytes = 16;
   }
-  const std::size_t last = row_bytes - 16, chunk = 2 * static_cast<std::size_t>(f.step);
+  const std::size_t last = row_bytes - 16, group_bytes = 2 * static_cast<std::size_t>(f.step);
   std::size_t from = 0;
-  for (std::size_t t = 0; t < f.dim; t += 16, from += chunk) {
+  for (std::size_t t = 0; t < f.dim; t += 16, from += group_bytes) {
     const std::size_t base = std::min(from, last);
     const uint8x16_t word = vld1q_u8(row + base);
     const uint8x16_t ahead = vdupq_n_u8(static_cast<std::uint8_t>(std::min<std::size_t>(from - base, 16)));
@@ -476,7 +483,7 @@ struct Store {
   VQ_T VQ_INLINE void operator()(std::size_t t, int8x16_t x) { vst1q_s8(levels + t, x); }
 };
 
-// False for windows that no kernel is made for.
+// Decodes by the kernel for the window's width; returns false if there is none for it.
 template <typename Use>
 VQ_T VQ_INLINE bool by_window(const Fields& f, const std::uint8_t* row, std::size_t row_bytes,
                               const std::uint8_t* signs, Use& use) {
@@ -510,20 +517,20 @@ VQ_T void decode(const Fields& f, const std::uint8_t* row, std::size_t row_bytes
   std::memset(levels + f.dim, 0, padded(f.dim, 64) - f.dim);
 }
 
-VQ_T std::int64_t row_dot(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
-                          const std::int16_t* query, std::int8_t* levels) {
+VQ_T std::int64_t decode_dot_one(const Fields& f, const std::uint8_t* row, std::size_t row_bytes,
+                                 const std::uint8_t* signs, const std::int16_t* query, std::int8_t* levels) {
   Dot sum(query);
   if (by_window(f, row, row_bytes, signs, sum)) {
     sum.flush();
     return sum.total;
   }
   plain::decode(f, row, row_bytes, signs, levels);
-  return dot(levels, query, padded(f.dim, 64));
+  return dot_s8s16(levels, query, padded(f.dim, 64));
 }
 
-VQ_ROW_DOTS(VQ_T)
+VQ_DECODE_DOTS(VQ_T)
 VQ_PLAIN_COLLECT(VQ_T)
-VQ_PLAIN_ROW_SUMS(VQ_T)
+VQ_PLAIN_DOT_ROWS(VQ_T)
 
 }  // namespace
 }  // namespace vqindex

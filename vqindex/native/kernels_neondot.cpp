@@ -1,4 +1,4 @@
-// Kernels for neondot; kernels_neon.inl says how.
+// The kernels for NEON with the dot product instructions; see kernels_neon.inl.
 #include "isa.hpp"
 
 #ifdef VQ_ARM

@@ -50,7 +50,7 @@ class Likely {
   void list(std::size_t q, const std::vector<Agreement>& groups) {
     blocks_.clear();
     for (const Agreement& group : groups)
-      for (std::size_t at = group.at; at < group.stop; at += kBlock)
+      for (std::size_t at = group.at; at < group.stop; at += kBlockRows)
         blocks_.push_back({at, group.sums + (at - group.at), s_.allowed_of(q, at) & first_bits(group.stop - at), 0});
   }
 
@@ -68,18 +68,18 @@ class Likely {
   void find_largest(const std::vector<Agreement>& groups) {
     allowed_.clear();
     for (const Block& block : blocks_) allowed_.push_back(block.allowed);
-    largest_.assign(padded(blocks_.size(), kBlock), 0);
-    marked_.resize(largest_.size() / kBlock);
+    largest_.assign(padded(blocks_.size(), kBlockRows), 0);
+    marked_.resize(largest_.size() / kBlockRows);
     std::size_t first = 0;
     for (const Agreement& group : groups) {
       const std::size_t blocks = blocks_of(group.at, group.stop);
-      s_.kernels.most(group.sums, blocks, allowed_.data() + first, largest_.data() + first);
+      s_.kernels.block_max_u16(group.sums, blocks, allowed_.data() + first, largest_.data() + first);
       first += blocks;
     }
   }
 
   std::size_t mark_blocks(std::int32_t limit) {
-    s_.kernels.above(largest_.data(), marked_.size(), static_cast<std::uint16_t>(limit), marked_.data());
+    s_.kernels.mask_gt_u16(largest_.data(), marked_.size(), static_cast<std::uint16_t>(limit), marked_.data());
     std::size_t count = 0;
     for (const std::uint64_t bits : marked_) count += count_bits(bits);
     return count;
@@ -89,14 +89,14 @@ class Likely {
     std::size_t kept = 0;
     for (std::size_t w = 0; w < marked_.size(); ++w)
       for (std::uint64_t bits = marked_[w]; bits; bits &= bits - 1)
-        blocks_[kept++] = blocks_[w * kBlock + lowest_bit(bits)];
+        blocks_[kept++] = blocks_[w * kBlockRows + lowest_bit(bits)];
     blocks_.resize(kept);
   }
 
   std::size_t mark_rows(std::int32_t limit) {
     std::size_t count = 0;
     for (Block& block : blocks_) {
-      s_.kernels.above(block.sums, 1, static_cast<std::uint16_t>(limit), &block.hits);
+      s_.kernels.mask_gt_u16(block.sums, 1, static_cast<std::uint16_t>(limit), &block.hits);
       count += count_bits(block.hits &= block.allowed);
     }
     return count;

@@ -137,7 +137,7 @@ struct Team {
       const std::size_t most = shares ? even : fit * sparse(part), least = shares ? even : most / 4;
       for (std::size_t at = 0, rows; at < part.count; at += rows) {
         const std::size_t left = part.count - at;
-        rows = std::min(left, padded(std::clamp(left / (2 * count), least, most), kGroup));
+        rows = std::min(left, padded(std::clamp(left / (2 * count), least, most), kGroupRows));
         stretches.push_back({part, at, at + rows, first_row});
       }
       first_row += static_cast<std::int64_t>(part.count);

@@ -22,12 +22,12 @@ class LevelScan {
   // So few queries that sharing levels gains nothing: decoded and scored in one go.
   void by_rows(std::size_t first, std::size_t last, const Poll& poll) {
     const std::size_t nq = s_.task.queries.count;
-    for (std::size_t at = first; at < last && s_.go_on(poll, kBlock * nq * s_.dim); at += kBlock) {
-      const std::size_t count = std::min(kBlock, last - at);
+    for (std::size_t at = first; at < last && s_.go_on(poll, kBlockRows * nq * s_.dim); at += kBlockRows) {
+      const std::size_t count = std::min(kBlockRows, last - at);
       if (!s_.any_allowed(0, nq, at, at + count)) continue;
       for (std::size_t q = 0; q < nq; ++q) {
-        std::size_t rows[kBlock], found = 0;
-        float scores[kBlock];
+        std::size_t rows[kBlockRows], found = 0;
+        float scores[kBlockRows];
         for (std::uint64_t bits = s_.allowed_of(q, at) & first_bits(count); bits; bits &= bits - 1)
           rows[found++] = at + lowest_bit(bits);
         s_.score_rows(q, rows, found, scores);
@@ -39,31 +39,31 @@ class LevelScan {
 
   // 128 rows at a time are decoded and met by every query.
   void by_tiles(std::size_t first, std::size_t last, const Poll& poll) {
-    row_signs_.assign(kTile * s_.stride / 8, 0);
-    levels_.resize(kTile * s_.stride);
-    tile_.resize(kTile * s_.stride);
-    sums_.resize(kQueries * kTile);
+    row_signs_.assign(kTileRows * s_.stride / 8, 0);
+    levels_.resize(kTileRows * s_.stride);
+    tile_.resize(kTileRows * s_.stride);
+    sums_.resize(kTileQueries * kTileRows);
     const std::size_t nq = s_.task.queries.count, dim = padded(s_.dim, 4);
-    for (std::size_t at = first; at < last && s_.go_on(poll, kTile * nq * s_.dim); at += kTile) {
-      const std::size_t count = std::min(kTile, last - at);
+    for (std::size_t at = first; at < last && s_.go_on(poll, kTileRows * nq * s_.dim); at += kTileRows) {
+      const std::size_t count = std::min(kTileRows, last - at);
       if (!s_.any_allowed(0, nq, at, at + count)) continue;
       decode(at, count);
-      s_.kernels.arrange(levels_.data(), s_.stride, tile_.data());
-      for (std::size_t q = 0; q < nq; q += kQueries) {
-        const std::size_t some = std::min(kQueries, nq - q);
-        s_.kernels.tile_sums(tile_.data(), s_.stride, dim, s_.prepared.narrow.data() + q * s_.stride, some,
-                             sums_.data());
-        for (std::size_t i = 0; i < some; ++i) score_passing(q + i, at, count, sums_.data() + i * kTile);
+      s_.kernels.arrange_tile(levels_.data(), s_.stride, tile_.data());
+      for (std::size_t q = 0; q < nq; q += kTileQueries) {
+        const std::size_t some = std::min(kTileQueries, nq - q);
+        s_.kernels.dot_tile_s8s8(tile_.data(), s_.stride, dim, s_.prepared.narrow.data() + q * s_.stride, some,
+                                 sums_.data());
+        for (std::size_t i = 0; i < some; ++i) score_passing(q + i, at, count, sums_.data() + i * kTileRows);
       }
     }
   }
 
   void decode(std::size_t at, std::size_t count) {
     const Rows& rows = s_.rows();
-    s_.fetch_codes(at + count, std::min(kTile, rows.count - at - count));
+    s_.fetch_codes(at + count, std::min(kTileRows, rows.count - at - count));
     if (s_.task.code.fields.tops) s_.sign_rows(at, at + count, row_signs_.data());
-    std::memset(levels_.data() + count * s_.stride, 0, (kTile - count) * s_.stride);
-    for (std::size_t r = 0; r < kTile; ++r) {
+    std::memset(levels_.data() + count * s_.stride, 0, (kTileRows - count) * s_.stride);
+    for (std::size_t r = 0; r < kTileRows; ++r) {
       Scorer::Weight of{0, 0, 0};
       if (r < count) {
         s_.kernels.decode(s_.task.code.fields, s_.code_of(at + r), rows.row_bytes, signs_of(r), levels_of(r));
@@ -76,8 +76,9 @@ class LevelScan {
   }
 
   void score_passing(std::size_t q, std::size_t at, std::size_t count, const std::int32_t* sums) {
-    for (std::size_t half = 0; half < count; half += kBlock) {
-      std::uint64_t hits = s_.kernels.passing(sums + half, s_.test_of(q), weight_ + half, error_ + half, size_ + half);
+    for (std::size_t half = 0; half < count; half += kBlockRows) {
+      std::uint64_t hits =
+          s_.kernels.mask_upper_bound_gt(sums + half, s_.test_of(q), weight_ + half, error_ + half, size_ + half);
       hits &= s_.allowed_of(q, at + half) & first_bits(count - half);
       for (; hits; hits &= hits - 1) {
         const std::size_t r = half + lowest_bit(hits), row = at + r;
@@ -93,7 +94,7 @@ class LevelScan {
   Buffer<std::int8_t> levels_;
   Buffer<std::uint8_t> tile_, row_signs_;
   Buffer<std::int32_t> sums_;
-  alignas(64) float weight_[kTile], error_[kTile], size_[kTile];
+  alignas(64) float weight_[kTileRows], error_[kTileRows], size_[kTileRows];
 };
 
 }  // namespace vqindex

@@ -37,23 +37,23 @@ void prepare_levels(const Task& task, Prepared& out) {
 // The most units whose entries add up to 255 at most, wherever they begin.
 std::size_t units_together(const std::int8_t* signs, std::size_t units) {
   int unit[kTogetherUnits] = {};
-  std::size_t together = kTogetherUnits;
+  std::size_t units_per_byte_sum = kTogetherUnits;
   for (std::size_t u = 0; u < units; ++u) {
     for (std::size_t i = kTogetherUnits - 1; i > 0; --i) unit[i] = unit[i - 1];
     unit[0] = 0;
     for (std::size_t i = 0; i < 24; ++i) unit[0] += std::abs(signs[24 * u + i]);
     int sum = unit[0];
-    for (std::size_t i = 1; i < together; ++i)
-      if ((sum += unit[i]) > 255) together = i;
+    for (std::size_t i = 1; i < units_per_byte_sum; ++i)
+      if ((sum += unit[i]) > 255) units_per_byte_sum = i;
   }
-  return together;
+  return units_per_byte_sum;
 }
 
 // sign_bound.py, operation for operation.
 void prepare_signs(const Task& task, Prepared& out) {
   const std::size_t d = task.code.fields.dim;
   const std::size_t units = padded((d + 7) / 8, kUnitBytes) / kUnitBytes;
-  out.sign_stride = padded(units * 24, kBlock);
+  out.sign_stride = padded(units * 24, kBlockRows);
   out.sign.assign(task.queries.count * out.sign_stride, 0);
   for (std::size_t q = 0; q < task.queries.count; ++q) {
     std::int64_t left2 = 0;
@@ -71,7 +71,7 @@ void prepare_signs(const Task& task, Prepared& out) {
     out.bound.push_back({total, static_cast<float>(task.coarse.scale * scale),
                          static_cast<float>(task.coarse.quantile * std::sqrt(variance)),
                          task.queries.norm[q] * task.queries.norm[q], task.code.distance});
-    out.together.push_back(units_together(signs, units));
+    out.units_per_byte_sum.push_back(units_together(signs, units));
   }
 }
 
@@ -79,7 +79,7 @@ void prepare_signs(const Task& task, Prepared& out) {
 
 Prepared prepare_queries(const Task& task) {
   Prepared prepared;
-  prepared.stride = padded(task.code.fields.dim, kBlock);
+  prepared.stride = padded(task.code.fields.dim, kBlockRows);
   prepare_leads(task, prepared);
   if (task.coarse.on) prepare_signs(task, prepared);
   if (task.queries.count > 1) prepare_levels(task, prepared);

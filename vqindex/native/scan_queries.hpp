@@ -24,8 +24,8 @@ struct Prepared {
   std::vector<float> slack;          // norm of what the rounding left, in steps of lead, and room for float errors
   std::size_t sign_stride;
   Buffer<std::int8_t> sign;  // rint(lead * 5 / 32767), for the sign plane
-  std::vector<Bound> bound;
-  std::vector<std::size_t> together;  // units of the sign plane whose entries add up to a byte
+  std::vector<SignBoundTerms> bound;
+  std::vector<std::size_t> units_per_byte_sum;  // units of the sign plane whose entries add up to a byte
 };
 
 // The int8 versions for levels only of several queries: one alone meets its rows exactly at once.

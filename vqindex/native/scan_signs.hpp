@@ -10,7 +10,7 @@ constexpr std::size_t kPlaneBytes = std::size_t{3} << 17;
 constexpr std::size_t kLongest = std::size_t{1} << 15;  // most rows of a stretch
 
 inline std::size_t rows_of_stretch(std::size_t sign_bytes) {
-  return std::clamp(kPlaneBytes / sign_bytes / kGroup * kGroup, kGroup, kLongest);
+  return std::clamp(kPlaneBytes / sign_bytes / kGroupRows * kGroupRows, kGroupRows, kLongest);
 }
 
 // A first bar is made of the first rows, and the more of them the better it is. But when those of them that may be in
@@ -21,7 +21,7 @@ constexpr std::size_t kHeldShare = 16, kHeldRows = std::size_t{1} << 16;
 constexpr std::size_t kLikely = 16;  // rows for each of the likeliest from which finding those pays
 constexpr std::size_t kAhead = 16;   // rows fetched ahead before they are scored
 // Rows that meet a bar as it was before the first of them: those whose signs make 24 KB, in whole groups.
-constexpr std::size_t kRunBytes = std::size_t{3} << 13, kLongestRun = 4 * kGroup;
+constexpr std::size_t kRunBytes = std::size_t{3} << 13, kLongestRun = 4 * kGroupRows;
 
 class SignScan {
  public:
@@ -29,7 +29,7 @@ class SignScan {
 
   void run(std::size_t first, std::size_t last, const Poll& poll) {
     stretch_ = rows_of_stretch(s_.sign_bytes);
-    run_ = std::clamp(kRunBytes / s_.sign_bytes / kGroup * kGroup, kGroup, kLongestRun);
+    run_ = std::clamp(kRunBytes / s_.sign_bytes / kGroupRows * kGroupRows, kGroupRows, kLongestRun);
     signs_.resize((kAhead + 2 * run_) * s_.row_signs());
     for (std::size_t q = 0; q < s_.task.queries.count; ++q) {
       make_tables(q);
@@ -61,17 +61,17 @@ class SignScan {
   // The first rows, of which a bar is made. They are met last: it is still low then, and the others make it a good one.
   std::size_t held_of(std::size_t rows) const {
     const std::size_t few = std::max(kHeldLines / (s_.sign_bytes * s_.sign_bytes), rows / kHeldShare);
-    return std::min(rows, std::min(kHeldRows, padded(few, kGroup)));
+    return std::min(rows, std::min(kHeldRows, padded(few, kGroupRows)));
   }
 
   bool sum_signs(std::size_t q, std::size_t from, std::size_t last, Buffer<std::uint16_t>& sums, const Poll& poll) {
-    sums.resize(std::max(sums.size(), padded(last - from, kBlock)));
+    sums.resize(std::max(sums.size(), padded(last - from, kBlockRows)));
     for (std::size_t at = from, stop; at < last; at = stop) {
       stop = std::min(last, at + stretch_);
       if (!s_.go_on(poll, (stop - at) * s_.dim)) return false;
       if (s_.any_allowed(q, 1, at, stop))
-        s_.kernels.sign_plane(s_.plane_of(at), s_.sign_bytes, blocks_of(at, stop), tables_.data(),
-                              s_.prepared.together[q], sums.data() + (at - from));
+        s_.kernels.sign_blocks(s_.plane_of(at), s_.sign_bytes, blocks_of(at, stop), tables_.data(),
+                               s_.prepared.units_per_byte_sum[q], sums.data() + (at - from));
     }
     return true;
   }
@@ -84,7 +84,7 @@ class SignScan {
 
   // Catches the rows that may be in, and scores those caught some time ago; `late` if later ones were met before.
   void meet(std::size_t q, std::size_t at, std::size_t stop, const Buffer<std::uint16_t>& sums, bool late) {
-    std::uint64_t hits[kLongestRun / kBlock];
+    std::uint64_t hits[kLongestRun / kBlockRows];
     const std::uint16_t* from = sums.data();
     for (; at < stop; at += run_, from += run_) {
       const std::size_t last = std::min(stop, at + run_);
@@ -92,8 +92,8 @@ class SignScan {
       const std::size_t blocks = blocks_of(at, last), before = count_;
       for (std::size_t b = next_of(hits, 0, blocks), next; b < blocks; b = next) {
         next = next_of(hits, b + 1, blocks);
-        if (late && next < blocks) fetch(s_.plane_of(at + next * kBlock), s_.sign_bytes * kBlock);
-        catch_rows(at + b * kBlock, hits[b], from + b * kBlock);
+        if (late && next < blocks) fetch(s_.plane_of(at + next * kBlockRows), s_.sign_bytes * kBlockRows);
+        catch_rows(at + b * kBlockRows, hits[b], from + b * kBlockRows);
       }
       if (before >= kAhead) score(q, before);
     }

@@ -19,9 +19,9 @@
 
 namespace vqindex {
 
-constexpr std::size_t kGroup = kTileBlocks * kBlock;     // rows of one pass over the sign plane
-constexpr std::size_t kScored = 64;                      // rows whose signs and sums are kept at once
-constexpr std::size_t kPollWork = std::size_t{1} << 28;  // coordinates met between two looks at the clock
+constexpr std::size_t kGroupRows = kGroupBlocks * kBlockRows;  // rows of one pass over the sign plane
+constexpr std::size_t kScored = 64;                            // rows whose signs and sums are kept at once
+constexpr std::size_t kPollWork = std::size_t{1} << 28;        // coordinates met between two looks at the clock
 
 using Poll = std::function<bool()>;
 
@@ -35,7 +35,7 @@ VQ_INLINE void fetch(const std::uint8_t* from, std::size_t bytes) {
   if (bytes) prefetch(from + bytes - 1);
 }
 
-inline std::size_t blocks_of(std::size_t at, std::size_t stop) { return (stop - at + kBlock - 1) / kBlock; }
+inline std::size_t blocks_of(std::size_t at, std::size_t stop) { return (stop - at + kBlockRows - 1) / kBlockRows; }
 
 // One thread's queries and the rows they meet.
 class Scorer {
@@ -107,21 +107,21 @@ class Scorer {
   }
   // All of them, for the rows of whole blocks.
   void sign_rows(std::size_t at, std::size_t stop, std::uint8_t* signs) const {
-    for (; at < stop; at += kBlock, signs += kBlock * row_signs()) signs_of(at, ~std::uint64_t{0}, signs);
+    for (; at < stop; at += kBlockRows, signs += kBlockRows * row_signs()) signs_of(at, ~std::uint64_t{0}, signs);
   }
   std::size_t row_signs() const { return stride / 8; }  // bytes of a row's sign bits
 
   // ---- filters: which rows a query may find
 
   std::uint64_t allowed_of(std::size_t q, std::size_t row) const {
-    return rows_->allowed ? rows_->allowed[q * rows_->allowed_step + row / kBlock] : ~std::uint64_t{0};
+    return rows_->allowed ? rows_->allowed[q * rows_->allowed_step + row / kBlockRows] : ~std::uint64_t{0};
   }
 
   // Whether some of the queries from `q` on may find some of the rows from `at` to `stop`.
   bool any_allowed(std::size_t q, std::size_t some, std::size_t at, std::size_t stop) const {
     if (!rows_->allowed) return true;
     for (std::size_t last = q + (rows_->allowed_step ? some : 1); q < last; ++q)
-      for (std::size_t row = at; row < stop; row += kBlock)
+      for (std::size_t row = at; row < stop; row += kBlockRows)
         if (allowed_of(q, row)) return true;
     return false;
   }
@@ -133,7 +133,8 @@ class Scorer {
 
   // ---- exact scores
 
-  // The scores of rows from their codes. Neighbours are best next to each other: a block's signs are found together.
+  // The scores of rows from their codes. Neighbours are best next to each other: a block's signs are found
+  // together.
   void score_rows(std::size_t q, const std::size_t* rows, std::size_t count, float* scores) {
     for (std::size_t i = 0; i < count; i += kScored) {
       const std::size_t some = std::min(kScored, count - i);
@@ -150,7 +151,7 @@ class Scorer {
 
   // The score of a row from its levels, if those are all there is to it.
   float score_levels(std::size_t q, std::size_t row, const std::int8_t* levels) {
-    if (!task.code.wide) return score_of(q, row, kernels.dot(levels, lead_of(q), stride));
+    if (!task.code.wide) return score_of(q, row, kernels.dot_s8s16(levels, lead_of(q), stride));
     float score;
     score_rows(q, &row, 1, &score);
     return score;
@@ -179,20 +180,20 @@ class Scorer {
   Weight weigh(std::size_t row, const std::int8_t* levels) const {
     const float m = static_cast<float>(task.code.multiplier), factor = rows_->factor[row];
     const float rest = m > 1 ? 128.0f * 255.0f * std::sqrt(static_cast<float>(dim)) : 0.0f;
-    const float length = std::sqrt(static_cast<float>(kernels.square(levels, stride)));
+    const float length = std::sqrt(static_cast<float>(kernels.square_s8(levels, stride)));
     const float norm = task.code.distance ? rows_->norm[row] : 0.0f;
     return {512.0f * m * factor, (m * length + rest) * factor, norm * norm};
   }
 
   // A query's part, for the bar as it stands.
-  Test test_of(std::size_t q) const {
+  UpperBoundTest test_of(std::size_t q) const {
     const float bar = best_[q].bar(), scale = task.queries.scale[q];
-    Test test{prepared.offset[q], scale, prepared.slack[q], bar - kRoom * std::fabs(bar) - FLT_MIN, 0.0f};
+    UpperBoundTest test{prepared.offset[q], scale, prepared.slack[q], bar - kRoom * std::fabs(bar) - FLT_MIN, 0.0f};
     if (task.code.distance) {
       const float query2 = task.queries.norm[q] * task.queries.norm[q];
       test.gain = 2.0f * scale;
-      test.bar = bar + query2 - kRoom * (std::fabs(bar) + query2) - FLT_MIN;
-      test.lean = 1.0f - kRoom;
+      test.threshold = bar + query2 - kRoom * (std::fabs(bar) + query2) - FLT_MIN;
+      test.norm2_weight = 1.0f - kRoom;
     }
     return test;
   }
@@ -200,11 +201,11 @@ class Scorer {
   // ---- bounds of the coarse stage
 
   float bound_at(std::size_t q, std::size_t row, std::int32_t sum) const {
-    return bound_of(sum, prepared.bound[q], size_of(row));
+    return sign_bound_from_sum(sum, prepared.bound[q], size_of(row));
   }
 
   float bound_from(std::size_t q, std::size_t row, std::uint16_t agreed) const {
-    return bound_of_agreement(agreed, prepared.bound[q], size_of(row));
+    return sign_bound_from_agreement(agreed, prepared.bound[q], size_of(row));
   }
 
   // Which of the rows from `at`, a multiple of 64, to `stop`, whose sums are there, the query may find and have bounds
@@ -214,21 +215,21 @@ class Scorer {
     const std::size_t blocks = blocks_of(at, stop);
     if (rows_->norm) {
       for (std::size_t b = 0; b < blocks; ++b) {
-        const std::size_t row = at + b * kBlock, count = std::min(kBlock, stop - row);
+        const std::size_t row = at + b * kBlockRows, count = std::min(kBlockRows, stop - row);
         const float* size = rows_->norm + row;
-        if (count < kBlock) size = std::copy_n(size, count, size_) - count;
-        hits[b] = kernels.bounded(sums + b * kBlock, prepared.bound[q], size, bar);
+        if (count < kBlockRows) size = std::copy_n(size, count, size_) - count;
+        hits[b] = kernels.mask_sign_bound_gt(sums + b * kBlockRows, prepared.bound[q], size, bar);
       }
     } else {
       const std::int32_t limit = integer_bar(q, bar);
       if (limit < 0)
         std::fill(hits, hits + blocks, ~std::uint64_t{0});
-      else if (!kernels.above(sums, blocks, static_cast<std::uint16_t>(limit), hits))
+      else if (!kernels.mask_gt_u16(sums, blocks, static_cast<std::uint16_t>(limit), hits))
         return false;
     }
     std::uint64_t any = 0;
     for (std::size_t b = 0; b < blocks; ++b)
-      any |= hits[b] &= allowed_of(q, at + b * kBlock) & first_bits(stop - at - b * kBlock);
+      any |= hits[b] &= allowed_of(q, at + b * kBlockRows) & first_bits(stop - at - b * kBlockRows);
     return any != 0;
   }
 
@@ -293,7 +294,8 @@ class Scorer {
   void score_some(std::size_t q, const std::size_t* rows, const std::uint8_t* signs, std::size_t count, float* scores) {
     for (std::size_t i = 0; i < count; ++i) codes_[i] = code_of(rows[i]);
     if (!task.code.wide)
-      kernels.row_dots(task.code.fields, codes_, rows_->row_bytes, signs, count, lead_of(q), spare_.data(), sums_);
+      kernels.decode_dot_s8s16(task.code.fields, codes_, rows_->row_bytes, signs, count, lead_of(q), spare_.data(),
+                               sums_);
     else
       for (std::size_t i = 0; i < count; ++i) sums_[i] = wide_dot(q, codes_[i], signs + i * row_signs());
     for (std::size_t i = 0; i < count; ++i) scores[i] = score_of(q, rows[i], sums_[i]);
@@ -301,9 +303,9 @@ class Scorer {
 
   void find_signs(const std::size_t* rows, std::size_t count) {
     for (std::size_t i = 0, next; i < count; i = next) {
-      const std::size_t block = rows[i] / kBlock * kBlock;
+      const std::size_t block = rows[i] / kBlockRows * kBlockRows;
       std::uint64_t wanted = 0;
-      for (next = i; next < count && rows[next] - block < kBlock && !(wanted >> (rows[next] - block)); ++next)
+      for (next = i; next < count && rows[next] - block < kBlockRows && !(wanted >> (rows[next] - block)); ++next)
         wanted |= std::uint64_t{1} << (rows[next] - block);
       signs_of(block, wanted, signs_.data() + i * row_signs());
     }
@@ -324,14 +326,14 @@ class Scorer {
     return last.sum;
   }
 
-  static std::int32_t find_integer_bar(const Bound& bound, float bar) {
+  static std::int32_t find_integer_bar(const SignBoundTerms& bound, float bar) {
     constexpr std::int32_t most = 65535;
-    if (!(bound.scale > 0)) return bound_of(0, bound, 1.0f) > bar ? -1 : most;
+    if (!(bound.scale > 0)) return sign_bound_from_sum(0, bound, 1.0f) > bar ? -1 : most;
     // Bounds rise with sums; the guess is at most a rounding or two off.
     const float guess = ((bar - bound.width) / bound.scale + static_cast<float>(bound.offset)) / 2;
     std::int32_t sum = guess > 0 ? static_cast<std::int32_t>(std::min(guess, static_cast<float>(most))) : 0;
-    while (sum < most && !(bound_of_agreement(sum + 1, bound, 1.0f) > bar)) ++sum;
-    while (sum >= 0 && bound_of_agreement(sum, bound, 1.0f) > bar) --sum;
+    while (sum < most && !(sign_bound_from_agreement(sum + 1, bound, 1.0f) > bar)) ++sum;
+    while (sum >= 0 && sign_bound_from_agreement(sum, bound, 1.0f) > bar) --sum;
     return sum;
   }
 
@@ -352,7 +354,7 @@ class Scorer {
   Buffer<std::uint8_t> signs_;  // of the rows of score_some
   const std::uint8_t* codes_[kScored];
   std::int64_t sums_[kScored];
-  alignas(64) float size_[kBlock] = {};
+  alignas(64) float size_[kBlockRows] = {};
 };
 
 }  // namespace vqindex
