@@ -149,7 +149,13 @@ MUTATIONS = [
     Mutation("ids", "                following = None\n", "                pass\n", "test_changes.py test_index.py"),
     Mutation("ids", "            following += count\n", "            pass\n", "test_changes.py test_index.py"),
     Mutation("ids", "                self._remove(replaces)\n", "                pass\n", "test_changes.py"),
-    Mutation("ids", "        self._removed += removed\n", "", "test_changes.py test_index.py"),
+    Mutation("ids", "            self._removed += removed\n", "", "test_changes.py test_index.py"),
+    Mutation(
+        "ids",
+        "            self._removed = WORD * self._live.size - count_bits(self._live)\n",
+        "            pass\n",
+        f"{REFUSED} -k removal_that_is_interrupted",
+    ),
     Mutation(
         "ids",
         "_wider(self._live, -(-last // WORD), ~np.uint64(0))",

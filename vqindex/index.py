@@ -545,18 +545,9 @@ class VQIndex:
         """
         from . import file_format  # here, since h5py is most of the time that importing vqindex would take
 
-        rows, ids, originals = self._contents.compacted()
-        file_format.write(
-            path,
-            self._codec,
-            rows.stored(),
-            ids.explicit,
-            self._meta,
-            next_id=ids.next_id,
-            originals=originals,
-            centering=self._centering,
-            names=ids.string_ids,
-        )
+        contents = self._contents.compacted()
+        file = file_format.FileContents(self._centering, contents.segments(), self._meta, contents.ids.next_id)
+        file_format.write(path, self._codec, file)
 
     @classmethod
     def load(
@@ -590,11 +581,12 @@ class VQIndex:
         """
         from . import file_format
 
-        stored = file_format.read(path, mmap=mmap, verify=not mmap if verify is None else verify)
+        file = file_format.read(path, mmap=mmap, verify=not mmap if verify is None else verify)
+        segment = file.segment
         index = cls.__new__(cls)
-        index._start(stored.centering, device, stored.originals)
-        index._rows.seal(stored.rows)
-        ids = IdMap(stored.rows.rows, stored.ids, stored.next_id, stored.string_ids)
+        index._start(file.centering, device, segment.originals)
+        index._rows.seal(segment.stored)
+        ids = IdMap(segment.rows, segment.ids, file.next_id, segment.string_ids)
         index._contents = index._contents._replace(ids=ids)
-        index._meta = stored.meta
+        index._meta = file.meta
         return index

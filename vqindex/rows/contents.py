@@ -12,6 +12,7 @@ from ..codes.encoded import Encoded
 from .ids import IdBatch, IdMap
 from .originals import Originals, Rounded
 from .row_store import RowStore
+from .segment import Segment
 
 __all__ = ["Contents", "NewRows"]
 
@@ -114,3 +115,20 @@ class Contents(NamedTuple):
         live = self.ids.live_rows()
         originals = None if self.originals is None else self.originals.select(live)
         return Contents(self.rows.select(live), self.ids.compacted(), originals)
+
+    def segments(self) -> list[Segment]:
+        """Return all rows and everything that belongs to them as views, in one segment or more. None may be removed."""
+        segments, first = [], 0
+        for stored in self.rows.stored() or [self.rows.empty_block()]:
+            last = first + stored.rows
+            ids, string_ids, originals = self.ids.explicit, self.ids.string_ids, self.originals
+            segments.append(
+                Segment(
+                    stored,
+                    None if ids is None else ids[first:last],
+                    None if string_ids is None else string_ids.slice_rows(first, last),
+                    None if originals is None else originals.slice_rows(first, last),
+                )
+            )
+            first = last
+        return segments

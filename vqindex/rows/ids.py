@@ -21,6 +21,7 @@ from .._native import IdTable, clear_rows
 from ..arrays import as_ids
 from ..errors import FileFormatError, InvalidInputError, UnknownIdError
 from .bitmap import WORD, of_rows, rows_of
+from .bitmap import count as count_bits
 from .string_ids import StringIds, as_string_ids, numbers_of
 
 __all__ = ["IdBatch", "IdMap"]
@@ -267,8 +268,12 @@ class IdMap:
             if (rows < 0).all():
                 return 0
             self._live = np.full(-(-self._count // WORD), ~np.uint64(0), np.uint64)
-        removed = clear_rows(self._live, rows)
-        self._removed += removed
+        try:
+            removed = clear_rows(self._live, rows)
+            self._removed += removed
+        except BaseException:  # an interrupt may come between the two
+            self._removed = WORD * self._live.size - count_bits(self._live)
+            raise
         return removed
 
     def compacted(self) -> IdMap:

@@ -114,6 +114,17 @@ class Originals:
         same.parts = list(self.parts)
         return same
 
+    def slice_rows(self, start: int, stop: int) -> Originals:
+        """Return the rows from `start` to before `stop`, as views."""
+        some = Originals(self.dim, self.kind)
+        offset = 0
+        for part in self.parts:
+            at = slice(max(start - offset, 0), max(stop - offset, 0))
+            if len(part.values[at]):
+                some.parts.append(Rounded(part.values[at], None if part.scale is None else part.scale[at]))
+            offset += len(part.values)
+        return some
+
     def gather(self, rows: I64) -> F32:
         """Return vectors, float32, of some rows, shape (m,)."""
         out = np.empty((rows.size, self.dim), np.float32)

@@ -156,6 +156,10 @@ class RowStore:
         """Return the stored rows in order, as views."""
         return [*self._sealed, _first(self._tail, self._used)] if self._used else list(self._sealed)
 
+    def empty_block(self) -> StoredRows:
+        """Return a block without rows."""
+        return self._allocate(0)
+
     def segments(self) -> list[Segment]:
         """Return the rows as segments to scan, in order, as views."""
         return [Segment(stored) for stored in self.stored()]

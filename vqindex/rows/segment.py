@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..codes.bitplanes import StoredRows
 
 if TYPE_CHECKING:
-    from .originals import Rounded
+    from .originals import Originals
     from .string_ids import StringIds
 
 __all__ = ["Segment"]
@@ -32,14 +32,14 @@ class Segment:
         Explicit ids; None where ids are counted, and in segments that are only scanned.
     string_ids : StringIds or None
         The strings whose numbers `ids` are.
-    originals : Rounded or None
+    originals : Originals or None
         The vectors themselves, rounded, if they are kept.
     """
 
     stored: StoredRows
     ids: NDArray[np.int64] | None = None
     string_ids: StringIds | None = None
-    originals: Rounded | None = None
+    originals: Originals | None = None
 
     @property
     def rows(self) -> int:

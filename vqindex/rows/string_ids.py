@@ -140,6 +140,12 @@ class StringIds:
             self._ends[self._count : count] = ends
         self._size, self._count = size, count
 
+    def slice_rows(self, start: int, stop: int) -> StringIds:
+        """Return the strings of the rows from `start` to before `stop`; their text is a view."""
+        first = int(self.ends[start - 1]) if start else 0
+        ends = self.ends[start:stop]
+        return StringIds(self.text[first : int(ends[-1])] if ends.size else self.text[:0], ends - first)
+
     def select(self, rows: I64) -> StringIds:
         """Return the names of some rows; they are copied."""
         self.check("names of the index")  # of a map that was not verified, before memory is taken for what it claims
