@@ -104,7 +104,7 @@ def test_joining_bit_planes_undoes_splitting_them(bits, codec, metric):
 
 
 @pytest.mark.parametrize("kwargs", NO_PLANE)
-def test_codes_without_a_sign_plane_stay_as_they_are(kwargs):
+def test_codes_without_sign_bits_are_stored_unchanged(kwargs):
     spec = IndexSpec(17, **kwargs)
     assert (spec.has_sign_bits, spec.sign_bytes, spec.row_bytes) == (False, 0, spec.code_bytes)
     rows = coded(spec, 70)
@@ -117,7 +117,7 @@ def test_codes_without_a_sign_plane_stay_as_they_are(kwargs):
 
 
 @pytest.mark.parametrize("bits", [1, 4])
-def test_any_rows_can_be_taken_out(bits):
+def test_any_rows_can_be_gathered_from_the_stored_layout(bits):
     spec = IndexSpec(17, bits)
     rows = coded(spec, 200)
     stored = split(spec, rows)
@@ -133,7 +133,7 @@ def test_any_rows_can_be_taken_out(bits):
 
 @every_signed
 @pytest.mark.parametrize("dim", DIMS)
-def test_compiled_splitting_is_the_reference(dim, codec, bits):
+def test_compiled_splitting_equals_the_reference(dim, codec, bits):
     spec = IndexSpec(dim, bits, codec=codec)
     for start in (0, 1, 5, 62, 63, 64, 65, 127, 128):
         for n in (0, 1, 2, 63, 64, 65, 130):
@@ -155,7 +155,7 @@ def test_compiled_splitting_is_the_reference(dim, codec, bits):
     sizes=st.lists(st.integers(0, 90), max_size=6),
     order=st.randoms(use_true_random=False),
 )
-def test_rows_put_in_pieces_in_any_order(backend, dim, bits, metric, sizes, order):
+def test_rows_written_in_any_order_give_the_layout_of_one_write(backend, dim, bits, metric, sizes, order):
     spec = IndexSpec(dim, bits, metric)
     rows = coded(spec, sum(sizes))
     put = make_backend(Codec(spec), backend).put
@@ -169,7 +169,7 @@ def test_rows_put_in_pieces_in_any_order(backend, dim, bits, metric, sizes, orde
 
 
 @pytest.mark.parametrize("backend", ["native", "reference"])
-def test_rows_can_be_written_over(backend):
+def test_overwriting_rows_leaves_the_others_unchanged(backend):
     spec = IndexSpec(17, 4)
     first, second = coded(spec, 130, seed=1), coded(spec, 66, seed=2)
     put = make_backend(Codec(spec), backend).put
@@ -181,7 +181,7 @@ def test_rows_can_be_written_over(backend):
         assert_same(join_rows(spec, block, untouched), first.select(untouched))
 
 
-def test_wrong_room_is_refused_by_the_extension():
+def test_splitting_into_arrays_of_wrong_shapes_is_refused():
     spec = IndexSpec(17, 4)
     rows = coded(spec, 10).codes
     block = empty(spec, 70)
@@ -208,7 +208,7 @@ def test_wrong_room_is_refused_by_the_extension():
 # ---- bytes per vector
 
 
-def test_bytes_per_vector_by_hand():
+def test_bytes_per_vector_equal_sums_by_hand():
     assert IndexSpec(100, 2, "cosine").bytes_per_vector == 13 + 13 + 4
     assert IndexSpec(100, 4, "l2").bytes_per_vector == 13 + 38 + 8
     assert IndexSpec(384, 2, "cosine").bytes_per_vector == 48 + 48 + 4
@@ -218,7 +218,7 @@ def test_bytes_per_vector_by_hand():
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
-def test_the_sign_plane_costs_a_byte_at_most(bits):
+def test_separate_sign_bits_cost_at_most_one_byte_per_vector(bits):
     for dim in range(1, 200):
         spec = IndexSpec(dim, bits)
         assert 0 <= spec.sign_bytes + spec.row_bytes - spec.code_bytes <= 1

@@ -25,7 +25,7 @@ def same(one, other):
 @every_metric
 @every_codec
 @pytest.mark.parametrize("explicit", [False, True])
-def test_removed_vectors_are_gone(codec, sketch, metric, explicit, tmp_path):
+def test_removal_leaves_the_index_of_the_remaining_vectors(codec, sketch, metric, explicit, tmp_path):
     x, n = vectors(200), 200
     ids = np.random.default_rng(0).permutation(1000)[:n] if explicit else np.arange(n)
     index = built(x, metric, codec, sketch, ids=ids if explicit else None)
@@ -228,7 +228,7 @@ def test_merge_of_a_different_index_is_refused():
 # ---- the map of ids
 
 
-def test_many_changes_of_ids_against_a_dict():
+def test_ids_agree_with_a_dict_after_many_changes():
     rng = np.random.default_rng(0)
     ids, model, count = IdMap(), {}, 0
     for _ in range(400):
@@ -254,7 +254,7 @@ def test_many_changes_of_ids_against_a_dict():
     assert sorted(ids.ids(ids.live_rows()).tolist()) == sorted(model)
 
 
-def test_a_view_of_ids_stays_as_it_was():
+def test_a_snapshot_of_ids_does_not_see_later_changes():
     ids = IdMap()
     ids.extend(3, IdBatch(np.array([50, 6, 700])))
     ids.remove(np.array([0]))

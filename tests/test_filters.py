@@ -70,7 +70,7 @@ def test_every_form_of_filter_gives_the_results_of_its_rows_alone(form, explicit
 
 
 @pytest.mark.parametrize("removed", [False, True])
-def test_a_filter_for_each_query(removed):
+def test_a_filter_for_each_query_gives_the_results_of_single_searches(removed):
     index = some_index(True, removed)
     each = np.random.default_rng(1).random((NQ, len(index))) < np.linspace(0, 1, NQ)[:, None]
     want = [index.search(q, 10, filter=line) for q, line in zip(Q, each, strict=True)]
@@ -89,7 +89,7 @@ def test_a_filter_for_each_query(removed):
     assert (none.ids[-1] == -1).all()
 
 
-def test_filters_of_queries_in_parts(monkeypatch):
+def test_filters_converted_query_by_query_give_the_same_results(monkeypatch):
     """As few words at a time as one query needs."""
     index = some_index(False, True)
     each = np.random.default_rng(1).random((NQ, len(index))) < 0.3
@@ -104,7 +104,7 @@ def test_filters_of_queries_in_parts(monkeypatch):
 
 @pytest.mark.parametrize("metric", ["ip", "l2"])
 @pytest.mark.parametrize("form", FORMS)
-def test_search_where_nothing_is_allowed_finds_nothing(form, metric):
+def test_search_of_an_empty_selection_finds_nothing(form, metric):
     index = some_index(True, False, metric)
     worst = np.inf if metric == "l2" else -np.inf
     scores, ids, stderr = index.search(Q, 3, filter=written(form, np.zeros(N, bool), index), return_stderr=True)
@@ -114,7 +114,7 @@ def test_search_where_nothing_is_allowed_finds_nothing(form, metric):
     assert index.search(Q[0], 3, filter=[]).ids.tolist() == [-1] * 3
 
 
-def test_unknown_ids_allow_and_exclude_nothing():
+def test_unknown_ids_neither_select_nor_exclude_rows():
     index = some_index(False, True)
     gone = int(index.given_ids[7])
     assert gone not in index
@@ -123,7 +123,7 @@ def test_unknown_ids_allow_and_exclude_nothing():
     np.testing.assert_array_equal(index.search(Q, 3, filter=vqindex.exclude([gone, 10**9])).ids, index.search(Q, 3).ids)
 
 
-def test_bits_behind_the_last_vector_mean_nothing():
+def test_bits_after_the_last_vector_are_ignored():
     index = some_index(False, False)
     assert N % 8
     np.testing.assert_array_equal(
@@ -136,7 +136,7 @@ def test_bits_behind_the_last_vector_mean_nothing():
 
 
 @pytest.mark.parametrize("confidence", [0.6, 1.0])
-def test_stderr_and_confidence_go_with_filters(confidence):
+def test_filtered_results_have_standard_errors_at_any_confidence(confidence):
     index = some_index(True, True)
     allowed = np.arange(len(index)) % 3 == 1
     scores, ids, stderr = index.search(Q, 9, filter=allowed, return_stderr=True, confidence=confidence)
@@ -201,7 +201,7 @@ def test_range_search_is_the_sorted_estimate(metric, filtered):
     np.testing.assert_array_equal(one.ids, ids[: lims[1]])
 
 
-def test_range_search_accepts_every_form_of_filter():
+def test_range_search_takes_infinite_thresholds_and_refuses_wrong_arguments():
     index = some_index(False, False)
     everything = index.range_search(Q, -np.inf)
     assert everything.lims.tolist() == [N * i for i in range(NQ + 1)]

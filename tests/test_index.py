@@ -178,7 +178,7 @@ def test_wrong_dim_changes_nothing(what):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (9, 23), (10, 1), (27, 5)])
-def test_not_finite_changes_nothing(row, column, value, monkeypatch):
+def test_vectors_that_are_not_finite_change_nothing(row, column, value, monkeypatch):
     monkeypatch.setattr("vqindex.arrays._CHUNK_VALUES", 10 * DIM)  # rows 10 and 27 lie in later chunks
     index = built(vectors(20))
     x = vectors(30, seed=1)
@@ -202,7 +202,7 @@ def test_norms_too_large_change_nothing(metric, row, value, monkeypatch):
     assert_unchanged(lambda: index.estimate(x, [1, 2]), index, InvalidInputError, "queries" + named)
 
 
-def test_cosine_takes_any_norm():
+def test_cosine_accepts_vectors_of_any_norm():
     x = vectors(30)
     x[3] = 3e38 * np.sign(x[3])
     scores = built(x, "cosine").search(x[3], 1)
@@ -263,7 +263,7 @@ def test_bad_ids_change_nothing(ids, words):
     assert index.ids.tolist() == [5, 4, 3, 2, 1, 100]
 
 
-def test_explicit_ids_after_implicit_ones():
+def test_explicit_ids_may_follow_automatic_ones_but_not_the_reverse():
     index = built(vectors(3))
     assert_unchanged(lambda: index.add(vectors(1), ids=[2]), index, InvalidInputError, "id 2 is already in the index")
     index.add(vectors(2), ids=[50, 10])
@@ -316,7 +316,7 @@ def test_tiny_dimensions_find_every_vector(codec, sketch, metric, dim):
 
 
 @every_metric
-def test_one_dimension_is_exact(metric):
+def test_scores_in_one_dimension_are_exact_up_to_rounding(metric):
     # x / |x| is +-1, which the renormalized estimate reproduces: what is left is the float32 and int16 rounding of
     # the query, below 2^-15 of |q| |x|; l2 loses that much of |q|^2 + |x|^2.
     x, q = vectors(50, 1), vectors(7, 1, seed=1)

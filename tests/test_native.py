@@ -23,12 +23,12 @@ FLAGS = {
 }
 
 
-def test_plain_code_is_always_supported():
+def test_the_scalar_kernels_are_always_supported():
     assert _native.supported_isas()[0] == "scalar"
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="needs Linux's list of processor flags")
-def test_detection_agrees_with_the_kernels_list():
+def test_detected_instruction_sets_agree_with_proc_cpuinfo():
     line = next(s for s in Path("/proc/cpuinfo").read_text().splitlines() if s.startswith(("flags", "Features")))
     flags = set(line.split(":")[1].split())
     ours = _native.supported_isas()

@@ -109,7 +109,7 @@ def test_codes_that_numpy_scans_give_the_results_of_the_reference():
         assert one.tolist() == list(other)
 
 
-def test_no_queries_and_no_rows():
+def test_a_range_search_without_queries_or_rows_finds_nothing():
     spec = IndexSpec(20, 4, "l2")
     reference, compiled = backends(spec)
     queries = reference.prepare(np.ones((2, 20), np.float32))
@@ -120,7 +120,7 @@ def test_no_queries_and_no_rows():
         assert (lims.tolist(), scores.size, rows.size) == ([0], 0, 0)
 
 
-def test_a_threshold_for_each_query():
+def test_a_wrong_number_of_thresholds_is_refused():
     spec = IndexSpec(20, 4, "l2")
     reference, compiled = backends(spec)
     queries = reference.prepare(np.ones((2, 20), np.float32))

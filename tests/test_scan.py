@@ -85,7 +85,7 @@ CASES = list(some_cases())
 
 @every_isa
 @pytest.mark.parametrize("part", range(8))
-def test_search_is_the_reference(isa, part):
+def test_search_of_every_code_and_dimension_equals_the_reference(isa, part):
     for case in CASES[part::8]:
         assert_same_search(isa, case)
 
@@ -93,7 +93,7 @@ def test_search_is_the_reference(isa, part):
 @every_isa
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dim", [64, 300])
-def test_every_number_of_rows_and_queries(isa, metric, dim):
+def test_every_number_of_rows_and_queries_gives_the_results_of_the_reference(isa, metric, dim):
     for n, nq in itertools.product(ROWS, QUERIES[:4]):
         for confidence in (0.995, 0.6):
             assert_same_search(isa, Case(IndexSpec(dim, 2, metric), "ties", n, nq, 10, confidence, 2, (1, 3)))
@@ -136,7 +136,9 @@ def test_extreme_rows_give_the_results_of_the_reference(isa, metric, kind):
         (1600, "l2", "zeros", 7000, 1, 10, 0.6),
     ],
 )
-def test_more_than_one_of_everything(isa, dim, metric, kind, n, nq, k, confidence):
+def test_several_query_groups_and_row_ranges_give_the_results_of_the_reference(
+    isa, dim, metric, kind, n, nq, k, confidence
+):
     assert_same_search(isa, Case(IndexSpec(dim, 2, metric), kind, n, nq, k, confidence, 1, ()))
 
 
@@ -203,7 +205,7 @@ def test_results_do_not_depend_on_threads_or_blocks(codec, nq):
 
 
 @every_isa
-def test_queries_may_be_taken_in_parts(isa, monkeypatch):
+def test_queries_scanned_in_chunks_give_the_results_of_the_reference(isa, monkeypatch):
     case = Case(IndexSpec(65, 3, "l2"), "ties", 257, 70, 10, 0.995, 1, ())
     for hits in (1, 10, 35, 699):
         monkeypatch.setattr("vqindex.backends.cpu._HITS", hits)
@@ -212,7 +214,7 @@ def test_queries_may_be_taken_in_parts(isa, monkeypatch):
 
 @every_isa
 @pytest.mark.parametrize("n", [0, 70])
-def test_no_queries_and_no_blocks(isa, n):
+def test_a_search_without_queries_or_rows_returns_missing_places(isa, n):
     spec = IndexSpec(20, 4, "l2")
     assert_same_search(isa, Case(spec, "plain", n, 0, 3, 0.995, 1, ()))
     backend = backends(spec)[1][isa]
@@ -326,7 +328,7 @@ def test_the_largest_sums_do_not_overflow(isa, dim):
 
 
 @every_isa
-def test_one_hot_queries_against_constant_rows(isa):
+def test_one_hot_queries_against_constant_rows_equal_the_reference(isa):
     """The largest sums of all kinds that search itself takes: int8 levels, signs, and exact ones."""
     for dim, confidence in itertools.product((64, 6144, 16384), (1.0, 0.6)):
         spec = IndexSpec(dim, 4, "ip")
@@ -374,7 +376,7 @@ def test_an_unknown_instruction_set_is_refused(monkeypatch):
         {"window": 9, "levels": np.full(512, 1000, np.int16)},
     ],
 )
-def test_wrong_scanners_are_refused(wrong):
+def test_a_scanner_of_inconsistent_tables_is_refused(wrong):
     right = {"dim": 8, "step": 2, "window": 2, "tops": 0, "levels": np.zeros(4, np.int16), "metric": "ip"}
     Scanner(**right)
     with pytest.raises(ValueError, match="expected"):

@@ -80,14 +80,14 @@ def check(spec, kind, n, nq, k, confidence, threads, cuts, share, each, seed=0):
 @pytest.mark.parametrize(("dim", "nq"), [(64, 1), (64, 5), (300, 2), (300, 20)])
 @pytest.mark.parametrize("each", [False, True])
 @pytest.mark.parametrize("metric", METRICS)
-def test_search_finds_only_allowed_rows_at_block_edges(metric, each, dim, nq):
+def test_search_returns_only_selected_rows_at_block_edges(metric, each, dim, nq):
     for i, n in enumerate(SIZES):
         share, confidence = SHARES[(i + nq) % 6], (1.0, 0.995, 0.6)[(i + dim) % 3]
         check(IndexSpec(dim, 2, metric), "ties", n, nq, 10, confidence, 2, (1, 3), share, each, seed=n)
 
 
 @pytest.mark.parametrize(("codec", "bits"), [("trellis", 2), ("turboquant-mse", 6), ("turboquant-prod", 1)])
-def test_search_finds_only_allowed_rows_with_other_codecs(codec, bits):
+def test_search_returns_only_selected_rows_with_other_codecs(codec, bits):
     for dim, nq, share, each in itertools.product((65, 257), (2, 9), SHARES[::2], (False, True)):
         check(IndexSpec(dim, bits, "l2", codec=codec), "mixed", 700, nq, 40, 0.9, 1, (2,), share, each)
 
@@ -96,7 +96,7 @@ def test_search_finds_only_allowed_rows_with_other_codecs(codec, bits):
 @pytest.mark.parametrize(
     ("metric", "dim", "nq"), [("cosine", 64, 1), ("l2", 64, 20), ("l2", 300, 1), ("cosine", 300, 9)]
 )
-def test_search_finds_only_allowed_rows_of_many(metric, dim, nq, each):
+def test_search_of_many_rows_returns_only_selected_ones(metric, dim, nq, each):
     """Rows enough for a bar that is set beforehand, for threads, and for more gathered rows than fit at a time."""
     for share in (0.001, 0.02, 0.3, 0.99):
         check(IndexSpec(dim, 2, metric), "plain", 12_000, nq, 10, 0.9, 3, (40,), share, each)
@@ -108,7 +108,7 @@ def test_rows_gathered_in_several_rounds_give_the_same_results():
 
 
 @pytest.mark.parametrize("codec", [("turboquant-prod", "orthogonal"), ("qjl", None)])
-def test_codes_that_numpy_scans_respect_allowed_rows(codec):
+def test_codes_that_numpy_scans_respect_the_selection(codec):
     spec = IndexSpec(24, 3, "l2", codec=codec[0], sketch=codec[1])
     backend, rng = make_backend(Codec(spec), "native"), np.random.default_rng(0)
     rows, queries = backend.encode(made("ties", 300, 24, 1)), backend.prepare(made("ties", 3, 24, 2))
@@ -122,7 +122,7 @@ def test_codes_that_numpy_scans_respect_allowed_rows(codec):
         np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
 
 
-def test_blocks_without_a_filter_allow_all_their_rows():
+def test_blocks_without_a_selection_return_any_of_their_rows():
     """None stands for all rows of its block, also where other blocks have a line of words for each query."""
     spec = IndexSpec(64, 3, "ip")
     reference, compiled = backends(spec)
@@ -153,7 +153,7 @@ def test_blocks_without_a_filter_allow_all_their_rows():
 
 @settings(max_examples=100, deadline=None)
 @given(st.data())
-def test_search_finds_only_allowed_rows_of_any_shape(data):
+def test_search_of_any_shape_returns_only_selected_rows(data):
     codec, bits = data.draw(st.sampled_from([code for code in CODES if code[1] < 7]), "code")
     dim = data.draw(st.sampled_from((1, 3, 24, 64, 65, 257, 300)), "dim")
     check(
@@ -171,7 +171,7 @@ def test_search_finds_only_allowed_rows_of_any_shape(data):
     )
 
 
-def test_wrong_words_are_refused():
+def test_selection_words_of_wrong_shape_or_dtype_are_refused():
     spec = IndexSpec(10, 4, "ip")
     reference, compiled = backends(spec)
     rows, queries = reference.encode(made("plain", 70, 10, 1)), reference.prepare(made("plain", 3, 10, 2))
@@ -196,7 +196,7 @@ def test_wrong_words_are_refused():
 
 
 @pytest.mark.parametrize("n", [0, 1, 8, 63, 64, 65, 128, 200])
-def test_bits_become_words_and_come_back(n):
+def test_bits_survive_packing_into_words(n):
     rng = np.random.default_rng(n)
     bits = rng.random((3, n)) < 0.5
     words = words_of(bits)
@@ -212,7 +212,7 @@ def test_bits_become_words_and_come_back(n):
     np.testing.assert_array_equal(full(n), words_of(np.ones(n, bool)))
 
 
-def test_counting_bits_as_with_numpy_1(monkeypatch):
+def test_counting_bits_without_bitwise_count_gives_the_same_count(monkeypatch):
     words = np.random.default_rng(0).integers(0, 2**63, 9).astype(np.uint64)
     want = count(words)
     monkeypatch.delattr(np, "bitwise_count", raising=False)
@@ -221,7 +221,7 @@ def test_counting_bits_as_with_numpy_1(monkeypatch):
 
 @pytest.mark.parametrize("codec", ["turboquant-prod", "trellis"])
 @pytest.mark.parametrize("confidence", [0.9, 1.0])
-def test_threads_share_queries_with_their_filters_and_thresholds(codec, confidence):
+def test_results_do_not_depend_on_how_threads_share_filtered_queries(codec, confidence):
     """So many queries that threads take some of them each, and where threads are left over some of the rows."""
     spec, nq, n = IndexSpec(64, 2, "l2", codec=codec), 300, 9000
     rng = np.random.default_rng(3)

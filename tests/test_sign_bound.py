@@ -38,7 +38,7 @@ def test_sign_bound_queries_of_all_values_sum_to_the_query():
     assert np.abs(LIMIT * code_query[:, 0].astype(int) - 32767 * c[:, 0].astype(int)).max() <= 2**14 + LIMIT
 
 
-def test_left_is_summed_over_coordinates():
+def test_the_rounding_error_of_a_query_is_summed_over_coordinates():
     code_query = np.random.default_rng(0).integers(-32767, 32768, (3, 50)).astype(np.int16)
     whole = sign_query(code_query)[1]
     np.testing.assert_array_equal(whole, sum(sign_query(code_query[:, j : j + 1])[1] for j in range(50)))
@@ -170,7 +170,7 @@ def test_a_low_confidence_does_change_results():
 @pytest.mark.parametrize(
     "kwargs", [{"codec": "trellis", "bits": 1}, {"codec": "qjl"}, {"sketch": "orthogonal"}, {"sketch": "gaussian"}]
 )
-def test_codes_without_a_sign_plane_score_every_row(kwargs):
+def test_codes_without_sign_bits_score_every_row(kwargs):
     index, q = built(vectors(300), **kwargs), vectors(5, seed=1)
     want = index.search(q, 10, confidence=1)
     for confidence in (None, 0.51):
@@ -204,7 +204,7 @@ def sample():
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_the_default_loses_next_to_nothing_on_real_vectors(sample, bits):
+def test_the_default_confidence_keeps_recall_on_real_vectors(sample, bits):
     x, q, neighbors = sample
     index = built(x, "cosine", bits=bits)
     full, default = index.search(q, 10, confidence=1), index.search(q, 10)

@@ -26,7 +26,7 @@ def top_k_of(rank_scores, scores, rows, k, ascending):
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_merged_parts_are_the_whole_in_any_order(data):
+def test_partial_lists_merged_in_any_order_give_the_whole(data):
     ascending = data.draw(st.booleans(), "ascending")
     n, k = data.draw(st.integers(0, 12), "rows"), data.draw(st.integers(1, 8), "k")
     few = st.sampled_from([-1.0, 0.0, 0.5, 2.0])  # so that ties are common
@@ -46,7 +46,7 @@ def test_merged_parts_are_the_whole_in_any_order(data):
 
 
 @pytest.mark.parametrize("ascending", [False, True])
-def test_missing_places_stay_missing(ascending):
+def test_merging_empty_lists_gives_missing_places(ascending):
     empty = TopK.empty(2, 3, ascending=ascending)
     merged = merge_top_k([empty, empty], 5, ascending=ascending)
     assert merged.rows.tolist() == [[-1] * 5] * 2
@@ -62,7 +62,7 @@ def test_the_threshold_is_the_worst_rank_score_of_a_full_list():
     assert TopK.empty(2, 0, ascending=False).threshold.tolist() == [np.inf, np.inf]
 
 
-def test_rows_of_later_parts_count_on():
+def test_shifted_rows_count_from_the_offset():
     one = top_k_of([3.0, 1.0], [3.0, 1.0], [0, 1], 3, False).shifted(40)
     assert one.rows.tolist() == [[40, 41, -1]]
 
