@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from backend_search import top_k
 from cases import built, every_metric, vectors
 
 import vqindex_datasets
@@ -121,42 +122,43 @@ def test_a_higher_confidence_gives_a_higher_bound():
 # ---- search
 
 
-def by_keys(backend, queries, rows, k, confidence):
-    """Keep the k best keys and sort them by score: slow and obvious, from the docstring of sign_bound.py."""
+def by_rank_score(backend, queries, rows, k, confidence):
+    """Keep the k best rank scores and order them by score: slow and obvious, from the docstring of sign_bound.py."""
     spec = backend.spec
     scores = backend.scores(queries, rows)
-    keys = scores
+    sign = np.float32(1 if spec.metric != "l2" else -1)
+    rank_scores = sign * scores
     if confidence < 1:
-        c, left = sign_query(queries.code_query)
+        c, rounding = sign_query(queries.code_query)
         stored = split(spec, rows)
-        plane = stored.signs.transpose(0, 2, 1).reshape(-1, spec.sign_bytes)[: rows.rows]
-        signs = 2 * np.unpackbits(plane, axis=1, count=spec.dim, bitorder="little").astype(np.int64) - 1
+        sign_bits = stored.signs.transpose(0, 2, 1).reshape(-1, spec.sign_bytes)[: rows.rows]
+        signs = 2 * np.unpackbits(sign_bits, axis=1, count=spec.dim, bitorder="little").astype(np.int64) - 1
         sums = (c.astype(np.int64) @ signs.T).astype(np.float32)
         terms, z = SignBoundTerms.of(spec.dim), quantile(confidence)
-        limit = bounds(terms, z, sums, left, queries.code_scale, queries.norm, rows.norm)
+        bound = bounds(terms, z, sums, rounding, queries.code_scale, queries.norm, rows.norm)
         if spec.metric == "l2":
-            limit = l2_from_ip(limit, rows.norm, queries.norm)
-        keys = np.maximum(scores, limit) if spec.metric == "l2" else np.minimum(scores, limit)
-    sign = 1 if spec.metric == "l2" else -1
-    found = []
-    for key, score in zip((sign * keys).tolist(), (sign * scores).tolist(), strict=True):
-        kept = sorted(range(rows.rows), key=lambda row, key=key: (key[row], row))[:k]
-        found.append(sorted(kept, key=lambda row, score=score: (score[row], row)))
-    found = np.array(found)
-    return np.take_along_axis(scores, found, axis=1), found
+            bound = l2_from_ip(bound, rows.norm, queries.norm)
+        rank_scores = np.minimum(rank_scores, sign * bound)
+    best = []
+    for ranks, values in zip((-rank_scores).tolist(), (-sign * scores).tolist(), strict=True):
+        kept = sorted(range(rows.rows), key=lambda row, ranks=ranks: (ranks[row], row))[:k]
+        best.append(sorted(kept, key=lambda row, values=values: (values[row], row)))
+    best = np.array(best)
+    return np.take_along_axis(scores, best, axis=1), best, np.take_along_axis(rank_scores, best, axis=1)
 
 
 @every_metric
-@pytest.mark.parametrize("backend", available())
+@pytest.mark.parametrize("name", available())
 @pytest.mark.parametrize("confidence", [1.0, 0.995, 0.6, 0.51])
-def test_search_returns_the_best_rank_scores_by_score(backend, confidence, metric):
+def test_search_returns_the_best_rank_scores_by_score(name, confidence, metric):
     for codec, bits in (("turboquant-prod", 1), ("turboquant-prod", 4), ("turboquant-mse", 2)):
-        chosen = make_backend(Codec(IndexSpec(24, bits, metric, codec=codec)), backend)
+        backend = make_backend(Codec(IndexSpec(24, bits, metric, codec=codec)), name)
         x = vectors(500)[np.random.default_rng(0).integers(0, 300, 500)]
-        rows, queries = chosen.encode(x), chosen.prepare(vectors(20, seed=1))
-        want = by_keys(chosen, queries, rows, 10, confidence)
-        for got, other in zip(chosen.search(queries, [split(chosen.spec, rows)], 10, confidence), want, strict=True):
-            np.testing.assert_array_equal(got, other)
+        rows, queries = backend.encode(x), backend.prepare(vectors(20, seed=1))
+        want = by_rank_score(backend, queries, rows, 10, confidence)
+        found = top_k(backend, queries, [split(backend.spec, rows)], 10, confidence)
+        for got, expected in zip(found, want, strict=True):
+            np.testing.assert_array_equal(got, expected)
 
 
 def test_a_low_confidence_does_change_results():
