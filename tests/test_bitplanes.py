@@ -1,4 +1,4 @@
-"""The stored layout: golden bytes, round trips, and every way of writing rows into it."""
+"""The stored layout: golden bytes, round trips, and all the ways to write rows."""
 
 import gate
 import numpy as np
@@ -16,7 +16,7 @@ from vqindex.spec import IndexSpec
 
 DIMS = (1, 2, 7, 8, 9, 15, 16, 17, 63, 64, 65, 100, 257)
 ROWS = (0, 1, 63, 64, 65, 127, 128, 129, 200)
-NO_PLANE = (
+NO_SIGN_BITS = (
     {"codec": "trellis", "bits": 1},
     {"codec": "qjl", "bits": 3},
     {"sketch": "orthogonal", "bits": 3},
@@ -24,23 +24,23 @@ NO_PLANE = (
 )
 
 
-# Widths of a code with a sign plane: cells, and paths of a trellis.
+# Codes with sign bits: scalar codes and trellis codes.
 SIGNED = [*(("turboquant-prod", bits) for bits in range(1, 9)), *(("trellis", bits) for bits in (2, 3, 4))]
 every_signed = pytest.mark.parametrize(("codec", "bits"), SIGNED)
 
 
 def coded(spec, n, seed=0):
-    """Code rows of random fields, whose unused last bits are zero as the encoder leaves them."""
+    """Return code rows of random fields. Their unused last bits are zero, as the encoder writes them."""
     rng = np.random.default_rng(seed)
     fields = rng.integers(0, 2**spec.bits, (n, spec.fields)).astype(np.uint8)
     if spec.has_sign_bits:
         fields[:, : spec.warmup_fields] &= 2 ** (spec.bits - 1) - 1
-    factor, norm = rng.random((2, n)).astype(np.float32)
-    return Encoded(pack(fields, spec.bits), factor, norm if spec.stores_norm else None)
+    rescale, norm = rng.random((2, n)).astype(np.float32)
+    return Encoded(pack(fields, spec.bits), rescale, norm if spec.stores_norm else None)
 
 
 def empty(spec, n, fill=0xFF):
-    """Room for n rows; what was in the codes before must not matter, a sign plane begins as zeros."""
+    """Return arrays for n rows. The old bytes of the codes must not matter; sign bits start as zeros."""
     whole = -(-n // BLOCK_ROWS)
     return StoredRows(
         np.zeros((whole, spec.sign_bytes, BLOCK_ROWS), np.uint8) if spec.has_sign_bits else None,
@@ -89,8 +89,10 @@ def test_layout_is_as_defined_bit_by_bit(dim, codec, bits):
                 at = field * (bits - 1) + i
                 rest |= int(stored.codes[row, at // 8] >> (at % 8) & 1) << i
             assert (sign << (bits - 1)) + rest == fields[row, field]
-    assert not stored.signs[1, :, 6:].any(), "rows that fill the last block"
-    assert not stored.signs[:, -1].astype(int).max() >> ((dim - 1) % 8 + 1), "bits behind the last coordinate"
+    assert not stored.signs[1, :, 6:].any(), "the rows past the last one are zero"
+    assert not stored.signs[:, -1].astype(int).max() >> ((dim - 1) % 8 + 1), (
+        "the bits past the last coordinate are zero"
+    )
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
@@ -103,7 +105,7 @@ def test_joining_bit_planes_undoes_splitting_them(bits, codec, metric):
             assert_same(join(spec, split(spec, rows)), rows)
 
 
-@pytest.mark.parametrize("kwargs", NO_PLANE)
+@pytest.mark.parametrize("kwargs", NO_SIGN_BITS)
 def test_codes_without_sign_bits_are_stored_unchanged(kwargs):
     spec = IndexSpec(17, **kwargs)
     assert (spec.has_sign_bits, spec.sign_bytes, spec.row_bytes) == (False, 0, spec.code_bytes)
@@ -128,7 +130,7 @@ def test_any_rows_can_be_gathered_from_the_stored_layout(bits):
         assert_same(join_rows(spec, stored, at), (rows.codes[at], rows.rescale[at], rows.norm[at]))
 
 
-# ---- rows written into room that is there
+# ---- rows written into allocated arrays
 
 
 @every_signed
@@ -161,9 +163,9 @@ def test_rows_written_in_any_order_give_the_layout_of_one_write(backend, dim, bi
     put = make_backend(Codec(spec), backend).put
     block = empty(spec, sum(sizes))
     starts = np.cumsum([0, *sizes])
-    pieces = list(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True))
-    order.shuffle(pieces)
-    for start, stop in pieces:
+    row_ranges = list(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True))
+    order.shuffle(row_ranges)
+    for start, stop in row_ranges:
         put(rows.select(slice(start, stop)), block, start)
     assert_same(block, split(spec, rows))
 
