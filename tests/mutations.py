@@ -205,22 +205,25 @@ MUTATIONS = [
         "string ids",
         "            if row >= 0 and self._name(row) != name:\n",
         "            if False:\n",
-        "test_names.py",
+        "test_string_ids.py",
     ),
     Mutation(
-        "string ids", ", dtype=np.int64) + self._size\n", ", dtype=np.int64)\n", "test_names.py test_refused_changes.py"
+        "string ids",
+        ", dtype=np.int64) + self._size\n",
+        ", dtype=np.int64)\n",
+        "test_string_ids.py test_refused_changes.py",
     ),
     Mutation(
         "string ids",
         "        self._put(other.text, other.ends + self._size)\n",
         "        self._put(other.text, other.ends)\n",
-        "test_names.py test_store.py",
+        "test_string_ids.py test_store.py",
     ),
     Mutation(
         "string ids",
         "        if not isinstance(name, str):\n",
         "        if False:\n",
-        "test_names.py test_refused_changes.py",
+        "test_string_ids.py test_refused_changes.py",
     ),
     # ---- originals
     Mutation("originals", "        self.parts = savepoint\n", "        pass\n", REFUSED),
@@ -309,7 +312,7 @@ MUTATIONS = [
         "bitmap",
         "        words[-1] = np.uint64(2 ** (n % WORD) - 1)\n",
         "        pass\n",
-        "test_filters.py test_allowed.py",
+        "test_filters.py test_selection.py",
     ),
     Mutation("bitmap", "    out[..., : rest.shape[-1]] |= rest\n", "", "test_store.py -k filters_allow"),
     # ---- search

@@ -184,7 +184,7 @@ def test_wrong_vectors_are_refused_and_change_nothing(array, words):
     assert len(index) == 0
 
 
-def test_slices_that_are_not_what_was_said():
+def test_a_source_whose_slices_contradict_it_is_refused():
     liar = Sliced(WHOLE)
     liar._array = WHOLE.astype(complex)
     with pytest.raises(InvalidInputError, match="complex"):
@@ -216,7 +216,7 @@ def test_overflow_to_infinity_is_refused():
 # ---- queries
 
 
-def test_queries_of_one_and_two_dimensions():
+def test_queries_may_have_one_or_two_dimensions():
     for one in (WHOLE[0], WHOLE[0].tolist(), BareDlpack(WHOLE[0]), WHOLE[0].astype("i1"), WHOLE[:, 0][:DIM]):
         block, single = as_queries(one, DIM)
         assert single

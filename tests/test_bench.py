@@ -37,7 +37,7 @@ def overlap(found, true, k):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
-def test_lines_are_what_the_library_gives(folder, ok, metric):
+def test_benchmark_lines_equal_what_the_library_gives(folder, ok, metric):
     write_annbench("a.hdf5", metric, "new")
     lines = parsed(ok("bench", "a.hdf5", "-k", 5, "--bits", "4,1", "--confidences", "0.9,1", "--json", *QUICK))
     rows, queries = vectors(60), vectors(7, seed=1)
@@ -63,7 +63,7 @@ def test_lines_are_what_the_library_gives(folder, ok, metric):
         assert line["build_seconds"] > 0
 
 
-def test_sketches_are_of_one_codec_and_confidence_of_sign_planes(folder, ok):
+def test_only_prod_varies_the_sketch_and_only_sign_bits_the_confidence(folder, ok):
     args = ("--bits", 2, "--codecs", "turboquant-prod,turboquant-mse,qjl", "--sketches", "shared,gaussian")
     lines = parsed(
         ok("bench", "base.npy", "--queries", "queries.npy", "--confidences", "0.9,1", *args, "--json", *QUICK)
@@ -79,7 +79,7 @@ def test_sketches_are_of_one_codec_and_confidence_of_sign_planes(folder, ok):
     assert {line["metric"] for line in lines} == {"ip"}
 
 
-def test_re_ranking_with_all_rows_is_exact(folder, ok):
+def test_reranking_all_rows_is_exact(folder, ok):
     args = ("--bits", 2, "--codecs", "trellis", "--oversamples", "0,1,100", "--json", *QUICK)
     lines = parsed(ok("bench", "base.npy", "--queries", "queries.npy", *args))
     assert [line["oversample"] for line in lines] == [0, 1, 100]
@@ -88,7 +88,7 @@ def test_re_ranking_with_all_rows_is_exact(folder, ok):
     assert lines[2]["counted"].endswith("and the vectors as float32")
 
 
-def test_queries_held_out_are_not_searched(folder, ok):
+def test_held_out_queries_are_not_among_the_rows(folder, ok):
     rows = vectors(40)
     np.save("rows.npy", rows)
     (line,) = parsed(ok("bench", "rows.npy", "-k", 1, "--bits", 4, "--codecs", "turboquant-prod", "--json", *QUICK))
@@ -100,7 +100,7 @@ def test_queries_held_out_are_not_searched(folder, ok):
     assert (line["n"], line["queries"], line["metric"]) == (28, 2, "cosine")
 
 
-def test_part_of_a_file_has_its_own_truth(folder, ok):
+def test_the_first_rows_of_a_file_get_their_own_true_neighbors(folder, ok):
     write_annbench("a.hdf5", "l2", "new")
     args = ("-k", 3, "--bits", 8, "--codecs", "turboquant-prod", "--confidences", 1, "--json", *QUICK)
     (line,) = parsed(ok("bench", "a.hdf5", "--rows", 20, *args))
@@ -137,7 +137,7 @@ def test_peers_stand_beside_ours_with_recall_and_bytes(folder, run):
     assert sizes["faiss SQ", 8] == 16
 
 
-def test_what_cannot_be_built_is_said(folder, run):
+def test_skipped_indexes_are_reported_with_the_reason(folder, run):
     code, out, err = run(
         "bench", "base.npy", "--queries", "queries.npy", "--bits", "5", "--codecs", "trellis,turboquant-mse", "--json",
         *QUICK,
@@ -185,7 +185,7 @@ def test_options_come_from_the_environment(folder, ok, monkeypatch):
     assert [line["bits"] for line in parsed(ok("bench", "base.npy", *QUICK))] == [2, 3]
 
 
-def test_processors_and_variables_come_back(monkeypatch):
+def test_processors_and_environment_variables_are_restored(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
@@ -206,7 +206,7 @@ def a_line(recall, rate, size):
 
 
 @given(st.lists(st.tuples(*[st.integers(1, 6)] * 3), min_size=1, max_size=12))
-def test_frontier_holds_what_nothing_beats_in_both(points):
+def test_the_frontier_holds_exactly_the_undominated_points(points):
     lines = [a_line(recall / 7, rate, size) for recall, rate, size in points]
     for panel, better in (
         (PANELS[0], lambda p, q: p[0] >= q[0] and p[1] >= q[1] and p[:2] != q[:2]),
@@ -270,7 +270,7 @@ def test_the_report_holds_the_lines_and_nothing_from_elsewhere(folder, ok):
     assert sorted(page.points) == sorted(list(range(len(lines))) * len(PANELS))
 
 
-def test_points_lie_where_their_values_say(folder, ok):
+def test_points_of_the_report_are_ordered_as_their_values(folder, ok):
     """In every panel the order of the dots, across and up, is that of values and recalls."""
     ok("bench", "base.npy", "--bits", "1,2,4", "-o", "a.jsonl", "--html", "a.html", *QUICK)
     lines = parsed(Path("a.jsonl").read_text())

@@ -75,7 +75,7 @@ def same_as_by_hand(index, hand, q, queries, back):
 @every_metric
 @every_codec
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_the_same_as_residuals_by_hand(metric, codec, sketch, bits):
+def test_a_centered_index_equals_an_index_of_residuals(metric, codec, sketch, bits):
     kwargs = {"bits": bits, "codec": codec, "sketch": sketch, "seed": 5}
     hand, queries, back = by_hand(X, Q, M, metric, **kwargs)
     index = centered(X, M, metric, **kwargs)
@@ -90,7 +90,7 @@ def test_the_same_as_residuals_by_hand(metric, codec, sketch, bits):
 @every_metric
 @pytest.mark.parametrize("codec", ["turboquant-prod", "trellis"])
 @pytest.mark.parametrize("isa", supported_isas())
-def test_the_same_on_every_instruction_set(metric, codec, isa, monkeypatch):
+def test_centered_codes_and_results_are_equal_on_every_instruction_set(metric, codec, isa, monkeypatch):
     slow = centered(X, M, metric, codec=codec, bits=3, device="reference")
     monkeypatch.setenv("VQINDEX_ISA", isa)
     fast = centered(X, M, metric, codec=codec, bits=3, device="native")
@@ -105,7 +105,7 @@ def test_the_same_on_every_instruction_set(metric, codec, isa, monkeypatch):
 
 @every_metric
 @pytest.mark.parametrize("codec", ["turboquant-prod", "trellis"])
-def test_the_same_on_an_emulated_gpu(metric, codec, monkeypatch):
+def test_centered_results_are_equal_on_an_emulated_gpu(metric, codec, monkeypatch):
     fake_cupy.install(monkeypatch)
     x, q = gate.corpus(33, rows=150), gate.queries(33)
     indexes = [centered(x, "mean", metric, bits=3, codec=codec, device=device) for device in ("cuda", "cpu")]
@@ -126,7 +126,7 @@ def want_median(index, q):
 
 @every_metric
 @pytest.mark.parametrize("codec", ["turboquant-prod", "trellis"])
-def test_unbiased_with_its_standard_error_whatever_the_center(metric, codec):
+def test_estimates_are_unbiased_with_the_stated_error_whatever_the_center(metric, codec):
     """Over 300 rotations, with a center far off and with the mean."""
     x, q = vectors(40, seed=3) + 3 * M, vectors(6, seed=4) + 3 * M
     truth = exact(x, q, metric)
@@ -166,7 +166,7 @@ def test_errors_fall_with_the_distance_to_the_center(metric):
 
 
 @every_metric
-def test_scores_agree_with_brute_force(metric):
+def test_reranking_a_centered_index_equals_brute_force(metric):
     """With 8 bits the ten best are nearly those of exact search, re-ranked they are."""
     index = centered(X, "mean", metric, bits=8, keep_vectors="f32")
     order = np.argsort(exact(X, Q, metric) * (1 if metric == "l2" else -1), axis=1)[:, :10]
@@ -179,7 +179,7 @@ def test_scores_agree_with_brute_force(metric):
 
 
 @every_metric
-def test_range_search_finds_what_scores_better(metric):
+def test_range_search_finds_exactly_the_rows_that_beat_the_threshold(metric):
     index = centered(X, M, metric, bits=2)
     scores = index.estimate(Q, range(N))
     sign = -1 if metric == "l2" else 1
@@ -199,7 +199,7 @@ numbers = st.floats(width=32, allow_nan=False)
 
 
 @given(numbers, numbers)
-def test_thresholds_let_pass_what_scores_better(found, wanted):
+def test_a_converted_threshold_passes_exactly_the_better_scores(found, wanted):
     """For any float32 numbers, infinities among them."""
     centering = Centering.of(IndexSpec(2, metric="cosine"), [1, 1])
     found, wanted = np.float32([found]), np.float32([wanted])
@@ -224,7 +224,7 @@ def test_zero_vectors_have_cosine_0():
 
 
 @every_metric
-def test_without_vectors_there_is_nothing_to_find(metric):
+def test_an_empty_centered_index_finds_nothing(metric):
     for center in ("mean", M):
         index = VQIndex(DIM, metric=metric, center=center)
         scores, ids = index.search(Q, 2)
@@ -281,7 +281,7 @@ def test_the_mean_is_that_of_the_first_vectors(metric, monkeypatch):
     np.testing.assert_allclose(pieces.center, first, rtol=2e-7, atol=1e-9)
 
 
-def test_a_mean_of_many_pieces():
+def test_the_mean_of_many_blocks_is_summed_in_the_frozen_order():
     """2^17 // 24 = 5,461 rows at a time, added in the frozen order: this is what the docstring defines."""
     x = vectors(20_000) + 1
     total = sum(sum64(x[start : start + 5461].astype(np.float64)) for start in range(0, len(x), 5461))
@@ -289,7 +289,7 @@ def test_a_mean_of_many_pieces():
 
 
 @every_metric
-def test_what_fails_settles_no_mean(metric):
+def test_a_refused_add_leaves_the_mean_unset(metric):
     bad = X.copy()
     bad[250, 3] = np.nan
     index = VQIndex(DIM, metric=metric, center="mean", keep_vectors="f16")
@@ -307,7 +307,7 @@ def test_what_fails_settles_no_mean(metric):
     gpu.same(index.center, centered(X, "mean", metric).center)
 
 
-def test_means_that_are_too_long():
+def test_a_mean_of_too_large_a_norm_is_refused():
     index = VQIndex(DIM, metric="l2", center="mean")
     with pytest.raises(InvalidInputError, match=r"norm .*e\+\d+; expected less than 2\*\*62"):
         index.add(np.full((3, DIM), 1e30))
@@ -354,7 +354,7 @@ def test_merge_of_another_center_is_refused():
         gpu.same(got, want)
 
 
-def test_what_it_says_of_itself():
+def test_stats_and_repr_describe_the_center():
     index = centered(X, M, "cosine")
     plain = centered(X, None, "cosine")
     assert (plain.center, plain.stats()["center"]) == (None, None)

@@ -69,7 +69,7 @@ def test_saved_index_with_a_center_gives_the_same_results(metric, codec, tmp_pat
         same(loaded, index_with_more)
 
 
-def test_a_center_of_ones_own(tmp_path):
+def test_a_center_given_as_a_vector_survives_a_mapped_file(tmp_path):
     index = built(center=np.arange(DIM))
     index.save(tmp_path / "a.vqi")
     same(VQIndex.load(tmp_path / "a.vqi", mmap=True), index)
@@ -86,7 +86,7 @@ def test_mean_that_is_not_chosen_yet_survives_a_file(metric, tmp_path):
     same(loaded, built(metric))
 
 
-def test_indexes_without_a_center_are_as_they_were(tmp_path):
+def test_a_file_without_a_center_does_not_mention_one(tmp_path):
     VQIndex(DIM).save(tmp_path / "a.vqi")
     header = file_format.read_header(tmp_path / "a.vqi")
     assert "center" not in header["blocks"]
@@ -102,7 +102,7 @@ def path(tmp_path):
     return tmp_path / "a.vqi"
 
 
-def test_every_byte_of_it_is_checked(path):
+def test_damage_to_any_byte_of_the_center_is_refused(path):
     with h5py.File(path) as file:
         offset = file["center"].id.get_offset()
     whole = path.read_bytes()
@@ -113,7 +113,7 @@ def test_every_byte_of_it_is_checked(path):
     VQIndex.load(path)
 
 
-def test_files_that_say_other_things(path, tmp_path):
+def test_a_center_block_that_contradicts_the_header_is_refused(path, tmp_path):
     with h5py.File(path) as file:
         center = file["center"][()]
     original = path.read_bytes()
@@ -145,7 +145,7 @@ def test_files_that_say_other_things(path, tmp_path):
     assert_refused(path, "names blocks")
 
 
-def test_older_readers_refuse_the_file(path):
+def test_a_centered_file_relabeled_as_version_1_is_refused(path):
     """As that of version 1 does, which knows no seal, no such block, and so no norm for cosine."""
     with edited(path) as file:
         file.attrs.modify("format_version", np.uint32(1))
@@ -185,7 +185,7 @@ def test_the_first_commit_keeps_the_mean(tmp_path):
     assert verify_store(tmp_path)
 
 
-def test_what_was_not_committed_settles_no_mean(tmp_path):
+def test_an_uncommitted_add_leaves_the_mean_unset(tmp_path):
     index = open_with(tmp_path, dim=DIM, metric="l2", center="mean")
     assert index.center is None
     index.add(X)
@@ -230,7 +230,7 @@ def test_store_opens_only_with_its_own_center(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_older_readers_refuse_the_manifest(tmp_path):
+def test_older_readers_refuse_the_manifest_of_a_centered_store(tmp_path):
     """They take a spec of exactly what they know; without a center it is as it was."""
     with open_with(tmp_path / "a", dim=DIM, metric="l2", center="mean") as index:
         assert read_manifest(tmp_path / "a").center == "mean"
@@ -253,7 +253,7 @@ def test_segments_of_another_center_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "AAAA", "means", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "/" * 32, 5, [1.0] * DIM])
-def test_manifests_that_say_other_things(tmp_path, text):
+def test_a_manifest_with_a_malformed_center_is_refused(tmp_path, text):
     with open_with(tmp_path, dim=DIM, metric="l2", center=np.zeros(DIM)):
         pass
     (tmp_path / MANIFEST).write_bytes(replace(read_manifest(tmp_path), center=text).to_bytes())
@@ -342,7 +342,7 @@ def test_a_store_that_goes_on_keeps_the_center_of_its_first_commit(ok, folder, m
     assert one_object(ok("info", "s", "--json"))["centered"]
 
 
-def test_damaged_center_in_a_file_is_refused(run, folder):
+def test_build_refuses_a_center_file_that_holds_no_vector(run, folder):
     np.save("c.npy", np.zeros(3))
     code, _, err = run("build", "base.npy", "-o", "a.vqi", "--metric", "l2", "--center", "c.npy")
     assert code == 1

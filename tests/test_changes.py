@@ -15,7 +15,7 @@ Q = vectors(5, seed=9)
 
 
 def same(one, other):
-    """Whether two indexes hold the same and find the same, as they are and saved."""
+    """Fail unless two indexes hold the same vectors and find the same."""
     np.testing.assert_array_equal(one.ids, other.ids)
     for a, b in zip(one.search(Q, 20), other.search(Q, 20), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -25,22 +25,24 @@ def same(one, other):
 @every_metric
 @every_codec
 @pytest.mark.parametrize("explicit", [False, True])
-def test_removed_vectors_are_gone(codec, sketch, metric, explicit, tmp_path):
+def test_removal_leaves_the_index_of_the_remaining_vectors(codec, sketch, metric, explicit, tmp_path):
     x, n = vectors(200), 200
     ids = np.random.default_rng(0).permutation(1000)[:n] if explicit else np.arange(n)
     index = built(x, metric, codec, sketch, ids=ids if explicit else None)
-    gone, left = np.arange(0, n, 3), np.setdiff1d(np.arange(n), np.arange(0, n, 3))
-    assert index.remove(ids[gone]) == gone.size
-    want = built(x[left], metric, codec, sketch, ids=ids[left])
+    removed, remaining = np.arange(0, n, 3), np.setdiff1d(np.arange(n), np.arange(0, n, 3))
+    assert index.remove(ids[removed]) == removed.size
+    want = built(x[remaining], metric, codec, sketch, ids=ids[remaining])
     same(index, want)
-    assert len(index) == index.ntotal == left.size
-    assert ids[gone[1]] not in index
-    assert ids[left[1]] in index
+    assert len(index) == index.ntotal == remaining.size
+    assert ids[removed[1]] not in index
+    assert ids[remaining[1]] in index
     for call in (index.reconstruct, lambda ids: index.estimate(Q, ids)):
-        with pytest.raises(UnknownIdError, match=f"id {ids[gone[1]]} is not in the index of {left.size} vectors"):
-            call([ids[left[0]], ids[gone[1]]])
+        with pytest.raises(
+            UnknownIdError, match=f"id {ids[removed[1]]} is not in the index of {remaining.size} vectors"
+        ):
+            call([ids[remaining[0]], ids[removed[1]]])
     stats = index.stats()
-    assert stats["removed"] == gone.size
+    assert stats["removed"] == removed.size
     index.save(tmp_path / "a.vqi")
     for mmap in (False, True):
         loaded = VQIndex.load(tmp_path / "a.vqi", mmap=mmap)
@@ -48,8 +50,10 @@ def test_removed_vectors_are_gone(codec, sketch, metric, explicit, tmp_path):
         same(loaded, want)
     want.save(tmp_path / "b.vqi")
     if explicit:
-        assert (tmp_path / "a.vqi").read_bytes() == (tmp_path / "b.vqi").read_bytes(), "a file of what is left"
-    assert index.compact() == gone.size
+        assert (tmp_path / "a.vqi").read_bytes() == (tmp_path / "b.vqi").read_bytes(), (
+            "the file holds the remaining vectors alone"
+        )
+    assert index.compact() == removed.size
     assert index.compact() == 0
     assert index.stats()["memory_bytes"] < stats["memory_bytes"]
     same(index, want)
@@ -58,14 +62,14 @@ def test_removed_vectors_are_gone(codec, sketch, metric, explicit, tmp_path):
 @pytest.mark.parametrize("n", [0, 1, 63, 64, 65, 130])
 @pytest.mark.parametrize("device", available())
 def test_removals_at_the_edges_of_sizes_leave_the_others(n, device, monkeypatch):
-    """In segments of 64 rows, so that what is left crosses them."""
+    """Segments have 64 rows, so that the remaining vectors lie in several."""
     monkeypatch.setattr("vqindex.rows.row_store.SEGMENT_ROWS", 64)
     monkeypatch.setattr("vqindex.rows.row_store._FIRST_ROWS", 8)
     x = vectors(n)
-    for left in (np.arange(n), np.arange(0), np.arange(n)[-1:], np.arange(n)[: n // 2], np.arange(1, n, 2)):
+    for remaining in (np.arange(n), np.arange(0), np.arange(n)[-1:], np.arange(n)[: n // 2], np.arange(1, n, 2)):
         index = built(x, device=device)
-        index.remove(np.setdiff1d(np.arange(n), left))
-        want = built(x[left], ids=left, device=device)
+        index.remove(np.setdiff1d(np.arange(n), remaining))
+        want = built(x[remaining], ids=remaining, device=device)
         same(index, want)
         index.compact()
         same(index, want)
@@ -98,10 +102,10 @@ def test_numbers_are_never_given_twice(tmp_path):
         other.compact()
         other.add(vectors(1))
         assert other.ids.tolist() == [0, 2, 3, 5, 7]
-        other.upsert([2, 6], vectors(2))  # numbers that were given once: numbering goes on
+        other.upsert([2, 6], vectors(2))  # ids that automatic numbering has used: it continues
         other.add(vectors(1))
         assert other.ids.tolist() == [0, 3, 5, 7, 2, 6, 8]
-        other.upsert([9], vectors(1))  # a number that was not
+        other.upsert([9], vectors(1))  # an id that it has not used: numbering ends
         with pytest.raises(InvalidInputError, match="explicit ids"):
             other.add(vectors(1))
 
@@ -121,14 +125,14 @@ def test_upsert_gives_the_index_built_from_what_remains(metric, explicit):
     index = built(x, metric, ids=ids if explicit else None)
     new = vectors(4, seed=5)
     index.upsert([ids[7], 1000, ids[99], ids[0]], new)
-    left = np.setdiff1d(np.arange(100), [7, 99, 0])
-    want = built(np.concatenate([x[left], new]), metric, ids=[*ids[left], ids[7], 1000, ids[99], ids[0]])
+    remaining = np.setdiff1d(np.arange(100), [7, 99, 0])
+    want = built(np.concatenate([x[remaining], new]), metric, ids=[*ids[remaining], ids[7], 1000, ids[99], ids[0]])
     same(index, want)
     assert len(index) == 101
     index.upsert([], new[:0])
     same(index, want)
     for _ in range(3):
-        index.upsert([1000], new[1:2])  # itself, again and again
+        index.upsert([1000], new[1:2])  # replaces itself each time
     assert len(index) == 101
 
 
@@ -170,7 +174,7 @@ def test_a_change_that_raises_changes_nothing(monkeypatch):
         with pytest.raises(InvalidInputError, match=words):
             index.upsert(ids, x)
         unchanged()
-    # Memory may end at any step of taking rows in.
+    # Memory may run out at any step of an upsert.
     monkeypatch.setattr("vqindex.arrays._CHUNK_VALUES", 600 * DIM)
     for owner, name in ((RowStore, "append"), (Originals, "append"), (ids_module, "_wider")):
         with monkeypatch.context() as patch:
@@ -189,17 +193,17 @@ def test_merge_gives_the_index_built_from_both(codec, sketch, metric, tmp_path):
     one, other = built(x, metric, codec, sketch), built(y, metric, codec, sketch)
     other.remove([0, 5])
     one.merge(other)
-    left = np.setdiff1d(np.arange(70), [0, 5])
-    want = built(np.concatenate([x, y[left]]), metric, codec, sketch)
-    assert one.ids.tolist() == list(range(168)), "numbered on"
+    remaining = np.setdiff1d(np.arange(70), [0, 5])
+    want = built(np.concatenate([x, y[remaining]]), metric, codec, sketch)
+    assert one.ids.tolist() == list(range(168)), "automatic ids continue"
     for a, b in zip(one.search(Q, 20), want.search(Q, 20), strict=True):
         np.testing.assert_array_equal(a, b)
     assert len(other) == 68
     other.save(tmp_path / "a.vqi")
     named = built(x, metric, codec, sketch, ids=np.arange(100) + 100)
     named.merge(VQIndex.load(tmp_path / "a.vqi", mmap=True))
-    assert named.ids.tolist() == [*range(100, 200), *left]
-    np.testing.assert_array_equal(named.reconstruct(left), other.reconstruct(left))
+    assert named.ids.tolist() == [*range(100, 200), *remaining]
+    np.testing.assert_array_equal(named.reconstruct(remaining), other.reconstruct(remaining))
 
 
 def test_merge_of_a_different_index_is_refused():
@@ -225,14 +229,14 @@ def test_merge_of_a_different_index_is_refused():
     np.testing.assert_array_equal(twice.reconstruct([3, 4, 5]), twice.reconstruct([0, 1, 2]))
 
 
-# ---- the map of ids
+# ---- the id map
 
 
-def test_many_changes_of_ids_against_a_dict():
+def test_ids_agree_with_a_dict_after_many_changes():
     rng = np.random.default_rng(0)
     ids, model, count = IdMap(), {}, 0
     for _ in range(400):
-        new = np.unique(rng.integers(0, 500, rng.integers(0, 30))) << 40  # far apart, low bits alike
+        new = np.unique(rng.integers(0, 500, rng.integers(0, 30))) << 40  # far apart, with equal low bits
         old = ids.find(IdBatch(new))
         assert old.tolist() == [model.get(int(i), -1) for i in new]
         ids.extend(new.size, IdBatch(new))
@@ -254,26 +258,26 @@ def test_many_changes_of_ids_against_a_dict():
     assert sorted(ids.ids(ids.live_rows()).tolist()) == sorted(model)
 
 
-def test_a_view_of_ids_stays_as_it_was():
+def test_a_snapshot_of_ids_does_not_see_later_changes():
     ids = IdMap()
     ids.extend(3, IdBatch(np.array([50, 6, 700])))
     ids.remove(np.array([0]))
-    view = ids.snapshot()
+    snapshot = ids.snapshot()
     ids.extend(2, IdBatch(np.array([6, 9])), replaces=np.array([1]))
-    wanted = IdBatch(np.array([700, 6, 50, 9]))
-    assert ids.find(wanted).tolist() == [2, 3, -1, 4]  # the table has the later rows from here on
-    assert view.find(wanted).tolist() == [2, 1, -1, -1]
-    assert ids.find(wanted).tolist() == [2, 3, -1, 4]
-    assert (len(view), len(ids), view.ids(view.live_rows()).tolist()) == (2, 3, [6, 700])
+    batch = IdBatch(np.array([700, 6, 50, 9]))
+    assert ids.find(batch).tolist() == [2, 3, -1, 4]  # from now on the table holds the later rows
+    assert snapshot.find(batch).tolist() == [2, 1, -1, -1]
+    assert ids.find(batch).tolist() == [2, 3, -1, 4]
+    assert (len(snapshot), len(ids), snapshot.ids(snapshot.live_rows()).tolist()) == (2, 3, [6, 700])
 
 
 def test_search_keeps_to_the_vectors_of_its_beginning_while_some_are_removed():
     x = vectors(80)
     index = built(x, "l2")
-    index.remove([7])  # so that there are bits of removed rows already
+    index.remove([7])  # creates the bitmap of removed rows
 
     class Removing:
-        """Ids that, when they are read, remove a vector from the index."""
+        """Ids that remove a vector from the index when they are read."""
 
         def __array__(self, dtype=None, copy=None):
             index.remove([5])

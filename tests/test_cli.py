@@ -125,7 +125,7 @@ def test_build_replaces_an_output_only_with_force(folder, ok, run):
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_failing_build_leaves_nothing(folder, run, monkeypatch, there):
+def test_a_failing_build_leaves_no_file_behind(folder, run, monkeypatch, there):
     if there:
         Path("a.vqi").write_text("mine")
     before = sorted(os.listdir())
@@ -160,7 +160,7 @@ def test_nan_is_named_by_the_row_of_the_file(folder, run, monkeypatch, form):
     assert not any(name.endswith((".vqi", ".tmp")) for name in os.listdir())
 
 
-def test_nan_in_data_of_several_real_chunks(folder, run):
+def test_infinity_in_a_later_chunk_of_true_size_is_named_by_its_row(folder, run):
     dim, rows = 4096, 5000  # 2^24 values a chunk: 4096 rows
     x = np.lib.format.open_memmap("big.npy", "w+", np.float16, (rows, dim))
     x[4321, 17] = np.inf
@@ -202,7 +202,7 @@ def test_search_writes_the_same_results_as_json_and_npz(folder, ok, run):
     assert sorted(os.listdir()) == ["a.vqi", "base.npy", "found.npz", "queries.npy"]
 
 
-def test_search_prints_whole_lines(folder, ok):
+def test_search_prints_one_line_for_each_query_with_all_results(folder, ok):
     ok("build", "base.npy", "-o", "a.vqi")
     text = ok("search", "a.vqi", "queries.npy", "-k", 60)
     lines = text.splitlines()
@@ -227,7 +227,7 @@ def test_search_of_an_annbench_file_takes_its_queries(folder, ok):
     np.testing.assert_array_equal([json.loads(line)["ids"] for line in lines], expected)
 
 
-def test_failing_search_leaves_nothing(folder, ok, run, monkeypatch):
+def test_a_failing_search_leaves_no_file_behind(folder, ok, run, monkeypatch):
     ok("build", "base.npy", "-o", "a.vqi")
 
     def fail(*args):

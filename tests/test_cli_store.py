@@ -102,7 +102,7 @@ def test_a_store_changes_as_a_file_does(ok, run, both):
     same_answers(ok)
 
 
-def test_verify_names_what_is_damaged(run, both):
+def test_verify_names_the_damaged_file(run, both):
     name = next(name for name in sorted(os.listdir("s")) if name.endswith(".vqi"))
     data = bytearray((both / "s" / name).read_bytes())
     data[-1] ^= 1
@@ -146,7 +146,7 @@ def test_build_refuses_a_store_of_other_data_or_parameters(ok, run, both):
     assert vqindex.open("plain2").ids.tolist() == list(range(0, 180, 3))
 
 
-def test_errors_name_rows_of_the_file(run, folder):
+def test_build_errors_name_the_row_where_their_commit_starts(run, folder):
     x = vectors(60)
     x[33, 2] = np.nan
     np.save("bad.npy", x)
@@ -158,7 +158,7 @@ def test_errors_name_rows_of_the_file(run, folder):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_build_goes_on(ok, run, folder, end):
+def test_a_stopped_build_continues_to_the_index_of_one_run(ok, run, folder, end):
     x = vectors(600, seed=3)
     np.save("large.npy", x)
     command = ["build", "large.npy", "-o", "s", "--store", "--commit-every", "5", "--codec", "trellis"]

@@ -56,14 +56,14 @@ def test_info_of_every_kind_of_code_adds_up(folder, ok, codec):
     assert fields["bytes_per_vector"] == fields["sign_bytes"] + fields["row_bytes"] + 4
 
 
-def test_info_of_a_file_of_version_1(folder, ok):
+def test_info_gives_the_version_and_loaded_size_of_a_version_1_file(folder, ok):
     shutil.copy(Path(__file__).parent / "golden" / "format1.vqi", "old.vqi")
     fields = one_object(ok("info", "old.vqi", "--json"))
     assert fields["format_version"] == 1
     assert fields["bytes_per_vector"] == 3 + 5 + 8, "what it takes once loaded"
 
 
-def test_names_with_brackets_are_shown_as_they_are(index_file, ok):
+def test_file_names_with_brackets_are_printed_unchanged(index_file, ok):
     shutil.copy("a.vqi", "[bold]a.vqi")
     text = ok("info", "[bold]a.vqi")
     assert text.count("[bold]a.vqi") == 2
@@ -100,7 +100,7 @@ def test_datasets_list_names_the_whole_catalog(folder, ok):
     assert [line.split()[0] for line in lines[1:]] == list(vqindex_datasets.CATALOG)
 
 
-def test_datasets_fetch_of_the_shipped_sample(folder, ok, run):
+def test_datasets_fetch_prints_the_path_of_the_shipped_sample(folder, ok, run):
     path = Path(ok("datasets", "fetch", "glove-100-sample").rstrip("\n"))
     assert path == vqindex_datasets.sample_path()
     code, out, err = run("datasets", "fetch", "no-such-set")
@@ -301,7 +301,7 @@ def test_the_installed_command_keeps_errors_off_stdout(folder):
 
 @in_a_process
 @pytest.mark.skipif(os.name != "posix", reason="a shell's pipe")
-def test_a_reader_may_stop_early(index_file):
+def test_a_reader_that_stops_early_causes_no_error(index_file):
     np.save("many.npy", vectors(5000, seed=2))  # far more lines than a pipe holds
     command = f"'{VQINDEX}' search a.vqi many.npy --json | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)

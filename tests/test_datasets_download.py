@@ -133,7 +133,7 @@ def test_a_cut_transfer_resumes_without_using_up_retries(site: Site, tmp_path: P
     assert site.asked == [(None, None), ("bytes=100000-", '"one"'), ("bytes=300000-", '"one"')]
 
 
-def test_resume_in_a_later_call(site: Site, tmp_path: Path) -> None:
+def test_a_later_call_resumes_a_cut_transfer(site: Site, tmp_path: Path) -> None:
     _break_off(site, tmp_path / "a", 123_456)
     seen: list[tuple[int, int | None]] = []
     _get(site, tmp_path / "a", sha256=SUM, progress=lambda done, total: seen.append((done, total)))
@@ -150,7 +150,7 @@ def test_a_weak_etag_resumes_by_last_modified(site: Site, tmp_path: Path) -> Non
     assert site.asked[1:] == [("bytes=5000-", site.modified)]
 
 
-def test_without_a_validator_it_starts_anew(site: Site, tmp_path: Path) -> None:
+def test_a_server_without_a_validator_starts_the_download_anew(site: Site, tmp_path: Path) -> None:
     site.etag = None
     _break_off(site, tmp_path / "a", 5_000)
     _get(site, tmp_path / "a", sha256=SUM)
@@ -183,7 +183,7 @@ def test_a_part_of_another_address_is_not_used(site: Site, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("notes", ["", "[1]", '{"url": 3}', "\x00"])
-def test_damaged_notes_start_anew(site: Site, tmp_path: Path, notes: str) -> None:
+def test_a_damaged_state_file_starts_the_download_anew(site: Site, tmp_path: Path, notes: str) -> None:
     _break_off(site, tmp_path / "a", 300_000)
     (tmp_path / "a.part.json").write_text(notes)
     _get(site, tmp_path / "a", sha256=SUM)
@@ -228,14 +228,14 @@ def test_old_file_stays_when_the_new_one_is_bad(site: Site, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
-def test_refusal_is_not_retried(site: Site, tmp_path: Path, status: int) -> None:
+def test_client_errors_are_not_retried(site: Site, tmp_path: Path, status: int) -> None:
     site.statuses = [status]
     with pytest.raises(DownloadError, match=re.escape(site.url) + f": the server answered {status}"):
         _get(site, tmp_path / "a")
     assert len(site.asked) == 1
 
 
-def test_passing_trouble_is_retried(site: Site, tmp_path: Path) -> None:
+def test_temporary_server_errors_are_retried(site: Site, tmp_path: Path) -> None:
     site.statuses = [503, 500, 429]
     _get(site, tmp_path / "a", sha256=SUM, retries=3)
     assert len(site.asked) == 4
@@ -258,7 +258,7 @@ def test_a_refused_connection_is_retried_then_named(site: Site, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/a", "file:///etc/hostname", "/etc/hostname"])
-def test_other_schemes_are_refused(tmp_path: Path, url: str) -> None:
+def test_schemes_other_than_http_are_refused(tmp_path: Path, url: str) -> None:
     with pytest.raises(DownloadError, match="expected http"):
         download(url, tmp_path / "a")
     assert list(tmp_path.iterdir()) == []

@@ -112,13 +112,13 @@ def test_awkward_data_give_what_the_oracle_gives(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", ["float16", "float64", "int8", "uint8"])
-def test_integer_types_give_what_the_oracle_gives(metric: str, dtype: str) -> None:
+def test_other_dtypes_give_what_the_oracle_gives(metric: str, dtype: str) -> None:
     rng = np.random.default_rng(6)
     train, queries = rng.integers(0, 100, (60, 7)), rng.integers(0, 100, (5, 7))
     _check(train.astype(dtype), queries.astype(dtype), 9, metric, block_rows=13)
 
 
-def test_float64_differences_below_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_differ_below_float32_are_ranked_by_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that float32 cannot tell apart are ranked as float64 sees them, over all tiles."""
     monkeypatch.setattr(scan.Scanner, "tile_rows", 32)
     train = np.ones((200, 3)) + 1e-12 * np.random.default_rng(2).permutation(200)[:, None]
@@ -158,7 +158,7 @@ def test_block_size_does_not_change_results(metric: str) -> None:
         np.testing.assert_array_equal(part[1], whole[1])
 
 
-def test_large_against_plain_float64() -> None:
+def test_many_rows_give_the_neighbors_of_a_float64_product() -> None:
     """A size at which thresholds do their work; the oracle is one float64 product.
 
     Scores of a product differ from those of exact_knn by about 1e-15, so rows whose scores are closer than
@@ -255,7 +255,7 @@ def test_wrong_arguments_are_refused_by_name(change: dict[str, object], message:
         exact_knn(**(arguments | change | ({"k": 1} if "train" in change else {})))  # type: ignore[arg-type]
 
 
-def test_row_number_in_a_later_block() -> None:
+def test_a_nan_in_a_later_block_is_named_by_its_row() -> None:
     train = np.ones((10, 2))
     train[7, 1] = np.nan
     with pytest.raises(DatasetError, match="train row 7 holds nan"):
@@ -286,7 +286,7 @@ def _torch_devices() -> list[str]:
 @pytest.mark.skipif(not _torch_devices(), reason="torch is not installed")
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("name", AWKWARD)
-def test_torch_gives_the_same(monkeypatch: pytest.MonkeyPatch, name: str, metric: str) -> None:
+def test_torch_devices_give_the_results_of_numpy(monkeypatch: pytest.MonkeyPatch, name: str, metric: str) -> None:
     monkeypatch.setattr(scan.TorchScanner, "tile_rows", 16)
     monkeypatch.setattr(scan.TorchScanner, "tile_queries", 4)
     train, queries = _awkward(name, np.random.default_rng(5))

@@ -211,7 +211,7 @@ def test_embedded_codebooks_have_the_stated_distortion(bits, mse):
 
 @pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("kind", [codebook.lloyd_max, codebook.embedded])
-def test_the_level_grid_costs_little(kind, bits):
+def test_the_level_grid_costs_less_than_0_3_percent(kind, bits):
     book = kind(384, bits)
     assert book.levels.dtype == (np.int8 if bits <= 4 else np.int16)
     assert np.all(np.diff(book.levels.astype(int)) > 0)

@@ -39,7 +39,7 @@ def blocks(page):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
-def test_code_runs(page, tmp_path, monkeypatch):
+def test_every_code_block_of_a_page_runs(page, tmp_path, monkeypatch):
     """Run the blocks of a page in order: Python in one namespace, commands in one folder."""
     monkeypatch.chdir(tmp_path)
     namespace = {}
@@ -67,7 +67,7 @@ def test_readme_table_is_what_the_measured_lines_give(monkeypatch):
     assert len(between.strip().splitlines()) <= 2 + 8
 
 
-def test_readme_is_short():
+def test_the_readme_has_at_most_180_lines():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 180
 
 
@@ -85,18 +85,18 @@ def test_the_reference_has_every_public_name():
     assert shown == set(vqindex.__all__) - {"__version__"}
 
 
-def test_few_blocks_are_not_run():
+def test_only_the_known_blocks_are_marked_as_not_run():
     marked = {page: sum(bool(block.not_run) for block in blocks(page)) for page in PAGES}
     assert {page: count for page, count in marked.items() if count} == NOT_RUN
 
 
-def test_pages_that_show_how_have_code():
+def test_how_to_pages_have_python_blocks():
     for page in ("README.md", "docs/index.md", "docs/choosing-bits.md", "docs/from-faiss.md", "docs/from-turbovec.md"):
         assert any(block.language == "python" for block in blocks(page)), page
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page):
+def test_every_relative_link_leads_to_a_file(page):
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         # The site brings some pages in from elsewhere (docs/hooks.py); `make docs` looks at links among all of them.
@@ -104,7 +104,7 @@ def test_links_lead_somewhere(page):
         assert brought or (ROOT / page).parent.joinpath(target).exists(), target
 
 
-def test_the_format_is_described_as_it_is():
+def test_format_md_names_the_version_and_the_blocks_in_file_order():
     text = (ROOT / "FORMAT.md").read_text()
     assert text.startswith(f"# The `.vqi` file, format version {layout.FORMAT_VERSION}\n")
     assert f"| attribute `format_version` | uint32 | | {layout.FORMAT_VERSION} |" in text
@@ -128,7 +128,7 @@ def test_the_map_names_every_module():
 
 
 @pytest.mark.parametrize("module", [vqindex, vqindex.index], ids=lambda m: m.__name__)
-def test_docstring_examples(module):
+def test_docstring_examples_print_what_they_show(module):
     result = doctest.testmod(module)
     assert result.attempted > 0
     assert result.failed == 0

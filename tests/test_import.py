@@ -21,5 +21,5 @@ def test_searching_brings_in_nothing_heavy():
     assert loaded_after(code).isdisjoint(HEAVY)
 
 
-def test_the_list_is_of_modules_that_show():
+def test_the_check_sees_a_module_that_is_imported():
     assert "h5py" in loaded_after("import vqindex.file_format")

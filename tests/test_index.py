@@ -14,9 +14,9 @@ def rng(seed=0):
 
 
 def stored(index):
-    """The codes, factors and norms of all rows."""
+    """Return the codes, rescale values and norms of all rows."""
     block = index._rows.gather(np.arange(len(index)))
-    return [part for part in block if part is not None]
+    return [array for array in block if array is not None]
 
 
 def assert_all_equal(found, expected):
@@ -25,7 +25,7 @@ def assert_all_equal(found, expected):
 
 
 def assert_unchanged(call, index, error, match=None):
-    """`call` raises, and the index is what it was."""
+    """Check that `call` raises and leaves the index unchanged."""
     before, ids = stored(index), index.ids
     with pytest.raises(error, match=match):
         call()
@@ -33,7 +33,7 @@ def assert_unchanged(call, index, error, match=None):
     np.testing.assert_array_equal(index.ids, ids)
 
 
-# ---- what it is
+# ---- properties
 
 
 def test_properties_say_what_was_built():
@@ -60,14 +60,14 @@ def test_stats_say_the_sizes_in_bytes(codec, sketch, metric):
     index = built(vectors(n), metric, codec, sketch, bits=bits)
     stats = index.stats()
     assert stats["ntotal"] == n
-    warmup = index.spec.fields - DIM  # what starts a trellis; nothing else has any
+    warmup = index.spec.fields - DIM  # only a trellis has warm-up fields
     assert (warmup > 0) == (codec == "trellis")
     code_bytes = -(-(DIM + warmup) * bits // 8)
     assert stats["code_bytes"] == code_bytes
     scalars = 4 if metric == "cosine" else 8
     assert stats["bytes_per_vector"] == code_bytes + scalars
     assert stats["id_bytes"] == 0
-    # Spare room doubles at most.
+    # Spare capacity at most doubles the memory.
     assert n * stats["bytes_per_vector"] <= stats["memory_bytes"] <= 2 * n * stats["bytes_per_vector"]
     with_ids = built(vectors(n), metric, codec, sketch, bits=bits, ids=np.arange(n))
     assert with_ids.stats()["id_bytes"] == 8
@@ -114,8 +114,8 @@ def test_unknown_device_is_refused_with_those_there_are(monkeypatch):
 def test_vectors_added_while_memory_grows_equal_those_added_at_once(metric):
     x = vectors(6000)
     index, want = VQIndex(DIM, metric=metric), built(x, metric)
-    for piece in np.split(x, [700, 1100, 2500, 2600]):
-        index.add(piece)
+    for batch in np.split(x, [700, 1100, 2500, 2600]):
+        index.add(batch)
     for one, other in zip(index.search(x[::40], 5), want.search(x[::40], 5), strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(index.reconstruct(index.ids), want.reconstruct(want.ids))
@@ -123,19 +123,19 @@ def test_vectors_added_while_memory_grows_equal_those_added_at_once(metric):
 
 @every_metric
 @every_codec
-def test_add_in_pieces_equals_add_at_once(codec, sketch, metric, monkeypatch):
+def test_several_adds_equal_one(codec, sketch, metric, monkeypatch):
     x = vectors(301)
     whole = built(x, metric, codec, sketch)
-    pieces = VQIndex(DIM, metric=metric, codec=codec, sketch=sketch)
-    for part in np.split(x, [0, 1, 18, 18, 130]):
-        pieces.add(part)
+    batched = VQIndex(DIM, metric=metric, codec=codec, sketch=sketch)
+    for batch in np.split(x, [0, 1, 18, 18, 130]):
+        batched.add(batch)
     monkeypatch.setattr("vqindex.arrays._CHUNK_VALUES", 7 * DIM + 1)
     chunked = built(x, metric, codec, sketch)
     expected = whole.search(vectors(5, seed=1), 20)
-    for other in (pieces, chunked):
+    for other in (batched, chunked):
         if codec == "qjl" or sketch == "gaussian":
-            # Dense float32 products, which BLAS may round by the number of columns: of some 10^4 signs, hardly one is
-            # so near zero that it turns.
+            # BLAS may round dense float32 products by the number of columns. Of some 10^4 signs hardly one is near
+            # enough to zero to change.
             differing = np.unpackbits(stored(other)[0] ^ stored(whole)[0]).sum()
             assert differing <= 3
             assert_all_equal(stored(other)[1:], stored(whole)[1:])
@@ -159,7 +159,7 @@ def test_adding_nothing_changes_nothing():
         index.add(nothing)
         index.add(nothing, ids=[])
     assert len(index) == 0
-    index.add(vectors(3))  # and explicit ids were not begun
+    index.add(vectors(3))  # the index still numbers vectors itself
     assert index.ids.tolist() == [0, 1, 2]
     index.add([], ids=[])
     index.add([])
@@ -178,7 +178,7 @@ def test_wrong_dim_changes_nothing(what):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (9, 23), (10, 1), (27, 5)])
-def test_not_finite_changes_nothing(row, column, value, monkeypatch):
+def test_vectors_that_are_not_finite_change_nothing(row, column, value, monkeypatch):
     monkeypatch.setattr("vqindex.arrays._CHUNK_VALUES", 10 * DIM)  # rows 10 and 27 lie in later chunks
     index = built(vectors(20))
     x = vectors(30, seed=1)
@@ -202,7 +202,7 @@ def test_norms_too_large_change_nothing(metric, row, value, monkeypatch):
     assert_unchanged(lambda: index.estimate(x, [1, 2]), index, InvalidInputError, "queries" + named)
 
 
-def test_cosine_takes_any_norm():
+def test_cosine_accepts_vectors_of_any_norm():
     x = vectors(30)
     x[3] = 3e38 * np.sign(x[3])
     scores = built(x, "cosine").search(x[3], 1)
@@ -259,11 +259,11 @@ def test_largest_id_is_found():
 def test_bad_ids_change_nothing(ids, words):
     index = built(vectors(5), ids=[5, 4, 3, 2, 1])
     assert_unchanged(lambda: index.add(vectors(3), ids=ids), index, InvalidInputError, words)
-    index.add(vectors(1), ids=[100])  # what was refused left nothing behind
+    index.add(vectors(1), ids=[100])  # the refused ids are still free
     assert index.ids.tolist() == [5, 4, 3, 2, 1, 100]
 
 
-def test_explicit_ids_after_implicit_ones():
+def test_explicit_ids_may_follow_automatic_ones_but_not_the_reverse():
     index = built(vectors(3))
     assert_unchanged(lambda: index.add(vectors(1), ids=[2]), index, InvalidInputError, "id 2 is already in the index")
     index.add(vectors(2), ids=[50, 10])
@@ -276,13 +276,13 @@ def test_unknown_ids_are_named_in_the_error():
         for call in (lambda i, ids: i.estimate(np.ones(DIM), ids), lambda i, ids: i.reconstruct(ids)):
             with pytest.raises(UnknownIdError, match=f"^id {unknown} is not in the index of {len(index)} vectors$"):
                 call(index, [unknown])
-            with pytest.raises(KeyError):  # so that dict habits work
+            with pytest.raises(KeyError):  # as a dict would raise
                 call(index, [unknown])
             with pytest.raises(InvalidInputError, match="negative"):
                 call(index, [-1])
 
 
-# ---- failing in the middle
+# ---- failures during an add
 
 
 def test_a_failing_backend_changes_nothing(monkeypatch):
@@ -301,7 +301,7 @@ def test_a_failing_backend_changes_nothing(monkeypatch):
     assert calls == [10, 10]
 
 
-# ---- odd vectors
+# ---- unusual vectors
 
 
 @every_metric
@@ -316,9 +316,9 @@ def test_tiny_dimensions_find_every_vector(codec, sketch, metric, dim):
 
 
 @every_metric
-def test_one_dimension_is_exact(metric):
-    # x / |x| is +-1, which the renormalized estimate reproduces: what is left is the float32 and int16 rounding of
-    # the query, below 2^-15 of |q| |x|; l2 loses that much of |q|^2 + |x|^2.
+def test_scores_in_one_dimension_are_exact_up_to_rounding(metric):
+    # x / |x| is +-1, which the renormalized estimate reproduces. The error is the float32 and int16 rounding of the
+    # query, below 2^-15 of |q| |x|, or of |q|^2 + |x|^2 for l2.
     x, q = vectors(50, 1), vectors(7, 1, seed=1)
     index = built(x, metric)
     true = {"ip": q @ x.T, "cosine": np.sign(q) @ np.sign(x).T, "l2": (q - x.T) ** 2}[metric]
@@ -332,7 +332,7 @@ def test_zero_vectors_have_the_scores_of_zero(codec, sketch, metric):
     x = vectors(5)
     x[2] = 0
     x[3] = -0.0
-    x[4] = 1e-45  # no normal float32 coordinate: counts as zero
+    x[4] = 1e-45  # no coordinate is a normal float32: counts as zero
     index = built(x, metric, codec, sketch)
     q = vectors(3, seed=1)
     q[2] = 0

@@ -18,7 +18,7 @@ def python(code):
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_a_missing_package_is_one_sentence(name):
+def test_a_missing_package_is_reported_with_the_command_that_installs_it(name):
     blocked, extra, package = PACKAGES[name]
     done = python(f"import sys; sys.modules[{blocked!r}] = None; import vqindex.integrations.{name}")
     assert done.returncode == 1
@@ -27,7 +27,7 @@ def test_a_missing_package_is_one_sentence(name):
     assert last.endswith(f"; install it with: pip install 'vqindex[{extra}]'")
 
 
-def test_the_library_loads_none_of_them():
+def test_the_library_loads_no_optional_package():
     names = [blocked for blocked, _, _ in PACKAGES.values()]
     done = python(
         "import sys, vqindex, vqindex.integrations.docstore, vqindex_cli.main;"

@@ -72,7 +72,7 @@ print(json.dumps({"peak": (kib("VmHWM") - before) * 1024, "codes": index.stats()
         (768, 4, 100_000, "turboquant-prod", ("centered",)),
     ],
 )
-def test_building_takes_a_chunk_and_the_codes(dim, bits, n, codec, more):
+def test_building_takes_no_more_memory_than_a_chunk_and_the_codes(dim, bits, n, codec, more):
     """Rows of 388 B, 16 B and 3 KiB: many segments, one, and few rows to a segment.
 
     A chunk of input is one float32 block of _CHUNK_VALUES. The 64 MiB beside it and the codes are for the next

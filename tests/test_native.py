@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scans import backends, cut, every_isa, made
+from scans import backends, every_isa, make_rows, stored_segments
 
 import vqindex
 from vqindex import _native
@@ -23,12 +23,12 @@ FLAGS = {
 }
 
 
-def test_plain_code_is_always_supported():
+def test_the_scalar_kernels_are_always_supported():
     assert _native.supported_isas()[0] == "scalar"
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="needs Linux's list of processor flags")
-def test_detection_agrees_with_the_kernels_list():
+def test_detected_instruction_sets_agree_with_proc_cpuinfo():
     line = next(s for s in Path("/proc/cpuinfo").read_text().splitlines() if s.startswith(("flags", "Features")))
     flags = set(line.split(":")[1].split())
     ours = _native.supported_isas()
@@ -54,17 +54,17 @@ def test_the_installed_version_is_the_source_version():
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("confidence", [1.0, 0.9])
 def test_search_returns_rank_scores_and_counts_of_dropped_rows(isa, metric, confidence):
-    """Of a batch and of one query, on one thread and three, with no filter, one filter and a filter for each query."""
+    """For one query and a batch, on one thread and three, without a filter, with one, and with one for each query."""
     spec, n, k = IndexSpec(64, 4, metric), 3000, 20
     reference, compiled = backends(spec)
     backend = compiled[isa]
-    rows, queries = reference.encode(made("ties", n, 64, 1)), reference.prepare(made("plain", 5, 64, 2))
+    rows, queries = reference.encode(make_rows("ties", n, 64, 1)), reference.prepare(make_rows("plain", 5, 64, 2))
     ranks = reference._signed(reference.scores(queries, rows))
     if confidence < 1:
         ranks = np.minimum(ranks, reference._signed(reference._bounds(queries, rows, quantile(confidence))))
-    blocks = cut(spec, rows, (9,))
+    segments = stored_segments(spec, rows, (9,))
     words = np.random.default_rng(0).integers(0, 2**63, (5, -(-n // 64)), dtype=np.uint64)
-    words[0, :46] = 0  # fewer than k rows: places stay empty
+    words[0, :46] = 0  # fewer than k rows: some places are missing
     bits = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little")[:, :n].astype(bool)
     for nq, threads, selected in (
         *((nq, threads, None) for nq in (1, 5) for threads in (1, 3)),
@@ -72,9 +72,9 @@ def test_search_returns_rank_scores_and_counts_of_dropped_rows(isa, metric, conf
         (5, 1, slice(0, 5)),
     ):
         selection = None if selected is None else [words[selected, :9], words[selected, 9:]]
-        can_be = np.ones((nq, n), bool) if selected is None else np.broadcast_to(bits[selected], (nq, n))
+        is_selected = np.ones((nq, n), bool) if selected is None else np.broadcast_to(bits[selected], (nq, n))
         scores, found, rank_scores, dropped = backend._scanner.search(
-            blocks,
+            segments,
             queries.code_query[:nq],
             queries.code_scale[:nq],
             queries.norm[:nq],
@@ -83,16 +83,16 @@ def test_search_returns_rank_scores_and_counts_of_dropped_rows(isa, metric, conf
             threads,
             selection,
         )
-        there = found >= 0
+        is_present = found >= 0
         assert rank_scores.dtype == np.float32
         assert rank_scores.shape == scores.shape == (nq, k)
-        want = np.where(there, np.take_along_axis(ranks[:nq], found, axis=1), np.float32(-np.inf))
+        want = np.where(is_present, np.take_along_axis(ranks[:nq], found, axis=1), np.float32(-np.inf))
         np.testing.assert_array_equal(rank_scores, want)
         assert dropped.dtype == np.int64
         assert dropped.shape == (nq,)
         assert (dropped >= 0).all()
-        # What was kept was scored.
-        assert (dropped <= can_be.sum(axis=1) - there.sum(axis=1)).all()
+        # A returned row was not dropped.
+        assert (dropped <= is_selected.sum(axis=1) - is_present.sum(axis=1)).all()
         if confidence == 1:
             assert not dropped.any()
         elif selected is None:

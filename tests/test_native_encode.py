@@ -69,7 +69,7 @@ def hostile(dim, rows=48):
 
 @pytest.mark.parametrize("isa", supported_isas())
 @pytest.mark.parametrize("dim", DIMS)
-def test_codes_of_every_width_and_metric(isa, dim):
+def test_codes_of_every_width_and_metric_equal_the_reference(isa, dim):
     x = hostile(dim)
     for codec, bits in WIDTHS:
         for metric in METRICS:
@@ -106,7 +106,7 @@ def test_every_small_dimension_is_encoded_as_by_the_reference(isa):
 
 @pytest.mark.parametrize("isa", supported_isas())
 @pytest.mark.parametrize("dim", [768, 1536, 16383])
-def test_common_dimensions_and_all_sizes_of_chunks(isa, dim):
+def test_common_dimensions_are_encoded_as_by_the_reference(isa, dim):
     x = hostile(dim, rows=24)
     for bits in (1, 2, 4):
         assert_same_encoding(*backends(dim, bits, "cosine", isa=isa), x)
@@ -114,7 +114,7 @@ def test_common_dimensions_and_all_sizes_of_chunks(isa, dim):
 
 @pytest.mark.parametrize("isa", supported_isas())
 @pytest.mark.parametrize("dim", [256, 512, 1024, 2048, 4095])
-def test_long_vectors_take_every_number_of_stages(isa, dim):
+def test_long_vectors_are_encoded_as_by_the_reference(isa, dim):
     x = hostile(dim, rows=20)
     for codec in ("turboquant-prod", "trellis"):
         pair = backends(dim, 4, "ip", codec, isa)
@@ -136,7 +136,7 @@ def test_a_coordinate_equal_to_its_threshold_is_not_above_it(isa):
 
 @pytest.mark.parametrize("isa", supported_isas())
 @pytest.mark.parametrize("bits", range(2, 9))
-def test_a_coordinate_equal_to_any_of_the_thresholds(isa, bits):
+def test_a_coordinate_equal_to_any_of_many_thresholds_is_not_above_it(isa, bits):
     half = 2 ** (bits - 1)
     levels = np.arange(1 - 2 * half, 2 * half, 2, dtype=np.int16)
     x = np.array([[3], [-3], [0]], np.float32)
@@ -149,7 +149,7 @@ def test_a_coordinate_equal_to_any_of_the_thresholds(isa, bits):
 
 
 @pytest.mark.parametrize("isa", supported_isas())
-def test_rotated_coordinates_that_are_zero(isa):
+def test_rotated_coordinates_that_are_zero_are_encoded_as_by_the_reference(isa):
     x = np.random.default_rng(0).integers(-2, 3, (400, 4)).astype(np.float32)
     for bits in (1, 4, 8):
         assert_same_encoding(*backends(4, bits, isa=isa), x)

@@ -74,7 +74,7 @@ def test_mse_matches_the_papers_digits(bits, paper):
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
-def test_mse_of_the_embedded_code(bits):
+def test_mse_of_the_default_codec_is_that_of_its_codebook(bits):
     """Best-scaled reconstruction of the default codec: 1 - cos^2(y, yhat)."""
     dim, x = 384, sphere(2000, 384, bits)
     b = backend(dim, bits, "turboquant-prod")
@@ -137,7 +137,7 @@ def normalized_errors(dim, bits, codec, sketch, seeds, rows=400, pairs=20):
 
 @pytest.mark.parametrize(("bits", "paper"), [(1, 1.57), (2, 0.56), (3, 0.18), (4, 0.047)])
 @pytest.mark.parametrize("dim", [64, 200])
-def test_variance_of_prod_with_the_papers_sketch(dim, bits, paper):
+def test_variance_of_prod_with_the_papers_sketch_is_the_papers(dim, bits, paper):
     """arXiv 2504.19874, Theorem 2: pi/2 D(b-1) / d, less <q, r>^2 / d, whose mean for random q is |r|^2 / d^2."""
     residual = codebook.lloyd_max(dim, bits - 1).mse if bits > 1 else 1.0
     found = normalized_errors(dim, bits, "turboquant-prod", "gaussian", seeds=24)
@@ -166,7 +166,7 @@ def test_variance_of_qjl_is_the_papers(bits):
         *(("gaussian", 1, 1.571), ("gaussian", 2, 1.571), ("gaussian", 4, 1.571)),
     ],
 )
-def test_sketch_table_on_the_shipped_sample(sketch, bits, table):
+def test_sketches_have_the_variance_of_the_table_on_real_vectors(sketch, bits, table):
     """d * variance over |r|^2 on real vectors, r the residual of the (b-1)-bit code: why ``shared`` is the default."""
     data = load_annbench(sample_path())
     with data.train as source:

@@ -46,12 +46,12 @@ def watched(tmp_path_factory):
 @pytest.mark.parametrize(
     "name", ["parts", "errors", "callers", "alone", "waiting", "signals", "forks", "fork_within", "no_threads"]
 )
-def test_promises(plain, name):
+def test_the_thread_pool_keeps_each_promise(plain, name):
     done = run(plain, name)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("name", ["parts", "errors", "callers", "alone", "waiting"])
-def test_no_data_races(watched, name):
+def test_thread_sanitizer_finds_no_data_race(watched, name):
     done = run(watched, name)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -102,7 +102,7 @@ def run_single(code, codec="turboquant-prod"):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("codec", ["turboquant-prod", "trellis", "turboquant-mse"])
-def test_one_query_has_workers_in_children_and_their_children(codec):
+def test_a_single_query_gets_its_own_worker_in_every_forked_process(codec):
     run_single(
         """
 def count(): return psutil.Process().num_threads()
@@ -139,7 +139,7 @@ def test_the_process_ends_right_after_a_search_on_threads():
     run_single("import threading; threading.Thread(target=right).start()")
 
 
-def test_searches_in_several_threads_on_threads_are_those_of_one():
+def test_concurrent_searches_give_the_results_of_one_thread():
     rng = np.random.default_rng(0)
     x, q = rng.standard_normal((30_000, 128)), rng.standard_normal((150, 128))
     index = VQIndex(128, 3)
@@ -161,7 +161,7 @@ def test_searches_in_several_threads_on_threads_are_those_of_one():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("codec", ["turboquant-prod", "trellis"])
-def test_search_works_in_a_child_after_a_search_on_threads(codec):
+def test_search_works_in_a_forked_child_after_a_search_on_threads(codec):
     rng = np.random.default_rng(0)
     index = VQIndex(64, 2, codec=codec)
     index.add(rng.standard_normal((20_000, 64)))

@@ -7,7 +7,7 @@ import pytest
 from backend_search import range_hits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scans import CODES, backends, cut, made
+from scans import CODES, backends, make_rows, stored_segments
 
 from vqindex._native import supported_isas
 from vqindex.backends.registry import make_backend
@@ -17,26 +17,26 @@ from vqindex.rows.bitmap import words_of
 from vqindex.spec import METRICS, IndexSpec
 
 
-def all_scores(backend, queries, blocks):
+def all_scores(backend, queries, segments):
     none = [np.empty((len(queries.code_query), 0), np.float32)]
-    return np.concatenate(none + [backend.scores(queries, join(backend.spec, block)) for block in blocks], axis=1)
+    return np.concatenate(none + [backend.scores(queries, join(backend.spec, segment)) for segment in segments], axis=1)
 
 
-def oracle(backend, queries, blocks, thresholds, bits):
-    """All scores, one by one."""
+def oracle(backend, queries, segments, thresholds, bits):
+    """Compare all scores one by one."""
     sign = 1 if backend.spec.metric == "l2" else -1
-    scores = all_scores(backend, queries, blocks)
+    scores = all_scores(backend, queries, segments)
     lims, found = [0], []
     for q, line in enumerate(scores):
         hits = [(sign * s, r) for r, s in enumerate(line) if sign * s < sign * thresholds[q] and bits[q, r]]
         found += sorted(hits)
         lims.append(len(found))
-    return lims, [np.float32(sign * key) for key, _ in found], [row for _, row in found]
+    return lims, [np.float32(sign * signed) for signed, _ in found], [row for _, row in found]
 
 
-def some_thresholds(backend, queries, blocks, rng):
-    """Scores that occur, so that strictness shows, and the ends of the line."""
-    scores = all_scores(backend, queries, blocks)
+def some_thresholds(backend, queries, segments, rng):
+    """Return scores that occur, where a strict comparison matters, and some infinities."""
+    scores = all_scores(backend, queries, segments)
     out = np.array([rng.choice(line) if line.size else 0.5 for line in scores], np.float32)
     out[rng.random(len(out)) < 0.1] = np.inf
     out[rng.random(len(out)) < 0.1] = -np.inf
@@ -47,20 +47,20 @@ def check(spec, kind, n, nq, confidence, threads, cuts, seed=0):
     reference, compiled = backends(spec)
     rng = np.random.default_rng(seed)
     encoder = compiled[supported_isas()[-1]]
-    rows, queries = encoder.encode(made(kind, n, spec.dim, 1)), encoder.prepare(made(kind, nq, spec.dim, 2))
-    blocks = cut(spec, rows, cuts)
-    thresholds = some_thresholds(reference, queries, blocks, rng)
+    rows, queries = encoder.encode(make_rows(kind, n, spec.dim, 1)), encoder.prepare(make_rows(kind, nq, spec.dim, 2))
+    segments = stored_segments(spec, rows, cuts)
+    thresholds = some_thresholds(reference, queries, segments, rng)
     bits = rng.random((nq, n)) < rng.choice([0.02, 0.5, 1])
-    edges = np.cumsum([0, *(block.rows for block in blocks)])
-    allowed = [words_of(bits[:, a:b]) for a, b in itertools.pairwise(edges)]
-    want = range_hits(reference, queries, blocks, thresholds, confidence, threads, allowed)
+    edges = np.cumsum([0, *(segment.rows for segment in segments)])
+    selection = [words_of(bits[:, a:b]) for a, b in itertools.pairwise(edges)]
+    want = range_hits(reference, queries, segments, thresholds, confidence, threads, selection)
     assert want[0].dtype == want[2].dtype == np.int64
     assert want[1].dtype == np.float32
     if confidence == 1:
-        for one, other in zip(want, oracle(reference, queries, blocks, thresholds, bits), strict=True):
+        for one, other in zip(want, oracle(reference, queries, segments, thresholds, bits), strict=True):
             assert one.tolist() == list(other)
     for isa, backend in compiled.items():
-        got = range_hits(backend, queries, blocks, thresholds, confidence, threads, allowed)
+        got = range_hits(backend, queries, segments, thresholds, confidence, threads, selection)
         for one, other in zip(got, want, strict=True):
             assert one.dtype == other.dtype
             np.testing.assert_array_equal(
@@ -101,15 +101,15 @@ def test_range_search_of_any_shape_equals_the_reference(data):
 def test_codes_that_numpy_scans_give_the_results_of_the_reference():
     spec = IndexSpec(24, 3, "l2", codec="turboquant-prod", sketch="orthogonal")
     backend = make_backend(Codec(spec), "native")
-    rows, queries = backend.encode(made("ties", 200, 24, 1)), backend.prepare(made("ties", 3, 24, 2))
-    blocks = cut(spec, rows, (1,))
-    thresholds = some_thresholds(backend, queries, blocks, np.random.default_rng(0))
-    want = oracle(backend, queries, blocks, thresholds, np.ones((3, 200), bool))
-    for one, other in zip(range_hits(backend, queries, blocks, thresholds), want, strict=True):
+    rows, queries = backend.encode(make_rows("ties", 200, 24, 1)), backend.prepare(make_rows("ties", 3, 24, 2))
+    segments = stored_segments(spec, rows, (1,))
+    thresholds = some_thresholds(backend, queries, segments, np.random.default_rng(0))
+    want = oracle(backend, queries, segments, thresholds, np.ones((3, 200), bool))
+    for one, other in zip(range_hits(backend, queries, segments, thresholds), want, strict=True):
         assert one.tolist() == list(other)
 
 
-def test_no_queries_and_no_rows():
+def test_a_range_search_without_queries_or_rows_finds_nothing():
     spec = IndexSpec(20, 4, "l2")
     reference, compiled = backends(spec)
     queries = reference.prepare(np.ones((2, 20), np.float32))
@@ -120,7 +120,7 @@ def test_no_queries_and_no_rows():
         assert (lims.tolist(), scores.size, rows.size) == ([0], 0, 0)
 
 
-def test_a_threshold_for_each_query():
+def test_a_wrong_number_of_thresholds_is_refused():
     spec = IndexSpec(20, 4, "l2")
     reference, compiled = backends(spec)
     queries = reference.prepare(np.ones((2, 20), np.float32))

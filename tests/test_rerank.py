@@ -41,7 +41,7 @@ def test_exact_scores_equal_float64_arithmetic(metric):
         assert exact_scores(metric, Q[i : i + 1], X[None, j : j + 1])[0, 0] == scores[i, j], "alone or in a batch"
 
 
-def test_exact_scores_of_zeros_and_extremes():
+def test_exact_scores_of_zero_and_huge_vectors_are_exact():
     zero = np.zeros((1, 2, DIM), np.float32)
     assert exact_scores("cosine", Q[:1], zero).tolist() == [[0, 0]]
     assert exact_scores("cosine", zero[0, :1], X[None, :2]).tolist() == [[0, 0]]
@@ -102,7 +102,7 @@ def sources(x, folder):
 
 
 @every_metric
-def test_every_source_gives_the_same(metric, tmp_path):
+def test_every_source_of_vectors_gives_the_same_results(metric, tmp_path):
     index = built(X, metric, bits=2, keep_vectors="f32")
     index.remove([3])
     want = index.search(Q, 5, rerank=True)
@@ -139,7 +139,7 @@ def test_only_rows_near_the_shortlist_are_read():
     assert asked[0].dtype == np.int64
 
 
-def test_shortlists_are_read_in_parts(monkeypatch):
+def test_shortlists_reranked_in_chunks_give_the_same_results(monkeypatch):
     index = built(X, keep_vectors="int8")
     want = index.search(Q, 5, rerank=True)
     monkeypatch.setattr("vqindex.search.rerank._VALUES", 1)
@@ -193,7 +193,7 @@ def test_wrong_rerank_arguments_are_refused(wrong, words):
         built(X).search(Q, 5, **wrong)
 
 
-def test_a_nan_is_named_by_its_row():
+def test_a_nan_in_the_vectors_of_rerank_is_named_by_its_row():
     x = X.copy()
     index = built(X)
     near = int(index.search(X[70], 1).ids[0])
@@ -230,7 +230,7 @@ def test_kept_vectors_are_rounded_by_at_most_half_a_step():
 
 
 @every_kind
-def test_parts_do_not_pile_up(kind):
+def test_rows_appended_one_by_one_are_joined_into_few_arrays(kind):
     originals = Originals(DIM, kind)
     x = vectors(1000)
     for row in x:
@@ -277,7 +277,7 @@ def test_saved_vectors_rerank_as_before(kind, mmap, tmp_path):
 
 
 @pytest.mark.parametrize("block", ["vectors", "vector_scale"])
-def test_damage_is_found(block, tmp_path):
+def test_damage_to_stored_vectors_is_named_by_its_block(block, tmp_path):
     path = tmp_path / "a.vqi"
     built(X, keep_vectors="int8").save(path)
     with h5py.File(path) as file:
@@ -292,7 +292,7 @@ def test_damage_is_found(block, tmp_path):
 
 
 @pytest.mark.parametrize("block", ["vectors", "vector_scale"])
-def test_missing_blocks_are_named(block, tmp_path):
+def test_a_missing_block_of_stored_vectors_is_named(block, tmp_path):
     path = tmp_path / "a.vqi"
     built(X, keep_vectors="int8").save(path)
     with h5py.File(path, "a") as file:

@@ -9,7 +9,7 @@ import pytest
 from backend_search import top_k
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scans import CODES, backends, cut, every_isa, made, on
+from scans import CODES, backends, every_isa, make_rows, native_backend, stored_segments
 
 from vqindex import BackendError
 from vqindex._native import Scanner, supported_isas
@@ -20,7 +20,7 @@ from vqindex.codes.encoded import Encoded
 from vqindex.codes.packing import pack
 from vqindex.spec import METRICS, IndexSpec
 
-# Where vectors of 64 coordinates, units of 24, bytes of 8 and choices of the scan by dimension end.
+# Dimensions at the edges of 64 coordinates, units of 24, bytes of 8, and where the scan changes its loops.
 DIMS = (1, 3, 8, 17, 24, 25, 48, 63, 64, 65, 100, 129, 256, 257, 300, 385)
 # Where blocks of 64 rows, tiles of 128 and passes of 256 end.
 ROWS = (0, 1, 63, 64, 65, 127, 128, 129, 255, 256, 257, 1000)
@@ -30,7 +30,7 @@ KINDS = ("plain", "ties", "zeros", "huge", "tiny", "mixed")
 
 
 class Case(NamedTuple):
-    """A search, made from few numbers."""
+    """A search, described by a few parameters."""
 
     spec: IndexSpec
     kind: str
@@ -44,18 +44,18 @@ class Case(NamedTuple):
 
 @cache
 def expected(case):
-    """Queries, blocks, and what the reference finds."""
+    """Return queries, segments, and what the reference finds."""
     reference, compiled = backends(case.spec)
     encoder = compiled[supported_isas()[-1]]  # test_native_encode.py compares it with the reference
-    rows = encoder.encode(made(case.kind, case.n, case.spec.dim, 1))
-    queries = encoder.prepare(made(case.kind, case.nq, case.spec.dim, 2))
-    blocks = cut(case.spec, rows, case.cuts)
-    return queries, blocks, top_k(reference, queries, blocks, case.k, case.confidence)
+    rows = encoder.encode(make_rows(case.kind, case.n, case.spec.dim, 1))
+    queries = encoder.prepare(make_rows(case.kind, case.nq, case.spec.dim, 2))
+    segments = stored_segments(case.spec, rows, case.cuts)
+    return queries, segments, top_k(reference, queries, segments, case.k, case.confidence)
 
 
 def assert_same_search(isa, case):
-    queries, blocks, want = expected(case)
-    got = top_k(backends(case.spec)[1][isa], queries, blocks, case.k, case.confidence, case.threads)
+    queries, segments, want = expected(case)
+    got = top_k(backends(case.spec)[1][isa], queries, segments, case.k, case.confidence, case.threads)
     for name, one, other in zip(("scores", "rows", "rank scores"), got, want, strict=True):
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other, err_msg=f"{name} of {case}")
@@ -64,7 +64,7 @@ def assert_same_search(isa, case):
 
 
 def some_cases():
-    """Every code in every dimension, the rest drawn."""
+    """Yield every code in every dimension; the other parameters are random."""
     rng = np.random.default_rng(5)
 
     def one(choices):
@@ -84,16 +84,16 @@ CASES = list(some_cases())
 
 
 @every_isa
-@pytest.mark.parametrize("part", range(8))
-def test_search_is_the_reference(isa, part):
-    for case in CASES[part::8]:
+@pytest.mark.parametrize("eighth", range(8))
+def test_search_of_every_code_and_dimension_equals_the_reference(isa, eighth):
+    for case in CASES[eighth::8]:
         assert_same_search(isa, case)
 
 
 @every_isa
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dim", [64, 300])
-def test_every_number_of_rows_and_queries(isa, metric, dim):
+def test_every_number_of_rows_and_queries_gives_the_results_of_the_reference(isa, metric, dim):
     for n, nq in itertools.product(ROWS, QUERIES[:4]):
         for confidence in (0.995, 0.6):
             assert_same_search(isa, Case(IndexSpec(dim, 2, metric), "ties", n, nq, 10, confidence, 2, (1, 3)))
@@ -120,14 +120,14 @@ def test_extreme_rows_give_the_results_of_the_reference(isa, metric, kind):
 @pytest.mark.parametrize(
     ("dim", "metric", "kind", "n", "nq", "k", "confidence"),
     [
-        (24, "cosine", "plain", 2500, 1100, 10, 0.995),  # more queries than one chunk, several stretches of rows
+        (24, "cosine", "plain", 2500, 1100, 10, 0.995),  # more queries than one chunk, several row ranges
         (800, "l2", "plain", 4500, 20, 10, 0.995),  # more than one pass over the coordinates
-        (1600, "cosine", "plain", 700, 70, 3, 0.9),  # more tables than stay in the cache at a time
-        (40, "ip", "plain", 3000, 45, 2500, 0.995),  # groups of which more is caught than there is room for
-        (16, "cosine", "plain", 40000, 1, 10, 0.9),  # one query, more than one stretch
+        (1600, "cosine", "plain", 700, 70, 3, 0.9),  # more look-up tables than fit in the cache
+        (40, "ip", "plain", 3000, 45, 2500, 0.995),  # more candidates of a query group than fit in its buffer
+        (16, "cosine", "plain", 40000, 1, 10, 0.9),  # one query, more than one row range
         (257, "l2", "plain", 16000, 1, 10, 0.9),
-        (1600, "cosine", "plain", 7000, 1, 10, 0.995),  # one query, whose first stretches are met after the others
-        # Equal keys, and stretches that are met after later ones.
+        (1600, "cosine", "plain", 7000, 1, 10, 0.995),  # one query, whose first row ranges are scanned last
+        # Equal rank scores, and row ranges that are scanned after later ones.
         (64, "l2", "ties", 40000, 20, 10, 0.6),
         (24, "cosine", "ties", 40000, 5, 40, 0.6),
         (24, "l2", "zeros", 40000, 20, 10, 0.995),
@@ -136,7 +136,9 @@ def test_extreme_rows_give_the_results_of_the_reference(isa, metric, kind):
         (1600, "l2", "zeros", 7000, 1, 10, 0.6),
     ],
 )
-def test_more_than_one_of_everything(isa, dim, metric, kind, n, nq, k, confidence):
+def test_several_query_groups_and_row_ranges_give_the_results_of_the_reference(
+    isa, dim, metric, kind, n, nq, k, confidence
+):
     assert_same_search(isa, Case(IndexSpec(dim, 2, metric), kind, n, nq, k, confidence, 1, ()))
 
 
@@ -154,11 +156,11 @@ def test_largest_distances_equal_the_reference(isa):
             np.testing.assert_array_equal(got, other)
 
 
-# ---- sizes at which bars are set beforehand, tiles are many and threads are worth it
+# ---- sizes with a seed threshold, many tiles and several threads
 
 
 LARGE = [
-    # Those with a bound read the sign plane first; at confidence 1 batches meet all levels.
+    # Searches with a sign bound read the sign bits first. At confidence 1 a batch scans all levels.
     *((IndexSpec(64, 2, metric), nq) for metric in METRICS for nq in (1, 2, 70)),
     (IndexSpec(300, 2, "ip"), 1),
     (IndexSpec(300, 3, "cosine"), 20),
@@ -192,18 +194,20 @@ def test_long_vectors_scanned_for_chunks_of_queries_give_the_results_of_the_refe
 @pytest.mark.parametrize("codec", ["turboquant-prod", "trellis"])
 def test_results_do_not_depend_on_threads_or_blocks(codec, nq):
     spec = IndexSpec(320, 2, "ip", codec=codec)
-    x = made("ties", 110_000, 320, 1)
-    x[:: 2**12] = x[5]  # ties that cross shares of rows
-    backend = on(supported_isas()[-1], Codec(spec))
+    x = make_rows("ties", 110_000, 320, 1)
+    x[:: 2**12] = x[5]  # ties across the row ranges of threads
+    backend = native_backend(supported_isas()[-1], Codec(spec))
     rows, queries = backend.encode(x), backend.prepare(x[5 : 5 + nq])
-    want = top_k(backend, queries, cut(spec, rows, ()), 40, 0.9, 1)
+    want = top_k(backend, queries, stored_segments(spec, rows, ()), 40, 0.9, 1)
     for threads, cuts in ((2, ()), (3, (1, 2, 700)), (8, range(0, 1720, 100)), (64, (1700,)), (None, ())):
-        for got, other in zip(top_k(backend, queries, cut(spec, rows, cuts), 40, 0.9, threads), want, strict=True):
+        for got, other in zip(
+            top_k(backend, queries, stored_segments(spec, rows, cuts), 40, 0.9, threads), want, strict=True
+        ):
             np.testing.assert_array_equal(got, other)
 
 
 @every_isa
-def test_queries_may_be_taken_in_parts(isa, monkeypatch):
+def test_queries_scanned_in_chunks_give_the_results_of_the_reference(isa, monkeypatch):
     case = Case(IndexSpec(65, 3, "l2"), "ties", 257, 70, 10, 0.995, 1, ())
     for hits in (1, 10, 35, 699):
         monkeypatch.setattr("vqindex.backends.cpu._HITS", hits)
@@ -212,7 +216,7 @@ def test_queries_may_be_taken_in_parts(isa, monkeypatch):
 
 @every_isa
 @pytest.mark.parametrize("n", [0, 70])
-def test_no_queries_and_no_blocks(isa, n):
+def test_a_search_without_queries_or_rows_returns_missing_places(isa, n):
     spec = IndexSpec(20, 4, "l2")
     assert_same_search(isa, Case(spec, "plain", n, 0, 3, 0.995, 1, ()))
     backend = backends(spec)[1][isa]
@@ -274,11 +278,11 @@ def test_decoded_rows_end_with_zeros(isa):
 WINDOWS = [(step, window) for step in range(9) for window in range(step, 10)]
 
 
-# Eight windows do not lie in one word of 64 bits there; no code has them.
+# At step 8 and window 9, eight windows do not fit in one word of 64 bits. No code uses them.
 @every_isa
 @pytest.mark.parametrize(("step", "window"), [pair for pair in WINDOWS if pair != (8, 9)])
 def test_windows_read_the_fields_of_the_bits(isa, step, window):
-    """Against fields read from the bits one by one, without a sign plane, with one, and as a trellis has it."""
+    """The oracle reads fields bit by bit: without sign bits, with them, and with those of a trellis."""
     rng = np.random.default_rng(0)
     n = 3
     for dim, tops in itertools.product((1, 7, 63, 64, 131, 200), (0, 1, 2, 3, 4)):
@@ -287,14 +291,14 @@ def test_windows_read_the_fields_of_the_bits(isa, step, window):
         levels = rng.integers(-127, 128, 2 ** (window + tops)).astype(np.int16)
         scanner = Scanner(dim, step, window, tops, levels, "ip", isa)
         codes = rng.integers(0, 256, (n, ((dim - 1) * step + window + 7) // 8), dtype=np.uint8)
-        plane = rng.integers(0, 2, (n, dim)).astype(np.uint8)
+        sign_bits = rng.integers(0, 2, (n, dim)).astype(np.uint8)
         bits = np.unpackbits(codes, axis=1, bitorder="little").astype(np.int64)
         at = step * np.arange(dim)[:, None] + np.arange(window)
         index = (bits[:, at] << np.arange(window)).sum(axis=2)
-        top = np.concatenate([np.zeros((n, 3), np.int64), plane ^ (index & 1 if tops > 1 else 0)], axis=1)
+        top = np.concatenate([np.zeros((n, 3), np.int64), sign_bits ^ (index & 1 if tops > 1 else 0)], axis=1)
         for i in range(tops):
             index = index + (top[:, 3 - i : 3 - i + dim] << (window + tops - 1 - i))
-        packed = np.packbits(plane, axis=1, bitorder="little") if tops else None
+        packed = np.packbits(sign_bits, axis=1, bitorder="little") if tops else None
         np.testing.assert_array_equal(scanner.decode(codes, packed)[:, :dim], levels[index])
 
 
@@ -326,7 +330,7 @@ def test_the_largest_sums_do_not_overflow(isa, dim):
 
 
 @every_isa
-def test_one_hot_queries_against_constant_rows(isa):
+def test_one_hot_queries_against_constant_rows_equal_the_reference(isa):
     """The largest sums of all kinds that search itself takes: int8 levels, signs, and exact ones."""
     for dim, confidence in itertools.product((64, 6144, 16384), (1.0, 0.6)):
         spec = IndexSpec(dim, 4, "ip")
@@ -335,14 +339,14 @@ def test_one_hot_queries_against_constant_rows(isa):
         fields[1::3] = 15
         fields[2::3] = np.arange(dim) % 16
         rows = Encoded(pack(fields, 4), np.linspace(0.5, 1, 130, dtype=np.float32), np.ones(130, np.float32))
-        lead = np.full((3, dim), 32767, np.int16)
-        lead[1] = -32767
-        lead[2, 1:] = 0
+        code_query = np.full((3, dim), 32767, np.int16)
+        code_query[1] = -32767
+        code_query[2, 1:] = 0
         queries = reference.prepare(np.ones((3, dim), np.float32))
-        queries.code_query[:] = lead
-        blocks = [split(spec, rows)]
-        want = top_k(reference, queries, blocks, 7, confidence)
-        for got, other in zip(top_k(compiled[isa], queries, blocks, 7, confidence, 1), want, strict=True):
+        queries.code_query[:] = code_query
+        segments = [split(spec, rows)]
+        want = top_k(reference, queries, segments, 7, confidence)
+        for got, other in zip(top_k(compiled[isa], queries, segments, 7, confidence, 1), want, strict=True):
             np.testing.assert_array_equal(got, other)
 
 
@@ -374,7 +378,7 @@ def test_an_unknown_instruction_set_is_refused(monkeypatch):
         {"window": 9, "levels": np.full(512, 1000, np.int16)},
     ],
 )
-def test_wrong_scanners_are_refused(wrong):
+def test_a_scanner_of_inconsistent_tables_is_refused(wrong):
     right = {"dim": 8, "step": 2, "window": 2, "tops": 0, "levels": np.zeros(4, np.int16), "metric": "ip"}
     Scanner(**right)
     with pytest.raises(ValueError, match="expected"):
@@ -385,32 +389,37 @@ def test_wrong_shapes_are_refused():
     spec = IndexSpec(10, 4, "ip")
     backend = NativeBackend(Codec(spec))
     scanner = backend._scanner
-    (block,) = cut(spec, backend.encode(made("plain", 70, 10, 0)), ())
-    q = backend.prepare(made("plain", 2, 10, 1))
+    (segment,) = stored_segments(spec, backend.encode(make_rows("plain", 70, 10, 0)), ())
+    q = backend.prepare(make_rows("plain", 2, 10, 1))
 
-    def search(block=block, lead=q.code_query, scale=q.code_scale, norm=q.norm, k=3, sign_bound=None):
-        return scanner.search([block], lead, scale, norm, k, sign_bound, 1)
+    def search(segment=segment, code_query=q.code_query, scale=q.code_scale, norm=q.norm, k=3, sign_bound=None):
+        return scanner.search([segment], code_query, scale, norm, k, sign_bound, 1)
 
     search()
     for wrong in (
-        block._replace(signs=block.signs[:1].copy()),
-        block._replace(signs=block.signs[:, :1].copy()),
-        block._replace(rescale=block.rescale[:-1].copy()),
-        block._replace(norm=block.norm[:-1].copy()),
+        segment._replace(signs=segment.signs[:1].copy()),
+        segment._replace(signs=segment.signs[:, :1].copy()),
+        segment._replace(rescale=segment.rescale[:-1].copy()),
+        segment._replace(norm=segment.norm[:-1].copy()),
     ):
         with pytest.raises(ValueError, match="expected segments of"):
             search(wrong)
     with pytest.raises(ValueError, match="hold dim windows"):
-        search(block._replace(codes=block.codes[:, :-1].copy()))
-    for wrong in ({"lead": q.code_query[:, :9].copy()}, {"scale": q.code_scale[:1]}, {"norm": q.norm[:1]}, {"k": 0}):
+        search(segment._replace(codes=segment.codes[:, :-1].copy()))
+    for wrong in (
+        {"code_query": q.code_query[:, :9].copy()},
+        {"scale": q.code_scale[:1]},
+        {"norm": q.norm[:1]},
+        {"k": 0},
+    ):
         with pytest.raises(ValueError, match="expected queries"):
             search(**wrong)
     with pytest.raises(RuntimeError):
-        search(block._replace(signs=None))
+        search(segment._replace(signs=None))
     with pytest.raises(ValueError, match="sign rows"):
-        scanner.decode(block.codes, np.zeros((70, 3), np.uint8))
+        scanner.decode(segment.codes, np.zeros((70, 3), np.uint8))
     with pytest.raises(ValueError, match="hold dim windows"):
-        scanner.decode(block.codes[:, :-1].copy(), np.zeros((70, 2), np.uint8))
+        scanner.decode(segment.codes[:, :-1].copy(), np.zeros((70, 2), np.uint8))
     with pytest.raises(ValueError, match="dimension"):
         scanner.sums(np.zeros((1, 9), np.int16), np.zeros((1, 10), np.int8))
     with pytest.raises(ValueError, match="expected sign bits"):

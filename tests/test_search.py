@@ -77,7 +77,7 @@ def test_search_does_not_depend_on_its_blocks(metric, k, scores, monkeypatch):
 
 
 @every_metric
-def test_search_of_a_store_in_several_segments(metric, monkeypatch):
+def test_search_of_several_segments_is_the_sorted_estimate(metric, monkeypatch):
     monkeypatch.setattr("vqindex.rows.row_store.SEGMENT_ROWS", 64)
     monkeypatch.setattr("vqindex.rows.row_store._FIRST_ROWS", 8)
     x, q = with_ties(300), vectors(4, seed=2)
@@ -102,7 +102,7 @@ def test_duplicates_tie_to_the_lower_row(codec, sketch, metric):
         assert len(np.unique(line)) == 3, "equal vectors have equal scores"
 
 
-def test_queries_are_scored_alone():
+def test_a_query_in_a_batch_scores_as_it_does_alone():
     index = built(vectors(200), "l2")
     q = vectors(40, seed=1)
     together = index.search(q, 5)
@@ -172,7 +172,7 @@ def test_stderr_does_not_change_the_result(codec, sketch, metric):
 @every_metric
 @every_codec
 @pytest.mark.parametrize("with_ids", [False, True])
-def test_estimate_is_search_bit_for_bit(codec, sketch, metric, with_ids):
+def test_estimate_gives_the_scores_of_search_bit_for_bit(codec, sketch, metric, with_ids):
     ids = np.random.default_rng(0).permutation(1000)[:90] if with_ids else None
     index, q = built(vectors(90), metric, codec, sketch, ids=ids), vectors(8, seed=1)
     scores, found = index.search(q, 90)
@@ -190,7 +190,7 @@ def test_estimate_is_search_bit_for_bit(codec, sketch, metric, with_ids):
 @every_metric
 @every_codec
 @pytest.mark.parametrize("bits", [1, 2, 4, 7])
-def test_reconstruct_is_what_estimate_sees(codec, sketch, metric, bits):
+def test_estimates_are_inner_products_with_reconstructions(codec, sketch, metric, bits):
     x, q = vectors(50), vectors(9, seed=1)
     bits = min(bits, 4) if codec == "trellis" else bits
     index = built(x, metric, codec, sketch, bits=bits)
@@ -242,7 +242,7 @@ def test_reconstruct_accepts_every_form_of_ids():
 
 
 @every_metric
-def test_same_spec_same_bytes_other_seed_other_bytes(metric):
+def test_equal_specs_give_equal_codes_and_another_seed_gives_others(metric):
     x = vectors(30)
     a, b, c = (built(x, metric, seed=seed)._rows.gather(np.arange(30)).codes for seed in (0, 0, 1))
     np.testing.assert_array_equal(a, b)

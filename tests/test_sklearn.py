@@ -28,7 +28,7 @@ METRICS = ("euclidean", "sqeuclidean", "cosine")
 @parametrize_with_checks(
     [VQNearestNeighbors(), VQNearestNeighbors(oversample=None), VQKNeighborsTransformer(n_neighbors=3)]
 )
-def test_the_checks_of_scikit_learn(estimator, check):
+def test_every_estimator_check_of_scikit_learn_passes(estimator, check):
     check(estimator)
 
 
@@ -101,7 +101,7 @@ def test_training_rows_are_not_their_own_neighbors():
 
 
 @pytest.mark.parametrize("mode", ["distance", "connectivity"])
-def test_the_graph_is_that_of_the_transformer_it_follows(mode):
+def test_the_graph_is_that_of_kneighborstransformer(mode):
     rows, queries = rows_of(200), rows_of(17, seed=1)
     ours = VQKNeighborsTransformer(mode=mode, n_neighbors=4, oversample=50).fit(rows)
     theirs = KNeighborsTransformer(mode=mode, n_neighbors=4, algorithm="brute").fit(rows)
@@ -115,7 +115,7 @@ def test_the_graph_is_that_of_the_transformer_it_follows(mode):
     assert list(ours.get_feature_names_out())[:1] == ["vqkneighborstransformer0"]
 
 
-def test_classifier_on_the_precomputed_graph(digits):
+def test_a_classifier_on_the_graph_is_as_accurate_as_on_exact_neighbors(digits):
     train, test, train_labels, test_labels = digits
     pipeline = make_pipeline(
         VQKNeighborsTransformer(n_neighbors=5), KNeighborsClassifier(n_neighbors=5, metric="precomputed")
@@ -130,7 +130,7 @@ def test_classifier_on_the_precomputed_graph(digits):
     assert search.best_score_ > 0.9
 
 
-def test_tsne_on_the_precomputed_graph(digits):
+def test_tsne_on_the_graph_keeps_digits_together(digits):
     rows, _, labels, _ = digits
     rows, labels = rows[:400], labels[:400]
     tsne = TSNE(metric="precomputed", init="random", perplexity=10, max_iter=300, random_state=0)
@@ -169,7 +169,7 @@ def test_errors_name_the_value():
             VQNearestNeighbors(**wrong).fit(rows)
 
 
-def test_the_page_and_the_docstrings(tmp_path, monkeypatch):
+def test_examples_of_the_page_and_the_docstrings_run(tmp_path, monkeypatch):
     pages.run("docs/integrations.md", "sklearn", tmp_path, monkeypatch)
     result = doctest.testmod(vqindex.integrations.sklearn)
     assert result.attempted > 2

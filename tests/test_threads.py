@@ -63,7 +63,7 @@ def while_changing(change, look):
 
 @pytest.mark.parametrize("ids", ["automatic", "explicit"])
 @pytest.mark.parametrize("keep", [None, "f32"])
-def test_searches_while_vectors_are_added(small_segments, ids, keep):
+def test_searches_during_additions_see_whole_calls(small_segments, ids, keep):
     index = VQIndex(DIM, 4, "cosine", keep_vectors=keep)
     numbers = np.arange(len(X)) if ids == "automatic" else np.arange(len(X)) * 3 + 10**12
     exact = VQIndex(DIM, 4, "cosine")
@@ -129,7 +129,7 @@ def test_a_search_in_the_middle_of_an_add_finds_no_rows_without_ids(monkeypatch)
 
 
 @pytest.mark.parametrize("keep", [None, "f16"])
-def test_searches_while_vectors_are_replaced_removed_and_compacted(small_segments, keep):
+def test_searches_during_other_changes_see_one_state_of_the_index(small_segments, keep):
     """Vectors of ids from 2000 on stay; whatever happens to the others, these are found with their own scores."""
     index = VQIndex(DIM, 4, "ip", keep_vectors=keep)
     index.add(X, ids=np.arange(len(X)))

@@ -1,4 +1,4 @@
-"""TopK: ties, merging, and that parts merged in any order are the whole."""
+"""TopK: ties, and partial lists that give the whole list, merged in any order."""
 
 import itertools
 
@@ -11,13 +11,13 @@ from vqindex.codes.top_k import RangeHits, TopK, merge_range_hits, merge_top_k
 
 
 def by_hand(rank_scores, scores, rows, k, ascending):
-    """The k best of one query: chosen by rank score, then lower row; ordered by score, then lower row."""
-    chosen = sorted(zip(rank_scores, scores, rows, strict=True), key=lambda hit: (-hit[0], hit[2]))[:k]
-    return sorted(chosen, key=lambda hit: (hit[1] if ascending else -hit[1], hit[2]))
+    """Return the k best of one query by rank score, then lower row; ordered by score, then lower row."""
+    best = sorted(zip(rank_scores, scores, rows, strict=True), key=lambda hit: (-hit[0], hit[2]))[:k]
+    return sorted(best, key=lambda hit: (hit[1] if ascending else -hit[1], hit[2]))
 
 
 def top_k_of(rank_scores, scores, rows, k, ascending):
-    """The list of some rows for one query."""
+    """Return the list of some rows for one query."""
     out = TopK.empty(1, k, ascending=ascending)
     for place, (rank_score, score, row) in enumerate(by_hand(rank_scores, scores, rows, k, ascending)):
         out.rank_scores[0, place], out.scores[0, place], out.rows[0, place] = rank_score, score, row
@@ -26,7 +26,7 @@ def top_k_of(rank_scores, scores, rows, k, ascending):
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_merged_parts_are_the_whole_in_any_order(data):
+def test_partial_lists_merged_in_any_order_give_the_whole(data):
     ascending = data.draw(st.booleans(), "ascending")
     n, k = data.draw(st.integers(0, 12), "rows"), data.draw(st.integers(1, 8), "k")
     few = st.sampled_from([-1.0, 0.0, 0.5, 2.0])  # so that ties are common
@@ -34,11 +34,11 @@ def test_merged_parts_are_the_whole_in_any_order(data):
     better = [-score if ascending else score for score in scores]
     rank_scores = [min(score, data.draw(few)) for score in better]
     edges = sorted({0, n, *data.draw(st.lists(st.integers(0, n), max_size=3), "cuts")})
-    parts = [
+    lists = [
         top_k_of(rank_scores[a:b], scores[a:b], range(a, b), k, ascending) for a, b in itertools.pairwise(edges)
     ] or [TopK.empty(1, k, ascending=ascending)]
     want = top_k_of(rank_scores, scores, range(n), k, ascending)
-    for order in itertools.permutations(parts):
+    for order in itertools.permutations(lists):
         got = merge_top_k(order, k, ascending=ascending)
         for name, one, other in zip(TopK._fields, got, want, strict=True):
             np.testing.assert_array_equal(one, other, err_msg=name)
@@ -46,7 +46,7 @@ def test_merged_parts_are_the_whole_in_any_order(data):
 
 
 @pytest.mark.parametrize("ascending", [False, True])
-def test_missing_places_stay_missing(ascending):
+def test_merging_empty_lists_gives_missing_places(ascending):
     empty = TopK.empty(2, 3, ascending=ascending)
     merged = merge_top_k([empty, empty], 5, ascending=ascending)
     assert merged.rows.tolist() == [[-1] * 5] * 2
@@ -62,7 +62,7 @@ def test_the_threshold_is_the_worst_rank_score_of_a_full_list():
     assert TopK.empty(2, 0, ascending=False).threshold.tolist() == [np.inf, np.inf]
 
 
-def test_rows_of_later_parts_count_on():
+def test_shifted_rows_count_from_the_offset():
     one = top_k_of([3.0, 1.0], [3.0, 1.0], [0, 1], 3, False).shifted(40)
     assert one.rows.tolist() == [[40, 41, -1]]
 
@@ -70,11 +70,11 @@ def test_rows_of_later_parts_count_on():
 @pytest.mark.parametrize("ascending", [False, True])
 def test_merged_range_hits_are_best_first_with_ties_by_row(ascending):
     sign = 1 if ascending else -1
-    parts = [
+    lists = [
         RangeHits.of_counts(np.array([2, 0, 1]), np.float32([1, 2, 5]) * sign, np.array([3, 7, 1])),
         RangeHits.of_counts(np.array([2, 1, 0]), np.float32([1, 3, 4]) * sign, np.array([2, 9, 8])),
     ]
-    for order in (parts, parts[::-1]):
+    for order in (lists, lists[::-1]):
         lims, scores, rows = merge_range_hits(order, ascending=ascending)
         assert lims.tolist() == [0, 4, 5, 6]
         assert (scores * sign).tolist() == [1, 1, 2, 3, 4, 5]

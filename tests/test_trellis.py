@@ -62,7 +62,7 @@ def test_stored_signs_are_those_of_all_levels_but_a_few_near_zero(bits):
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
-def test_the_correlation_of_signs_with_values(bits):
+def test_the_correlation_of_signs_with_values_is_as_stated(bits):
     """1,000,000 values leave a standard error of 0.0007 (a product of variance 1 - 0.78^2)."""
     t = Trellis.of(bits)
     y, values = gaussian_values(1000, 1000, t, seed=6)
@@ -187,7 +187,7 @@ def test_codes_do_not_depend_on_threads(monkeypatch):
             np.testing.assert_array_equal(got, want)
 
 
-def test_it_beats_the_scalar_code_at_the_same_bits():
+def test_the_trellis_code_beats_the_scalar_code_at_the_same_bits():
     x = np.random.default_rng(1).standard_normal((3000, 64)).astype(np.float32)
     q = x[:200] + 0.6 * np.random.default_rng(2).standard_normal((200, 64)).astype(np.float32)
     truth = np.argsort(-(q @ x.T), axis=1)[:, :10]

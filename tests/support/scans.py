@@ -1,4 +1,4 @@
-"""What tests of the scan share: the backends to compare, and stored rows made from few numbers."""
+"""What tests of the scan share: the backends to compare, and rows generated from a few parameters."""
 
 import itertools
 from functools import cache
@@ -12,13 +12,13 @@ from vqindex.backends.reference import ReferenceBackend
 from vqindex.codes.bitplanes import split
 from vqindex.codes.codec import Codec
 
-PLANES = [(codec, bits) for codec in ("turboquant-prod", "turboquant-mse") for bits in range(1, 9)]
-CODES = [*PLANES, *(("trellis", bits) for bits in range(1, 5))]
+SCALAR_CODES = [(codec, bits) for codec in ("turboquant-prod", "turboquant-mse") for bits in range(1, 9)]
+CODES = [*SCALAR_CODES, *(("trellis", bits) for bits in range(1, 5))]
 every_isa = pytest.mark.parametrize("isa", supported_isas())
 
 
-def on(isa, codec):
-    """The compiled backend made to use one instruction set."""
+def native_backend(isa, codec):
+    """Return a compiled backend that uses one instruction set."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VQINDEX_ISA", isa)
         backend = NativeBackend(codec)
@@ -28,13 +28,13 @@ def on(isa, codec):
 
 @cache
 def backends(spec):
-    """The reference and one compiled backend for each instruction set."""
+    """Return the reference and one compiled backend for each instruction set."""
     codec = Codec(spec)
-    return ReferenceBackend(codec), {isa: on(isa, codec) for isa in supported_isas()}
+    return ReferenceBackend(codec), {isa: native_backend(isa, codec) for isa in supported_isas()}
 
 
-def made(kind, n, dim, seed):
-    """Float32 rows of a kind."""
+def make_rows(kind, n, dim, seed):
+    """Return float32 rows (n, dim) of a kind: plain, ties, zeros, huge, tiny or mixed."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((n, dim)).astype(np.float32)
     if kind == "ties":
@@ -49,8 +49,8 @@ def made(kind, n, dim, seed):
     return x
 
 
-def cut(spec, rows, places):
-    """The stored blocks of rows, cut at some of the multiples of 64."""
-    inner = {place * 64 for place in places if place * 64 < rows.rows}
+def stored_segments(spec, rows, cuts):
+    """Return the stored rows of several segments, which end after `cuts` blocks of 64 rows."""
+    inner = {blocks * 64 for blocks in cuts if blocks * 64 < rows.rows}
     edges = sorted({0, *inner, rows.rows})
     return [split(spec, rows.select(slice(*pair))) for pair in itertools.pairwise(edges)]

@@ -1,4 +1,4 @@
-"""The stored layout: golden bytes, round trips, and every way of writing rows into it."""
+"""The stored layout: golden bytes, round trips, and all the ways to write rows."""
 
 import gate
 import numpy as np
@@ -16,7 +16,7 @@ from vqindex.spec import IndexSpec
 
 DIMS = (1, 2, 7, 8, 9, 15, 16, 17, 63, 64, 65, 100, 257)
 ROWS = (0, 1, 63, 64, 65, 127, 128, 129, 200)
-NO_PLANE = (
+NO_SIGN_BITS = (
     {"codec": "trellis", "bits": 1},
     {"codec": "qjl", "bits": 3},
     {"sketch": "orthogonal", "bits": 3},
@@ -24,23 +24,23 @@ NO_PLANE = (
 )
 
 
-# Widths of a code with a sign plane: cells, and paths of a trellis.
+# Codes with sign bits: scalar codes and trellis codes.
 SIGNED = [*(("turboquant-prod", bits) for bits in range(1, 9)), *(("trellis", bits) for bits in (2, 3, 4))]
 every_signed = pytest.mark.parametrize(("codec", "bits"), SIGNED)
 
 
 def coded(spec, n, seed=0):
-    """Code rows of random fields, whose unused last bits are zero as the encoder leaves them."""
+    """Return code rows of random fields. Their unused last bits are zero, as the encoder writes them."""
     rng = np.random.default_rng(seed)
     fields = rng.integers(0, 2**spec.bits, (n, spec.fields)).astype(np.uint8)
     if spec.has_sign_bits:
         fields[:, : spec.warmup_fields] &= 2 ** (spec.bits - 1) - 1
-    factor, norm = rng.random((2, n)).astype(np.float32)
-    return Encoded(pack(fields, spec.bits), factor, norm if spec.stores_norm else None)
+    rescale, norm = rng.random((2, n)).astype(np.float32)
+    return Encoded(pack(fields, spec.bits), rescale, norm if spec.stores_norm else None)
 
 
 def empty(spec, n, fill=0xFF):
-    """Room for n rows; what was in the codes before must not matter, a sign plane begins as zeros."""
+    """Return arrays for n rows. The old bytes of the codes must not matter; sign bits start as zeros."""
     whole = -(-n // BLOCK_ROWS)
     return StoredRows(
         np.zeros((whole, spec.sign_bytes, BLOCK_ROWS), np.uint8) if spec.has_sign_bits else None,
@@ -89,8 +89,10 @@ def test_layout_is_as_defined_bit_by_bit(dim, codec, bits):
                 at = field * (bits - 1) + i
                 rest |= int(stored.codes[row, at // 8] >> (at % 8) & 1) << i
             assert (sign << (bits - 1)) + rest == fields[row, field]
-    assert not stored.signs[1, :, 6:].any(), "rows that fill the last block"
-    assert not stored.signs[:, -1].astype(int).max() >> ((dim - 1) % 8 + 1), "bits behind the last coordinate"
+    assert not stored.signs[1, :, 6:].any(), "the rows past the last one are zero"
+    assert not stored.signs[:, -1].astype(int).max() >> ((dim - 1) % 8 + 1), (
+        "the bits past the last coordinate are zero"
+    )
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
@@ -103,8 +105,8 @@ def test_joining_bit_planes_undoes_splitting_them(bits, codec, metric):
             assert_same(join(spec, split(spec, rows)), rows)
 
 
-@pytest.mark.parametrize("kwargs", NO_PLANE)
-def test_codes_without_a_sign_plane_stay_as_they_are(kwargs):
+@pytest.mark.parametrize("kwargs", NO_SIGN_BITS)
+def test_codes_without_sign_bits_are_stored_unchanged(kwargs):
     spec = IndexSpec(17, **kwargs)
     assert (spec.has_sign_bits, spec.sign_bytes, spec.row_bytes) == (False, 0, spec.code_bytes)
     rows = coded(spec, 70)
@@ -117,7 +119,7 @@ def test_codes_without_a_sign_plane_stay_as_they_are(kwargs):
 
 
 @pytest.mark.parametrize("bits", [1, 4])
-def test_any_rows_can_be_taken_out(bits):
+def test_any_rows_can_be_gathered_from_the_stored_layout(bits):
     spec = IndexSpec(17, bits)
     rows = coded(spec, 200)
     stored = split(spec, rows)
@@ -128,12 +130,12 @@ def test_any_rows_can_be_taken_out(bits):
         assert_same(join_rows(spec, stored, at), (rows.codes[at], rows.rescale[at], rows.norm[at]))
 
 
-# ---- rows written into room that is there
+# ---- rows written into allocated arrays
 
 
 @every_signed
 @pytest.mark.parametrize("dim", DIMS)
-def test_compiled_splitting_is_the_reference(dim, codec, bits):
+def test_compiled_splitting_equals_the_reference(dim, codec, bits):
     spec = IndexSpec(dim, bits, codec=codec)
     for start in (0, 1, 5, 62, 63, 64, 65, 127, 128):
         for n in (0, 1, 2, 63, 64, 65, 130):
@@ -155,21 +157,21 @@ def test_compiled_splitting_is_the_reference(dim, codec, bits):
     sizes=st.lists(st.integers(0, 90), max_size=6),
     order=st.randoms(use_true_random=False),
 )
-def test_rows_put_in_pieces_in_any_order(backend, dim, bits, metric, sizes, order):
+def test_rows_written_in_any_order_give_the_layout_of_one_write(backend, dim, bits, metric, sizes, order):
     spec = IndexSpec(dim, bits, metric)
     rows = coded(spec, sum(sizes))
     put = make_backend(Codec(spec), backend).put
     block = empty(spec, sum(sizes))
     starts = np.cumsum([0, *sizes])
-    pieces = list(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True))
-    order.shuffle(pieces)
-    for start, stop in pieces:
+    row_ranges = list(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True))
+    order.shuffle(row_ranges)
+    for start, stop in row_ranges:
         put(rows.select(slice(start, stop)), block, start)
     assert_same(block, split(spec, rows))
 
 
 @pytest.mark.parametrize("backend", ["native", "reference"])
-def test_rows_can_be_written_over(backend):
+def test_overwriting_rows_leaves_the_others_unchanged(backend):
     spec = IndexSpec(17, 4)
     first, second = coded(spec, 130, seed=1), coded(spec, 66, seed=2)
     put = make_backend(Codec(spec), backend).put
@@ -181,7 +183,7 @@ def test_rows_can_be_written_over(backend):
         assert_same(join_rows(spec, block, untouched), first.select(untouched))
 
 
-def test_wrong_room_is_refused_by_the_extension():
+def test_splitting_into_arrays_of_wrong_shapes_is_refused():
     spec = IndexSpec(17, 4)
     rows = coded(spec, 10).codes
     block = empty(spec, 70)
@@ -216,7 +218,7 @@ def test_wrong_room_is_refused_by_the_extension():
 # ---- bytes per vector
 
 
-def test_bytes_per_vector_by_hand():
+def test_bytes_per_vector_equal_sums_by_hand():
     assert IndexSpec(100, 2, "cosine").bytes_per_vector == 13 + 13 + 4
     assert IndexSpec(100, 4, "l2").bytes_per_vector == 13 + 38 + 8
     assert IndexSpec(384, 2, "cosine").bytes_per_vector == 48 + 48 + 4
@@ -226,7 +228,7 @@ def test_bytes_per_vector_by_hand():
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
-def test_the_sign_plane_costs_a_byte_at_most(bits):
+def test_separate_sign_bits_cost_at_most_one_byte_per_vector(bits):
     for dim in range(1, 200):
         spec = IndexSpec(dim, bits)
         assert 0 <= spec.sign_bytes + spec.row_bytes - spec.code_bytes <= 1

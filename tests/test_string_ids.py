@@ -54,7 +54,7 @@ def test_string_ids_of_every_form_are_returned(form):
     assert [sorted(n for n in line if n is not None) for line in found.tolist()] == [sorted(NAMES[2:5])] * 3
 
 
-def test_results_are_those_of_numbers():
+def test_string_ids_give_the_results_of_integer_ids():
     one, other = make(keep_vectors="f32"), numbered(keep_vectors="f32")
     q = X[:4] + 0.1
     for how in ({}, {"rerank": True}, {"return_stderr": True}):
@@ -77,7 +77,7 @@ def test_results_are_those_of_numbers():
         one.search(q, 5, rerank=X)
 
 
-def test_kinds_are_not_mixed():
+def test_string_and_integer_ids_cannot_be_mixed():
     index, numbers = make(), numbered()
     before = index.ids.tolist()
     for call in (
@@ -124,7 +124,7 @@ def test_kind_of_ids_stays_until_an_emptied_index_is_compacted():
     assert index.ids.tolist() == [3]
 
 
-def test_a_failing_add_leaves_names_as_they_were(monkeypatch):
+def test_a_failing_add_leaves_string_ids_as_they_were(monkeypatch):
     monkeypatch.setattr("vqindex.arrays._CHUNK_VALUES", 16 * DIM)
     for index in (make(20), VQIndex(DIM)):
         bad = X[:100].copy()
@@ -138,7 +138,7 @@ def test_a_failing_add_leaves_names_as_they_were(monkeypatch):
         assert index.search(X[1], 1, filter=["q"]).ids.tolist() == ["q"]
 
 
-def test_two_names_of_one_number_are_refused(monkeypatch):
+def test_two_string_ids_with_the_same_number_are_refused(monkeypatch):
     monkeypatch.setattr(string_ids, "_digest", lambda name: bytes([len(name)] * 8))
     index = VQIndex(DIM)
     index.add(X[:2], ids=["a", "bb"])
@@ -151,7 +151,7 @@ def test_two_names_of_one_number_are_refused(monkeypatch):
     assert index.ids.tolist() == ["a", "bb"]
 
 
-def test_numbers_are_the_first_63_bits_of_blake2b():
+def test_numbers_of_string_ids_are_63_bits_of_blake2b():
     for name in NAMES:
         digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
         assert string_ids.numbers_of([name])[0] == int.from_bytes(digest, "little") % 2**63
@@ -212,7 +212,7 @@ def put(at, value):
         ("ids", put(0, 5), "not the numbers", "verify"),
     ],
 )
-def test_names_that_no_index_could_have(tmp_path, name, change, words, when):
+def test_inconsistent_blocks_of_string_ids_are_refused(tmp_path, name, change, words, when):
     path = tmp_path / "a.vqi"
     make().save(path)
     change_block(path, name, change)
@@ -226,7 +226,7 @@ def test_names_that_no_index_could_have(tmp_path, name, change, words, when):
             call(path)
 
 
-def test_claims_of_a_mapped_file_take_no_memory(tmp_path):
+def test_a_false_text_size_in_a_mapped_file_is_refused_before_allocation(tmp_path):
     path = tmp_path / "a.vqi"
     make().save(path)
     change_block(path, "name_ends", put(-1, 2**45))
@@ -237,7 +237,7 @@ def test_claims_of_a_mapped_file_take_no_memory(tmp_path):
             call()
 
 
-def test_names_in_a_file_of_version_2_are_refused(tmp_path):
+def test_string_ids_in_a_file_of_version_2_are_refused(tmp_path):
     path = tmp_path / "old.vqi"
     path.write_bytes((Path(__file__).parent / "golden" / "format2.vqi").read_bytes())
     with edited(path) as file:
@@ -249,7 +249,7 @@ def test_names_in_a_file_of_version_2_are_refused(tmp_path):
 # ---- stores
 
 
-def test_store_keeps_string_ids(tmp_path):
+def test_a_store_keeps_string_ids_through_commits_and_compaction(tmp_path):
     folder = tmp_path / "store"
     with vqindex.open(folder, "a", dim=DIM) as index:
         index.add(X[:100], ids=NAMES[:100])
@@ -271,7 +271,7 @@ def test_store_keeps_string_ids(tmp_path):
     verify_store(folder)
 
 
-def test_a_store_of_which_some_segments_have_names(tmp_path, monkeypatch):
+def test_a_store_with_string_ids_in_some_segments_only_is_refused(tmp_path, monkeypatch):
     folder = tmp_path / "store"
     with vqindex.open(folder, "a", dim=DIM) as index:
         index.add(X[:10], ids=NAMES[:10])

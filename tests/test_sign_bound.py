@@ -1,4 +1,4 @@
-"""The sign bound: its arithmetic by hand, how often bounds fail, and what a search by keys returns."""
+"""The sign bound: its arithmetic by hand, how often bounds fail, and what a search by rank scores returns."""
 
 import itertools
 import math
@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from backend_search import top_k
 from cases import built, every_metric, vectors
 
 import vqindex_datasets
@@ -28,17 +29,17 @@ def test_quantiles_are_those_of_the_normal_distribution():
 
 def test_sign_bound_queries_of_all_values_sum_to_the_query():
     code_query = np.arange(-32767, 32768).astype(np.int16)[:, None]
-    c, left = sign_query(code_query)
-    assert (c.dtype, left.dtype) == (np.int8, np.int64)
+    c, rounding = sign_query(code_query)
+    assert (c.dtype, rounding.dtype) == (np.int8, np.int64)
     assert (c.min(), c.max()) == (-LIMIT, LIMIT)
-    for x, y, rest in zip(code_query[::37, 0].tolist(), c[::37, 0].tolist(), left[::37].tolist(), strict=True):
+    for x, y, error in zip(code_query[::37, 0].tolist(), c[::37, 0].tolist(), rounding[::37].tolist(), strict=True):
         assert y == math.floor(Fraction(LIMIT * x + 2**14, 2**15))
-        assert rest == (LIMIT * x - 32767 * y) ** 2
-    # Never further than the nearest of the eleven values, but for the half step's last unit.
+        assert error == (LIMIT * x - 32767 * y) ** 2
+    # The nearest of the eleven values, up to the last unit of half a step.
     assert np.abs(LIMIT * code_query[:, 0].astype(int) - 32767 * c[:, 0].astype(int)).max() <= 2**14 + LIMIT
 
 
-def test_left_is_summed_over_coordinates():
+def test_the_rounding_error_of_a_query_is_summed_over_coordinates():
     code_query = np.random.default_rng(0).integers(-32767, 32768, (3, 50)).astype(np.int16)
     whole = sign_query(code_query)[1]
     np.testing.assert_array_equal(whole, sum(sign_query(code_query[:, j : j + 1])[1] for j in range(50)))
@@ -52,18 +53,18 @@ def test_sums_of_the_longest_vectors_fit_16_bits():
 
 @pytest.mark.parametrize("norm", [None, np.array([0, 1, 2.5, 1e18], np.float32)])
 def test_bounds_equal_those_worked_out_by_hand(norm):
-    """The docstring's formula, one float32 operation after the other."""
+    """Apply the docstring's formula, one float32 operation at a time."""
     dim, z, f = 48, quantile(0.9), np.float32
     rng = np.random.default_rng(0)
     sums = rng.integers(-100, 100, (3, 4)).astype(np.float32)
-    left = rng.integers(0, 2**40, 3)
+    rounding = rng.integers(0, 2**40, 3)
     scale, query_norm = rng.random((2, 3)).astype(np.float32)
-    found = bounds(SignBoundTerms.of(dim), z, sums, left, scale, query_norm, norm)
+    found = bounds(SignBoundTerms.of(dim), z, sums, rounding, scale, query_norm, norm)
     assert found.dtype == np.float32
     for q in range(3):
         a = f(math.sqrt(math.pi / (2 * dim)) * 32767 / 5 * float(scale[q]))
         variance = (math.pi / 2 - 1) / dim * float(query_norm[q]) ** 2
-        variance += math.pi / (50 * dim) * int(left[q]) * float(scale[q]) ** 2
+        variance += math.pi / (50 * dim) * int(rounding[q]) * float(scale[q]) ** 2
         b = f(z * math.sqrt(variance))
         for row in range(4):
             want = f(f(a * sums[q, row]) + b)
@@ -75,7 +76,7 @@ def test_bounds_equal_those_worked_out_by_hand(norm):
 
 
 def failures(dim, confidence, metric="cosine", n=400):
-    """Share of n^2 pairs of Gaussian vectors whose true inner product (or distance) is beyond its bound."""
+    """Return the share of n^2 pairs of Gaussian vectors whose true inner product (or distance) exceeds its bound."""
     backend = make_backend(Codec(IndexSpec(dim, 4, metric)), "reference")
     x, q = vectors(n, dim, seed=1), vectors(n, dim, seed=2)
     if metric == "cosine":
@@ -104,15 +105,15 @@ def test_bounds_fail_as_often_as_stated(dim, confidence):
 
 @pytest.mark.parametrize("metric", ["ip", "l2"])
 def test_bounds_of_other_metrics_fail_as_often(metric):
-    # As above; the kurtosis moves 0.0003 at most, which is little beside the rest.
+    # As above. The kurtosis adds at most 0.0003, which is small beside the rest.
     assert abs(failures(100, 0.9, metric) - 0.1) <= 6 * math.sqrt(0.09 / 400**2)
 
 
 def test_a_higher_confidence_gives_a_higher_bound():
     terms, rng = SignBoundTerms.of(64), np.random.default_rng(0)
-    sums, left = rng.integers(-99, 99, (2, 30)).astype(np.float32), np.array([5, 2**40])
+    sums, rounding = rng.integers(-99, 99, (2, 30)).astype(np.float32), np.array([5, 2**40])
     scale = norm = np.ones(2, np.float32)
-    levels = [bounds(terms, quantile(c), sums, left, scale, norm, None) for c in (0.51, 0.6, 0.9, 0.995, 1)]
+    levels = [bounds(terms, quantile(c), sums, rounding, scale, norm, None) for c in (0.51, 0.6, 0.9, 0.995, 1)]
     for lower, higher in itertools.pairwise(levels):
         assert (lower < higher).all()
     assert np.isposinf(levels[-1]).all()
@@ -121,42 +122,43 @@ def test_a_higher_confidence_gives_a_higher_bound():
 # ---- search
 
 
-def by_keys(backend, queries, rows, k, confidence):
-    """Keep the k best keys and sort them by score: slow and obvious, from the docstring of sign_bound.py."""
+def by_rank_score(backend, queries, rows, k, confidence):
+    """Keep the k best rank scores and order them by score: slow and obvious, from the docstring of sign_bound.py."""
     spec = backend.spec
     scores = backend.scores(queries, rows)
-    keys = scores
+    sign = np.float32(1 if spec.metric != "l2" else -1)
+    rank_scores = sign * scores
     if confidence < 1:
-        c, left = sign_query(queries.code_query)
+        c, rounding = sign_query(queries.code_query)
         stored = split(spec, rows)
-        plane = stored.signs.transpose(0, 2, 1).reshape(-1, spec.sign_bytes)[: rows.rows]
-        signs = 2 * np.unpackbits(plane, axis=1, count=spec.dim, bitorder="little").astype(np.int64) - 1
+        sign_bits = stored.signs.transpose(0, 2, 1).reshape(-1, spec.sign_bytes)[: rows.rows]
+        signs = 2 * np.unpackbits(sign_bits, axis=1, count=spec.dim, bitorder="little").astype(np.int64) - 1
         sums = (c.astype(np.int64) @ signs.T).astype(np.float32)
         terms, z = SignBoundTerms.of(spec.dim), quantile(confidence)
-        limit = bounds(terms, z, sums, left, queries.code_scale, queries.norm, rows.norm)
+        bound = bounds(terms, z, sums, rounding, queries.code_scale, queries.norm, rows.norm)
         if spec.metric == "l2":
-            limit = l2_from_ip(limit, rows.norm, queries.norm)
-        keys = np.maximum(scores, limit) if spec.metric == "l2" else np.minimum(scores, limit)
-    sign = 1 if spec.metric == "l2" else -1
-    found = []
-    for key, score in zip((sign * keys).tolist(), (sign * scores).tolist(), strict=True):
-        kept = sorted(range(rows.rows), key=lambda row, key=key: (key[row], row))[:k]
-        found.append(sorted(kept, key=lambda row, score=score: (score[row], row)))
-    found = np.array(found)
-    return np.take_along_axis(scores, found, axis=1), found
+            bound = l2_from_ip(bound, rows.norm, queries.norm)
+        rank_scores = np.minimum(rank_scores, sign * bound)
+    best = []
+    for ranks, values in zip((-rank_scores).tolist(), (-sign * scores).tolist(), strict=True):
+        kept = sorted(range(rows.rows), key=lambda row, ranks=ranks: (ranks[row], row))[:k]
+        best.append(sorted(kept, key=lambda row, values=values: (values[row], row)))
+    best = np.array(best)
+    return np.take_along_axis(scores, best, axis=1), best, np.take_along_axis(rank_scores, best, axis=1)
 
 
 @every_metric
-@pytest.mark.parametrize("backend", available())
+@pytest.mark.parametrize("name", available())
 @pytest.mark.parametrize("confidence", [1.0, 0.995, 0.6, 0.51])
-def test_search_returns_the_best_rank_scores_by_score(backend, confidence, metric):
+def test_search_returns_the_best_rank_scores_by_score(name, confidence, metric):
     for codec, bits in (("turboquant-prod", 1), ("turboquant-prod", 4), ("turboquant-mse", 2)):
-        chosen = make_backend(Codec(IndexSpec(24, bits, metric, codec=codec)), backend)
+        backend = make_backend(Codec(IndexSpec(24, bits, metric, codec=codec)), name)
         x = vectors(500)[np.random.default_rng(0).integers(0, 300, 500)]
-        rows, queries = chosen.encode(x), chosen.prepare(vectors(20, seed=1))
-        want = by_keys(chosen, queries, rows, 10, confidence)
-        for got, other in zip(chosen.search(queries, [split(chosen.spec, rows)], 10, confidence), want, strict=True):
-            np.testing.assert_array_equal(got, other)
+        rows, queries = backend.encode(x), backend.prepare(vectors(20, seed=1))
+        want = by_rank_score(backend, queries, rows, 10, confidence)
+        found = top_k(backend, queries, [split(backend.spec, rows)], 10, confidence)
+        for got, expected in zip(found, want, strict=True):
+            np.testing.assert_array_equal(got, expected)
 
 
 def test_a_low_confidence_does_change_results():
@@ -164,13 +166,13 @@ def test_a_low_confidence_does_change_results():
     q = vectors(50, 64, seed=1)
     full, low = index.search(q, 10, confidence=1), index.search(q, 10, confidence=0.6)
     assert (full.ids != low.ids).any()
-    assert (low.scores <= full.scores).all(), "what is missed is replaced by worse"
+    assert (low.scores <= full.scores).all(), "a worse row replaces each missed one"
 
 
 @pytest.mark.parametrize(
     "kwargs", [{"codec": "trellis", "bits": 1}, {"codec": "qjl"}, {"sketch": "orthogonal"}, {"sketch": "gaussian"}]
 )
-def test_codes_without_a_sign_plane_score_every_row(kwargs):
+def test_codes_without_sign_bits_score_every_row(kwargs):
     index, q = built(vectors(300), **kwargs), vectors(5, seed=1)
     want = index.search(q, 10, confidence=1)
     for confidence in (None, 0.51):
@@ -197,18 +199,18 @@ def test_the_default_is_a_confidence_of_995_thousandths(metric):
 
 @pytest.fixture(scope="module")
 def sample():
-    """The shipped sample of GloVe: rows, queries, true neighbors."""
+    """Return rows, queries and true neighbors of the shipped sample of GloVe."""
     data = vqindex_datasets.load_annbench(vqindex_datasets.sample_path())
     with vqindex_datasets.open_vectors(vqindex_datasets.sample_path(), "train") as source:
         return source.read(), data.test, data.neighbors
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_the_default_loses_next_to_nothing_on_real_vectors(sample, bits):
+def test_the_default_confidence_keeps_recall_on_real_vectors(sample, bits):
     x, q, neighbors = sample
     index = built(x, "cosine", bits=bits)
     full, default = index.search(q, 10, confidence=1), index.search(q, 10)
-    # 10,000 places, each missed with probability 0.005 at most: four deviations.
+    # 10,000 places, each missed with probability at most 0.005: four standard deviations.
     assert recall_at_k(default.ids, full.ids, 10) >= 0.995 - 4 * math.sqrt(0.005 * 0.995 / 10_000)
     assert recall_at_k(default.ids, neighbors, 10) > recall_at_k(full.ids, neighbors, 10) - 0.001
 
