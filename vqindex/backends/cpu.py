@@ -86,7 +86,7 @@ class NativeBackend(ReferenceBackend):
         spec, trellis = self.spec, self.codec.trellis
         levels, tops = self.codec.codebook.levels, int(signs)
         if trellis is not None and signs:
-            levels, tops = trellis.levels_by_parts(), trellis.warmup_fields + 1
+            levels, tops = trellis.levels_by_bit_planes(), trellis.warmup_fields + 1
         window = levels.size.bit_length() - 1 - tops  # there is a level for every value of window and top bits
         return Scanner(spec.dim, spec.bits - signs, window, tops, levels.astype(np.int16), spec.metric, self.isa)
 
