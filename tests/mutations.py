@@ -133,11 +133,11 @@ MUTATIONS = [
     # ---- ids
     Mutation(
         "ids",
-        "            self._count, self._ids, self._next, self._live, self._removed, self._string_ids, names = ",
-        "            names = savepoint[-1]\n            ignored = ",
+        "            self._count, self._ids, self._next, self._live, self._removed, self._string_ids, strings = ",
+        "            strings = savepoint[-1]\n            ignored = ",
         TAKEN,
     ),
-    Mutation("ids", "                self._string_ids.rollback(names)\n", "                pass\n", TAKEN),
+    Mutation("ids", "                self._string_ids.rollback(strings)\n", "                pass\n", TAKEN),
     Mutation(
         "ids",
         "            self._table = IdTable()\n",
@@ -182,8 +182,8 @@ MUTATIONS = [
     ),
     Mutation(
         "ids",
-        "        return IdMap(rows.size, self.numbers(rows), self.next_id, names)\n",
-        "        return IdMap(rows.size, self.numbers(rows), None, names)\n",
+        "        return IdMap(rows.size, self.numbers(rows), self.next_id, strings)\n",
+        "        return IdMap(rows.size, self.numbers(rows), None, strings)\n",
         "test_changes.py",
     ),
     # ---- ids that are strings
@@ -197,7 +197,7 @@ MUTATIONS = [
     ),
     Mutation(
         "string ids",
-        "            if row >= 0 and self._name(row) != name:\n",
+        "            if row >= 0 and self._string(row) != string:\n",
         "            if False:\n",
         "test_names.py",
     ),
@@ -212,7 +212,7 @@ MUTATIONS = [
     ),
     Mutation(
         "string ids",
-        "        if not isinstance(name, str):\n",
+        "        if not isinstance(string, str):\n",
         "        if False:\n",
         "test_names.py test_refused_changes.py",
     ),
@@ -221,8 +221,8 @@ MUTATIONS = [
     Mutation("originals", "        return list(self.parts)\n", "        return self.parts\n", REFUSED),
     Mutation(
         "originals",
-        "        same.parts = list(self.parts)\n",
-        "        same.parts = self.parts\n",
+        "        view.parts = list(self.parts)\n",
+        "        view.parts = self.parts\n",
         "test_threads.py test_rerank.py",
         why="what is appended later stays behind the rows that a search looks at, joined or not; only a thread that "
         "reads the list at the moment of its change could see it",
@@ -235,8 +235,8 @@ MUTATIONS = [
     ),
     Mutation(
         "originals",
-        "            offset += len(part.values)\n        return chosen\n",
-        "        return chosen\n",
+        "            offset += len(part.values)\n        return selected\n",
+        "        return selected\n",
         "test_rerank.py",
     ),
     Mutation(
@@ -279,8 +279,8 @@ MUTATIONS = [
     # ---- filters and sets of rows
     Mutation(
         "filters",
-        "            return self._live() & ~self._rows_of(given.ids)\n",
-        "            return ~self._rows_of(given.ids)\n",
+        "            return self._live() & ~self._rows_of(filter.ids)\n",
+        "            return ~self._rows_of(filter.ids)\n",
         "test_filters.py",
     ),
     Mutation(
@@ -305,7 +305,7 @@ MUTATIONS = [
         "        pass\n",
         "test_filters.py test_allowed.py",
     ),
-    Mutation("bitmap", "    out[..., : rest.shape[-1]] |= rest\n", "", "test_store.py -k filters_allow"),
+    Mutation("bitmap", "    out[..., : upper.shape[-1]] |= upper\n", "", "test_store.py -k filters_allow"),
     # ---- search
     Mutation(
         "searcher",
