@@ -271,8 +271,8 @@ MUTATIONS = [
     Mutation("center", "residuals if self.vector is None else residuals + self.vector", "residuals", "test_center.py"),
     Mutation(
         "center",
-        "            worse = self.scores(_number(middle)) <= wanted\n",
-        "            worse = self.scores(_number(middle)) < wanted\n",
+        "            worse = self.scores(_float_of_rank(middle)) <= thresholds\n",
+        "            worse = self.scores(_float_of_rank(middle)) < thresholds\n",
         "test_center.py test_range.py",
     ),
     Mutation("center", "return np.float32(0.5) * errors if", "return errors if", "test_center.py"),
@@ -309,15 +309,15 @@ MUTATIONS = [
     # ---- search
     Mutation(
         "searcher",
-        "scores, rows = rerank(metric, on_host(given), found.rows, vectors_of, k)\n",
+        "scores, rows = rerank(metric, on_host(vectors), found.rows, vectors_of, k)\n",
         "scores, rows = found.scores[:, :k], found.rows[:, :k]\n",
         "test_rerank.py",
     ),
-    Mutation("rerank", "        keys[~there] = np.inf\n", "", "test_rerank.py test_search.py"),
+    Mutation("rerank", "        ascending[~is_present] = np.inf\n", "", "test_rerank.py test_search.py"),
     Mutation(
         "rerank",
-        "        order = np.lexsort((last, keys))[:, :k]\n",
-        "        order = np.lexsort((-last, keys))[:, :k]\n",
+        "        order = np.lexsort((tie_break, ascending))[:, :k]\n",
+        "        order = np.lexsort((-tie_break, ascending))[:, :k]\n",
         "test_rerank.py",
     ),
     # ---- store
