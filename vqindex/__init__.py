@@ -48,7 +48,7 @@ _ON_DISK = {"DurableIndex": "DurableIndex", "open": "open_store"}
 
 
 def __getattr__(name: str) -> Any:
-    """Load what needs HDF5 when it is first asked for, so that importing vqindex stays quick."""
+    """Import the modules that need HDF5 at their first use, so that importing vqindex stays quick."""
     if name not in _ON_DISK:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import store

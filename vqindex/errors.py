@@ -1,4 +1,4 @@
-"""Everything vqindex raises or warns of on purpose. Each message holds the offending value and what was expected."""
+"""Errors and warnings of vqindex. Each message names the offending value and what was expected."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = [
 
 
 class VQIndexError(Exception):
-    """Base of every error of this library."""
+    """Base class of all errors of this library."""
 
 
 class InvalidInputError(VQIndexError, ValueError):
-    """An argument or an array does not fit; nothing was changed."""
+    """An argument or an array is not valid; nothing was changed."""
 
 
 class UnknownIdError(VQIndexError, KeyError):
@@ -34,11 +34,11 @@ class FileFormatError(VQIndexError, ValueError):
 
 
 class BackendError(VQIndexError, RuntimeError):
-    """The backend or device asked for can't be used here."""
+    """The requested backend or device can't be used on this machine."""
 
 
 class StoreError(VQIndexError, RuntimeError):
-    """A store can't be used so: another writer has it, it is open for reading only, or it was closed."""
+    """A store can't be changed or read: another writer has it, it is open for reading only, or it is closed."""
 
 
 class SlowCodecWarning(UserWarning):

@@ -1,4 +1,4 @@
-"""Which backend a device name means."""
+"""The backend of a device name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .protocol import Backend
 __all__ = ["available", "make_backend", "resolve", "warn_of_numpy_steps"]
 
 
-# Factories import what they build: importing vqindex stays quick, and CuPy is needed only for a GPU.
+# Factories import their backends when called: importing vqindex stays quick, and only a GPU needs CuPy.
 
 
 def _native(codec: Codec) -> Backend:
@@ -38,36 +38,36 @@ def _cuda(codec: Codec) -> Backend:
     return CudaBackend(codec, find_devices())
 
 
-# A new backend is one line here: a name and a factory that may raise BackendError with the reason.
+# To register a backend, add its name and a factory, which may raise BackendError with the reason.
 _FACTORIES: dict[str, Callable[[Codec], Backend]] = {"native": _native, "reference": _reference, "cuda": _cuda}
 _NEED_DEVICES = ("cuda",)
 
 
 def available() -> tuple[str, ...]:
-    """Return the names of the backends that run wherever this build does."""
+    """Return the names of the backends that need no special device."""
     return tuple(name for name in _FACTORIES if name not in _NEED_DEVICES)
 
 
 def resolve(device: str = "auto") -> str:
     """Return the backend's name for a device: ``auto``, ``cpu``, ``cuda`` or a backend's own name.
 
-    The environment variable VQINDEX_BACKEND decides what ``auto`` and ``cpu`` mean; without it both are ``native``. So
-    a GPU is used where it is asked for, never because it is there.
+    The environment variable VQINDEX_BACKEND sets the backend of ``auto`` and ``cpu``; without it both are ``native``. A
+    GPU is used only if the caller or the variable requests it.
 
     Raises
     ------
     BackendError
         If this build has no such backend.
     """
-    wanted = device
+    name = device
     if device in ("auto", "cpu"):
-        wanted = os.environ.get("VQINDEX_BACKEND") or "native"
-        if device == "cpu" and wanted in _NEED_DEVICES:
-            wanted = "native"
-    if wanted not in _FACTORIES:
-        origin = f"VQINDEX_BACKEND is {wanted!r}" if wanted != device else f"device is {device!r}"
+        name = os.environ.get("VQINDEX_BACKEND") or "native"
+        if device == "cpu" and name in _NEED_DEVICES:
+            name = "native"
+    if name not in _FACTORIES:
+        origin = f"VQINDEX_BACKEND is {name!r}" if name != device else f"device is {device!r}"
         raise BackendError(f"{origin}; this build has: auto, cpu, {', '.join(_FACTORIES)}")
-    return wanted
+    return name
 
 
 def make_backend(codec: Codec, device: str = "auto") -> Backend:
@@ -78,7 +78,7 @@ def make_backend(codec: Codec, device: str = "auto") -> Backend:
 def warn_of_numpy_steps(backend: Backend, spec: IndexSpec) -> None:
     """Warn, once in a process for each kind of codec, that NumPy runs steps for which the backend has no kernel.
 
-    The reference backend is NumPy by intention: it is not warned of.
+    For the reference backend, which is NumPy on purpose, it gives no warning.
     """
     if backend.numpy_steps and backend.name != "reference":
         _warn_once(backend.name, backend.numpy_steps, spec.codec, spec.sketch, spec.rotation)

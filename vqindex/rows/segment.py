@@ -1,4 +1,4 @@
-"""Segment: some rows of an index that never change again, with everything that belongs to them."""
+"""Segment: immutable rows of an index, with all that belongs to them."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ __all__ = ["Segment"]
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """Rows as files keep them and backends scan them.
+    """Rows in the form that files store and backends scan.
 
-    Segments follow one another: the rows of an index are those of its first segment, then those of the next, and so
-    on. Files, stores, the GPU's mirror and searches pass this and nothing else.
+    The rows of an index are those of its segments in order. Files, stores, the GPU's mirror and searches pass segments
+    and nothing else.
 
     Attributes
     ----------
     stored : StoredRows
         Sign bits, codes and scalars.
     ids : ndarray of int64, shape (rows,), or None
-        Explicit ids; None where ids are counted, and in segments that are only scanned.
+        Explicit ids; None if ids are automatic, and in segments that are only scanned.
     string_ids : StringIds or None
         The strings whose numbers `ids` are.
     originals : Originals or None
-        The vectors themselves, rounded, if they are kept.
+        The rounded vectors, if the index keeps them.
     """
 
     stored: StoredRows
