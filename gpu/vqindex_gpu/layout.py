@@ -71,5 +71,5 @@ class Layout(NamedTuple):
 
     def macros(self, sign_bound: bool) -> dict[str, int]:
         """Return the macros of the kernels that score rows of this layout, with or without the sign bound."""
-        macros = {"SLOT": self.slot, "BITS": self.bits, "COARSE": int(sign_bound)}
+        macros = {"SLOT": self.slot, "BITS": self.bits, "SIGN_BOUND": int(sign_bound)}
         return {**macros, "WINDOW": self.window} if self.window else macros
