@@ -10,9 +10,10 @@ import pytest
 
 from vqindex_gpu import launchers, modules
 from vqindex_gpu.launchers import scan
-from vqindex_gpu.launchers.parameters import KernelArgs, Parameters, Selection
+from vqindex_gpu.launchers.parameters import DeviceSelection, KernelArgs, Parameters
+from vqindex_gpu.layout import QUERY, SEGMENT
 
-NOT_HERE = {"repack"}  # launched by mirror.py
+LAUNCHED_BY_THE_MIRROR = {"repack"}
 C_TYPES = {np.int32: "int", np.int64: "i64", np.float32: "float", np.float64: "double"}
 
 
@@ -56,7 +57,7 @@ def signature(kernel, variant):
 
 
 def test_every_kernel_has_a_launcher_of_its_name():
-    kernels = {path.stem for path in modules.KERNELS.glob("*.cu")} - NOT_HERE
+    kernels = {path.stem for path in modules.KERNELS.glob("*.cu")} - LAUNCHED_BY_THE_MIRROR
     assert {args.kernel for args in all_args()} == kernels
     for args in all_args():
         assert args.__module__ == f"{launchers.__name__}.{args.kernel}"
@@ -73,8 +74,19 @@ def test_docstrings_describe_every_field_in_order(args):
     assert [name for names in described for name in names.split(", ")] == list(args.scalar_types())
 
 
+@pytest.mark.parametrize(("name", "dtype"), [("vq_segment", SEGMENT), ("vq_query", QUERY)])
+def test_structures_have_the_fields_and_sizes_of_the_kernels(name, dtype):
+    text = re.sub(r"//.*", "", (modules.KERNELS / "layout.cuh").read_text())
+    (body,) = re.findall(rf"struct {name} {{(.*?)}};", text, re.DOTALL)
+    fields = []
+    for declaration in body.split(";")[:-1]:
+        kind, *names = declaration.replace(",", " ").split()
+        fields += [(each, {"u64": 8, "i64": 8, "float": 4}[kind]) for each in names]
+    assert fields == [(each, dtype[each].itemsize) for each in dtype.names]
+
+
 def test_numbers_are_passed_with_the_types_of_the_kernel():
-    selection = Selection(allowed=None, allowed_stride=2**40)
+    selection = DeviceSelection(allowed=None, allowed_stride=2**40)
     args = scan.Args(None, 1, 2, 3, None, None, None, None, 4, True, selection, None, 5)
     types = [type(value) for value in args.arguments() if value is not None]
     assert types == [np.int32] * 5 + [np.int64] * 2
