@@ -1,4 +1,4 @@
-"""Callers' arrays that lie on a device, as `vqindex.arrays` handles them: checked and used where they are."""
+"""Adopted: a caller's array on a device, in the form that `vqindex.arrays` checks and encodes without a host copy."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Adopted:
     Parameters
     ----------
     engine : Engine
-        Of the device.
+        The engine of the device.
     array : device array
-        What the caller gave, or a part or a conversion of it.
+        The caller's array, a part of it, or a conversion of it.
     origin : object
-        The caller's own array, whose library results are given back in; it keeps the memory alive.
+        The caller's own array. It determines the library of results, and keeps the memory alive.
     """
 
     def __init__(self, engine: Engine, array: Any, origin: Any) -> None:
@@ -32,7 +32,7 @@ class Adopted:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Sizes."""
+        """Shape of the array."""
         return tuple(self.array.shape)
 
     @property
@@ -47,15 +47,15 @@ class Adopted:
 
     def float32(self) -> tuple[Adopted, int]:
         """Return rows as C-contiguous float32 on the device, and the first place that is not finite, or -1."""
-        rows, bad = accept(self.engine.device, self.array)
-        return Adopted(self.engine, rows, self._origin), bad
+        rows, first_bad = accept(self.engine.device, self.array)
+        return Adopted(self.engine, rows, self._origin), first_bad
 
     def host(self) -> NDArray[Any]:
         """Return a copy on the host."""
         return self.engine.device.download(self.array)
 
     def back(self, result: NDArray[Any]) -> Any:
-        """Return a result as an array of the caller's library on this device."""
+        """Return a host result as an array of the caller's library on this device."""
         device = self.engine.device
         return device.give(device.upload(np.ascontiguousarray(result)), self._origin)
 

@@ -22,7 +22,7 @@ from .device import Device
 from .encoder import Encoder
 from .launchers import bound, scan, score, select
 from .launchers import queries as query_fragments
-from .launchers.parameters import Selection
+from .launchers.parameters import DeviceSelection
 from .layout import QUERY, SEGMENT, TILE_ROWS, Layout
 from .mirror import DeviceRows
 from .tables import Tables
@@ -37,9 +37,10 @@ _BATCH_QUERIES = 2**15
 
 
 class Found(NamedTuple):
-    """The best rows of one device, by rising row; device arrays of shape (nq, k).
+    """The best rows of one device, in order of their numbers; device arrays of shape (nq, k).
 
-    Rows are counted by tiles of the searched segments. Missing places hold row -1 and rank score -inf.
+    The number of a row is TILE_ROWS times its tile, plus its place in the tile. Tiles are counted over all searched
+    segments. Missing places hold row -1 and rank score -inf.
 
     Attributes
     ----------
@@ -48,7 +49,7 @@ class Found(NamedTuple):
     scores : device array of float32
         Scores; larger is better.
     rows : device array of int64
-        Rows.
+        Numbers of the rows.
     """
 
     rank_scores: Any
@@ -90,7 +91,7 @@ class _Search:
         Tiles of all segments.
     queries : _DeviceQueries
         The queries.
-    selection : Selection
+    selection : DeviceSelection
         The rows that may be found.
     """
 
@@ -98,7 +99,7 @@ class _Search:
     table: Any
     tiles: int
     queries: _DeviceQueries
-    selection: Selection
+    selection: DeviceSelection
 
     @property
     def count(self) -> int:
@@ -244,7 +245,7 @@ class Engine:
         """Upload what a search needs."""
         table, tiles = self._segment_table(segments)
         words = None if allowed is None else self.device.upload(np.ascontiguousarray(allowed))
-        selection = Selection(words, tiles if allowed is not None and len(allowed) > 1 else 0)
+        selection = DeviceSelection(words, tiles if allowed is not None and len(allowed) > 1 else 0)
         return _Search(list(segments), table, tiles, self._upload(queries, confidence), selection)
 
     def _segment_table(self, segments: Sequence[DeviceRows]) -> tuple[Any, int]:

@@ -15,12 +15,10 @@ QUERY_GROUP = 8  # queries of a B fragment
 CHUNK_BYTES = 32
 _CHUNK_BITS = 8 * CHUNK_BYTES
 
-# struct vq_segment: pointers as integers.
+# struct vq_segment, with pointers as integers.
 SEGMENT = np.dtype([(name, "<u8") for name in ("codes", "code_weight", "sketch_weight", "norm", "first_tile", "rows")])
-# struct vq_query. The last two, A and B of sign_bound.py, are written by bound.cu.
-QUERY = np.dtype(
-    [(name, "<f4") for name in ("code_scale", "sketch_scale", "norm", "bound_scale", "bound_offset")]
-)  # fmt: skip
+# struct vq_query. bound.cu writes the last two fields, A and B of sign_bound.py.
+QUERY = np.dtype([(name, "<f4") for name in ("code_scale", "sketch_scale", "norm", "bound_scale", "bound_offset")])
 
 
 class Layout(NamedTuple):
@@ -71,5 +69,5 @@ class Layout(NamedTuple):
 
     def macros(self, sign_bound: bool) -> dict[str, int]:
         """Return the macros of the kernels that score rows of this layout, with or without the sign bound."""
-        macros = {"SLOT": self.slot, "BITS": self.bits, "COARSE": int(sign_bound)}
+        macros = {"SLOT": self.slot, "BITS": self.bits, "SIGN_BOUND": int(sign_bound)}
         return {**macros, "WINDOW": self.window} if self.window else macros

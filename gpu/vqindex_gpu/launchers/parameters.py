@@ -15,7 +15,7 @@ import numpy as np
 
 from ..device import Device
 
-__all__ = ["Double", "Float", "Int32", "Int64", "KernelArgs", "Parameters", "Pointer", "Selection"]
+__all__ = ["DeviceSelection", "Double", "Float", "Int32", "Int64", "KernelArgs", "Parameters", "Pointer"]
 
 Pointer = Any
 Int32 = Annotated[int, np.int32]
@@ -83,7 +83,7 @@ class KernelArgs(Parameters):
 
 
 @dataclass(frozen=True)
-class Selection(Parameters):
+class DeviceSelection(Parameters):
     """The rows that a search may return.
 
     Attributes

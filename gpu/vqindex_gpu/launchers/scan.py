@@ -9,7 +9,7 @@ from vqindex.errors import BackendError
 
 from ..device import Device
 from ..layout import QUERY_GROUP, Layout
-from .parameters import Int32, Int64, KernelArgs, Pointer, Selection
+from .parameters import DeviceSelection, Int32, Int64, KernelArgs, Pointer
 
 __all__ = ["Args", "launch"]
 
@@ -46,7 +46,7 @@ class Args(KernelArgs):
         Number of queries nq.
     l2 : int32
         Whether the metric is l2.
-    selection : Selection
+    selection : DeviceSelection
         The rows that may be found.
     maxima : device array of float32, shape (nq, tiles)
         Output: the best rank score of every tile.
@@ -66,7 +66,7 @@ class Args(KernelArgs):
     queries: Pointer
     count: Int32
     l2: Int32
-    selection: Selection
+    selection: DeviceSelection
     maxima: Pointer
     maxima_stride: Int64
 

@@ -11,7 +11,7 @@ from vqindex.codes.codec import Codec
 
 from ..device import Device
 from ..layout import TILE_ROWS, Layout
-from .parameters import Int32, Int64, KernelArgs, Parameters, Pointer, Selection
+from .parameters import DeviceSelection, Int32, Int64, KernelArgs, Parameters, Pointer
 
 __all__ = ["Kind", "MaximaArgs", "RowArgs", "Rows", "launch"]
 
@@ -60,7 +60,7 @@ class Rows(Parameters):
         The queries' `vq_query`.
     l2 : int32
         Whether the metric is l2.
-    selection : Selection
+    selection : DeviceSelection
         The rows that may be found.
     tile_count : int64
         Tiles of all segments.
@@ -76,7 +76,7 @@ class Rows(Parameters):
     sign_query: Pointer
     queries: Pointer
     l2: Int32
-    selection: Selection
+    selection: DeviceSelection
     tile_count: Int64
 
 
