@@ -186,7 +186,15 @@ def test_wrong_room_is_refused_by_the_extension():
     rows = coded(spec, 10).codes
     block = empty(spec, 70)
     split_rows(rows, 17, 0, 4, 60, block.signs, block.codes)
-    right = {"codes": rows, "dim": 17, "warmup_fields": 0, "bits": 4, "start": 0, "signs": block.signs, "rest": block.codes}
+    right = {
+        "codes": rows,
+        "dim": 17,
+        "warmup_fields": 0,
+        "bits": 4,
+        "start": 0,
+        "signs": block.signs,
+        "rest": block.codes,
+    }
     for wrong in (
         {"start": 61},
         {"start": 130},

@@ -41,12 +41,12 @@ std::size_t code_bytes(const EncodeTables& tables);
 std::size_t encode_scratch(const EncodeTables& tables);
 std::size_t prepare_scratch(const EncodeTables& tables);
 
-// Encode n finite rows of dim floats: codes [n][code_bytes], rescale [n] and, if `norm` is not null, norm [n]. `isa` is
-// one of supported_isas(); "avx2" and "avx512" have paths of their own here.
+// Encodes n finite rows of dim floats: codes [n][code_bytes], rescale [n] and, if `norm` is not null, norm [n]. `isa`
+// is one of supported_isas(). The loops are compiled for "avx2"; all of "avx512" have steps of their own.
 void encode_rows(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch, std::uint8_t* codes,
                  float* rescale, float* norm, const std::string& isa);
 
-// Prepare n finite queries of dim floats: code_query [n][dim], code_scale [n] and norm [n].
+// Prepares n finite queries of dim floats: code_query [n][dim], code_scale [n] and norm [n].
 void prepare_queries(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch,
                      std::int16_t* code_query, float* code_scale, float* norm, const std::string& isa);
 

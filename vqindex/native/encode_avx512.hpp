@@ -274,7 +274,7 @@ struct Avx512Steps {
     }
   }
 
-  // ---- quantising
+  // ---- quantizing
 
   // The positive thresholds in the units of each lane, and the levels of the positive cells.
   template <int Bits>

@@ -75,10 +75,9 @@ class IdTable {
       if (row >= 0) place(ids, static_cast<std::size_t>(row));
   }
 
-  std::vector<std::int64_t>
-      slots_;             // a row or -1; their number is a power of two, at slots_needed three quarters are used
-  std::size_t used_ = 0;  // slots in use, which is the number of distinct ids
-  std::size_t rows_ = 0;  // added so far
+  std::vector<std::int64_t> slots_;  // a row or -1; a power of two of them, three quarters in use at most
+  std::size_t used_ = 0;             // slots in use, which is the number of distinct ids
+  std::size_t rows_ = 0;             // added so far
 };
 
 // Whether a row is live: its bit is set, or there are no bits.

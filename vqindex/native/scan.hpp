@@ -6,11 +6,11 @@
 //   rows      segment > RowRange (of a thread) > row tile > group of blocks > block
 //   queries   all > QueryGroup (of some threads) > chunk > subset > call of sign_tile
 //
-//   one row tile of the batch scan:
+//   a row tile of the batch scan:
 //
-//     group 0                        group 1                             up to 8 groups, 2048 rows
-//     | block | block | block | block | block | block | block | block | ...
-//     | 64 rows                       |
+//     |------------- group -------------|------------- group -------------|---- ... up to 8 groups, 2048 rows
+//     | block | block | block | block   | block | block | block | block   |
+//       64 rows                            one row has a byte in every line of its block of sign bits
 //
 //   what        constant            value                    why
 //   ----------  ------------------  -----------------------  --------------------------------------------------------
@@ -34,7 +34,8 @@
 //   subset      kSubsetTableBytes   128 KB of tables         they stay in the second-level cache beside the indices
 //   chunk       kChunkQueries       1024 queries,            the tables stay in the third-level cache; indices and
 //               kChunkTableBytes    16 MB of tables          decoded rows are made once per chunk
-//   QueryGroup  kThreadQueries      128 queries at least     with so many, a thread's own work for each row is paid for
+//   QueryGroup  kThreadQueries      128 queries at least     fewer don't make up for the work that each thread repeats
+//                                   if there are several     for every row
 #pragma once
 
 #include <cstddef>
