@@ -1,3 +1,4 @@
+// Splits code rows eight fields at a time, by pext where the processor has it.
 #include "bitplanes.hpp"
 
 #include <algorithm>

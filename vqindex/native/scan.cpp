@@ -1,3 +1,4 @@
+// Runs a search and writes what it found; schedule.hpp divides the work.
 #include "scan.hpp"
 
 #include <algorithm>

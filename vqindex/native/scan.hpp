@@ -1,39 +1,41 @@
 // The search: which thread scans which rows for which queries, and which rows it keeps. Kernels do the arithmetic; the
 // scans only decide about order and memory. docs/scan.md describes the algorithm.
 //
-// Sizes. Rows are divided like this; queries in the same way, from the largest part to the smallest:
+// How rows and queries are divided, from large to small:
 //
-//   segment      |-- RowRange: the rows that one thread takes next ------------|-- RowRange ---- ...
-//   RowRange     |-- row tile --|-- row tile --|-- row tile --|-- ...
-//   row tile     |- group -|- group -|- ...
-//   group        |block|block|block|block|       (a row is one byte wide in each line of a block of sign bits)
+//   rows      segment > RowRange (of a thread) > row tile > group of blocks > block
+//   queries   all > QueryGroup (of some threads) > chunk > subset > call of sign_tile
 //
-//   what          constant             value                     why
-//   ------------  -------------------  ------------------------  ------------------------------------------------------
-//   block         kBlockRows           64 rows                   one 64-byte load of sign bits; one word of a selection
-//   group         kGroupBlocks         4 blocks = 256 rows       share one pass over a query's tables; a row's place in
-//                                                                a group is one byte
-//   tile          kTileRows            128 rows                  decoded levels: 8 registers of 16 rows, so the sums of
-//                                                                two queries take 16 registers of 32
-//   unit          kUnitDim             24 coordinates            3 bytes of sign bits make 4 indices of 6 bits (vpermb)
-//                                                                or 6 of 4 bits (other shuffles), with no bit left over
-//   row tile      kTileIndexBytes,     512 KB of look-up         batch scan: the indices stay in the second-level cache
-//                 kTileGroups          indices, 8 groups at most
-//                 kTileSignBytes,      384 KB of sign bits,      single-query scan: the sign bits stay in the
-//                 kTileMaxRows         2^15 rows at most         second-level cache until candidates need them again
-//   step          kStepBytes,          24 KB of sign bits,       single-query scan: rows compared with one value of the
-//                 kStepMaxRows         4 groups at most          threshold
-//   RowRange      RowRange             see partition_rows        batch: an even share, because the scan starts anew
-//   with
-//                                                                each range; others: a row tile, less towards the end
-//   sign_tile     kSignTileQueries     8 queries                 one call of the kernel: these queries, one group
-//   dot_tile      kTileQueries         2 queries                 one call of dot_tile_s8s8: these queries, one tile
-//   subset        kSubsetTableBytes    128 KB of tables          queries whose tables stay in the second-level cache
-//   chunk         kChunkQueries,       1024 queries, 16 MB of    their tables stay in the third-level cache, and they
-//                 kChunkTableBytes     tables at most            share the look-up indices and decoded levels of a row
-//   QueryGroup    kThreadQueries       128 queries at least      threads divide the queries first: then a thread
-//   repeats
-//                                                                only the work that every row needs
+//   a row tile of the batch scan:
+//
+//     |------------- group -------------|------------- group -------------|---- ... up to 8 groups, 2048 rows
+//     | block | block | block | block   | block | block | block | block   |
+//       64 rows                            one row has a byte in every line of its block of sign bits
+//
+//   what        constant            value                    why
+//   ----------  ------------------  -----------------------  --------------------------------------------------------
+//   block       kBlockRows          64 rows                  one 64-byte load of sign bits; one word of a selection
+//   group       kGroupBlocks        4 blocks = 256 rows      rows that share one pass over a query's tables; a row's
+//                                                            place in its group fits a byte
+//   unit        kUnitDim            24 coordinates           three bytes of sign bits make four 6-bit indices for
+//                                                            vpermb, or six 4-bit indices for other shuffles
+//   tile        kTileRows           128 rows of int8 levels  eight registers of 16 rows: two queries' sums and the rows
+//                                                            fit the 32 registers
+//   row tile,   kTileIndexBytes     512 KB of indices,       the look-up indices stay in the second-level cache while
+//   batch       kTileGroups         8 groups at most         all queries of a chunk use them
+//   row tile,   kTileSignBytes      384 KB of sign bits,     the sign bits stay in the second-level cache until those
+//   one query   kTileMaxRows        2^15 rows at most        of candidates are copied
+//   step        kStepBytes          24 KB of sign bits,      rows that are compared with one value of the threshold; it
+//               kStepMaxRows        1024 rows at most        may rise after each step
+//   RowRange    (partition_rows)    batch: an even share     a batch scan starts anew with each range
+//                                   else: a row tile         ranges get shorter, so that threads finish together
+//   sign_tile   kSignTileQueries    8 queries                one call sums these queries over one group
+//   dot_tile    kTileQueries        2 queries                one call multiplies these queries with one tile
+//   subset      kSubsetTableBytes   128 KB of tables         they stay in the second-level cache beside the indices
+//   chunk       kChunkQueries       1024 queries,            the tables stay in the third-level cache; indices and
+//               kChunkTableBytes    16 MB of tables          decoded rows are made once per chunk
+//   QueryGroup  kThreadQueries      128 queries at least     fewer don't make up for the work that each thread repeats
+//                                   if there are several     for every row
 #pragma once
 
 #include <cstddef>

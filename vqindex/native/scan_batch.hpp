@@ -29,19 +29,18 @@
 
 namespace vqindex {
 
-constexpr std::size_t kChunkQueries = 1024;                     // most queries of a chunk
-constexpr std::size_t kChunkTableBytes = std::size_t{1} << 24;  // most bytes of their tables
-constexpr std::size_t kSubsetTableBytes = std::size_t{1}
-                                          << 17;                // most bytes of a subset's tables, or of eight queries'
-constexpr std::size_t kTileIndexBytes = std::size_t{1} << 19;   // most bytes of a row tile's indices, or of one group's
-constexpr std::size_t kTileGroups = 8;                          // most groups of a row tile
-constexpr std::size_t kPasses = 8;                              // over all row tiles
-constexpr std::size_t kGroupCandidates = std::size_t{1} << 14;  // a group's list has room for so many
-constexpr std::size_t kTileRowsPerSeed =
-    16;  // seeding pays if the first row tile has so many rows for each row it scores
-constexpr std::size_t kPrefetchQueries = 4;  // code queries are prefetched so many candidates ahead of their use
+constexpr std::size_t kChunkQueries = 1024;                      // most queries of a chunk
+constexpr std::size_t kChunkTableBytes = std::size_t{1} << 24;   // most bytes of a chunk's tables
+constexpr std::size_t kSubsetTableBytes = std::size_t{1} << 17;  // most bytes of a subset's tables
+constexpr std::size_t kTileIndexBytes = std::size_t{1} << 19;    // most bytes of a row tile's indices
+constexpr std::size_t kTileGroups = 8;                           // most groups of a row tile
+constexpr std::size_t kPasses = 8;                               // over all row tiles
+constexpr std::size_t kGroupCandidates = std::size_t{1} << 14;   // most candidates in a group's list
+constexpr std::size_t kTileRowsPerSeed = 16;  // seeding pays if a row tile has so many rows for each that it scores
+constexpr std::size_t kPrefetchQueries = 4;   // candidates between the prefetch of a code query and its use
 
-// Places in a group are bytes, and numbers of queries in a chunk 16 bits. A full sign_tile fits an empty list.
+// A place in a group takes a byte, and the number of a query in its chunk 16 bits. If every row of one sign_tile is a
+// candidate, an empty list has room for them.
 static_assert(kGroupRows <= 256 && kChunkQueries <= 65536 && kSignTileQueries * kGroupRows <= kGroupCandidates);
 
 class BatchScan {

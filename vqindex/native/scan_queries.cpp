@@ -1,3 +1,4 @@
+// Rounds queries to int8 and computes the constants of their bounds.
 #include "scan_queries.hpp"
 
 #include <algorithm>

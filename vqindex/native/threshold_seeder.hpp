@@ -25,18 +25,18 @@ class ThresholdSeeder {
   // Scores 2 k to 4 k of the rows that query q may find, those of the highest agreement whatever their norms. If too
   // many rows share one agreement, scores the first 4 k of them.
   void seed_threshold(std::size_t q, const std::vector<AgreementOfRows>& rows) {
-    find_likely_rows(q, rows, 2 * c_.request.k);
-    if (likely_.size() < c_.request.k) return;  // a filter left too few
+    find_seed_rows(q, rows, 2 * c_.request.k);
+    if (seeds_.size() < c_.request.k) return;  // a filter left too few
     rows_.clear();
-    for (const Likely& likely : likely_) {
-      rows_.push_back(likely.row);
-      c_.rows.prefetch_row(likely.row);
+    for (const SeedRow& seed : seeds_) {
+      rows_.push_back(seed.row);
+      c_.rows.prefetch_row(seed.row);
     }
     scores_.resize(rows_.size());
     c_.scorer.score_rows(q, rows_.data(), rows_.size(), scores_.data());
     TopK best(c_.request.k);
     for (std::size_t i = 0; i < rows_.size(); ++i)
-      best.push({std::min(scores_[i], likely_[i].bound), 0, static_cast<std::int64_t>(rows_[i])});
+      best.push({std::min(scores_[i], seeds_[i].bound), 0, static_cast<std::int64_t>(rows_[i])});
     float kth = std::numeric_limits<float>::infinity();
     for (const Hit& hit : best.finish()) kth = std::min(kth, hit.rank_score);
     c_.top_k.raise_threshold(q, kth);
@@ -46,7 +46,7 @@ class ThresholdSeeder {
   // With so many blocks per row to find, looking at the largest agreement of each block first pays.
   static constexpr std::size_t kManyBlocks = 4;
 
-  struct Likely {
+  struct SeedRow {
     std::size_t row;
     float bound;
   };
@@ -58,7 +58,7 @@ class ThresholdSeeder {
   };
 
   // Finds `count` to 2 * count rows of the highest agreement: searches by bisection for a limit that so many are above.
-  void find_likely_rows(std::size_t q, const std::vector<AgreementOfRows>& rows, std::size_t count) {
+  void find_seed_rows(std::size_t q, const std::vector<AgreementOfRows>& rows, std::size_t count) {
     list_blocks(q, rows);
     most_ = c_.queries.sign_bound[q].offset;
     std::int32_t limit = most_ / 2 + most_ / 8;  // a first guess
@@ -70,11 +70,11 @@ class ThresholdSeeder {
       keep_masked_blocks();
     }
     find_limit(limit, count, [this](std::int32_t x) { return count_rows_above(x); });
-    likely_.clear();
+    seeds_.clear();
     for (const Block& block : blocks_)
-      for (std::uint64_t bits = block.mask; bits && likely_.size() < 2 * count; bits &= bits - 1) {
+      for (std::uint64_t bits = block.mask; bits && seeds_.size() < 2 * count; bits &= bits - 1) {
         const std::size_t r = lowest_bit(bits), row = block.at + r;
-        likely_.push_back({row, c_.sign_bound.from_agreement(q, row, block.sums[r])});
+        seeds_.push_back({row, c_.sign_bound.from_agreement(q, row, block.sums[r])});
       }
   }
 
@@ -138,7 +138,7 @@ class ThresholdSeeder {
   std::vector<Block> blocks_;
   std::vector<std::uint64_t> selected_, masks_;  // a word for each block; a bit for each block
   std::vector<std::uint16_t> largest_;           // agreement of each block
-  std::vector<Likely> likely_;
+  std::vector<SeedRow> seeds_;
   std::vector<std::size_t> rows_;
   std::vector<float> scores_;
 };
