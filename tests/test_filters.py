@@ -156,7 +156,7 @@ def test_filtered_results_have_standard_errors_at_any_confidence(confidence):
         ([-3], "id -3 is negative"),
         ([1.5, 2.5, 1.0, 1.0, 1.0, 1.0], "ids have shape"),
         (np.array([0.5]), "ids have dtype float64"),
-        ("all", "ids is 'all'; expected a list"),
+        ("all", "filter is 'all'; expected a bool mask"),
         (vqindex.exclude([-1]), "id -1 is negative"),
         (vqindex.exclude(["a"]), "ids are strings; those of the index are integers"),
         (vqindex.bitmap(np.zeros(N, bool)), "bitmap has dtype bool"),

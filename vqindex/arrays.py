@@ -1,8 +1,8 @@
 """Input arrays: the only module that checks, casts or copies the arrays users pass.
 
-It accepts NumPy arrays, memory maps, h5py datasets, nested lists, torch and CuPy tensors, any object with DLPack, and
-objects that can only be sliced. It returns C-contiguous float32 or int64 NumPy arrays. An array in the memory of a
-backend's device (`OnDevice`) passes the same checks and stays on the device.
+It accepts NumPy arrays, memory maps, h5py datasets, nested lists, torch and CuPy tensors, pyarrow columns, any object
+with DLPack, and objects that can only be sliced. It returns C-contiguous float32 or int64 NumPy arrays. An array in the
+memory of a backend's device (`OnDevice`) passes the same checks and stays on the device.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ __all__ = [
     "float_chunks",
     "float_rows",
     "is_on_device",
+    "no_array",
     "on_host",
 ]
 
@@ -79,6 +80,47 @@ def _is_sliced(array: Any) -> bool:
     )
 
 
+def no_array(value: Any) -> str | None:
+    """Return what kind of thing a value is that NumPy would wrap in an array of no dimension; None for other values."""
+    if isinstance(value, str | bytes):
+        return f"{value!r}"
+    if isinstance(value, set | frozenset | dict):
+        return f"a {type(value).__name__}"
+    if isinstance(value, Iterator):
+        return f"a {type(value).__name__}, which can be read only once"
+    if callable(value) and not hasattr(value, "shape"):
+        return "a function"
+    return None
+
+
+def _column_of_arrow(column: Any) -> NDArray[Any]:
+    """Return a pyarrow Array or ChunkedArray: lists of numbers as a matrix, anything else as a vector."""
+    if hasattr(column, "schema"):
+        raise InvalidInputError(f"the array is a pyarrow {type(column).__name__}; expected one of its columns")
+    if column.null_count:
+        row = column.is_null().to_pylist().index(True)
+        raise InvalidInputError(f"row {row} is null; expected a value in every row")
+    chunks = getattr(column, "chunks", [column])
+    return np.concatenate([_chunk_of_arrow(chunk) for chunk in chunks]) if chunks else np.empty(0, np.float32)
+
+
+def _chunk_of_arrow(chunk: Any) -> NDArray[Any]:
+    if not hasattr(chunk, "flatten") or not hasattr(chunk.type, "value_type"):
+        values = chunk.to_pylist() if str(chunk.type).endswith(("string", "string_view")) else None
+        return chunk.to_numpy(zero_copy_only=False) if values is None else np.array(values, object)
+    lengths = chunk.value_lengths().to_numpy(zero_copy_only=False) if hasattr(chunk, "value_lengths") else np.empty(0)
+    width = int(lengths[0]) if lengths.size else int(getattr(chunk.type, "list_size", 0))
+    if lengths.size and (lengths != width).any():
+        row = int(np.argmax(lengths != width))
+        raise InvalidInputError(f"row {row} has {lengths[row]} numbers and row 0 has {width}; expected equal lengths")
+    values = chunk.flatten()
+    if values.null_count:
+        at = values.is_null().to_pylist().index(True)
+        raise InvalidInputError(f"row {at // width} holds a null; expected {width} numbers")
+    out: NDArray[Any] = values.to_numpy(zero_copy_only=False).reshape(len(chunk), width)
+    return out
+
+
 def _to_host(array: Any) -> Any:
     """Return an object that NumPy can slice; device tensors and DLPack objects are copied to the host."""
     if is_on_device(array):
@@ -87,6 +129,8 @@ def _to_host(array: Any) -> Any:
         raise InvalidInputError("the array has masked values; expected an array without a mask")
     if isinstance(array, np.ndarray) or type(array).__module__.startswith("h5py") or _is_sliced(array):
         return array
+    if type(array).__module__.partition(".")[0] == "pyarrow":
+        return _column_of_arrow(array)
     if hasattr(array, "detach"):  # torch: leave the graph and the device
         array = array.detach().cpu()
         if str(array.dtype) == "torch.bfloat16":
@@ -117,9 +161,14 @@ def as_matrix(array: Any, dim: int, what: str) -> Any:
     InvalidInputError
         If the array is not two-dimensional or not real-valued, or has another number of columns.
     """
+    kind = no_array(array)
+    if kind is not None:
+        raise InvalidInputError(f"{what} is {kind}; expected an array of shape (n, {dim})")
     array = _to_host(array)
     if array.shape == (0,):
         array = np.empty((0, dim), np.float32)
+    if array.shape == (dim,):
+        raise InvalidInputError(f"{what} have shape ({dim},), one vector; expected (n, {dim}), here {what}[None]")
     if len(array.shape) != 2:
         raise InvalidInputError(f"{what} have shape {tuple(array.shape)}; expected (n, {dim})")
     if array.dtype.kind not in "fiu":
@@ -243,6 +292,9 @@ def as_ids(ids: Any, count: int | None = None) -> NDArray[np.int64]:
     count : int, optional
         Expected number of ids; with it the ids must also be distinct.
     """
+    kind = no_array(ids)
+    if kind is not None:
+        raise InvalidInputError(f"ids is {kind}; expected a list or an array of ids, in order")
     array = np.asarray(_to_host(ids))
     if array.ndim != 1:
         raise InvalidInputError(f"ids have shape {array.shape}; expected one dimension")

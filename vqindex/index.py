@@ -309,7 +309,7 @@ class VQIndex:
 
         Parameters
         ----------
-        ids : array-like of int or of str, shape (m,)
+        ids : array-like of int or of str, shape (m,), a set of ids, or a single id
             Ids; ids that are not in the index are ignored.
 
         Returns
@@ -322,7 +322,7 @@ class VQIndex:
         InvalidInputError
             Negative ids, or ids of another kind than the index has. The index is then unchanged.
         """
-        return self._ids.remove(self._ids.find(self._ids.parse_ids(ids)))
+        return self._ids.remove(self._ids.find(self._ids.parse_id_set(ids)))
 
     def compact(self) -> int:
         """Reclaim the memory of removed vectors; ids, their order and all results stay the same.
@@ -397,7 +397,8 @@ class VQIndex:
             The vectors that the search may return; the scan skips all others. One of
 
             * a bool mask of shape (ntotal,), in the order of `ids`; `vqindex.bitmap` of it, packed;
-            * an allowlist: ids of shape (m,); ids that are not in the index, and an empty list, allow nothing;
+            * an allowlist: a set of ids, or ids of shape (m,); ids that are not in the index, and an empty list, allow
+              nothing;
             * `vqindex.exclude(ids)`: all but these;
             * one of these for each query: an array of shape (nq, ...), or a list of nq filters (None for all vectors).
         rerank : optional

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import as_host
+from ..arrays import as_host, no_array
 from ..errors import InvalidInputError
 from .bitmap import WORD, bits_of, from_bytes, full, of_rows, slice_rows, words_of
 from .ids import IdMap
@@ -29,7 +29,7 @@ class exclude:  # noqa: N801 (reads as a verb where it is used)
 
     Parameters
     ----------
-    ids : array-like of int, shape (m,)
+    ids : array-like of int or of str, shape (m,), or a set of ids
         Ids of vectors that a search must not return. Ids that are not in the index have no effect.
     """
 
@@ -87,8 +87,14 @@ class Filter:
     @staticmethod
     def _split(filter: Any) -> list[Any] | None:
         """Return a filter for each query, or None if one filter applies to all."""
-        if isinstance(filter, exclude):
+        if isinstance(filter, exclude | set | frozenset):
             return None
+        kind = no_array(filter)
+        if kind is not None:
+            raise InvalidInputError(
+                f"filter is {kind}; expected a bool mask, ids, vqindex.exclude(ids), vqindex.bitmap(bits), or a list "
+                "with one of these for each query"
+            )
         if isinstance(filter, bitmap):
             bits = as_host(filter.bits)
             return [bitmap(row) for row in bits] if bits.ndim == 2 else None
@@ -101,6 +107,8 @@ class Filter:
 
     def _words(self, filter: Any) -> U64:
         """Return the words of one filter; the bits of removed rows are 0."""
+        if isinstance(filter, set | frozenset):
+            return self._rows_of(filter)
         if isinstance(filter, exclude):
             return self._live() & ~self._rows_of(filter.ids)
         if isinstance(filter, bitmap):
@@ -119,7 +127,7 @@ class Filter:
         return full(self._ids.rows_ever) if live is None else live
 
     def _rows_of(self, ids: Any) -> U64:
-        return self._ids.mark_rows(self._ids.parse_ids(ids))
+        return self._ids.mark_rows(self._ids.parse_id_set(ids))
 
     def _from_bitmap(self, bits: NDArray[Any]) -> U64:
         n = len(self._ids)

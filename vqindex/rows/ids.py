@@ -161,6 +161,20 @@ class IdMap:
         self._check_kind(batch)
         return batch
 
+    def parse_id_set(self, ids: Any) -> IdBatch:
+        """Check ids whose order does not matter: as `parse_ids`, and a single id or a set of ids.
+
+        Raises
+        ------
+        InvalidInputError
+            As `parse_ids`.
+        """
+        if isinstance(ids, set | frozenset):
+            ids = list(ids)
+        elif isinstance(ids, str | int | np.integer) and not isinstance(ids, bool):
+            ids = [ids]
+        return self.parse_ids(ids)
+
     def _check_kind(self, batch: IdBatch) -> None:
         if self._count and batch.numbers.size and (batch.string_ids is None) != (self._string_ids is None):
             kinds = ("integers", "strings")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import as_host
 from ..errors import FileFormatError, InvalidInputError
 
 __all__ = ["StringIds", "as_string_ids", "numbers_of"]
@@ -37,6 +38,8 @@ def as_string_ids(ids: Any) -> list[str] | None:
     if isinstance(ids, str):
         raise InvalidInputError(f"ids is {ids!r}; expected a list of ids")
     if not isinstance(ids, list | tuple):
+        if "string" in str(getattr(ids, "type", "")):  # a column of pyarrow
+            ids = as_host(ids)
         if getattr(getattr(ids, "dtype", None), "kind", None) not in ("U", "T", "O"):
             return None
         ids = np.asarray(ids).tolist()

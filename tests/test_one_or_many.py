@@ -1,0 +1,127 @@
+"""What users pass where many are meant: it is taken, or the error names it and what was expected."""
+
+import numpy as np
+import pytest
+
+import vqindex
+from vqindex import InvalidInputError, VQIndex
+
+DIM = 8
+X = np.random.default_rng(0).standard_normal((20, DIM)).astype(np.float32)
+
+
+@pytest.fixture(params=["integers", "strings"])
+def index(request):
+    index = VQIndex(DIM, metric="cosine")
+    index.add(X, ids=None if request.param == "integers" else [str(i) for i in range(20)])
+    return index
+
+
+@pytest.mark.parametrize("vectors", [(row for row in X), iter(X), {"a": [1]}, {1, 2}, "text", b"text", lambda: X, X[0]])
+def test_what_is_no_matrix_is_named_and_nothing_is_added(vectors):
+    index = VQIndex(DIM, metric="cosine")
+    expected = r"vectors (is|have) .*; expected (an array of shape \(n, 8\)|\(n, 8\), here vectors\[None\])"
+    with pytest.raises(InvalidInputError, match=expected):
+        index.add(vectors)
+    assert len(index) == 0
+    index.add(X)
+    assert index.search(X[3], 1).ids.tolist() == [3]
+
+
+def test_one_id_or_a_set_of_ids_can_be_removed(index):
+    ids = index.ids.tolist()
+    assert index.remove(ids[3]) == 1
+    assert index.remove({ids[4], ids[5]}) == 2
+    assert index.remove(frozenset([ids[6]])) == 1
+    assert index.remove(ids[3]) == 0, "it was removed before"
+    assert index.ids.tolist() == ids[:3] + ids[7:]
+    assert index.search(X[7], 1).ids.tolist() == [ids[7]]
+
+
+def test_a_set_of_ids_filters_like_a_list_of_them(index):
+    some = [index.ids[i] for i in (2, 5, 11)]
+    for as_list, as_set in ((some, set(some)), (vqindex.exclude(some), vqindex.exclude(frozenset(some)))):
+        want, got = index.search(X, 5, filter=as_list), index.search(X, 5, filter=as_set)
+        np.testing.assert_array_equal(got.ids, want.ids)
+        np.testing.assert_array_equal(got.scores, want.scores)
+    each = [set(some[:1]), None, *[set(some)] * 18]
+    got = index.search(X, 5, filter=each)
+    assert set(got.ids[0].tolist()) - {-1, None} == set(some[:1])
+
+
+@pytest.mark.parametrize(
+    ("filter", "named"),
+    [
+        (lambda i: True, "a function"),
+        ({"color": "red"}, "a dict"),
+        ("red", "'red'"),
+        ((i for i in (1,)), "a generator"),
+    ],
+)
+def test_what_is_no_filter_is_named(index, filter, named):
+    with pytest.raises(InvalidInputError, match=f"filter is {named}.*expected a bool mask, ids, vqindex.exclude"):
+        index.search(X, 3, filter=filter)
+
+
+@pytest.mark.parametrize("ids", [{1, 2}, (i for i in range(20)), {"a": 1}])
+def test_ids_without_an_order_are_refused_where_order_matters(ids):
+    index = VQIndex(DIM, metric="cosine")
+    with pytest.raises(InvalidInputError, match=r"ids is a .*; expected a list or an array of ids, in order"):
+        index.add(X, ids=ids)
+    index.add(X)
+    with pytest.raises(InvalidInputError, match="ids is a set; expected a list"):
+        index.estimate(X[0], {1, 2})
+    assert len(index) == 20
+
+
+# ---- pyarrow
+
+
+@pytest.fixture
+def arrow():
+    return pytest.importorskip("pyarrow")
+
+
+def columns_of(pa):
+    fixed = pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), DIM)
+    lists = pa.array([row.tolist() for row in X], pa.list_(pa.float32()))
+    return {
+        "fixed": fixed,
+        "sliced": pa.concat_arrays([fixed, fixed]).slice(20),
+        "chunked": pa.chunked_array([fixed.slice(0, 7), fixed.slice(7)]),
+        "lists": lists,
+        "large": lists.cast(pa.large_list(pa.float32())),
+        "column": pa.table({"v": fixed})["v"],
+    }
+
+
+@pytest.mark.parametrize("kind", ["fixed", "sliced", "chunked", "lists", "large", "column"])
+def test_columns_of_pyarrow_are_vectors(arrow, kind):
+    plain, index = VQIndex(DIM, metric="cosine"), VQIndex(DIM, metric="cosine")
+    plain.add(X)
+    index.add(columns_of(arrow)[kind])
+    for got, want in zip(index.search(columns_of(arrow)[kind], 5), plain.search(X, 5), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_columns_of_pyarrow_are_ids(arrow):
+    numbers, texts = VQIndex(DIM, metric="cosine"), VQIndex(DIM, metric="cosine")
+    numbers.add(X, ids=arrow.array(np.arange(500, 520)))
+    texts.add(X, ids=arrow.chunked_array([[f"t{i}" for i in range(20)]]))
+    assert numbers.search(X[3], 1).ids.tolist() == [503]
+    assert texts.search(X[3], 1).ids.tolist() == ["t3"]
+    assert texts.search(X[3], 1, filter=arrow.array(["t5"])).ids.tolist() == ["t5"]
+
+
+def test_nulls_ragged_lists_and_tables_of_pyarrow_are_refused_by_name(arrow):
+    index = VQIndex(2)
+    floats = arrow.list_(arrow.float32())
+    for column, message in (
+        (arrow.array([[1, 2], None], floats), "row 1 is null"),
+        (arrow.array([[1, 2], [3, None]], floats), "row 1 holds a null"),
+        (arrow.array([[1, 2], [3]], floats), "row 1 has 1 numbers and row 0 has 2"),
+        (arrow.table({"v": arrow.array([[1.0, 2.0]])}), "pyarrow Table; expected one of its columns"),
+    ):
+        with pytest.raises(InvalidInputError, match=message):
+            index.add(column)
+    assert len(index) == 0
