@@ -1,4 +1,4 @@
-"""Code blocks of documentation pages: ``python`` ones, or those with a word behind that."""
+"""Code blocks of documentation pages: those marked ``python``, or ``python`` and another word."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ def blocks(page, word=""):
 
 
 def run(page, word, folder, monkeypatch):
-    """Run a page's blocks of one kind in a folder; there must be some."""
+    """Run a page's blocks of one kind in a folder. The page must have at least one."""
     found = blocks(page, word)
     assert found, f"{page} has no block ```python {word}"
     monkeypatch.chdir(folder)
