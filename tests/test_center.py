@@ -220,7 +220,9 @@ def test_zero_vectors_have_cosine_0():
     others = np.arange(N) % 10 > 0
     np.testing.assert_allclose(scores[1:, others], exact(x[others], q[1:], "cosine"), atol=0.05)
     np.testing.assert_allclose(index.reconstruct([0, 20]), 0, atol=0.05)
-    centered(np.zeros((3, DIM), np.float32), "mean", "cosine").search(Q)
+    scores, ids = centered(np.zeros((3, DIM), np.float32), "mean", "cosine").search(Q, 3)
+    assert ids.tolist() == [[0, 1, 2]] * NQ
+    assert np.abs(scores).max() < 1e-6
 
 
 @every_metric
@@ -311,7 +313,9 @@ def test_a_mean_of_too_large_a_norm_is_refused():
     index = VQIndex(DIM, metric="l2", center="mean")
     with pytest.raises(InvalidInputError, match=r"norm .*e\+\d+; expected less than 2\*\*62"):
         index.add(np.full((3, DIM), 1e30))
+    assert index.center is None
     index.add(X)
+    gpu.same(index.center, centered(X, "mean", "l2").center)
 
 
 # ---- what is refused

@@ -256,7 +256,7 @@ def test_options_come_from_the_environment(folder, ok, run, monkeypatch):
     monkeypatch.setenv("VQINDEX_BUILD_BITS", "many")
     code, _, err = run("build", "base.npy", "-o", "c.vqi")
     assert code == 2
-    assert "VQINDEX_BUILD_BITS" in err or "--bits" in err
+    assert "Invalid value for '--bits': 'many'" in err
     monkeypatch.setenv("VQINDEX_SEARCH_K", "3")
     monkeypatch.setenv("VQINDEX_SEARCH_JSON", "true")
     lines = ok("search", "a.vqi", "queries.npy").splitlines()

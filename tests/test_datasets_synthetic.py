@@ -35,10 +35,13 @@ def test_a_seed_gives_the_same_rows_of_the_asked_shape(name: str) -> None:
 
 @pytest.mark.parametrize("name", SYNTHETIC)
 @pytest.mark.parametrize("n", [1, 2, 25])
-def test_one_dimension_and_few_rows_have_the_asked_shape(name: str, n: int) -> None:
+def test_one_dimension_and_few_rows_give_finite_values_of_the_asked_shape(name: str, n: int) -> None:
     train, test, _ = make(name, n, 1, queries=1, seed=0)
     assert train.shape == (n, 1)
     assert test.shape == (1, 1)
+    assert train.dtype == test.dtype == np.float32
+    assert np.isfinite(train).all()
+    assert np.isfinite(test).all()
 
 
 def test_gaussian_has_mean_0_and_variance_1() -> None:

@@ -74,9 +74,12 @@ def test_the_readme_has_at_most_180_lines():
 def test_every_table_that_a_page_asks_for_exists(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     tables = importlib.import_module("tables")
-    for page in PAGES:
-        for name in re.findall(r"<!-- table: ([\w-]+) -->", (ROOT / page).read_text()):
-            assert tables.TABLES[name]().startswith(("| ", "`")), f"{page}: {name}"
+    requests = [
+        (page, name) for page in PAGES for name in re.findall(r"<!-- table: ([\w-]+) -->", (ROOT / page).read_text())
+    ]
+    assert len(requests) > 5
+    for page, name in requests:
+        assert tables.TABLES[name]().startswith(("| ", "`")), f"{page}: {name}"
 
 
 def test_the_reference_has_every_public_name():

@@ -304,8 +304,9 @@ def test_foreign_folders_are_refused(tmp_path):
 def test_saved_records_are_json_and_not_pickles(tmp_path, store):
     store.save(tmp_path)
     database = sqlite3.connect(tmp_path / DATABASE)
-    for metadata, more in database.execute("SELECT metadata, more FROM docs"):
-        assert isinstance(json.loads(metadata), dict)
-        assert isinstance(json.loads(more), dict)
+    rows = database.execute("SELECT metadata, more FROM docs ORDER BY rowid").fetchall()
     database.close()
+    assert [(json.loads(metadata), json.loads(more)) for metadata, more in rows] == [
+        ({"number": i}, {"more": [i]}) for i in range(20)
+    ]
     vqindex.file_format.verify(next(tmp_path.glob("*.vqi")))

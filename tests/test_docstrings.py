@@ -78,6 +78,11 @@ def test_errors_are_described(name):
     assert "Raises" in sections(FUNCTIONS[name]) or not takes or name in quiet
 
 
+def test_the_check_of_arrays_finds_their_descriptions():
+    kinds = [kind for thing in THINGS.values() for text in sections(thing).values() for _, kind in described(text)]
+    assert sum(any(word in kind for word in ARRAYS) for kind in kinds) > 20
+
+
 @pytest.mark.parametrize("name", THINGS)
 def test_arrays_have_shapes_and_dtypes(name):
     for text in sections(THINGS[name]).values():

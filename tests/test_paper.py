@@ -144,10 +144,11 @@ def test_variance_of_prod_with_the_papers_sketch_is_the_papers(dim, bits, paper)
     close(found, residual * (math.pi / 2 - 1 / dim), slack=0.003)
     assert np.mean(found) < math.sqrt(3) * math.pi**2 * 4.0**-bits
     assert np.mean(found) > 4.0**-bits
-    # The paper's 0.047 is pi/2 times 0.03, its printed value of D(3) = 0.0345; the others agree to their digits.
     limit = {1: 1.571, 2: 0.571, 3: 0.1846, 4: 0.0543}[bits]
     assert np.mean(found) == pytest.approx(limit, rel=0.1)
-    assert paper == pytest.approx(limit, rel=0.14)
+    # The paper's 0.047 is pi/2 times 0.03, its printed value of D(3) = 0.0345, and so 15 % too low. The others differ
+    # in their digits and by 1 / d.
+    assert np.mean(found) == pytest.approx(paper, rel=0.18 if bits == 4 else 0.05)
 
 
 @pytest.mark.parametrize("bits", [1, 2])

@@ -257,5 +257,10 @@ def test_good_arguments_give_the_results_of_the_defaults(codec):
     ):
         for one, other in zip(index.search(q, 5, **kwargs), want, strict=True):
             np.testing.assert_array_equal(one, other)
-    for confidence in (1, 1.0, np.float64(0.7), np.float32(0.7), math.nextafter(0.5, 1)):
-        assert index.search(q, 5, confidence=confidence).ids.shape == (4, 5)
+    for confidence in (1, np.float64(0.7), np.float32(0.7)):
+        expected = index.search(q, 5, confidence=float(confidence))
+        for one, other in zip(index.search(q, 5, confidence=confidence), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+    found = index.search(q, 5, confidence=math.nextafter(0.5, 1))
+    for i in range(4):
+        np.testing.assert_array_equal(index.estimate(q, found.ids[i])[i], found.scores[i])
