@@ -22,9 +22,10 @@ test: $(STAMPS)/test
 mutations: $(STAMPS)/test
 	$(BIN)/python tests/mutations.py
 
-# The site, into build/site: broken links and pages that no menu leads to are errors.
+# The site, into build/site: broken links, pages that no menu leads to and literal fences are errors.
 docs: $(STAMPS)/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python docs/check_site.py build/site
 
 # The example with its real model, over a few modules; and what it should find there.
 ASK := $(BIN)/python examples/semantic_search.py --modules shutil threading json --index build/example.vqi -k 3 --query

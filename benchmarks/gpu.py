@@ -1,19 +1,20 @@
-"""The GPU engine on a device: first whether it is right, then how fast it is beside its floors and other libraries.
+"""Test the GPU engine on a device, then measure it beside its floors and other libraries.
 
     python benchmarks/gpu.py [--name h200] [--minutes 10] [--rows 1000000 10000000 100000000] [--no-tests]
 
-1. Checks, each with a share of the time: the instructions that the emulator imitates; the hash gate; all other tests of
-   `pytest -m gpu`. After the first that fails nothing is timed: what is wrong needs no timing.
-2. Encoding of rows that are on the device, as a share of the time in which a copy moves as many bytes.
-3. Searches (k = 10) of random codes of 1, 2 and 4 bits: seconds, and as a share of the time in which a copy reads the
-   codes once. At confidence 1, and at the default with its bound.
-4. Beside it on the same device, where they can be imported: torch float16 matmul + topk, torch._int_mm + topk,
-   faiss-gpu (Flat float16, IVFPQ) and cuVS (brute force); with the smallest number of rows.
+1. Checks. Each may take a share of the time: the instructions that the emulator imitates, the hash gate, and all other
+   tests of `pytest -m gpu`. If a check fails, nothing is timed.
+2. Encoding of rows that lie on the device. `share_of_memory_floor` is the time in which a copy moves as many bytes,
+   divided by the measured time.
+3. Searches (k = 10) of random codes of 1, 2 and 4 bits, at confidence 1 and at the default. `share_of_memory_floor` is
+   the time in which a copy moves the bytes of the codes once, divided by the measured time.
+4. Other libraries on the same device, if they can be imported: torch float16 matmul + topk, torch._int_mm + topk,
+   faiss-gpu (Flat float16, IVFPQ) and cuVS (brute force). They are measured with the smallest number of rows.
 
-One JSON line for each check and measurement goes to results/gpu-<name>.jsonl at once, with the device's name, so that a
-run that ends early leaves what it has. What does not fit, is not installed, fails, or comes after the time given is
-left out with a message. `--emulate` goes through all steps on the emulator, in tiny sizes, with torch's CPU and the
-first check, to see that the script works; its times mean nothing and are not written.
+Each check and each measurement is written at once as a JSON line to results/gpu-<name>.jsonl, with the device's name. A
+run that ends early therefore keeps its results. A step is skipped with a message if it does not fit, is not installed,
+fails, or would start after the time given. `--emulate` runs all steps on the emulator in tiny sizes, with torch on the
+CPU and only the first check. It tests the script; its times mean nothing and are not written.
 """
 
 from __future__ import annotations
@@ -44,17 +45,17 @@ K = 10
 QUERIES = (1, 8, 64, 1024)
 BITS = (1, 2, 4)
 DEFAULT_CONFIDENCE = 0.995
-_PATTERN_ROWS = 2**14  # random rows made on the host, repeated on the device
+_PATTERN_ROWS = 2**14  # random rows that the host generates and the device repeats
 
 
 class Clock:
-    """Median seconds of some work on the device, by CUDA events; by the wall clock on the emulator."""
+    """Median seconds of work on the device: from CUDA events, or from the wall clock on the emulator."""
 
     def __init__(self, emulated: bool) -> None:
         self._emulated = emulated
 
     def __call__(self, work: Callable[[], Any], repeats: int = 5, enough: float = 3.0) -> float:
-        """Run the work, once more at first to compile and warm up; less often if that takes longer than `enough`."""
+        """Run the work once to compile and warm up, then `repeats` times or until `enough` seconds are measured."""
         if self._emulated:
             start = time.perf_counter()
             work()
@@ -76,14 +77,14 @@ class Clock:
 
 
 def copy_speed(device: Device, clock: Clock, size: int) -> float:
-    """Bytes read and written a second by a copy on the device."""
+    """Return the bytes that a copy on the device reads and writes in a second."""
     source, target = (device.empty((size,), np.uint8) for _ in range(2))
     device.fill(source, 1)
     return 2 * size / clock(lambda: device.copy(target, source))
 
 
 def repeated(device: Device, rows: int, width: int, dtype: Any, make: Callable[[int], np.ndarray]) -> Any:
-    """Return a device array of rows * width values: a pattern made on the host, again and again."""
+    """Return a device array of rows * width values, which repeats a pattern from the host."""
     out = device.empty((rows * width,), dtype)
     pattern = device.upload(np.ascontiguousarray(make(min(rows, _PATTERN_ROWS) * width), dtype))
     for start in range(0, out.size, pattern.size):
@@ -93,21 +94,21 @@ def repeated(device: Device, rows: int, width: int, dtype: Any, make: Callable[[
 
 
 def random_segments(device: Device, engine: Engine, rows: int, seed: int = 0) -> list[DeviceRows]:
-    """Rows of random codes; no two segments have the same factors."""
+    """Return rows of random codes; each segment has random weights of its own."""
     rng, segments = np.random.default_rng(seed), []
     words = engine.layout.tile_words // 64
     for start in range(0, rows, SEGMENT_ROWS):
         capacity = -(-min(SEGMENT_ROWS, rows - start) // 64) * 64
         codes = repeated(device, capacity, words, np.uint64, lambda n: rng.integers(0, 2**64, n, dtype=np.uint64))
-        lead, norm = (
+        code_weight, norm = (
             repeated(device, capacity, 1, np.float32, lambda n: 1 + rng.random(n, np.float32)) for _ in range(2)
         )
-        segments.append(DeviceRows(codes, lead, None, norm, capacity, min(SEGMENT_ROWS, rows - start)))
+        segments.append(DeviceRows(codes, code_weight, None, norm, capacity, min(SEGMENT_ROWS, rows - start)))
     return segments
 
 
 class Sizes(NamedTuple):
-    """What is measured: tiny on the emulator."""
+    """Sizes of the measurements; tiny on the emulator."""
 
     dim: int
     queries: tuple[int, ...]
@@ -118,7 +119,7 @@ class Sizes(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A measurement, which may fail alone."""
+    """A measurement. If it fails, the others still run."""
 
     name: str
     run: Callable[[], Iterator[dict[str, Any]]]
@@ -172,8 +173,8 @@ def searching(device: Device, clock: Clock, speed: float, rows: int, sizes: Size
         fits(device, rows * row_bytes)
         segments = random_segments(device, engine, rows)
         for count in sizes.queries:
-            given = np.random.default_rng(2).standard_normal((count, dim), np.float32)
-            prepared = engine.prepare(device.upload(given))
+            queries = np.random.default_rng(2).standard_normal((count, dim), np.float32)
+            prepared = engine.prepare(device.upload(queries))
             for confidence in (1.0, DEFAULT_CONFIDENCE):
                 seconds = clock(lambda: search_all(engine, segments, prepared, confidence))  # noqa: B023 - runs at once
                 yield {
@@ -213,7 +214,8 @@ def time_int8(clock: Clock, rows: int, sizes: Sizes) -> Iterator[dict[str, Any]]
 
     x = torch.randint(-127, 128, (rows, sizes.dim), device=sizes.place, dtype=torch.int8)
     for count in sizes.queries:
-        q = torch.randint(-127, 128, (max(32, count), sizes.dim), device=sizes.place, dtype=torch.int8)  # 17 at least
+        padded = max(32, count)  # _int_mm needs more than 16 rows
+        q = torch.randint(-127, 128, (padded, sizes.dim), device=sizes.place, dtype=torch.int8)
         seconds = clock(lambda q=q: torch._int_mm(q, x.T).topk(K))
         yield peer_line("torch._int_mm + topk", rows, sizes.dim, count, seconds)
 
@@ -231,7 +233,7 @@ def time_faiss(clock: Clock, rows: int, sizes: Sizes, kind: str) -> Iterator[dic
         index = faiss.GpuIndexFlatIP(resources, sizes.dim, flat)
     else:
         tables = faiss.GpuIndexIVFPQConfig()
-        tables.useFloat16LookupTables = True  # of float32 they are more than a block's shared memory
+        tables.useFloat16LookupTables = True  # float32 tables exceed the shared memory of a block
         index = faiss.GpuIndexIVFPQ(resources, sizes.dim, 1024, sizes.dim // 16, 8, faiss.METRIC_INNER_PRODUCT, tables)
         index.train(x[:100_000])
     index.add(x)
@@ -262,7 +264,7 @@ def index_peers(clock: Clock, rows: int, sizes: Sizes) -> Iterator[Step]:
     yield Step("cuVS", lambda: time_cuvs(clock, rows, sizes))
 
 
-# What must be right before anything is timed: a name, what pytest selects, and the share of all the time it may take.
+# Checks before anything is timed: a name, the expression of `pytest -k`, and the share of the time that it may take.
 CHECKS = (
     ("instructions", "instructions_of or every_half", 0.1),
     ("hash gate", "hash_gate", 0.2),
@@ -274,12 +276,12 @@ def check(emulate: bool, seconds: float) -> Iterator[dict[str, Any]]:
     """Run the checks in order until one fails."""
     root = Path(__file__).parent.parent
     files = [str(path) for path in sorted((root / "tests").glob("test_gpu_*.py"))]
-    for name, chosen, share in CHECKS[:1] if emulate else CHECKS:
+    for name, selection, share in CHECKS[:1] if emulate else CHECKS:
         mark = "not gpu" if emulate else "gpu"
-        command = [sys.executable, "-m", "pytest", "-q", "--maxfail=10", "-m", mark, "-k", chosen, *files]
+        command = [sys.executable, "-m", "pytest", "-q", "--maxfail=10", "-m", mark, "-k", selection, *files]
         start = time.monotonic()
         try:
-            # (A file of JSON lines may be read from what this script prints: pytest's words go the other way.)
+            # This script's output is JSON lines, so pytest's output goes to stderr.
             done = subprocess.run(command, cwd=root, check=False, timeout=share * seconds, stdout=sys.stderr)
             passed, how = done.returncode == 0, f"pytest ends with {done.returncode}"
         except subprocess.TimeoutExpired:
@@ -291,14 +293,14 @@ def check(emulate: bool, seconds: float) -> Iterator[dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
-    """Return what is installed of what the results depend on."""
+    """Return the versions of the installed packages that the results depend on."""
     names = ("vqindex", "cupy-cuda", "nvidia-cuda-nvrtc", "torch", "faiss", "cuvs")
-    there = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
-    return {name: version for name, version in sorted(there.items()) if name.startswith(names)}
+    installed = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
+    return {name: version for name, version in sorted(installed.items()) if name.startswith(names)}
 
 
 def steps(device: Device, clock: Clock, sizes: Sizes) -> Iterator[Step]:
-    """Yield what is to be measured, the most important first: for the fewest rows all of it, and torch's."""
+    """Yield the measurements, the most important first: all of the smallest size, and torch's, come early."""
     speeds: list[float] = []
 
     def copy() -> Iterator[dict[str, Any]]:
@@ -306,7 +308,7 @@ def steps(device: Device, clock: Clock, sizes: Sizes) -> Iterator[Step]:
         yield {"what": "copy", "bytes_per_second": speeds[0]}
 
     yield Step("copying", copy)
-    speed = speeds[0] if speeds else float("nan")  # shares are then unknown, times are not
+    speed = speeds[0] if speeds else float("nan")  # if copying failed, times are known but shares are not
     for number, rows in enumerate(sizes.rows):
         yield from searching(device, clock, speed, rows, sizes)
         if number < len(sizes.encoded):
@@ -317,7 +319,7 @@ def steps(device: Device, clock: Clock, sizes: Sizes) -> Iterator[Step]:
 
 
 def release(emulate: bool) -> None:
-    """Give memory that libraries keep for themselves back to the device, for the others."""
+    """Free the memory that libraries cache, so that the next step can use it."""
     if emulate:
         return
     import cupy
@@ -331,16 +333,16 @@ def measure(device: Device, sizes: Sizes, emulate: bool, end: float) -> Iterator
     clock = Clock(emulate)
     for step in steps(device, clock, sizes):
         if time.monotonic() > end:
-            print(f"left out: {step.name}: the time is over")
+            print(f"skipped: {step.name}: the time is over")
             continue
         try:
             for line in step.run():
                 yield line
                 if time.monotonic() > end:
-                    print(f"left out: the rest of {step.name}: the time is over")
+                    print(f"skipped: the rest of {step.name}: the time is over")
                     break
-        except Exception as error:  # of whatever library: the other steps are worth having
-            print(f"left out: {step.name}: {type(error).__name__}: {error}")
+        except Exception as error:  # of any library: the other steps still run
+            print(f"skipped: {step.name}: {type(error).__name__}: {error}")
         release(emulate)
 
 
@@ -367,8 +369,8 @@ def find_device(emulate: bool) -> Device:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", default="device", help="of the results' file")
-    parser.add_argument("--minutes", type=float, default=10, help="for all of it, checks included")
+    parser.add_argument("--name", default="device", help="name of the results' file")
+    parser.add_argument("--minutes", type=float, default=10, help="time for all steps, including the checks")
     parser.add_argument("--rows", type=int, nargs="+", default=[10**6, 10**7, 10**8])
     parser.add_argument("--no-tests", action="store_true")
     parser.add_argument("--emulate", action="store_true")
@@ -391,7 +393,7 @@ def main() -> None:
         for line in check(args.emulate, 60 * args.minutes):
             report(line)
         if not found[-1]["passed"]:
-            sys.exit("error: a check fails on this device; what is wrong needs no timing")
+            sys.exit("error: a check fails on this device, so nothing is timed")
     for line in measure(device, sizes_of(args), args.emulate, end):
         report(line)
     timed = [line for line in found if "seconds" in line]

@@ -1,20 +1,20 @@
-"""How near the scan is to what the processor could do: its kernels against peaks measured beside them.
+"""Compare the kernels of the CPU scan with the peaks of the processor, which are measured beside them.
 
     python benchmarks/roofline.py [--dims 100 384 768 1536] [--rows 200000]
 
-Compiles roofline.cpp with the extension's kernels (needs g++ or the compiler in CXX), and writes one JSON line each to
-results/roofline.jsonl, in place of the lines of the same machine:
+The script compiles roofline.cpp with the extension's kernels; it needs g++ or the compiler in CXX. It writes one JSON
+line for each measurement to results/roofline.jsonl and replaces the lines of the same machine:
 
-* `peak`: clock (a chain of additions), `vpdpbusd`, `vpermb` and float32 additions a nanosecond from registers, bytes a
-  nanosecond from the second-level cache and from memory. Only with AVX-512 VBMI, whose instructions they are.
-* `kernel`: nanoseconds of a call (median, minimum, maximum of 15 runs), and for those that meet every row the share
-  of the peak that bounds them: dot products for `tile_sums`, look-ups for `sign_tile`, the memory's bandwidth for
-  `sign_plane`, by which a single query reads all rows. `instructions` are counted from the source.
-* `search`: a whole search of Gaussian clusters on one thread, nanoseconds for a query and a row, beside what its
-  kernels alone would take: the one that meets every row, and `row_sums` (batch) or `row_dots` (single) for the rows
-  whose bound passes the final bar.
-* `encode`: nanoseconds of processor time for a vector, all steps, beside what the additions of the Hadamard rounds or
-  the reading of the vector would take alone, whichever is more.
+* `peak`: the clock (a chain of additions); `vpdpbusd`, `vpermb` and float32 additions a nanosecond from registers;
+  bytes a nanosecond from the second-level cache and from memory. Peaks need AVX-512 VBMI, which has these instructions.
+* `kernel`: nanoseconds of a call (median, minimum and maximum of 15 runs). Kernels that read every row have the share
+  of the peak that bounds them: dot products for `tile_sums`, look-ups for `sign_tile`, and memory bandwidth for
+  `sign_plane`, with which a single query reads all rows. `instructions` are counted from the source.
+* `search`: a whole search of Gaussian clusters on one thread, in nanoseconds for a query and a row. Beside it stands
+  the time of its kernels alone: the kernel that reads every row, and `row_sums` (batch) or `row_dots` (single) for the
+  rows whose bound is above the final threshold.
+* `encode`: nanoseconds of processor time for a vector, all steps. Beside it stands the time of the additions of the
+  Hadamard rounds or of reading the vector, whichever is more.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ HERE = Path(__file__).parent
 NATIVE = HERE.parent / "vqindex" / "native"
 # Constants of native/kernels.hpp.
 TILE, QUERIES, GROUP, SIGN_QUERIES, UNIT = 128, 2, 256, 8, 24
-CAUGHT, DOTS = 4096, 16  # of roofline.cpp: rows of a call of row_sums and row_dots
+CANDIDATES, DOTS = 4096, 16  # of roofline.cpp: rows of a call of row_sums and row_dots
 FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd", "-w"]
 CODES = (("turboquant-prod", 2), ("turboquant-prod", 4), ("trellis", 2), ("trellis", 4))
 
@@ -63,7 +63,7 @@ def compiled(folder: Path) -> Path:
 
 
 def work_of(kernel: str, dim: int, memory: int) -> Line:
-    """Return what one call of a kernel does, in units that a peak is measured in, and its instructions."""
+    """Return the work of one call of a kernel, in the units of the peaks, and its instructions."""
     units = (dim + UNIT - 1) // UNIT
     if kernel == "tile_sums":  # eight loads and two broadcasts for 16 dot products
         steps = -(-dim // 4)
@@ -72,7 +72,7 @@ def work_of(kernel: str, dim: int, memory: int) -> Line:
         work = units * SIGN_QUERIES
         return {"pairs": GROUP * SIGN_QUERIES, "permutes": 16 * work, "instructions": 48 * work}
     if kernel == "row_sums":
-        return {"pairs": CAUGHT, "dots": CAUGHT * -(-dim // 64)}
+        return {"pairs": CANDIDATES, "dots": CANDIDATES * -(-dim // 64)}
     if kernel == "sign_plane":
         group = -(-dim // 8) * GROUP
         return {"pairs": memory // group * GROUP, "bytes": memory // group * group}
@@ -86,7 +86,7 @@ def work_of(kernel: str, dim: int, memory: int) -> Line:
 
 
 def kernels(program: Path, dims: list[int]) -> Iterator[Line]:
-    """Run the compiled half and add the shares of the peaks."""
+    """Run the compiled program and add the shares of the peaks."""
     peaks: dict[str, float] = {}
     memory = 2**28
     out = subprocess.run([str(program), *map(str, dims)], check=True, capture_output=True, text=True).stdout
@@ -107,7 +107,7 @@ def kernels(program: Path, dims: list[int]) -> Iterator[Line]:
 
 
 def processor_seconds(call: Callable[[], Any], repeats: int = 7) -> dict[str, float]:
-    """Return seconds of processor time, spread over repeats after one to warm up."""
+    """Return the spread of processor seconds over repeats, after one call to warm up."""
     call()
     times = []
     for _ in range(repeats):
@@ -118,31 +118,31 @@ def processor_seconds(call: Callable[[], Any], repeats: int = 7) -> dict[str, fl
 
 
 def passing(index: vqindex.VQIndex, queries: np.ndarray, k: int) -> float:
-    """Return the share of rows whose bound is above the k-th score: those that any order of the scan has to score."""
+    """Return the share of rows whose bound is above the k-th score. A scan in any order has to score these rows."""
     reference = make_backend(Codec(index.spec), "reference")
     prepared = reference.prepare(queries)
-    bar = index.search(queries, k).scores[:, -1:]
+    threshold = index.search(queries, k).scores[:, -1:]
     count = 0
     for block in index._rows.stored():
         for start in range(0, block.rows, 2**14):
             piece = join_rows(index.spec, block, slice(start, start + 2**14))
             bounds = reference._bounds(prepared, piece, quantile(0.995))  # type: ignore[attr-defined]
-            count += int((bounds > bar).sum())
+            count += int((bounds > threshold).sum())
     return count / (len(queries) * len(index))
 
 
 def one_by_one(index: vqindex.VQIndex, queries: np.ndarray) -> None:
-    """Search for every query in a call of its own."""
+    """Search for each query in a separate call."""
     for query in queries:
         index.search(query, 10, threads=1)
 
 
 def searches(dim: int, rows: int, times: dict[tuple[str, int], Line]) -> Iterator[Line]:
-    """Measure whole searches beside what their kernels alone would take."""
+    """Measure whole searches, and compute the time that their kernels alone would take."""
     rng = np.random.default_rng(0)
-    centres = rng.standard_normal((200, dim), dtype=np.float32)
-    x = centres[rng.integers(0, 200, rows)] + rng.standard_normal((rows, dim), dtype=np.float32)
-    q = centres[rng.integers(0, 200, 1000)] + rng.standard_normal((1000, dim), dtype=np.float32)
+    centers = rng.standard_normal((200, dim), dtype=np.float32)
+    x = centers[rng.integers(0, 200, rows)] + rng.standard_normal((rows, dim), dtype=np.float32)
+    q = centers[rng.integers(0, 200, 1000)] + rng.standard_normal((1000, dim), dtype=np.float32)
 
     def pair(kernel: str) -> float:
         line = times[kernel, dim]
@@ -173,7 +173,7 @@ def searches(dim: int, rows: int, times: dict[tuple[str, int], Line]) -> Iterato
 
 
 def encoding(dim: int, peaks: dict[str, float]) -> Iterator[Line]:
-    """Measure encoding on one processor beside the additions of its three Hadamard rounds, and the bytes it reads."""
+    """Measure encoding on one processor, and the floor of the three Hadamard rounds' additions or the bytes read."""
     x = np.random.default_rng(0).standard_normal((20_000, dim), dtype=np.float32)
     additions = 3 * sum(2**i * i for i in range(dim.bit_length()) if dim >> i & 1)
     floor = max(additions / peaks["additions"], 4 * dim / peaks["bytes"]) if peaks else None
@@ -207,7 +207,7 @@ def main() -> None:
 
 
 def report(lines: list[Line]) -> None:
-    """Print what the lines say."""
+    """Print the lines as tables."""
     show_table(
         ["kernel", "d", "ns a call", "ns a pair", "share of peak"],
         [

@@ -163,7 +163,7 @@ def scan(figure: Figure, look: Look) -> None:
     turn = index._codec.rotation.forward
     signs = np.where(turn(np.ascontiguousarray(rows.T)) > 0, 1.0, -1.0)
     by_signs = np.sqrt(np.pi / (2 * d)) * (turn(query[:, None])[:, 0] @ signs)
-    width = quantile(DEFAULT_CONFIDENCE) * np.sqrt(SignBoundTerms.of(d).plane)
+    width = quantile(DEFAULT_CONFIDENCE) * np.sqrt(SignBoundTerms.of(d).sign_variance)
     score = index.estimate(query, np.arange(len(rows)))
     threshold = np.sort(score)[-k]
     read = by_signs + width > threshold

@@ -34,21 +34,6 @@ BROUGHT = {
 SHOWN = {"README.md": "index.md", **BROUGHT}
 
 
-def on_config(config: Any) -> Any:
-    """Drop pages that do not exist from the navigation."""
-
-    def is_present(entry: Any) -> bool:
-        page = next(iter(entry.values()))
-        return not isinstance(page, str) or page in BROUGHT.values() or (HERE / page).exists()
-
-    for section in config.nav:
-        for title, pages in section.items():
-            if isinstance(pages, list):
-                section[title] = [entry for entry in pages if is_present(entry)]
-    config.nav = [section for section in config.nav if is_present(section)]
-    return config
-
-
 def on_files(files: Files, config: Any) -> Files:
     """Draw the figures; add them and the files from outside."""
     figures.draw(FIGURES)

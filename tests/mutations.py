@@ -133,11 +133,11 @@ MUTATIONS = [
     # ---- ids
     Mutation(
         "ids",
-        "            self._count, self._ids, self._next, self._live, self._removed, self._string_ids, names = ",
-        "            names = savepoint[-1]\n            ignored = ",
+        "            self._count, self._ids, self._next, self._live, self._removed, self._string_ids, strings = ",
+        "            strings = savepoint[-1]\n            ignored = ",
         TAKEN,
     ),
-    Mutation("ids", "                self._string_ids.rollback(names)\n", "                pass\n", TAKEN),
+    Mutation("ids", "                self._string_ids.rollback(strings)\n", "                pass\n", TAKEN),
     Mutation(
         "ids",
         "            self._table = IdTable()\n",
@@ -149,7 +149,13 @@ MUTATIONS = [
     Mutation("ids", "                following = None\n", "                pass\n", "test_changes.py test_index.py"),
     Mutation("ids", "            following += count\n", "            pass\n", "test_changes.py test_index.py"),
     Mutation("ids", "                self._remove(replaces)\n", "                pass\n", "test_changes.py"),
-    Mutation("ids", "        self._removed += removed\n", "", "test_changes.py test_index.py"),
+    Mutation("ids", "            self._removed += removed\n", "", "test_changes.py test_index.py"),
+    Mutation(
+        "ids",
+        "            self._removed = WORD * self._live.size - count_bits(self._live)\n",
+        "            pass\n",
+        f"{REFUSED} -k removal_that_is_interrupted",
+    ),
     Mutation(
         "ids",
         "_wider(self._live, -(-last // WORD), ~np.uint64(0))",
@@ -182,8 +188,8 @@ MUTATIONS = [
     ),
     Mutation(
         "ids",
-        "        return IdMap(rows.size, self.numbers(rows), self.next_id, names)\n",
-        "        return IdMap(rows.size, self.numbers(rows), None, names)\n",
+        "        return IdMap(rows.size, self.numbers(rows), self.next_id, strings)\n",
+        "        return IdMap(rows.size, self.numbers(rows), None, strings)\n",
         "test_changes.py",
     ),
     # ---- ids that are strings
@@ -197,7 +203,7 @@ MUTATIONS = [
     ),
     Mutation(
         "string ids",
-        "            if row >= 0 and self._name(row) != name:\n",
+        "            if row >= 0 and self._string(row) != string:\n",
         "            if False:\n",
         "test_string_ids.py",
     ),
@@ -215,7 +221,7 @@ MUTATIONS = [
     ),
     Mutation(
         "string ids",
-        "        if not isinstance(name, str):\n",
+        "        if not isinstance(string, str):\n",
         "        if False:\n",
         "test_string_ids.py test_refused_changes.py",
     ),
@@ -224,8 +230,8 @@ MUTATIONS = [
     Mutation("originals", "        return list(self.parts)\n", "        return self.parts\n", REFUSED),
     Mutation(
         "originals",
-        "        same.parts = list(self.parts)\n",
-        "        same.parts = self.parts\n",
+        "        view.parts = list(self.parts)\n",
+        "        view.parts = self.parts\n",
         "test_threads.py test_rerank.py",
         why="later rows come after the rows that a search sees, joined or not; only a thread that reads the list while "
         "it changes could see it",
@@ -238,8 +244,8 @@ MUTATIONS = [
     ),
     Mutation(
         "originals",
-        "            offset += len(part.values)\n        return chosen\n",
-        "        return chosen\n",
+        "            offset += len(part.values)\n        return selected\n",
+        "        return selected\n",
         "test_rerank.py",
     ),
     Mutation(
@@ -274,16 +280,16 @@ MUTATIONS = [
     Mutation("center", "residuals if self.vector is None else residuals + self.vector", "residuals", "test_center.py"),
     Mutation(
         "center",
-        "            worse = self.scores(_number(middle)) <= wanted\n",
-        "            worse = self.scores(_number(middle)) < wanted\n",
+        "            worse = self.scores(_float_of_rank(middle)) <= thresholds\n",
+        "            worse = self.scores(_float_of_rank(middle)) < thresholds\n",
         "test_center.py test_range.py",
     ),
     Mutation("center", "return np.float32(0.5) * errors if", "return errors if", "test_center.py"),
     # ---- filters and sets of rows
     Mutation(
         "filters",
-        "            return self._live() & ~self._rows_of(given.ids)\n",
-        "            return ~self._rows_of(given.ids)\n",
+        "            return self._live() & ~self._rows_of(filter.ids)\n",
+        "            return ~self._rows_of(filter.ids)\n",
         "test_filters.py",
     ),
     Mutation(
@@ -308,19 +314,19 @@ MUTATIONS = [
         "        pass\n",
         "test_filters.py test_selection.py",
     ),
-    Mutation("bitmap", "    out[..., : rest.shape[-1]] |= rest\n", "", "test_store.py -k filters_allow"),
+    Mutation("bitmap", "    out[..., : upper.shape[-1]] |= upper\n", "", "test_store.py -k filters_allow"),
     # ---- search
     Mutation(
         "searcher",
-        "scores, rows = rerank(metric, on_host(given), found.rows, vectors_of, k)\n",
+        "scores, rows = rerank(metric, on_host(vectors), found.rows, vectors_of, k)\n",
         "scores, rows = found.scores[:, :k], found.rows[:, :k]\n",
         "test_rerank.py",
     ),
-    Mutation("rerank", "        keys[~there] = np.inf\n", "", "test_rerank.py test_search.py"),
+    Mutation("rerank", "        ascending[~is_present] = np.inf\n", "", "test_rerank.py test_search.py"),
     Mutation(
         "rerank",
-        "        order = np.lexsort((last, keys))[:, :k]\n",
-        "        order = np.lexsort((-last, keys))[:, :k]\n",
+        "        order = np.lexsort((tie_break, ascending))[:, :k]\n",
+        "        order = np.lexsort((-tie_break, ascending))[:, :k]\n",
         "test_rerank.py",
     ),
     # ---- store

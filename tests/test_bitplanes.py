@@ -188,7 +188,15 @@ def test_splitting_into_arrays_of_wrong_shapes_is_refused():
     rows = coded(spec, 10).codes
     block = empty(spec, 70)
     split_rows(rows, 17, 0, 4, 60, block.signs, block.codes)
-    right = {"codes": rows, "dim": 17, "lead": 0, "bits": 4, "start": 0, "signs": block.signs, "rest": block.codes}
+    right = {
+        "codes": rows,
+        "dim": 17,
+        "warmup_fields": 0,
+        "bits": 4,
+        "start": 0,
+        "signs": block.signs,
+        "rest": block.codes,
+    }
     for wrong in (
         {"start": 61},
         {"start": 130},
@@ -196,14 +204,14 @@ def test_splitting_into_arrays_of_wrong_shapes_is_refused():
         {"bits": 9},
         {"bits": 3},
         {"dim": 19},
-        {"lead": 3},
-        {"lead": 3, "bits": 5},
+        {"warmup_fields": 3},
+        {"warmup_fields": 3, "bits": 5},
         {"codes": rows[:, :-1].copy()},
         {"signs": block.signs[:, :2].copy()},
         {"rest": block.codes[:, :-1].copy()},
         {"signs": block.signs[:1].copy(), "start": 60},
     ):
-        with pytest.raises(ValueError, match=r"expected rows of lead \+ dim fields"):
+        with pytest.raises(ValueError, match=r"expected rows of warmup_fields \+ dim fields"):
             split_rows(**{**right, **wrong})
 
 

@@ -18,7 +18,7 @@ from stores import DIM, QUERIES, content, open_with, vectors
 
 import vqindex
 from vqindex import FileFormatError, IndexSpec, InvalidInputError, VQIndex, file_format
-from vqindex.file_format import reader
+from vqindex.file_format import layout
 from vqindex.store import verify_store
 from vqindex.store.manifest import MANIFEST, read_manifest
 
@@ -121,7 +121,7 @@ def test_a_center_block_that_contradicts_the_header_is_refused(path, tmp_path):
     def with_block(array, **entry):
         path.write_bytes(original)
         replace_block(path, "center", array)
-        checks = reader.Checksummer()
+        checks = layout.Checksummer()
         checks.update(array)
         entry = {"crc32": checks.sums(), "shape": list(array.shape), "dtype": array.dtype.str, **entry}
         edit_header(path, lambda header: header["blocks"].update(center=entry))

@@ -58,10 +58,10 @@ def test_build_reads_other_formats_alike(folder, ok):
     with h5py.File("x.h5", "w") as file:
         file["other"], file["more"] = x[:5], x
     ok("build", "base.npy", "-o", "a.vqi")
-    codes = vqindex.file_format.read("a.vqi").rows.codes
+    codes = vqindex.file_format.read("a.vqi").segment.stored.codes
     for args in (("x.fvecs",), ("x.npz",), ("x.h5", "--dataset", "more")):
         ok("build", *args, "-o", "b.vqi", "--force")
-        np.testing.assert_array_equal(vqindex.file_format.read("b.vqi").rows.codes, codes)
+        np.testing.assert_array_equal(vqindex.file_format.read("b.vqi").segment.stored.codes, codes)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])

@@ -104,8 +104,8 @@ def test_saving_a_mapped_index_over_its_own_file(tmp_path):
 def test_mapped_rows_are_not_read(tmp_path):
     for n in (1, 3, 17, 300, 2000):
         make(n, ids=True).save(tmp_path / "a.vqi")
-        stored = file_format.read(tmp_path / "a.vqi", mmap=True)
-        for part in (*stored.rows, stored.ids):
+        segment = file_format.read(tmp_path / "a.vqi", mmap=True).segment
+        for part in (*segment.stored, segment.ids):
             assert isinstance(part, np.memmap) or part.nbytes < 4096
             assert part.flags.aligned
             assert not part.flags.writeable
@@ -141,7 +141,7 @@ def test_blocks_are_plain_contiguous_arrays(tmp_path):
     path = tmp_path / "a.vqi"
     index = make(3000, "l2", ids=True)
     index.save(path)
-    rows = file_format.read(path).rows
+    rows = file_format.read(path).segment.stored
     expected = {**rows._asdict(), "ids": index.ids}
     expected["factor"] = expected.pop("rescale")  # files keep the name of the block
     with h5py.File(path) as file:
@@ -245,7 +245,7 @@ def test_golden_files_load_with_the_frozen_results(golden_file, mmap):
 def test_rows_of_golden_files_are_what_is_written_today(golden_file, tmp_path):
     path, version, _ = golden_file
     golden_index().save(tmp_path / "today.vqi")
-    today, then = (file_format.read(each).rows for each in (tmp_path / "today.vqi", path))
+    today, then = (file_format.read(each).segment.stored for each in (tmp_path / "today.vqi", path))
     for one, other in zip(then, today, strict=True):
         np.testing.assert_array_equal(one, other)
     with h5py.File(path) as old, h5py.File(tmp_path / "today.vqi") as new:

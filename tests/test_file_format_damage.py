@@ -15,7 +15,7 @@ from edits import edited
 from vqindex import FileFormatError, VQIndex, file_format
 from vqindex.codes.codec import GaussianSketch
 from vqindex.codes.rotation import Haar
-from vqindex.file_format import layout, reader
+from vqindex.file_format import hardened, layout
 
 DIM = 8
 
@@ -236,7 +236,7 @@ def test_flipped_bits_name_the_block(original, path, name):
 def test_damage_is_named_by_byte_range(tmp_path, monkeypatch):
     # A small checksum span stands for 4 MiB; the writer, the reader and the checksummer share it.
     monkeypatch.setattr(layout, "CHECK_BYTES", 1000)
-    monkeypatch.setattr(reader, "CHECK_BYTES", 1000)
+    monkeypatch.setattr(hardened, "CHECK_BYTES", 1000)
     path = tmp_path / "a.vqi"
     index = VQIndex(18, sketch="orthogonal")
     index.add(np.random.default_rng(0).standard_normal((300, 18)))  # 2700 bytes of codes

@@ -1,4 +1,4 @@
-"""CudaBackend over emulated devices: memory, growth, streaming, several devices, filters; always the same results."""
+"""CudaBackend on emulated devices: growth, memory, streaming, several devices and filters never change results."""
 
 import gate
 import gpu_checks as gpu
@@ -15,7 +15,7 @@ from vqindex_gpu import mirror
 from vqindex_gpu.backend import CudaBackend
 
 DIM = 40
-TABLE_BYTES = 2**14  # more than what an engine keeps on a device beside rows
+TABLE_BYTES = 2**14  # an engine keeps fewer bytes than this on a device beside rows
 
 
 @pytest.fixture(params=[("turboquant-prod", 4), ("trellis", 2)], ids=["scalar", "trellis"])
@@ -26,7 +26,7 @@ def codec(request):
 
 @pytest.fixture
 def small_segments(monkeypatch):
-    """Segments of 128 rows, so that a few hundred rows are several."""
+    """Make segments of 128 rows, so that a few hundred rows need several."""
     monkeypatch.setattr(mirror, "SEGMENT_ROWS", 128)
 
 
@@ -40,14 +40,14 @@ def used(device):
 
 
 def filters(blocks, lines=None, seed=1):
-    """Return random words for each block, the second one without."""
+    """Return random words for all stored rows but the second, which has no filter."""
     rng = np.random.default_rng(seed)
     shapes = [(-(-block.rows // 64),) if lines is None else (lines, -(-block.rows // 64)) for block in blocks]
     words = [rng.integers(0, 2**64, shape, dtype=np.uint64) for shape in shapes]
     return [None if number == 1 else part for number, part in enumerate(words)]
 
 
-def test_what_is_there_is_not_brought_again(codec, small_segments):
+def test_rows_on_the_device_are_not_uploaded_again(codec, small_segments):
     device = EmulatedDevice()
     backend = CudaBackend(codec, [device])
     blocks = gpu.stored(codec, corpus(300))
@@ -57,7 +57,7 @@ def test_what_is_there_is_not_brought_again(codec, small_segments):
     assert used(device) >= 300 * codec.spec.bytes_per_vector
 
 
-def test_growth_brings_new_rows_and_copies_none(codec, small_segments):
+def test_growth_uploads_new_rows_and_copies_none(codec, small_segments):
     device, reference = EmulatedDevice(), ReferenceBackend(codec)
     backend = CudaBackend(codec, [device])
     store = RowStore(codec.spec, backend.put)
@@ -73,7 +73,7 @@ def test_growth_brings_new_rows_and_copies_none(codec, small_segments):
     assert device.launches.count("repack") == before + 1
 
 
-def test_rows_written_again_are_brought_again(codec):
+def test_rows_written_again_are_uploaded_again(codec):
     backend, reference = CudaBackend(codec, [EmulatedDevice()]), ReferenceBackend(codec)
     (block,) = gpu.stored(codec, corpus(200))
     gpu.searches_like_the_reference(backend, [block], gate.queries(DIM), 5)
@@ -81,7 +81,7 @@ def test_rows_written_again_are_brought_again(codec):
     gpu.searches_like_the_reference(backend, [block], gate.queries(DIM), 5)
 
 
-def test_an_empty_index_and_no_queries(codec):
+def test_an_empty_index_and_no_queries_give_empty_results(codec):
     backend = CudaBackend(codec, [EmulatedDevice()])
     blocks = gpu.stored(codec, corpus(100))
     gpu.searches_like_the_reference(backend, [], gate.queries(DIM), 3)
@@ -89,7 +89,7 @@ def test_an_empty_index_and_no_queries(codec):
 
 
 @pytest.mark.parametrize("devices", [2, 3, 5])
-def test_rows_are_shared_among_devices(codec, small_segments, devices):
+def test_rows_shared_among_devices_give_the_references_results(codec, small_segments, devices):
     several = [EmulatedDevice(seed) for seed in range(1, devices + 1)]
     backend = CudaBackend(codec, several)
     blocks = gpu.stored(codec, corpus(450), (41, 230))
@@ -124,7 +124,7 @@ def test_too_little_memory_is_an_error_with_numbers_that_changes_nothing(codec):
     gpu.searches_like_the_reference(backend, blocks, gate.queries(DIM), 3)
 
 
-def test_memory_is_given_back(codec):
+def test_memory_of_rows_no_longer_searched_is_freed(codec):
     device = EmulatedDevice()
     backend = CudaBackend(codec, [device])
     gpu.searches_like_the_reference(backend, gpu.stored(codec, corpus(500)), gate.queries(DIM), 3)
@@ -132,7 +132,7 @@ def test_memory_is_given_back(codec):
     assert used(device) <= 64 * mirror.Mirror(device, codec).row_bytes + TABLE_BYTES
 
 
-def test_batches_of_queries(codec, monkeypatch):
+def test_many_queries_are_searched_in_batches(codec, monkeypatch):
     from vqindex_gpu import engine
 
     monkeypatch.setattr(engine, "_BATCH_BYTES", 60_000)
@@ -165,7 +165,7 @@ def test_codecs_without_a_kernel_encode_on_the_host():
 
 
 @pytest.mark.parametrize("lines", [None, 10], ids=["for all queries", "for each"])
-def test_filters(codec, small_segments, lines):
+def test_filters_restrict_results_as_in_the_reference(codec, small_segments, lines):
     blocks = gpu.stored(codec, corpus(450), (41, 230))
     backend = CudaBackend(codec, [EmulatedDevice(), EmulatedDevice(2)])
     for k in (1, 12, 400):
@@ -173,7 +173,7 @@ def test_filters(codec, small_segments, lines):
         gpu.searches_like_the_reference(backend, blocks, gate.queries(DIM), k, 0.6, words=allowed)
 
 
-def test_a_filter_that_allows_nothing(codec):
+def test_a_filter_that_allows_nothing_finds_nothing(codec):
     blocks = gpu.stored(codec, corpus(100))
     nothing = [np.zeros(2, np.uint64)]
     backend = CudaBackend(codec, [EmulatedDevice()])
@@ -182,12 +182,12 @@ def test_a_filter_that_allows_nothing(codec):
 
 
 @pytest.mark.parametrize("confidence", [1.0, 0.6])
-def test_range_searches(codec, small_segments, confidence):
+def test_range_searches_give_the_references_results(codec, small_segments, confidence):
     blocks = gpu.stored(codec, corpus(450), (41, 230))
     backend, reference = CudaBackend(codec, [EmulatedDevice(), EmulatedDevice(2)]), ReferenceBackend(codec)
     prepared = reference.prepare(gate.queries(DIM))
     scores, *_ = top_k(reference, prepared, blocks, 400)
-    # None, a few, and nearly all rows; the first threshold is a score itself, which is not better than itself.
+    # The thresholds are passed by no row, a few, and nearly all. A row whose score is a threshold does not pass it.
     thresholds = np.array([scores[i, place] for i, place in enumerate((0, 1, 5, 70, 200, 399, 3, 8, 20, 60))])
     for allowed in (None, filters(blocks), filters(blocks, 10)):
         got = range_hits(backend, prepared, blocks, thresholds, confidence, words=allowed)
@@ -201,7 +201,7 @@ def test_range_searches(codec, small_segments, confidence):
     ("where", "dim"),
     [("emulator", 17), ("emulator", 100), *(pytest.param("cuda", dim, marks=pytest.mark.gpu) for dim in gate.DIMS)],
 )
-def test_the_hash_gate(golden, where, dim, name):
+def test_the_hash_gate_holds(golden, where, dim, name):
     def make(codec):
         return make_backend(codec, "cuda") if where == "cuda" else CudaBackend(codec, [EmulatedDevice()])
 
@@ -212,8 +212,8 @@ def test_the_hash_gate(golden, where, dim, name):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("copies", [1, 3])
-def test_rows_are_shared_among_devices_on_hardware(codec, small_segments, copies):
-    """All devices of the machine, and the same ones several times, as if they were more."""
+def test_rows_shared_among_devices_give_the_references_results_on_hardware(codec, small_segments, copies):
+    """Use all devices of the machine, once and three times over."""
     from vqindex_gpu.cupy_device import find_devices
 
     devices = [device for _ in range(copies) for device in find_devices()]

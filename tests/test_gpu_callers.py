@@ -1,4 +1,4 @@
-"""Arrays of CuPy, torch and others on the device: taken there, checked as on the host, results given back there."""
+"""Arrays of CuPy, torch and others on the device are used in place, checked as on the host, and get results there."""
 
 import fake_cupy
 import fake_torch
@@ -16,7 +16,7 @@ KINDS = ["f2", "f4", "f8", *(f"{sign}{size}" for sign in "iu" for size in (1, 2,
 
 
 class OnEmulator:
-    """A library of device arrays that is not there."""
+    """A stand-in for a library of device arrays, on the emulator."""
 
     def __init__(self, monkeypatch, name, devices=1):
         self.cupy = fake_cupy.install(monkeypatch, devices, schedule="late")
@@ -33,7 +33,7 @@ class OnEmulator:
             assert isinstance(array, fake_torch.Tensor)
             return fake_torch.read(array)
         assert isinstance(array, fake_cupy.Array)
-        array.home.synchronize()
+        array.owner.synchronize()
         return np.array(array.memory)
 
     @property
@@ -42,7 +42,7 @@ class OnEmulator:
 
 
 class OnHardware:
-    """A library that is."""
+    """The library itself."""
 
     def __init__(self, name):
         self.name, self.library = name, pytest.importorskip(name)
@@ -69,7 +69,7 @@ def library(request, monkeypatch):
 
 
 def pair(*args, **kwargs):
-    """The same index on the device and on the host."""
+    """Return the same index on the device and on the host."""
     return [VQIndex(DIM, *args, device=device, **kwargs) for device in ("cuda", "cpu")]
 
 
@@ -79,8 +79,8 @@ def same_results(library, got, want):
 
 
 @pytest.mark.parametrize(("codec", "metric"), [("turboquant-prod", "l2"), ("trellis", "cosine"), ("qjl", "ip")])
-def test_vectors_and_queries_on_the_device(library, codec, metric):
-    """qjl has no kernel to encode with: its rows go over the host, its results do not show it."""
+def test_vectors_and_queries_on_the_device_give_the_hosts_results(library, codec, metric):
+    """The rows of qjl, which has no encoding kernel, pass through the host; results are the same."""
     x, q = gate.corpus(DIM, rows=150), gate.queries(DIM)
     ours, theirs = pair(2, metric, codec=codec)
     ours.add(library.put(x[:100]))
@@ -91,13 +91,13 @@ def test_vectors_and_queries_on_the_device(library, codec, metric):
     same_results(library, ours.range_search(library.put(q), 0.1), theirs.range_search(q, 0.1))
     assert ours.range_search(library.put(q[0]), 0.1).lims.shape == (2,)
     same_results(library, ours.search(library.put(q[:0]), 3), theirs.search(q[:0], 3))
-    for given, wanted in ((q, theirs.estimate(q, [3, 149])), (q[2], theirs.estimate(q[2], [3, 149]))):
-        gpu.same(library.read(ours.estimate(library.put(given), [3, 149])), wanted)
+    for queries in (q, q[2]):
+        gpu.same(library.read(ours.estimate(library.put(queries), [3, 149])), theirs.estimate(queries, [3, 149]))
     for got, want in zip(ours.search(q, 7), theirs.search(q, 7), strict=True):
-        gpu.same(got, want)  # from the host to the host
+        gpu.same(got, want)  # host queries give host results
 
 
-def test_kept_vectors_errors_and_changes(library):
+def test_kept_vectors_changes_and_errors_are_those_of_the_host(library):
     x, q = gate.corpus(DIM, rows=124)[14:], gate.queries(DIM)
     ours, theirs = pair(3, keep_vectors="f16")
     for index, to in ((ours, library.put), (theirs, np.asarray)):
@@ -105,14 +105,14 @@ def test_kept_vectors_errors_and_changes(library):
         index.upsert(np.arange(60, 110), to(x[60:]))
         index.remove([3, 70])
     same_results(library, ours.search(library.put(q), 5, rerank=True), theirs.search(q, 5, rerank=True))
-    chosen = np.arange(0, 110, 3)
-    got = ours.search(library.put(q), 5, filter=chosen, return_stderr=True)
-    same_results(library, got, theirs.search(q, 5, filter=chosen, return_stderr=True))
+    allowed = np.arange(0, 110, 3)
+    got = ours.search(library.put(q), 5, filter=allowed, return_stderr=True)
+    same_results(library, got, theirs.search(q, 5, filter=allowed, return_stderr=True))
     same_results(library, ours.search(library.put(q), 9, confidence=0.6), theirs.search(q, 9, confidence=0.6))
 
 
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
-def test_residuals_are_made_on_the_host_and_results_go_back(library, metric):
+def test_centered_indexes_return_results_on_the_device(library, metric):
     x, q = gate.corpus(DIM, rows=124)[14:], gate.queries(DIM)
     ours, theirs = pair(4, metric, center="mean")
     ours.add(library.put(x))
@@ -126,18 +126,18 @@ def test_residuals_are_made_on_the_host_and_results_go_back(library, metric):
 
 
 def message(index, call):
-    """What a call says, and that it changed nothing."""
+    """Return the error message of a call, after checking that the call changed nothing."""
     before = index.ids.tolist()
-    with pytest.raises(InvalidInputError) as caught:
+    with pytest.raises(InvalidInputError) as error:
         call(index)
     assert index.ids.tolist() == before
-    return str(caught.value)
+    return str(error.value)
 
 
 @pytest.mark.parametrize("bad", [np.nan, -np.inf, 1e300])
 @pytest.mark.parametrize("rows", [10, 2**26])
 def test_values_that_are_not_finite_are_named_as_on_the_host(library, monkeypatch, bad, rows):
-    """Also in a later chunk, when the first ones are in the index already."""
+    """The same holds for a value in a later chunk, after earlier chunks were added."""
     monkeypatch.setattr("vqindex.arrays._DEVICE_CHUNK_VALUES", rows * DIM)
     ours, theirs = pair()
     for index in (ours, theirs):
@@ -147,11 +147,11 @@ def test_values_that_are_not_finite_are_named_as_on_the_host(library, monkeypatc
         for place in places:
             x[place] = bad
         row, column = min(places)
-        wanted = message(theirs, lambda index, x=x: index.add(x))
-        assert wanted.startswith(f"vectors[{row}, {column}] is ")
-        assert message(ours, lambda index, x=x: index.add(library.put(x))) == wanted
-        wanted = message(theirs, lambda index, x=x: index.search(x))
-        assert message(ours, lambda index, x=x: index.search(library.put(x))) == wanted
+        expected = message(theirs, lambda index, x=x: index.add(x))
+        assert expected.startswith(f"vectors[{row}, {column}] is ")
+        assert message(ours, lambda index, x=x: index.add(library.put(x))) == expected
+        expected = message(theirs, lambda index, x=x: index.search(x))
+        assert message(ours, lambda index, x=x: index.search(library.put(x))) == expected
     same_results(library, ours.search(library.put(gate.queries(DIM)), 5), theirs.search(gate.queries(DIM), 5))
 
 
@@ -166,17 +166,17 @@ def test_shapes_types_and_norms_are_refused_as_on_the_host(library):
             lambda index, values: index.search(values, 3),
             lambda index, values: index.upsert(np.arange(20), values),
         ):
-            wanted = message(theirs, lambda index, call=call, values=values: call(index, np.asarray(values)))
+            expected = message(theirs, lambda index, call=call, values=values: call(index, np.asarray(values)))
             got = message(ours, lambda index, call=call, values=values: call(index, library.put(values)))
-            assert got == wanted
+            assert got == expected
     twice = [lambda index, to=to: index.add(to(x), ids=[1] * 20) for to in (library.put, np.asarray)]
     assert message(ours, twice[0]) == message(theirs, twice[1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_type_of_value(library, kind):
+def test_every_type_of_value_is_encoded_as_on_the_host(library, kind):
     if library.name == "torch" and kind[0] == "u" and kind != "u1":
-        pytest.skip("not all of torch's versions have it")
+        pytest.skip("some versions of torch lack this type")
     whole = gate.corpus(DIM, rows=60)[14:]
     x = (whole * 20).astype(kind) if kind[0] == "f" else np.abs(whole * 20).clip(0, 100).astype(kind)
     ours, theirs = pair(bits=4)
@@ -185,7 +185,7 @@ def test_every_type_of_value(library, kind):
     same_results(library, ours.search(library.put(x[:3]), 20), theirs.search(x[:3], 20))
 
 
-# ---- what only the emulator can watch
+# ---- what only the emulator can observe
 
 
 @pytest.fixture
@@ -193,12 +193,12 @@ def emulator(monkeypatch):
     return OnEmulator(monkeypatch, "torch")
 
 
-def test_a_producer_is_shown_the_current_stream(emulator):
+def test_a_producer_receives_the_current_stream(emulator):
     x, q = gate.corpus(DIM, rows=50), gate.queries(DIM)
     ours, theirs = pair()
     ours.add(emulator.put(x))
     theirs.add(x)
-    assert emulator.torch.seen == [1], "CuPy's null stream is number 1 of DLPack"
+    assert emulator.torch.seen == [1], "CuPy's null stream has number 1 in DLPack"
     with emulator.cupy.cuda.Device(0):
         stream = emulator.cupy.cuda.Stream(non_blocking=True)
         with stream:
@@ -207,14 +207,14 @@ def test_a_producer_is_shown_the_current_stream(emulator):
     assert emulator.torch.seen[1] == number
     assert number > 1
     same_results(emulator, got, theirs.search(q, 5))
-    got = ours.search(emulator.torch.named(q), 5)  # the stream is the producer's here, and is waited for
+    got = ours.search(emulator.torch.named(q), 5)  # CuPy waits for the stream that the array names
     for part, want in zip(got, theirs.search(q, 5), strict=True):
-        part.home.synchronize()
+        part.owner.synchronize()
         gpu.same(np.array(part.memory), want)
 
 
 def test_a_consumer_that_does_not_wait_is_found(emulator, monkeypatch):
-    """The test before this one can fail."""
+    """Without waiting, the test before this one would fail."""
     monkeypatch.setattr(fake_torch.Tensor, "__dlpack__", lambda self, **_: fake_cupy.Capsule(self.array))
     x = gate.corpus(DIM, rows=50)
     ours, theirs = pair()
@@ -224,13 +224,15 @@ def test_a_consumer_that_does_not_wait_is_found(emulator, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["cupy", "torch"])
-def test_vectors_do_not_come_to_the_host(monkeypatch, name):
+def test_vectors_are_not_copied_to_the_host(monkeypatch, name):
     library = OnEmulator(monkeypatch, name)
     x = gate.corpus(DIM, rows=300)
     ours, theirs = pair(1, "l2")
     ours.add(library.put(x))
     codes = 300 * (ours.spec.code_bytes + 8)
-    assert library.downloaded == codes + 8, "codes, factors, norms, and the place of what is not finite"
+    assert library.downloaded == codes + 8, (
+        "codes, rescales, norms, and the place of the first value that is not finite"
+    )
     theirs.add(x)
     before = library.downloaded
     got = ours.search(library.put(x), 1)
@@ -239,7 +241,7 @@ def test_vectors_do_not_come_to_the_host(monkeypatch, name):
     same_results(library, got, theirs.search(x, 1))
 
 
-def test_halves_that_numpy_has_no_name_for(emulator):
+def test_bfloat16_tensors_are_accepted(emulator):
     x = (gate.corpus(DIM, rows=60)[14:].view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
     ours, theirs = pair()
     ours.add(emulator.torch.tensor(x, kind=fake_torch.Bfloat16))
@@ -247,7 +249,7 @@ def test_halves_that_numpy_has_no_name_for(emulator):
     gpu.same(ours.reconstruct(np.arange(46)), theirs.reconstruct(np.arange(46)))
 
 
-def test_an_array_on_another_device(monkeypatch):
+def test_an_array_on_another_device_gives_results_there(monkeypatch):
     library = OnEmulator(monkeypatch, "torch", devices=3)
     monkeypatch.setattr("vqindex_gpu.mirror.SEGMENT_ROWS", 64)
     x, q = gate.corpus(DIM, rows=250), gate.queries(DIM)
@@ -256,17 +258,17 @@ def test_an_array_on_another_device(monkeypatch):
     ours.add(library.put(x[120:], 0))
     theirs.add(x)
     got = ours.search(library.put(q, 1), 9, confidence=0.6)
-    assert {part.array.home.number for part in got} == {1}
+    assert {part.array.owner.number for part in got} == {1}
     same_results(library, got, theirs.search(q, 9, confidence=0.6))
     same_results(library, ours.range_search(library.put(q, 2), 0.1), theirs.range_search(q, 0.1))
 
 
-def test_an_index_on_the_host_takes_no_arrays_of_a_device(emulator):
+def test_an_index_on_the_host_copies_arrays_of_a_device(emulator):
     with pytest.raises(AssertionError, match="copied to the host"):
         VQIndex(DIM).add(emulator.put(gate.corpus(DIM)))
 
 
-# ---- the kernel that takes them
+# ---- the kernel that converts them
 
 
 @pytest.fixture(params=["emulator", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -288,15 +290,15 @@ def accepts(device, array, want):
     gpu.same(device.download(got)[finite], want[finite])
 
 
-def test_every_half(device):
+def test_every_half_converts_exactly(device):
     x = np.arange(2**16, dtype=np.uint16).view(np.float16).reshape(-1, 8)
     accepts(device, device.upload(x), x)
-    for start in (0, 2000, 2**12):  # halves without those that are not finite, and with one
+    for start in (0, 2000, 2**12):
         accepts(device, device.upload(x[start : start + 1500]), x[start : start + 1500])
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_values_at_the_edges_of_their_types(device, kind):
+def test_values_at_the_edges_of_their_types_round_as_on_the_host(device, kind):
     rng = np.random.default_rng(1)
     if kind[0] == "f":
         edges = [0.0, -0.0, 1e-45, -1e-40, 1.17549435e-38, 3.4028234e38, 1 + 2**-24, 1 + 3 * 2**-24, 16777217.0]
@@ -318,7 +320,7 @@ def test_values_at_the_edges_of_their_types(device, kind):
             accepts(device, device.upload(np.full((1, 8), 3.4028235677973366e38)), np.full((1, 8), np.inf))
 
 
-def test_any_strides(device):
+def test_rows_of_any_strides_are_accepted(device):
     x = np.random.default_rng(2).standard_normal((24, 40)).astype(np.float32)
     on_device = device.upload(x)
     for at in ((slice(None), slice(0, 8)), (slice(1, None, 3), slice(3, 35, 4)), (slice(None, None, -1), slice(8))):
@@ -326,4 +328,4 @@ def test_any_strides(device):
     accepts(device, on_device.T, x.T)
     accepts(device, device.upload(x[:, ::-1].copy())[:, ::-1], x)
     same, _ = accept(device, on_device[2:7])
-    assert device.address(same) == device.address(on_device[2:7]), "what is as wanted is not copied"
+    assert device.address(same) == device.address(on_device[2:7]), "usable rows are not copied"

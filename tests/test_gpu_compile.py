@@ -1,4 +1,4 @@
-"""NVRTC compiles every kernel variant without a GPU: no warnings, budgets kept, the instructions that were meant."""
+"""NVRTC compiles every kernel variant without a GPU: without warnings, within budgets, to the intended instructions."""
 
 import re
 import subprocess
@@ -17,17 +17,17 @@ from vqindex_gpu.modules import Nvrtc
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="NVRTC's package is for Linux")
 
 HOPPER, OLDEST = "sm_90a", "compute_80"
-# Registers a thread: 65,536 of a multiprocessor over what must be resident at once. The batch scan holds 96 sums (with
-# the sign bound) and lives with three blocks of 128 threads; the others get what lets eight or more blocks be there.
+# Registers of a thread. A multiprocessor has 65,536 of them for all resident threads. The batch scan with sign bound
+# keeps 96 sums in registers, so only two or three blocks of 128 threads are resident; other budgets allow eight.
 REGISTERS = {"scan": 176, "encode": 64, "prepare": 64, "viterbi": 64}
 OTHERS = 48
-# Spills are 8 bytes around the calls of float64 division and square root, which the compiler makes subroutines.
+# The compiler turns float64 division and square root into subroutines, and spills 8 bytes around each call.
 SPILLS = 16
 
 
 @lru_cache(maxsize=1)
 def compiled():
-    """All variants for both targets: {(kernel, macros, target): Compiled}."""
+    """Return all variants for both targets: {(kernel, macros, target): Compiled}."""
     nvrtc = Nvrtc()
     jobs = [(kernel, macros, arch) for kernel, macros, _ in variants() for arch in (HOPPER, OLDEST)]
     with ThreadPoolExecutor(2) as pool:
@@ -43,12 +43,12 @@ def number(pattern, log):
     return sum(int(found) for found in re.findall(pattern, log))
 
 
-def test_the_matrix_is_whole():
+def test_every_kernel_and_every_scan_variant_is_compiled():
     kernels = {path.stem for path in modules.KERNELS.glob("*.cu")}
     assert {kernel for kernel, _, _ in compiled()} == kernels
     scans = [dict(macros) for kernel, macros, arch in on_hopper() if kernel == "scan"]
     assert len(scans) == (4 * 2 + 3 * 2 + 1) * 2, (
-        "with and without the sign bound, but for the trellis of one bit; two batches"
+        "each code with and without the sign bound, except the trellis of one bit; single queries and batches"
     )
 
 
@@ -64,14 +64,14 @@ def test_ptx_stays_in_one_header():
         assert path.name == "common.cuh" or "asm" not in path.read_text()
 
 
-def test_kernels_own_no_memory_and_none_is_managed():
+def test_kernels_allocate_nothing_and_no_memory_is_managed():
     for path in modules.KERNELS.iterdir():
         assert not re.search(r"\b(malloc|free|new|delete|__managed__)\b", re.sub(r"//.*", "", path.read_text())), path
     for path in modules.KERNELS.parent.glob("*.py"):
         assert "managed" not in path.read_text().lower(), path
 
 
-def test_compiles_without_warnings():
+def test_every_variant_compiles_without_warnings():
     for job, made in compiled().items():
         assert made.binary, job
         assert "warning" not in made.log, (job, made.log)
@@ -115,30 +115,30 @@ def test_the_scan_multiplies_int8_on_the_tensor_cores(assembly):
 
 
 def test_float_operations_are_neither_fused_nor_flushed(assembly):
-    """Of float32; the compiler divides and takes roots in float64 with fused steps, correctly rounded in the end."""
+    """Check float32 operations. The compiler's float64 division and root fuse steps, but round correctly in the end."""
     for (kernel, macros, _), made in on_hopper().items():
         if kernel in ("encode", "prepare", "finish", "score", "bound", "accept"):
             text = assembly(made.binary)
             names = instructions(text)
             assert names
-            # (An integer division is made of conversions with .FTZ; they meet no subnormal.)
+            # An integer division consists of conversions with .FTZ, whose operands are never subnormal.
             flushed = [name for name in names if name.startswith("F") and ".FTZ" in name and not name.startswith("F2I")]
-            divides = kernel == "prepare" or dict(macros).get("TRELLIS")  # in float32; its rare cases have .FTZ
+            divides = kernel == "prepare" or dict(macros).get("TRELLIS")  # float32 division has .FTZ in rare cases
             assert divides or not flushed, (kernel, macros)
             if kernel == "encode" and not divides:
                 assert "FADD" in names
                 fused = [line for line in text.splitlines() if "FFMA" in line]
-                # The float64 division looks for infinities with 0 * x + y, RZ being 0.
+                # The float64 division tests for infinities with 0 * x + y; register RZ is 0.
                 assert all(re.search(r"FFMA R\d+, RZ, ", line) for line in fused), fused
 
 
-def test_what_does_not_compile_says_so(monkeypatch):
+def test_a_compiler_error_names_kernel_and_architecture(monkeypatch):
     monkeypatch.setattr(modules, "source", lambda name: "nonsense")
     with pytest.raises(BackendError, match=r"scan\.cu does not compile for sm_90a:\n.*error"):
         Nvrtc().compile("scan", {}, HOPPER)
 
 
-def test_the_cache_is_keyed_by_what_is_compiled(tmp_path, monkeypatch):
+def test_the_cache_compiles_anew_if_source_or_macros_change(tmp_path, monkeypatch):
     monkeypatch.setenv("VQINDEX_CACHE", str(tmp_path))
     first = modules.compiled("finish", {"THREADS": 128}, HOPPER)
     assert first == modules.compiled("finish", {"THREADS": 128}, HOPPER)

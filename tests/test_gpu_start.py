@@ -1,4 +1,4 @@
-"""Device 'cuda' from the outside: nothing starts before it is asked for, and what is missing is said in a sentence."""
+"""Device 'cuda' from the outside: importing starts nothing, and a missing part is named in one sentence."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ run = pytest.fixture(cli_tools.run)
 ok = pytest.fixture(cli_tools.ok)
 
 
-def test_importing_starts_no_cuda():
+def test_importing_loads_no_cuda():
     code = """
 import sys, vqindex, vqindex_cli.main, vqindex_gpu, vqindex_gpu.backend, vqindex_gpu.cupy_device, vqindex_gpu.doctor
 vqindex.VQIndex(8)
@@ -30,7 +30,7 @@ print(*(m for m in ('cupy', 'torch') if m in sys.modules), *(l for l in ('libcud
     assert done.stdout.strip() == ""
 
 
-def test_without_cupy(monkeypatch):
+def test_a_missing_cupy_is_an_error_with_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(BackendError, match=r"^device 'cuda' needs CuPy, .*; pip install 'vqindex\[gpu-cuda13\]'"):
         VQIndex(8, device="cuda")
@@ -46,7 +46,7 @@ def test_without_cupy(monkeypatch):
         ({"devices": 0}, "no NVIDIA GPU; see vqindex doctor"),
     ],
 )
-def test_without_a_driver_or_a_device(monkeypatch, kwargs, message):
+def test_a_missing_driver_or_device_is_named(monkeypatch, kwargs, message):
     fake_cupy.install(monkeypatch, **kwargs)
     with pytest.raises(BackendError, match=message):
         VQIndex(8, device="cuda")
@@ -67,8 +67,8 @@ def test_auto_and_cpu_never_mean_a_gpu_unless_it_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("devices", [1, 3])
-def test_the_cupy_device_launches_what_the_emulator_runs(monkeypatch, devices):
-    """cupy_device.py itself, over a CuPy that is not one."""
+def test_the_cupy_device_gives_the_references_results_on_the_emulator(monkeypatch, devices):
+    """Run cupy_device.py itself, on a stand-in for CuPy."""
     module = fake_cupy.install(monkeypatch, devices)
     made = gpu.codec_of(100, 4, "l2")
     backend = make_backend(made, "cuda")
@@ -79,14 +79,14 @@ def test_the_cupy_device_launches_what_the_emulator_runs(monkeypatch, devices):
     assert module.inside == []
 
 
-def test_wide_vectors_ask_for_more_shared_memory(monkeypatch):
+def test_wide_vectors_raise_the_limit_of_shared_memory(monkeypatch):
     fake_cupy.install(monkeypatch)
     made = gpu.codec_of(8000, 1)
     x = gate.corpus(8000, rows=20)[14:17]
     gpu.same(make_backend(made, "cuda").encode(x).codes, gpu.ReferenceBackend(made).encode(x).codes)
 
 
-def test_an_index_on_the_device(monkeypatch, tmp_path):
+def test_an_index_on_the_device_saves_and_loads_like_one_on_the_host(monkeypatch, tmp_path):
     fake_cupy.install(monkeypatch)
     x, q = gate.corpus(33, rows=150), gate.queries(33)
     indexes = [VQIndex(33, 3, "cosine", device=device) for device in ("cuda", "cpu")]
@@ -104,7 +104,7 @@ def test_an_index_on_the_device(monkeypatch, tmp_path):
     gpu.same(again.search(q, 7).scores, indexes[1].search(q, 7).scores)
 
 
-def test_an_index_moves_between_devices(monkeypatch):
+def test_an_index_that_moves_between_devices_keeps_its_results(monkeypatch):
     fake_cupy.install(monkeypatch)
     x, q = gate.corpus(33, rows=150), gate.queries(33)
     index = VQIndex(33, 4)
@@ -146,7 +146,7 @@ def test_doctor_names_what_is_missing(monkeypatch, ok):
     assert "cannot be used here" in text
 
 
-def test_doctor_with_a_device(monkeypatch, ok):
+def test_doctor_lists_devices(monkeypatch, ok):
     from vqindex_gpu import doctor
 
     fake_cupy.install(monkeypatch, 2)
@@ -161,7 +161,7 @@ def test_doctor_with_a_device(monkeypatch, ok):
     ]
 
 
-def test_doctor_knows_a_compiler_that_is_too_new(monkeypatch):
+def test_doctor_names_a_compiler_that_is_too_new_for_the_driver(monkeypatch):
     from vqindex_gpu import doctor
 
     check = doctor._nvrtc(11)
@@ -170,7 +170,7 @@ def test_doctor_knows_a_compiler_that_is_too_new(monkeypatch):
 
 
 @pytest.mark.gpu
-def test_an_index_on_hardware():
+def test_an_index_on_hardware_gives_the_hosts_results():
     x = np.random.default_rng(0).standard_normal((5000, 100)).astype(np.float32)
     indexes = [VQIndex(100, device=device) for device in ("cuda", "cpu")]
     for index in indexes:
@@ -186,7 +186,7 @@ def test_too_little_device_memory_leaves_the_index_as_it_was(monkeypatch):
     for each in (index, other):
         each.add(x[:100])
     index.to("cuda")
-    with pytest.raises(BackendError, match=r"64 rows on their way need \d+ bytes of device memory; \d+ are free"):
+    with pytest.raises(BackendError, match=r"streaming 64 rows needs \d+ bytes of device memory; \d+ are free"):
         index.search(q, 5)
     with pytest.raises(BackendError, match=r"has \d+ bytes of memory free; \d+ are needed"):
         index.add(x[100:])
@@ -223,22 +223,22 @@ def benchmark_script(tmp_path):
         command = [sys.executable, str(script), "--emulate", "--out", str(tmp_path), *args]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert not list(tmp_path.iterdir()), "times of the emulator are no results"
+        assert not list(tmp_path.iterdir()), "the script wrote times of the emulator"
         lines = done.stdout.splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")], [
-            line for line in lines if line.startswith("left out")
+            line for line in lines if line.startswith("skipped")
         ]
 
     return run
 
 
-def test_the_benchmark_runs_on_the_emulator(benchmark_script):
-    lines, left_out = benchmark_script()
+def test_the_benchmark_runs_every_step_on_the_emulator(benchmark_script):
+    lines, skipped = benchmark_script()
     assert [(line["name"], line["passed"]) for line in lines if line["what"] == "check"] == [("instructions", True)]
     whats = [line["what"] for line in lines]
     assert whats[0] == "versions"
     assert {"copy", "encode", "search"} < set(whats)
-    # torch is asked on the CPU, if it is there; what is not there, or not for a GPU, is left out and said to be.
+    # torch is measured on the CPU if it is installed. Libraries that are missing or lack GPU support are skipped.
     for name, what in {
         "torch float16": "torch float16 matmul + topk",
         "torch int8": "torch._int_mm + topk",
@@ -246,10 +246,10 @@ def test_the_benchmark_runs_on_the_emulator(benchmark_script):
         "faiss IVFPQ": "faiss IVFPQ",
         "cuVS": "cuVS brute force",
     }.items():
-        assert (what in whats) != any(line.startswith(f"left out: {name}: ") for line in left_out), (name, left_out)
+        assert (what in whats) != any(line.startswith(f"skipped: {name}: ") for line in skipped), (name, skipped)
 
 
-def test_the_benchmark_keeps_its_time(benchmark_script):
-    lines, left_out = benchmark_script("--no-tests", "--minutes", "0")
+def test_the_benchmark_skips_steps_after_its_time(benchmark_script):
+    lines, skipped = benchmark_script("--no-tests", "--minutes", "0")
     assert {line["what"] for line in lines} == {"versions"}
-    assert "left out: copying: the time is over" in left_out
+    assert "skipped: copying: the time is over" in skipped

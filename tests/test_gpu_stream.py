@@ -1,4 +1,4 @@
-"""Indexes larger than device memory: rows are copied while others are searched, and every wait between is needed."""
+"""Indexes larger than device memory: rows are copied while others are searched, and every wait is necessary."""
 
 import threading
 
@@ -15,7 +15,7 @@ from vqindex_gpu import stream
 from vqindex_gpu.backend import CudaBackend
 
 DIM, ROWS = 40, 1500
-MEMORY = 120_000  # not enough for them
+MEMORY = 120_000  # too little for the rows
 
 
 @pytest.fixture(params=[("turboquant-prod", 4, {}), ("trellis", 2, {}), ("turboquant-prod", 2, {"sketch": "gaussian"})])
@@ -31,12 +31,12 @@ def scalar_codec():
 
 @pytest.fixture(autouse=True)
 def small_stages(monkeypatch):
-    """Parts of a few tiles."""
+    """Make batches of a few tiles."""
     monkeypatch.setattr(stream, "_STAGE_BYTES", 8000)
 
 
-class Now:
-    """A thread that does what it is asked for before it is asked for more: the order that leaves least to chance."""
+class SynchronousExecutor:
+    """An executor that runs each call at once, which makes the order of copies and searches deterministic."""
 
     def __init__(self, _):
         pass
@@ -51,11 +51,11 @@ class Now:
 
 @pytest.fixture
 def no_thread(monkeypatch):
-    monkeypatch.setattr(stream, "ThreadPoolExecutor", Now)
+    monkeypatch.setattr(stream, "ThreadPoolExecutor", SynchronousExecutor)
 
 
 class Watched(EmulatedDevice):
-    """Notes copies from pinned memory, and what the host reads; forgets one kind of wait, if it is told to."""
+    """Records copies from pinned memory and downloads, and skips one kind of wait on request."""
 
     def __init__(self, forgets="", **kwargs):
         super().__init__(memory=MEMORY, **kwargs)
@@ -87,15 +87,15 @@ def search(codec, device, k=12, confidence=0.6):
 
 
 @pytest.mark.parametrize("schedule", ["now", "late", "sides first", "random"])
-def test_results_are_those_of_rows_that_stay(codec, schedule):
+def test_streamed_rows_give_the_references_results(codec, schedule):
     device = Watched(schedule=schedule)
     search(codec, device)
     assert device.notes.count("copy") > 5
     search(codec, device, k=2000, confidence=1.0)
-    assert device.free_bytes() > MEMORY - 20_000, "stages are given back"
+    assert device.free_bytes() > MEMORY - 20_000, "stages are freed"
 
 
-def test_ranges_filters_and_several_devices(codec):
+def test_streams_serve_range_searches_filters_and_several_devices(codec):
     devices = [Watched(schedule="late"), Watched(seed=2, schedule="sides first")]
     backend = CudaBackend(codec, devices)
     reference = ReferenceBackend(codec)
@@ -113,7 +113,7 @@ def test_ranges_filters_and_several_devices(codec):
     assert any("copy" in device.notes for device in devices)
 
 
-def test_a_memory_mapped_file_larger_than_device_memory(monkeypatch, tmp_path):
+def test_a_memory_mapped_file_larger_than_device_memory_is_streamed(monkeypatch, tmp_path):
     import fake_cupy
 
     fake_cupy.install(monkeypatch, memory=MEMORY, schedule="late")
@@ -134,9 +134,9 @@ def test_copies_run_ahead_of_searches(scalar_codec):
     device = Watched(schedule="late")
     search(scalar_codec, device)
     copies = device.notes.count("copy")
-    assert device.notes[:3] == ["copy"] * 3, "two parts, and the next as soon as the first is unpacked"
+    assert device.notes[:3] == ["copy"] * 3, "two batches, and the third as soon as the first is unpacked"
     assert device.notes.index("download") == 3
-    assert "copy" not in device.notes[-6:], "the last two parts were on their way long before"
+    assert "copy" not in device.notes[-6:], "the last two batches were copied long before"
     assert copies > 5
 
 
@@ -165,13 +165,13 @@ def test_a_search_that_fails_ends_its_thread(scalar_codec, monkeypatch):
     with pytest.raises(RuntimeError, match="stop"):
         top_k(backend, prepared, blocks, 5)
     assert threading.active_count() == before
-    assert not device._streams[1], "no copy is left behind"
+    assert not device._streams[1], "no copy is pending"
     monkeypatch.undo()
     monkeypatch.setattr(stream, "_STAGE_BYTES", 8000)
     gpu.searches_like_the_reference(backend, blocks, gate.queries(DIM), 5)
 
 
-def test_a_reader_that_fails_is_heard(scalar_codec, monkeypatch):
+def test_an_error_of_the_reading_thread_reaches_the_caller(scalar_codec, monkeypatch):
     device = Watched(schedule="late")
     backend = CudaBackend(scalar_codec, [device])
     blocks = gpu.stored(scalar_codec, gate.corpus(DIM, rows=ROWS))
@@ -188,8 +188,8 @@ def test_a_reader_that_fails_is_heard(scalar_codec, monkeypatch):
 
 
 @pytest.mark.gpu
-def test_streams_on_hardware(codec, monkeypatch):
-    """Many parts through small stages of a device that says it is full."""
+def test_streams_give_the_references_results_on_hardware(codec, monkeypatch):
+    """Stream many batches through small stages of a device that reports little free memory."""
     from vqindex_gpu.cupy_device import CupyDevice
 
     device = CupyDevice(0)

@@ -14,10 +14,12 @@ import pytest
 
 from vqindex import VQIndex, file_format
 from vqindex.arrays import _CHUNK_VALUES
+from vqindex.center import Centering
 from vqindex.codes.bitplanes import BLOCK_ROWS, StoredRows
 from vqindex.codes.codec import Codec
 from vqindex.file_format import seal, writer
 from vqindex.file_format.layout import CHECK_BYTES
+from vqindex.rows.segment import Segment
 from vqindex.spec import IndexSpec
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="reads Linux's account of a process")
@@ -113,7 +115,7 @@ def sparse(monkeypatch, path, spec, n):
         patch.setattr(writer, "_put", put)
         if n > 10**6:  # the CRC-32 of so many zeros takes too long
             patch.setattr(writer, "write_seal", unread_seal)
-        file_format.write(path, Codec(spec), [rows], None, {})
+        file_format.write(path, Codec(spec), file_format.FileContents(Centering.of(spec, None), [Segment(rows)], {}))
     if path.stat().st_blocks * 512 > 64 * MIB:
         path.unlink()
         pytest.skip("this file system has no holes")

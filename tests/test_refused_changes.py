@@ -393,6 +393,24 @@ def test_upsert_that_is_interrupted_after_it_removed_rows_brings_them_back(kind,
     assert_as_if_never_tried(index, untouched, kind, tmp_path)
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("kind", ID_KINDS)
+@pytest.mark.parametrize("removed", [0, 3])
+def test_removal_that_is_interrupted_counts_the_vectors_that_remain(kind, when, removed, monkeypatch):
+    index = make(INDEXES["l2-f32"], kind)
+    index.remove(index.ids[:removed].tolist())
+    count, going = len(index), index.ids[5:12].tolist()
+    with monkeypatch.context() as patch:
+        failing_removal(patch, KeyboardInterrupt(), when)
+        with pytest.raises(KeyboardInterrupt):
+            index.remove(going)
+    assert len(index) == index.ids.size == count - (7 if when == "after" else 0)
+    index.remove(going)
+    assert len(index) == index.ids.size == count - 7
+    assert len(index.search(vectors(1, 5), count, confidence=1).ids[0]) == count
+    assert_more_vectors_find_themselves(index, kind)
+
+
 @pytest.mark.parametrize("kind", ID_KINDS)
 def test_change_that_failed_can_be_made_again(kind, tmp_path):
     index, untouched = (make(INDEXES["l2-f32"], kind) for _ in range(2))

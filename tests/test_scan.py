@@ -402,7 +402,7 @@ def test_wrong_shapes_are_refused():
         segment._replace(rescale=segment.rescale[:-1].copy()),
         segment._replace(norm=segment.norm[:-1].copy()),
     ):
-        with pytest.raises(ValueError, match="expected blocks of"):
+        with pytest.raises(ValueError, match="expected segments of"):
             search(wrong)
     with pytest.raises(ValueError, match="hold dim windows"):
         search(segment._replace(codes=segment.codes[:, :-1].copy()))
@@ -422,5 +422,5 @@ def test_wrong_shapes_are_refused():
         scanner.decode(segment.codes[:, :-1].copy(), np.zeros((70, 2), np.uint8))
     with pytest.raises(ValueError, match="dimension"):
         scanner.sums(np.zeros((1, 9), np.int16), np.zeros((1, 10), np.int8))
-    with pytest.raises(ValueError, match="sign plane"):
+    with pytest.raises(ValueError, match="expected sign bits"):
         scanner_of(10).search([], q.code_query, q.code_scale, q.norm, 1, (1.0, 1.0, 1.0, 1.0), 1)

@@ -185,7 +185,7 @@ def test_selection_words_of_wrong_shape_or_dtype_are_refused():
     for wrong in (np.zeros((2, 2), np.uint64), np.zeros((1, 1), np.uint64), np.zeros((3, 4), np.uint64)[:, ::2]):
         with pytest.raises(ValueError, match="expected uint64 words"):
             search([wrong])
-    with pytest.raises(ValueError, match="for each block"):
+    with pytest.raises(ValueError, match="for each segment"):
         search([])
     for wrong in (np.zeros((1, 2), np.int64), np.zeros(2, np.uint64), 3):
         with pytest.raises((RuntimeError, TypeError)):

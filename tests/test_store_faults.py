@@ -182,7 +182,8 @@ def test_saves_fail_at_every_call(tmp_path):
     rng = random.Random(0)
 
     def save(index, path, directory):
-        file_format.write(path, index._codec, index._rows.stored(), None, index.meta, directory=directory)
+        contents = file_format.FileContents(index._centering, index._contents.segments(), index.meta)
+        file_format.write(path, index._codec, contents, directory=directory)
 
     finished = 0
     for how in ("raise", "die", "full"):

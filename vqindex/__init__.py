@@ -6,7 +6,15 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .errors import BackendError, FileFormatError, InvalidInputError, StoreError, UnknownIdError, VQIndexError
+from .errors import (
+    BackendError,
+    FileFormatError,
+    InvalidInputError,
+    SlowCodecWarning,
+    StoreError,
+    UnknownIdError,
+    VQIndexError,
+)
 from .index import VQIndex
 from .result import RangeResult, SearchResult
 from .rows.filters import bitmap, exclude
@@ -25,6 +33,7 @@ __all__ = [
     "InvalidInputError",
     "RangeResult",
     "SearchResult",
+    "SlowCodecWarning",
     "StoreError",
     "UnknownIdError",
     "VQIndex",
@@ -39,7 +48,7 @@ _ON_DISK = {"DurableIndex": "DurableIndex", "open": "open_store"}
 
 
 def __getattr__(name: str) -> Any:
-    """Load what needs HDF5 when it is first asked for, so that importing vqindex stays quick."""
+    """Import the modules that need HDF5 at their first use, so that importing vqindex stays quick."""
     if name not in _ON_DISK:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import store

@@ -24,29 +24,29 @@ class Scanner:
     def isa(self) -> str: ...
     def search(
         self,
-        blocks: Sequence[
+        segments: Sequence[
             tuple[NDArray[np.uint8] | None, NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None]
         ],
-        lead: NDArray[np.int16],
-        scale: NDArray[np.float32],
+        code_query: NDArray[np.int16],
+        code_scale: NDArray[np.float32],
         norm: NDArray[np.float32],
         k: int,
-        coarse: tuple[float, float, float, float] | None,
+        sign_bound: tuple[float, float, float, float] | None,
         threads: int,
-        allowed: Sequence[NDArray[np.uint64] | None] | None = None,
+        selection: Sequence[NDArray[np.uint64] | None] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]: ...
     def range_search(
         self,
-        blocks: Sequence[
+        segments: Sequence[
             tuple[NDArray[np.uint8] | None, NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None]
         ],
-        lead: NDArray[np.int16],
-        scale: NDArray[np.float32],
+        code_query: NDArray[np.int16],
+        code_scale: NDArray[np.float32],
         norm: NDArray[np.float32],
         thresholds: NDArray[np.float32],
-        coarse: tuple[float, float, float, float] | None,
+        sign_bound: tuple[float, float, float, float] | None,
         threads: int,
-        allowed: Sequence[NDArray[np.uint64] | None] | None = None,
+        selection: Sequence[NDArray[np.uint64] | None] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]: ...
     def decode(self, codes: NDArray[np.uint8], sign_rows: NDArray[np.uint8] | None) -> NDArray[np.int8]: ...
     def sums(self, queries: NDArray[np.int16], levels: NDArray[np.int8]) -> NDArray[np.float32]: ...
@@ -57,14 +57,14 @@ class IdTable:
         self,
         ids: NDArray[np.int64] | None,
         count: int,
-        wanted: NDArray[np.int64],
+        lookup: NDArray[np.int64],
         live: NDArray[np.uint64] | None,
     ) -> NDArray[np.int64]: ...
     def mark(
         self,
         ids: NDArray[np.int64] | None,
         count: int,
-        wanted: NDArray[np.int64],
+        lookup: NDArray[np.int64],
         live: NDArray[np.uint64] | None,
     ) -> NDArray[np.uint64]: ...
     @property
@@ -78,7 +78,7 @@ def clear_rows(live: NDArray[np.uint64], rows: NDArray[np.int64]) -> int: ...
 def split_rows(
     codes: NDArray[np.uint8],
     dim: int,
-    lead: int,
+    warmup_fields: int,
     bits: int,
     start: int,
     signs: NDArray[np.uint8],
@@ -92,7 +92,7 @@ class Tables:
         source: NDArray[np.uint32],
         bits: int,
         cosine: bool,
-        renormalised: bool,
+        renormalized: bool,
         cell_scale: float,
     ) -> None: ...
     def set_codebook(self, thresholds: NDArray[np.float32], levels: NDArray[np.int16]) -> None: ...

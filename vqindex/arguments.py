@@ -1,4 +1,4 @@
-"""Checks of the plain arguments of a search. Arrays come in through ``arrays.py``."""
+"""Checks of the plain arguments of a search. ``arrays.py`` checks arrays."""
 
 from __future__ import annotations
 
@@ -35,15 +35,19 @@ def as_count(name: str, value: object, most: int | None = None) -> int:
 
 
 def as_confidence(value: object) -> float:
-    """Return a confidence above 0.5 and at most 1; None is the default one."""
-    sure = DEFAULT_CONFIDENCE if value is None else value
-    if isinstance(sure, bool) or not isinstance(sure, int | float | np.floating) or not 0.5 < sure <= 1:
+    """Return a confidence above 0.5 and at most 1; None means the default."""
+    confidence = DEFAULT_CONFIDENCE if value is None else value
+    if (
+        isinstance(confidence, bool)
+        or not isinstance(confidence, int | float | np.floating)
+        or not 0.5 < confidence <= 1
+    ):
         raise InvalidInputError(f"confidence is {value!r}; expected a number above 0.5 and at most 1")
-    return float(sure)
+    return float(confidence)
 
 
 def as_shortlist(k: int, oversample: object, total: int) -> int:
-    """Return how many of `total` vectors are re-ranked for k results: oversample * k, or all."""
+    """Return the length of a shortlist for k results: oversample * k, but at most `total`."""
     times = DEFAULT_OVERSAMPLE if oversample is None else oversample
     if isinstance(times, bool) or not isinstance(times, int | float | np.integer | np.floating) or not 1 <= times < 1e9:
         raise InvalidInputError(f"oversample is {oversample!r}; expected a number of at least 1")
@@ -51,7 +55,7 @@ def as_shortlist(k: int, oversample: object, total: int) -> int:
 
 
 def as_thresholds(value: Any, queries: int) -> NDArray[np.float32]:
-    """Return float32 thresholds of shape (queries,) from one for all or one for each."""
+    """Return float32 thresholds of shape (queries,) from one threshold for all queries, or one for each."""
     array = as_host(value)
     if array.dtype.kind not in "fiu" or array.shape not in ((), (queries,)):
         raise InvalidInputError(

@@ -1,8 +1,8 @@
-"""The door: the only place that looks at, casts or copies the arrays users pass.
+"""Input arrays: the only module that checks, casts or copies the arrays users pass.
 
-NumPy arrays, memory maps, h5py datasets, nested lists, torch and CuPy tensors and anything with DLPack come in, also
-objects that can only be sliced; C-contiguous float32 or int64 NumPy arrays go on. What a backend takes where it lies
-(`OnDevice`) passes the same checks and goes on as it is.
+It accepts NumPy arrays, memory maps, h5py datasets, nested lists, torch and CuPy tensors, any object with DLPack, and
+objects that can only be sliced. It returns C-contiguous float32 or int64 NumPy arrays. An array in the memory of a
+backend's device (`OnDevice`) passes the same checks and stays on the device.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ __all__ = [
 
 F32 = NDArray[np.float32]
 _SHOWN = 5
-_CHUNK_VALUES = 2**22  # float32 values that are encoded at a time: 16 MiB of input
-_DEVICE_CHUNK_VALUES = 2**26  # of an array in device memory
-_GAP = 8  # rows that are read for nothing rather than with another call
+_CHUNK_VALUES = 2**22  # float32 values in a chunk: 16 MiB of input
+_DEVICE_CHUNK_VALUES = 2**26  # the same, for arrays in device memory
+_GAP = 8  # reading up to so many unused rows costs less than another call
 
 
 @runtime_checkable
@@ -42,27 +42,27 @@ class OnDevice(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Sizes."""
+        """Shape of the array."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the values."""
+        """Type of a value."""
 
     def __getitem__(self, at: Any) -> OnDevice:
         """Return a view."""
 
     def float32(self) -> tuple[OnDevice, int]:
-        """Return rows as C-contiguous float32, and the first place, along rows, of what is not finite then, or -1."""
+        """Return the array as C-contiguous float32, and the flat position of its first non-finite value, or -1."""
 
     def host(self) -> NDArray[Any]:
         """Return a copy on the host."""
 
     def back(self, result: NDArray[Any]) -> Any:
-        """Return a result as an array of the caller's library on this device."""
+        """Return a result on this device, as an array of the caller's library."""
 
 
 def is_on_device(array: Any) -> TypeGuard[OnDevice]:
-    """Whether an array is an OnDevice; at once for NumPy's, of which a search looks at several."""
+    """Whether an array is an OnDevice; NumPy arrays, the usual case, take the quick test."""
     return not isinstance(array, np.ndarray) and isinstance(array, OnDevice)
 
 
@@ -72,22 +72,22 @@ def on_host(rows: F32 | OnDevice) -> F32:
 
 
 def _is_sliced(array: Any) -> bool:
-    """Whether an object has shape, dtype and slices, and no other way to become an array: it is then read by slices."""
-    ways = ("__array__", "__dlpack__", "__cuda_array_interface__")
+    """Whether an object has shape, dtype and slices, and no other protocol of arrays."""
+    protocols = ("__array__", "__dlpack__", "__cuda_array_interface__")
     return all(hasattr(array, name) for name in ("shape", "dtype", "__getitem__")) and not any(
-        hasattr(array, name) for name in ways
+        hasattr(array, name) for name in protocols
     )
 
 
 def _to_host(array: Any) -> Any:
-    """Return something NumPy can slice: device tensors and DLPack objects are copied to the host."""
+    """Return an object that NumPy can slice; device tensors and DLPack objects are copied to the host."""
     if is_on_device(array):
         return array
     if np.ma.is_masked(array):
-        raise InvalidInputError("the array has masked values; expected all values to be there")
+        raise InvalidInputError("the array has masked values; expected an array without a mask")
     if isinstance(array, np.ndarray) or type(array).__module__.startswith("h5py") or _is_sliced(array):
         return array
-    if hasattr(array, "detach"):  # torch: also leaves the graph and the device
+    if hasattr(array, "detach"):  # torch: leave the graph and the device
         array = array.detach().cpu()
         if str(array.dtype) == "torch.bfloat16":
             array = array.float()
@@ -105,17 +105,17 @@ def _to_host(array: Any) -> Any:
 
 
 def as_host(array: Any) -> NDArray[Any]:
-    """Return a NumPy array of whatever comes, of any shape and type."""
+    """Return any input as a NumPy array of any shape and type."""
     return np.asarray(_to_host(array))
 
 
 def as_matrix(array: Any, dim: int, what: str) -> Any:
-    """Check that `array` is a numeric (n, dim) array and return it unread (a memory map stays one).
+    """Check that `array` is a numeric (n, dim) array; return it without reading values (a memory map stays one).
 
     Raises
     ------
     InvalidInputError
-        If it is not two-dimensional, not real-valued, or has another number of columns.
+        If the array is not two-dimensional or not real-valued, or has another number of columns.
     """
     array = _to_host(array)
     if array.shape == (0,):
@@ -130,15 +130,15 @@ def as_matrix(array: Any, dim: int, what: str) -> Any:
 
 
 def _checked_float32(block: Any, rows: range | NDArray[np.int64], what: str) -> Any:
-    """Return a block as float32; `rows` are the numbers that errors call its rows by."""
+    """Return a block of rows as float32; errors call its rows by the numbers `rows`."""
     if is_on_device(block):
-        converted, place = block.float32()
-        if place >= 0:  # the host finds it again, and says so in the same words
-            row = place // block.shape[1]
+        converted, position = block.float32()
+        if position >= 0:  # check the row again on the host, which raises the error
+            row = position // block.shape[1]
             _checked_float32(block[row : row + 1].host(), rows[row : row + 1], what)
         return converted
     raw = np.asarray(block)
-    if raw.ndim != 2 or raw.dtype.kind not in "fiu":  # only of an object that says one thing and slices to another
+    if raw.ndim != 2 or raw.dtype.kind not in "fiu":  # slices of an object may differ from its own shape and dtype
         raise InvalidInputError(f"{what} slice to {raw.dtype} of shape {raw.shape}; expected two-dimensional numbers")
     if raw.dtype == np.float32:
         out = np.ascontiguousarray(raw)
@@ -152,26 +152,26 @@ def _checked_float32(block: Any, rows: range | NDArray[np.int64], what: str) -> 
 
 
 def float_chunks(matrix: Any, rows: int, what: str) -> Iterator[F32 | OnDevice]:
-    """Yield C-contiguous float32 blocks of at most `rows` rows of a checked matrix, where it lies.
+    """Yield a checked matrix, on the host or the device, as C-contiguous float32 chunks of at most `rows` rows.
 
     Raises
     ------
     InvalidInputError
-        At the block that holds a NaN or an infinity (also after the cast to float32), naming row and column.
+        At a chunk with a NaN or an infinity, before or after the cast to float32; the message names row and column.
     """
     for start in range(0, matrix.shape[0], rows):
         yield _checked_float32(matrix[start : start + rows], range(start, matrix.shape[0]), what)
 
 
 class VectorSource:
-    """Vectors that a caller passes to be encoded: checked once here, read later, a chunk at a time.
+    """Vectors to be encoded. The constructor checks them; `chunks` reads them later, a chunk at a time.
 
     Parameters
     ----------
     vectors : array-like, shape (n, dim), or OnDevice
-        As users pass it, or as `Backend.adopt` returned it.
+        A user's array, or the one that `Backend.adopt` returned.
     dim : int
-        Columns expected.
+        Expected number of columns.
 
     Raises
     ------
@@ -185,17 +185,17 @@ class VectorSource:
         self.dim = dim
 
     def chunks(self, rows: int | None = None) -> Iterator[tuple[int, F32 | OnDevice]]:
-        """Yield the first row of each chunk and its float32 rows, where they lie.
+        """Yield the first row of each chunk and its float32 rows, on the host or the device.
 
         Parameters
         ----------
         rows : int, optional
-            Most rows of a chunk; by default what fills 16 MiB on the host, or 256 MiB on a device.
+            Most rows of a chunk; by default as many as fill 16 MiB on the host, or 256 MiB on a device.
 
         Raises
         ------
         InvalidInputError
-            At the chunk that holds a NaN or an infinity, naming row and column.
+            At a chunk with a NaN or an infinity; the message names row and column.
         """
         if rows is None:
             values = _DEVICE_CHUNK_VALUES if is_on_device(self._matrix) else _CHUNK_VALUES
@@ -207,24 +207,24 @@ class VectorSource:
 def float_rows(matrix: Any, rows: NDArray[np.int64], what: str) -> F32:
     """Return some rows, ascending, of a checked matrix as C-contiguous float32.
 
-    What is no NumPy array is read by slices over runs of rows that lie close together.
+    Other objects than NumPy arrays are read by slices, each over a run of neighboring rows.
 
     Raises
     ------
     InvalidInputError
-        For a NaN or an infinity among them, naming row and column.
+        For a NaN or an infinity; the message names row and column.
     """
     if isinstance(matrix, np.ndarray) or not rows.size:
-        picked = matrix[rows] if rows.size else np.empty((0, matrix.shape[1]), np.float32)
+        selected = matrix[rows] if rows.size else np.empty((0, matrix.shape[1]), np.float32)
     else:
         runs = np.split(rows, np.flatnonzero(np.diff(rows) > _GAP) + 1)
-        picked = np.concatenate([matrix[run[0] : run[-1] + 1][run - run[0]] for run in runs])
-    out: F32 = _checked_float32(picked, rows, what)
+        selected = np.concatenate([matrix[run[0] : run[-1] + 1][run - run[0]] for run in runs])
+    out: F32 = _checked_float32(selected, rows, what)
     return out
 
 
 def as_queries(array: Any, dim: int) -> tuple[F32 | OnDevice, bool]:
-    """Return float32 queries of shape (nq, dim) and whether a single 1-D query was given."""
+    """Return float32 queries of shape (nq, dim), and whether the input is a single 1-D query."""
     array = _to_host(array)
     single = len(array.shape) == 1 and array.shape[0] != 0
     if single:
@@ -241,7 +241,7 @@ def as_ids(ids: Any, count: int | None = None) -> NDArray[np.int64]:
     ids : array-like
         Integers.
     count : int, optional
-        The number of ids expected; then they must also be distinct.
+        Expected number of ids; with it the ids must also be distinct.
     """
     array = np.asarray(_to_host(ids))
     if array.ndim != 1:

@@ -1,29 +1,29 @@
-"""Centering: vectors are encoded and searched by what is left of them without a point m, the index's center.
+"""Centering: an index subtracts a point m, its center, from vectors and queries before it encodes them.
 
-The error of an estimate of <a, b> is proportional to |a| |b|. Vectors that share a mean, as embeddings of one model
-do, are shorter without it, and so is the error of their scores. The engine (codec, backend, kernels, blocks of files)
-sees an index of residuals; this is the only place where they are made, and where its scores become the index's:
+The error of an estimate of <a, b> is proportional to |a| |b|. Embeddings of one model share a mean. Without it they are
+shorter, and the errors of their scores are smaller. The engine (codec, backend, kernels, blocks of files) sees an index
+of the residuals. This module computes the residuals, and converts the engine's scores to those of the index:
 
-======  =========================  ========  ===============  ============
-metric  rows and queries           engine's  score            bytes
-======  =========================  ========  ===============  ============
-l2      x - m, q - m               l2        s                as without
-cosine  x/|x| - m, q/|q| - m       l2        fl(1 - s/2)      4 for a norm
-======  =========================  ========  ===============  ============
+======  =========================  ===============  ==================  ===================
+metric  rows and queries           engine's metric  score               more bytes per row
+======  =========================  ===============  ==================  ===================
+l2      x - m, q - m               l2               s                   0
+cosine  x/|x| - m, q/|q| - m       l2               fl(1 - s/2)         4 for a norm
+======  =========================  ===============  ==================  ===================
 
-|q - x|^2 = |(q - m) - (x - m)|^2, and the cosine of unit vectors is 1 - |q - x|^2 / 2. Any m gives unbiased scores; it
-only changes their variance. There is none for ip: <q - m, x - m> differs from <q, x> by <m, x>, a scalar for each row
-that ip does not store. Shifting rows alone, which needs none, shrinks |x - m| but not |q|, and raised no recall (MiniLM
-at 2 bits: default .8473 and .8465 with the mean, trellis .8832 and .8834).
+|q - x|^2 = |(q - m) - (x - m)|^2, and the cosine of unit vectors is 1 - |q - x|^2 / 2. Any m gives unbiased scores; m
+only changes their variance. The metric ip has no center: <q - m, x - m> differs from <q, x> by <m, x>, a scalar per row
+that ip does not store. Shifting the rows alone needs no scalar, but shrinks |x - m| and not |q|. It did not raise the
+recall (MiniLM at 2 bits: default .8473 and .8465 with the mean, trellis .8832 and .8834).
 
-Residuals are computed in float64 and rounded once to float32, with |x| by ``estimator.sum64``: before the backend sees
-them, so that codes do not depend on it. "mean" is the mean of the rows of the first `add`, for cosine of x/|x|: sums
-in float64 of 2^17 // d rows at a time, by ``sum64``, added up in turn, divided by the number of rows and rounded.
+Residuals are computed in float64 and rounded once to float32, with |x| by ``estimator.sum64``. This happens before the
+backend, so that codes do not depend on it. "mean" is the mean of the rows of the first `add`, for cosine of x/|x|. It
+is the float64 sum of chunks of 2^17 // d rows, each summed by ``sum64``, divided by the number of rows and rounded.
 
-A zero vector has cosine 0 with all: it counts as a unit vector at right angles to all others, in a dimension of its
-own. Its residual is -m, and its norm, a row's or a query's, sqrt(1 + |m|^2); then s is 2 but for the error of
-<q - m, -m>. (Its standard error, and the confidence of the sign bound, do not hold; for the gaussian sketch, whose
-estimates take the norm in, not even that.)
+A zero vector has cosine 0 with all vectors: it counts as a unit vector orthogonal to all others. Its residual is -m and
+its norm is sqrt(1 + |m|^2), for rows and queries; s is then 2 plus the error of <q - m, -m>. Its standard error and the
+confidence of its sign bound do not hold. For the gaussian sketch, whose estimates use the norm, its score does not
+hold either.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ __all__ = ["Centering", "engine_spec"]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-_PIECE_VALUES = 2**17  # values shifted at a time
-_READ_PIECES = 32  # pieces read at a time for the mean: 16 MiB of float32
-_TINY2 = float(np.finfo(np.float32).tiny) ** 2  # what is shorter than the smallest normal number is a zero vector
-_INFINITY = 0x7F800000  # bits of float32's
+_CHUNK_VALUES = 2**17  # values in a chunk of shifted rows
+_READ_CHUNKS = 32  # chunks per read for the mean: 16 MiB of float32
+_TINY2 = float(np.finfo(np.float32).tiny) ** 2  # squared norm below which a vector counts as zero
+_INFINITY = 0x7F800000  # bits of the float32 infinity
 
 
 def engine_spec(spec: IndexSpec, centered: bool) -> IndexSpec:
@@ -82,20 +82,20 @@ def _norm(vector: F32) -> float:
     return float(np.sqrt(sum64(vector.astype(np.float64)[:, None] ** 2)[0]))
 
 
-def _piece_rows(dim: int) -> int:
-    return max(1, _PIECE_VALUES // dim)
+def _chunk_rows(dim: int) -> int:
+    return max(1, _CHUNK_VALUES // dim)
 
 
-def _wide(rows: F32, unit: bool) -> Iterator[tuple[slice, F64, NDArray[np.bool_]]]:
-    """Yield rows in float64, for `unit` divided by their lengths, in pieces whose passes stay in the cache.
+def _float64_chunks(rows: F32, unit: bool) -> Iterator[tuple[slice, F64, NDArray[np.bool_]]]:
+    """Yield the slice of each chunk, its rows as float64, and the mask of zero vectors, which no division changes.
 
-    With where they are, and which are zero vectors and stay as they are. The array is used again for the next piece.
+    With `unit` the rows are divided by their norms. A chunk fits the cache, and its array is reused for the next chunk.
     """
-    step = _piece_rows(rows.shape[1])
-    room, squares = np.empty((2, min(step, len(rows)), rows.shape[1]))
+    step = _chunk_rows(rows.shape[1])
+    buffer, squares = np.empty((2, min(step, len(rows)), rows.shape[1]))
     for start in range(0, len(rows), step):
         at = slice(start, start + step)
-        wide = room[: len(rows[at])]
+        wide = buffer[: len(rows[at])]
         wide[:] = rows[at]
         zero = np.zeros(len(wide), np.bool_)
         if unit:
@@ -107,23 +107,23 @@ def _wide(rows: F32, unit: bool) -> Iterator[tuple[slice, F64, NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Centering:
-    """What stands between an index and its engine.
+    """The conversion between an index and its engine of residuals.
 
     Attributes
     ----------
     spec : IndexSpec
-        The index's, with the metric that users see.
+        Spec of the index, with the metric that users see.
     vector : ndarray of float32, shape (dim,), or None
-        m; read-only. None: there is none, or it is still to be taken.
+        m, read-only; None without a center, and while the mean is pending.
     pending : bool
-        Whether the mean of the first rows is to become m.
+        Whether m will be the mean of the first rows.
     """
 
     spec: IndexSpec
     vector: F32 | None = None
     pending: bool = False
 
-    # ---- what it is
+    # ---- the center
 
     @classmethod
     def of(cls, spec: IndexSpec, center: Any) -> Centering:
@@ -148,14 +148,14 @@ class Centering:
 
     @classmethod
     def from_text(cls, spec: IndexSpec, text: str | None) -> Centering:
-        """Undo `text`; ValueError if it is none."""
+        """Undo `text`; raises ValueError for other text."""
         if text is None or text == "mean":
             return cls.of(spec, text)
         return cls.of(spec, np.frombuffer(base64.b64decode(text, validate=True), "<f4"))
 
     @property
     def on(self) -> bool:
-        """Whether there is a center, or will be."""
+        """Whether the index has a center, or will have one."""
         return self.pending or self.vector is not None
 
     @property
@@ -165,12 +165,12 @@ class Centering:
 
     @property
     def block(self) -> F32 | None:
-        """What a file keeps: m; (0,) if it is still to be taken; None without a center."""
+        """The block of a file: m; an array of shape (0,) while the mean is pending; None without a center."""
         return np.empty(0, np.float32) if self.pending else self.vector
 
     @property
     def text(self) -> str | None:
-        """The same as text: the bytes of m in base64, "mean", or None. Equal for equal centers only."""
+        """The center as text: the bytes of m in base64, "mean" while pending, or None; equal for equal centers only."""
         if self.vector is None:
             return "mean" if self.pending else None
         return base64.b64encode(self.vector.astype("<f4").tobytes()).decode()
@@ -184,33 +184,33 @@ class Centering:
         )
 
     def settled(self, source: VectorSource) -> Centering:
-        """Return itself, or with the mean of the vectors if that is pending and there are any.
+        """Return the centering with the mean of the vectors if it is pending and `source` has rows, else itself.
 
         Raises
         ------
         InvalidInputError
-            For a NaN or infinity, naming row and column, or a mean that is too long.
+            For a NaN or infinity (the message names row and column), or a mean of too large a norm.
         """
         if not self.pending or not source.rows:
             return self
         total = np.zeros(self.spec.dim)
-        for _, chunk in source.chunks(_READ_PIECES * _piece_rows(self.spec.dim)):
-            for _, wide, _ in _wide(on_host(chunk), self.spec.metric == "cosine"):
+        for _, chunk in source.chunks(_READ_CHUNKS * _chunk_rows(self.spec.dim)):
+            for _, wide, _ in _float64_chunks(on_host(chunk), self.spec.metric == "cosine"):
                 total += sum64(wide)
         return Centering(self.spec, _as_vector(flush(total / source.rows), self.spec.dim))
 
-    # ---- towards the engine
+    # ---- from vectors to the engine
 
     def norms(self, found: F32, zero: NDArray[np.bool_]) -> F32:
-        """Return the norms that the engine's rows or queries count with; `zero` marks zero vectors."""
+        """Return the norms of the engine's rows or queries; `zero` marks zero vectors."""
         return np.where(zero, self._norm_of_zero, found) if zero.any() else found
 
     def residuals(self, rows: F32) -> tuple[F32, NDArray[np.bool_]]:
-        """Return what the engine sees of finite float32 rows (n, dim), and which of them count as zero vectors."""
+        """Return the residuals of finite float32 rows (n, dim), and the mask of zero vectors."""
         out, zero = np.empty_like(rows), np.empty(len(rows), np.bool_)
         vector = np.zeros(self.spec.dim) if self.vector is None else self.vector.astype(np.float64)
         with np.errstate(under="ignore"):
-            for at, wide, zero[at] in _wide(rows, self.spec.metric == "cosine"):
+            for at, wide, zero[at] in _float64_chunks(rows, self.spec.metric == "cosine"):
                 np.subtract(wide, vector, out=out[at], casting="same_kind")
         return out, zero
 
@@ -218,38 +218,38 @@ class Centering:
     def _norm_of_zero(self) -> np.float32:
         return np.float32(np.sqrt(1.0 + (0.0 if self.vector is None else _norm(self.vector)) ** 2))
 
-    # ---- and back
+    # ---- from the engine to scores
 
     @property
     def _is_angular(self) -> bool:
         return self.on and self.spec.metric == "cosine"
 
-    def scores(self, found: F32) -> F32:
+    def scores(self, engine_scores: F32) -> F32:
         """Return the index's scores for the engine's."""
-        return np.float32(1) - np.float32(0.5) * found if self._is_angular else found
+        return np.float32(1) - np.float32(0.5) * engine_scores if self._is_angular else engine_scores
 
-    def thresholds(self, wanted: F32) -> F32:
-        """Return the engine's thresholds (nq,) that let pass exactly what has a score better than those wanted."""
+    def thresholds(self, thresholds: F32) -> F32:
+        """Return the engine's thresholds (nq,); exactly the rows with scores better than `thresholds` pass them."""
         if not self._is_angular:
-            return wanted
-        # The first distance whose cosine is not better, of all float32 numbers from -inf to inf, by bisection.
-        low, high = np.full(wanted.shape, -_INFINITY), np.full(wanted.shape, _INFINITY)
+            return thresholds
+        # Bisection over all float32 numbers from -inf to inf finds the first distance whose cosine is not better.
+        low, high = np.full(thresholds.shape, -_INFINITY), np.full(thresholds.shape, _INFINITY)
         while (low < high).any():
             middle = (low + high) >> 1
-            worse = self.scores(_number(middle)) <= wanted
+            worse = self.scores(_float_of_rank(middle)) <= thresholds
             low, high = np.where(worse, low, middle + 1), np.where(worse, middle, high)
-        return _number(low)
+        return _float_of_rank(low)
 
     def stderr(self, errors: F32) -> F32:
-        """Return standard errors of the index's scores for those of the engine's."""
+        """Return the standard errors of the index's scores for those of the engine's scores."""
         return np.float32(0.5) * errors if self._is_angular else errors
 
     def decoded(self, residuals: F32) -> F32:
-        """Return vectors for decoded residuals."""
+        """Return the vectors of decoded residuals."""
         return residuals if self.vector is None else residuals + self.vector
 
 
-def _number(place: NDArray[np.int64]) -> F32:
-    """Return the float32 number at a place in their order: 0 for 0, 1 for the smallest positive one, and so on."""
-    bits = np.where(place < 0, 2**31 - place, place)
+def _float_of_rank(rank: NDArray[np.int64]) -> F32:
+    """Return the float32 number of a rank in their order: rank 0 is 0, rank 1 the smallest positive number."""
+    bits = np.where(rank < 0, 2**31 - rank, rank)
     return bits.astype(np.uint32).view(np.float32)

@@ -1,4 +1,4 @@
-"""Encoder: vectors become code rows, and queries prepared ones, on one backend and around one center."""
+"""Encoder: encodes vectors and prepares queries, with one backend and one center."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ F32 = NDArray[np.float32]
 
 
 def _check_norms(norm: F32 | None, what: str, first_row: int) -> None:
-    """Raise InvalidInputError for norms with which distances would not be finite."""
+    """Raise InvalidInputError for norms so large that distances would not be finite."""
     if norm is not None and norm.size and not norm.max() < MAX_NORM:
         row = int(np.argmax(~(norm < MAX_NORM)))
         raise InvalidInputError(
@@ -33,21 +33,21 @@ def _check_norms(norm: F32 | None, what: str, first_row: int) -> None:
 
 
 class Encoder(NamedTuple):
-    """The way of a vector into an index: chunk, round for the originals, center, encode.
+    """The steps from vectors to rows: chunk, round the originals, center, encode.
 
     Attributes
     ----------
     backend : Backend
         Rotates and quantizes.
     centering : Centering
-        What vectors lose before they are encoded.
+        The center, subtracted from vectors before they are encoded.
     """
 
     backend: Backend
     centering: Centering
 
     def source(self, vectors: Any) -> VectorSource:
-        """Check vectors that a caller passes to be encoded; those on the backend's device stay there.
+        """Check a caller's vectors; an array on the backend's device stays on it.
 
         Raises
         ------
@@ -58,12 +58,12 @@ class Encoder(NamedTuple):
         return VectorSource(vectors if on_device is None else on_device, self.centering.spec.dim)
 
     def encode(self, source: VectorSource, originals: Originals | None) -> Iterator[NewRows]:
-        """Encode vectors chunk by chunk, as the chunks are asked for, and round them if the index keeps vectors.
+        """Encode vectors lazily, chunk by chunk, and round them if the index keeps originals.
 
         Raises
         ------
         InvalidInputError
-            At the chunk that can't be encoded, naming the row.
+            At a chunk that can't be encoded; the message names the row.
         """
         for first_row, chunk in source.chunks():
             rounded = None if originals is None else originals.rounded(on_host(chunk), first_row)

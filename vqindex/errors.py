@@ -1,16 +1,24 @@
-"""Everything vqindex raises on purpose. Each message holds the offending value and what was expected."""
+"""Errors and warnings of vqindex. Each message names the offending value and what was expected."""
 
 from __future__ import annotations
 
-__all__ = ["BackendError", "FileFormatError", "InvalidInputError", "StoreError", "UnknownIdError", "VQIndexError"]
+__all__ = [
+    "BackendError",
+    "FileFormatError",
+    "InvalidInputError",
+    "SlowCodecWarning",
+    "StoreError",
+    "UnknownIdError",
+    "VQIndexError",
+]
 
 
 class VQIndexError(Exception):
-    """Base of every error of this library."""
+    """Base class of all errors of this library."""
 
 
 class InvalidInputError(VQIndexError, ValueError):
-    """An argument or an array does not fit; nothing was changed."""
+    """An argument or an array is not valid; nothing was changed."""
 
 
 class UnknownIdError(VQIndexError, KeyError):
@@ -26,8 +34,12 @@ class FileFormatError(VQIndexError, ValueError):
 
 
 class BackendError(VQIndexError, RuntimeError):
-    """The backend or device asked for can't be used here."""
+    """The requested backend or device can't be used on this machine."""
 
 
 class StoreError(VQIndexError, RuntimeError):
-    """A store can't be used so: another writer has it, it is open for reading only, or it was closed."""
+    """A store can't be changed or read: another writer has it, it is open for reading only, or it is closed."""
+
+
+class SlowCodecWarning(UserWarning):
+    """A backend has no kernel for some steps of a codec, so NumPy runs them: the same results, tens of times slower."""

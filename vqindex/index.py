@@ -1,4 +1,4 @@
-"""VQIndex: the one object a user holds. It orchestrates; maths, files and kernels live elsewhere."""
+"""VQIndex: the class that users work with. It connects the rooms; math, files and kernels are in other modules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .arrays import VectorSource
 from .backends.protocol import Backend
-from .backends.registry import make_backend
+from .backends.registry import make_backend, warn_of_numpy_steps
 from .center import Centering
 from .codes.codec import Codec
 from .encoder import Encoder
@@ -42,22 +42,22 @@ class VQIndex:
         TurboQuant-prod and -mse are arXiv 2504.19874, QJL is arXiv 2406.03482. ``"trellis"`` (1 to 4 bits) gives higher
         recall at the same bytes for a slower encoding.
     sketch : {"shared", "orthogonal", "gaussian"}, optional
-        For turboquant-prod: the matrix whose signs of the residual are stored. ``"shared"`` (default) uses the
-        rotation itself, ``"gaussian"`` is the paper's.
+        For turboquant-prod: the matrix that projects the residual before its signs are stored. ``"shared"`` (default)
+        is the rotation itself, ``"gaussian"`` the paper's matrix.
     rotation : {"hadamard", "haar"}, default "hadamard"
         ``"haar"`` is a dense matrix, for fidelity tests.
     seed : int, default 0
         Seed of the rotation and the sketch.
     keep_vectors : {"f32", "f16", "int8"}, optional
         Keep the vectors too, as float32, float16, or int8 with a scale for each, so that ``search(..., rerank=True)``
-        can give exact scores to a shortlist. They cost 4, 2 or 1 bytes per coordinate, in the file as well, where a
-        search of a memory-mapped index reads only those of its shortlists.
+        can compute exact scores of a shortlist. They take 4, 2 or 1 bytes per coordinate, in memory and in the file. A
+        search of a memory-mapped index reads only the vectors of its shortlists.
     center : {"mean"} or array-like of float, shape (dim,), optional
-        A point that is subtracted from vectors before they are encoded. Scores are of the vectors as they are, and
-        unbiased whatever the point is; their errors are smaller if it is near the vectors. ``"mean"`` is the mean of
-        the vectors of the first `add` or `upsert`, which reads them twice, and stays as it is from then on. For cosine
-        the point lies among the vectors divided by their lengths, and a vector takes 4 more bytes; there is none for
-        ip.
+        A point that is subtracted from vectors before they are encoded. Scores are those of the original vectors, and
+        unbiased for any point; their errors are smaller if the point is near the vectors. ``"mean"`` is the mean of
+        the vectors of the first `add` or `upsert`, which reads them twice; later calls do not change it. For cosine the
+        point is subtracted from vectors divided by their norms, and a vector takes 4 more bytes. The metric ip has no
+        center.
     device : str, default "auto"
         ``"auto"``, ``"cpu"``, ``"cuda"``, or a backend's name. ``"auto"`` is the CPU unless the environment variable
         VQINDEX_BACKEND names another backend.
@@ -67,7 +67,7 @@ class VQIndex:
     InvalidInputError
         If a parameter is out of range.
     BackendError
-        If the device has no backend here.
+        If this machine or build has no backend for the device.
 
     Examples
     --------
@@ -100,6 +100,7 @@ class VQIndex:
     def _start(self, centering: Centering, device: str, originals: Originals | None) -> None:
         self._codec = Codec(centering.engine_spec)
         self._encoder = Encoder(make_backend(self._codec, device), centering)
+        warn_of_numpy_steps(self._backend, self._spec)
         self._contents = Contents(RowStore(self._codec.spec, self._backend.put), IdMap(), originals)
         self._meta: dict[str, Any] = {}
 
@@ -123,7 +124,7 @@ class VQIndex:
     def _ids(self) -> IdMap:
         return self._contents.ids
 
-    # ---- what it is
+    # ---- parameters and sizes
 
     @property
     def spec(self) -> IndexSpec:
@@ -142,15 +143,15 @@ class VQIndex:
 
     @property
     def keep_vectors(self) -> str | None:
-        """How vectors are kept for re-ranking: "f32", "f16", "int8", or None if they are not."""
+        """The type of the vectors kept for re-ranking: "f32", "f16", "int8", or None without them."""
         originals = self._contents.originals
         return None if originals is None else originals.kind
 
     @property
     def center(self) -> NDArray[np.float32] | None:
-        """What is subtracted before vectors are encoded, read-only float32 of shape (dim,).
+        """The point that is subtracted from vectors before they are encoded, read-only float32 of shape (dim,).
 
-        None if nothing is, or if it is to be the mean of vectors that are not there yet.
+        None without a center, and with ``center="mean"`` before the first vectors are added.
         """
         return self._centering.vector
 
@@ -161,16 +162,16 @@ class VQIndex:
 
     @property
     def meta(self) -> dict[str, Any]:
-        """Free JSON-able notes that are saved with the index (the CLI keeps build times here)."""
+        """Notes in JSON types that are saved with the index (the CLI stores build times in them)."""
         return self._meta
 
     def to(self, device: str) -> VQIndex:
-        """Search and encode on another device from now on; codes and results are the same on all of them.
+        """Search and encode on another device from now on; codes and results are the same on all devices.
 
         Parameters
         ----------
         device : str
-            As for the constructor. Rows go to a GPU with the first search there, and leave it with this call.
+            As for the constructor. The first search on a GPU copies the rows to it; this call frees them.
 
         Returns
         -------
@@ -180,19 +181,20 @@ class VQIndex:
         Raises
         ------
         BackendError
-            If the device has no backend here. The index then stays where it was.
+            If this machine or build has no backend for the device. The index then stays on the old device.
         """
         self._encoder = self._encoder._replace(backend=make_backend(self._codec, device))
+        warn_of_numpy_steps(self._backend, self._spec)
         self._rows.write_with(self._backend.put)
         return self
 
     def train(self, vectors: Any = None) -> None:
-        """Do nothing; there so that code written for faiss runs unchanged.
+        """Do nothing; the method exists so that code written for faiss runs unchanged.
 
         Parameters
         ----------
         vectors : object, optional
-            Not looked at.
+            Ignored.
         """
 
     def __len__(self) -> int:
@@ -220,12 +222,16 @@ class VQIndex:
         return self._ids.ids(self._ids.live_rows())
 
     def stats(self) -> dict[str, Any]:
-        """Return the spec, sizes in bytes, the backend, and the quantizer's expected error as a plain dict."""
+        """Return the spec, sizes in bytes, the backend, and the quantizer's expected error as a plain dict.
+
+        ``numpy_steps`` lists which of "encode", "prepare" and "search" have no kernel on this backend for the codec.
+        """
         originals = self._contents.originals
         return {
             **self._spec.as_dict(),
             "ntotal": self.ntotal,
             "backend": self._backend.name,
+            "numpy_steps": list(self._backend.numpy_steps),
             "code_bytes": self._spec.sign_bytes + self._spec.row_bytes,
             "bytes_per_vector": self._codec.spec.bytes_per_vector,
             "center": self._centering.describe(),
@@ -240,7 +246,7 @@ class VQIndex:
     # ---- add
 
     def add(self, vectors: Any, ids: Any = None) -> None:
-        """Append vectors; encoded in chunks, so the input may be a memory map larger than memory.
+        """Append vectors. They are encoded in chunks, so the input may be a memory map larger than memory.
 
         Parameters
         ----------
@@ -248,16 +254,16 @@ class VQIndex:
             Any float or integer dtype; NumPy, torch, CuPy, DLPack, h5py or nested lists. Arrays on the GPU of an index
             on device ``"cuda"`` are encoded there.
         ids : array-like of int or of str, shape (n,), optional
-            Distinct ids, new to the index: integers from 0 to 2**63 - 1, or strings. Without them vectors are numbered
-            from 0 on, and no number is given twice; once other ids were given, every vector needs one. The first ids
-            decide whether those of the index are integers or strings; strings are then taken and returned everywhere.
+            Distinct ids, new to the index: integers from 0 to 2**63 - 1, or strings. Without ids vectors are numbered
+            from 0 on, and no number is used twice. After a call with other ids, every vector needs one. The first ids
+            decide whether the index has integers or strings; with strings all methods take and return strings.
 
         Raises
         ------
         InvalidInputError
             Wrong shape or dtype, a NaN or infinity (named by row and column), a norm of 2**62 or more (not for
             cosine), a coordinate that ``keep_vectors="f16"`` can't hold, or ids that are negative, repeated or already
-            there. The index is then unchanged.
+            in the index. The index is then unchanged.
         """
         source = self._encoder.source(vectors)
         new_ids = None if ids is None else self._ids.parse_ids(ids, source.rows)
@@ -266,7 +272,7 @@ class VQIndex:
         self._append(source, new_ids)
 
     def _append(self, source: VectorSource, new_ids: IdBatch | None, replaces: NDArray[np.int64] | None = None) -> None:
-        """Encode and append vectors, and remove the rows they replace; the first may decide on the center."""
+        """Encode and append vectors, and remove the rows they replace; the first vectors may set the center."""
         before = self._encoder
         self._encoder = before._replace(centering=before.centering.settled(source))
         try:
@@ -297,34 +303,34 @@ class VQIndex:
         self._append(source, new_ids, self._ids.find(new_ids))
 
     def remove(self, ids: Any) -> int:
-        """Take vectors out, each in constant time; no other vector's id or place changes.
+        """Remove vectors, each in constant time; the ids and the order of all others stay.
 
-        Their memory is reclaimed by `compact`; `save` writes only what is left.
+        `compact` reclaims their memory; `save` writes only the remaining vectors.
 
         Parameters
         ----------
         ids : array-like of int or of str, shape (m,)
-            Ids; those that are not in the index are passed over.
+            Ids; ids that are not in the index are ignored.
 
         Returns
         -------
         int
-            How many vectors were removed.
+            Number of vectors that were removed.
 
         Raises
         ------
         InvalidInputError
-            Ids that are negative, or neither integers nor strings, as the index has them. The index is then unchanged.
+            Negative ids, or ids of another kind than the index has. The index is then unchanged.
         """
         return self._ids.remove(self._ids.find(self._ids.parse_ids(ids)))
 
     def compact(self) -> int:
-        """Reclaim the memory of removed vectors; ids, their order and all results stay as they are.
+        """Reclaim the memory of removed vectors; ids, their order and all results stay the same.
 
         Returns
         -------
         int
-            How many removed vectors took memory.
+            Number of removed vectors whose memory was reclaimed.
         """
         removed = self._ids.rows_ever - len(self._ids)
         self._contents = self._contents.compacted()
@@ -339,7 +345,7 @@ class VQIndex:
         Parameters
         ----------
         other : VQIndex
-            An index of the same parameters, `center` and `keep_vectors` included; it is not changed.
+            An index with the same parameters, `center` and `keep_vectors` included; it is not changed.
 
         Raises
         ------
@@ -388,29 +394,30 @@ class VQIndex:
         k : int, default 10
             Number of results; may exceed the number of vectors.
         filter : optional
-            Which vectors may be found; the scan looks at no others. One of
+            The vectors that the search may return; the scan skips all others. One of
 
             * a bool mask of shape (ntotal,), in the order of `ids`; `vqindex.bitmap` of it, packed;
-            * an allowlist: ids of shape (m,); those that are not in the index, and an empty list, allow nothing;
+            * an allowlist: ids of shape (m,); ids that are not in the index, and an empty list, allow nothing;
             * `vqindex.exclude(ids)`: all but these;
             * one of these for each query: an array of shape (nq, ...), or a list of nq filters (None for all vectors).
         rerank : optional
-            Where to read the vectors themselves, to give the best ``oversample * k`` by their codes exact scores and
-            return the best k of these: True for those of ``keep_vectors=``; an array, memory map or h5py dataset whose
-            row i is the vector with id i; or a function of ids (m,) that returns vectors (m, dim). Only vectors
-            of shortlists are read.
+            Source of the original vectors. The search computes the exact scores of a shortlist, the best
+            ``oversample * k`` by their codes, and returns the best k of them. True reads the vectors of
+            ``keep_vectors=``. Other sources are an array, memory map or h5py dataset whose row i is the vector with id
+            i, or a function of ids (m,) that returns vectors (m, dim). Only vectors of shortlists are read.
         oversample : float, default 4
-            Length of the shortlist in k; only with `rerank`.
+            Length of the shortlist in multiples of k; only with `rerank`.
         threads : int, optional
-            Most threads to use, 1 or more; by default as many as there are processors. Results do not depend on it.
+            Most threads to use, 1 or more; by default as many as processors. Results do not depend on it.
         return_stderr : bool, default False
-            Also return the standard error of every score over the random rotation: the result then unpacks as
+            Also return the standard error of every score over the random rotation. The result then unpacks as
             ``scores, ids, stderr``. Not with `rerank`.
         confidence : float, default 0.995
-            Codes are scanned by their sign bits first, and the other bits read only of rows whose upper
-            confidence bound could still be among the k best. This is the one-sided confidence of that bound, above 0.5:
-            a true neighbor is missed with probability 1 - confidence at most. 1 scores every row. Codes without
-            a sign plane (``trellis`` of one bit, other sketches) always score every row.
+            The scan computes an upper bound of every score from the row's sign bits, and reads the other bits only of
+            rows whose bound could be among the k best. `confidence` is the one-sided confidence of the bound, above
+            0.5: each true neighbor is missed with probability at most 1 - confidence, and the next-best vector takes
+            its place. 1 scores every row. Codes without sign bits (``trellis`` of one bit, sketches other than
+            ``"shared"``) always score every row.
 
         Returns
         -------
@@ -451,16 +458,17 @@ class VQIndex:
         queries : array-like, shape (nq, dim) or (dim,)
             Queries.
         threshold : float or array-like of float, shape (nq,)
-            For all queries, or for each. A score must be above it (ip, cosine) or below it (l2), strictly.
+            One for all queries, or one for each. Scores of results are strictly above it (ip, cosine) or below it (l2).
         filter, threads, confidence : optional
-            As for `search`. With a confidence below 1 a vector that is better than its threshold is missed with
-            probability 1 - confidence at most.
+            As for `search`. With a confidence below 1, each vector that is better than the threshold is missed with
+            probability at most 1 - confidence.
 
         Returns
         -------
         RangeResult
-            ``lims`` int64 (nq + 1,), ``scores`` float32 and ``ids`` int64: those of query i are
-            ``[lims[i]:lims[i + 1]]``, best first, ties by the vector added first. Memory is bounded by the results.
+            ``lims`` int64 (nq + 1,), ``scores`` float32 and ``ids`` int64, or objects (str). The results of query i are
+            ``[lims[i]:lims[i + 1]]``, best first; ties go to the vector added first. Memory is proportional to the
+            results.
 
         Raises
         ------
@@ -470,11 +478,11 @@ class VQIndex:
         return self._searcher().range_search(queries, threshold, filter=filter, threads=threads, confidence=confidence)
 
     def _searcher(self) -> Searcher:
-        contents = self._contents.snapshot()  # before the center is read, which is set before the first rows come
+        contents = self._contents.snapshot()  # before the encoder is read: the center is set before the first rows
         return Searcher(self._encoder, contents)
 
     def estimate(self, queries: Any, ids: Any) -> NDArray[np.float32]:
-        """Return the score of every query with every given id.
+        """Return the score of every query with every id of a list.
 
         Parameters
         ----------
@@ -486,8 +494,8 @@ class VQIndex:
         Returns
         -------
         ndarray of float32, shape (nq, m) or (m,)
-            Equal, bit for bit, to the scores that `search` returns without `rerank`. (For the gaussian sketch, which is
-            a dense product, only if both are given the same batch of queries.)
+            Equal, bit for bit, to the scores that `search` returns without `rerank`. The gaussian sketch is a dense
+            product: its scores are equal only for the same batch of queries.
 
         Raises
         ------
@@ -509,7 +517,7 @@ class VQIndex:
         Returns
         -------
         ndarray of float32, shape (m, dim), or (dim,) for a single id
-            Note that an unbiased reconstruction is longer than x: |xhat|^2 is about |x|^2 / (1 - mse).
+            An unbiased reconstruction is longer than x: |xhat|^2 is about |x|^2 / (1 - mse).
 
         Raises
         ------
@@ -523,9 +531,9 @@ class VQIndex:
     # ---- files
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the index to one ``.vqi`` file, atomically: the old file stays until the new one is on disk.
+        """Write the index to one ``.vqi`` file, atomically: an old file stays until the new one is on disk.
 
-        Removed vectors are not written: the file is that of the compacted index.
+        Removed vectors are not written: the file equals that of the compacted index.
 
         Parameters
         ----------
@@ -535,22 +543,13 @@ class VQIndex:
         Raises
         ------
         OSError
-            If the file can't be written; an older file at `path` is then untouched.
+            If the file can't be written; an old file at `path` is then unchanged.
         """
         from . import file_format  # here, since h5py is most of the time that importing vqindex would take
 
-        rows, ids, originals = self._contents.compacted()
-        file_format.write(
-            path,
-            self._codec,
-            rows.stored(),
-            ids.explicit,
-            self._meta,
-            next_id=ids.next_id,
-            originals=originals,
-            centering=self._centering,
-            names=ids.string_ids,
-        )
+        contents = self._contents.compacted()
+        file = file_format.FileContents(self._centering, contents.segments(), self._meta, contents.ids.next_id)
+        file_format.write(path, self._codec, file)
 
     @classmethod
     def load(
@@ -563,10 +562,10 @@ class VQIndex:
         path : str or path
             The file.
         mmap : bool, default False
-            Map codes, scalars and kept vectors instead of reading them; opens at once whatever the size.
+            Map codes, scalars and originals instead of reading them; the time to open does not depend on the size.
         verify : bool, optional
-            Check every block against its checksum. Default: True, or False with `mmap`, where that would read the
-            whole file; the header and the codebook are checked always.
+            Check every block against its checksum, which reads the whole file. Default: True, or False with `mmap`.
+            The header and the codebook are always checked.
         device : str, default "auto"
             As for the constructor.
 
@@ -578,17 +577,18 @@ class VQIndex:
         Raises
         ------
         FileNotFoundError
-            If there is no such file.
+            If the file does not exist.
         FileFormatError
-            If it is not an index, is truncated or damaged (naming the block), or its version is unknown.
+            If the file is not an index, is truncated or damaged (the message names the block), or of unknown version.
         """
         from . import file_format
 
-        stored = file_format.read(path, mmap=mmap, verify=not mmap if verify is None else verify)
+        file = file_format.read(path, mmap=mmap, verify=not mmap if verify is None else verify)
+        segment = file.segment
         index = cls.__new__(cls)
-        index._start(stored.centering, device, stored.originals)
-        index._rows.seal(stored.rows)
-        ids = IdMap(stored.rows.rows, stored.ids, stored.next_id, stored.string_ids)
+        index._start(file.centering, device, segment.originals)
+        index._rows.seal(segment.stored)
+        ids = IdMap(segment.rows, segment.ids, file.next_id, segment.string_ids)
         index._contents = index._contents._replace(ids=ids)
-        index._meta = stored.meta
+        index._meta = file.meta
         return index

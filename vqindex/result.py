@@ -1,4 +1,4 @@
-"""What a search returns."""
+"""Results of searches."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ __all__ = ["Delivery", "RangeResult", "SearchResult"]
 
 
 class SearchResult(tuple[Any, ...]):
-    """Scores and ids, best first; unpacks as ``scores, ids``, or ``scores, ids, stderr`` if errors were asked for.
+    """Scores and ids, best first; unpacks as ``scores, ids``, or ``scores, ids, stderr`` with standard errors.
 
-    NumPy arrays; for queries that lie on the GPU of an index on device ``"cuda"``, arrays of their library there.
+    The arrays are NumPy arrays. For queries on the GPU of an index on device ``"cuda"`` they are arrays of the queries'
+    library on that GPU.
 
     Attributes
     ----------
@@ -26,9 +27,9 @@ class SearchResult(tuple[Any, ...]):
         Estimated inner product or cosine (higher is better), or squared distance (lower is better). Columns without a
         result hold -inf (ip, cosine) or +inf (l2).
     ids : ndarray of int64, or of objects (str), shape (nq, k) or (k,)
-        -1, or None, where there is no result.
+        Ids; -1, or None, in columns without a result.
     stderr : ndarray of float32, shape (nq, k) or (k,), or None
-        Standard error of each score, if ``return_stderr=True`` asked for it.
+        Standard error of each score, with ``return_stderr=True``.
     """
 
     __slots__ = ()
@@ -83,26 +84,26 @@ Result = TypeVar("Result", SearchResult, RangeResult)
 
 
 class Delivery(NamedTuple):
-    """How results go to the caller.
+    """The form in which the caller gets results.
 
     Attributes
     ----------
     single : bool
-        Whether there is one query that was given without an axis of queries.
+        Whether the caller passed one query of shape (dim,).
     on_device : OnDevice or None
-        The queries, if they lie on the index's device: results go there, as arrays of their library.
+        The queries, if they are on the index's device: results become arrays of their library on it.
     """
 
     single: bool
     on_device: OnDevice | None
 
-    def array(self, part: NDArray[Any]) -> Any:
-        """Return an array, (nq, ...) or (...), where it is wanted."""
-        part = part[0] if self.single else part
-        # Ids that are strings have no place on a device.
-        return part if self.on_device is None or part.dtype == object else self.on_device.back(part)
+    def array(self, array: NDArray[Any]) -> Any:
+        """Return an array (nq, ...) in this form."""
+        array = array[0] if self.single else array
+        # A device can't hold string ids.
+        return array if self.on_device is None or array.dtype == object else self.on_device.back(array)
 
     def __call__(self, result: Result) -> Result:
-        """Return a result whose parts are all where they are wanted."""
-        parts: tuple[NDArray[Any], ...] = result
-        return type(result)(*map(self.array, parts))
+        """Return a result with all arrays in this form."""
+        arrays: tuple[NDArray[Any], ...] = result
+        return type(result)(*map(self.array, arrays))

@@ -1,4 +1,4 @@
-"""IndexSpec: what defines an index before any vector is seen, and the only place that validates it."""
+"""IndexSpec: the parameters of an index, and the only module that validates them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROTATIONS = ("hadamard", "haar")
 MAX_DIM = 16384
 MAX_BITS = 8
 
-# The sketches each codec can use, the default first. Without a sign bit of its own a codec has none.
+# The sketches of each codec, the default first. A codec without sketch signs has "none".
 _SKETCHES_OF: dict[str, tuple[str, ...]] = {
     "turboquant-prod": SKETCHES,
     "turboquant-mse": ("none",),
@@ -46,7 +46,7 @@ def _choice(name: str, value: object, allowed: tuple[str, ...]) -> str:
 
 @dataclass(frozen=True)
 class IndexSpec:
-    """Everything that decides how vectors become codes and scores.
+    """All parameters that determine codes and scores.
 
     Two indexes with equal specs give the same bytes for the same vectors.
 
@@ -59,9 +59,9 @@ class IndexSpec:
     metric : {"ip", "cosine", "l2"}
         Inner product, cosine similarity, or squared Euclidean distance.
     codec : {"turboquant-prod", "turboquant-mse", "qjl", "trellis"}
-        How coordinates become bits (arXiv 2504.19874 and 2406.03482; ``trellis.py``). ``trellis`` has 1 to 4 bits.
+        Quantizer of the coordinates (arXiv 2504.19874 and 2406.03482; ``trellis.py``). ``trellis`` has 1 to 4 bits.
     sketch : {"shared", "orthogonal", "gaussian"}, optional
-        The matrix whose signs of the residual turboquant-prod stores; ``None`` takes the codec's default.
+        The matrix that projects the residual for the sketch signs of turboquant-prod; ``None`` is the codec's default.
     rotation : {"hadamard", "haar"}
         ``haar`` is a dense rotation, for fidelity tests only.
     seed : int
@@ -103,12 +103,12 @@ class IndexSpec:
 
     @property
     def warmup_fields(self) -> int:
-        """Fields of a code row before the first coordinate's: those that start a trellis."""
+        """Number of fields in a code row before the first coordinate's field; 0 except for a trellis."""
         return Trellis.of(self.bits).warmup_fields if self.codec == "trellis" else 0
 
     @property
     def fields(self) -> int:
-        """Fields of `bits` bits in a code row."""
+        """Number of fields of `bits` bits in a code row."""
         return self.warmup_fields + self.dim
 
     @property
@@ -118,29 +118,29 @@ class IndexSpec:
 
     @property
     def has_sign_bits(self) -> bool:
-        """Whether fields hold the coordinates' signs, which are stored apart (``bitplanes.py``)."""
+        """Whether fields have the signs of the coordinates, which are stored separately (``bitplanes.py``)."""
         if self.codec == "trellis":
             return Trellis.of(self.bits).has_signs
         return self.codec in ("turboquant-prod", "turboquant-mse") and self.sketch in ("shared", "none")
 
     @property
     def sign_bytes(self) -> int:
-        """Bytes of a row's sign bits, if they are stored apart."""
+        """Bytes of a row's sign bits; 0 for codes without sign bits."""
         return (self.dim + 7) // 8 if self.has_sign_bits else 0
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row without sign bits that are stored apart."""
+        """Bytes of a row without its sign bits."""
         return (self.fields * (self.bits - 1) + 7) // 8 if self.has_sign_bits else self.code_bytes
 
     @property
     def stores_norm(self) -> bool:
-        """Whether a norm is kept per vector (cosine needs none)."""
+        """Whether a norm is stored per vector (cosine needs none)."""
         return self.metric != "cosine"
 
     @property
     def bytes_per_vector(self) -> int:
-        """Bytes stored per vector: its code and every float32 scalar. Explicit ids are not counted."""
+        """Bytes stored per vector: its code and its float32 scalars, without explicit ids."""
         return self.sign_bytes + self.row_bytes + (8 if self.stores_norm else 4)
 
     def as_dict(self) -> dict[str, Any]:

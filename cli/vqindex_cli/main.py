@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from typing import Any
 
 import click
 
@@ -35,8 +37,13 @@ for command in (build, add, delete, compact, search, evaluate, bench, info, veri
     cli.add_command(command)
 
 
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"warning: {message}", err=True)
+
+
 def main() -> None:
-    """Run the command line; library, data and system errors become one line on stderr and exit code 1."""
+    """Run the command line; warnings and errors become lines on stderr, errors of any kind exit code 1."""
+    warnings.showwarning = _show_warning
     try:
         cli.main(standalone_mode=False)
     except click.UsageError as error:

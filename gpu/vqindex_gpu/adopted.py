@@ -1,4 +1,4 @@
-"""Callers' arrays that lie on a device, as `vqindex.arrays` handles them: checked and used where they are."""
+"""Adopted: a caller's array on a device, in the form that `vqindex.arrays` checks and encodes without a host copy."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .device import Device, scalar
-from .engine import THREADS, Engine
+from .device import Device
+from .engine import Engine
+from .launchers import accept as accept_kernel
 
 __all__ = ["Adopted", "accept"]
 
@@ -19,11 +20,11 @@ class Adopted:
     Parameters
     ----------
     engine : Engine
-        Of the device.
+        The engine of the device.
     array : device array
-        What the caller gave, or a part or a conversion of it.
+        The caller's array, a part of it, or a conversion of it.
     origin : object
-        The caller's own array, whose library results are given back in; it keeps the memory alive.
+        The caller's own array. It determines the library of results, and keeps the memory alive.
     """
 
     def __init__(self, engine: Engine, array: Any, origin: Any) -> None:
@@ -31,7 +32,7 @@ class Adopted:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Sizes."""
+        """Shape of the array."""
         return tuple(self.array.shape)
 
     @property
@@ -46,35 +47,45 @@ class Adopted:
 
     def float32(self) -> tuple[Adopted, int]:
         """Return rows as C-contiguous float32 on the device, and the first place that is not finite, or -1."""
-        rows, bad = accept(self.engine.device, self.array)
-        return Adopted(self.engine, rows, self._origin), bad
+        rows, first_bad = accept(self.engine.device, self.array)
+        return Adopted(self.engine, rows, self._origin), first_bad
 
     def host(self) -> NDArray[Any]:
         """Return a copy on the host."""
         return self.engine.device.download(self.array)
 
     def back(self, result: NDArray[Any]) -> Any:
-        """Return a result as an array of the caller's library on this device."""
+        """Return a host result as an array of the caller's library on this device."""
         device = self.engine.device
         return device.give(device.upload(np.ascontiguousarray(result)), self._origin)
 
 
 def accept(device: Device, array: Any) -> tuple[Any, int]:
-    """Return device rows (n, dim) of any real type and strides as float32 rows, and where they are not finite.
+    """Convert rows on a device to float32 and find the first value that is not finite.
 
-    The second is the first place, counted along rows, of what is no finite float32 value, or -1. Rows that are what is
-    wanted are returned as they are.
+    Parameters
+    ----------
+    device : Device
+        Where the rows lie.
+    array : device array, shape (n, dim)
+        Rows of any real type and any strides.
+
+    Returns
+    -------
+    rows : device array of float32, shape (n, dim)
+        C-contiguous; `array` itself if it already is.
+    first_bad : int
+        The first place, counted along rows, of a value that is not a finite float32, or -1.
     """
     (n, dim), size = array.shape, array.dtype.itemsize
-    as_wanted = array.dtype == np.float32 and array.flags.c_contiguous
-    out = array if as_wanted else device.empty((n, dim), np.float32)
+    usable = array.dtype == np.float32 and array.flags.c_contiguous
+    out = array if usable else device.empty((n, dim), np.float32)
     if not n:
         return out, -1
-    bad = device.empty((1,), np.uint64)
-    device.fill(bad, 255)
-    macros = {"FLOATS": int(array.dtype.kind == "f"), "SIGNED": int(array.dtype.kind != "u"), "BYTES": size}
-    strides = [scalar(stride // size, "q") for stride in array.strides]
-    arguments = [array, *strides, scalar(n, "q"), scalar(dim, "i"), None if as_wanted else out, bad]
-    device.launch("accept", {**macros, "THREADS": THREADS}, (-(-n * dim // THREADS), 1), THREADS, arguments)
-    first = int(device.download(bad)[0])
+    first_bad = device.empty((1,), np.uint64)
+    device.fill(first_bad, 255)
+    row_stride, column_stride = (stride // size for stride in array.strides)
+    args = accept_kernel.Args(array, row_stride, column_stride, n, dim, None if usable else out, first_bad)
+    accept_kernel.launch(device, args)
+    first = int(device.download(first_bad)[0])
     return out, first if first < n * dim else -1

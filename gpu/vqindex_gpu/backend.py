@@ -114,6 +114,13 @@ class CudaBackend:
         self._mirrors = [Mirror(device, codec) for device in devices]
         self._lock = Lock()  # a search changes the mirrors
 
+    @property
+    def numpy_steps(self) -> tuple[str, ...]:
+        """Steps without a kernel on the device or the host; search has one for every codec."""
+        if all(engine.encodes for engine in self._engines):
+            return ()
+        return tuple(step for step in self._host.numpy_steps if step != "search")
+
     # ---- rows and queries
 
     def adopt(self, array: Any) -> Adopted | None:

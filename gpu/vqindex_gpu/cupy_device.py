@@ -1,6 +1,6 @@
-"""CupyDevice: memory and launches of a CUDA device through CuPy, on CuPy's current stream.
+"""CupyDevice: the `Device` protocol for CUDA devices, through CuPy and on CuPy's current stream.
 
-CuPy is imported by `find_devices`, not before.
+Importing this module does not import CuPy; `find_devices` does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def import_cupy() -> Any:
     Raises
     ------
     BackendError
-        If it is not installed or does not load, with the command that installs it.
+        If CuPy is not installed or does not load, with the command that installs it.
     """
     try:
         import cupy
@@ -39,12 +39,12 @@ def import_cupy() -> Any:
 
 
 def find_devices() -> list[CupyDevice]:
-    """Return the CUDA devices of this machine, those of CUDA_VISIBLE_DEVICES.
+    """Return the CUDA devices of this machine that CUDA_VISIBLE_DEVICES names.
 
     Raises
     ------
     BackendError
-        Without CuPy, a driver or a device, in one sentence.
+        If CuPy, a driver or a device is missing, in one sentence.
     """
     cupy = import_cupy()
     try:
@@ -62,7 +62,7 @@ class CupyDevice:
     Parameters
     ----------
     number : int
-        Its ordinal.
+        Ordinal of the device.
     """
 
     def __init__(self, number: int) -> None:
@@ -71,7 +71,7 @@ class CupyDevice:
         self._device = cupy.cuda.Device(number)
         attributes, major_minor = self._device.attributes, self._device.compute_capability
         self.shared_bytes: int = attributes["MaxSharedMemoryPerBlockOptin"]
-        # The engine needs nothing of sm_90a beyond sm_90; the name is what the compile matrix of the tests checks.
+        # The kernels use no instruction of sm_90a beyond sm_90. The tests compile for sm_90a, so devices do, too.
         self.arch = f"sm_{major_minor}" + ("a" if major_minor == "90" else "")
         properties = cupy.cuda.runtime.getDeviceProperties(number)
         self.name = f"{properties['name'].decode()} (cuda:{number})"
@@ -85,9 +85,9 @@ class CupyDevice:
             try:
                 return self._cupy.empty(shape, dtype)
             except self._cupy.cuda.memory.OutOfMemoryError:
-                wanted = int(np.prod(shape)) * np.dtype(dtype).itemsize
+                needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
                 raise BackendError(
-                    f"{self.name} has {self.free_bytes()} bytes of memory free; {wanted} are needed"
+                    f"{self.name} has {self.free_bytes()} bytes of memory free; {needed} are needed"
                 ) from None
 
     def owns(self, array: Any) -> bool:
@@ -97,8 +97,8 @@ class CupyDevice:
     def adopt(self, array: Any) -> Any:
         """Return a caller's array on this device as a CuPy array of the same memory, or None.
 
-        Producers with DLPack are given the current stream, and let it wait for their own; of those that have
-        ``__cuda_array_interface__`` alone, CuPy waits for the stream that is named there.
+        A library with DLPack receives the current stream and makes it wait for its own stream. A library that has only
+        ``__cuda_array_interface__`` names a stream in it, and CuPy waits for that stream.
         """
         if self.owns(array):
             return array
@@ -108,7 +108,7 @@ class CupyDevice:
             if hasattr(array, "__dlpack_device__"):
                 if tuple(map(int, array.__dlpack_device__())) != (_DLPACK_CUDA, self.number):
                     return None
-                if hasattr(array, "detach"):  # torch: also leaves the graph
+                if hasattr(array, "detach"):  # torch: detach from the graph
                     array = array.detach()
                     if str(array.dtype) == "torch.bfloat16":
                         array = array.float()
@@ -119,7 +119,7 @@ class CupyDevice:
         return None
 
     def give(self, array: Any, like: Any) -> Any:
-        """Return a CuPy array as one of the library of `like`: of torch, of one with an array namespace, or of CuPy."""
+        """Return a CuPy array as one of torch, of a library with an array namespace, or of CuPy, as `like` is."""
         if isinstance(like, self._cupy.ndarray):
             return array
         if type(like).__module__.partition(".")[0] == "torch":
@@ -132,12 +132,12 @@ class CupyDevice:
             return library.from_dlpack(array)
 
     def bring(self, array: Any) -> Any:
-        """Return a copy of a CuPy array of another device, where all that was started is done."""
+        """Return a copy of a CuPy array of another device, whose work must be done."""
         with self._device:
             return array.copy()
 
     def upload(self, array: NDArray[Any]) -> Any:
-        """Return a copy of a host array."""
+        """Return a device copy of a host array."""
         out = self.empty(array.shape, array.dtype)
         self.copy_to(out, array)
         return out
@@ -149,7 +149,7 @@ class CupyDevice:
                 target.set(np.ascontiguousarray(array))
 
     def download(self, array: Any) -> NDArray[Any]:
-        """Return a host copy, when what was launched before is done."""
+        """Return a host copy, after the work that was started before is done."""
         with self._device:
             host: NDArray[Any] = self._cupy.asnumpy(array)
         return host
@@ -165,7 +165,7 @@ class CupyDevice:
             return np.frombuffer(self._cupy.cuda.alloc_pinned_memory(size), np.uint8, size)
 
     def copy_staged(self, target: Any, staged: NDArray[np.uint8]) -> None:
-        """Start a copy of a part of pinned memory."""
+        """Start a copy from a part of pinned memory."""
         with self._device:
             target.data.copy_from_host_async(staged.ctypes.data, staged.nbytes)
 
@@ -181,19 +181,19 @@ class CupyDevice:
             yield
 
     def record(self) -> Any:
-        """Return an event behind what was started on the current stream."""
+        """Return an event after the work that was started on the current stream."""
         with self._device:
             event = self._cupy.cuda.Event(disable_timing=True)
             event.record()
         return event
 
     def wait(self, event: Any) -> None:
-        """Let the current stream wait for an event of another one."""
+        """Make the current stream wait for an event of another stream."""
         with self._device:
             self._cupy.cuda.get_current_stream().wait_event(event)
 
     def synchronize(self) -> None:
-        """Wait until what was started on the current stream is done."""
+        """Block the host until the work that was started on the current stream is done."""
         with self._device:
             self._cupy.cuda.get_current_stream().synchronize()
 
@@ -203,11 +203,11 @@ class CupyDevice:
             array.data.memset_async(value, array.nbytes)
 
     def address(self, array: Any) -> int:
-        """Return where an array lies."""
+        """Return the address of an array."""
         return int(array.data.ptr)
 
     def free_bytes(self) -> int:
-        """Return how much memory can still be allocated, what CuPy's pool holds unused included."""
+        """Return how many bytes can still be allocated, including unused memory of CuPy's pool."""
         with self._device:
             free, _ = self._device.mem_info
             return int(free) + int(self._cupy.get_default_memory_pool().free_bytes())
@@ -221,7 +221,7 @@ class CupyDevice:
         arguments: Sequence[Any],
         shared: int = 0,
     ) -> None:
-        """Start entry ``vq_<kernel>`` on the current stream."""
+        """Launch a kernel on the current stream; compile it if it is new."""
         values = []
         for argument in arguments:
             if argument is None:
@@ -243,7 +243,7 @@ class CupyDevice:
         return self._functions[key]
 
     def _allow_shared(self, function: Any) -> None:
-        """Raise the limit of dynamic shared memory, 48 KiB otherwise, as far as the function's own leaves room."""
+        """Raise the limit of dynamic shared memory from 48 KiB to all that the function's static memory leaves free."""
         from cupy_backends.cuda.api import driver
 
         static = driver.funcGetAttribute(driver.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, function.ptr)

@@ -1,4 +1,4 @@
-"""What of a working CUDA set-up is there and what is missing, each with the command that repairs it."""
+"""Checks of the CUDA set-up: what device 'cuda' needs, what was found, and how to repair what is missing."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _NO_GPU = "this machine has no NVIDIA GPU that the driver sees; nvidia-smi lists
 
 
 class Check(NamedTuple):
-    """One thing that device 'cuda' needs.
+    """The check of one thing that device 'cuda' needs.
 
     Attributes
     ----------
     name : str
-        What.
+        Name of the thing.
     ok : bool
-        Whether it is there.
+        Whether it works.
     found : str
-        What is there, or what went wrong.
+        Its version or description, or what went wrong.
     repair : str
-        What to do about it; empty if it is there.
+        How to repair it; empty if it works.
     """
 
     name: str
@@ -40,13 +40,13 @@ class Check(NamedTuple):
 
 
 def _driver() -> tuple[Check, int | None]:
-    """Return the check, and the driver's major CUDA version."""
+    """Return the check of the driver, and the major version of CUDA that it supports."""
     try:
         library = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
         return Check("driver", False, str(error), _DRIVER), None
     version = ctypes.c_int()
-    status = library.cuDriverGetVersion(ctypes.byref(version))  # starts nothing
+    status = library.cuDriverGetVersion(ctypes.byref(version))  # does not initialize CUDA
     if status:
         return Check("driver", False, f"cuDriverGetVersion gives {status}", _DRIVER), None
     major, minor = version.value // 1000, version.value % 1000 // 10
@@ -76,7 +76,7 @@ def _nvrtc(driver: int | None) -> Check:
     except BackendError as error:
         return Check("NVRTC", False, str(error), INSTALL)
     if driver is not None and major > driver:
-        found = f"{major}.{minor}, for newer drivers than this one of CUDA {driver}"
+        found = f"{major}.{minor}, which needs newer drivers than this one of CUDA {driver}"
         return Check("NVRTC", False, found, f"pip uninstall nvidia-cuda-nvrtc; pip install 'vqindex[gpu-cuda{driver}]'")
     return Check("NVRTC", True, f"{major}.{minor}")
 
@@ -95,7 +95,7 @@ def _devices() -> Iterator[Check]:
 
 
 def checks() -> list[Check]:
-    """Look at driver, CuPy, compiler and devices, in this order; devices only if the rest is there."""
+    """Check the driver, CuPy and the compiler, and if all work, the devices."""
     driver, major = _driver()
     found = [driver, _cupy(), _nvrtc(major)]
     if all(check.ok for check in found):

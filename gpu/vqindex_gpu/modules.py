@@ -1,6 +1,7 @@
-"""From kernel names and macros to device code: joins the sources and compiles them with NVRTC, with or without a GPU.
+"""Compile kernels: join the sources of a kernel, compile them with NVRTC, and cache the result on disk.
 
-NVRTC is called through ctypes, not through CuPy, so that the tests of a machine without a GPU compile what runs on one.
+NVRTC is called through ctypes rather than CuPy. Tests on machines without a GPU can therefore compile exactly what runs
+on a GPU.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ __all__ = ["KERNELS", "Compiled", "Nvrtc", "compiled", "source", "to_flags"]
 
 KERNELS = Path(__file__).parent / "kernels"
 _USES = "// uses:"
-# No contraction and no flushing of subnormals: results equal the CPU's bit for bit.
+# The options forbid contraction and flushing of subnormals, so that results equal the CPU's bit for bit.
 OPTIONS = ("--std=c++17", "--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true", "--ptxas-options=-v")
 
 
 def source(name: str) -> str:
-    """Return the text of kernel `name`, the headers that its first line names in front of it.
+    """Return the text of kernel `name`, after the text of the headers that its first line names.
 
-    There are no includes: what is compiled, hashed and run by the emulator is this one text.
+    Kernels have no #include. One text is compiled, hashed for the cache, and run by the emulator.
     """
     text = (KERNELS / f"{name}.cu").read_text()
     first = text.partition("\n")[0]
@@ -43,22 +44,22 @@ def to_flags(macros: Mapping[str, int]) -> list[str]:
 
 
 class Compiled(NamedTuple):
-    """What the compiler made.
+    """Output of the compiler.
 
     Attributes
     ----------
     binary : bytes
         A cubin (for ``sm_``) or PTX (for ``compute_``).
     log : str
-        What compiler and assembler said: registers, spills, warnings.
+        Messages of compiler and assembler: registers, spills, warnings.
     """
 
     binary: bytes
     log: str
 
 
-def _candidates() -> Iterator[str]:
-    """Where libnvrtc may lie: packages installed beside us, the loader's path, the toolkit."""
+def _library_paths() -> Iterator[str]:
+    """Yield where libnvrtc may lie: in Python packages, on the loader's path, in the CUDA toolkit."""
     for version in ("13", "12"):
         spec = importlib.util.find_spec("nvidia")
         for root in (spec.submodule_search_locations or []) if spec else []:
@@ -73,16 +74,16 @@ def _candidates() -> Iterator[str]:
 
 
 class Nvrtc:
-    """The runtime compiler.
+    """NVRTC, CUDA's runtime compiler.
 
     Raises
     ------
     BackendError
-        If it is not installed.
+        If NVRTC is not installed.
     """
 
     def __init__(self) -> None:
-        for path in _candidates():
+        for path in _library_paths():
             try:
                 self._lib = ctypes.CDLL(path)
                 break
@@ -108,12 +109,12 @@ class Nvrtc:
         return buffer.raw
 
     def compile(self, name: str, macros: Mapping[str, int], arch: str) -> Compiled:
-        """Compile a kernel for ``sm_90a`` and the like (to a cubin) or ``compute_80`` (to PTX).
+        """Compile a kernel to a cubin for an architecture such as ``sm_90a``, or to PTX for one such as ``compute_80``.
 
         Raises
         ------
         BackendError
-            With the compiler's log.
+            If the kernel does not compile, with the compiler's log.
         """
         program = ctypes.c_void_p()
         text, file = source(name).encode(), f"{name}.cu".encode()
@@ -141,13 +142,13 @@ def _cache_folder() -> Path:
 
 
 def compiled(name: str, macros: Mapping[str, int], arch: str) -> bytes:
-    """Return a kernel's cubin from the cache on disk, compiling it first where it is not there.
+    """Return a kernel's cubin from the cache on disk, compiling it first if the cache lacks it.
 
-    The key is a hash of the joined source, the options, the compiler's version and the architecture.
+    The file name contains a hash of the joined source, the options, the compiler's version and the architecture.
     """
     nvrtc = _nvrtc()
-    key = repr((source(name), OPTIONS, to_flags(macros), nvrtc.version, arch))
-    path = _cache_folder() / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.cubin"
+    inputs = repr((source(name), OPTIONS, to_flags(macros), nvrtc.version, arch))
+    path = _cache_folder() / f"{name}-{hashlib.sha256(inputs.encode()).hexdigest()[:32]}.cubin"
     try:
         return path.read_bytes()
     except OSError:
@@ -158,5 +159,5 @@ def compiled(name: str, macros: Mapping[str, int], arch: str) -> bytes:
         temporary.write_bytes(binary)
         temporary.replace(path)
     except OSError:
-        pass  # a cache that can't be written only costs time
+        pass  # without a writable cache, the kernel is compiled again next time
     return binary

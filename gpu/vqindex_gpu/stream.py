@@ -1,14 +1,16 @@
-"""Stream: rows on their way through a device that can't hold them all, copied there while others are searched.
+"""Stream: search rows that do not fit in device memory, one batch after another.
 
-There are two stages, each a pinned buffer on the host and one of its size on the device, and one segment. A part goes
+A stream has one allocation for rows on the device and two stages. A stage is a pinned buffer on the host and a buffer
+of the same size on the device. A batch of rows passes through
 
-    host blocks -> pinned buffer (a thread) -> device buffer (a stream of copies) -> segment (the caller's stream),
+    host rows -> pinned buffer (a thread) -> device buffer (a copy stream) -> allocation (the caller's stream),
 
-where it is searched. The parts take turns with the stages, and three waits keep them apart:
+and is searched there. Batches take turns with the stages. While one batch is searched, the next one is copied, and the
+one after that is read into the pinned buffer. Three waits keep the batches apart:
 
-* the caller's stream unpacks a part when its copy is done;
-* the copy of the part after next starts when the device buffer is unpacked;
-* the thread fills the pinned buffer again when the copy out of it is done.
+* The caller's stream unpacks a batch only after its copy is done.
+* The copy of the batch after the next starts only after the device buffer is unpacked.
+* The thread refills a pinned buffer only after the copy from it is done.
 """
 
 from __future__ import annotations
@@ -31,102 +33,118 @@ __all__ = ["streamed"]
 
 _STAGE_BYTES = 2**28
 _STAGES = 2
-_ALIGN = 256  # of columns in a stage
+_ALIGN = 256  # bytes that columns in a stage are aligned to
 
 
 @dataclass
 class _Stage:
+    """A buffer on the host and one on the device.
+
+    Attributes
+    ----------
+    host : ndarray of uint8
+        Pinned memory.
+    device : device array of uint8
+        Memory of the same size.
+    copied : Event, optional
+        The end of the last copy between them.
+    columns : Columns, optional
+        The columns in the device buffer.
+    """
+
     host: NDArray[np.uint8]
     device: Any
     copied: Event | None = None
-    columns: Columns | None = None  # in the buffer on the device
+    columns: Columns | None = None
 
 
 def streamed(mirror: Mirror, sources: Sequence[HostRows], room: int) -> Iterator[tuple[HostRows, DeviceRows]]:
-    """Yield the rows of all pieces in parts that fit, each in a segment that holds it until the next is asked for.
+    """Yield all rows in batches that fit, each with its copy on the device, which the next batch overwrites.
 
     Parameters
     ----------
     mirror : Mirror
-        Of the device and the codec; it keeps nothing of the rows.
+        The mirror of the device and the codec; it keeps none of the rows.
     sources : sequence of HostRows
         Rows.
     room : int
-        Most bytes of device memory to take.
+        Bytes of device memory that may be used.
 
     Raises
     ------
     BackendError
-        If not even a tile of rows fits, with the numbers.
+        If not even one tile of rows fits, with the numbers.
     """
-    spare = len(Columns._fields) * _ALIGN
+    padding = len(Columns._fields) * _ALIGN
     each = _STAGES * mirror.column_bytes + mirror.row_bytes
-    rows = min((room - _STAGES * spare) // each, (_STAGE_BYTES - spare) // mirror.column_bytes, SEGMENT_ROWS)
+    rows = min((room - _STAGES * padding) // each, (_STAGE_BYTES - padding) // mirror.column_bytes, SEGMENT_ROWS)
     if rows < TILE_ROWS:
-        needed = TILE_ROWS * each + _STAGES * spare
+        needed = TILE_ROWS * each + _STAGES * padding
         raise BackendError(
-            f"{mirror.device.name}: {TILE_ROWS} rows on their way need {needed} bytes of device memory; {room} are free"
+            f"{mirror.device.name}: streaming {TILE_ROWS} rows needs {needed} bytes of device memory; {room} are free"
         )
     rows = min(rows, max(source.stored.rows for source in sources) + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
-    parts = [part for source in sources for part in source.split(rows)]
-    return _Stream(mirror, rows, rows * mirror.column_bytes + spare).parts(parts)
+    batches = [batch for source in sources for batch in source.split(rows)]
+    return _Stream(mirror, rows, rows * mirror.column_bytes + padding).run(batches)
 
 
 class _Stream:
-    """Stages of `size` bytes, and a segment, for parts of at most `rows` rows."""
+    """Two stages of `stage_bytes` bytes, and an allocation for batches of at most `rows` rows."""
 
-    def __init__(self, mirror: Mirror, rows: int, size: int) -> None:
+    def __init__(self, mirror: Mirror, rows: int, stage_bytes: int) -> None:
         self._mirror, self._device = mirror, mirror.device
         device = self._device
-        self._stages = [_Stage(device.staging(size), device.empty((size,), np.uint8)) for _ in range(_STAGES)]
-        self._segment = mirror.allocate(rows)
-        self._side = device.side_stream()
-        device.synchronize()  # the buffers may be memory that work before this one still used
+        self._stages = [
+            _Stage(device.staging(stage_bytes), device.empty((stage_bytes,), np.uint8)) for _ in range(_STAGES)
+        ]
+        self._target = mirror.allocate(rows)
+        self._copy_stream = device.side_stream()
+        device.synchronize()  # earlier work may still use the memory that was allocated here
 
-    def parts(self, pieces: Sequence[HostRows]) -> Iterator[tuple[HostRows, DeviceRows]]:
-        """Yield the pieces, each in the segment until the next one is asked for."""
+    def run(self, batches: Sequence[HostRows]) -> Iterator[tuple[HostRows, DeviceRows]]:
+        """Yield each batch with its copy on the device."""
         reader = ThreadPoolExecutor(1)
         try:
-            coming = [reader.submit(self._bring, piece, self._stages[i]) for i, piece in enumerate(pieces[:_STAGES])]
-            for number, piece in enumerate(pieces):
+            copies = [reader.submit(self._copy, batch, self._stages[i]) for i, batch in enumerate(batches[:_STAGES])]
+            for number, batch in enumerate(batches):
                 stage = self._stages[number % _STAGES]
-                self._device.wait(coming[number].result())
-                self._unpack(piece, stage)
-                if number + _STAGES < len(pieces):
+                self._device.wait(copies[number].result())
+                self._unpack(batch, stage)
+                if number + _STAGES < len(batches):
                     unpacked = self._device.record()
-                    coming.append(reader.submit(self._bring, pieces[number + _STAGES], stage, unpacked))
-                yield piece, self._segment
+                    copies.append(reader.submit(self._copy, batches[number + _STAGES], stage, unpacked))
+                yield batch, self._target
         finally:
             reader.shutdown(cancel_futures=True)
-            with self._device.on(self._side):
-                self._device.synchronize()  # then the buffers may go
+            with self._device.on(self._copy_stream):
+                self._device.synchronize()  # no copy uses the buffers any longer
 
-    def _bring(self, piece: HostRows, stage: _Stage, unpacked: Event | None = None) -> Event:
-        """Fill a stage; returns the mark behind its copy."""
-        columns = self._mirror.columns(piece.stored, 0, piece.stored.rows)
+    def _copy(self, batch: HostRows, stage: _Stage, unpacked: Event | None = None) -> Event:
+        """Fill the pinned buffer and start the copy to the device; returns the event of its end."""
+        columns = self._mirror.columns(batch.stored, 0, batch.stored.rows)
         if stage.copied is not None:
             stage.copied.synchronize()
-        there: list[Any] = []
+        device_columns: list[Any] = []
         stop = 0
         for column in columns:
             if column is None:
-                there.append(None)
+                device_columns.append(None)
                 continue
             start, stop = stop, stop + column.nbytes
             stage.host[start:stop] = column.reshape(-1).view(np.uint8)
-            there.append(stage.device[start:stop].view(column.dtype))
+            device_columns.append(stage.device[start:stop].view(column.dtype))
             stop = -(-stop // _ALIGN) * _ALIGN
-        stage.columns = Columns(*there)
+        stage.columns = Columns(*device_columns)
         stop = min(stop, len(stage.host))
-        with self._device.on(self._side):
+        with self._device.on(self._copy_stream):
             if unpacked is not None:
                 self._device.wait(unpacked)
             self._device.copy_staged(stage.device[:stop], stage.host[:stop])
             stage.copied = self._device.record()
         return stage.copied
 
-    def _unpack(self, piece: HostRows, stage: _Stage) -> None:
-        """Bring what was copied into the segment."""
+    def _unpack(self, batch: HostRows, stage: _Stage) -> None:
+        """Unpack the device buffer into the allocation."""
         assert stage.columns is not None
-        self._mirror.unpack(self._segment, stage.columns, 0, piece.stored.rows)
-        self._segment.rows = piece.stored.rows
+        self._mirror.unpack(self._target, stage.columns, 0, batch.stored.rows)
+        self._target.rows = batch.stored.rows

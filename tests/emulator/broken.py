@@ -1,6 +1,8 @@
-"""Run a piece of the engine with one barrier deleted; what that does may end the process, so it has one of its own.
+"""Run a part of the engine with one barrier deleted. It may crash, so the tests run it in a process of its own.
 
-python broken.py BODY START NUMBER SEED     exits with 0 only if the results are right
+    python broken.py BODY START NUMBER SEED
+
+The exit status is 0 only if the results are right.
 """
 
 import sys
@@ -19,15 +21,15 @@ BARRIER = "__syncthreads();"
 
 
 def without_barrier(start, number):
-    """Return an edit that deletes one barrier behind a mark of the source."""
+    """Return an edit that deletes one barrier after a mark in the source."""
 
     def edit(text):
-        head, mark, tail = text.partition(start)
+        before, mark, after = text.partition(start)
         if not mark:
             return text
-        parts = tail.split(BARRIER)
+        parts = after.split(BARRIER)
         parts[number : number + 2] = [parts[number] + parts[number + 1]]
-        return head + mark + BARRIER.join(parts)
+        return before + mark + BARRIER.join(parts)
 
     return edit
 

@@ -1,12 +1,13 @@
-// Runs CUDA kernels on the CPU, so that what they compute, and what they forget to wait for, is tested without a GPU.
+// Runs CUDA kernels on the CPU, so that tests without a GPU find wrong results and missing barriers.
 //
-// The kernel's own source is compiled behind this header. A block is a set of fibres, one per thread, on one CPU
-// thread. A fibre runs until it waits: at a barrier of the block or at an exchange within its warp. The order of fibres
-// is either round-robin, or adversarial: a random warp runs as far as it goes, its lanes in random order. A missing
-// barrier that round-robin forgives does not survive that for long. Shared memory holds garbage when a block starts.
-// Reported as errors: threads that wait for ever, and threads that return while others wait at a barrier.
+// This header precedes the kernel's own source in one translation unit. A block is a set of fibers, one for each
+// thread, on one CPU thread. A fiber runs until it waits at a barrier of the block or at an exchange within its warp.
+// The order of fibers is either round-robin or adversarial. The adversarial scheduler picks a random warp and runs it
+// until all of its lanes wait, in random order. It soon finds a missing barrier that round-robin order hides. Shared
+// memory contains garbage when a block starts. Two kinds of deadlock are reported as errors: threads that wait forever,
+// and threads that return while others wait at a barrier.
 //
-// Only what the engine uses is here. Warp operations take all 32 lanes.
+// The header contains only what the engine uses. Warp operations require all 32 lanes.
 #pragma once
 
 #include <ucontext.h>
@@ -53,13 +54,13 @@ constexpr int lanes = 32, slots = 6;
 
 enum class State { ready, in_warp, at_barrier, done };
 
-struct Fibre {
-  jmp_buf here;
+struct Fiber {
+  jmp_buf resume_point;
   ucontext_t first;
   std::vector<char> stack;
   State state;
   bool started;
-  unsigned exchanges;  // made so far: two sets of slots take turns
+  unsigned exchanges;  // made so far; exchanges alternate between two sets of slots
   dim3 index;
 };
 
@@ -69,7 +70,7 @@ struct Warp {
 };
 
 struct Block {
-  std::vector<Fibre> fibres;
+  std::vector<Fiber> fibers;
   std::vector<Warp> warps;
   int at_barrier, done;
   char* dynamic;
@@ -82,7 +83,7 @@ struct Block {
 };
 
 static Block block;
-static Fibre* now;  // the fibre that runs
+static Fiber* now;  // the running fiber
 static char message[256];
 
 inline uint32_t draw(uint32_t below) {
@@ -91,35 +92,35 @@ inline uint32_t draw(uint32_t below) {
   return uint32_t((s >> 32) * below >> 32);
 }
 
-// Back to the scheduler, until it picks this fibre again.
+// Returns to the scheduler until it picks this fiber again.
 __attribute__((noinline)) inline void yield() {
-  if (!_setjmp(now->here)) _longjmp(block.scheduler, 1);
+  if (!_setjmp(now->resume_point)) _longjmp(block.scheduler, 1);
   asm volatile("" ::: "memory");
 }
 
 __attribute__((noinline)) inline void barrier() {
   asm volatile("" ::: "memory");
   now->state = State::at_barrier;
-  if (++block.at_barrier == int(block.fibres.size())) {
+  if (++block.at_barrier == int(block.fibers.size())) {
     block.at_barrier = 0;
-    for (Fibre& f : block.fibres) f.state = State::ready;
+    for (Fiber& f : block.fibers) f.state = State::ready;
   }
   yield();
 }
 
-// Show `count` words to the warp; returns what all lanes showed.
-__attribute__((noinline)) inline const uint32_t (*exchange(const uint32_t* mine, int count)) [slots] {
-  const int at = int(now - block.fibres.data());
+// Publishes `count` words to the warp, and returns the words of all lanes.
+__attribute__((noinline)) inline const uint32_t (*exchange(const uint32_t* words, int count)) [slots] {
+  const int at = int(now - block.fibers.data());
   Warp& warp = block.warps[at / lanes];
-  auto* shown = warp.value[now->exchanges++ % 2];
-  memcpy(shown[at % lanes], mine, count * 4);
+  auto* all_words = warp.value[now->exchanges++ % 2];
+  memcpy(all_words[at % lanes], words, count * 4);
   now->state = State::in_warp;
   if (++warp.arrived == lanes) {
     warp.arrived = 0;
-    for (int i = 0; i < lanes; ++i) block.fibres[at / lanes * lanes + i].state = State::ready;
+    for (int i = 0; i < lanes; ++i) block.fibers[at / lanes * lanes + i].state = State::ready;
   }
   yield();
-  return shown;
+  return all_words;
 }
 
 inline void enter() {
@@ -129,24 +130,24 @@ inline void enter() {
   _longjmp(block.scheduler, 1);
 }
 
-inline void run(Fibre& fibre) {
-  now = &fibre;
+inline void run(Fiber& fiber) {
+  now = &fiber;
   if (_setjmp(block.scheduler)) return;
-  if (fibre.started) _longjmp(fibre.here, 1);
-  fibre.started = true;
-  getcontext(&fibre.first);
-  fibre.first.uc_stack.ss_sp = fibre.stack.data();
-  fibre.first.uc_stack.ss_size = fibre.stack.size();
-  fibre.first.uc_link = nullptr;
-  makecontext(&fibre.first, enter, 0);
-  swapcontext(&block.scheduler_first, &fibre.first);
+  if (fiber.started) _longjmp(fiber.resume_point, 1);
+  fiber.started = true;
+  getcontext(&fiber.first);
+  fiber.first.uc_stack.ss_sp = fiber.stack.data();
+  fiber.first.uc_stack.ss_size = fiber.stack.size();
+  fiber.first.uc_link = nullptr;
+  makecontext(&fiber.first, enter, 0);
+  swapcontext(&block.scheduler_first, &fiber.first);
 }
 
-// Any ready fibre of a warp, from a random one on (or from the first).
-inline Fibre* ready(int warp) {
+// Returns a ready fiber of a warp, searching from a random lane (or from the first), or null.
+inline Fiber* ready(int warp) {
   const int start = block.random ? int(draw(lanes)) : 0;
   for (int i = 0; i < lanes; ++i) {
-    Fibre& f = block.fibres[warp * lanes + (start + i) % lanes];
+    Fiber& f = block.fibers[warp * lanes + (start + i) % lanes];
     if (f.state == State::ready) return &f;
   }
   return nullptr;
@@ -156,18 +157,18 @@ inline bool run_block() {
   const int warps = int(block.warps.size());
   for (int turn = 0;; ++turn) {
     const int start = block.random ? int(draw(warps)) : turn % warps;
-    Fibre* next = nullptr;
+    Fiber* next = nullptr;
     int warp = 0;
     for (int i = 0; i < warps && !next; ++i) next = ready(warp = (start + i) % warps);
     if (!next) break;
-    if (block.random)  // as far as this warp goes
+    if (block.random)  // run the warp until all of its lanes wait
       for (; next; next = ready(warp)) run(*next);
     else
       run(*next);
   }
-  if (block.done == int(block.fibres.size())) return true;
+  if (block.done == int(block.fibers.size())) return true;
   int in_warp = 0;
-  for (const Fibre& f : block.fibres) in_warp += f.state == State::in_warp;
+  for (const Fiber& f : block.fibers) in_warp += f.state == State::in_warp;
   snprintf(message, sizeof message, "block (%u, %u): %d threads returned, %d wait at a barrier, %d in a warp",
            block.index.x, block.index.y, block.done, block.at_barrier, in_warp);
   return false;
@@ -185,16 +186,16 @@ inline const char* launch(void (*body)(void**), void** arguments, const uint32_t
   block.arguments = arguments;
   std::vector<uint4> dynamic(shape[3] / 16 + 1);
   block.dynamic = (char*)dynamic.data();
-  block.fibres.resize(shape[2]);
-  for (Fibre& f : block.fibres) f.stack.resize(stack_bytes);
+  block.fibers.resize(shape[2]);
+  for (Fiber& f : block.fibers) f.stack.resize(stack_bytes);
   block.warps.resize(shape[2] / lanes);
   for (uint32_t y = 0; y < shape[1]; ++y) {
     for (uint32_t x = 0; x < shape[0]; ++x) {
       block.index = {x, y, 0};
       block.at_barrier = block.done = 0;
       for (Warp& w : block.warps) w.arrived = 0;
-      for (size_t i = 0; i < block.fibres.size(); ++i) {
-        Fibre& f = block.fibres[i];
+      for (size_t i = 0; i < block.fibers.size(); ++i) {
+        Fiber& f = block.fibers[i];
         f.state = State::ready, f.started = false, f.exchanges = 0, f.index = {uint32_t(i), 0, 0};
       }
       poison(block.dynamic, shape[3]);
@@ -218,8 +219,8 @@ template <class T>
 T from_lane(T v, int lane) {
   uint32_t words[sizeof(T) / 4];
   memcpy(words, &v, sizeof v);
-  const uint32_t (*shown)[slots] = exchange(words, sizeof(T) / 4);
-  memcpy(&v, shown[lane], sizeof v);
+  const uint32_t (*all_words)[slots] = exchange(words, sizeof(T) / 4);
+  memcpy(&v, all_words[lane], sizeof v);
   return v;
 }
 
@@ -227,15 +228,15 @@ inline int my_lane() { return int(now->index.x % lanes); }
 
 template <class B>
 void mma(int (&c)[4], uint4 a, uint32_t b0, uint32_t b1) {
-  const uint32_t mine[slots] = {a.x, a.y, a.z, a.w, b0, b1};
-  const uint32_t (*shown)[slots] = exchange(mine, slots);
+  const uint32_t words[slots] = {a.x, a.y, a.z, a.w, b0, b1};
+  const uint32_t (*all_words)[slots] = exchange(words, slots);
   for (int i = 0; i < 4; ++i) {
     const int row = my_lane() / 4 + i / 2 * 8, column = my_lane() % 4 * 2 + i % 2;
     for (int k = 0; k < 32; ++k) {
       const int shift = k % 4 * 8, lane = k % 16 / 4;
-      const int8_t left = int8_t(shown[row % 8 * 4 + lane][row / 8 + k / 16 * 2] >> shift);
-      const B right = B(shown[column * 4 + lane][4 + k / 16] >> shift);
-      c[i] += int(left) * int(right);
+      const int8_t element_a = int8_t(all_words[row % 8 * 4 + lane][row / 8 + k / 16 * 2] >> shift);
+      const B element_b = B(all_words[column * 4 + lane][4 + k / 16] >> shift);
+      c[i] += int(element_a) * int(element_b);
     }
   }
 }
@@ -261,10 +262,10 @@ T __shfl_xor_sync(uint32_t, T v, int mask) {
   return emulated::from_lane(v, emulated::my_lane() ^ mask);
 }
 inline uint32_t __ballot_sync(uint32_t, int predicate) {
-  const uint32_t mine = predicate != 0;
-  const uint32_t (*shown)[emulated::slots] = emulated::exchange(&mine, 1);
+  const uint32_t word = predicate != 0;
+  const uint32_t (*all_words)[emulated::slots] = emulated::exchange(&word, 1);
   uint32_t out = 0;
-  for (int i = 0; i < emulated::lanes; ++i) out |= shown[i][0] << i;
+  for (int i = 0; i < emulated::lanes; ++i) out |= all_words[i][0] << i;
   return out;
 }
 inline int atomicAdd(int* p, int v) { return std::exchange(*p, *p + v); }
@@ -286,7 +287,7 @@ To emulated_bits(From v) {
 inline float __uint_as_float(uint32_t v) { return emulated_bits<float>(v); }
 inline uint32_t __float_as_uint(float v) { return emulated_bits<uint32_t>(v); }
 inline double __longlong_as_double(long long v) { return emulated_bits<double>(v); }
-// Compiled without contraction, so the plain operators round once each.
+// The compiler may not contract operations, so each plain operator rounds once.
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
@@ -301,12 +302,12 @@ inline float __ull2float_rn(unsigned long long v) { return float(v); }
 inline double __ll2double_rn(long long v) { return double(v); }
 inline int __float2int_rn(float v) { return int(std::nearbyint(v)); }
 
-// Twins of the vq_* functions of common.cuh that are PTX.
+// Twins of the functions of common.cuh that contain PTX.
 inline uint32_t vq_permute(uint32_t a, uint32_t b, uint32_t selectors) {
   uint32_t out = 0;
   for (int i = 0; i < 4; ++i) {
     const uint32_t selector = selectors >> (4 * i) & 15;
-    if (selector > 7) abort();  // would replicate a sign: not used
+    if (selector > 7) abort();  // PTX would replicate a sign; the engine does not use it
     out |= (selector < 4 ? a >> (8 * selector) : b >> (8 * (selector - 4)) & 255) % 256 << (8 * i);
   }
   return out;
@@ -315,7 +316,8 @@ inline void vq_mma_s8(int (&c)[4], uint4 a, uint32_t b0, uint32_t b1) { emulated
 inline void vq_mma_u8(int (&c)[4], uint4 a, uint32_t b0, uint32_t b1) { emulated::mma<uint8_t>(c, a, b0, b1); }
 inline uint4 vq_load_once(const uint4* p) { return *p; }
 
-// The entry that tests call for kernel `name`; shape is {grid x, grid y, threads, bytes of dynamic shared memory}.
+// Defines the entry that tests call for kernel `name`. `shape` is {grid x, grid y, threads, bytes of dynamic shared
+// memory}.
 #define VQ_EMULATE(name)                                                                         \
   extern "C" const char* emulate(void** arguments, const uint32_t* shape, uint64_t seed) {       \
     return emulated::launch([](void** a) { emulated::apply(name, a); }, arguments, shape, seed); \

@@ -1,6 +1,6 @@
-"""A device for the engine that is this CPU: kernels run in the emulator, memory is watched.
+"""EmulatedDevice: a `Device` on the CPU, which runs kernels in the emulator and checks their memory accesses.
 
-Arrays stand between guard bytes, which are checked after every launch, and begin as garbage.
+Arrays contain garbage at first. Guard bytes around each array are checked after every launch.
 """
 
 import contextlib
@@ -18,29 +18,30 @@ import numpy as np
 from vqindex.errors import BackendError
 from vqindex_gpu import modules
 
-HERE = Path(__file__).parent
-BUILT = HERE.parent.parent / "build" / "emulator"
+FOLDER = Path(__file__).parent
+BUILT = FOLDER.parent.parent / "build" / "emulator"
 GUARD = 64
-# No contraction of float operations, and shared variables are memory, whatever a call is known to touch.
+# The flags forbid contraction of float operations, and keep shared variables in memory across calls that, as far as the
+# compiler knows, do not change them.
 FLAGS = ["-std=c++17", "-O1", "-ffp-contract=off", "-fno-ipa-reference", "-U_FORTIFY_SOURCE", "-fPIC", "-shared", "-w"]
 
 
 class EmulatorError(Exception):
-    """A kernel hung, or wrote where it may not."""
+    """A kernel hung or wrote outside of its arrays."""
 
 
 class DeviceArray:
-    """Memory of the emulated device: launches take nothing else, and the host can't read it, as with CuPy.
+    """Memory of the emulated device. Launches take no other arrays, and as with CuPy the host cannot read it.
 
     Attributes
     ----------
     memory : ndarray
-        What the device sees; for this folder alone.
+        The memory itself, for use in this folder only.
     """
 
     def __init__(self, memory, root=None):
-        self.memory, self.root = memory, root  # a part keeps its allocation alive
-        self.home = None if root is None else root.home  # the emulated device
+        self.memory, self.root = memory, root  # a view keeps its allocation alive
+        self.owner = None if root is None else root.owner  # the emulated device
 
     shape = property(lambda self: self.memory.shape)
     dtype = property(lambda self: self.memory.dtype)
@@ -68,27 +69,27 @@ class DeviceArray:
         return self._part(self.memory.view(dtype))
 
     @property
-    def T(self):  # noqa: N802 - its name everywhere
+    def T(self):  # noqa: N802 - the name that array libraries use
         return self._part(self.memory.T)
 
     def __array__(self, *_, **__):
-        raise TypeError("device memory does not turn into a NumPy array unasked")
+        raise TypeError("device memory is not converted to a NumPy array implicitly")
 
 
 def library(kernel, macros, edit=None):
-    """Compile a kernel for this machine, or take it from the build folder; return its entry.
+    """Return the entry of a kernel compiled for this machine, from the build folder if it is up to date.
 
-    `edit` maps the source to another one: what a test breaks on purpose.
+    `edit` maps the source to a changed one, for tests that break a kernel on purpose.
     """
     text = modules.source(kernel)
     text = text if edit is None else edit(text)
     flags = [*FLAGS, *modules.to_flags(macros)]
-    header = HERE / "cuda.hpp"
-    key = hashlib.sha256(repr((text, flags, header.read_text())).encode()).hexdigest()[:24]
-    path = BUILT / f"{kernel}-{key}.so"
+    header = FOLDER / "cuda.hpp"
+    digest = hashlib.sha256(repr((text, flags, header.read_text())).encode()).hexdigest()[:24]
+    path = BUILT / f"{kernel}-{digest}.so"
     if not path.exists():
         BUILT.mkdir(parents=True, exist_ok=True)
-        temporary = BUILT / f"{kernel}-{key}.{os.getpid()}"
+        temporary = BUILT / f"{kernel}-{digest}.{os.getpid()}"
         whole = f'#include "{header}"\n{text}\nVQ_EMULATE(vq_{kernel})\n'
         command = [os.environ.get("CXX", "g++"), *flags, "-x", "c++", "-", "-o", str(temporary)]
         done = subprocess.run(command, input=whole, text=True, capture_output=True, check=False)
@@ -101,7 +102,7 @@ def library(kernel, macros, edit=None):
 
 
 class Event:
-    """A mark in a stream; `done` once all before it was done."""
+    """A point in a stream; `done` is set when all work before it is done."""
 
     def __init__(self, device, stream):
         self.device, self.stream, self.done = device, stream, False
@@ -112,20 +113,20 @@ class Event:
 
 
 class EmulatedDevice:
-    """The engine's view of the emulator.
+    """A device whose kernels run in the emulator.
 
     Parameters
     ----------
     seed : int
-        Of the order of threads; 0 is round-robin.
+        Seed of the order of threads; 0 is round-robin.
     memory : int
         Bytes that can be allocated.
     edit : callable, optional
-        Maps the kernels' sources to others: what a test breaks on purpose.
+        Maps a kernel's source to a changed one, for tests that break a kernel on purpose.
     schedule : {"now", "late", "sides first", "random"}
-        When what is put into streams is done: at once; not before the host or another stream waits for it; at once in
-        the streams beside the main one, and late there; or whenever chance will have it. The second and the third find
-        every wait that is missing.
+        When work in streams runs. "now": at once. "late": only when the host or another stream waits for it. "sides
+        first": at once in side streams, late in the main stream. "random": at random times. "late" and "sides first"
+        find every missing wait.
     """
 
     name = "emulator"
@@ -139,7 +140,7 @@ class EmulatedDevice:
         self.lock = threading.RLock()
         self._main = []
         self._streams = [self._main]
-        self._here = threading.local()
+        self._of_thread = threading.local()
         self._entries = {}
         self._chance = random.Random(seed)
         self._guarded = {}
@@ -160,7 +161,7 @@ class EmulatedDevice:
             room[start : start + size] = 0xC3
             self.used += size
             array = kind(room[start : start + size].view(dtype).reshape(shape))
-            array.home = self
+            array.owner = self
             self._guarded[id(room)] = (room, start, size, weakref.ref(array))
             return array
 
@@ -172,7 +173,7 @@ class EmulatedDevice:
                 self._freed.append(room)
             elif not ((room[:start] == 0xA5).all() and (room[start + size :] == 0xA5).all()):
                 raise EmulatorError("a kernel wrote outside of its arrays")
-        if not any(self._streams):  # what was put into a stream may still use them
+        if not any(self._streams):  # work in a stream may still use freed memory
             self._freed.clear()
 
     def free_bytes(self):
@@ -181,7 +182,7 @@ class EmulatedDevice:
             return self.memory - self.used
 
     def owns(self, array):
-        return isinstance(array, DeviceArray) and array.home is self
+        return isinstance(array, DeviceArray) and array.owner is self
 
     def address(self, array):
         assert self.owns(array)
@@ -193,7 +194,7 @@ class EmulatedDevice:
     # ---- streams
 
     def _now(self):
-        return getattr(self._here, "stream", self._main)
+        return getattr(self._of_thread, "stream", self._main)
 
     def side_stream(self):
         self._streams.append([])
@@ -201,14 +202,14 @@ class EmulatedDevice:
 
     @contextlib.contextmanager
     def on(self, stream):
-        before, self._here.stream = self._now(), stream
+        before, self._of_thread.stream = self._now(), stream
         try:
             yield
         finally:
-            self._here.stream = before
+            self._of_thread.stream = before
 
     def put(self, work):
-        """Put something into the current stream: a callable, or an event that it waits for."""
+        """Put work into the current stream: a callable, or an event to wait for."""
         with self.lock:
             self._now().append(work)
             for stream in self._streams:
@@ -216,14 +217,14 @@ class EmulatedDevice:
                     pass
 
     def _goes_on(self, stream):
-        """Whether a stream does something before anyone waits for it."""
+        """Return whether a stream runs before anything waits for it."""
         if self.schedule == "random":
             return self._chance.random() < 0.7
         return self.schedule == "now" or (self.schedule == "sides first" and stream is not self._main)
 
     @staticmethod
     def _step(stream):
-        """Do the next thing of a stream; False if it waits for an event."""
+        """Run the next work of a stream; return False if it waits for an event."""
         if isinstance(stream[0], Event):
             if not stream[0].done:
                 return False
@@ -233,11 +234,11 @@ class EmulatedDevice:
         return True
 
     def run_until(self, done, stream):
-        """Run a stream, and those that it waits for, no further than is needed."""
+        """Run a stream, and those that it waits for, only as far as needed."""
         while not done():
-            assert stream, "waits for what nobody put into a stream"
+            assert stream, "waits for an event that no stream contains"
             if not self._step(stream):
-                Event.synchronize(stream[0])  # whatever a test has made of the method
+                Event.synchronize(stream[0])  # the original, even if a test has replaced the method
 
     def synchronize(self):
         with self.lock:
@@ -263,7 +264,7 @@ class EmulatedDevice:
         assert self.owns(target)
         assert isinstance(array, np.ndarray)
         assert (target.shape, target.dtype) == (array.shape, array.dtype)
-        taken = np.array(array)  # memory that is not pinned may be changed at once
+        taken = np.array(array)  # memory that is not pinned may change at once
         self.put(lambda: target.memory.__setitem__(..., taken))
 
     def copy_staged(self, target, staged):
@@ -276,7 +277,7 @@ class EmulatedDevice:
 
     def bring(self, array):
         assert not self.owns(array)
-        assert not any(array.home._streams), "copied from another device that may not be done"
+        assert not any(array.owner._streams), "copied from another device whose work may not be done"
         return self.upload(array.memory)
 
     def fill(self, array, value):
@@ -312,7 +313,9 @@ class EmulatedDevice:
             if argument is None or self.owns(argument):
                 values.append(np.uint64(0 if argument is None else argument.address))
             else:
-                assert isinstance(argument, np.generic), f"{kernel}: {argument!r} is no device array and no scalar"
+                assert isinstance(argument, np.generic), (
+                    f"{kernel}: {argument!r} is no device array and no NumPy scalar"
+                )
                 values.append(argument)
         self.launches.append(kernel)
         self.run(kernel, self._entries[key], (*grid, threads, shared), values)
@@ -321,8 +324,8 @@ class EmulatedDevice:
         """Put a launch into the current stream; values are NumPy scalars, addresses among them."""
 
         def work():
-            held = [ctypes.create_string_buffer(value.tobytes(), value.itemsize) for value in values]
-            pointers = (ctypes.c_void_p * len(held))(*[ctypes.addressof(value) for value in held])
+            buffers = [ctypes.create_string_buffer(value.tobytes(), value.itemsize) for value in values]
+            pointers = (ctypes.c_void_p * len(buffers))(*[ctypes.addressof(buffer) for buffer in buffers])
             error = entry(pointers, (ctypes.c_uint32 * 4)(*shape), self.seed)
             if error:
                 raise EmulatorError(f"{kernel}: {error.decode()}")

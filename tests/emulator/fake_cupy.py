@@ -1,7 +1,8 @@
-"""As much of CuPy as cupy_device.py uses, over the emulated device, so that cupy_device.py itself runs in the tests.
+"""A stand-in for the part of CuPy that cupy_device.py uses, on the emulated device.
 
-What CuPy is known to do and a launch must respect is checked here: arguments are NumPy scalars (None would be a null
-pointer to the argument, not a null argument), and dynamic shared memory above 48 KiB needs the attribute set.
+It lets the tests run cupy_device.py itself. It checks two rules of CuPy's launches: arguments are NumPy scalars (None
+would be a null pointer to the argument, not a null argument), and dynamic shared memory above 48 KiB requires an
+attribute of the function.
 """
 
 import ctypes
@@ -32,43 +33,43 @@ class Pointer:
 
     def memset_async(self, value, size):
         assert size == self.array.nbytes
-        self.array.home.fill(self.array, value)
+        self.array.owner.fill(self.array, value)
 
     def copy_from_device_async(self, source, size):
         assert size == self.array.nbytes == source.array.nbytes
-        self.array.home.copy(self.array, source.array)
+        self.array.owner.copy(self.array, source.array)
 
     def copy_from_host_async(self, address, size):
         assert size == self.array.nbytes
         staged = np.frombuffer((ctypes.c_char * size).from_address(address), self.array.dtype)
-        self.array.home.copy_staged(self.array, staged.reshape(self.array.shape))
+        self.array.owner.copy_staged(self.array, staged.reshape(self.array.shape))
 
 
 class Array(emulated.DeviceArray):
     """cupy.ndarray: `data` is a pointer object, `set` copies from the host."""
 
     data = property(lambda self: Pointer(self))
-    device = property(lambda self: types.SimpleNamespace(id=self.home.number))
+    device = property(lambda self: types.SimpleNamespace(id=self.owner.number))
 
     def set(self, array):
         assert type(array) is np.ndarray
         assert array.flags.c_contiguous
         assert self.flags.c_contiguous
-        self.home.copy_to(self, array)
+        self.owner.copy_to(self, array)
 
     def copy(self):
-        return self.home.module.take(self)
+        return self.owner.module.take(self)
 
     def __dlpack_device__(self):
-        return 2, self.home.number
+        return 2, self.owner.number
 
     def __dlpack__(self, *, stream, max_version=None, copy=None):
-        self.home.wait_for_ours(stream)
+        self.owner.wait_for_ours(stream)
         return Capsule(self)
 
 
 class Capsule:
-    """What `__dlpack__` returns: memory, and who owns it."""
+    """The return value of `__dlpack__`: an array and its owner."""
 
     def __init__(self, array):
         self.array = array
@@ -86,7 +87,7 @@ class Memory(emulated.EmulatedDevice):
         return 1 + next(i for i, other in enumerate(self._streams) if other is stream)
 
     def wait_for_ours(self, number):
-        """Let another library's stream wait for the current one."""
+        """Make another library's stream wait for the current one."""
         event = self.record()
         with self.on(self._streams[number - 1]):
             self.wait(event)
@@ -159,7 +160,7 @@ class CuPy(types.ModuleType):
         super().__init__("cupy")
         self.__version__, self.ndarray = "0", Array
         self.memories = [Memory(self, number, **kwargs) for number in range(devices)]
-        self.here = threading.local()
+        self.of_thread = threading.local()
         self.cuda = types.SimpleNamespace(
             Device=lambda number: Device(self, number),
             Event=lambda disable_timing: Event(self),
@@ -175,17 +176,17 @@ class CuPy(types.ModuleType):
 
     @property
     def inside(self):
-        """The devices that this thread is inside of."""
-        if not hasattr(self.here, "inside"):
-            self.here.inside = []
-        return self.here.inside
+        """The devices whose contexts this thread has entered."""
+        if not hasattr(self.of_thread, "inside"):
+            self.of_thread.inside = []
+        return self.of_thread.inside
 
     def current(self):
-        assert self.inside, "used whatever device is current"
+        assert self.inside, "the caller depends on the current device"
         return self.memories[self.inside[-1]]
 
     def stream(self, non_blocking):
-        assert non_blocking, "would wait for the null stream, and it for this one"
+        assert non_blocking, "the null stream and this stream would wait for each other"
         return Stream(self.current())
 
     def empty(self, shape, dtype):
@@ -201,8 +202,8 @@ class CuPy(types.ModuleType):
         return out
 
     def take(self, array):
-        """A copy on the current device, of an array of another one."""
-        assert not any(array.home._streams), "copied from another device that may not be done"
+        """Return a copy on the current device of an array of another one."""
+        assert not any(array.owner._streams), "copied from another device whose work may not be done"
         out = self.empty(array.shape, array.dtype)
         out.memory[...] = array.memory
         return out
@@ -211,14 +212,14 @@ class CuPy(types.ModuleType):
         return self.current().download(array)
 
     def from_dlpack(self, array):
-        """As CuPy's: shows its own stream to the producer."""
+        """Passes CuPy's current stream to the producer, as CuPy does."""
         kind, number = array.__dlpack_device__()
         assert kind == 2
         capsule = array.__dlpack__(stream=self.memories[number].stream_number(), max_version=(1, 0), copy=None)
         return Array(capsule.array.memory, capsule.array)
 
     def asarray(self, array):
-        """As CuPy's, of what has `__cuda_array_interface__` alone: waits for the stream that it names."""
+        """Waits for the stream that `__cuda_array_interface__` names, as CuPy does."""
         what = array.__cuda_array_interface__
         assert what["version"] == 3
         memory = self.current()
@@ -244,7 +245,7 @@ class Module:
 
 
 def install(monkeypatch, devices=1, error=None, **kwargs):
-    """Put a CuPy with some devices in place of the real one, or one whose driver gives an error."""
+    """Replace CuPy by a stand-in with some devices, or by one whose driver raises an error."""
     module = CuPy(devices, **kwargs)
 
     def count():

@@ -1,7 +1,7 @@
-"""As much of torch as takes part in an exchange of tensors, on the emulated device of `fake_cupy`.
+"""A stand-in for the part of torch that exchanges tensors, on the emulated device of `fake_cupy`.
 
-A tensor's values come in a stream of its own, like those that a model has just been asked for: whoever does not let its
-stream wait, as DLPack says, reads garbage. Copies to the host are refused.
+A tensor's values arrive in a stream of the tensor's own, like the output of a model that still runs. A consumer whose
+stream does not wait, as DLPack requires, reads garbage. Copies to the host are refused.
 """
 
 import sys
@@ -30,11 +30,11 @@ class Tensor:
     numpy = __array__ = cpu
 
     def __dlpack_device__(self):
-        return 2, self.array.home.number
+        return 2, self.array.owner.number
 
     def __dlpack__(self, *, stream, max_version=None, copy=None):
         self.seen.append(stream)
-        memory = self.array.home
+        memory = self.array.owner
         with memory.on(self.stream):
             event = memory.record()
         with memory.on(memory._streams[stream - 1]):
@@ -43,7 +43,7 @@ class Tensor:
 
 
 class Bfloat16(Tensor):
-    """Half of the bits of float32, which DLPack has no NumPy type for."""
+    """The upper half of float32's bits, a type that NumPy lacks."""
 
     dtype = "torch.bfloat16"
 
@@ -54,30 +54,30 @@ class Bfloat16(Tensor):
         return Tensor(self.array, self.stream, self.seen)
 
     def __dlpack__(self, **_):
-        raise BufferError("no NumPy type is bfloat16")
+        raise BufferError("NumPy has no bfloat16")
 
 
 class Named:
-    """An array that has `__cuda_array_interface__` alone, as Numba's: it names the stream to wait for."""
+    """An array with only `__cuda_array_interface__`, as Numba's; it names the stream to wait for."""
 
     def __init__(self, array, stream):
         self.array, self.stream = array, stream
 
     @property
     def __cuda_array_interface__(self):
-        number = 1 + next(i for i, other in enumerate(self.array.home._streams) if other is self.stream)
+        number = 1 + next(i for i, other in enumerate(self.array.owner._streams) if other is self.stream)
         return {"version": 3, "stream": number}
 
 
 class Torch(types.ModuleType):
-    """The module, its tensors and the streams that they showed to it and were shown."""
+    """The module; `seen` lists the streams that its tensors received."""
 
     def __init__(self, cupy):
         super().__init__("torch")
         self.cupy, self.seen = cupy, []
 
     def late(self, values, number=0):
-        """Return memory of a device, and a stream that will bring the values there."""
+        """Return an array, and the stream that will write its values."""
         memory = self.cupy.memories[number]
         array, stream = memory.empty(values.shape, values.dtype, fake_cupy.Array), memory.side_stream()
         with memory.on(stream):
@@ -91,7 +91,7 @@ class Torch(types.ModuleType):
         return Named(*self.late(values))
 
     def from_dlpack(self, array):
-        """As torch's: shows its own stream, here a new one, to the producer."""
+        """Passes a new stream to the producer, as torch passes its own."""
         memory = self.cupy.memories[array.__dlpack_device__()[1]]
         stream = memory.side_stream()
         capsule = array.__dlpack__(stream=len(memory._streams))
@@ -100,15 +100,15 @@ class Torch(types.ModuleType):
 
 
 def read(tensor):
-    """What torch itself would read: when its stream is done."""
-    memory = tensor.array.home
+    """Return the values that torch itself reads, after its stream is done."""
+    memory = tensor.array.owner
     with memory.on(tensor.stream):
         memory.synchronize()
     return np.array(tensor.array.memory)
 
 
 def install(monkeypatch, cupy):
-    """Put a torch in place of the real one."""
+    """Replace torch by the stand-in."""
     module = Torch(cupy)
     monkeypatch.setitem(sys.modules, "torch", module)
     return module

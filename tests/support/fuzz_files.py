@@ -60,104 +60,117 @@ def edited(value, at, new):
     return copy
 
 
-def main(folder, examples):
-    index = VQIndex(8, 4, "l2", keep_vectors="int8", center="mean")
-    index.add(np.random.default_rng(0).standard_normal((50, 8)), ids=np.arange(50) * 5)
-    file = folder / "a.vqi"
-    index.save(file)
-    whole = file.read_bytes()
-    with vqindex.open(folder / "store", "a", dim=8, metric="l2", keep_vectors="int8", center="mean") as store:
-        store.add(np.random.default_rng(0).standard_normal((50, 8)), ids=np.arange(50) * 5)
-        store.commit()
-        store.remove([0, 5])
-    right = {True: answer(store_of(folder / "store")), False: answer(VQIndex.load(file))}
-    files = {path.name: path.read_bytes() for path in (folder / "store").iterdir() if path.name != "lock"}
-    header = json.loads(h5py.File(file)["header"][()].tobytes())
-    manifest = json.loads(files["manifest"].split(b"\n", 1)[1])
-    counts = {"refused": 0, "right": 0}
-    limit_memory()
+def damaged(data, changes, cut):
+    """Return bytes with some of them changed, and cut off at a share of their length if that is below a half."""
+    data = bytearray(data)
+    for place, value in changes:
+        data[int(place * len(data))] ^= value
+    return bytes(data[: int(cut * len(data))] if cut < 0.5 else data)
 
-    def must_be_right(load, is_store, checked=True):
+
+EDITS = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4)
+CUTS = st.floats(0, 2)
+
+
+def paths_of(json_object, ignored):
+    """A strategy of paths to values of a JSON object, except those in ignored entries."""
+    return st.sampled_from([at for at in places(json_object) if at and at[0] not in ignored])
+
+
+class Fuzzer:
+    """A file and a store, their right answers, and what is done to them."""
+
+    def __init__(self, folder, examples):
+        self.folder, self.file, self.store, self.examples = folder, folder / "a.vqi", folder / "store", examples
+        vectors, ids = np.random.default_rng(0).standard_normal((50, 8)), np.arange(50) * 5
+        index = VQIndex(8, 4, "l2", keep_vectors="int8", center="mean")
+        index.add(vectors, ids=ids)
+        index.save(self.file)
+        self.whole = self.file.read_bytes()
+        with vqindex.open(self.store, "a", dim=8, metric="l2", keep_vectors="int8", center="mean") as store:
+            store.add(vectors, ids=ids)
+            store.commit()
+            store.remove([0, 5])
+        self.file_answer, self.store_answer = answer(VQIndex.load(self.file)), answer(open_read(self.store))
+        self.files = {path.name: path.read_bytes() for path in self.store.iterdir() if path.name != "lock"}
+        self.header = json.loads(h5py.File(self.file)["header"][()].tobytes())
+        self.manifest = json.loads(self.files["manifest"].split(b"\n", 1)[1])
+        self.counts = {"refused": 0, "right": 0}
+
+    def expect(self, load, right):
+        """Load something: it is refused by a path of the folder, or it answers right (None: as it likes)."""
         try:
             found = load()
         except FileFormatError as error:
-            if str(folder) not in str(error):
+            if str(self.folder) not in str(error):
                 raise
-            counts["refused"] += 1
+            self.counts["refused"] += 1
             return
-        assert not checked or answer(found) == right[is_store]
-        counts["right"] += 1
+        assert right is None or answer(found) == right
+        self.counts["right"] += 1
 
-    def config(test):
-        few = settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-        return seed(0)(few(test))
-
-    edits = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4)
-
-    def damaged(data, changes, cut):
-        data = bytearray(data)
-        for place, value in changes:
-            data[int(place * len(data))] ^= value
-        return bytes(data[: int(cut * len(data))] if cut < 0.5 else data)
-
-    @config
-    @given(edits, st.floats(0, 2))
-    def bytes_of_a_file(changes, cut):
-        file.write_bytes(damaged(whole, changes, cut))
-        must_be_right(lambda: VQIndex.load(file), False)
-        must_be_right(lambda: VQIndex.load(file, mmap=True), False, checked=False)
+    def fuzz_bytes_of_the_file(self, changes, cut):
+        self.file.write_bytes(damaged(self.whole, changes, cut))
+        self.expect(lambda: VQIndex.load(self.file), self.file_answer)
+        self.expect(lambda: VQIndex.load(self.file, mmap=True), None)
         with contextlib.suppress(FileFormatError):
-            file_format.verify(file)
+            file_format.verify(self.file)
 
-    @config
-    @given(st.sampled_from(sorted(files)), edits, st.floats(0, 2))
-    def bytes_of_a_store(name, changes, cut):
-        path = folder / "store" / name
-        path.write_bytes(damaged(files[name], changes, cut))
-        changed = path.read_bytes() != files[name]
-        must_be_right(lambda: store_of(folder / "store"), True)
+    def fuzz_bytes_of_the_store(self, name, changes, cut):
+        path = self.store / name
+        path.write_bytes(damaged(self.files[name], changes, cut))
+        changed = path.read_bytes() != self.files[name]
+        self.expect(lambda: open_read(self.store), self.store_answer)
         try:
-            verify_store(folder / "store")
+            verify_store(self.store)
             assert not changed, f"{name}: damage is not noticed"
         except FileFormatError:
             assert changed
-        path.write_bytes(files[name])
+        path.write_bytes(self.files[name])
 
-    @config
-    @given(
-        st.sampled_from([at for at in places(header) if at and at[0] not in ("meta", "writer")]), st.sampled_from(NASTY)
-    )
-    def headers(at, new):
-        raw = json.dumps(edited(header, at, new)).encode()
-        file.write_bytes(whole)
-        with opened(file) as hdf5:
+    def fuzz_the_header(self, at, new):
+        raw = json.dumps(edited(self.header, at, new)).encode()
+        self.file.write_bytes(self.whole)
+        with opened(self.file) as hdf5:
             del hdf5["header"]
             hdf5["header"] = np.frombuffer(raw, np.uint8)
             hdf5["header"].attrs.create("crc32", zlib.crc32(raw), dtype="<u4")
         for mmap in (False, True):
-            must_be_right(lambda mmap=mmap: VQIndex.load(file, mmap=mmap), False, checked=False)
+            self.expect(lambda mmap=mmap: VQIndex.load(self.file, mmap=mmap), None)
 
-    @config
-    @given(
-        st.sampled_from([at for at in places(manifest) if at and at[0] not in ("meta", "commit")]),
-        st.sampled_from(NASTY),
-    )
-    def manifests(at, new):
-        body = json.dumps(edited(manifest, at, new)).encode()
-        path = folder / "store" / "manifest"
+    def fuzz_the_manifest(self, at, new):
+        body = json.dumps(edited(self.manifest, at, new)).encode()
+        path = self.store / "manifest"
         path.write_bytes(b"vqindex-store 1 %08x %d\n" % (zlib.crc32(body), len(body)) + body)
-        must_be_right(lambda: store_of(folder / "store"), True, checked=False)
-        path.write_bytes(files["manifest"])
+        self.expect(lambda: open_read(self.store), None)
+        path.write_bytes(self.files["manifest"])
 
-    for test in (bytes_of_a_file, bytes_of_a_store, headers, manifests):
-        test()
-        print(test.__name__, counts, flush=True)
-        assert counts["refused"] > examples / 2
-        counts.update(refused=0, right=0)
-    shutil.rmtree(folder / "store")
+    def run(self, fuzz, *strategies):
+        """Run one of the properties above on examples; damage must not be harmless too often."""
+
+        def example(values):
+            fuzz(*values)
+
+        few = settings(
+            max_examples=self.examples, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        )
+        self.counts.update(refused=0, right=0)
+        seed(0)(few(given(st.tuples(*strategies))(example)))()
+        print(fuzz.__name__, self.counts, flush=True)
+        assert self.counts["refused"] > self.examples / 2
 
 
-def store_of(path):
+def main(folder, examples):
+    fuzzer = Fuzzer(folder, examples)
+    limit_memory()
+    fuzzer.run(fuzzer.fuzz_bytes_of_the_file, EDITS, CUTS)
+    fuzzer.run(fuzzer.fuzz_bytes_of_the_store, st.sampled_from(sorted(fuzzer.files)), EDITS, CUTS)
+    fuzzer.run(fuzzer.fuzz_the_header, paths_of(fuzzer.header, {"meta", "writer"}), st.sampled_from(NASTY))
+    fuzzer.run(fuzzer.fuzz_the_manifest, paths_of(fuzzer.manifest, {"meta", "commit"}), st.sampled_from(NASTY))
+    shutil.rmtree(fuzzer.store)
+
+
+def open_read(path):
     return vqindex.open(path, mmap=False)
 
 

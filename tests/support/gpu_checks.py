@@ -1,4 +1,4 @@
-"""What the GPU engine must do, as bodies that tests run on the emulator and, with -m gpu, on a device."""
+"""Checks of the GPU engine, which tests run on the emulator and, with -m gpu, on a device."""
 
 import itertools
 
@@ -16,7 +16,7 @@ def codec_of(dim, bits, metric="ip", **kwargs):
 
 
 def same(got, want, what=""):
-    """Equal types, shapes and bits."""
+    """Assert equal types, shapes and bits."""
     got, want = np.asarray(got), np.asarray(want)
     assert got.dtype == want.dtype, what
     assert got.shape == want.shape, what
@@ -25,7 +25,7 @@ def same(got, want, what=""):
 
 
 def encodes_like_the_reference(engine, vectors):
-    """Codes, factors and norms, and prepared queries."""
+    """Assert that codes, rescales, norms and prepared queries equal the reference's."""
     device, reference = engine.device, ReferenceBackend(engine.codec)
     on_device = device.upload(vectors)
     got, want = engine.encode(on_device), reference.encode(vectors)
@@ -40,14 +40,14 @@ def encodes_like_the_reference(engine, vectors):
 
 
 def stored(codec, vectors, cuts=()):
-    """Encode with the reference and split into blocks."""
+    """Encode with the reference, and cut the rows into several stored ones."""
     rows = ReferenceBackend(codec).encode(vectors)
     edges = [0, *cuts, len(vectors)]
     return [split(codec.spec, rows.select(slice(*edge))) for edge in itertools.pairwise(edges)]
 
 
 def searches_like_the_reference(backend, blocks, queries, k, confidence=1.0, **kwargs):
-    """Scores, rows and order."""
+    """Assert that scores, rows, rank scores and their order equal the reference's."""
     reference = ReferenceBackend(backend.codec)
     prepared = reference.prepare(queries)
     got = top_k(backend, prepared, blocks, k, confidence, **kwargs)

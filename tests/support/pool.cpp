@@ -1,4 +1,5 @@
-// What on_threads promises (vqindex/native/pool.hpp); tests/test_pool.py compiles and runs it. Says what fails.
+// Checks what on_threads promises (vqindex/native/pool.hpp), and prints what fails. tests/test_pool.py compiles and
+// runs it.
 #include "pool.hpp"
 
 #include <pthread.h>
@@ -23,11 +24,11 @@ namespace {
 
 void check(bool good, const char* what) {
   if (good) return;
-  std::fprintf(stderr, "not so: %s\n", what);
+  std::fprintf(stderr, "false: %s\n", what);
   std::_Exit(1);
 }
 
-// Waits, but not for ever.
+// Waits for done(), 30 seconds at most.
 template <typename Done>
 void wait_until(const Done& done, const char* what) {
   const auto stop = std::chrono::steady_clock::now() + std::chrono::seconds(30);
@@ -37,32 +38,32 @@ void wait_until(const Done& done, const char* what) {
   }
 }
 
-void each_part_once(std::size_t count) {
+void each_item_once(std::size_t count) {
   std::vector<std::atomic<int>> calls(count);
   const auto here = std::this_thread::get_id();
-  on_threads(count, [&](std::size_t part) {
-    ++calls[part];
-    if (part == 0) check(std::this_thread::get_id() == here, "part 0 is the caller's");
+  on_threads(count, [&](std::size_t item) {
+    ++calls[item];
+    if (item == 0) check(std::this_thread::get_id() == here, "item 0 is the caller's");
   });
-  for (const auto& n : calls) check(n == 1, "each part is called once");
+  for (const auto& n : calls) check(n == 1, "each item is called once");
 }
 
-// Calls work() on a worker: all parts meet, so no thread takes two.
+// Calls work() on workers: all items wait for each other, so no thread takes two.
 template <typename Work>
 void on_each_of(std::size_t count, const Work& work) {
   std::atomic<std::size_t> here{0};
-  on_threads(count, [&](std::size_t part) {
+  on_threads(count, [&](std::size_t item) {
     ++here;
     wait_until([&] { return here == count; }, "a worker comes");
-    if (part) work(part);
+    if (item) work(item);
   });
 }
 
 void parts() {
   for (int repeat = 0; repeat < 200; ++repeat)
-    for (const std::size_t count : {1, 2, 3, 5, 17}) each_part_once(count);
+    for (const std::size_t count : {1, 2, 3, 5, 17}) each_item_once(count);
   std::this_thread::sleep_for(std::chrono::milliseconds(20));  // they sleep, and are woken
-  each_part_once(4);
+  each_item_once(4);
   std::atomic<int> others{0};
   on_each_of(4, [&](std::size_t) { ++others; });
   check(others == 3, "workers come");
@@ -74,26 +75,26 @@ void errors() {
     std::atomic<std::size_t> here{0};
     std::atomic<int> ended{0};
     try {
-      on_threads(3, [&](std::size_t part) {
+      on_threads(3, [&](std::size_t item) {
         ++here;
         wait_until([&] { return here == 3; }, "a worker comes");
-        if (part == bad) throw std::runtime_error("part " + std::to_string(part));
+        if (item == bad) throw std::runtime_error("item " + std::to_string(item));
         ++ended;
       });
     } catch (const std::runtime_error& error) {
       caught = error.what();
     }
-    check(caught == "part " + std::to_string(bad), "an exception reaches the caller");
-    check(ended == 2, "the caller waits for the other parts");
+    check(caught == "item " + std::to_string(bad), "an exception reaches the caller");
+    check(ended == 2, "the caller waits for the other items");
   }
-  each_part_once(3);
+  each_item_once(3);
 }
 
 void callers() {
   std::vector<std::thread> threads;
   for (int i = 0; i < 6; ++i)
     threads.emplace_back([] {
-      for (int repeat = 0; repeat < 300; ++repeat) each_part_once(3);
+      for (int repeat = 0; repeat < 300; ++repeat) each_item_once(3);
     });
   for (auto& thread : threads) thread.join();
 }
@@ -108,7 +109,7 @@ void alone() {
     });
   });
   wait_until([&] { return there.load(); }, "a worker comes");
-  for (int repeat = 0; repeat < 10; ++repeat) each_part_once(2);
+  for (int repeat = 0; repeat < 10; ++repeat) each_item_once(2);
   go = true;
   other.join();
 }
@@ -119,8 +120,8 @@ void waiting() {
   const auto here = std::this_thread::get_id();
   on_threads(
       2,
-      [&](std::size_t part) {
-        if (part == 0) return wait_until([&] { return begun.load(); }, "a worker comes");
+      [&](std::size_t item) {
+        if (item == 0) return wait_until([&] { return begun.load(); }, "a worker comes");
         begun = true;
         wait_until([&] { return asked > 2; }, "the caller looks around while it waits");
       },
@@ -167,7 +168,7 @@ void forks() {
   // At any moment of another thread's calls.
   std::atomic<bool> done{false};
   std::thread other([&] {
-    while (!done) each_part_once(2);
+    while (!done) each_item_once(2);
   });
   for (int repeat = 0; repeat < 100; ++repeat) in_child(use);
   done = true;
@@ -179,8 +180,8 @@ void fork_within() {
   std::atomic<bool> begun{false}, go{false};
   const pid_t parent = getpid();
   try {
-    on_threads(2, [&](std::size_t part) {
-      if (part) {
+    on_threads(2, [&](std::size_t item) {
+      if (item) {
         begun = true;
         return wait_until([&] { return go.load(); }, "the parent goes on");
       }
@@ -193,7 +194,7 @@ void fork_within() {
     });
   } catch (const std::runtime_error&) {
     check(getpid() != parent, "only the child can't go on");
-    each_part_once(2);
+    each_item_once(2);
     std::_Exit(7);
   }
   check(getpid() == parent, "the child can't go on");

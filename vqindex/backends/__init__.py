@@ -1,1 +1,1 @@
-"""Backends: each encodes and scans for one codec, and all of them give the reference's bytes, scores and order."""
+"""Backends. Each encodes and scans for one codec; all give the reference's bytes, scores and order."""

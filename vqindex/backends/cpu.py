@@ -1,7 +1,7 @@
-"""The CPU backend over the compiled extension: threads, and which instruction set; everything else is the reference.
+"""The CPU backend, on the compiled extension. It chooses the instruction set and the number of threads.
 
-Compiled so far, for codecs without a second projection: encoding, preparing queries, bringing rows into the stored
-layout, and the search. Other steps run as in NumPy.
+For codecs without a second projection the extension encodes, prepares queries, writes the stored layout, and searches.
+The reference runs all other steps, in NumPy.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from .reference import ReferenceBackend
 
 __all__ = ["NativeBackend", "chosen_isa", "cpu_count"]
 
-_HITS = 2**23  # results held at a time while searching
-_QUERIES = 2**14  # most queries of one compiled call, which looks for Ctrl-C between tiles of rows
-_GATHER = 32  # rows met in a batch that cost as much as one that is gathered (gather.hpp)
-_SMALL = 2**14  # values per thread under which a thread of NumPy calls costs more than it saves
-# The same for threads of the compiled encoder: about 50 us of work.
+_HITS = 2**23  # most results of one compiled call
+_QUERIES = 2**14  # most queries of one compiled call; it checks for Ctrl-C between row tiles
+_GATHER = 32  # gathering a row costs as much as scanning so many rows of a batch (gather.hpp)
+_SMALL = 2**14  # least values per thread of NumPy calls; a thread of fewer costs more than it saves
+# Least values per thread of the compiled encoder, about 50 us of work.
 _FEW_VALUES = 2**16
 _FEW_TRELLIS_VALUES = 2**12
 
@@ -42,18 +42,18 @@ F32 = NDArray[np.float32]
 
 
 def chosen_isa() -> str:
-    """Return the instruction set to use: the widest, or what the environment variable VQINDEX_ISA names.
+    """Return the instruction set to use: the widest, or the one in the environment variable VQINDEX_ISA.
 
     Raises
     ------
     BackendError
-        If VQINDEX_ISA is not the name of one that this machine has.
+        If VQINDEX_ISA names no instruction set of this machine.
     """
     names = supported_isas()
-    wanted = os.environ.get("VQINDEX_ISA") or names[-1]
-    if wanted not in names:
-        raise BackendError(f"VQINDEX_ISA is {wanted!r}; this machine has: {', '.join(names)}")
-    return wanted
+    isa = os.environ.get("VQINDEX_ISA") or names[-1]
+    if isa not in names:
+        raise BackendError(f"VQINDEX_ISA is {isa!r}; this machine has: {', '.join(names)}")
+    return isa
 
 
 def cpu_count() -> int:
@@ -64,31 +64,37 @@ def cpu_count() -> int:
 
 
 def _threads(values: int, few: int) -> int:
-    """Return how many threads a call over so many values is worth, `few` of them being worth one."""
+    """Return the number of threads for a call over so many values, with at least `few` values per thread."""
     return 1 if values < 2 * few else min(cpu_count(), values // few)
 
 
 class NativeBackend(ReferenceBackend):
-    """The reference with compiled steps; same bytes, same scores."""
+    """The reference with compiled steps; it gives the same bytes and scores."""
 
     name = "native"
 
     def __init__(self, codec: Codec) -> None:
         super().__init__(codec)
         self.isa = chosen_isa()
-        # Of rows as they are stored, and of code rows; where there are no sign bits these are the same.
+        # The scanner reads stored rows, the decoder packed code rows. They differ for codes with sign bits.
         self._scanner = None if codec.has_sketch else self._make_scanner(self.spec.has_sign_bits)
-        by_parts = codec.trellis is not None and codec.trellis.has_signs
-        self._decoder = None if codec.has_sketch or by_parts else self._make_scanner(False)
+        signed_trellis = codec.trellis is not None and codec.trellis.has_signs
+        self._decoder = None if codec.has_sketch or signed_trellis else self._make_scanner(False)
         self._sign_bound_terms = SignBoundTerms.of(self.spec.dim, codec.sign_correlation)
 
     def _make_scanner(self, signs: bool) -> Scanner:
         spec, trellis = self.spec, self.codec.trellis
         levels, tops = self.codec.codebook.levels, int(signs)
         if trellis is not None and signs:
-            levels, tops = trellis.levels_by_parts(), trellis.warmup_fields + 1
-        window = levels.size.bit_length() - 1 - tops  # there is a level for every value of window and top bits
+            levels, tops = trellis.levels_by_bit_planes(), trellis.warmup_fields + 1
+        window = levels.size.bit_length() - 1 - tops  # `levels` has 2**(window + tops) entries
         return Scanner(spec.dim, spec.bits - signs, window, tops, levels.astype(np.int16), spec.metric, self.isa)
+
+    @property
+    def numpy_steps(self) -> tuple[str, ...]:
+        """Steps without a compiled kernel: encoding with a dense rotation, and all steps of codecs with a sketch."""
+        compiled = self.spec.rotation == "hadamard" and not self.codec.has_sketch
+        return (*(() if compiled else ("encode", "prepare")), *(() if self._scanner is not None else ("search",)))
 
     @cached_property
     def _tables(self) -> Tables | None:
@@ -115,22 +121,22 @@ class NativeBackend(ReferenceBackend):
         return tables
 
     def encode(self, vectors: F32) -> Encoded:
-        """Encode finite float32 vectors of shape (n, d), a share of the rows on each processor."""
+        """Encode finite float32 vectors of shape (n, d); the processors share the rows."""
         if self._tables is None:
             return self._encode_shares(vectors)
         few = _FEW_TRELLIS_VALUES if self.codec.trellis is not None else _FEW_VALUES
         return Encoded(*encode(self._tables, np.ascontiguousarray(vectors), _threads(vectors.size, few), self.isa))
 
     def _encode_shares(self, vectors: F32) -> Encoded:
-        """Encode with NumPy, a share of the rows on each processor."""
-        # A pool per call is safe after fork.
+        """Encode with NumPy in threads, each with a share of the rows."""
+        # A pool for each call is safe after a fork.
         share = -(-len(vectors) // cpu_count())
         if share * self.spec.dim < _SMALL or share >= len(vectors):
             return super().encode(vectors)
-        parts = [vectors[start : start + share] for start in range(0, len(vectors), share)]
-        with ThreadPoolExecutor(len(parts)) as pool:
-            done = list(pool.map(super().encode, parts))
-        codes, rescales, norms = zip(*done, strict=True)
+        shares = [vectors[start : start + share] for start in range(0, len(vectors), share)]
+        with ThreadPoolExecutor(len(shares)) as pool:
+            encoded = list(pool.map(super().encode, shares))
+        codes, rescales, norms = zip(*encoded, strict=True)
         norm = np.concatenate(norms) if self.spec.stores_norm else None
         return Encoded(np.concatenate(codes), np.concatenate(rescales), norm)
 
@@ -162,28 +168,28 @@ class NativeBackend(ReferenceBackend):
         return np.concatenate([first.astype(np.uint8), fields], axis=1)
 
     def search(self, request: SearchRequest, segments: Sequence[Segment]) -> TopK:
-        """Return the k best rows of every query, best first; the scan shares its work among the processors."""
+        """Return the k best rows of every query, best first; threads share the scan."""
         if self._scanner is None:
             return super().search(request, segments)
         stored, sign_bound = [segment.stored for segment in segments], self._sign_bound(request.confidence)
         found = []
-        for some in self._calls(request, segments, _HITS // max(1, request.k)):
-            queries, words = some.queries, self._words(some.selection)
+        for batch in self._batches(request, segments, _HITS // max(1, request.k)):
+            queries, words = batch.queries, self._words(batch.selection)
             args = stored, queries.code_query, queries.code_scale, queries.norm
             threads = request.threads or cpu_count()
             found.append(TopK(*self._scanner.search(*args, request.k, sign_bound, threads, words)))
         return TopK.of_queries(found)
 
     def range_search(self, request: SearchRequest, segments: Sequence[Segment]) -> RangeHits:
-        """Return all rows that are better than the thresholds; the scan shares its work among the processors."""
+        """Return all rows that are better than the thresholds; threads share the scan."""
         if self._scanner is None:
             return super().range_search(request, segments)
         stored, sign_bound = [segment.stored for segment in segments], self._sign_bound(request.confidence)
         found = []
-        for some in self._calls(request, segments, _QUERIES):
-            queries, words = some.queries, self._words(some.selection)
-            assert some.thresholds is not None
-            args = stored, queries.code_query, queries.code_scale, queries.norm, self._signed(some.thresholds)
+        for batch in self._batches(request, segments, _QUERIES):
+            queries, words = batch.queries, self._words(batch.selection)
+            assert batch.thresholds is not None
+            args = stored, queries.code_query, queries.code_scale, queries.norm, self._signed(batch.thresholds)
             threads = request.threads or cpu_count()
             found.append(RangeHits.of_counts(*self._scanner.range_search(*args, sign_bound, threads, words)))
         return RangeHits.of_queries(found)
@@ -191,15 +197,15 @@ class NativeBackend(ReferenceBackend):
     def _sign_bound(self, confidence: float) -> tuple[float, float, float, float] | None:
         return (*self._sign_bound_terms, quantile(confidence)) if confidence < 1 and self.has_sign_bound else None
 
-    def _calls(self, request: SearchRequest, segments: Sequence[Segment], most: int) -> Iterator[SearchRequest]:
-        """Yield what one compiled call after another searches for; at least one, also without queries."""
-        at_once = 1 if self._is_sparse(request, segments) else max(1, min(_QUERIES, most))
-        for start in range(0, max(1, request.count), at_once):
-            yield request.select(slice(start, start + at_once))
+    def _batches(self, request: SearchRequest, segments: Sequence[Segment], most: int) -> Iterator[SearchRequest]:
+        """Yield the requests of the compiled calls, at most `most` queries each; one request if it has no queries."""
+        size = 1 if self._is_sparse(request, segments) else max(1, min(_QUERIES, most))
+        for start in range(0, max(1, request.count), size):
+            yield request.select(slice(start, start + size))
 
     @staticmethod
     def _is_sparse(request: SearchRequest, segments: Sequence[Segment]) -> bool:
-        """Whether filters leave each query so few rows that it scans its own rows alone in less time."""
+        """Whether filters select so few rows for each query that one call per query takes less time."""
         selection = request.selection
         if request.count < 2 or selection is None or not selection.is_per_query:
             return False
@@ -208,7 +214,7 @@ class NativeBackend(ReferenceBackend):
 
     @staticmethod
     def _words(selection: Selection | None) -> list[NDArray[np.uint64] | None] | None:
-        """Return words as the extension takes them: two-dimensional, one line if it is for all queries."""
+        """Return words in the form of the extension, (nq, words), or (1, words) for all queries."""
         if selection is None:
             return None
         return [None if words is None else np.atleast_2d(words) for words in selection.words]

@@ -1,4 +1,4 @@
-"""The Backend protocol. Arrays go down, results come up: a backend sees vectors and segments, never ids or files."""
+"""The Backend protocol. A backend takes vectors and segments, and returns code rows and scores; it knows no ids."""
 
 from __future__ import annotations
 
@@ -25,8 +25,12 @@ class Backend(Protocol):
 
     name: str
 
+    @property
+    def numpy_steps(self) -> tuple[str, ...]:
+        """The steps, of "encode", "prepare" and "search", that NumPy runs for lack of a kernel for this codec."""
+
     def adopt(self, array: Any) -> OnDevice | None:
-        """Return a caller's array in the memory of the backend's own device, as it lies there; None for any other."""
+        """Return a caller's array on the backend's own device, without a copy; None for any other array."""
 
     def encode(self, vectors: Any) -> Encoded:
         """Encode finite float32 vectors of shape (n, d): an array on the host, or what `adopt` returned."""
@@ -38,17 +42,17 @@ class Backend(Protocol):
         """Rotate and quantize finite float32 queries of shape (nq, d): an array on the host, or an adopted one."""
 
     def search(self, request: SearchRequest, segments: Sequence[Segment]) -> TopK:
-        """Return the k best rows of every query; rows count on from segment to segment.
+        """Return the k best rows of every query; row numbers continue from segment to segment.
 
-        With confidence 1 the scan compares rows by their scores; below it by the rank scores of ``sign_bound.py``, for
-        codes that store sign bits. Ties go to the lower row. A selection gives the result of an index that holds the
-        selected rows alone.
+        With confidence 1 the scan ranks rows by their scores; below 1, for codes with sign bits, by the rank scores of
+        ``sign_bound.py``. Ties go to the lower row. With a selection the result is that of an index of the selected
+        rows alone.
         """
 
     def range_search(self, request: SearchRequest, segments: Sequence[Segment]) -> RangeHits:
         """Return all rows whose scores are better than the request's thresholds, strictly.
 
-        Below confidence 1 a row's rank score must be better than the threshold too, as in `search`.
+        With a confidence below 1 their rank scores are better, too, as in `search`.
         """
 
     def scores(self, queries: Queries, rows: Encoded) -> F32:

@@ -1,7 +1,7 @@
-"""The reference backend: slow, obvious NumPy, the oracle every kernel is tested against.
+"""The reference backend: slow, obvious NumPy. Tests compare every kernel with it.
 
-Sums of an int16 query with integer levels are taken as float64 matrix products: every partial sum is an integer
-below 2^53, so they are exact whatever order BLAS chooses.
+The sums of an int16 query with integer levels are float64 matrix products. Every partial sum is an integer below 2^53,
+so the sums are exact in any order that BLAS chooses.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-_CACHE_VALUES = 2**17  # float32 values of an encode block: its passes stay in the second-level cache
-_SCORES = 2**23  # scores held at a time while searching
+_CACHE_VALUES = 2**17  # float32 values of a block to encode, which fits the second-level cache
+_SCORES = 2**23  # most scores in memory during a search
 
 
 def _ldexp(values: F64, shift: NDArray[np.int32]) -> F64:
@@ -50,6 +50,11 @@ class ReferenceBackend:
         self.codec = codec
         self.spec = codec.spec
         self._ascending = self.spec.metric == "l2"
+
+    @property
+    def numpy_steps(self) -> tuple[str, ...]:
+        """All steps."""
+        return ("encode", "prepare", "search")
 
     # ---- encode
 
@@ -91,7 +96,7 @@ class ReferenceBackend:
     def _encode_sketched(
         self, x: Scaled, y: F32, scale: F32, cells: NDArray[np.uint8]
     ) -> tuple[NDArray[np.uint8], F32]:
-        """Codes and rescales of the codecs that store signs of a second projection of the residual."""
+        """Return codes and rescales of the codecs that store signs of a second projection of the residual."""
         codec = self.codec
         residual = y - codec.codebook.values[cells] * scale
         signs = codec.sketch.forward(residual) > 0
@@ -109,17 +114,17 @@ class ReferenceBackend:
         return codes, self._in_metric_units(x, gamma)
 
     def _encode_trellis(self, x: Scaled, y: F32, scale: F32, trellis: Trellis) -> tuple[NDArray[np.uint8], F32]:
-        """Codes and rescales of the trellis codec."""
+        """Return codes and rescales of the trellis codec."""
         fields = self._search_trellis(trellis_values(y, scale, trellis.step), trellis)
         levels = trellis.table[trellis.windows(fields)].T
         return pack(trellis.swapped(fields), self.spec.bits), self._rescale_of(x, y, levels)
 
     def _search_trellis(self, values: NDArray[np.int16], trellis: Trellis) -> NDArray[np.uint8]:
-        """Encode values of shape (d, n) into fields (n, lead + d); a step that faster backends replace."""
+        """Return the fields (n, warmup_fields + d) of values (d, n); faster backends override this step."""
         return viterbi(values, trellis)
 
     def _in_metric_units(self, x: Scaled, values: F64) -> F32:
-        """Turn lengths of the scaled domain into those of the metric: |x| units, or for cosine parts of |x|."""
+        """Convert lengths of the scaled domain to the vectors' scale, for cosine to multiples of |x|."""
         if self.spec.metric == "cosine":
             return flush(np.divide(values, np.sqrt(x.norm2), out=np.zeros_like(values), where=x.norm2 > 0))
         return flush(_ldexp(values, x.shift))
@@ -140,7 +145,7 @@ class ReferenceBackend:
     # ---- decode
 
     def _levels(self, codes: NDArray[np.uint8]) -> NDArray[np.generic]:
-        """Integer levels of the cells, shape (n, d)."""
+        """Return the integer levels of the cells, shape (n, d)."""
         if self.codec.index_bits == 0:
             return np.zeros((len(codes), self.spec.dim), np.int8)
         fields = unpack(codes, self.spec.fields, self.spec.bits)
@@ -153,7 +158,7 @@ class ReferenceBackend:
         return levels
 
     def _signs(self, codes: NDArray[np.uint8]) -> NDArray[np.signedinteger[Any]]:
-        """Signs +-1 of the second projection, shape (n, m)."""
+        """Return the signs +-1 of the second projection, shape (n, m)."""
         if self.spec.codec == "qjl":
             bits = unpack(codes, self.codec.signs, 1).astype(np.int8)
         else:
@@ -161,7 +166,7 @@ class ReferenceBackend:
         return 2 * bits - 1
 
     def _weights(self, rows: Encoded) -> tuple[F32, F32]:
-        """Per-row weights (code_weight, sketch_weight) of the two sums."""
+        """Return the weights of a row's two sums, code_weight and sketch_weight, each of shape (n,)."""
         codec = self.codec
         if not codec.has_sketch:
             return rows.rescale, rows.rescale
@@ -169,11 +174,11 @@ class ReferenceBackend:
             return rows.rescale, rows.rescale * codec.beta
         if rows.norm is not None:
             return rows.norm * codec.cell_scale, rows.rescale
-        # Cosine: unit vectors, but a zero vector (rescale 0) stays zero.
+        # For cosine all vectors have norm 1, except zero vectors, whose rescale is 0.
         return np.where(rows.rescale > 0, codec.cell_scale, np.float32(0)), rows.rescale
 
     def _rotated(self, rows: Encoded) -> F32:
-        """P xhat, with <Pq, P xhat> = estimate, shape (d, n)."""
+        """Return P xhat, with <Pq, P xhat> = estimate, shape (d, n)."""
         code_weight, sketch_weight = self._weights(rows)
         rotated: F32 = self._levels(rows.codes).T.astype(np.float32) * code_weight
         if self.codec.has_sketch:
@@ -202,7 +207,7 @@ class ReferenceBackend:
         return Queries(code, code_scale, sketch, sketch_scale, self._in_metric_units(x, norm))
 
     def _sums(self, queries: NDArray[np.int16], levels: NDArray[Any]) -> F32:
-        """Exact integer sums (nq, n) of int16 queries (nq, m) with integer levels (n, m), rounded to float32 once."""
+        """Return the exact sums (nq, n) of int16 queries (nq, m) and integer levels (n, m), rounded to float32 once."""
         return (queries.astype(np.float64) @ levels.T.astype(np.float64)).astype(np.float32)
 
     def _inner_products(self, queries: Queries, rows: Encoded) -> F32:
@@ -231,7 +236,7 @@ class ReferenceBackend:
             wide = self._rotated(rows).astype(np.float64)
             variance = renormalized_variance(d, sum64(wide * wide), norm)
         elif codec.spec.codec == "turboquant-mse":
-            # The scatter around its bias: the error has energy D, of which D^2 lies along x.
+            # The variance around the bias: the error has energy D = mse, and D^2 of it is parallel to x.
             mse = codec.codebook.mse
             variance = norm**2 * mse * (1.0 - mse) / max(d - 1, 1)
         else:  # variance pi/2 / m |r|^2, and rescale = sqrt(pi/2) / m |r|
@@ -242,14 +247,14 @@ class ReferenceBackend:
     def search(self, request: SearchRequest, segments: Sequence[Segment]) -> TopK:
         """Return the k best rows of every query, best first."""
         k = request.k
-        at_once = max(1, min(1024, _SCORES // (4 * max(1, k))))
+        size = max(1, min(1024, _SCORES // (4 * max(1, k))))
         found = [
-            self._search_some(request.select(slice(start, start + at_once)), segments)
-            for start in range(0, request.count, at_once)
+            self._search_batch(request.select(slice(start, start + size)), segments)
+            for start in range(0, request.count, size)
         ]
         return TopK.of_queries(found) if found else TopK.empty(0, k, ascending=self._ascending)
 
-    def _search_some(self, request: SearchRequest, segments: Sequence[Segment]) -> TopK:
+    def _search_batch(self, request: SearchRequest, segments: Sequence[Segment]) -> TopK:
         nq, k = request.count, request.k
         best = _Best.none(nq, k)
         step = max(k, _SCORES // max(nq, 512))
@@ -260,7 +265,7 @@ class ReferenceBackend:
         return merge_top_k([found], k, ascending=self._ascending)
 
     def _scored(self, request: SearchRequest, segments: Sequence[Segment], step: int) -> Iterator[tuple[int, F32, F32]]:
-        """Yield first row, rank scores and scores (nq, rows), larger ones better, of `step` rows at a time."""
+        """Yield the first row, rank scores and scores, (nq, rows), of `step` rows at a time; larger is better."""
         first_row = 0
         words = (None,) * len(segments) if request.selection is None else request.selection.words
         for segment, selected in zip(segments, words, strict=True):
@@ -272,7 +277,7 @@ class ReferenceBackend:
                 if request.confidence < 1 and self.has_sign_bound:
                     bounds = self._bounds(request.queries, rows, quantile(request.confidence))
                     rank_scores = np.minimum(scores, self._signed(bounds))
-                if bits is not None:  # a row that may not be found ranks with places that hold no row
+                if bits is not None:  # rows that are not selected rank like empty places
                     rank_scores = np.where(bits[:, start : start + step], rank_scores, np.float32(-np.inf))
                 yield first_row + start, rank_scores, scores
             first_row += segment.rows
@@ -282,13 +287,13 @@ class ReferenceBackend:
         none = np.empty(0, np.int64)
         found = [(none, none, np.empty(0, np.float32))]
         for start in range(0, request.count, 1024):
-            some = request.select(slice(start, start + 1024))
-            assert some.thresholds is not None
-            thresholds = self._signed(some.thresholds)[:, None]
-            for first_row, rank_scores, scores in self._scored(some, segments, _SCORES // 1024):
+            batch = request.select(slice(start, start + 1024))
+            assert batch.thresholds is not None
+            thresholds = self._signed(batch.thresholds)[:, None]
+            for first_row, rank_scores, scores in self._scored(batch, segments, _SCORES // 1024):
                 query, column = np.nonzero(rank_scores > thresholds)
                 found.append((query + start, column + first_row, scores[query, column]))
-        query, rows, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        query, rows, scores = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
         order = np.lexsort((rows, -scores, query))
         lims = np.searchsorted(query[order], np.arange(request.count + 1)).astype(np.int64)
         scores = scores[order]
@@ -296,29 +301,29 @@ class ReferenceBackend:
 
     @property
     def has_sign_bound(self) -> bool:
-        """Whether a confidence below 1 changes how this code is searched."""
+        """Whether searches of this code use the sign bound for a confidence below 1."""
         return self.spec.has_sign_bits and self.spec.dim <= SIGN_BOUND_DIM
 
     def _signed(self, scores: F32) -> F32:
-        """Scores, or distances with the sign that makes higher ones better."""
+        """Return scores, or negated distances, so that higher is better."""
         return -scores if self._ascending else scores
 
     def _bounds(self, queries: Queries, rows: Encoded, z: float) -> F32:
-        """Bounds of the scores by the rows' signs (sign_bound.py), shape (nq, n)."""
-        c, left = sign_query(queries.code_query)
+        """Return the bounds of the scores from the rows' signs (sign_bound.py), shape (nq, n)."""
+        c, rounding_error2 = sign_query(queries.code_query)
         signs = unpack(rows.codes, self.spec.fields, self.spec.bits)[:, self.spec.warmup_fields :] >> (
             self.spec.bits - 1
         )
         sums = self._sums(c.astype(np.int16), 2 * signs.astype(np.int8) - 1)
         terms = SignBoundTerms.of(self.spec.dim, self.codec.sign_correlation)
-        ip = bounds(terms, z, sums, left, queries.code_scale, queries.norm, rows.norm)
+        ip = bounds(terms, z, sums, rounding_error2, queries.code_scale, queries.norm, rows.norm)
         if self._ascending and rows.norm is not None:
             return l2_from_ip(ip, rows.norm, queries.norm)
         return ip
 
 
 class _Best(NamedTuple):
-    """The k best rows so far by rank score, best first, of every query: rank_scores, scores and rows, each (nq, k)."""
+    """The k best rows of every query so far, best rank score first; all arrays have shape (nq, k)."""
 
     rank_scores: F32
     scores: F32
@@ -326,16 +331,16 @@ class _Best(NamedTuple):
 
     @classmethod
     def none(cls, nq: int, k: int) -> _Best:
-        """Return lists without a row."""
+        """Return empty lists."""
         worst = np.full((nq, k), -np.inf, np.float32)
         return cls(worst, worst.copy(), np.full((nq, k), -1, np.int64))
 
     def merged(self, rank_scores: F32, scores: F32, first_row: int) -> _Best:
-        """Merge new, higher rows into the lists; ties keep the lower row."""
+        """Return the lists with new rows, whose numbers are higher, merged in; ties keep the lower row."""
         k = self.rank_scores.shape[1]
         threshold = self.rank_scores[:, -1]
         if np.any(self.rows[:, -1] < 0) and rank_scores.shape[1] > k:
-            # Some list is not full yet: its threshold is the k-th best of these rows; rows equal to it pass.
+            # Some list has empty places: its threshold is the k-th best of the new rows, and rows equal to it pass.
             kth = np.partition(rank_scores, rank_scores.shape[1] - k, axis=1)[:, rank_scores.shape[1] - k]
             threshold = np.maximum(threshold, np.nextafter(kth, np.float32(-np.inf)))
         query, column = np.nonzero(rank_scores > threshold[:, None])
@@ -350,7 +355,7 @@ class _Best(NamedTuple):
         all_query = all_query[order]
         place = np.arange(all_query.size) - np.searchsorted(all_query, all_query)
         keep = place < k
-        at, kept = (all_query[keep], place[keep]), order[keep]
+        at, source = (all_query[keep], place[keep]), order[keep]
         best = _Best(self.rank_scores.copy(), self.scores.copy(), self.rows.copy())
-        best.rank_scores[at], best.scores[at], best.rows[at] = rank_score[kept], score[kept], row[kept]
+        best.rank_scores[at], best.scores[at], best.rows[at] = rank_score[source], score[source], row[source]
         return best

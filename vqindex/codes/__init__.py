@@ -1,1 +1,1 @@
-"""Frozen definitions: how vectors become codes and codes become scores, and the values that pass between rooms."""
+"""Frozen definitions of codes and scores, and the values that pass between the rooms."""

@@ -1,16 +1,17 @@
 """FROZEN: how rows lie in memory and in files. DO NOT CHANGE: files depend on every bit (tests/golden/planes.json).
 
-A code row (packing.py) of b-bit fields, one per coordinate, is stored in two parts if the code has sign bits:
+A code row (packing.py) consists of b-bit fields, one per coordinate. If the code has sign bits, a row is stored as
+two arrays:
 
-Sign bits. The highest bit of a coordinate's field is the sign of the rotated coordinate. Rows are taken in blocks of
-    64; byte j of a row holds the signs of coordinates 8j .. 8j + 7, the lowest bit first. A block is [byte j][row], so
-    that one load brings eight coordinates of 64 rows: (ceil(n / 64), ceil(d / 8), 64) bytes. Rows that fill the last
-    block are zero.
-Codes. The other b - 1 bits of every field, packed as in packing.py: (n, ceil(m (b - 1) / 8)) bytes. m is d, or more
-    for a trellis (trellis.py), whose fields before the first coordinate's have no sign: their highest bits are 0.
+Sign bits. The highest bit of a coordinate's field is the sign of the rotated coordinate. Byte j of a row holds the
+    signs of coordinates 8j .. 8j + 7, the lowest bit first. 64 rows form a block, whose order is [byte j][row]: one
+    load reads eight coordinates of 64 rows. The shape is (ceil(n / 64), ceil(d / 8), 64) bytes. The unused rows of the
+    last block are zero.
+Codes. The other b - 1 bits of every field, packed as in packing.py: (n, ceil(m (b - 1) / 8)) bytes. m is d, except for
+    a trellis (trellis.py). A trellis has warm-up fields before the first coordinate's field; they have no sign, and
+    their highest bits are 0.
 
-Codes without sign bits (the trellis of one bit, and codes with a sketch of their own) are stored as the rows they
-are.
+Codes without sign bits (the trellis of one bit, and codes with a sketch of their own) are stored as packed rows.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ F32 = NDArray[np.float32]
 
 
 class StoredRows(NamedTuple):
-    """Rows of an index as they are kept and searched.
+    """Rows of an index as they are stored and searched.
 
     Attributes
     ----------
@@ -60,62 +61,62 @@ class StoredRows(NamedTuple):
 
 
 def empty_sign_bits(spec: IndexSpec, rows: int) -> U8:
-    """Return sign bits of zeros with room for some rows; every line of 64 bytes fills a cache line."""
+    """Return zero sign bits for `rows` rows; every line of 64 bytes is aligned to a cache line."""
     shape = (-(-rows // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS)
     size = math.prod(shape)
-    room = np.zeros(size + BLOCK_ROWS, np.uint8)
-    start = -room.ctypes.data % BLOCK_ROWS
-    return room[start : start + size].reshape(shape)
+    buffer = np.zeros(size + BLOCK_ROWS, np.uint8)
+    start = -buffer.ctypes.data % BLOCK_ROWS
+    return buffer[start : start + size].reshape(shape)
 
 
 def split(spec: IndexSpec, rows: Encoded) -> StoredRows:
-    """Bring code rows into the layout."""
+    """Convert code rows to the stored layout."""
     if not spec.has_sign_bits:
         return StoredRows(None, rows.codes, rows.rescale, rows.norm)
     fields = unpack(rows.codes, spec.fields, spec.bits)
-    plane = np.zeros((-(-rows.rows // BLOCK_ROWS) * BLOCK_ROWS, spec.sign_bytes), np.uint8)
-    plane[: rows.rows] = np.packbits(fields[:, spec.warmup_fields :] >> (spec.bits - 1), axis=1, bitorder="little")
-    blocks = np.ascontiguousarray(plane.reshape(-1, BLOCK_ROWS, spec.sign_bytes).transpose(0, 2, 1))
-    rest = np.zeros((rows.rows, 0), np.uint8)
+    sign_rows = np.zeros((-(-rows.rows // BLOCK_ROWS) * BLOCK_ROWS, spec.sign_bytes), np.uint8)
+    sign_rows[: rows.rows] = np.packbits(fields[:, spec.warmup_fields :] >> (spec.bits - 1), axis=1, bitorder="little")
+    blocks = np.ascontiguousarray(sign_rows.reshape(-1, BLOCK_ROWS, spec.sign_bytes).transpose(0, 2, 1))
+    lower_bits = np.zeros((rows.rows, 0), np.uint8)
     if spec.bits > 1:
-        rest = pack(fields & np.uint8(2 ** (spec.bits - 1) - 1), spec.bits - 1)
-    return StoredRows(blocks, rest, rows.rescale, rows.norm)
+        lower_bits = pack(fields & np.uint8(2 ** (spec.bits - 1) - 1), spec.bits - 1)
+    return StoredRows(blocks, lower_bits, rows.rescale, rows.norm)
 
 
 def put_rows(spec: IndexSpec, rows: Encoded, into: StoredRows, start: int) -> None:
-    """Write code rows into a layout that has room for them, from row `start` on."""
+    """Write code rows into preallocated stored rows, from row `start` on."""
     new = split(spec, rows)
     if into.signs is None or new.signs is None:
         into.codes[start : start + rows.rows] = new.codes
     else:
-        where = np.arange(start, start + rows.rows)
-        plane = new.signs.transpose(0, 2, 1).reshape(-1, spec.sign_bytes)[: rows.rows]
-        into.signs[where // BLOCK_ROWS, :, where % BLOCK_ROWS] = plane
+        targets = np.arange(start, start + rows.rows)
+        sign_rows = new.signs.transpose(0, 2, 1).reshape(-1, spec.sign_bytes)[: rows.rows]
+        into.signs[targets // BLOCK_ROWS, :, targets % BLOCK_ROWS] = sign_rows
         into.codes[start : start + rows.rows] = new.codes
     put_scalars(rows, into, start)
 
 
 def put_scalars(rows: Encoded, into: StoredRows, start: int) -> None:
-    """Write scalars into the layout, from row `start` on."""
+    """Write the scalars of code rows into stored rows, from row `start` on."""
     into.rescale[start : start + rows.rows] = rows.rescale
     if into.norm is not None and rows.norm is not None:
         into.norm[start : start + rows.rows] = rows.norm
 
 
 def join_rows(spec: IndexSpec, stored: StoredRows, at: slice | NDArray[np.int64]) -> Encoded:
-    """Take some rows out of the layout."""
+    """Return some stored rows as code rows."""
     norm = None if stored.norm is None else stored.norm[at]
-    rest = np.ascontiguousarray(stored.codes[at])
+    lower_bits = np.ascontiguousarray(stored.codes[at])
     if stored.signs is None:
-        return Encoded(rest, stored.rescale[at], norm)
-    where = np.arange(stored.rows)[at] if isinstance(at, slice) else at
-    signs = stored.signs[where // BLOCK_ROWS, :, where % BLOCK_ROWS]
+        return Encoded(lower_bits, stored.rescale[at], norm)
+    rows = np.arange(stored.rows)[at] if isinstance(at, slice) else at
+    signs = stored.signs[rows // BLOCK_ROWS, :, rows % BLOCK_ROWS]
     fields = np.zeros((len(signs), spec.fields), np.uint8)
     fields[:, spec.warmup_fields :] = np.unpackbits(signs, axis=1, count=spec.dim, bitorder="little") << np.uint8(
         spec.bits - 1
     )
     if spec.bits > 1:
-        fields |= unpack(rest, spec.fields, spec.bits - 1)
+        fields |= unpack(lower_bits, spec.fields, spec.bits - 1)
     return Encoded(pack(fields, spec.bits), stored.rescale[at], norm)
 
 

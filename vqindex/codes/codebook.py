@@ -4,19 +4,20 @@ After a random rotation a coordinate t of a unit vector in R^d has the density (
 
     f(t) = G(d/2) / (sqrt(pi) G((d-1)/2)) (1 - t^2)^((d-3)/2)        on [-1, 1].
 
-Here everything is in units of u = sqrt(d) t, so that u is close to N(0, 1). With t = sin(a) the weight becomes
-cos(a)^(d-2) da, smooth for every d >= 2; d = 1, where t is +-1, borrows the codebook of d = 2 (the
-renormalization makes it exact).
+This module works in units of u = sqrt(d) t, so that u is close to N(0, 1). With t = sin(a) the weight becomes
+cos(a)^(d-2) da, which is smooth for every d >= 2. For d = 1, t is +-1; it uses the codebook of d = 2, and the
+renormalization makes the estimate exact.
 
-lloyd_max(d, b): 2^b levels, symmetric; thresholds are midpoints of levels, levels are cell means. Solved by Newton's
-    method on the midpoint condition, in float64.
-embedded(d, b): what one residual sign bit makes of the (b-1)-bit Lloyd-Max quantizer: each of its cells is split at
-    its own centroid and every half is represented by its mean. The first b-1 bits of the code are TurboQuant-mse,
-    the last is sign(y_j - c_k): TurboQuant-prod with the sketch S = P.
+lloyd_max(d, b): 2^b symmetric levels. Thresholds are midpoints of levels; levels are cell means. Newton's method solves
+    the midpoint condition in float64.
+embedded(d, b): the (b-1)-bit Lloyd-Max quantizer with one more bit, the sign of the residual. The sign bit splits each
+    cell at its own centroid; the level of each half is its mean. The first b-1 bits of the code are TurboQuant-mse, the
+    last is sign(y_j - c_k): TurboQuant-prod with the sketch S = P.
 
-Frozen form: thresholds are rounded to multiples of 2^-20 (exact in float32; far coarser than the solver's error, so
-that every machine's libm gives the same ones); levels are integers on a grid, |level| <= 127 for b <= 4 and <= 32767
-above, of the step that loses least; code = #{i: u > threshold_i}.
+Frozen form. Thresholds are rounded to multiples of 2^-20. These are exact in float32, and the grid is far wider than
+    the solver's error, so that every machine's libm gives the same thresholds. Levels are integers on a grid:
+    |level| <= 127 for b <= 4, |level| <= 32767 above. The grid step is the one with the least loss.
+    code = #{i: u > threshold_i}.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ F64 = NDArray[np.float64]
 
 _PANELS = 16  # per cell; with 16 Gauss-Legendre nodes each, moments are good to about 1e-15
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
-_REACH = 12.0  # standard deviations kept; what lies beyond weighs less than 1e-30
+_REACH = 12.0  # integrate up to 12 standard deviations; the mass beyond is below 1e-30
 _GRID = 2.0**20
-INT8_BITS = 4  # the widest code whose levels fit int8 without a loss worth a second limb
+INT8_BITS = 4  # up to this width int8 levels lose too little to be worth int16
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _angle_limit(dim: int) -> float:
 
 
 def _moments(dim: int, edges: F64) -> tuple[F64, F64]:
-    """Mass and mean of u in the cells between `edges` (angles, ascending), up to one common factor in the mass."""
+    """Return mass and mean of u in the cells between `edges` (ascending angles); all masses share one factor."""
     fractions = np.arange(_PANELS)[:, None] + (_NODES + 1.0) / 2.0
     width = np.diff(edges)[:, None] / _PANELS
     angles = edges[:-1, None] + width * fractions.ravel()
@@ -86,7 +87,7 @@ def _moments(dim: int, edges: F64) -> tuple[F64, F64]:
 
 
 def _density(dim: int, u: F64) -> F64:
-    """Density of u up to the common factor of `_moments`."""
+    """Return the density of u up to the constant factor of `_moments`."""
     result: F64 = np.exp((dim - 3) / 2 * np.log1p(-u * u / dim)) / np.sqrt(dim)
     return result
 
@@ -97,7 +98,7 @@ def _to_angles(dim: int, inner: F64) -> F64:
 
 
 def _companded(dim: int, cells: int) -> F64:
-    """First guess: equal steps of the integral of density^(1/3) (Panter and Dite, 1951)."""
+    """Return first thresholds: equal steps of the integral of density^(1/3) (Panter and Dite, 1951)."""
     top = np.sqrt(dim) * np.sin(_angle_limit(dim)) * (1 - 1e-9)
     u = np.linspace(0.0, min(top, 6.0), 4001)
     area = np.concatenate([[0.0], np.cumsum(np.cbrt(_density(dim, (u[1:] + u[:-1]) / 2)))])
@@ -105,7 +106,7 @@ def _companded(dim: int, cells: int) -> F64:
 
 
 def _solve_half(dim: int, cells: int) -> F64:
-    """Positive thresholds (cells - 1 of them) of the symmetric Lloyd-Max quantizer with 2 * cells levels."""
+    """Return the cells - 1 positive thresholds of the symmetric Lloyd-Max quantizer with 2 * cells levels."""
     t = _companded(dim, cells)
     for _ in range(200):
         if cells == 1:
@@ -136,11 +137,11 @@ def _mirrored(half: F64) -> F64:
 
 
 def _freeze(dim: int, bits: int, positive: F64) -> Codebook:
-    """Build the frozen codebook of the quantizer whose positive thresholds are given (zero is one too)."""
+    """Return the frozen codebook of the symmetric quantizer with these positive thresholds, and zero."""
     mass, mean = _moments(dim, _to_angles(dim, positive))
     p = mass / (2 * mass.sum())
     limit = 127 if bits <= INT8_BITS else 32767
-    # Among the steps that use at least 3/4 of the range, the one whose rounded levels lose least.
+    # Of the steps that use at least 3/4 of the range, take the one whose rounded levels have the least error.
     tops = np.arange(limit, 3 * limit // 4, -1) if limit == 127 else np.array([limit])
     steps = (mean[-1] / tops).astype(np.float32).astype(np.float64)
     grids = np.rint(mean / steps[:, None])
@@ -179,7 +180,7 @@ def lloyd_max(dim: int, bits: int) -> Codebook:
 
 @lru_cache(maxsize=256)
 def embedded(dim: int, bits: int) -> Codebook:
-    """Return the codebook of TurboQuant-prod with the shared sketch: (bits-1)-bit Lloyd-Max, cells split at centroids.
+    """Return the codebook of TurboQuant-prod with the same-rotation sketch: Lloyd-Max cells split at their centroids.
 
     Parameters
     ----------

@@ -1,23 +1,23 @@
-"""Codec: the frozen tables of one IndexSpec, which every backend is built from.
+"""Codec: the frozen tables of one IndexSpec. Every backend is built from them.
 
 A code row holds one field of `bits` bits per coordinate of the rotated vector y = P x:
 
-=================  ==============================================  =====================================
-codec              field j                                          estimate of <q, x>
-=================  ==============================================  =====================================
-turboquant-mse     Lloyd-Max cell of y_j                            factor <Pq, L>
-prod, shared       the same, one bit fewer, then the side of the    factor <Pq, L>
+=================  ====================================================  ====================================
+codec              field j                                               estimate of <q, x>
+=================  ====================================================  ====================================
+turboquant-mse     Lloyd-Max cell of y_j                                 rescale <Pq, L>
+prod, shared       cell with one bit fewer, then the side of its         rescale <Pq, L>
                    centroid: a cell of ``codebook.embedded``
-prod, orthogonal   cell with one bit fewer, then sign of (S r)_j    factor (<Pq, L> + beta <SPq, z>)
-prod, gaussian     the same                                         norm c <Pq, L> + factor <SPq, z>
-trellis            bits of a path; the level of coordinate j hangs on  factor <Pq, L>
-                   the window that ends with field j
-qjl                signs of rows j*bits .. j*bits + bits - 1 of SPx  factor <SPq, z>
-=================  ==============================================  =====================================
+prod, orthogonal   cell with one bit fewer, then the sign of (S r)_j     rescale (<Pq, L> + beta <SPq, z>)
+prod, gaussian     cell with one bit fewer, then the sign of (S r)_j     norm c <Pq, L> + rescale <SPq, z>
+trellis            bits of a path; the window that ends with field j     rescale <Pq, L>
+                   determines the level of coordinate j
+qjl                signs of rows j*bits .. j*bits + bits - 1 of SPx      rescale <SPq, z>
+=================  ====================================================  ====================================
 
-L are integer levels, z = +-1 signs, r = y minus its cell's level (at the scale of x) the residual. Where a cell and
-a sign are kept, field = 2 * cell + sign bit. ``factor`` (and ``norm``, unless the metric is cosine) are
-the float32 scalars kept per vector; ``estimator.py`` says how they are computed.
+L are integer levels and z = +-1 signs. The residual r is y minus the level of its cell, at the scale of x. A field of a
+cell and a sign is 2 * cell + sign bit. ``rescale`` and ``norm`` (unless the metric is cosine) are the float32 scalars
+stored per vector; ``estimator.py`` defines them. The file's block of ``rescale`` is called ``factor``.
 """
 
 from __future__ import annotations
@@ -68,37 +68,37 @@ class Codec:
 
     @property
     def index_bits(self) -> int:
-        """Bits of the scalar cell in a field (the whole field for mse and the shared sketch)."""
+        """Bits of the scalar cell in a field: the whole field for mse and the same-rotation sketch."""
         if self.spec.codec == "qjl":
             return 0
         return self.spec.bits - 1 if self.has_sketch else self.spec.bits
 
     @property
     def has_sketch(self) -> bool:
-        """Whether signs of a second projection are stored and scored apart from the levels."""
+        """Whether the code stores signs of a second projection and scores them apart from the levels."""
         return self.spec.sketch in ("orthogonal", "gaussian")
 
     @property
     def renormalized(self) -> bool:
-        """Whether ``factor`` is |x|^2 / <y, yhat>, which makes the estimate unbiased."""
+        """Whether ``rescale`` is |x|^2 / <y, yhat>, which makes the estimate unbiased."""
         return self.trellis is not None or (self.spec.codec == "turboquant-prod" and self.spec.sketch != "gaussian")
 
     @property
     def signs(self) -> int:
-        """Number m of stored signs per vector that belong to a second projection."""
+        """Number m of stored signs of the second projection per vector."""
         if self.spec.codec == "qjl":
             return self.spec.dim * self.spec.bits
         return self.spec.dim if self.has_sketch else 0
 
     @cached_property
     def rotation(self) -> Rotation:
-        """P."""
+        """The rotation P."""
         rotation: Rotation = make_rotation(self.spec.rotation, self.spec.dim, self.spec.seed)
         return rotation
 
     @cached_property
     def sketch(self) -> Any:
-        """S, with ``forward`` and ``inverse`` on columns; only for codecs that have one."""
+        """The sketch S, with ``forward`` and ``inverse`` on columns; only for codecs that have one."""
         if self.spec.sketch == "gaussian":
             return GaussianSketch(self.signs, self.spec.dim, self.spec.seed)
         return make_rotation(self.spec.rotation, self.spec.dim, self.spec.seed, sketch=True)
@@ -110,12 +110,12 @@ class Codec:
 
     @property
     def sign_correlation(self) -> float | None:
-        """Correlation of stored signs with the coordinates (``sign_bound.py``); None for that of a Gaussian's sign."""
+        """Correlation of sign bits and coordinates (``sign_bound.py``); None stands for that of a Gaussian's sign."""
         return None if self.trellis is None else self.trellis.correlation
 
     @cached_property
     def codebook(self) -> Codebook:
-        """Scalar codebook of the cell part of a field; for the trellis its table of levels, without thresholds."""
+        """Scalar codebook of a field's cell; for the trellis its table of levels, without thresholds."""
         if self.trellis is not None:
             none = np.zeros(0, np.float32)
             return Codebook(none, self.trellis.table, self.trellis.step, self.trellis.mse, none.astype(np.float64))
@@ -128,17 +128,17 @@ class Codec:
 
     @cached_property
     def beta(self) -> np.float32:
-        """Size of a sign of the orthogonal sketch, in grid steps: least squares for a residual of expected energy."""
+        """Value of a sign of the orthogonal sketch in grid steps: least squares for a residual of expected energy."""
         return np.float32(math.sqrt(2.0 / math.pi * self.codebook.mse) / self.codebook.step)
 
     @cached_property
     def cell_scale(self) -> np.float32:
-        """c: what a grid step is worth in a coordinate of a unit vector, step / sqrt(d)."""
+        """The constant c: size of a grid step in coordinates of a unit vector, step / sqrt(d)."""
         return np.float32(self.codebook.step / math.sqrt(self.spec.dim))
 
     @property
     def expected_mse(self) -> float:
-        """E|x - xhat|^2 of a unit vector x for the best-scaled reconstruction; nan where the paper gives none."""
+        """E|x - xhat|^2 of a unit vector x and its best-scaled reconstruction; nan where the paper gives no value."""
         if self.spec.codec == "qjl" or self.spec.sketch == "gaussian":
             return math.nan
         if self.spec.sketch == "orthogonal":
@@ -147,7 +147,7 @@ class Codec:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the rotation and the codebook; a file with another one can't be read by this version."""
+        """SHA-256 over the rotation and the codebook; this version can't read a file with another one."""
         digest = hashlib.sha256(self.rotation.fingerprint.encode())
         digest.update(self.codebook.thresholds.astype("<f4").tobytes())
         digest.update(self.codebook.levels.astype("<i2").tobytes())

@@ -14,7 +14,7 @@ F32 = NDArray[np.float32]
 
 
 class Encoded(NamedTuple):
-    """Code rows: what a codec makes of vectors.
+    """Code rows: encoded vectors.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Queries:
     Attributes
     ----------
     code_query : ndarray of int16, shape (nq, d)
-        P q on the int16 grid, which meets the codes. For queries on a backend's device, an array there.
+        P q on the int16 grid, multiplied with the codes' levels. For queries on a backend's device, an array on it.
     code_scale : ndarray of float32, shape (nq,)
         Value of a step of `code_query`.
     sketch_query : ndarray of int16, shape (nq, m), or None

@@ -1,8 +1,8 @@
 """FROZEN: how codes lie in bytes. DO NOT CHANGE: files depend on every bit (tests/golden/packing.json).
 
-A code row is one little-endian bit stream: field j of `bits` bits occupies stream bits [j * bits, (j + 1) * bits),
-least significant first; stream bit i is bit (i mod 8) of byte (i div 8). A row has ceil(fields * bits / 8) bytes and
-its unused last bits are zero. Eight fields therefore fill exactly `bits` bytes, for every width.
+A code row is one little-endian bit stream. Field j of `bits` bits occupies stream bits [j * bits, (j + 1) * bits),
+least significant first. Stream bit i is bit (i mod 8) of byte (i div 8). A row has ceil(fields * bits / 8) bytes; its
+unused last bits are zero. Eight fields fill exactly `bits` bytes, for every width.
 """
 
 from __future__ import annotations

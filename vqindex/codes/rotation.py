@@ -1,7 +1,7 @@
 """FROZEN: the seeded random rotations. DO NOT CHANGE: files depend on every bit (tests/golden/rotation.json).
 
 Counter generator
-    mix(z) is the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), all arithmetic modulo 2**64:
+    mix(z) is the finalizer of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), all arithmetic modulo 2**64:
         z ^= z >> 30;  z *= 0xBF58476D1CE4E5B9;  z ^= z >> 27;  z *= 0x94D049BB133111EB;  z ^= z >> 31
     key = mix(seed ^ mix(stream + G)) with G = 0x9E3779B97F4A7C15;  word i of the stream = mix(key + G * (i + 1)).
 
@@ -13,15 +13,15 @@ hadamard (float32; additions, subtractions and one multiplication, each rounded 
         3. every coordinate is multiplied by float32(1 / sqrt(its chunk's size));
         4. coordinate i of the result is coordinate (i * stride) mod d, stride the integer coprime to d that is nearest
            to d (sqrt(5) - 1) / 2, the larger one of two.
-    The golden stride spreads every chunk evenly over all others: a one-hot vector ends with the quantization error of
-    a Gaussian one at every d, as with a random permutation (a mere reversal leaves 5 % more at d = 384), and needs no
-    seed. The data's rotation has first_stream 0, the orthogonal sketch's 16.
+    The golden stride spreads every chunk evenly over all others and needs no seed. A one-hot vector has the
+    quantization error of a Gaussian vector at every d, as with a random permutation; a reversal gives 5 % more error at
+    d = 384. The data's rotation has first_stream 0, the orthogonal sketch's rotation 16.
 
 gaussian (m x d, for the paper's sketch): Box-Muller in float64 on words 2e, 2e+1 of stream 32 for the row-major
     entry e, cast to float32: sqrt(-2 ln u) cos(2 pi v), u = ((w >> 11) + 1) / 2**53, v = (w' >> 11) / 2**53.
 
-haar: Q of the QR decomposition of such a float64 matrix (stream 48, the sketch's 49), columns' signs chosen so that
-    R's diagonal is positive. For fidelity tests; LAPACK does not promise equal bits on every machine.
+haar: Q of the QR decomposition of such a float64 matrix (stream 48, for the sketch 49), with column signs that make
+    R's diagonal positive. For fidelity tests only; LAPACK does not promise equal bits on every machine.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def chunk_sizes(dim: int) -> tuple[int, ...]:
 
 
 def golden_stride(dim: int) -> int:
-    """Return the step of the permutation between chunks: coprime to `dim`, near dim (sqrt(5) - 1) / 2."""
+    """Return the stride of the permutation: coprime to `dim`, nearest to dim (sqrt(5) - 1) / 2."""
     near = round(dim * (math.sqrt(5) - 1) / 2)
-    candidates = (near + sign * away for away in range(dim + 1) for sign in (1, -1))
+    candidates = (near + sign * distance for distance in range(dim + 1) for sign in (1, -1))
     return next(step for step in candidates if step > 0 and math.gcd(step, dim) == 1)
 
 
@@ -89,7 +89,7 @@ def gaussian_matrix(rows: int, dim: int, seed: int, stream: int = GAUSSIAN_STREA
 
 
 class Rotation(Protocol):
-    """An orthogonal map of R^d; both methods take and return float32 of shape (d, rows): one vector a column."""
+    """An orthogonal map of R^d. Both methods take and return float32 of shape (d, rows), one vector per column."""
 
     def forward(self, columns: F32) -> F32:
         """Return P x for every column x; the argument may be overwritten."""
@@ -99,7 +99,7 @@ class Rotation(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of what defines the rotation, to refuse a reader that would rotate differently."""
+        """Hex digest of the rotation's definition; a reader that would rotate differently refuses the file."""
 
 
 class Hadamard:
@@ -165,7 +165,7 @@ class Hadamard:
 
 
 class Haar:
-    """A dense rotation from the Haar measure, shape (d, d); O(d^2) a vector, for fidelity tests."""
+    """A dense rotation from the Haar measure, shape (d, d); O(d^2) per vector, for fidelity tests."""
 
     def __init__(self, dim: int, seed: int, stream: int = HAAR_STREAM) -> None:
         self.dim, self.seed, self.stream = dim, seed, stream
@@ -187,7 +187,7 @@ class Haar:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the method's name and the integers it starts from (the floats are not portable)."""
+        """SHA-256 of the method's name and of the integers that seed it (its floats are not portable)."""
         text = f"haar dim={self.dim} stream={self.stream};".encode()
         return hashlib.sha256(text + counter_words(self.seed, self.stream, 64).tobytes()).hexdigest()
 

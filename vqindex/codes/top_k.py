@@ -1,9 +1,9 @@
-"""TopK: what a scan found, and the one rule by which ties are decided and lists are merged.
+"""TopK: the result of a scan, and the one rule for ties and for merging lists.
 
 A scan keeps the k rows with the best rank scores and returns them in the order of their scores. The rank score of a row
 is its score, or the sign bound of its score where that is lower (``sign_bound.py``); larger is better for every metric.
 Of rows with equal rank scores the lower row is kept; of results with equal scores the lower row comes first. Both rules
-depend on nothing but the rows, so the lists of parts of an index, merged in any order, are the list of the whole.
+depend on the rows alone. The lists of segments, merged in any order, therefore equal the list of the whole index.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class TopK(NamedTuple):
     Attributes
     ----------
     scores : ndarray of float32, shape (nq, k)
-        Scores in the metric's own direction: higher is better for ip and cosine, lower for l2. Missing places hold
+        Scores in the metric's own direction: higher is better for ip and cosine, lower for l2. Empty places hold
         -inf, or +inf for l2.
     rows : ndarray of int64, shape (nq, k)
-        Row numbers; -1 in missing places.
+        Row numbers; -1 in empty places.
     rank_scores : ndarray of float32, shape (nq, k)
-        What the scan ranked the rows by; larger is better for every metric, -inf in missing places.
+        Rank scores of the rows; larger is better for every metric, -inf in empty places.
     dropped : ndarray of int64, shape (nq,)
-        Rows that the sign bound let the scan drop before their full codes were scored. It measures work: it may differ
-        between backends, threads and batches, which scores and rows never do.
+        Number of rows that the scan dropped by their sign bounds, before it scored their full codes. It measures work
+        and may differ between backends, threads and batches; scores and rows never do.
     """
 
     scores: F32
@@ -44,56 +44,56 @@ class TopK(NamedTuple):
 
     @classmethod
     def empty(cls, nq: int, k: int, *, ascending: bool) -> TopK:
-        """Return lists without a row; `ascending` where lower scores are better."""
+        """Return empty lists; `ascending` says that lower scores are better."""
         worst = np.full((nq, k), -np.inf, np.float32)
         return cls(-worst if ascending else worst, np.full((nq, k), -1, np.int64), worst.copy(), np.zeros(nq, np.int64))
 
     @classmethod
-    def of_queries(cls, parts: Sequence[TopK]) -> TopK:
-        """Join the lists of queries that were searched one after another; there is at least one part."""
-        return parts[0] if len(parts) == 1 else cls(*map(np.concatenate, zip(*parts, strict=True)))
+    def of_queries(cls, batches: Sequence[TopK]) -> TopK:
+        """Concatenate the lists of at least one batch of queries."""
+        return batches[0] if len(batches) == 1 else cls(*map(np.concatenate, zip(*batches, strict=True)))
 
     @property
     def threshold(self) -> F32:
-        """The rank score that a further row has to beat, shape (nq,); -inf while a list has missing places."""
+        """The rank score that a further row has to beat, shape (nq,); -inf while a list has empty places."""
         if not self.rank_scores.shape[1]:
             return np.full(len(self.rank_scores), np.inf, np.float32)
         lowest: F32 = self.rank_scores.min(axis=1)
         return lowest
 
     def shifted(self, first_row: int) -> TopK:
-        """Return the same lists with rows counted from `first_row`; missing places stay -1."""
+        """Return the lists with `first_row` added to every row; empty places stay -1."""
         return self._replace(rows=np.where(self.rows < 0, self.rows, self.rows + first_row))
 
 
-def merge_top_k(parts: Sequence[TopK], k: int, *, ascending: bool) -> TopK:
-    """Merge the lists that scans of different rows found for the same queries.
+def merge_top_k(lists: Sequence[TopK], k: int, *, ascending: bool) -> TopK:
+    """Merge the results of scans of different rows for the same queries.
 
     Parameters
     ----------
-    parts : sequence of TopK
-        At least one; row numbers are those of the whole and differ between parts.
+    lists : sequence of TopK
+        At least one; row numbers are those of the whole index, and no row is in two of them.
     k : int
-        Length of the merged lists; longer than all parts together, they end with missing places.
+        Length of the merged lists; if the lists have fewer rows together, the merged ones end with empty places.
     ascending : bool
         Whether lower scores are better (l2).
 
     Returns
     -------
     TopK
-        Equal, bit for bit, to what one scan of all rows finds; `dropped` is the sum.
+        Equal, bit for bit, to the result of one scan of all rows; `dropped` is the sum.
     """
-    scores, rows, rank_scores = (np.concatenate(columns, axis=1) for columns in list(zip(*parts, strict=True))[:3])
+    scores, rows, rank_scores = (np.concatenate(columns, axis=1) for columns in list(zip(*lists, strict=True))[:3])
     place = np.where(rows < 0, np.iinfo(np.int64).max, rows)
-    chosen = np.lexsort((place, -rank_scores))[:, :k]
-    scores, place, rank_scores = (np.take_along_axis(array, chosen, axis=1) for array in (scores, place, rank_scores))
+    best = np.lexsort((place, -rank_scores))[:, :k]
+    scores, place, rank_scores = (np.take_along_axis(array, best, axis=1) for array in (scores, place, rank_scores))
     order = np.lexsort((place, scores if ascending else -scores))
     scores, place, rank_scores = (np.take_along_axis(array, order, axis=1) for array in (scores, place, rank_scores))
     out = TopK.empty(len(rows), k, ascending=ascending)
     width = order.shape[1]
     out.scores[:, :width], out.rank_scores[:, :width] = scores, rank_scores
     out.rows[:, :width] = np.where(place == np.iinfo(np.int64).max, -1, place)
-    return out._replace(dropped=np.sum([part.dropped for part in parts], axis=0))
+    return out._replace(dropped=np.sum([each.dropped for each in lists], axis=0))
 
 
 class RangeHits(NamedTuple):
@@ -119,19 +119,19 @@ class RangeHits(NamedTuple):
         return cls(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), scores, rows)
 
     @classmethod
-    def of_queries(cls, parts: Sequence[RangeHits]) -> RangeHits:
-        """Join the hits of queries that were searched one after another; there is at least one part."""
-        if len(parts) == 1:
-            return parts[0]
-        counts, scores, rows = zip(*((np.diff(part.lims), part.scores, part.rows) for part in parts), strict=True)
+    def of_queries(cls, batches: Sequence[RangeHits]) -> RangeHits:
+        """Concatenate the hits of at least one batch of queries."""
+        if len(batches) == 1:
+            return batches[0]
+        counts, scores, rows = zip(*((np.diff(hits.lims), hits.scores, hits.rows) for hits in batches), strict=True)
         return cls.of_counts(np.concatenate(counts), np.concatenate(scores), np.concatenate(rows))
 
 
-def merge_range_hits(parts: Sequence[RangeHits], *, ascending: bool) -> RangeHits:
-    """Merge what range searches of different rows found for the same queries; there is at least one part."""
-    nq = len(parts[0].lims) - 1
-    query = np.concatenate([np.repeat(np.arange(nq), np.diff(part.lims)) for part in parts])
-    scores, rows = (np.concatenate(columns) for columns in list(zip(*parts, strict=True))[1:])
+def merge_range_hits(lists: Sequence[RangeHits], *, ascending: bool) -> RangeHits:
+    """Merge the results, at least one, of range searches of different rows for the same queries."""
+    nq = len(lists[0].lims) - 1
+    query = np.concatenate([np.repeat(np.arange(nq), np.diff(hits.lims)) for hits in lists])
+    scores, rows = (np.concatenate(columns) for columns in list(zip(*lists, strict=True))[1:])
     order = np.lexsort((rows, scores if ascending else -scores, query))
     lims = np.searchsorted(query[order], np.arange(nq + 1)).astype(np.int64)
     return RangeHits(lims, scores[order], rows[order])

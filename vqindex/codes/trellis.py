@@ -1,28 +1,29 @@
 """FROZEN: the trellis code. DO NOT CHANGE: files depend on every bit (tests/golden/gate.json).
 
-Trellis-coded quantization (Marcellin and Fischer, 1990) in its bit-shift form (QTIP, Tseng et al., NeurIPS 2024): the
-level of coordinate t is looked up by a window over the packed bits, so decoding has no recursion and any coordinate
-can be decoded alone. Nothing is trained on data: the table is a constant for the Gaussian, found once by
-benchmarks/trellis_tables.py.
+Trellis-coded quantization (Marcellin and Fischer, 1990) in its bit-shift form (QTIP, Tseng et al., NeurIPS 2024). A
+window of the packed bits looks up the level of coordinate t, so decoding has no recursion, and any coordinate can be
+decoded alone. The table is a constant for the Gaussian, computed once by benchmarks/trellis_tables.py. Nothing is
+trained on data.
 
-Stream. A path is window/bits - 1 + d fields of `bits` bits. Coordinate t is decoded from its own field and the
-    window/bits - 1 before it:  w_t = sum_i field[t + i] << (i * bits),  level_t = table[w_t].  The fields before the
-    first coordinate's own make nearly every start free; they cost a byte or less.
-Signs. From two bits on, a level's sign is (but for a few levels near 0) the highest bit of the newest field of its
-    window, xor the lowest bit of the oldest. This sign takes the place of the highest bit in the stored fields, so that
-    the signs of a row are a plane of bits like those of scalar codes (bitplanes.py); the other bits are stored as they
-    are. The fields before the first coordinate's own have highest bits 0, which are not stored. With one bit fields
-    are stored as they are, and all starts are free.
-Tables. Symmetric: table[mirror(w)] = -table[w], so no level is -128 and half of a table says everything. mirror inverts
-    all bits of the fields but the highest (with one bit, all). Version 3 (trellis_tables.py); a file names the version.
-    Versions 1 and 2 never left the development tree.
+Stream. A path consists of window/bits - 1 + d fields of `bits` bits. Coordinate t is decoded from its own field and the
+    window/bits - 1 fields before it:  w_t = sum_i field[t + i] << (i * bits),  level_t = table[w_t].  The first
+    window/bits - 1 fields are warm-up fields. They let nearly every path start anywhere, and cost a byte or less.
+Signs. From two bits on, the sign of a level (except for a few levels near 0) is the highest bit of the newest field of
+    its window, xor the lowest bit of the oldest. The stored fields have this sign as their highest bit, so that a row
+    has sign bits like those of scalar codes (bitplanes.py). The other bits are stored unchanged. The highest bits of
+    warm-up fields are 0 and are not stored. With one bit per coordinate the fields are stored unchanged, and paths
+    start anywhere.
+Tables. Tables are symmetric: table[mirror(w)] = -table[w]. No level is -128, and half of a table determines the rest.
+    mirror inverts all bits of each field but the highest (with one bit per coordinate: all). The tables are version 3
+    (trellis_tables.py), and a file names their version. Versions 1 and 2 were never published.
 Values. v_t = rint(fl(y_t * fl(float32(128 / step) / s))), clipped to +-127 * 128, with s of estimator.py; 0 for zero
     vectors.
 Cost of level l at value v, in integers: x = clip(v - 128 l, -limit, limit) << gain;  x * x >> 16.
     limit keeps every sum in int16: (window / bits) * ((limit << gain)^2 >> 16) <= 32767.
-Search. Viterbi over 2^(window - bits) states (the newest bits of the window). All starts that can be stored cost 0.
-    A state keeps the cheapest of its 2^bits predecessors, of several the one with the lowest dropped bits; after each
-    coordinate the least cost of all states is subtracted. The path ends in the cheapest state, of several the lowest.
+Search. Viterbi over 2^(window - bits) states (the newest bits of the window). Every state that can be stored is a start
+    of cost 0. A state keeps the cheapest of its 2^bits predecessors; a tie goes to the lowest dropped bits. After each
+    coordinate the least cost of all states is subtracted. The path ends in the cheapest state; a tie goes to the
+    lowest.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ TABLE_VERSION = 3
 WINDOWS = {1: 9, 2: 8, 3: 9, 4: 8}
 FRACTION = 128
 PEAK = 127 * FRACTION
-_NEVER = 2**24  # more than any path costs
-_GAINS = {1: 0, 2: 1, 3: 2, 4: 3}  # finer codes have smaller errors, so a finer cost
+_FORBIDDEN = 2**24  # a cost above that of any path
+_GAINS = {1: 0, 2: 1, 3: 2, 4: 3}  # finer codes have smaller errors and need a finer cost
 
 
 def cost_limits(bits: int, window: int) -> tuple[int, int]:
@@ -64,14 +65,14 @@ def cost_limits(bits: int, window: int) -> tuple[int, int]:
 
 
 def mirror(windows: NDArray[np.int64], bits: int, window: int) -> NDArray[np.int64]:
-    """Return the windows whose levels are the negated ones."""
+    """Return the windows with the negated levels."""
     field = (1 << max(1, bits - 1)) - 1
     out: NDArray[np.int64] = windows ^ sum(field << at for at in range(0, window, bits))
     return out
 
 
 def sign_of_window(windows: NDArray[Any], bits: int, window: int) -> NDArray[Any]:
-    """Return the sign bit that is stored for windows, 1 for levels above 0; two bits and more."""
+    """Return the sign bit of windows, 1 for levels above 0; for two or more bits per coordinate."""
     signs: NDArray[Any] = (windows >> (window - 1) ^ windows) & 1
     return signs
 
@@ -82,7 +83,7 @@ class Trellis(NamedTuple):
     Attributes
     ----------
     bits, window : int
-        New bits per coordinate, and bits that decide a level.
+        Bits of a field, and bits of the window that determines a level.
     table : ndarray of int8, shape (2**window,)
         Levels in grid steps.
     step : float
@@ -90,7 +91,7 @@ class Trellis(NamedTuple):
     mse : float
         Distortion on Gaussian sequences, measured when the table was made.
     limit, gain : int
-        Of the cost.
+        Limit and gain of the cost.
     correlation : float or None
         Mean of value times stored sign for Gaussian values of variance 1; None with one bit, which stores no signs.
     """
@@ -106,29 +107,29 @@ class Trellis(NamedTuple):
 
     @classmethod
     def of(cls, bits: int) -> Trellis:
-        """Return the trellis of a width, 1 to 4."""
+        """Return the trellis of a width, 1 to 4 bits per coordinate."""
         limit, gain = cost_limits(bits, WINDOWS[bits])
         return cls(bits, WINDOWS[bits], TABLES[bits], STEPS[bits], MSE[bits], limit, gain, CORRELATIONS.get(bits))
 
     @property
     def warmup_fields(self) -> int:
-        """Fields before the first coordinate's own."""
+        """Number of fields before the first coordinate's field."""
         return self.window // self.bits - 1
 
     @property
     def has_signs(self) -> bool:
-        """Whether stored fields hold signs."""
+        """Whether stored fields have sign bits."""
         return self.correlation is not None
 
     @property
     def start_mask(self) -> int:
-        """Bits of the state before the first coordinate that must be 0: the highest of fields, if signs are stored."""
+        """Bits of the first state that must be 0: the highest bits of warm-up fields, if signs are stored."""
         if not self.has_signs:
             return 0
         return sum(1 << (at + self.bits - 1) for at in range(0, self.window - self.bits, self.bits))
 
     def swapped(self, fields: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return stored fields for a path's, or the reverse; (n, warmup_fields + d) uint8."""
+        """Convert the fields of paths to stored fields, or the reverse; (n, warmup_fields + d) uint8."""
         if not self.has_signs:
             return fields
         out = fields.copy()
@@ -137,8 +138,8 @@ class Trellis(NamedTuple):
         )
         return out
 
-    def levels_by_parts(self) -> NDArray[np.int8]:
-        """Return the table by the fields' lower bits, packed as in a window, and above them their highest bits."""
+    def levels_by_bit_planes(self) -> NDArray[np.int8]:
+        """Return the table in the order of stored bits: the lower bits of all fields, then their highest bits."""
         window, lower = np.arange(self.table.size), self.bits - 1
         at = np.zeros_like(window)
         for i in range(self.warmup_fields + 1):
@@ -149,7 +150,7 @@ class Trellis(NamedTuple):
         return table
 
     def windows(self, fields: NDArray[np.uint8]) -> NDArray[np.uint16]:
-        """Return w_t from a path's fields: (n, warmup_fields + d) uint8 to (n, d) uint16."""
+        """Return the windows w_t, (n, d) uint16, of the fields of paths, (n, warmup_fields + d) uint8."""
         d = fields.shape[1] - self.warmup_fields
         out = np.zeros((fields.shape[0], d), np.uint16)
         for i in range(self.warmup_fields + 1):
@@ -170,9 +171,9 @@ def viterbi(values: NDArray[np.int16], trellis: Trellis) -> NDArray[np.uint8]:
     Parameters
     ----------
     values : ndarray of int16, shape (d, n)
-        v, a vector per column.
+        v, one vector per column.
     trellis : Trellis
-        The code.
+        Constants of the code.
 
     Returns
     -------
@@ -189,15 +190,15 @@ def viterbi(values: NDArray[np.int16], trellis: Trellis) -> NDArray[np.uint8]:
     for t in range(d):
         x = np.clip(values[t] - levels, -trellis.limit, trellis.limit) << trellis.gain
         cost = path[came_from] + (x * x >> 16)
-        cost[window & trellis.start_mask >> t * bits != 0] = _NEVER
+        cost[window & trellis.start_mask >> t * bits != 0] = _FORBIDDEN
         cost = cost.reshape(states, -1, n)
         choice[t] = cost.argmin(axis=1)
         path = cost.min(axis=1)
         path -= path.min(axis=0)
-    return _way_back(choice, path.argmin(axis=0), trellis)
+    return _backtrack(choice, path.argmin(axis=0), trellis)
 
 
-def _way_back(choice: NDArray[np.uint8], state: NDArray[Any], trellis: Trellis) -> NDArray[np.uint8]:
+def _backtrack(choice: NDArray[np.uint8], state: NDArray[Any], trellis: Trellis) -> NDArray[np.uint8]:
     """Follow the choices from the last state of every vector to the first."""
     d, states, n = choice.shape
     fields = np.empty((n, trellis.warmup_fields + d), np.uint8)

@@ -1,6 +1,7 @@
-"""The ``.vqi`` file: one HDF5 file, written atomically, every block with checksums. FORMAT.md is its description."""
+"""The ``.vqi`` file: one HDF5 file, written atomically, every block with checksums. FORMAT.md describes it."""
 
-from .reader import Stored, read, read_header, verify
+from .contents import FileContents
+from .reader import read, read_header, verify
 from .writer import write
 
-__all__ = ["Stored", "read", "read_header", "verify", "write"]
+__all__ = ["FileContents", "read", "read_header", "verify", "write"]

@@ -17,7 +17,6 @@ __all__ = [
     "FORMAT_VERSION",
     "HEADER",
     "PAGE",
-    "SEALED",
     "Checksummer",
     "canonical_json",
     "dtypes_of",
@@ -25,7 +24,6 @@ __all__ = [
 
 FORMAT_NAME = "vqindex"
 FORMAT_VERSION = 3
-SEALED = 3  # the first version with a seal (seal.py)
 HEADER = "header"
 CHECK_BYTES = 2**22  # one CRC-32 for every 4 MiB of a block
 PAGE = 4096  # blocks of a page or more begin at a multiple of it, for mmap

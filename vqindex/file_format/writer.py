@@ -5,24 +5,22 @@ from __future__ import annotations
 import os
 import secrets
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
-from ..center import Centering
-from ..codes.bitplanes import BLOCK_ROWS, StoredRows
+from ..codes.bitplanes import BLOCK_ROWS
 from ..codes.codec import Codec
 from ..codes.trellis import TABLE_VERSION
 from ..directory.local import LocalDirectory
 from ..directory.protocol import Directory, OutputFile
-from ..rows.originals import KINDS, Originals
-from ..rows.string_ids import StringIds
+from ..rows.originals import KINDS
 from ..version import __version__
+from .contents import FileContents
 from .layout import FORMAT_NAME, FORMAT_VERSION, HEADER, PAGE, Checksummer, canonical_json
 from .seal import write_seal
 
@@ -35,7 +33,7 @@ Check = Callable[[], None]
 def _put(
     file: h5py.File, name: str, dtype: str, shape: tuple[int, ...], parts: Iterable[Any], check: Check
 ) -> dict[str, Any]:
-    """Write one contiguous block from consecutive parts, asking after each; return its entry in the header."""
+    """Write one contiguous block from consecutive parts, and call `check` after each; return its header entry."""
     dataset = file.create_dataset(name, shape=shape, dtype=dtype)
     checks = Checksummer()
     start = 0
@@ -49,62 +47,28 @@ def _put(
     return {"dtype": np.dtype(dtype).str, "shape": list(shape), "crc32": checks.sums()}
 
 
-def _fill(
-    file: h5py.File,
-    codec: Codec,
-    blocks: Sequence[StoredRows],
-    ids: NDArray[np.int64] | None,
-    meta: dict[str, Any],
-    next_id: int | None,
-    originals: Originals | None,
-    centering: Centering | None,
-    names: StringIds | None,
-    check: Check,
-) -> int:
+def _fill(file: h5py.File, codec: Codec, contents: FileContents, check: Check) -> int:
     """Write all blocks and the header; return the header's CRC-32."""
-    spec = codec.spec
-    n = sum(block.rows for block in blocks)
-    book = codec.codebook
-    entries = {
-        "thresholds": _put(file, "thresholds", "<f4", book.thresholds.shape, [book.thresholds], check),
-        "levels": _put(
-            file, "levels", book.levels.dtype.newbyteorder("<").str, book.levels.shape, [book.levels], check
-        ),
-    }
-    center = None if centering is None else centering.block
-    if center is not None:
-        entries["center"] = _put(file, "center", "<f4", center.shape, [center], check)
-    if spec.has_sign_bits:
-        assert all(block.rows % BLOCK_ROWS == 0 for block in blocks[:-1]), "the sign plane would have gaps"
-        shape = (-(-n // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS)
-        entries["signs"] = _put(file, "signs", "|u1", shape, (block.signs for block in blocks), check)
-    entries["codes"] = _put(file, "codes", "|u1", (n, spec.row_bytes), (block.codes for block in blocks), check)
-    entries["factor"] = _put(file, "factor", "<f4", (n,), (block.rescale for block in blocks), check)
-    if spec.stores_norm:
-        entries["norm"] = _put(file, "norm", "<f4", (n,), (block.norm for block in blocks), check)
-    if ids is not None:
-        entries["ids"] = _put(file, "ids", "<i8", (n,), [ids], check)
-    if names is not None:
-        entries["names"] = _put(file, "names", "|u1", names.text.shape, [names.text], check)
-        entries["name_ends"] = _put(file, "name_ends", "<i8", (n,), [names.ends], check)
-    if originals is not None:
-        dtype, parts = KINDS[originals.kind], originals.parts
-        entries["vectors"] = _put(file, "vectors", dtype, (n, spec.dim), (part.values for part in parts), check)
-        if originals.kind == "int8":
-            entries["vector_scale"] = _put(file, "vector_scale", "<f4", (n,), (part.scale for part in parts), check)
-    extra = {"tables": TABLE_VERSION} if spec.codec == "trellis" else {}
-    if ids is not None and next_id is not None:
-        extra["next_id"] = next_id
+    entries: dict[str, Any] = {}
+
+    def put(name: str, dtype: str, shape: tuple[int, ...], parts: Iterable[Any]) -> None:
+        entries[name] = _put(file, name, dtype, shape, parts, check)
+
+    _put_tables(codec, contents, put)
+    _put_rows(codec, contents, put)
+    _put_ids(contents, put)
+    _put_originals(contents, put)
     header = canonical_json(
         {
-            "spec": (spec if centering is None else centering.spec).as_dict(),
-            "ntotal": n,
-            "step": book.step,
+            "spec": contents.centering.spec.as_dict(),
+            "ntotal": contents.rows,
+            "step": codec.codebook.step,
             "fingerprint": codec.fingerprint,
             "writer": f"vqindex {__version__}",
             "blocks": entries,
-            "meta": meta,
-            **extra,
+            "meta": contents.meta,
+            **({"tables": TABLE_VERSION} if codec.spec.codec == "trellis" else {}),
+            **({"next_id": contents.next_id} if "ids" in entries and contents.next_id is not None else {}),
         }
     )
     dataset = file.create_dataset(HEADER, data=header)
@@ -115,8 +79,53 @@ def _fill(
     return crc
 
 
+Put = Callable[[str, str, tuple[int, ...], Iterable[Any]], None]
+
+
+def _put_tables(codec: Codec, contents: FileContents, put: Put) -> None:
+    book = codec.codebook
+    put("thresholds", "<f4", book.thresholds.shape, [book.thresholds])
+    put("levels", book.levels.dtype.newbyteorder("<").str, book.levels.shape, [book.levels])
+    center = contents.centering.block
+    if center is not None:
+        put("center", "<f4", center.shape, [center])
+
+
+def _put_rows(codec: Codec, contents: FileContents, put: Put) -> None:
+    spec, n, blocks = codec.spec, contents.rows, [segment.stored for segment in contents.segments]
+    if spec.has_sign_bits:
+        if any(block.rows % BLOCK_ROWS for block in blocks[:-1]):
+            raise ValueError(f"segments have {[block.rows for block in blocks]} rows; expected multiples of 64")
+        shape = (-(-n // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS)
+        put("signs", "|u1", shape, (block.signs for block in blocks))
+    put("codes", "|u1", (n, spec.row_bytes), (block.codes for block in blocks))
+    put("factor", "<f4", (n,), (block.rescale for block in blocks))
+    if spec.stores_norm:
+        put("norm", "<f4", (n,), (block.norm for block in blocks))
+
+
+def _put_ids(contents: FileContents, put: Put) -> None:
+    n, segments = contents.rows, contents.segments
+    if segments[0].ids is not None:
+        put("ids", "<i8", (n,), (segment.ids for segment in segments))
+    named = [segment.string_ids for segment in segments if segment.string_ids is not None]
+    if named:
+        starts = np.cumsum([0, *(len(names.text) for names in named)])
+        put("names", "|u1", (int(starts[-1]),), (names.text for names in named))
+        put("name_ends", "<i8", (n,), (names.ends + start for names, start in zip(named, starts, strict=False)))
+
+
+def _put_originals(contents: FileContents, put: Put) -> None:
+    n, kept = contents.rows, [segment.originals for segment in contents.segments if segment.originals is not None]
+    if kept:
+        parts = [part for originals in kept for part in originals.parts]
+        put("vectors", KINDS[kept[0].kind], (n, kept[0].dim), (part.values for part in parts))
+        if kept[0].kind == "int8":
+            put("vector_scale", "<f4", (n,), (part.scale for part in parts))
+
+
 class _Hdf5Output:
-    """A new file as HDF5 writes it. No error may pass through the HDF5 library: the first is kept for `check`."""
+    """A new file as HDF5 writes it. No error may pass through the HDF5 library, so `check` raises it afterwards."""
 
     def __init__(self, file: OutputFile) -> None:
         self._file = file
@@ -157,17 +166,7 @@ class _Hdf5Output:
         pass
 
 
-def write_file(
-    file: OutputFile,
-    codec: Codec,
-    blocks: Sequence[StoredRows],
-    ids: NDArray[np.int64] | None,
-    meta: dict[str, Any],
-    next_id: int | None = None,
-    originals: Originals | None = None,
-    centering: Centering | None = None,
-    names: StringIds | None = None,
-) -> int:
+def write_file(file: OutputFile, codec: Codec, contents: FileContents) -> int:
     """Write an index into an empty file and sync it; arguments as for `write`. Return the CRC-32 of the header."""
     output = _Hdf5Output(file)
     try:
@@ -180,9 +179,9 @@ def write_file(
             alignment_interval=PAGE,
             userblock_size=PAGE,
         ) as hdf5:
-            crc = _fill(hdf5, codec, blocks, ids, meta, next_id, originals, centering, names, output.check)
+            crc = _fill(hdf5, codec, contents, output.check)
     except BaseException:
-        output.check()  # what came first, rather than what HDF5 made of it
+        output.check()  # the first error, rather than what HDF5 made of it
         raise
     output.check()
     write_seal(file)
@@ -191,51 +190,29 @@ def write_file(
 
 
 def write(
-    path: str | os.PathLike[str],
-    codec: Codec,
-    blocks: Sequence[StoredRows],
-    ids: NDArray[np.int64] | None,
-    meta: dict[str, Any],
-    *,
-    next_id: int | None = None,
-    originals: Originals | None = None,
-    centering: Centering | None = None,
-    names: StringIds | None = None,
-    directory: Directory | None = None,
+    path: str | os.PathLike[str], codec: Codec, contents: FileContents, *, directory: Directory | None = None
 ) -> None:
     """Write an index file atomically and durably.
 
     Parameters
     ----------
     path : str or path
-        Target; replaced only when the new file is complete and on disk.
+        Target. It is replaced only when the new file is complete and on disk.
     codec : Codec
         Tables of the index.
-    blocks : sequence of StoredRows
-        The rows; all blocks but the last have a multiple of 64.
-    ids : ndarray of int64, shape (n,), optional
-        Explicit ids.
-    meta : dict
-        JSON-able notes.
-    next_id : int, optional
-        The next automatic id, if explicit ids were given automatically.
-    originals : Originals, optional
-        The vectors themselves, of the same rows.
-    centering : Centering, optional
-        The center, and the spec that users see; without it there is no center.
-    names : StringIds, optional
-        Of the same rows, if ids are the numbers of names.
+    contents : FileContents
+        What to write.
     directory : Directory, optional
         The folder of `path`, for tests.
     """
     target = Path(path)
-    # Cut, so that a long name does not become one that is too long.
-    temporary = f".{target.name[:32]}.{secrets.token_hex(4)}.tmp"
     directory = LocalDirectory(target.parent) if directory is None else directory
+    # Only the beginning of the name, so that a long name does not become too long.
+    temporary = f".{target.name[:32]}.{secrets.token_hex(4)}.tmp"
     try:
         file = directory.create(temporary)
         try:
-            write_file(file, codec, blocks, ids, meta, next_id, originals, centering, names)
+            write_file(file, codec, contents)
         finally:
             file.close()
         directory.publish(temporary, target.name, directory.version(target.name))

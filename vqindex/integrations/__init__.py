@@ -1,4 +1,5 @@
-"""vqindex inside the tools people already use. Each module needs its own extra; importing this one needs none.
+"""Integrations of vqindex with other libraries. Each module needs its own extra; importing this one needs none.
 
-``sklearn`` (scikit-learn), ``langchain``, ``llama_index`` and ``haystack``; ``docstore`` is what the last three share.
+The modules are ``sklearn`` (scikit-learn), ``langchain``, ``llama_index`` and ``haystack``. The last three share
+``docstore``.
 """

@@ -1,4 +1,4 @@
-"""One sentence for a package that is not installed."""
+"""The error for a package that is not installed."""
 
 from __future__ import annotations
 

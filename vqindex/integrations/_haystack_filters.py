@@ -1,4 +1,4 @@
-"""Haystack's filters over the records of a `DocStore`, and documents as records."""
+"""Haystack's filters for the records of a `DocStore`, and the conversion of documents to records and back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Filters = dict[str, Any]
 
 
 def to_record(document: Document) -> Record:
-    """Return a document as the store keeps it."""
+    """Return a document as a record."""
     more = document.to_dict(flatten=False)
     for name in ("id", "content", "meta", "embedding", "score"):
         more.pop(name, None)
@@ -36,7 +36,7 @@ def to_document(record: Record) -> Document:
 
 
 def matcher(filters: Filters | None) -> tuple[Callable[[Record], bool] | None, list[Narrow]]:
-    """Return a function of a record, and what SQLite may check beforehand."""
+    """Return a predicate of records, and the conditions that SQLite may check first."""
     if not filters:
         return None, []
     if "operator" not in filters and "conditions" not in filters:
@@ -45,12 +45,12 @@ def matcher(filters: Filters | None) -> tuple[Callable[[Record], bool] | None, l
 
 
 def narrow(filters: Filters) -> list[Narrow]:
-    """Return fields that must have one of some values: of comparisons by == and in, alone or inside AND.
+    """Return the conditions that fields have one of some values: the comparisons == and in, alone or inside AND.
 
-    Texts that may be dates are left to Haystack, for which one time has many spellings.
+    Haystack compares dates by time, whatever their spelling, so strings that may be dates give no condition.
     """
     if filters.get("operator") == "AND" and isinstance(filters.get("conditions"), list):
-        return [one for part in filters["conditions"] if isinstance(part, dict) for one in narrow(part)]
+        return [found for each in filters["conditions"] if isinstance(each, dict) for found in narrow(each)]
     if filters.get("operator") not in ("==", "in") or "value" not in filters or "field" not in filters:
         return []
     values = filters["value"] if filters["operator"] == "in" else [filters["value"]]

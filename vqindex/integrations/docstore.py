@@ -1,12 +1,12 @@
-"""Texts and metadata in SQLite beside the vectors of an index: what the retrieval frameworks' stores are made of.
+"""DocStore: texts and metadata in SQLite, and their vectors in an index. The frameworks' stores are built on it.
 
-A store is a folder: ``docs.sqlite`` with a row per document, and the index, whose ids are the numbers of these rows.
-Changes stay in memory and in an open transaction until `DocStore.save`, which writes the index under a new name, then
-commits the rows together with that name. So whatever stops a program, the folder holds the rows and vectors of one
-save. Values are JSON; nothing is pickled. One process at a time can change a folder.
+A store is a folder with ``docs.sqlite``, which has a row per document, and the index, whose ids are the numbers of
+these rows. Changes stay in memory and in an open transaction until `DocStore.save`. It writes the index under a new
+name, then commits the rows together with that name. If a program stops at any time, the folder has the rows and vectors
+of one save. Values are JSON; nothing is pickled. One process at a time can change a folder.
 
-Metadata filters are the frameworks' own functions, called with one record at a time. Where a filter asks for certain
-values of a field, `Narrow` lets SQLite leave out the others first.
+Metadata filters are the frameworks' own functions, called with one record at a time. If a filter requires certain
+values of a field, `Narrow` lets SQLite skip other rows first.
 """
 
 from __future__ import annotations
@@ -55,18 +55,18 @@ class DocStore:
     Parameters
     ----------
     folder : path, optional
-        Where the store is or will be. None keeps everything in memory, until `save` with a folder.
+        Folder of the store, new or existing. None keeps the store in memory.
     bits, metric, codec, seed
-        Of a new index, see `vqindex.VQIndex`; one that is in the folder keeps its own bits, codec and seed.
+        Parameters of a new index, see `vqindex.VQIndex`. An existing index keeps its own bits, codec and seed.
     keep_embeddings : bool, default False
-        Also keep the vectors themselves, in SQLite.
+        Also store the original vectors, in SQLite.
 
     Raises
     ------
     InvalidInputError
         If the folder's index has another metric, or a parameter is out of range.
     FileFormatError
-        If the folder holds something else.
+        If the folder has files of another kind.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class DocStore:
         seed: int = 0,
         keep_embeddings: bool = False,
     ) -> None:
-        IndexSpec(1, bits, metric, codec, seed=seed)  # refuses what can't be now, not with the first vector
+        IndexSpec(1, bits, metric, codec, seed=seed)  # checks the parameters now, not at the first vector
         self._new: dict[str, Any] = {"bits": bits, "metric": metric, "codec": codec, "seed": seed}
         self._keep = keep_embeddings
         self._index: VQIndex | None = None
@@ -100,9 +100,9 @@ class DocStore:
             raise
 
     def _open(self) -> None:
-        """Make the tables, or read what is there."""
+        """Create the tables, or read an existing store."""
         if self.folder is not None:
-            self._db.execute("PRAGMA journal_mode = WAL")  # readers are not held up by the open transaction
+            self._db.execute("PRAGMA journal_mode = WAL")  # readers do not wait for the open transaction
         if not self._db.execute("SELECT 1 FROM sqlite_master").fetchone():
             self._db.executescript(f"BEGIN; {_SCHEMA} INSERT INTO about VALUES ('version', '{VERSION}'); COMMIT;")
             return
@@ -119,7 +119,7 @@ class DocStore:
         return dict(self._db.execute("SELECT name, value FROM about").fetchall())
 
     def close(self) -> None:
-        """Let go of the folder; what was not saved is gone."""
+        """Close the store; changes that were not saved are lost."""
         with self._lock:
             self._close()
 
@@ -147,7 +147,7 @@ class DocStore:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
-        """Hold the lock; rows changed inside are put back if an error comes out."""
+        """Hold the lock during a change; an error undoes its changes of rows."""
         with self._lock:
             if not self._db.in_transaction:
                 self._db.execute("BEGIN IMMEDIATE")
@@ -161,19 +161,19 @@ class DocStore:
                 self._db.execute("RELEASE change")
 
     def write(self, records: Sequence[Record]) -> None:
-        """Add records, replacing those with the same ids; of equal ids in one call the last one counts.
+        """Add records, replacing those with the same ids; of equal ids in one call the last one is written.
 
         Parameters
         ----------
         records : sequence of Record
-            Records without an embedding are kept and can be read, but not found by `search`.
+            Records. `search` does not return those without an embedding; all other methods do.
 
         Raises
         ------
         InvalidInputError
-            If a vector does not fit the index. Nothing is changed then.
+            If a vector does not fit the index. The store is then unchanged.
         TypeError, ValueError
-            If metadata are no JSON. Nothing is changed then.
+            If metadata are not JSON. The store is then unchanged.
         """
         last = {record.id: record for record in records}
         with self._changing():
@@ -181,14 +181,14 @@ class DocStore:
             vectors = [
                 (row, r.embedding) for row, r in zip(rows, last.values(), strict=True) if r.embedding is not None
             ]
-            bare = [row for row, r in zip(rows, last.values(), strict=True) if r.embedding is None]
+            without_vector = [row for row, r in zip(rows, last.values(), strict=True) if r.embedding is None]
             if vectors:
                 matrix = _matrix([vector for _, vector in vectors])
                 index = self._index or VQIndex(matrix.shape[1], **self._new)
                 index.upsert(np.array([row for row, _ in vectors], np.int64), matrix)
                 self._index = index
-            if bare and self._index is not None:
-                self._index.remove(np.array(bare, np.int64))
+            if without_vector and self._index is not None:
+                self._index.remove(np.array(without_vector, np.int64))
 
     def _put(self, record: Record) -> int:
         """Write one row and return its number."""
@@ -226,13 +226,13 @@ class DocStore:
             )
 
     def delete(self, ids: Iterable[str]) -> int:
-        """Delete documents; ids that are not there are passed over. Returns how many were."""
-        wanted = json.dumps(list(ids))
+        """Delete documents; unknown ids are ignored. Returns the number of deleted documents."""
+        id_list = json.dumps(list(ids))
         with self._changing():
             found = self._db.execute(
-                "SELECT row FROM docs WHERE id IN (SELECT value FROM json_each(?))", (wanted,)
+                "SELECT row FROM docs WHERE id IN (SELECT value FROM json_each(?))", (id_list,)
             ).fetchall()
-            self._db.execute("DELETE FROM docs WHERE id IN (SELECT value FROM json_each(?))", (wanted,))
+            self._db.execute("DELETE FROM docs WHERE id IN (SELECT value FROM json_each(?))", (id_list,))
             if self._index is not None and found:
                 self._index.remove(np.array(found, np.int64)[:, 0])
         return len(found)
@@ -246,30 +246,30 @@ class DocStore:
     # ---- read
 
     def get(self, ids: Iterable[str]) -> list[Record]:
-        """Return the records with these ids, in that order; those that are not there are left out."""
-        wanted = list(ids)
+        """Return the records with these ids, in that order; unknown ids are skipped."""
+        requested = list(ids)
         with self._lock:
             found = {
-                r.id: r for _, r, _ in self._select("id IN (SELECT value FROM json_each(?))", [json.dumps(wanted)])
+                r.id: r for _, r, _ in self._select("id IN (SELECT value FROM json_each(?))", [json.dumps(requested)])
             }
-        return [found[id_] for id_ in wanted if id_ in found]
+        return [found[id_] for id_ in requested if id_ in found]
 
     def records(self, matches: Callable[[Record], bool] | None = None, narrow: Sequence[Narrow] = ()) -> list[Record]:
-        """Return the records that a function says yes to, all by default, in the order of their first writing.
+        """Return the records that match a predicate, all by default, in the order of their first writing.
 
         Parameters
         ----------
         matches : callable, optional
-            Takes a record.
+            Predicate of a record.
         narrow : sequence of Narrow
-            Conditions without which `matches` is False anyway.
+            Conditions for SQLite; `matches` is False for records that do not meet them.
         """
         return [record for _, record, _ in self._matching(matches, narrow)]
 
     def _matching(
         self, matches: Callable[[Record], bool] | None, narrow: Sequence[Narrow]
     ) -> list[tuple[int, Record, bool]]:
-        conditions = [condition for one in narrow if (condition := one.sql()) is not None]
+        conditions = [condition for each in narrow if (condition := each.sql()) is not None]
         where = " AND ".join(text for text, _ in conditions) or "1"
         with self._lock:
             found = self._select(where, [value for _, values in conditions for value in values])
@@ -299,12 +299,12 @@ class DocStore:
         k : int
             Most records to return; 0 gives none.
         matches, narrow
-            As for `records`: only these are searched.
+            As for `records`; the search returns only matching records.
 
         Returns
         -------
         list of (Record, float)
-            Best first, with the index's scores: inner product or cosine, higher is better, or squared distance.
+            Best first, with the index's scores: inner products, cosines or squared distances.
         """
         with self._lock:
             if self._index is None or k == 0:
@@ -315,18 +315,19 @@ class DocStore:
                 allowed = np.array(rows, np.int64)
             k = min(k, max(1, len(self._index) if allowed is None else len(allowed)))
             scores, ids = self._index.search(np.asarray(vector, np.float32), k, filter=allowed)
-            there = json.dumps(ids[ids >= 0].tolist())
-            found = {row: record for row, record, _ in self._select("row IN (SELECT value FROM json_each(?))", [there])}
+            rows_json = json.dumps(ids[ids >= 0].tolist())
+            selected = self._select("row IN (SELECT value FROM json_each(?))", [rows_json])
+            found = {row: record for row, record, _ in selected}
             return [(found[row], score) for row, score in zip(ids.tolist(), scores.tolist(), strict=True) if row >= 0]
 
     def vectors(self, records: Sequence[Record]) -> NDArray[np.float32]:
-        """Return the vectors of records that have one, float32 (n, dim): kept ones, or what the codes say they were."""
+        """Return the vectors, float32 (n, dim), of records that have one: the stored ones, or reconstructions."""
         if self._keep and all(record.embedding is not None for record in records):
             return _matrix([record.embedding for record in records])
         with self._lock:
-            wanted = json.dumps([record.id for record in records])
+            id_list = json.dumps([record.id for record in records])
             rows = dict(
-                self._db.execute("SELECT id, row FROM docs WHERE id IN (SELECT value FROM json_each(?))", (wanted,))
+                self._db.execute("SELECT id, row FROM docs WHERE id IN (SELECT value FROM json_each(?))", (id_list,))
             )
             if self._index is None or not records:
                 return np.empty((0, 0), np.float32)
@@ -335,19 +336,19 @@ class DocStore:
     # ---- files
 
     def save(self, folder: str | os.PathLike[str] | None = None) -> None:
-        """Put everything on disk, all or nothing.
+        """Write all changes to disk, atomically.
 
         Parameters
         ----------
         folder : path, optional
-            Write a copy there; by default the store's own folder.
+            Folder of a copy; by default the store's own folder.
 
         Raises
         ------
         InvalidInputError
             If the store is in memory and no folder is given.
         OSError
-            If the files can't be written; what was saved before stays.
+            If the files can't be written; the folder then has the last save.
         """
         with self._lock:
             if folder is None and self.folder is None:
@@ -355,16 +356,16 @@ class DocStore:
             if folder is None or (self.folder is not None and Path(folder).resolve() == self.folder.resolve()):
                 assert self.folder is not None
                 with self._changing():
-                    kept = self._write_index(self._db, self.folder)
+                    name = self._write_index(self._db, self.folder)
                 self._db.execute("COMMIT")
             else:
-                kept = self._copy(Path(folder))
-                self._tidy(Path(folder), kept)
+                name = self._copy(Path(folder))
+                self._remove_old_indexes(Path(folder), name)
                 return
-            self._tidy(self.folder, kept)
+            self._remove_old_indexes(self.folder, name)
 
     def _write_index(self, database: sqlite3.Connection, folder: Path) -> str:
-        """Write the index under a new name, note it in a database, and return the name."""
+        """Write the index under a new name, store the name in a database, and return it."""
         if self._index is None:
             database.execute("DELETE FROM about WHERE name = 'index'")
             return ""
@@ -378,7 +379,7 @@ class DocStore:
         temporary = folder / f".{DATABASE}.{secrets.token_hex(8)}"
         try:
             with contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as copy:
-                # Not Connection.backup: its view of an open transaction is not ours to rely on.
+                # Connection.backup does not promise to see the rows of an open transaction.
                 copy.executescript(f"BEGIN; {_SCHEMA}")
                 for table in ("about", "docs"):
                     rows = self._db.execute(f"SELECT * FROM {table}")
@@ -392,15 +393,15 @@ class DocStore:
         return name
 
     @staticmethod
-    def _tidy(folder: Path, kept: str) -> None:
+    def _remove_old_indexes(folder: Path, current: str) -> None:
         """Remove the index files of earlier saves."""
         for path in folder.glob("index-*.vqi"):
-            if path.name != kept:
+            if path.name != current:
                 path.unlink(missing_ok=True)
 
 
 def _matrix(vectors: Sequence[Any]) -> NDArray[np.float32]:
-    """Stack vectors, shape (n, dim), or say which one is of another length."""
+    """Stack vectors, shape (n, dim); raises InvalidInputError naming the first of another length."""
     rows = [np.asarray(vector, np.float32) for vector in vectors]
     for number, row in enumerate(rows):
         if row.ndim != 1 or row.shape != rows[0].shape:

@@ -31,16 +31,16 @@ class VQIndexDocumentStore:
     Parameters
     ----------
     folder : path, optional
-        Where the store lives; what is there is opened. Changes reach the disk with `save`. None: in memory.
+        Folder of the store, new or existing. `save` writes changes to disk. None: in memory.
     bits, metric, codec, seed
-        Of a new index, see `vqindex.VQIndex`; metric is "cosine" by default.
+        Parameters of a new index, see `vqindex.VQIndex`; metric is "cosine" by default.
     keep_embeddings : bool, default True
-        Keep embeddings as float32 beside the documents, so that documents come back with them. False saves that room.
+        Store embeddings as float32, so that documents come back with them. False saves this space.
 
     Notes
     -----
-    Filters mean what `haystack.utils.filters.document_matches_filter` says. ``score`` of a document is its cosine or
-    inner product, or for metric l2 minus the squared distance, so that more is better.
+    `haystack.utils.filters.document_matches_filter` defines the filters. The ``score`` of a document is its cosine or
+    inner product, or for metric l2 its negated squared distance; higher is better.
 
     Examples
     --------
@@ -68,22 +68,22 @@ class VQIndexDocumentStore:
         self.store = DocStore(**self._parameters)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the store is made from, not what is in it."""
+        """Return the parameters of the store, without its documents."""
         result: dict[str, Any] = default_to_dict(self, **self._parameters)
         return result
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> VQIndexDocumentStore:
-        """Make a store from `to_dict`."""
+        """Return a store from the result of `to_dict`."""
         store: VQIndexDocumentStore = default_from_dict(cls, data)
         return store
 
     def save(self, folder: str | os.PathLike[str] | None = None) -> None:
-        """Write all changes to the store's folder, all or nothing, or a copy to another one."""
+        """Write all changes to the store's folder atomically, or a copy of the store to another folder."""
         self.store.save(folder)
 
     def close(self) -> None:
-        """Let go of the folder; what was not saved is gone."""
+        """Close the store; changes that were not saved are lost."""
         self.store.close()
 
     # ---- documents
@@ -102,21 +102,21 @@ class VQIndexDocumentStore:
         Parameters
         ----------
         documents : list of Document
-            Those without an embedding are kept, but not found by embedding.
+            Documents. Retrieval by embedding does not return those without an embedding.
         policy : DuplicatePolicy
-            What to do with an id that is there, or given twice: FAIL (also NONE), SKIP or OVERWRITE.
+            For an id in the store or repeated in the list: FAIL (also NONE), SKIP or OVERWRITE.
 
         Returns
         -------
         int
-            How many were written.
+            Number of documents written.
 
         Raises
         ------
         ValueError
-            If something is no Document, or an embedding does not fit the index. Nothing is written then.
+            If an entry is not a Document, or an embedding does not fit the index. Nothing is written then.
         DuplicateDocumentError
-            By FAIL; nothing is written.
+            With the policy FAIL; nothing is written then.
         """
         if isinstance(documents, str) or not isinstance(documents, Iterable):
             raise InvalidInputError(f"documents is a {type(documents).__name__}; expected a list of Document")
@@ -126,11 +126,11 @@ class VQIndexDocumentStore:
                 raise InvalidInputError(f"documents holds a {type(document).__name__}; expected Document")
         written = documents
         if policy != DuplicatePolicy.OVERWRITE:
-            taken = {record.id for record in self.store.get(document.id for document in documents)}
+            known_ids = {record.id for record in self.store.get(document.id for document in documents)}
             written = []
             for document in documents:
-                if document.id not in taken:
-                    taken.add(document.id)
+                if document.id not in known_ids:
+                    known_ids.add(document.id)
                     written.append(document)
                 elif policy != DuplicatePolicy.SKIP:
                     raise DuplicateDocumentError(f"ID '{document.id}' already exists.")
@@ -138,7 +138,7 @@ class VQIndexDocumentStore:
         return len(written)
 
     def delete_documents(self, document_ids: list[str]) -> None:
-        """Delete documents by id; ids that are not there are passed over."""
+        """Delete documents by id; unknown ids are ignored."""
         self.store.delete(document_ids)
 
     def delete_all_documents(self) -> None:
@@ -146,11 +146,11 @@ class VQIndexDocumentStore:
         self.store.clear()
 
     def delete_by_filter(self, filters: Filters) -> int:
-        """Delete the documents that match filters; return how many."""
+        """Delete the documents that match filters; return their number."""
         return self.store.delete(record.id for record in self._found(filters))
 
     def update_by_filter(self, filters: Filters, meta: dict[str, Any]) -> int:
-        """Set fields of the metadata of the documents that match filters; return how many."""
+        """Set metadata fields of the documents that match filters; return their number."""
         found = self._found(filters)
         self.store.update_metadata({record.id: {**record.metadata, **meta} for record in found})
         return len(found)
@@ -165,13 +165,13 @@ class VQIndexDocumentStore:
         return len(self._found(filters))
 
     def count_unique_metadata_by_filter(self, filters: Filters, metadata_fields: list[str]) -> dict[str, int]:
-        """Return for each field how many different values the documents that match filters have there."""
+        """Return the number of distinct values of each field among the documents that match filters."""
         found = self._found(filters)
         names = [field.removeprefix("meta.") for field in metadata_fields]
         return {name: len(_unique(found, name)) for name in names}
 
     def get_metadata_fields_info(self) -> dict[str, dict[str, str]]:
-        """Return the type of each field: boolean, int, float or keyword; of several the last document's."""
+        """Return the type of each field, boolean, int, float or keyword, in the last document that has it."""
         types = {bool: "boolean", int: "int", float: "float"}
         return {
             name: {"type": types.get(type(value), "keyword")}
@@ -181,7 +181,7 @@ class VQIndexDocumentStore:
         }
 
     def get_metadata_field_min_max(self, metadata_field: str) -> dict[str, Any]:
-        """Return the least and the greatest value of a field; None where there is none, or no order."""
+        """Return the least and the greatest value of a field; None without values, or if they have no order."""
         name = metadata_field.removeprefix("meta.")
         values = [record.metadata.get(name) for record in self.store.records()]
         try:
@@ -198,23 +198,23 @@ class VQIndexDocumentStore:
         size: int = 10,
         filters: Filters | None = None,
     ) -> tuple[list[Any], int]:
-        """Return a page of the different values of a field, and how many there are.
+        """Return a page of the distinct values of a field, and the number of all of them.
 
         Parameters
         ----------
         metadata_field : str
             The field, with or without "meta.".
         search_term : str, optional
-            Only values that hold it, in upper or lower case.
+            Only values that contain it, in upper or lower case.
         from_, size : int
-            The page.
+            Position of the first value of the page, and length of the page.
         filters : dict, optional
-            Only documents that match them.
+            Only values of documents that match them.
         """
         values = _unique(self._found(filters), metadata_field.removeprefix("meta."))
-        chosen = [value for value in values if not search_term or search_term.lower() in str(value).lower()]
-        chosen.sort(key=lambda value: (str(value), type(value).__name__))
-        return chosen[from_ : from_ + size], len(chosen)
+        matching = [value for value in values if not search_term or search_term.lower() in str(value).lower()]
+        matching.sort(key=lambda value: (str(value), type(value).__name__))
+        return matching[from_ : from_ + size], len(matching)
 
     # ---- search
 
@@ -233,18 +233,18 @@ class VQIndexDocumentStore:
         query_embedding : list of float, shape (dim,)
             The query.
         filters : dict, optional
-            Only documents that match them are searched.
+            The result has only documents that match them.
         top_k : int
             Most documents to return.
         scale_score : bool
-            Bring scores to 0 (unlike) to 1 (alike): (1 + cos) / 2, or 1 / (1 + distance). Not for metric ip.
+            Scale scores to the range 0 to 1: (1 + cos) / 2, or 1 / (1 + distance). Not for metric ip.
         return_embedding : bool
             Return documents with their embeddings, if the store keeps them.
 
         Raises
         ------
         ValueError
-            If the query does not fit, or scores can't be scaled.
+            If the query does not fit the index, or scores can't be scaled.
         """
         if len(query_embedding) == 0:
             raise InvalidInputError("query_embedding is empty; expected a vector")
@@ -264,7 +264,7 @@ class VQIndexDocumentStore:
             raise InvalidInputError("scale_score is True; expected False for metric ip, whose scores have no bounds")
         return (1 + score) / 2 if metric == "cosine" else 1 / (1 + max(score, 0.0))
 
-    # ---- the same, without holding up an event loop
+    # ---- asynchronous methods: the same in a thread
 
     async def count_documents_async(self) -> int:
         """Do as `count_documents`."""
@@ -350,7 +350,7 @@ class VQIndexEmbeddingRetriever:
     document_store : VQIndexDocumentStore
         The store.
     filters, top_k, scale_score, return_embedding
-        As for `VQIndexDocumentStore.embedding_retrieval`; `run` may give others.
+        As for `VQIndexDocumentStore.embedding_retrieval`; arguments of `run` override them.
     filter_policy : FilterPolicy
         Whether the filters of `run` replace these or are added to them.
     """
@@ -378,7 +378,7 @@ class VQIndexEmbeddingRetriever:
         self.filter_policy = filter_policy
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the retriever is made from."""
+        """Return the parameters of the retriever."""
         result: dict[str, Any] = default_to_dict(
             self,
             document_store=self.document_store.to_dict(),
@@ -392,7 +392,7 @@ class VQIndexEmbeddingRetriever:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> VQIndexEmbeddingRetriever:
-        """Make a retriever from `to_dict`."""
+        """Return a retriever from the result of `to_dict`."""
         parameters = dict(data["init_parameters"])
         parameters["document_store"] = VQIndexDocumentStore.from_dict(parameters["document_store"])
         parameters["filter_policy"] = FilterPolicy.from_str(parameters["filter_policy"])
@@ -414,12 +414,12 @@ class VQIndexEmbeddingRetriever:
         return {"documents": await self.document_store.embedding_retrieval_async(*arguments)}
 
     def _arguments(self, query_embedding: list[float], filters: Filters | None, top_k: int | None) -> tuple[Any, ...]:
-        wanted = apply_filter_policy(self.filter_policy, self.filters, filters)
+        combined = apply_filter_policy(self.filter_policy, self.filters, filters)
         count = self.top_k if top_k is None else top_k
-        return query_embedding, wanted, count, self.scale_score, self.return_embedding
+        return query_embedding, combined, count, self.scale_score, self.return_embedding
 
 
 def _unique(records: list[Record], name: str) -> list[Any]:
-    """Return the different values of a field; 1, 1.0 and True differ."""
+    """Return the distinct values of a field; 1, 1.0 and True are distinct."""
     found = {repr(value): value for record in records if (value := record.metadata.get(name)) is not None}
     return list(found.values())

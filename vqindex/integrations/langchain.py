@@ -35,8 +35,8 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "$gte": operator.ge,
     "$lt": operator.lt,
     "$lte": operator.le,
-    "$in": lambda value, wanted: value in wanted,
-    "$nin": lambda value, wanted: value not in wanted,
+    "$in": lambda value, operand: value in operand,
+    "$nin": lambda value, operand: value not in operand,
 }
 
 
@@ -46,17 +46,17 @@ class VQIndexVectorStore(VectorStore):  # type: ignore[misc]
     Parameters
     ----------
     embedding : Embeddings
-        Turns texts into vectors.
+        Embedding model for texts.
     folder : path, optional
-        Where the store lives; what is there is opened. Changes reach the disk with `save`. None: in memory.
+        Folder of the store, new or existing. `save` writes changes to disk. None: in memory.
     bits, metric, codec, seed
-        Of a new index, see `vqindex.VQIndex`; metric is "cosine" by default.
+        Parameters of a new index, see `vqindex.VQIndex`; metric is "cosine" by default.
 
     Notes
     -----
     ``filter`` of the search methods is a function of a Document, or a dict: ``{"year": 2024}``,
-    ``{"year": {"$gte": 2020}}``, with $eq $ne $gt $gte $lt $lte $in $nin, and $and, $or, $not around dicts. A
-    comparison with a field that is missing, or of another type, is false; its negations are true.
+    ``{"year": {"$gte": 2020}}``, with the operators $eq $ne $gt $gte $lt $lte $in $nin, and $and, $or, $not around
+    dicts. A comparison with a missing field, or a field of another type, is false; its negation is true.
 
     Examples
     --------
@@ -87,11 +87,11 @@ class VQIndexVectorStore(VectorStore):  # type: ignore[misc]
         return self._embedding
 
     def save(self, folder: str | os.PathLike[str] | None = None) -> None:
-        """Write all changes to the store's folder, all or nothing, or a copy to another one."""
+        """Write all changes to the store's folder atomically, or a copy of the store to another folder."""
         self.store.save(folder)
 
     def close(self) -> None:
-        """Let go of the folder; what was not saved is gone."""
+        """Close the store; changes that were not saved are lost."""
         self.store.close()
 
     # ---- change
@@ -104,14 +104,14 @@ class VQIndexVectorStore(VectorStore):  # type: ignore[misc]
         ids: Sequence[str | None] | None = None,
         **kwargs: Any,
     ) -> list[str]:
-        """Embed texts and add them; a text with an id that is there replaces it.
+        """Embed texts and add them, replacing texts with the same ids.
 
         Parameters
         ----------
         texts : iterable of str
             Texts.
         metadatas : list of dict, optional
-            JSON-able metadata, one for each text.
+            Metadata in JSON types, one dict for each text.
         ids : list of str or None, optional
             Ids; a random one for None.
 
@@ -123,7 +123,7 @@ class VQIndexVectorStore(VectorStore):  # type: ignore[misc]
         Raises
         ------
         InvalidInputError
-            If the lists are not of one length, or a vector does not fit. Nothing is changed then.
+            If the lists differ in length, or a vector does not fit the index. The store is then unchanged.
         """
         texts = list(texts)
         return self._write(texts, self._embedding.embed_documents(texts), metadatas, ids)
@@ -148,22 +148,22 @@ class VQIndexVectorStore(VectorStore):  # type: ignore[misc]
         metadatas: list[dict[str, Any]] | None,
         ids: Sequence[str | None] | None,
     ) -> list[str]:
-        for name, given in (("metadatas", metadatas), ("ids", ids), ("vectors", vectors)):
-            if given is not None and len(given) != len(texts):
-                raise InvalidInputError(f"{len(given)} {name} were given for {len(texts)} texts")
-        names = [id_ or str(uuid.uuid4()) for id_ in ids or [None] * len(texts)]
+        for name, values in (("metadatas", metadatas), ("ids", ids), ("vectors", vectors)):
+            if values is not None and len(values) != len(texts):
+                raise InvalidInputError(f"{len(values)} {name} were given for {len(texts)} texts")
+        all_ids = [id_ or str(uuid.uuid4()) for id_ in ids or [None] * len(texts)]
         self.store.write(
             [
-                Record(name, text, dict(metadata or {}), embedding=np.asarray(vector, np.float32))
-                for name, text, metadata, vector in zip(
-                    names, texts, metadatas or [{}] * len(texts), vectors, strict=True
+                Record(id_, text, dict(metadata or {}), embedding=np.asarray(vector, np.float32))
+                for id_, text, metadata, vector in zip(
+                    all_ids, texts, metadatas or [{}] * len(texts), vectors, strict=True
                 )
             ]
         )
-        return names
+        return all_ids
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
-        """Delete documents by id, all of them without ids; ids that are not there are passed over."""
+        """Delete documents by id, or all documents if `ids` is None; unknown ids are ignored."""
         if ids is None:
             self.store.clear()
         else:
@@ -177,7 +177,7 @@ class VQIndexVectorStore(VectorStore):  # type: ignore[misc]
     # ---- read
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """Return the documents with these ids, in that order; those that are not there are left out."""
+        """Return the documents with these ids, in that order; unknown ids are skipped."""
         return [_document(record) for record in self.store.get(ids)]
 
     async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
@@ -187,7 +187,7 @@ class VQIndexVectorStore(VectorStore):  # type: ignore[misc]
     def similarity_search_with_score_by_vector(
         self, embedding: Sequence[float], k: int = 4, filter: Filter | None = None, **kwargs: Any
     ) -> list[tuple[Document, float]]:
-        """Return the best documents for a vector with their scores: see `vqindex.VQIndex` for what they mean."""
+        """Return the best documents for a vector with their scores; `vqindex.VQIndex` explains scores."""
         return [(_document(record), score) for record, score in self._search(embedding, k, filter)]
 
     def similarity_search_by_vector(
@@ -234,13 +234,13 @@ class VQIndexVectorStore(VectorStore):  # type: ignore[misc]
         filter: Filter | None = None,
         **kwargs: Any,
     ) -> list[Document]:
-        """Return documents that are near a vector and unlike each other; their vectors are what the codes say."""
+        """Return documents near a vector and unlike each other, compared by their reconstructed vectors."""
         records = [record for record, _ in self._search(embedding, fetch_k, filter)]
         if not records:
             return []
         vectors = list(self.store.vectors(records))
-        chosen = maximal_marginal_relevance(np.asarray(embedding, np.float32), vectors, lambda_mult, k)
-        return [_document(records[i]) for i in chosen]
+        selected = maximal_marginal_relevance(np.asarray(embedding, np.float32), vectors, lambda_mult, k)
+        return [_document(records[i]) for i in selected]
 
     def max_marginal_relevance_search(
         self,
@@ -270,15 +270,15 @@ class VQIndexVectorStore(VectorStore):  # type: ignore[misc]
             self.max_marginal_relevance_search_by_vector, vector, k, fetch_k, lambda_mult, filter
         )
 
-    def _search(self, vector: Sequence[float], k: int, wanted: Filter | None) -> list[tuple[Record, float]]:
-        if wanted is None:
+    def _search(self, vector: Sequence[float], k: int, filter: Filter | None) -> list[tuple[Record, float]]:
+        if filter is None:
             return self.store.search(vector, k)
-        if callable(wanted):
-            return self.store.search(vector, k, lambda record: bool(wanted(_document(record))))
-        return self.store.search(vector, k, lambda record: _matches(wanted, record.metadata), _narrow(wanted))
+        if callable(filter):
+            return self.store.search(vector, k, lambda record: bool(filter(_document(record))))
+        return self.store.search(vector, k, lambda record: _matches(filter, record.metadata), _narrow(filter))
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
-        """Return the function from the index's scores to 0 (unlike) to 1 (alike)."""
+        """Return the function that maps the index's scores to relevance, from 0 to 1."""
         if self.store.metric == "l2":
             return lambda distance: 1 / (1 + max(distance, 0.0))
         return lambda score: min(max(score, 0.0), 1.0)
@@ -318,41 +318,41 @@ def _document(record: Record) -> Document:
     return Document(id=record.id, page_content=record.text or "", metadata=record.metadata)
 
 
-def _matches(wanted: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
-    """Whether metadata match a filter in the form of a dict."""
-    return all(_satisfies(name, condition, metadata) for name, condition in wanted.items())
+def _matches(filter: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
+    """Whether metadata match a filter that is a dict."""
+    return all(_satisfies(name, condition, metadata) for name, condition in filter.items())
 
 
 def _satisfies(name: str, condition: Any, metadata: Mapping[str, Any]) -> bool:
     if name == "$and":
-        return all(_matches(part, metadata) for part in condition)
+        return all(_matches(each, metadata) for each in condition)
     if name == "$or":
-        return any(_matches(part, metadata) for part in condition)
+        return any(_matches(each, metadata) for each in condition)
     if name == "$not":
         return not _matches(condition, metadata)
     if name.startswith("$"):
         raise InvalidInputError(f"filter has {name!r}; expected a field, or one of $and, $or, $not")
-    asked = condition if _has_operators(condition) else {"$eq": condition}
-    return all(_compare(sign, metadata.get(name), value) for sign, value in asked.items())
+    comparisons = condition if _has_operators(condition) else {"$eq": condition}
+    return all(_compare(symbol, metadata.get(name), operand) for symbol, operand in comparisons.items())
 
 
 def _has_operators(condition: Any) -> bool:
-    return isinstance(condition, Mapping) and any(str(sign).startswith("$") for sign in condition)
+    return isinstance(condition, Mapping) and any(str(symbol).startswith("$") for symbol in condition)
 
 
-def _compare(sign: str, value: Any, wanted: Any) -> bool:
-    if sign not in _COMPARE:
-        raise InvalidInputError(f"filter has {sign!r}; expected one of {', '.join(_COMPARE)}")
+def _compare(symbol: str, value: Any, operand: Any) -> bool:
+    if symbol not in _COMPARE:
+        raise InvalidInputError(f"filter has {symbol!r}; expected one of {', '.join(_COMPARE)}")
     try:
-        return bool(_COMPARE[sign](value, wanted))
-    except TypeError:  # an order between values that have none
+        return bool(_COMPARE[symbol](value, operand))
+    except TypeError:  # values of these types have no order
         return False
 
 
-def _narrow(wanted: Mapping[str, Any]) -> list[Narrow]:
-    """Return what SQLite may check beforehand: fields that must have one of some values."""
+def _narrow(filter: Mapping[str, Any]) -> list[Narrow]:
+    """Return the conditions that SQLite may check first: fields that must have one of some values."""
     out = []
-    for name, condition in wanted.items():
+    for name, condition in filter.items():
         if name.startswith("$"):
             continue
         values = [condition]

@@ -38,7 +38,7 @@ except ImportError as error:
 
 __all__ = ["VQIndexVectorStore"]
 
-_MMR_PREFETCH = 4  # candidates of MMR for each node wanted, as LlamaIndex's own stores have it
+_MMR_PREFETCH = 4  # candidates of MMR per requested node, as in LlamaIndex's own stores
 
 
 class VQIndexVectorStore(BasePydanticVectorStore):  # type: ignore[misc]
@@ -47,14 +47,14 @@ class VQIndexVectorStore(BasePydanticVectorStore):  # type: ignore[misc]
     Parameters
     ----------
     folder : path, optional
-        Where the store lives; what is there is opened. Changes reach the disk with `persist`. None: in memory.
+        Folder of the store, new or existing. `persist` writes changes to disk. None: in memory.
     bits, metric, codec, seed
-        Of a new index, see `vqindex.VQIndex`; metric is "cosine" by default.
+        Parameters of a new index, see `vqindex.VQIndex`; metric is "cosine" by default.
 
     Notes
     -----
-    Similarities are the index's scores; for metric l2 ``1 / (1 + distance)``, so that more is better. Metadata filters
-    mean what `llama_index.core.vector_stores.utils.build_metadata_filter_fn` says, and may be nested.
+    Similarities are the index's scores, or ``1 / (1 + distance)`` for metric l2; higher is better.
+    `llama_index.core.vector_stores.utils.build_metadata_filter_fn` defines metadata filters; they may be nested.
 
     Examples
     --------
@@ -87,9 +87,9 @@ class VQIndexVectorStore(BasePydanticVectorStore):  # type: ignore[misc]
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        place = None if folder is None else os.fspath(folder)
-        super().__init__(folder=place, bits=bits, metric=metric, codec=codec, seed=seed, **kwargs)
-        self._store = DocStore(place, bits=bits, metric=metric, codec=codec, seed=seed)
+        path = None if folder is None else os.fspath(folder)
+        super().__init__(folder=path, bits=bits, metric=metric, codec=codec, seed=seed, **kwargs)
+        self._store = DocStore(path, bits=bits, metric=metric, codec=codec, seed=seed)
 
     @classmethod
     def class_name(cls) -> str:
@@ -98,7 +98,7 @@ class VQIndexVectorStore(BasePydanticVectorStore):  # type: ignore[misc]
 
     @property
     def client(self) -> DocStore:
-        """The store behind this one."""
+        """The DocStore of this store."""
         return self._store
 
     # ---- change
@@ -109,7 +109,7 @@ class VQIndexVectorStore(BasePydanticVectorStore):  # type: ignore[misc]
         Parameters
         ----------
         nodes : list of BaseNode
-            Nodes; their metadata must be JSON-able.
+            Nodes; their metadata must have JSON types.
 
         Returns
         -------
@@ -119,7 +119,7 @@ class VQIndexVectorStore(BasePydanticVectorStore):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            If a node has no embedding, or one that does not fit the index. Nothing is changed then.
+            If a node has no embedding, or one that does not fit the index. The store is then unchanged.
         """
         self._store.write([_record(node) for node in nodes])
         return [node.node_id for node in nodes]
@@ -177,7 +177,7 @@ class VQIndexVectorStore(BasePydanticVectorStore):  # type: ignore[misc]
         Parameters
         ----------
         query : VectorStoreQuery
-            With a query_embedding; mode DEFAULT, or MMR (with mmr_threshold); filters, node_ids and doc_ids narrow.
+            Query with a query_embedding; filters, node_ids, doc_ids; mode DEFAULT, or MMR with mmr_threshold.
 
         Returns
         -------
@@ -187,7 +187,7 @@ class VQIndexVectorStore(BasePydanticVectorStore):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            If there is no embedding, or the mode is another one.
+            If the query has no embedding, or another mode.
         """
         if query.query_embedding is None:
             raise InvalidInputError("query_embedding is None; expected a vector, this store does not search texts")
@@ -195,10 +195,10 @@ class VQIndexVectorStore(BasePydanticVectorStore):  # type: ignore[misc]
             raise InvalidInputError(f"mode is {query.mode.value!r}; expected 'default' or 'mmr'")
         mmr = query.mode == VectorStoreQueryMode.MMR
         k = query.similarity_top_k * (int(kwargs.get("mmr_prefetch_factor", _MMR_PREFETCH)) if mmr else 1)
-        # A VectorStoreIndex over a store that keeps texts passes empty lists and means no restriction.
+        # A VectorStoreIndex over a store with texts passes empty lists, which mean no restriction.
         node_ids, doc_ids = query.node_ids or None, query.doc_ids or None
-        some = node_ids is not None or doc_ids is not None or query.filters is not None
-        matches = _matcher(node_ids, doc_ids, query.filters) if some else None
+        is_restricted = node_ids is not None or doc_ids is not None or query.filters is not None
+        matches = _matcher(node_ids, doc_ids, query.filters) if is_restricted else None
         hits = self._store.search(query.query_embedding, k, matches, _narrow(doc_ids, query.filters))
         if mmr:
             hits = self._diverse(query, hits)
@@ -213,17 +213,17 @@ class VQIndexVectorStore(BasePydanticVectorStore):  # type: ignore[misc]
         return await asyncio.to_thread(lambda: self.query(query, **kwargs))
 
     def _diverse(self, query: VectorStoreQuery, hits: list[tuple[Record, float]]) -> list[tuple[Record, float]]:
-        """Return the hits chosen by maximal marginal relevance; their vectors are what the codes say."""
+        """Return hits selected by maximal marginal relevance of their reconstructed vectors."""
         by_id = {record.id: (record, score) for record, score in hits}
         vectors = self._store.vectors([record for record, _ in hits]).tolist()
-        _, chosen = get_top_k_mmr_embeddings(
+        _, selected = get_top_k_mmr_embeddings(
             query.query_embedding,
             vectors,
             similarity_top_k=query.similarity_top_k,
             embedding_ids=list(by_id),
             mmr_threshold=query.mmr_threshold,
         )
-        return [by_id[id_] for id_ in chosen]
+        return [by_id[id_] for id_ in selected]
 
     def _similarity(self, score: float) -> float:
         return 1 / (1 + max(score, 0.0)) if self._store.metric == "l2" else score
@@ -236,12 +236,12 @@ class VQIndexVectorStore(BasePydanticVectorStore):  # type: ignore[misc]
     # ---- files
 
     def persist(self, persist_path: str | None = None, fs: Any = None) -> None:
-        """Write all changes to the store's folder, all or nothing, or a copy to another folder.
+        """Write all changes to the store's folder atomically, or a copy of the store to another folder.
 
         Parameters
         ----------
         persist_path : str, optional
-            A folder. A path that ends in .json, as a StorageContext gives it, means the folder of that name without it.
+            A folder. A StorageContext passes a path that ends in .json; the suffix is removed.
         fs : optional
             Only local file systems are supported.
 
@@ -256,13 +256,13 @@ class VQIndexVectorStore(BasePydanticVectorStore):  # type: ignore[misc]
 
     @classmethod
     def from_persist_path(cls, persist_path: str, **kwargs: Any) -> VQIndexVectorStore:
-        """Open what `persist` wrote; the other arguments are the constructor's."""
+        """Open a store that `persist` wrote; the other arguments are the constructor's."""
         if not _folder(persist_path).is_dir():
             raise FileNotFoundError(f"{_folder(persist_path)}: no such folder; expected a store that was persisted")
         return cls(_folder(persist_path), **kwargs)
 
     def close(self) -> None:
-        """Let go of the folder; what was not persisted is gone."""
+        """Close the store; changes that were not persisted are lost."""
         self._store.close()
 
 
@@ -285,7 +285,7 @@ def _node(record: Record) -> BaseNode:
 
 
 def _matcher(node_ids: list[str] | None, doc_ids: list[str] | None, filters: MetadataFilters | None) -> Any:
-    """Return the function of a record that says whether it matches all three; None matches everything."""
+    """Return a predicate: whether a record matches all three conditions; None matches everything."""
     ids = None if node_ids is None else set(node_ids)
     sources = None if doc_ids is None else set(doc_ids)
 
@@ -300,13 +300,13 @@ def _matcher(node_ids: list[str] | None, doc_ids: list[str] | None, filters: Met
 
 
 def _satisfies(metadata: dict[str, Any], filters: MetadataFilters) -> bool:
-    """Do as LlamaIndex's function for each filter, also inside nested ones, which that function refuses."""
+    """Whether metadata match filters. LlamaIndex's function checks each one; it refuses nested filters itself."""
     results = []
-    for part in filters.filters:
-        if isinstance(part, MetadataFilters):
-            results.append(_satisfies(metadata, part))
+    for each in filters.filters:
+        if isinstance(each, MetadataFilters):
+            results.append(_satisfies(metadata, each))
         else:
-            results.append(build_metadata_filter_fn(lambda _: metadata, MetadataFilters(filters=[part]))(""))
+            results.append(build_metadata_filter_fn(lambda _: metadata, MetadataFilters(filters=[each]))(""))
     if filters.condition == FilterCondition.OR:
         return any(results)
     if filters.condition == FilterCondition.NOT:
@@ -315,15 +315,15 @@ def _satisfies(metadata: dict[str, Any], filters: MetadataFilters) -> bool:
 
 
 def _narrow(doc_ids: list[str] | None, filters: MetadataFilters | None) -> list[Narrow]:
-    """Return what SQLite may check beforehand: source documents, and fields that must have one of some values."""
+    """Return the conditions that SQLite may check first: source documents, and fields with one of some values."""
     out = [] if doc_ids is None else [Narrow("more", ("ref_doc_id",), tuple(doc_ids))]
     if filters is None or filters.condition not in (None, FilterCondition.AND):
         return out
-    for part in filters.filters:
-        if isinstance(part, MetadataFilters):
-            out += _narrow(None, part)
-        elif isinstance(part, MetadataFilter) and part.operator == FilterOperator.EQ:
-            out.append(Narrow("metadata", (part.key,), (part.value,)))
-        elif isinstance(part, MetadataFilter) and part.operator == FilterOperator.IN and isinstance(part.value, list):
-            out.append(Narrow("metadata", (part.key,), tuple(part.value)))
+    for each in filters.filters:
+        if isinstance(each, MetadataFilters):
+            out += _narrow(None, each)
+        elif isinstance(each, MetadataFilter) and each.operator == FilterOperator.EQ:
+            out.append(Narrow("metadata", (each.key,), (each.value,)))
+        elif isinstance(each, MetadataFilter) and each.operator == FilterOperator.IN and isinstance(each.value, list):
+            out.append(Narrow("metadata", (each.key,), tuple(each.value)))
     return out

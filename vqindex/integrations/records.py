@@ -1,4 +1,4 @@
-"""What goes in and out of a DocStore: records, and conditions that SQLite checks before Python does."""
+"""The records of a DocStore, and conditions that SQLite checks before Python."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Record:
     Attributes
     ----------
     id : str
-        Its name.
+        Id of the document.
     text : str or None
-        Its text.
+        Text of the document.
     metadata, more : dict
-        JSON-able values: what filters look at, and whatever else the framework wants back.
+        Values in JSON types: the fields that filters read, and other values that the framework stores.
     embedding : ndarray of float32, shape (dim,), or None
-        Its vector. Records that come back have one only in stores that keep them.
+        Vector of the document. Records that are read have one only if the store keeps embeddings.
     """
 
     id: str
@@ -36,25 +36,25 @@ class Record:
 
 @dataclass(frozen=True)
 class Narrow:
-    """Leaves out documents whose value at a path in a JSON column is none of `values`."""
+    """The condition that the value at a path in a JSON column is one of `values`."""
 
     column: str
     path: tuple[str, ...]
     values: tuple[Any, ...]
 
     def sql(self) -> tuple[str, list[Any]] | None:
-        """Return a condition and its parameters; None where SQLite might not see what Python does."""
-        if self.column not in ("metadata", "more") or any('"' in part for part in self.path):
+        """Return an SQL condition and its parameters; None if SQLite might compare the values otherwise than Python."""
+        if self.column not in ("metadata", "more") or any('"' in name for name in self.path):
             return None
         if not self.values or not all(map(_comparable, self.values)):
             return None
-        place = "$" + "".join(f'."{part}"' for part in self.path)
+        json_path = "$" + "".join(f'."{name}"' for name in self.path)
         marks = ", ".join("?" * len(self.values))
-        return f"json_extract({self.column}, ?) IN ({marks})", [place, *self.values]
+        return f"json_extract({self.column}, ?) IN ({marks})", [json_path, *self.values]
 
 
 def _comparable(value: Any) -> bool:
-    """Whether SQLite compares a value as Python does: not fractions, whose last digit it may read otherwise."""
+    """Whether SQLite compares a value as Python does; it may round the last digit of floats otherwise."""
     if isinstance(value, str):
         return "\0" not in value
     return isinstance(value, int) and abs(value) < 2**53

@@ -1,7 +1,7 @@
-"""scikit-learn estimators: nearest neighbors by a vqindex, and the transformer that makes their graph.
+"""scikit-learn estimators: nearest neighbors by a vqindex, and a transformer to their graph.
 
-`VQNearestNeighbors` has the methods of ``sklearn.neighbors.NearestNeighbors``, `VQKNeighborsTransformer` is used like
-``sklearn.neighbors.KNeighborsTransformer``: before anything that takes a sparse graph with ``metric="precomputed"``
+`VQNearestNeighbors` has the methods of ``sklearn.neighbors.NearestNeighbors``. `VQKNeighborsTransformer` replaces
+``sklearn.neighbors.KNeighborsTransformer`` before estimators that take a sparse graph with ``metric="precomputed"``
 (KNeighborsClassifier, TSNE, DBSCAN, SpectralEmbedding, UMAP ...).
 """
 
@@ -42,21 +42,21 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     n_neighbors : int, default 5
-        Neighbors per query unless a call says otherwise.
+        Default number of neighbors per query.
     metric : {"euclidean", "sqeuclidean", "cosine"}, default "euclidean"
-        Distance, as scikit-learn names it; cosine is 1 - cos.
+        Distance by its scikit-learn name; cosine is 1 - cos.
     bits : int, default 4
         Bits per coordinate of the index, 1 to 8.
     codec : str, default "turboquant-prod"
         See `vqindex.VQIndex`.
     oversample : float or None, default 2.0
-        The best ``oversample * n_neighbors`` rows by their codes are scored again with the training rows, so distances
-        are exact to float32; the training rows are then kept. None keeps only codes, and distances are the index's
-        estimates: of a row to itself about 0, not 0.
+        The best ``oversample * n_neighbors`` rows by their codes get exact distances, in float32, from the training
+        rows, which the estimator keeps. With None it keeps only codes, and distances are the index's estimates: the
+        distance of a row to itself is about 0, not 0.
     random_state : int, default 0
         Seed of the index's rotation.
     n_jobs : int, optional
-        Threads to search with, as scikit-learn counts them (-1: all processors). None: all processors. Results do not
+        Threads of a search, by scikit-learn's convention (-1: all processors). None: all processors. Results do not
         depend on it.
 
     Attributes
@@ -105,7 +105,7 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
         X : array-like, shape (n_samples, n_features)
             Dense and finite.
         y : ignored
-            There for pipelines.
+            Exists for pipelines.
 
         Returns
         -------
@@ -128,27 +128,27 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array-like, shape (n_queries, n_features), optional
-            Queries. Without them each training row is one and is not its own neighbor; that needs `oversample`, for
-            codes alone can't say what the rows were.
+            Queries. Without them the training rows are the queries, and no row is its own neighbor; this needs
+            `oversample`, because codes alone do not determine the rows.
         n_neighbors : int, optional
             By default the constructor's.
         return_distance : bool, default True
-            Whether to return distances too.
+            Also return distances.
 
         Returns
         -------
         distances : ndarray of float64, shape (n_queries, n_neighbors)
-            Nearest first; only if asked for.
+            Nearest first; only with `return_distance`.
         indices : ndarray of int64, shape (n_queries, n_neighbors)
             Row numbers in the training matrix.
 
         Raises
         ------
         ValueError
-            If there are fewer training rows than neighbors asked for.
+            If `n_neighbors` is greater than the number of training rows.
         """
         check_is_fitted(self, "index_")
-        k = self._wanted(n_neighbors)
+        k = self._neighbor_count(n_neighbors)
         others = X is not None
         if others:
             queries = validate_data(self, X, dtype=np.float32, order="C", reset=False)
@@ -190,28 +190,28 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
         return csr_matrix((values, found.ravel(), starts), shape=(rows, self.n_samples_fit_))
 
     def _check_parameters(self) -> None:
-        """Check what the index will not; scikit-learn wants this in `fit`, not in the constructor."""
-        self._wanted(None)
+        """Check parameters that the index does not; scikit-learn requires this in `fit`, not in the constructor."""
+        self._neighbor_count(None)
         if self.metric not in _METRIC:
             raise InvalidInputError(f"metric is {self.metric!r}; expected one of {', '.join(_METRIC)}")
         if self.oversample is not None and not (isinstance(self.oversample, Real) and self.oversample >= 1):
             raise InvalidInputError(f"oversample is {self.oversample!r}; expected a number of at least 1, or None")
 
-    def _wanted(self, n_neighbors: object) -> int:
-        wanted = self.n_neighbors if n_neighbors is None else n_neighbors
-        if isinstance(wanted, bool) or not isinstance(wanted, Integral) or wanted < 1:
-            raise InvalidInputError(f"n_neighbors is {wanted!r}; expected an integer of at least 1")
-        return int(wanted)
+    def _neighbor_count(self, n_neighbors: object) -> int:
+        count = self.n_neighbors if n_neighbors is None else n_neighbors
+        if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
+            raise InvalidInputError(f"n_neighbors is {count!r}; expected an integer of at least 1")
+        return int(count)
 
     def _nearest(self, queries: NDArray[np.float32], k: int) -> tuple[F64, I64]:
-        """Return the k nearest rows (k of them exist) and their distances, (nq, k)."""
+        """Return the distances and rows of the k nearest rows, (nq, k); at least k rows exist."""
         threads = effective_n_jobs(-1 if self.n_jobs is None else self.n_jobs)
-        again = {} if self._rows is None else {"rerank": self._rows, "oversample": self.oversample}
-        scores, found = self.index_.search(queries, k, threads=threads, **again)
+        rerank = {} if self._rows is None else {"rerank": self._rows, "oversample": self.oversample}
+        scores, found = self.index_.search(queries, k, threads=threads, **rerank)
         return _distances(scores.astype(np.float64), self.metric), found
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return a state without native objects: the index as the bytes of its file."""
+        """Return a state without native objects; the index becomes the bytes of its file."""
         state = dict(super().__getstate__())
         if "index_" in state:
             with tempfile.TemporaryDirectory() as folder:
@@ -235,8 +235,8 @@ class VQKNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
     Parameters
     ----------
     mode : {"distance", "connectivity"}, default "distance"
-        What the graph's entries are. As in ``KNeighborsTransformer``, a row of the distance graph has one neighbor
-        more than `n_neighbors`, because a training row's first neighbor is itself.
+        Entries of the graph. As in ``KNeighborsTransformer``, a row of the distance graph has `n_neighbors` + 1
+        neighbors, because the first neighbor of a training row is itself.
     n_neighbors, metric, bits, codec, oversample, random_state, n_jobs
         As in `VQNearestNeighbors`.
 
@@ -293,13 +293,13 @@ class VQKNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
 
 
 def _distances(scores: F64, metric: str) -> F64:
-    """Turn the index's scores into distances; estimates may fall below 0, distances may not."""
+    """Return distances for the index's scores; negative estimates become 0."""
     positive: F64 = np.maximum(1 - scores if metric == "cosine" else scores, 0)
     return np.sqrt(positive) if metric == "euclidean" else positive
 
 
 def _without_self(distances: F64, found: I64) -> tuple[F64, I64]:
-    """Drop from row i its neighbor i, or its last one where i is not there."""
+    """Remove neighbor i from row i, or the last neighbor of a row without neighbor i."""
     keep = found != np.arange(len(found))[:, None]
     keep[keep.all(axis=1), -1] = False
     shape = (len(found), found.shape[1] - 1)

@@ -1,4 +1,4 @@
-// A vector whose first element begins a cache line, so that 64-byte loads never cross one.
+// A std::vector whose memory begins at a cache line, so that 64-byte loads never cross one.
 #pragma once
 
 #include <cstddef>

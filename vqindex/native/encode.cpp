@@ -1,9 +1,9 @@
-// Blocks of 16 vectors go through all steps while they lie in the cache:
+// The encoder takes 16 vectors at a time through all steps while they are in the cache:
 //
 //   rows -> columns -> scaled columns, |x'|^2 -> rotated columns -> fields and levels -> packed rows, <y, yhat>
 //
-// All paths run the same body, over plain loops or over steps written for one instruction set (encode_avx512.hpp). No
-// rounding is left out or reordered (-ffp-contract=off), so every float is the reference's.
+// All instruction sets run the same body, over plain loops or over steps written for one of them (encode_avx512.hpp).
+// No rounding is left out or reordered (-ffp-contract=off), so every float equals the reference's.
 #include "encode.hpp"
 
 #include <algorithm>
@@ -19,14 +19,14 @@ constexpr float kQueryLimit = 32767.0f;
 
 template <typename Steps>
 VQ_INLINE void encode_body(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch,
-                           std::uint8_t* codes, float* factor, float* norm, const std::string& isa) {
-  if (tables.trellis) return encode_trellis_code<Steps>(tables, rows, n, scratch, codes, factor, norm, isa);
-  encode_scalar_code<Steps>(tables, rows, n, scratch, codes, factor, norm);
+                           std::uint8_t* codes, float* rescale, float* norm, const std::string& isa) {
+  if (tables.trellis) return encode_trellis_code<Steps>(tables, rows, n, scratch, codes, rescale, norm, isa);
+  encode_scalar_code<Steps>(tables, rows, n, scratch, codes, rescale, norm);
 }
 
 template <typename Steps>
 VQ_INLINE void prepare_body(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch,
-                            std::int16_t* lead, float* lead_scale, float* norm) {
+                            std::int16_t* code_query, float* code_scale, float* norm) {
   const std::size_t d = tables.rotation.dim;
   float* columns = static_cast<float*>(scratch);
   float* other = columns + d * kLanes;
@@ -45,10 +45,10 @@ VQ_INLINE void prepare_body(const EncodeTables& tables, const float* rows, std::
       step[i] = static_cast<double>(largest) / static_cast<double>(kQueryLimit);
     }
     const float* next = next_block(rows + row * d, n - row, d);
-    store_integers(tables.rotation, columns, inverse, kQueryLimit, lanes, next, lead + row * d);
-    rescale(step, norms, tables.cosine, scalars);
-    std::copy_n(scalars, lanes, lead_scale + row);
-    rescale(norms.norm, norms, tables.cosine, scalars);
+    store_integers(tables.rotation, columns, inverse, kQueryLimit, lanes, next, code_query + row * d);
+    metric_lengths(step, norms, tables.cosine, scalars);
+    std::copy_n(scalars, lanes, code_scale + row);
+    metric_lengths(norms.norm, norms, tables.cosine, scalars);
     std::copy_n(scalars, lanes, norm + row);
   }
 }
@@ -56,42 +56,42 @@ VQ_INLINE void prepare_body(const EncodeTables& tables, const float* rows, std::
 // ---- one function per instruction set
 
 void encode_scalar(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch, std::uint8_t* codes,
-                   float* factor, float* norm, const std::string& isa) {
-  encode_body<PlainSteps>(tables, rows, n, scratch, codes, factor, norm, isa);
+                   float* rescale, float* norm, const std::string& isa) {
+  encode_body<PlainSteps>(tables, rows, n, scratch, codes, rescale, norm, isa);
 }
 
-void prepare_scalar(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch, std::int16_t* lead,
-                    float* lead_scale, float* norm) {
-  prepare_body<PlainSteps>(tables, rows, n, scratch, lead, lead_scale, norm);
+void prepare_scalar(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch,
+                    std::int16_t* code_query, float* code_scale, float* norm) {
+  prepare_body<PlainSteps>(tables, rows, n, scratch, code_query, code_scale, norm);
 }
 
 #ifdef VQ_X86
 VQ_TARGET_AVX2 void encode_avx2(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch,
-                                std::uint8_t* codes, float* factor, float* norm, const std::string& isa) {
-  encode_body<PlainSteps>(tables, rows, n, scratch, codes, factor, norm, isa);
+                                std::uint8_t* codes, float* rescale, float* norm, const std::string& isa) {
+  encode_body<PlainSteps>(tables, rows, n, scratch, codes, rescale, norm, isa);
 }
 
 VQ_TARGET_AVX2 void prepare_avx2(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch,
-                                 std::int16_t* lead, float* lead_scale, float* norm) {
-  prepare_body<PlainSteps>(tables, rows, n, scratch, lead, lead_scale, norm);
+                                 std::int16_t* code_query, float* code_scale, float* norm) {
+  prepare_body<PlainSteps>(tables, rows, n, scratch, code_query, code_scale, norm);
 }
 
 VQ_TARGET_AVX512 void encode_avx512(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch,
-                                    std::uint8_t* codes, float* factor, float* norm, const std::string& isa) {
-  encode_body<Avx512Steps>(tables, rows, n, scratch, codes, factor, norm, isa);
+                                    std::uint8_t* codes, float* rescale, float* norm, const std::string& isa) {
+  encode_body<Avx512Steps>(tables, rows, n, scratch, codes, rescale, norm, isa);
 }
 
 VQ_TARGET_AVX512 void prepare_avx512(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch,
-                                     std::int16_t* lead, float* lead_scale, float* norm) {
-  prepare_body<Avx512Steps>(tables, rows, n, scratch, lead, lead_scale, norm);
+                                     std::int16_t* code_query, float* code_scale, float* norm) {
+  prepare_body<Avx512Steps>(tables, rows, n, scratch, code_query, code_scale, norm);
 }
 #endif
 
 }  // namespace
 
 std::size_t code_bytes(const EncodeTables& tables) {
-  const std::size_t lead = tables.trellis ? tables.trellis->search.window - tables.bits : 0;
-  return (tables.rotation.dim * tables.bits + lead + 7) / 8;
+  const std::size_t warmup_bits = tables.trellis ? tables.trellis->search.window - tables.bits : 0;
+  return (tables.rotation.dim * tables.bits + warmup_bits + 7) / 8;
 }
 
 std::size_t encode_scratch(const EncodeTables& tables) {
@@ -102,21 +102,22 @@ std::size_t encode_scratch(const EncodeTables& tables) {
 std::size_t prepare_scratch(const EncodeTables& tables) { return 2 * tables.rotation.dim * kLanes * sizeof(float); }
 
 void encode_rows(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch, std::uint8_t* codes,
-                 float* factor, float* norm, const std::string& isa) {
+                 float* rescale, float* norm, const std::string& isa) {
 #ifdef VQ_X86
-  if (isa.rfind("avx512", 0) == 0) return encode_avx512(tables, rows, n, scratch, codes, factor, norm, isa);
-  if (isa == "avx2") return encode_avx2(tables, rows, n, scratch, codes, factor, norm, isa);
+  if (isa.rfind("avx512", 0) == 0) return encode_avx512(tables, rows, n, scratch, codes, rescale, norm, isa);
+  if (isa == "avx2") return encode_avx2(tables, rows, n, scratch, codes, rescale, norm, isa);
 #endif
-  encode_scalar(tables, rows, n, scratch, codes, factor, norm, isa);
+  encode_scalar(tables, rows, n, scratch, codes, rescale, norm, isa);
 }
 
-void prepare_queries(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch, std::int16_t* lead,
-                     float* lead_scale, float* norm, [[maybe_unused]] const std::string& isa) {
+void prepare_queries(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch,
+                     std::int16_t* code_query, float* code_scale, float* norm,
+                     [[maybe_unused]] const std::string& isa) {
 #ifdef VQ_X86
-  if (isa.rfind("avx512", 0) == 0) return prepare_avx512(tables, rows, n, scratch, lead, lead_scale, norm);
-  if (isa == "avx2") return prepare_avx2(tables, rows, n, scratch, lead, lead_scale, norm);
+  if (isa.rfind("avx512", 0) == 0) return prepare_avx512(tables, rows, n, scratch, code_query, code_scale, norm);
+  if (isa == "avx2") return prepare_avx2(tables, rows, n, scratch, code_query, code_scale, norm);
 #endif
-  prepare_scalar(tables, rows, n, scratch, lead, lead_scale, norm);
+  prepare_scalar(tables, rows, n, scratch, code_query, code_scale, norm);
 }
 
 }  // namespace vqindex

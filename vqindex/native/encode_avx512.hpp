@@ -1,5 +1,5 @@
-// The steps of encoding (PlainSteps, which says what they mean) with AVX-512: a column is one register, and what is
-// turned, crossed, summed or packed stays in registers meanwhile. Only for encode.cpp.
+// The steps of encoding (see PlainSteps) for AVX-512. A column of 16 vectors is one register, and the values that a
+// step transposes, adds or packs stay in registers. Only encode.cpp includes this.
 #pragma once
 
 #include "isa.hpp"
@@ -19,8 +19,8 @@ struct Avx512Steps {
 
   // ---- rows and columns
 
-  // Turn 16 rows of 16 values of 32 bits into columns, of floats or of packed fields: shuffles look at no value.
-  VQ_T VQ_INLINE static void turn(Column (&r)[16]) {
+  // Transposes 16 rows of 16 values of 32 bits: floats or packed fields, because shuffles don't interpret values.
+  VQ_T VQ_INLINE static void transpose(Column (&r)[16]) {
     Column a[16], b[16];
     VQ_UNROLL
     for (int i = 0; i < 16; i += 2) {
@@ -28,8 +28,8 @@ struct Avx512Steps {
       a[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
     }
     VQ_UNROLL
-    for (int i = 0; i < 16; i += 4) turn_pairs(a + i, b + i);
-    // b[i + c] now holds columns c, 4 + c, 8 + c and 12 + c of rows i to i + 3, a quarter each.
+    for (int i = 0; i < 16; i += 4) transpose_pairs(a + i, b + i);
+    // b[i + c] now has columns c, 4 + c, 8 + c and 12 + c of rows i to i + 3, a quarter of the register each.
     VQ_UNROLL
     for (int c = 0; c < 4; ++c) {
       const Column even = _mm512_shuffle_f32x4(b[c], b[4 + c], 0x88), odd = _mm512_shuffle_f32x4(b[c], b[4 + c], 0xdd);
@@ -42,7 +42,7 @@ struct Avx512Steps {
     }
   }
 
-  VQ_T VQ_INLINE static void turn_pairs(const Column* from, Column* to) {
+  VQ_T VQ_INLINE static void transpose_pairs(const Column* from, Column* to) {
     const __m512d a = _mm512_castps_pd(from[0]), b = _mm512_castps_pd(from[1]);
     const __m512d c = _mm512_castps_pd(from[2]), d = _mm512_castps_pd(from[3]);
     to[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
@@ -70,7 +70,7 @@ struct Avx512Steps {
     Column tile[16];
     VQ_UNROLL
     for (int i = 0; i < 16; ++i) tile[i] = _mm512_maskz_loadu_ps(some, rows[i] + begin);
-    turn(tile);
+    transpose(tile);
     VQ_UNROLL
     for (int i = 0; i < 16; ++i) {
       if (i >= width) continue;
@@ -81,20 +81,20 @@ struct Avx512Steps {
 
   // ---- sums of float64
   //
-  // The bits of a float's exponent and mantissa, moved to where a double has them, are the number times 2^-896 (1023 -
-  // 127): every second lane takes one shift or one integer multiplication instead of a conversion and half a shuffle.
-  // The other factor of a product gets 2^896 more. A product of two floats is exact in float64, so that the fused
-  // multiply-add rounds once, as the addition of the reference does.
+  // A float's exponent and mantissa bits, moved to where a double has them, are the double |x| * 2^-896 (1023 - 127).
+  // That takes one shift or one integer multiplication for every second lane, instead of a conversion and half a
+  // shuffle. The other factor of a product is made 2^896 times larger. The product of two floats is exact in float64,
+  // so the fused multiply-add rounds once, like the addition in the reference.
 
   static constexpr std::int64_t kBias = std::int64_t{1023 - 127} << 52;
 
-  // |x| 2^-896 of even and odd lanes. `size` are the bits of magnitudes.
+  // Returns |x| * 2^-896 of the even and of the odd lanes. `size` has the bits of the magnitudes |x|.
   VQ_T VQ_INLINE static __m512i even(__m512i size) { return _mm512_mul_epu32(size, _mm512_set1_epi64(1 << 29)); }
   VQ_T VQ_INLINE static __m512i odd(__m512i size) {
     return _mm512_and_si512(_mm512_srli_epi64(size, 3), _mm512_set1_epi64(-(std::int64_t{1} << 29)));
   }
 
-  // Eight neighbouring partial sums, those of coordinates j to j + 7, j + 32 to j + 39 ..., of even and odd lanes.
+  // Eight of the 32 partial sums, of the even and the odd lanes: those of coordinates j to j + 7, j + 32 to j + 39, ...
   struct Partials {
     __m512d even[8], odd[8];
   };
@@ -110,7 +110,7 @@ struct Avx512Steps {
     sums.odd[c] = _mm512_fmadd_pd(_mm512_castsi512_pd(odd), times_odd, sums.odd[c]);
   }
 
-  // The total of 32 partial sums, in the order of sum64: p and p + 16, then p and p + 8, 4, 2, 1.
+  // Adds up the 32 partial sums in the order of sum64: p and p + 16, then p and p + 8, 4, 2, 1.
   VQ_T VQ_INLINE static void total(Partials (&sums)[4], LaneDoubles& out) {
     VQ_UNROLL
     for (int half = 16; half > 0; half /= 2) {
@@ -151,7 +151,7 @@ struct Avx512Steps {
       const Column value = _mm512_maskz_mul_ps(_mm512_cmpge_epi32_mask(magnitude(raw), limit), raw, power);
       _mm512_store_ps(columns + c * kLanes, value);
       const __m512i size = magnitude(value), a = even(size), b = odd(size), bias = _mm512_set1_epi64(2 * kBias);
-      // The bias makes a power of two of 0, which is multiplied by 0.
+      // Adding the bias turns a 0 into a power of two, but that is multiplied by 0.
       add(sums, c, a, _mm512_castsi512_pd(_mm512_add_epi64(a, bias)), b,
           _mm512_castsi512_pd(_mm512_add_epi64(b, bias)));
     }
@@ -159,9 +159,9 @@ struct Avx512Steps {
 
   // ---- rotation
 
-  // The stages of half-width Half and up on Radix columns.
+  // Runs the butterfly stages of half-width Half and up on Radix columns.
   template <int Half = 1, int Radix>
-  VQ_T VQ_INLINE static void cross_all(Column (&v)[Radix]) {
+  VQ_T VQ_INLINE static void run_stages(Column (&v)[Radix]) {
     if constexpr (Half < Radix) {
       VQ_UNROLL
       for (int i = 0; i < Radix / 2; ++i) {
@@ -170,20 +170,21 @@ struct Avx512Steps {
         v[upper] = _mm512_add_ps(a, b);
         v[upper + Half] = _mm512_sub_ps(a, b);
       }
-      cross_all<2 * Half>(v);
+      run_stages<2 * Half>(v);
     }
   }
 
-  // Cross Radix columns that lie `stride` apart, multiply them by `scale` if that is asked for, and store them so.
+  // Runs all stages on Radix columns, multiplies them by `scale` if Scaled, and stores them `stride` columns apart.
   template <bool Scaled, int Radix>
-  VQ_T VQ_INLINE static void cross_and_store(Column (&v)[Radix], float scale, float* to, std::size_t stride) {
-    cross_all(v);
+  VQ_T VQ_INLINE static void run_and_store(Column (&v)[Radix], float scale, float* to, std::size_t stride) {
+    run_stages(v);
     VQ_UNROLL
     for (int k = 0; k < Radix; ++k)
       _mm512_store_ps(to + k * stride * kLanes, Scaled ? _mm512_mul_ps(v[k], _mm512_set1_ps(scale)) : v[k]);
   }
 
-  // The first stages of a round on columns `begin` to `begin + size`; Permuted in all rounds but the first.
+  // Runs the first stages of a round on columns `begin` to `begin + size`. All rounds but the first read permuted
+  // columns.
   template <int Radix, bool Permuted, bool Scaled>
   VQ_T VQ_INLINE static void first_loop(const Hadamard& tables, int round, const float* in, std::size_t begin,
                                         std::size_t size, float scale, float* out) {
@@ -196,7 +197,7 @@ struct Avx512Steps {
         const std::size_t from = Permuted ? source[j + k] : j + k;
         v[k] = _mm512_mul_ps(_mm512_load_ps(in + from * kLanes), _mm512_set1_ps(factors[j + k]));
       }
-      cross_and_store<Scaled>(v, scale, out + j * kLanes, 1);
+      run_and_store<Scaled>(v, scale, out + j * kLanes, 1);
     }
   }
 
@@ -208,14 +209,14 @@ struct Avx512Steps {
     first_loop<Radix, true, true>(tables, round, in, begin, size, scale, out);
   }
 
-  // The last stages of a chunk, those of half-width `half` and up.
+  // Runs the last stages of a chunk: those of half-width `half` and up.
   template <int Radix, bool Scaled>
   VQ_T VQ_INLINE static void last_loop(float* columns, std::size_t half, float scale) {
     for (std::size_t j = 0; j < half; ++j) {
       Column v[Radix];
       VQ_UNROLL
       for (int k = 0; k < Radix; ++k) v[k] = _mm512_load_ps(columns + (j + k * half) * kLanes);
-      cross_and_store<Scaled>(v, scale, columns + j * kLanes, half);
+      run_and_store<Scaled>(v, scale, columns + j * kLanes, half);
     }
   }
 
@@ -239,24 +240,24 @@ struct Avx512Steps {
       case 16:
         return first_stages<16>(tables, round, in, begin, size, scale, out);
     }
-    // Two passes up to 256 columns, 16 KB, which then lie in the first-level cache; longer chunks part by part, so that
-    // only their last pass comes from further away. Parts of 128 or 256 columns leave it no more than four stages.
+    // Up to 256 columns (16 KB, in the first-level cache) take two passes. Longer chunks are done in parts of 128 or
+    // 256 columns, so that only the last pass reads from further away. It has four stages at most.
     const std::size_t radix = size <= 256 ? size / 16 : size <= 1024 ? size / 128 : size == 2048 ? 8 : 16;
-    const std::size_t part = size / radix;
-    if (part == 16)
+    const std::size_t part_size = size / radix;
+    if (part_size == 16)
       first_stages<16>(tables, round, in, begin, size, 1.0f, out);
     else
-      for (std::size_t at = 0; at < size; at += part) chunk(tables, round, in, begin + at, part, 1.0f, out);
+      for (std::size_t at = 0; at < size; at += part_size) chunk(tables, round, in, begin + at, part_size, 1.0f, out);
     float* columns = out + begin * kLanes;
     switch (radix) {
       case 2:
-        return last_stages<2>(columns, part, scale);
+        return last_stages<2>(columns, part_size, scale);
       case 4:
-        return last_stages<4>(columns, part, scale);
+        return last_stages<4>(columns, part_size, scale);
       case 8:
-        return last_stages<8>(columns, part, scale);
+        return last_stages<8>(columns, part_size, scale);
       default:
-        return last_stages<16>(columns, part, scale);
+        return last_stages<16>(columns, part_size, scale);
     }
   }
 
@@ -273,14 +274,14 @@ struct Avx512Steps {
     }
   }
 
-  // ---- quantising
+  // ---- quantizing
 
-  // What cells are found with: thresholds in the units of every lane, and the levels of positive cells.
+  // The positive thresholds in the units of each lane, and the levels of the positive cells.
   template <int Bits>
   struct Cells {
     static constexpr int kCells = 1 << (Bits - 1);
     __m512i threshold[kCells];
-    __m512i level;          // upper halves of their bits as doubles, times 2^896: of integers the lower are zero
+    __m512i level;          // upper halves of the levels' bits as doubles, times 2^896; the lower halves are zero
     __m512i first, second;  // the first two, in all lanes
   };
 
@@ -288,7 +289,7 @@ struct Avx512Steps {
     return _mm512_castsi512_pd(_mm512_and_si512(bits, _mm512_set1_epi64(-(std::int64_t{1} << 32))));
   }
 
-  // The threshold of number `at` plus the bits from Known on of the number passed, for every lane its own.
+  // Returns for each lane its own threshold: number `at` plus the bits, from Known on, of the count found so far.
   template <int Bits, int Known>
   VQ_T VQ_INLINE static __m512i threshold(const Cells<Bits>& cells, const __mmask16 (&mask)[4], int at) {
     if constexpr (Known == Bits - 1)
@@ -298,8 +299,8 @@ struct Avx512Steps {
                                      threshold<Bits, Known + 1>(cells, mask, at + (1 << Known)));
   }
 
-  // The number of thresholds passed, bit b of it in mask[b]: the middle one decides the highest bit, that of the half
-  // which is left the next, and so on.
+  // Counts the thresholds that each lane passes; bit b of the count is in mask[b]. This is bisection: the middle
+  // threshold decides the highest bit, the middle one of the remaining half the next bit, and so on.
   template <int Bits, int Bit = Bits - 2>
   VQ_T VQ_INLINE static void search(const Cells<Bits>& cells, __m512i reached, __mmask16 (&mask)[4]) {
     if constexpr (Bit >= 0) {
@@ -309,13 +310,13 @@ struct Avx512Steps {
     }
   }
 
-  // The fields of eight coordinates, and their terms of <y, yhat>: |y| times the level of |y|'s cell.
+  // Returns the fields of eight coordinates, and adds their terms of <y, yhat>: |y| times the level of |y|'s cell.
   template <int Bits>
-  VQ_T VQ_INLINE static __m512i quantise_eight(const Cells<Bits>& cells, const float* rotated,
+  VQ_T VQ_INLINE static __m512i quantize_eight(const Cells<Bits>& cells, const float* rotated,
                                                const std::uint32_t* source, int count, Partials& sums) {
     constexpr std::uint32_t kCells = Cells<Bits>::kCells;
-    // With m thresholds passed, a field is kCells + m above zero and kCells - 1 - m below. Both differ from kCells in
-    // the bits of m, and the latter in all bits besides.
+    // If m thresholds are passed, the field is kCells + m above zero and kCells - 1 - m below. The first is kCells XOR
+    // m, the second has all its bits inverted.
     std::uint32_t start = 0;
     for (int c = 0; c < count; ++c) start |= kCells << (c * Bits);
     __m512i fields = _mm512_set1_epi32(static_cast<int>(start));
@@ -346,13 +347,13 @@ struct Avx512Steps {
     return fields;
   }
 
-  // Or the 8 Bits lowest bits of every lane into `words`, behind those of `group` groups before them.
+  // ORs the 8 * Bits lowest bits of each lane into `words`, after `group` groups of eight fields.
   template <int Bits>
   VQ_T VQ_INLINE static void put(__m512i fields, std::size_t group, std::uint32_t* words) {
     const std::size_t at = group * 8 * Bits, shift = at % 32;
     std::uint32_t* word = words + at / 32 * kLanes;
-    const __m512i part = _mm512_sll_epi32(fields, _mm_cvtsi32_si128(static_cast<int>(shift)));
-    _mm512_store_si512(word, _mm512_or_si512(part, _mm512_load_si512(word)));
+    const __m512i shifted = _mm512_sll_epi32(fields, _mm_cvtsi32_si128(static_cast<int>(shift)));
+    _mm512_store_si512(word, _mm512_or_si512(shifted, _mm512_load_si512(word)));
     if (shift + 8 * Bits > 32)
       _mm512_store_si512(word + kLanes,
                          _mm512_or_si512(_mm512_srl_epi32(fields, _mm_cvtsi32_si128(static_cast<int>(32 - shift))),
@@ -364,7 +365,7 @@ struct Avx512Steps {
       Column tile[16];
       VQ_UNROLL
       for (int i = 0; i < 16; ++i) tile[i] = _mm512_load_ps(words + (begin / 4 + i) * kLanes);
-      turn(tile);
+      transpose(tile);
       const __mmask64 some = ~__mmask64{0} >> (bytes - begin < 64 ? 64 - (bytes - begin) : 0);
       VQ_UNROLL
       for (int i = 0; i < 16; ++i)
@@ -374,23 +375,23 @@ struct Avx512Steps {
   }
 
   template <int Bits>
-  VQ_STEP static void quantise(const EncodeTables& tables, const float* rotated, const float* scale, std::size_t lanes,
+  VQ_STEP static void quantize(const EncodeTables& tables, const float* rotated, const float* scale, std::size_t lanes,
                                const float* next, std::uint8_t* scratch, std::uint8_t* codes, LaneDoubles& dot) {
     if constexpr (Bits > 4)
-      vqindex::quantise<Bits>(tables, rotated, scale, lanes, next, scratch, codes, dot);
+      vqindex::quantize<Bits>(tables, rotated, scale, lanes, next, scratch, codes, dot);
     else
-      quantise_words<Bits>(tables, rotated, scale, lanes, next, scratch, codes, dot);
+      quantize_words<Bits>(tables, rotated, scale, lanes, next, scratch, codes, dot);
   }
 
-  // Fields of up to four bits, collected in words of 32.
+  // Quantizes to fields of up to four bits, which are collected in words of 32 bits.
   template <int Bits>
-  VQ_T VQ_INLINE static void quantise_words(const EncodeTables& tables, const float* rotated, const float* scale,
+  VQ_T VQ_INLINE static void quantize_words(const EncodeTables& tables, const float* rotated, const float* scale,
                                             std::size_t lanes, const float* next, std::uint8_t* scratch,
                                             std::uint8_t* codes, LaneDoubles& dot) {
     const std::size_t d = tables.rotation.dim, bytes = code_bytes(tables);
     std::uint32_t* words = reinterpret_cast<std::uint32_t*>(scratch);
     std::memset(words, 0,
-                kLanes * packed_stride(tables));  // its slack too: the last group may touch a word past the end
+                kLanes * packed_stride(tables));  // with its slack: the last group may touch a word past the end
     Cells<Bits> cells;
     alignas(kAlign) std::int32_t level[16] = {};
     for (int k = 0; k < Cells<Bits>::kCells; ++k) {
@@ -413,12 +414,12 @@ struct Avx512Steps {
       const std::uint32_t* source = tables.rotation.source;
       std::size_t j = first;
       for (; j + 8 <= d; j += 32) {
-        put<Bits>(quantise_eight<Bits>(cells, rotated, source + j, 8, sums), j / 8, words);
+        put<Bits>(quantize_eight<Bits>(cells, rotated, source + j, 8, sums), j / 8, words);
         fetch_ahead(next, line, 8);
         line += 8;
       }
       if (j < d)
-        put<Bits>(quantise_eight<Bits>(cells, rotated, source + j, static_cast<int>(d - j), sums), j / 8, words);
+        put<Bits>(quantize_eight<Bits>(cells, rotated, source + j, static_cast<int>(d - j), sums), j / 8, words);
       all[first / 8] = sums;
     }
     total(all, dot);

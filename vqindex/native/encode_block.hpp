@@ -1,5 +1,5 @@
-// A block of kLanes vectors: loaded, brought into the scaled domain and rotated; its lengths as stored scalars, and its
-// coordinates on the integer grid. Only for encode.cpp, which inlines it into one function per instruction set.
+// The steps for 16 vectors that all codes share: loading, scaling by a power of two, rotating, the stored scalars, and
+// rounding to integers. Only encode.cpp includes this; it inlines the steps into one function per instruction set.
 #pragma once
 
 #include <algorithm>
@@ -9,23 +9,23 @@
 
 namespace vqindex {
 
-constexpr std::int32_t kTiny = 1 << 23;  // bits of the least normal float
+constexpr std::int32_t kTiny = 1 << 23;  // the bits of the smallest normal float
 
-// What is known of each vector of a block before it is rotated.
+// The lengths of each vector, before it is rotated.
 struct Norms {
   alignas(kAlign) LaneDoubles norm2;  // of the scaled vector; 0 only for zero vectors
   alignas(kAlign) LaneDoubles norm;   // its root
   alignas(kAlign) LaneDoubles unit;   // 2^shift: x = x' * unit
 };
 
-// Round to float, what would be subnormal to 0.
+// Rounds to float, and subnormal results to 0.
 VQ_INLINE float flush(double value) {
   const std::int32_t bits = float_bits(static_cast<float>(value));
-  // A mask instead of a condition: compilers don't widen branches.
+  // A mask instead of a condition, because compilers don't vectorize branches.
   return bits_float(bits & -static_cast<std::int32_t>((bits & 0x7fffffff) >= kTiny));
 }
 
-// Raise `peak` to the bits of the largest magnitude of each lane.
+// Raises `peak` to the bits of the largest magnitude of each lane.
 VQ_INLINE void raise_peaks(const float* columns, std::size_t d, std::int32_t (&peak)[kLanes]) {
   for (std::size_t j = 0; j < d; ++j) {
     const float* column = columns + j * kLanes;
@@ -37,7 +37,7 @@ VQ_INLINE void raise_peaks(const float* columns, std::size_t d, std::int32_t (&p
   }
 }
 
-// Multiply a block by its lanes' powers of two, with 0 for what is below a lane's limit, and sum up the squares.
+// Multiplies each lane by its power of two, sets values below the lane's limit to 0, and sums the squares.
 VQ_INLINE void scale_columns(float* columns, std::size_t d, const float* power, const std::int32_t* limit,
                              LaneDoubles& norm2) {
   Sum64 sum;
@@ -57,25 +57,25 @@ VQ_INLINE void scale_columns(float* columns, std::size_t d, const float* power, 
   std::copy_n(sum.total(), kLanes, norm2);
 }
 
-// Ask for `count` cache lines of the next block, which has as many as coordinates, from number `line` on. The last pass
-// over a block does this: in order, for then the processor's own prefetching joins in, and not earlier, for the passes
-// before have lines of their own to wait for.
+// Prefetches `count` cache lines of the next 16 rows, from line `line` on; they have one line for each coordinate. The
+// last pass over a block does this, because earlier passes wait for lines of their own. It goes in order, so that the
+// hardware prefetcher joins in.
 VQ_INLINE void fetch_ahead(const float* next, std::size_t line, std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) prefetch(next + (line + i) * kLanes);
 }
 
-// The block after the first of `left` rows; rows that were here already if it is not a whole one.
-VQ_INLINE const float* next_block(const float* rows, std::size_t left, std::size_t d) {
-  return left >= 2 * kLanes ? rows + kLanes * d : rows;
+// Returns the 16 rows after the first 16 of `remaining` rows, or `rows` itself if there are fewer.
+VQ_INLINE const float* next_block(const float* rows, std::size_t remaining, std::size_t d) {
+  return remaining >= 2 * kLanes ? rows + kLanes * d : rows;
 }
 
-// Load, scale and rotate a block of up to kLanes rows; `other` is working space.
+// Loads, scales and rotates up to kLanes rows; `other` is scratch.
 template <typename Steps>
 VQ_INLINE void rotate_rows(const Hadamard& rotation, const float* rows, std::size_t lanes, float* columns, float* other,
                            Norms& norms) {
   const std::size_t d = rotation.dim;
   const float* lane[kLanes];
-  // Lanes without a row repeat the first one; nothing of them is stored.
+  // Lanes without a row repeat the first row. Nothing of them is stored.
   for (std::size_t i = 0; i < kLanes; ++i) lane[i] = rows + (i < lanes ? i * d : 0);
   alignas(kAlign) std::int32_t peak[kLanes] = {}, limit[kLanes];
   Steps::load(lane, d, columns, peak);
@@ -83,12 +83,13 @@ VQ_INLINE void rotate_rows(const Hadamard& rotation, const float* rows, std::siz
   alignas(kAlign) float power[kLanes];
   VQ_LANES
   for (int i = 0; i < kLanes; ++i) {
-    // peak = m 2^(exponent - 127), m in [1, 2), is brought to 2m; exponent 0 means a zero vector.
+    // The peak is m 2^(exponent - 127) with m in [1, 2). It is scaled to 2m. Exponent 0 means a zero vector.
     const std::int32_t exponent = peak[i] >> 23;
     const std::int32_t biased = exponent > 0 ? 255 - exponent : 127;
     power[i] = bits_float(biased << 23);
     norms.unit[i] = 1.0 / static_cast<double>(power[i]);
-    // What is scaled to less than 2^-31 was 2^32 times smaller than the peak's power of two: one limit for both rules.
+    // Values that scale to less than 2^-31 become 0, and so do subnormal ones. Values of the first kind are 2^32 times
+    // smaller than the peak's power of two. So one limit covers both rules.
     limit[i] = exponent > 33 ? (exponent - 32) << 23 : kTiny;
   }
 
@@ -98,47 +99,47 @@ VQ_INLINE void rotate_rows(const Hadamard& rotation, const float* rows, std::siz
   Steps::rotate(rotation, columns, other);
 }
 
-// Lengths of the scaled domain in those of the metric: units of |x|, or for cosine parts of it.
-VQ_INLINE void rescale(const double* values, const Norms& norms, bool cosine, float* out) {
+// Converts lengths of scaled vectors to those of the metric: multiples of |x| for cosine, else the original lengths.
+VQ_INLINE void metric_lengths(const double* values, const Norms& norms, bool cosine, float* out) {
   VQ_LANES
   for (int i = 0; i < kLanes; ++i) {
     const bool some = norms.norm2[i] > 0.0;
-    const double part = values[i] / (some ? norms.norm[i] : 1.0);
-    out[i] = flush(cosine ? (some ? part : 0.0) : values[i] * norms.unit[i]);
+    const double relative = values[i] / (some ? norms.norm[i] : 1.0);
+    out[i] = flush(cosine ? (some ? relative : 0.0) : values[i] * norms.unit[i]);
   }
 }
 
-// s: the standard deviation of a coordinate of y.
+// The standard deviation of a coordinate of each rotated vector.
 VQ_INLINE void deviations(const Norms& norms, std::size_t d, float* scale) {
   VQ_LANES
   for (int i = 0; i < kLanes; ++i) scale[i] = static_cast<float>(std::sqrt(norms.norm2[i] / static_cast<double>(d)));
 }
 
-// Write the scalars of a block. `dot` is <y, yhat>, unused unless the codec is renormalised.
+// Writes the stored scalars. `dot` is <y, yhat>; only renormalized codecs use it.
 VQ_INLINE void store_scalars(const EncodeTables& tables, const Norms& norms, const double* dot, std::size_t lanes,
-                             float* factor, float* norm) {
-  alignas(kAlign) float factors[kLanes], lengths[kLanes];
-  if (tables.renormalised) {
+                             float* rescale, float* norm) {
+  alignas(kAlign) float rescales[kLanes], lengths[kLanes];
+  if (tables.renormalized) {
     VQ_LANES
     for (int i = 0; i < kLanes; ++i) {
       const bool positive = dot[i] > 0.0;
       const double ratio = (tables.cosine ? norms.norm[i] : norms.norm2[i]) / (positive ? dot[i] : 1.0);
-      factors[i] = flush(positive ? ratio * (tables.cosine ? 1.0 : norms.unit[i]) : 0.0);
+      rescales[i] = flush(positive ? ratio * (tables.cosine ? 1.0 : norms.unit[i]) : 0.0);
     }
   } else {
     alignas(kAlign) LaneDoubles values;
     const double step = tables.cell_scale;
     VQ_LANES
     for (int i = 0; i < kLanes; ++i) values[i] = norms.norm[i] * step;
-    rescale(values, norms, tables.cosine, factors);
+    metric_lengths(values, norms, tables.cosine, rescales);
   }
-  std::copy_n(factors, lanes, factor);
+  std::copy_n(rescales, lanes, rescale);
   if (!norm) return;
-  rescale(norms.norm, norms, false, lengths);
+  metric_lengths(norms.norm, norms, false, lengths);
   std::copy_n(lengths, lanes, norm);
 }
 
-// Row-major integers of rotated columns: round(y * inverse), clipped to +-limit. `next` is the next block.
+// Writes round(y * inverse), clipped to +-limit, row by row. Prefetches the next 16 rows meanwhile.
 VQ_INLINE void store_integers(const Hadamard& rotation, const float* rotated, const float* inverse, float limit,
                               std::size_t lanes, const float* next, std::int16_t* out) {
   const std::size_t d = rotation.dim;

@@ -1,4 +1,5 @@
-// Scalar codes: the cell of every coordinate, its level, and the packed rows. Only for encode.cpp.
+// Encoding with scalar codes: finds the cell of every coordinate and its level, and packs the rows. Only encode.cpp
+// includes this.
 #pragma once
 
 #include <algorithm>
@@ -7,19 +8,19 @@
 
 namespace vqindex {
 
-// Fields of eight coordinates on their way into bytes: coordinates 0..3 and 4..7 of each lane.
-struct Group {
+// The fields of eight coordinates of each lane before they are packed: coordinates 0..3 and 4..7.
+struct FieldWords {
   alignas(kAlign) std::uint32_t half[2][kLanes];
 };
 
-// The field and the level of one coordinate. Codebooks are symmetric: with m the number of positive thresholds passed,
-// the field is cells + m above zero and cells - 1 - m below, where a negative y "passes" -T if it is not above it. That
-// is a strict comparison again after one is added to |y|'s bits.
+// Finds the field and the level of a coordinate y. Codebooks are symmetric, so |y| is compared with the positive
+// thresholds. If it is above m of them, the field is kCells + m for y > 0 and kCells - 1 - m for y <= 0. A negative y
+// belongs below -T also if it equals -T. Adding one to the bits of |y| makes that a strict comparison, too.
 template <int Bits>
 struct Cell {
   static constexpr int kCells = 1 << (Bits - 1);  // positive cells
 
-  // Levels and counts are found together: a threshold passed adds its difference of levels * 256 + 1.
+  // One sum gives both the level and the count: each threshold that is passed adds its difference of levels * 256 + 1.
   alignas(kAlign) std::int32_t threshold[kCells][kLanes];
   std::int32_t gain[kCells];
   std::int32_t first;
@@ -33,8 +34,8 @@ struct Cell {
     }
   }
 
-  // Add up the gains of thresholds K to End - 1. Recursion, because compilers leave longer loops rolled, and then don't
-  // widen the loop around them.
+  // Sums the gains of thresholds K to End - 1. This is a recursion because compilers leave a longer loop rolled, and
+  // then don't vectorize the loop around it.
   template <int K, int End>
   VQ_INLINE std::int32_t passed(std::int32_t magnitude, int lane, std::int32_t found) const {
     if constexpr (K < End)
@@ -43,8 +44,9 @@ struct Cell {
       return found;
   }
 
-  // Find the number of thresholds passed (low byte) and the level (above it). Every threshold is compared: a search by
-  // halves needs a gather for each step and measured three times slower. Kept to what a loop body may hold.
+  // Finds the number of thresholds passed (low byte) and the level (above it). It compares with every threshold:
+  // bisection needs a gather for each step and measured three times slower. A loop over lanes takes 32 thresholds,
+  // which compilers still vectorize.
   template <int K = 0>
   VQ_INLINE void find(const std::int32_t* magnitude, std::int32_t* found) const {
     constexpr int kEnd = std::min(K + 32, kCells - 1);
@@ -54,12 +56,12 @@ struct Cell {
   }
 };
 
-// Room for a block's codes on their way: whole groups and slack, or columns of 32 bits of every lane.
+// Bytes per lane of scratch for codes that are being packed: room for whole words of eight fields, or of 32 bits.
 inline std::size_t packed_stride(const EncodeTables& tables) { return (code_bytes(tables) + 63) / 64 * 64 + 8; }
 
-// Quantise a block: the codes of `lanes` rows and the sum of y times level.
+// Quantizes `lanes` rows: writes their codes, and <y, yhat> to `dot`.
 template <int Bits>
-VQ_INLINE void quantise(const EncodeTables& tables, const float* rotated, const float* scale, std::size_t lanes,
+VQ_INLINE void quantize(const EncodeTables& tables, const float* rotated, const float* scale, std::size_t lanes,
                         const float* next, std::uint8_t* packed, std::uint8_t* codes, LaneDoubles& dot) {
   const std::size_t d = tables.rotation.dim, bytes = code_bytes(tables), stride = packed_stride(tables);
   Cell<Bits> cell;
@@ -67,14 +69,14 @@ VQ_INLINE void quantise(const EncodeTables& tables, const float* rotated, const 
   Sum64 sum;
   sum.clear();
   for (std::size_t begin = 0; begin < d; begin += 8) {
-    Group group = {};
+    FieldWords words = {};
     const std::size_t end = std::min(d, begin + 8);
     fetch_ahead(next, begin, end - begin);
     for (std::size_t j = begin; j < end; ++j) {
       const float* column = rotated + tables.rotation.source[j] * kLanes;
       double* partial = sum.partial[j % 32];
       const int shift = static_cast<int>(j % 4) * Bits;
-      std::uint32_t* word = group.half[j % 8 / 4];
+      std::uint32_t* word = words.half[j % 8 / 4];
       alignas(kAlign) std::int32_t magnitude[kLanes], found[kLanes];
       VQ_LANES
       for (int i = 0; i < kLanes; ++i) magnitude[i] = magnitude_bits(column[i]) + (column[i] > 0.0f ? 0 : 1);
@@ -89,9 +91,9 @@ VQ_INLINE void quantise(const EncodeTables& tables, const float* rotated, const 
       }
     }
     for (int i = 0; i < kLanes; ++i) {
-      const std::uint64_t bits = group.half[0][i] | std::uint64_t{group.half[1][i]} << (4 * Bits);
+      const std::uint64_t bits = words.half[0][i] | std::uint64_t{words.half[1][i]} << (4 * Bits);
       std::uint8_t* out = packed + i * stride + begin / 8 * Bits;
-      // Past the group's bytes lie zeros, which the next group overwrites.
+      // The bytes past those of these eight fields are zeros. The next eight fields overwrite them.
       for (int b = 0; b < 8; ++b) out[b] = static_cast<std::uint8_t>(bits >> (8 * b));
     }
   }
@@ -99,11 +101,11 @@ VQ_INLINE void quantise(const EncodeTables& tables, const float* rotated, const 
   for (std::size_t i = 0; i < lanes; ++i) std::copy_n(packed + i * stride, bytes, codes + i * bytes);
 }
 
-// The four steps that a block goes through, as plain loops. Other structs of steps do the same with other instructions:
-//   load      rows to columns, and the bits of the largest magnitude of each
+// The four steps of encoding as plain loops. Other structs do the same with other instructions:
+//   load      transposes rows into columns and finds the bits of each row's largest magnitude
 //   scale     scale_columns
 //   rotate    rotate of rotate.hpp
-//   quantise  fields, packed into rows of codes, and <y, yhat>; the next block is fetched meanwhile
+//   quantize  finds fields, packs them into rows of codes, and sums <y, yhat>; prefetches the next rows meanwhile
 struct PlainSteps {
   VQ_INLINE static void load(const float* const (&rows)[kLanes], std::size_t d, float* columns,
                              std::int32_t (&peak)[kLanes]) {
@@ -121,39 +123,39 @@ struct PlainSteps {
   }
 
   template <int Bits>
-  VQ_INLINE static void quantise(const EncodeTables& tables, const float* rotated, const float* scale,
+  VQ_INLINE static void quantize(const EncodeTables& tables, const float* rotated, const float* scale,
                                  std::size_t lanes, const float* next, std::uint8_t* packed, std::uint8_t* codes,
                                  LaneDoubles& dot) {
-    vqindex::quantise<Bits>(tables, rotated, scale, lanes, next, packed, codes, dot);
+    vqindex::quantize<Bits>(tables, rotated, scale, lanes, next, packed, codes, dot);
   }
 };
 
 template <typename Steps>
-VQ_INLINE void quantise_block(const EncodeTables& tables, const float* rotated, const float* scale, std::size_t lanes,
+VQ_INLINE void quantize_block(const EncodeTables& tables, const float* rotated, const float* scale, std::size_t lanes,
                               const float* next, std::uint8_t* packed, std::uint8_t* codes, LaneDoubles& dot) {
   switch (tables.bits) {
     case 1:
-      return Steps::template quantise<1>(tables, rotated, scale, lanes, next, packed, codes, dot);
+      return Steps::template quantize<1>(tables, rotated, scale, lanes, next, packed, codes, dot);
     case 2:
-      return Steps::template quantise<2>(tables, rotated, scale, lanes, next, packed, codes, dot);
+      return Steps::template quantize<2>(tables, rotated, scale, lanes, next, packed, codes, dot);
     case 3:
-      return Steps::template quantise<3>(tables, rotated, scale, lanes, next, packed, codes, dot);
+      return Steps::template quantize<3>(tables, rotated, scale, lanes, next, packed, codes, dot);
     case 4:
-      return Steps::template quantise<4>(tables, rotated, scale, lanes, next, packed, codes, dot);
+      return Steps::template quantize<4>(tables, rotated, scale, lanes, next, packed, codes, dot);
     case 5:
-      return Steps::template quantise<5>(tables, rotated, scale, lanes, next, packed, codes, dot);
+      return Steps::template quantize<5>(tables, rotated, scale, lanes, next, packed, codes, dot);
     case 6:
-      return Steps::template quantise<6>(tables, rotated, scale, lanes, next, packed, codes, dot);
+      return Steps::template quantize<6>(tables, rotated, scale, lanes, next, packed, codes, dot);
     case 7:
-      return Steps::template quantise<7>(tables, rotated, scale, lanes, next, packed, codes, dot);
+      return Steps::template quantize<7>(tables, rotated, scale, lanes, next, packed, codes, dot);
     default:
-      return Steps::template quantise<8>(tables, rotated, scale, lanes, next, packed, codes, dot);
+      return Steps::template quantize<8>(tables, rotated, scale, lanes, next, packed, codes, dot);
   }
 }
 
 template <typename Steps>
 VQ_INLINE void encode_scalar_code(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch,
-                                  std::uint8_t* codes, float* factor, float* norm) {
+                                  std::uint8_t* codes, float* rescale, float* norm) {
   const std::size_t d = tables.rotation.dim, bytes = code_bytes(tables);
   float* columns = static_cast<float*>(scratch);
   float* other = columns + d * kLanes;
@@ -166,8 +168,8 @@ VQ_INLINE void encode_scalar_code(const EncodeTables& tables, const float* rows,
     deviations(norms, d, scale);
     alignas(kAlign) LaneDoubles dot;
     const float* next = next_block(rows + row * d, n - row, d);
-    quantise_block<Steps>(tables, columns, scale, lanes, next, packed, codes + row * bytes, dot);
-    store_scalars(tables, norms, dot, lanes, factor + row, norm ? norm + row : nullptr);
+    quantize_block<Steps>(tables, columns, scale, lanes, next, packed, codes + row * bytes, dot);
+    store_scalars(tables, norms, dot, lanes, rescale + row, norm ? norm + row : nullptr);
   }
 }
 

@@ -1,5 +1,5 @@
-// Trellis codes: rows on the search's grid, the search for kEncodeRows of them together, packed rows. Only for
-// encode.cpp.
+// Encoding with trellis codes: rounds rows to the integers of the search, searches for kEncodeRows of them together,
+// and packs the rows. Only encode.cpp includes this.
 #pragma once
 
 #include <algorithm>
@@ -9,10 +9,10 @@
 
 namespace vqindex {
 
-constexpr float kPeak = 127.0f * 128.0f;  // of the trellis code's values
+constexpr float kPeak = 127.0f * 128.0f;  // largest value of the search
 constexpr std::size_t kBlocks = kEncodeRows / kLanes;
 
-// Scratch memory of the trellis code, for a search's rows.
+// The scratch memory of one search.
 struct TrellisScratch {
   float* columns;
   float* rotated[kBlocks];
@@ -25,23 +25,25 @@ struct TrellisScratch {
   TrellisScratch(void* memory, const EncodeTables& tables) {
     const std::size_t d = tables.rotation.dim;
     bytes = 0;
-    auto take = [this, memory](std::size_t size) -> std::uint8_t* {
-      std::uint8_t* here = memory ? static_cast<std::uint8_t*>(memory) + bytes : nullptr;  // null: only to be measured
+    // With null memory this only measures.
+    auto allocate = [this, memory](std::size_t size) -> std::uint8_t* {
+      std::uint8_t* start = memory ? static_cast<std::uint8_t*>(memory) + bytes : nullptr;
       bytes += (size + kAlign - 1) / kAlign * kAlign;
-      return here;
+      return start;
     };
-    columns = reinterpret_cast<float*>(take(d * kLanes * sizeof(float)));
-    for (float*& block : rotated) block = reinterpret_cast<float*>(take(d * kLanes * sizeof(float)));
-    search = reinterpret_cast<std::int16_t*>(take(trellis_scratch(d, tables.trellis->search) * sizeof(std::int16_t)));
-    values = reinterpret_cast<std::int16_t*>(take(kEncodeRows * d * sizeof(std::int16_t)));
-    starts = reinterpret_cast<std::uint16_t*>(take(kEncodeRows * sizeof(std::uint16_t)));
-    fields = take(kEncodeRows * d);
+    columns = reinterpret_cast<float*>(allocate(d * kLanes * sizeof(float)));
+    for (float*& block : rotated) block = reinterpret_cast<float*>(allocate(d * kLanes * sizeof(float)));
+    search =
+        reinterpret_cast<std::int16_t*>(allocate(trellis_scratch(d, tables.trellis->search) * sizeof(std::int16_t)));
+    values = reinterpret_cast<std::int16_t*>(allocate(kEncodeRows * d * sizeof(std::int16_t)));
+    starts = reinterpret_cast<std::uint16_t*>(allocate(kEncodeRows * sizeof(std::uint16_t)));
+    fields = allocate(kEncodeRows * d);
   }
 };
 
-// Pack a row's fields behind the `filled` bits that are already there.
-inline void pack_behind(std::uint32_t first, int filled, const std::uint8_t* fields, std::size_t count, int bits,
-                        std::uint8_t* out, std::size_t bytes) {
+// Packs a row's fields after the `filled` bits of `first`.
+inline void pack_after(std::uint32_t first, int filled, const std::uint8_t* fields, std::size_t count, int bits,
+                       std::uint8_t* out, std::size_t bytes) {
   std::uint32_t word = first;
   std::size_t next = 0;
   for (std::size_t t = 0; t < count; ++t) {
@@ -59,16 +61,17 @@ inline void pack_behind(std::uint32_t first, int filled, const std::uint8_t* fie
   }
 }
 
-// trellis.py: signs take the place of the highest bits of a row's fields. `start` holds the fields before the first.
+// Replaces the highest bit of each field by the coordinate's sign bit (trellis.py). `start` has the warm-up fields.
 inline void store_signs(const TrellisSpec& code, std::uint16_t start, std::size_t d, std::uint8_t* fields) {
-  const std::size_t lead = static_cast<std::size_t>(code.window / code.bits - 1);
+  const std::size_t warmup_fields = static_cast<std::size_t>(code.window / code.bits - 1);
   for (std::size_t t = 0; t < d; ++t) {
-    const unsigned oldest = t < lead ? unsigned{start} >> (t * static_cast<std::size_t>(code.bits)) : fields[t - lead];
+    const unsigned oldest =
+        t < warmup_fields ? unsigned{start} >> (t * static_cast<std::size_t>(code.bits)) : fields[t - warmup_fields];
     fields[t] = static_cast<std::uint8_t>(fields[t] ^ (oldest & 1) << (code.bits - 1));
   }
 }
 
-// The sum of y times the level that each coordinate's window decodes to.
+// Sums y times the level that each coordinate's window decodes to.
 VQ_INLINE void trellis_dot(const EncodeTables& tables, const float* rotated, const std::uint8_t* fields,
                            const std::uint16_t* starts, std::size_t lanes, float* levels, Sum64& dot) {
   const std::size_t d = tables.rotation.dim;
@@ -95,11 +98,11 @@ VQ_INLINE void trellis_dot(const EncodeTables& tables, const float* rotated, con
 
 template <typename Steps>
 VQ_INLINE void encode_trellis_code(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch,
-                                   std::uint8_t* codes, float* factor, float* norm, const std::string& isa) {
+                                   std::uint8_t* codes, float* rescale, float* norm, const std::string& isa) {
   const TrellisCode& code = *tables.trellis;
   const std::size_t d = tables.rotation.dim, bytes = code_bytes(tables);
   const TrellisScratch s(scratch, tables);
-  const int lead_bits = code.search.window - code.search.bits;
+  const int warmup_bits = code.search.window - code.search.bits;
   for (std::size_t row = 0; row < n; row += kEncodeRows) {
     const std::size_t count = std::min(kEncodeRows, n - row);
     Norms norms[kBlocks];
@@ -123,11 +126,11 @@ VQ_INLINE void encode_trellis_code(const EncodeTables& tables, const float* rows
       Sum64 dot;
       trellis_dot(tables, s.rotated[b], s.fields + first * d, s.starts + first, lanes, s.columns, dot);
       float* norm_out = norm ? norm + row + first : nullptr;
-      store_scalars(tables, norms[b], dot.total(), lanes, factor + row + first, norm_out);
+      store_scalars(tables, norms[b], dot.total(), lanes, rescale + row + first, norm_out);
     }
     for (std::size_t i = 0; i < count; ++i) {
       if (code.search.start_mask) store_signs(code.search, s.starts[i], d, s.fields + i * d);
-      pack_behind(s.starts[i], lead_bits, s.fields + i * d, d, tables.bits, codes + (row + i) * bytes, bytes);
+      pack_after(s.starts[i], warmup_bits, s.fields + i * d, d, tables.bits, codes + (row + i) * bytes, bytes);
     }
   }
 }

@@ -1,4 +1,4 @@
-// Rows that a filter leaves, brought together so that kernels meet full blocks of them.
+// Gathers the rows that a sparse selection leaves, so that kernels scan full blocks of them.
 #pragma once
 
 #include <algorithm>
@@ -7,77 +7,67 @@
 #include <vector>
 
 #include "buffer.hpp"
-#include "kernels.hpp"
-#include "scan.hpp"
+#include "selection.hpp"
 
 namespace vqindex {
 
-constexpr std::size_t kGather = 32;                           // rows met in a batch that cost as much as gathering one
-constexpr std::size_t kGathered = std::size_t{1} << 16;       // most rows gathered at a time
-constexpr std::size_t kGatheredBytes = std::size_t{1} << 21;  // of their sign plane, unless rows are very long
+constexpr std::size_t kGatherCost = 32;  // gathering a row costs as much as scanning it for so many queries
+constexpr std::size_t kGatherMaxRows = std::size_t{1} << 16;  // most rows gathered at a time
+constexpr std::size_t kGatherSignBytes = std::size_t{1}
+                                         << 21;  // most bytes of their sign bits, unless rows are very long
 
-inline std::uint64_t first_bits(std::size_t count) {
-  return count < kBlockRows ? (std::uint64_t{1} << count) - 1 : ~std::uint64_t{0};
-}
-
-// Rows from `first`, a multiple of 64, to `last` that the one filter for all queries leaves.
-inline std::size_t count_allowed(const Rows& rows, std::size_t first, std::size_t last) {
-  std::size_t count = 0;
-  for (std::size_t at = first; at < last; at += kBlockRows)
-    count += count_bits(rows.allowed[at / kBlockRows] & first_bits(last - at));
-  return count;
-}
-
-// Signs and scalars of gathered rows are copied, their codes stay where they are.
-class Gathered {
+// Copies sign bits and scalars of gathered rows. Their codes stay where they are.
+class GatheredRows {
  public:
-  Gathered(const Rows& from, std::size_t sign_bytes, std::size_t most)
+  // `count`: how many rows there are to gather.
+  GatheredRows(const SegmentView& from, std::size_t sign_bytes, std::size_t count)
       : from_(from), sign_bytes_(from.signs ? sign_bytes : 0) {
-    const std::size_t fit = kGatheredBytes / std::max<std::size_t>(sign_bytes_, 1) / kBlockRows * kBlockRows;
-    room_ = std::min(padded(most, kBlockRows), std::clamp(fit, 16 * kBlockRows, kGathered));
-    signs_.resize(room_ * sign_bytes_);
-    number_.reserve(room_);
-    factor_.reserve(room_);
-    if (from.norm) norm_.reserve(room_);
+    const std::size_t fit = kGatherSignBytes / std::max<std::size_t>(sign_bytes_, 1) / kBlockRows * kBlockRows;
+    capacity_ = std::min(padded(count, kBlockRows), std::clamp(fit, 16 * kBlockRows, kGatherMaxRows));
+    signs_.resize(capacity_ * sign_bytes_);
+    code_row_.reserve(capacity_);
+    rescale_.reserve(capacity_);
+    if (from.norm) norm_.reserve(capacity_);
   }
 
-  // Takes rows from `at` on, whole blocks of 64, until there is no room for another; returns where it stopped.
+  // Gathers rows from `at` on, in whole blocks of 64, until another block would not fit. Returns where it stopped.
   std::size_t fill(std::size_t at, std::size_t last) {
-    number_.clear();
-    factor_.clear();
+    code_row_.clear();
+    rescale_.clear();
     norm_.clear();
     for (; at < last; at += kBlockRows) {
-      const std::uint64_t word = from_.allowed[at / kBlockRows] & first_bits(last - at);
-      if (!word) continue;
-      if (number_.size() + count_bits(word) > room_) break;
-      take(at, word);
+      const std::uint64_t mask = from_.selection[at / kBlockRows] & first_bits(last - at);
+      if (!mask) continue;
+      if (code_row_.size() + count_bits(mask) > capacity_) break;
+      gather_block(at, mask);
     }
     return at;
   }
 
-  Rows rows() const {
-    Rows rows = from_;
-    rows.signs = from_.signs ? signs_.data() : nullptr;
-    rows.factor = factor_.data();
-    rows.norm = from_.norm ? norm_.data() : nullptr;
-    rows.count = number_.size();
-    rows.allowed = nullptr;
-    rows.number = number_.data();
-    return rows;
+  SegmentView view() const {
+    SegmentView view = from_;
+    view.signs = from_.signs ? signs_.data() : nullptr;
+    view.rescale = rescale_.data();
+    view.norm = from_.norm ? norm_.data() : nullptr;
+    view.count = code_row_.size();
+    view.selection = nullptr;
+    view.code_row = code_row_.data();
+    return view;
   }
 
  private:
-  void take(std::size_t at, std::uint64_t word) {
+  void gather_block(std::size_t at, std::uint64_t mask) {
     std::uint8_t place[kBlockRows];
     std::size_t count = 0;
-    for (std::uint64_t bits = word; bits; bits &= bits - 1)
+    for (std::uint64_t bits = mask; bits; bits &= bits - 1)
       place[count++] = static_cast<std::uint8_t>(lowest_bit(bits));
-    const std::size_t slot = number_.size();
+    const std::size_t slot = code_row_.size();
     for (std::size_t i = 0; i < count; ++i) {
-      number_.push_back(at + place[i]);
-      factor_.push_back(from_.factor[at + place[i]]);
+      code_row_.push_back(at + place[i]);
+      rescale_.push_back(from_.rescale[at + place[i]]);
       if (from_.norm) norm_.push_back(from_.norm[at + place[i]]);
     }
+    // The rows go on in a block that is already begun, and then in the next one.
     const std::uint8_t* source = from_.signs + at * sign_bytes_;
     for (std::size_t i = 0; sign_bytes_ && i < count;) {
       const std::size_t to = slot + i, some = std::min(count - i, kBlockRows - to % kBlockRows);
@@ -88,11 +78,11 @@ class Gathered {
     }
   }
 
-  const Rows& from_;
-  std::size_t sign_bytes_, room_;
+  const SegmentView& from_;
+  std::size_t sign_bytes_, capacity_;
   Buffer<std::uint8_t> signs_;
-  std::vector<std::size_t> number_;
-  std::vector<float> factor_, norm_;
+  std::vector<std::size_t> code_row_;
+  std::vector<float> rescale_, norm_;
 };
 
 }  // namespace vqindex

@@ -1,5 +1,6 @@
-// One body, several instruction sets: a kernel is written once as plain loops, inlined into a function per target, and
-// widened there by the compiler. Integer arithmetic has one answer, so all of them agree.
+// Attributes that compile one body for several instruction sets, and bit operations. A body is written once as plain
+// loops, inlined into one function per target, and vectorized there by the compiler. Integer arithmetic has one result,
+// so all targets agree.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +12,7 @@
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define VQ_X86 1
-// Clang does not know the preference and would drop the whole attribute.
+// Clang does not know prefer-vector-width and would ignore the whole attribute.
 #if defined(__clang__)
 #define VQ_WIDE ""
 #else
@@ -24,18 +25,18 @@
 
 #if defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__))
 #define VQ_ARM 1
-// NEON itself is part of the baseline. GCC inlines the intrinsics only into functions for the same architecture.
+// NEON itself is part of the baseline. GCC inlines intrinsics only into functions for the same architecture.
 #define VQ_TARGET_NEONDOT __attribute__((target("arch=armv8.2-a+dotprod")))
 #endif
 
-// Inlined into the caller, so that each path's target widens it.
+// Inlines a function into its caller, so that it is compiled for the caller's target.
 #if defined(__GNUC__) || defined(__clang__)
 #define VQ_INLINE __attribute__((always_inline)) inline
 #else
 #define VQ_INLINE inline
 #endif
 
-// A loop of constant length, over registers: unrolled, or they would live in memory.
+// Unrolls a loop of constant length over an array of registers. Otherwise the array would live in memory.
 #if defined(__clang__)
 #define VQ_UNROLL _Pragma("unroll")
 #elif defined(__GNUC__)
@@ -46,7 +47,7 @@
 
 namespace vqindex {
 
-// Number of the lowest bit that is set; there must be one.
+// Returns the number of the lowest bit that is set; there must be one.
 VQ_INLINE unsigned lowest_bit(std::uint64_t bits) {
 #if defined(_MSC_VER)
   unsigned long at;
@@ -57,16 +58,16 @@ VQ_INLINE unsigned lowest_bit(std::uint64_t bits) {
 #endif
 }
 
-// How many bits are set.
+// Returns how many bits are set.
 VQ_INLINE std::size_t count_bits(std::uint64_t bits) {
-  // Spelt out: compilers know it where there is an instruction for it, and would call a function where there is none.
+  // Compilers turn this into one instruction where there is one. __builtin_popcountll would call a function elsewhere.
   bits -= bits >> 1 & 0x5555555555555555u;
   bits = (bits & 0x3333333333333333u) + (bits >> 2 & 0x3333333333333333u);
   bits = (bits + (bits >> 4)) & 0x0f0f0f0f0f0f0f0fu;
   return static_cast<std::size_t>(bits * 0x0101010101010101u >> 56);
 }
 
-// Asks for the line of memory at `p`, which is about to be read.
+// Prefetches the cache line at `p`.
 VQ_INLINE void prefetch(const void* p) {
 #if defined(_MSC_VER)
   _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);

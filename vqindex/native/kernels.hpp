@@ -30,9 +30,9 @@ constexpr std::size_t kSignDim = 6144;            // most coordinates that have 
 
 inline std::size_t padded(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
 
-// Where the fields of a packed row are, and what they mean. The level of coordinate t is table[w], where the low bits
-// of w are window t: the `window` bits of the row from bit t * step on. Rows with sign bits have `tops` more bits on
-// top:
+// Where the fields of a packed row are, and what they mean. Window t is the `window` bits of the row from bit t * step
+// on. The level of coordinate t is table[w], where w is window t with `tops` more bits above it. Only codes with sign
+// bits have top bits:
 //   tops = 1   sign bit t;
 //   tops > 1   the top bits t - tops + 1 .. t of a trellis. Top bit t is sign bit t XOR the lowest bit of window t;
 //              top bits before the first are 0.
@@ -76,9 +76,10 @@ class FieldTables {
   std::uint8_t gather_[64], shift_[64];
 };
 
-// The constants of one query in mask_upper_bound_gt. For a row with the int8 sum s and the terms (weight, error,
-// norm2):
-//   gain * (weight * (s - offset) + slack * error) > threshold + norm2_weight * norm2
+// The constants of one query in mask_upper_bound_gt. A row has an int8 sum s and the terms (weight, error, norm2). Its
+// upper bound is above the threshold if
+//   gain * (weight * (s - offset) + slack * error) > threshold + norm2_weight * norm2.
+// The scale of the query is the gain, doubled for distances.
 struct UpperBoundTest {
   std::int32_t offset;
   float gain, slack, threshold, norm2_weight;

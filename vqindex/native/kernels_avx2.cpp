@@ -240,17 +240,17 @@ VQ_SIGN_BLOCKS_AS_TILE(VQ_T)
 // clear sign bits and the upper half those of set ones. A half has at least eight entries.
 template <int REGISTERS>
 struct Table {
-  __m128i part[REGISTERS];
+  __m128i entries[REGISTERS];
 
   VQ_T VQ_INLINE Table(const std::int8_t* clear, std::size_t half_size) {
     if (REGISTERS == 1) {
       const __m128i set = load16(clear + half_size);
-      part[0] = half_size ? _mm_unpacklo_epi64(load16(clear), set) : set;
+      entries[0] = half_size ? _mm_unpacklo_epi64(load16(clear), set) : set;
     } else {
       VQ_UNROLL
       for (int i = 0; i < REGISTERS; ++i) {
         const bool set = half_size && i >= REGISTERS / 2;
-        part[i] = load16(clear + (set ? half_size + 16 * (i - REGISTERS / 2) : 16 * static_cast<std::size_t>(i)));
+        entries[i] = load16(clear + (set ? half_size + 16 * (i - REGISTERS / 2) : 16 * static_cast<std::size_t>(i)));
       }
     }
   }
@@ -258,7 +258,7 @@ struct Table {
   template <int COUNT>
   VQ_T VQ_INLINE __m256i among(int first, __m256i low4, const __m256i* bit) const {
     if constexpr (COUNT == 1) {
-      return _mm256_shuffle_epi8(twice(part[first]), low4);
+      return _mm256_shuffle_epi8(twice(entries[first]), low4);
     } else {
       constexpr int kHalf = COUNT / 2;
       constexpr int kBit = COUNT == 2 ? 0 : COUNT == 4 ? 1 : COUNT == 8 ? 2 : COUNT == 16 ? 3 : 4;

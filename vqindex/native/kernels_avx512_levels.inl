@@ -5,17 +5,17 @@
 template <int BITS>
 struct Table {
   static constexpr int kRegisters = BITS <= 6 ? 1 : 1 << (BITS - 6);
-  __m512i part[kRegisters];
+  __m512i entries[kRegisters];
 
   VQ_T VQ_INLINE explicit Table(const std::int8_t* repeated) {
     VQ_UNROLL
-    for (int i = 0; i < kRegisters; ++i) part[i] = _mm512_loadu_si512(repeated + 64 * i);
+    for (int i = 0; i < kRegisters; ++i) entries[i] = _mm512_loadu_si512(repeated + 64 * i);
   }
   // `low` has bits 0..7 of the windows, with arbitrary bits from BITS on; `high` has bits 1..8.
   VQ_T VQ_INLINE __m512i at(__m512i low, __m512i high) const {
     static_assert(BITS <= 6 || BITS == 8 || BITS == 9);
-    if constexpr (BITS == 0) return part[0];
-    if constexpr (BITS > 0 && BITS <= 6) return _mm512_permutexvar_epi8(low, part[0]);
+    if constexpr (BITS == 0) return entries[0];
+    if constexpr (BITS > 0 && BITS <= 6) return _mm512_permutexvar_epi8(low, entries[0]);
     if constexpr (BITS >= 8) {
       __m512i x = half(low, 0);
       if constexpr (BITS == 9) x = _mm512_mask_blend_epi8(_mm512_movepi8_mask(high), x, half(low, 4));
@@ -24,8 +24,8 @@ struct Table {
   }
   VQ_T VQ_INLINE __m512i half(__m512i low, int first) const {
     if constexpr (BITS >= 8) {
-      const __m512i a = _mm512_permutex2var_epi8(part[first], low, part[first + 1]);
-      const __m512i b = _mm512_permutex2var_epi8(part[first + 2], low, part[first + 3]);
+      const __m512i a = _mm512_permutex2var_epi8(entries[first], low, entries[first + 1]);
+      const __m512i b = _mm512_permutex2var_epi8(entries[first + 2], low, entries[first + 3]);
       return _mm512_mask_blend_epi8(_mm512_movepi8_mask(low), a, b);
     }
     return low;
@@ -93,11 +93,11 @@ struct Cells {
 // choose which 128.
 template <int BITS, int TOPS>
 struct Trellis {
-  static constexpr int kInner = 7 - BITS, kOuter = TOPS - kInner, kParts = 1 << kOuter;
+  static constexpr int kInner = 7 - BITS, kOuter = TOPS - kInner, kTables = 1 << kOuter;
   static_assert(kInner > 0 && kOuter > 0);
   const std::size_t dim, step;
   const __m512i gather, shift;
-  __m512i part[2 * kParts];
+  __m512i entries[2 * kTables];
 
   VQ_T VQ_INLINE explicit Trellis(const Fields& f)
       : dim(f.dim),
@@ -105,7 +105,7 @@ struct Trellis {
         gather(_mm512_loadu_si512(f.gather)),
         shift(_mm512_loadu_si512(f.shift)) {
     VQ_UNROLL
-    for (int i = 0; i < 2 * kParts; ++i) part[i] = _mm512_loadu_si512(f.repeated + 64 * i);
+    for (int i = 0; i < 2 * kTables; ++i) entries[i] = _mm512_loadu_si512(f.repeated + 64 * i);
   }
 
   template <typename Use>
@@ -125,14 +125,14 @@ struct Trellis {
       VQ_UNROLL
       for (int i = 0; i < kInner; ++i)
         at = _mm512_mask_add_epi8(at, earlier(TOPS - 1 - i), at, _mm512_set1_epi8(1 << (BITS + i)));
-      __m512i x[kParts];
+      __m512i x[kTables];
       VQ_UNROLL
-      for (int i = 0; i < kParts; ++i) x[i] = _mm512_permutex2var_epi8(part[2 * i], at, part[2 * i + 1]);
+      for (int i = 0; i < kTables; ++i) x[i] = _mm512_permutex2var_epi8(entries[2 * i], at, entries[2 * i + 1]);
       VQ_UNROLL
       for (int i = 0; i < kOuter; ++i) {
         const __mmask64 upper = earlier(kOuter - 1 - i);
         VQ_UNROLL
-        for (int j = 0; j < kParts >> (i + 1); ++j) x[j] = _mm512_mask_blend_epi8(upper, x[2 * j], x[2 * j + 1]);
+        for (int j = 0; j < kTables >> (i + 1); ++j) x[j] = _mm512_mask_blend_epi8(upper, x[2 * j], x[2 * j + 1]);
       }
       use(t, x[0]);
       before = top;

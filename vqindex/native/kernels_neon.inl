@@ -377,24 +377,24 @@ VQ_T void sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint64_t 
 // clear sign bits and the upper half those of set ones. A half has at least eight entries.
 template <int REGISTERS>
 struct Table {
-  uint8x16_t part[REGISTERS];
+  uint8x16_t entries[REGISTERS];
 
   VQ_T VQ_INLINE Table(const std::int8_t* repeated, std::size_t half_size) {
     const std::uint8_t* clear = reinterpret_cast<const std::uint8_t*>(repeated);
     if (REGISTERS == 1) {
-      part[0] = half_size ? vcombine_u8(vld1_u8(clear), vld1_u8(clear + half_size)) : vld1q_u8(clear);
+      entries[0] = half_size ? vcombine_u8(vld1_u8(clear), vld1_u8(clear + half_size)) : vld1q_u8(clear);
     } else {
       VQ_UNROLL
       for (int i = 0; i < REGISTERS; ++i) {
         const bool set = half_size && i >= REGISTERS / 2;
-        part[i] = vld1q_u8(clear + (set ? half_size + 16 * (i - REGISTERS / 2) : std::size_t(16 * i)));
+        entries[i] = vld1q_u8(clear + (set ? half_size + 16 * (i - REGISTERS / 2) : std::size_t(16 * i)));
       }
     }
   }
   VQ_T VQ_INLINE uint8x16x4_t four(int first) const {
-    return {{part[first], part[first + 1], part[first + 2], part[first + 3]}};
+    return {{entries[first], entries[first + 1], entries[first + 2], entries[first + 3]}};
   }
-  // Looks up indices of eight bits in the 256 entries from part[first] on, or in as many as there are.
+  // Looks up indices of eight bits in the 256 levels from entries[first] on, or in all if there are fewer.
   VQ_T VQ_INLINE uint8x16_t low_bits(uint8x16_t index, int first) const {
     constexpr int kEnd = REGISTERS < 16 ? REGISTERS : 16;
     uint8x16_t x = vqtbl4q_u8(four(first), index);
@@ -406,8 +406,8 @@ struct Table {
   // `index` has the low eight bits of the indices; `ninth` is a mask of their ninth bit.
   VQ_T VQ_INLINE int8x16_t at(uint8x16_t index, uint8x16_t ninth) const {
     uint8x16_t x;
-    if constexpr (REGISTERS == 1) x = vqtbl1q_u8(part[0], index);
-    if constexpr (REGISTERS == 2) x = vqtbl2q_u8({{part[0], part[1]}}, index);
+    if constexpr (REGISTERS == 1) x = vqtbl1q_u8(entries[0], index);
+    if constexpr (REGISTERS == 2) x = vqtbl2q_u8({{entries[0], entries[1]}}, index);
     if constexpr (REGISTERS >= 4) x = low_bits(index, 0);
     if constexpr (REGISTERS == 32) x = vbslq_u8(ninth, low_bits(index, 16), x);
     return vreinterpretq_s8_u8(x);

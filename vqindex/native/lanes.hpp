@@ -1,6 +1,6 @@
-// Floats of many vectors side by side: column j of a block is coordinate j of kLanes vectors, one vector a lane. Every
-// step is a plain loop over lanes that the compiler widens to the target it is inlined into; a lane never meets
-// another, so each vector sees the same roundings in the same order whatever the width.
+// Floats of 16 vectors side by side. Column j has coordinate j of each vector, one vector per lane. Each step is a
+// plain loop over lanes, which the compiler vectorizes for the target it is inlined into. Lanes never mix, so each
+// vector has the same roundings in the same order whatever the register width.
 #pragma once
 
 #include <cstddef>
@@ -10,13 +10,13 @@
 #include "isa.hpp"
 
 #ifdef VQ_X86
-#include <xmmintrin.h>  // of the baseline
+#include <xmmintrin.h>  // part of the baseline
 #elif defined(VQ_ARM)
 #include <arm_neon.h>
 #endif
 
-// The lanes of the following loop are independent. The pragma also keeps the loop from being unrolled before it is
-// widened; it needs -fopenmp-simd and no OpenMP runtime.
+// Says that the lanes of the following loop are independent, and keeps the compiler from unrolling the loop before it
+// vectorizes it. Needs -fopenmp-simd but no OpenMP runtime.
 #if defined(__GNUC__) || defined(__clang__)
 #define VQ_LANES _Pragma("omp simd")
 #else
@@ -42,18 +42,18 @@ VQ_INLINE float bits_float(std::int32_t bits) {
   return value;
 }
 
-// |value| as an integer: finite magnitudes compare like their bits, also where subnormals count as zero.
+// The bits of |value|. Finite magnitudes compare like their bits, also where the processor takes subnormals for zero.
 VQ_INLINE std::int32_t magnitude_bits(float value) { return float_bits(value) & 0x7fffffff; }
 
-// Round to the nearest integer, half to even, as np.rint does; |value| < 2^22. No vector instruction of the baseline
-// does it, and -ffast-math (which would cancel the two steps) is not used.
+// Rounds to the nearest integer, half to even, as np.rint does; |value| < 2^22. The baseline has no vector instruction
+// for this. -ffast-math would cancel the two steps, and is not used.
 VQ_INLINE float round_even(float value) {
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: floats around it are the integers
   return (value + kMagic) - kMagic;
 }
 
-// Turn the 4 by 4 values that begin at `rows[0..3] + at` into columns.
-VQ_INLINE void turn_four(const float* const* rows, std::size_t at, float* columns) {
+// Transposes the 4 by 4 values that begin at rows[0..3] + at into columns.
+VQ_INLINE void transpose_four(const float* const* rows, std::size_t at, float* columns) {
 #ifdef VQ_X86
   __m128 a = _mm_loadu_ps(rows[0] + at), b = _mm_loadu_ps(rows[1] + at);
   __m128 c = _mm_loadu_ps(rows[2] + at), d = _mm_loadu_ps(rows[3] + at);
@@ -77,16 +77,16 @@ VQ_INLINE void turn_four(const float* const* rows, std::size_t at, float* column
 #endif
 }
 
-// Copy d coordinates of kLanes rows into columns.
+// Copies d coordinates of kLanes rows into columns.
 VQ_INLINE void load_columns(const float* const (&rows)[kLanes], std::size_t d, float* columns) {
   std::size_t j = 0;
   for (; j + 4 <= d; j += 4)
-    for (int lane = 0; lane < kLanes; lane += 4) turn_four(rows + lane, j, columns + j * kLanes + lane);
+    for (int lane = 0; lane < kLanes; lane += 4) transpose_four(rows + lane, j, columns + j * kLanes + lane);
   for (; j < d; ++j)
     for (int lane = 0; lane < kLanes; ++lane) columns[j * kLanes + lane] = rows[lane][j];
 }
 
-// The sum of the frozen order (sum64 of vqindex/codes/estimator.py): 32 partial sums, term j in partial j % 32.
+// A sum in the frozen order (sum64 of vqindex/codes/estimator.py): 32 partial sums, with term j in partial j % 32.
 struct Sum64 {
   alignas(kAlign) LaneDoubles partial[32];
 
@@ -95,7 +95,7 @@ struct Sum64 {
     for (int i = 0; i < kLanes; ++i) lanes[i] = 0.0;
   }
 
-  // Adds up the partial sums, in place; the total lies in partial[0].
+  // Adds up the partial sums in place and returns the total, partial[0].
   VQ_INLINE const LaneDoubles& total() {
     for (int half = 16; half > 0; half /= 2)
       for (int p = 0; p < half; ++p) VQ_LANES

@@ -1,3 +1,5 @@
+// A pool of threads for on_threads. Workers wait for jobs, first spinning for a short time, and end after ten idle
+// seconds.
 #include "pool.hpp"
 
 #include <algorithm>
@@ -27,9 +29,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::microseconds kSpin{40};  // about what it takes to fall asleep and be woken
-constexpr std::chrono::milliseconds kLook{50};  // between two calls of `waiting`
-constexpr std::chrono::seconds kIdle{10};       // after which a thread ends
+constexpr std::chrono::microseconds kSpin{40};  // about as long as a thread takes to fall asleep and be woken
+constexpr std::chrono::milliseconds kWaitingInterval{50};  // between two calls of `waiting`
+constexpr std::chrono::seconds kIdle{10};                  // after which an idle thread ends
 
 void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -43,7 +45,8 @@ void relax() {
 #endif
 }
 
-// Looks for a short time whether `done`; who waits for this processor, perhaps to be done, has it meanwhile.
+// Waits for done() for a short time without sleeping. It yields the processor to any thread that wants it, which may be
+// the one to wait for.
 template <typename Done>
 void spin(const Done& done) {
   const auto stop = Clock::now() + kSpin;
@@ -56,24 +59,25 @@ void spin(const Done& done) {
   } while (Clock::now() < stop);
 }
 
-// How many processors there are for this process.
+// Returns how many processors this process may use.
 std::size_t processors() {
 #if defined(__linux__)
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) == 0) return static_cast<std::size_t>(CPU_COUNT(&set));
 #endif
-  return std::thread::hardware_concurrency();  // 0 if that is not known
+  return std::thread::hardware_concurrency();  // 0 if unknown
 }
 
-// Threads started while this stands leave signals to the others, which Python knows; all but those that they raise.
+// While this object exists, new threads block signals, so that threads which Python knows get them. They don't block
+// the signals that their own errors raise.
 class NoSignals {
  public:
   NoSignals() {
 #ifdef VQ_POSIX
-    sigset_t most;
-    sigfillset(&most);
-    for (const int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) sigdelset(&most, own);
-    pthread_sigmask(SIG_SETMASK, &most, &before_);
+    sigset_t blocked;
+    sigfillset(&blocked);
+    for (const int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) sigdelset(&blocked, own);
+    pthread_sigmask(SIG_SETMASK, &blocked, &before_);
 #endif
   }
   ~NoSignals() {
@@ -90,7 +94,7 @@ class NoSignals {
 #endif
 };
 
-// One call: parts that are taken in turn, by its caller and by workers.
+// One call of on_threads: items that its caller and workers claim one by one.
 struct Job {
   Job(std::size_t count, const std::function<void(std::size_t)>& work) : work(work), count(count), seats(count - 1) {}
 
@@ -103,22 +107,23 @@ struct Job {
     }
   }
 
-  void take_parts() {
-    for (std::size_t part; (part = next++) < count;) guarded([&] { work(part); });
+  void run_items() {
+    for (std::size_t item; (item = next++) < count;) guarded([&] { work(item); });
   }
 
   const std::function<void(std::size_t)>& work;
   const std::size_t count;
-  std::atomic<std::size_t> next{1};  // part
+  std::atomic<std::size_t> next{1};  // item
   std::atomic<bool> failed{false};
   std::exception_ptr error;  // the first
-  // The pool's lock is held to change these.
-  std::size_t seats;                 // workers that may still come
-  std::atomic<std::size_t> busy{0};  // workers that are here
-  std::condition_variable left;      // the last of them is gone
+  // These change only under the pool's lock.
+  std::size_t seats;                 // workers that may still join
+  std::atomic<std::size_t> busy{0};  // workers that have joined and not finished
+  std::condition_variable finished;  // the last of them has finished
 };
 
-// Workers and the jobs they may join. It is never destroyed: they may outlive all else at the end of the process.
+// Workers and the jobs they may join. A pool is never destroyed, because workers may outlive everything else at the end
+// of the process.
 class Pool {
  public:
   explicit Pool(Pool* before) : before(before), processors_(processors()) {}
@@ -126,26 +131,26 @@ class Pool {
   void run(Job& job, const std::function<void()>& waiting) {
     call_workers(job);
     job.guarded([&] { job.work(0); });
-    job.take_parts();
+    job.run_items();
     wait_for_workers(job, waiting);
   }
 
-  Pool* const before;             // the parent's, kept reachable for those who look for leaks
-  std::atomic<bool> lost{false};  // in the parent, its workers with it; who held its lock did not come along
+  Pool* const before;             // the parent process's pool, kept reachable for leak checkers
+  std::atomic<bool> lost{false};  // after fork: the workers, and any holder of the lock, exist only in the parent
 
  private:
   void call_workers(Job& job) {
-    const std::size_t wanted = job.seats;
+    const std::size_t seats = job.seats;
     std::size_t missing = 0;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       open_.push_back(&job);
-      seats_ += wanted;
-      if (seats_ > idle_) missing = std::min(wanted, seats_ - idle_);
+      seats_ += seats;
+      if (seats_ > idle_) missing = std::min(seats, seats_ - idle_);
       idle_ += missing;
       workers_ += missing;
     }
-    for (std::size_t i = missing; i < wanted; ++i) call_.notify_one();
+    for (std::size_t i = missing; i < seats; ++i) call_.notify_one();
     if (missing) start(missing);
   }
 
@@ -153,26 +158,27 @@ class Pool {
     const NoSignals none;
     try {
       for (; missing; --missing) std::thread([this] { serve(); }).detach();
-    } catch (const std::exception&) {  // the system has no thread to give: the caller does it all
+    } catch (const std::exception&) {  // the system starts no more threads: the caller runs all items
       const std::lock_guard<std::mutex> lock(mutex_);
       idle_ -= missing;
       workers_ -= missing;
     }
   }
 
-  // A worker's life.
+  // What a worker runs.
   void serve() {
     std::unique_lock<std::mutex> lock(mutex_);
     while (Job* job = join(lock)) {
       lock.unlock();
-      job->take_parts();
+      job->run_items();
       lock.lock();
       ++idle_;
-      if (--job->busy == 0) job->left.notify_one();  // with the lock: afterwards the job may be gone
+      if (--job->busy == 0) job->finished.notify_one();  // under the lock: afterwards the job may be gone
     }
   }
 
-  // A job that had a seat; null, and no worker any more, if there was none for long.
+  // Waits for a job with a free seat and takes the seat. Returns null if there was none for kIdle; the worker then
+  // ends.
   Job* join(std::unique_lock<std::mutex>& lock) {
     const auto called = [this] { return seats_ > 0; };
     const auto stop = Clock::now() + kIdle;
@@ -182,7 +188,7 @@ class Pool {
         --workers_;
         return nullptr;
       }
-      if (workers_ < processors_) {  // also if woken too late: the next call may come soon
+      if (workers_ < processors_) {  // spins also if woken too late, because the next call may come soon
         lock.unlock();
         spin(called);
         lock.lock();
@@ -208,7 +214,7 @@ class Pool {
       spin(alone);
       lock.lock();
     }
-    while (!job.left.wait_for(lock, kLook, alone)) {
+    while (!job.finished.wait_for(lock, kWaitingInterval, alone)) {
       if (!waiting) continue;
       lock.unlock();
       job.guarded(waiting);
@@ -217,15 +223,15 @@ class Pool {
     }
   }
 
-  // What is called here may have forked: a handler of signals, say.
+  // `work` or `waiting` may have forked, for example in a signal handler.
   void check() const {
     if (lost) throw std::runtime_error("a child after fork can't finish what its parent's threads have begun");
   }
 
   std::mutex mutex_;
-  std::condition_variable call_;       // there are seats
-  std::vector<Job*> open_;             // jobs with seats
-  std::atomic<std::size_t> seats_{0};  // of all of them
+  std::condition_variable call_;       // there are free seats
+  std::vector<Job*> open_;             // jobs with free seats
+  std::atomic<std::size_t> seats_{0};  // free seats of all jobs
   std::size_t idle_ = 0, workers_ = 0;
   const std::size_t processors_;
 };
@@ -233,7 +239,7 @@ class Pool {
 std::atomic<Pool*> pool{nullptr};
 
 #ifdef VQ_POSIX
-// When the library is loaded: any later, another thread could be about to when one forks.
+// Registers the handler when the library is loaded. At any later time, another thread could fork meanwhile.
 [[maybe_unused]] const int watches_forks = pthread_atfork(nullptr, nullptr, [] {
   if (Pool* const parents = pool) parents->lost = true;
 });
@@ -244,7 +250,7 @@ Pool& the_pool() {
   if (now && !now->lost) return *now;
   Pool* const fresh = new Pool(now);
   if (pool.compare_exchange_strong(now, fresh)) return *fresh;
-  delete fresh;  // another thread was quicker
+  delete fresh;  // another thread was faster
   return *now;
 }
 

@@ -1,4 +1,4 @@
-// Threads that stay from call to call: to start one and join it takes as long as many a search.
+// Threads that persist from call to call, because starting and joining a thread takes as long as a short search.
 #pragma once
 
 #include <cstddef>
@@ -6,10 +6,11 @@
 
 namespace vqindex {
 
-// Calls work(0) to work(count - 1), each once and all but work(0) anywhere: here begins with work(0) and then does what
-// no thread has come for yet, so no part may wait for another. `waiting` is called now and then while others still
-// work. Afterwards an exception that any of them threw is thrown here. Any number of threads may call this at a time;
-// none waits for what is not its own. A child after fork has threads of its own.
+// Calls work(0) to work(count - 1), each once, on this and other threads. The calling thread runs work(0), then takes
+// any item that no worker has claimed. So no item may wait for another. While workers still run, the calling thread
+// calls `waiting` now and then. If items throw, the first exception is rethrown here once all have ended. Any number of
+// threads may call this at the same time, and none waits for the items of another call. A child process after fork
+// starts threads of its own.
 void on_threads(std::size_t count, const std::function<void(std::size_t)>& work,
                 const std::function<void()>& waiting = {});
 

@@ -1,5 +1,5 @@
-// The seeded Hadamard rotation on a block of columns (definition: vqindex/codes/rotation.py). Only for kernel files,
-// which inline it into one function per instruction set.
+// The Hadamard rotation of 16 vectors side by side, as columns (definition: vqindex/codes/rotation.py). Files that
+// include this inline it into one function per instruction set.
 #pragma once
 
 #include <algorithm>
@@ -18,12 +18,12 @@ struct Hadamard {
   const std::uint32_t* source;  // [dim]: coordinate i after a round is coordinate source[i] of its butterflies
 };
 
-// What a chunk's butterflies are multiplied by.
+// The scale of a chunk's butterflies. Chunks are the binary digits of the dimension, the largest first.
 inline float chunk_scale(std::size_t size) { return static_cast<float>(1.0 / std::sqrt(static_cast<double>(size))); }
 
-// What coordinates are multiplied by at the start of each round: its signs, [kRounds][dim], and what the round before
-// left to do, the scale of the chunk that the coordinate comes from. A change of sign is exact, so this is one rounding
-// as in rotation.py. Only the last round ends with a multiplication.
+// Computes what coordinates are multiplied by at the start of each round: the round's signs, [kRounds][dim], times the
+// scale that the round before left out, that of the chunk a coordinate comes from. A change of sign is exact, so both
+// together round once, as in rotation.py. Only the last round ends with a multiplication.
 inline void round_factors(std::size_t dim, const float* signs, const std::uint32_t* source, float* factors) {
   std::copy_n(signs, kRounds * dim, factors);
   std::size_t begin = 0;
@@ -43,8 +43,9 @@ VQ_INLINE void cross(float& a, float& b) {
   b = difference;
 }
 
-// log2(Radix) stages of butterflies on one lane of Radix columns, then one multiplication. Eight names instead of an
-// array: GCC widens no loop whose body has an array of its own. What is beyond Radix folds away.
+// Runs log2(Radix) stages of butterflies on one lane of Radix columns, then one multiplication. It uses eight names
+// instead of an array because GCC does not vectorize a loop whose body has an array of its own. Names beyond Radix
+// compile to nothing.
 template <int Radix, bool Scaled>
 VQ_INLINE void butterfly_lane(const float* const (&from)[8], const float (&factor)[8], float scale, float* to,
                               std::size_t stride, int lane) {
@@ -75,8 +76,8 @@ VQ_INLINE void butterfly(const float* const (&from)[8], const float (&factor)[8]
   for (int i = 0; i < kLanes; ++i) butterfly_lane<Radix, Scaled>(from, factor, scale, to, stride, i);
 }
 
-// The first stages of a round: they fetch their columns in the order of the last round's permutation (round 0 has
-// none before it) and multiply them by its factors.
+// Runs the first stages of a round. They read their columns in the order of the previous round's permutation (round 0
+// has none before it) and multiply them by the round's factors.
 template <int Radix>
 VQ_INLINE void first_stages(const Hadamard& tables, int round, const float* in, std::size_t begin, std::size_t size,
                             float scale, float* out) {
@@ -92,7 +93,7 @@ VQ_INLINE void first_stages(const Hadamard& tables, int round, const float* in, 
   }
 }
 
-// Stages of half-width `half` and up, in place.
+// Runs the stages of half-width `half` and up, in place.
 template <int Radix>
 VQ_INLINE void later_stages(float* columns, std::size_t size, std::size_t half, float scale) {
   for (std::size_t block = 0; block < size; block += Radix * half) {
@@ -105,7 +106,8 @@ VQ_INLINE void later_stages(float* columns, std::size_t size, std::size_t half, 
   }
 }
 
-// One chunk of one round. The last round's last stages multiply by its scale; for the others' see `round_factors`.
+// Rotates one chunk in one round. The last stages of the last round multiply by the scale; for the other rounds see
+// round_factors.
 VQ_INLINE void rotate_chunk(const Hadamard& tables, int round, const float* in, std::size_t begin, std::size_t size,
                             float* out) {
   const float scale = round == kRounds - 1 ? chunk_scale(size) : 1.0f;
@@ -129,15 +131,13 @@ VQ_INLINE void rotate_chunk(const Hadamard& tables, int round, const float* in, 
   later_stages<2>(chunk, size, half, scale);
 }
 
-// Rotate `columns`, [dim][kLanes], in place but for the last permutation: coordinate j of the result is column
-// source[j]. `other` is working space of the same size. The first round has nothing to fetch from elsewhere and works
-// in place.
+// Rotates `columns`, [dim][kLanes], in place but without the last permutation: coordinate j of the result is column
+// source[j]. `other` is scratch of the same size. The first round reads no permuted columns, so it works in place.
 VQ_INLINE void rotate(const Hadamard& tables, float* columns, float* other) {
   for (int round = 0; round < kRounds; ++round) {
     const float* in = round == 2 ? other : columns;
     float* out = round == 1 ? other : columns;
     std::size_t begin = 0;
-    // Chunks are the binary digits of dim, the largest first.
     for (std::size_t size = std::size_t{1} << 31; size > 0; size /= 2) {
       if (!(tables.dim & size)) continue;
       rotate_chunk(tables, round, in, begin, size, out);

@@ -1,150 +1,164 @@
-// The scan for several queries at once: their sign plane sums, then the scores of rows that may be in.
+// The scan for two queries or more, with a sign bound.
 //
-//   for a chunk of queries, whose tables stay in the third-level cache
-//     for a stretch of rows, whose look-up indices stay in the second-level cache
-//       for a few of the queries, whose tables stay there too
-//         for each group of rows: sums, and which rows may be in (the catch of the group)
-//       for each group of rows: levels of the rows caught, and their scores
+//   for each chunk of queries                       their look-up tables stay in the third-level cache
+//     make the tables; seed the thresholds from the first row tile
+//     for each of eight passes over the rows
+//       for each row tile of this pass              its look-up indices stay in the second-level cache
+//         make the look-up indices from the tile's sign bits
+//         for each subset of the chunk              its tables stay in the second-level cache too
+//           for each group of the tile
+//             for up to eight queries at a time
+//               sum the agreement with 256 rows     (sign_tile)
+//               collect the candidates              (collect): rows whose bound is above the query's threshold
+//         for each group of the tile
+//           decode the rows that are candidates of any query, once for all
+//           drop candidates by their int8 sum       (dot_rows_s8s8, then the float test of int8_prefilter.hpp)
+//           score the others exactly; raise thresholds
+//
+// Thresholds rise fastest with rows from all over the index. So pass p scans row tiles p, p + 8, p + 16 and so on, and
+// every row is scanned once. A threshold need not be perfect: a candidate costs 1.5 to 3 ns, and a rise of the
+// threshold many times that.
 #pragma once
 
-#include "likely.hpp"
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "threshold_seeder.hpp"
 
 namespace vqindex {
 
-constexpr std::size_t kChunk = 1024;                       // queries that share all that is done to a row
-constexpr std::size_t kChunkBytes = std::size_t{1} << 24;  // of their tables
-constexpr std::size_t kTableBytes = std::size_t{1} << 17;  // of tables that stay in the second-level cache
-constexpr std::size_t kIndexBytes = std::size_t{1} << 19;  // of look-up indices that stay there beside them
-constexpr std::size_t kStretch = 8;                        // most groups of rows in a stretch
-constexpr std::size_t kPasses = 8;                         // over all stretches
-constexpr std::size_t kCatch = std::size_t{1} << 14;       // rows caught in a group before they are scored
-constexpr std::size_t kWorthwhile = 16;                    // rows of the first stretch for each that a bar is made of
-constexpr std::size_t kLeads = 4;                          // queries fetched ahead before they score
+constexpr std::size_t kChunkQueries = 1024;                      // most queries of a chunk
+constexpr std::size_t kChunkTableBytes = std::size_t{1} << 24;   // most bytes of a chunk's tables
+constexpr std::size_t kSubsetTableBytes = std::size_t{1} << 17;  // most bytes of a subset's tables
+constexpr std::size_t kTileIndexBytes = std::size_t{1} << 19;    // most bytes of a row tile's indices
+constexpr std::size_t kTileGroups = 8;                           // most groups of a row tile
+constexpr std::size_t kPasses = 8;                               // over all row tiles
+constexpr std::size_t kGroupCandidates = std::size_t{1} << 14;   // most candidates in a group's list
+constexpr std::size_t kTileRowsPerSeed = 16;  // seeding pays if a row tile has so many rows for each that it scores
+constexpr std::size_t kPrefetchQueries = 4;   // candidates between the prefetch of a code query and its use
 
-// Places in a group are bytes, queries of a chunk 16 bits.
-static_assert(kGroupRows <= 256 && kChunk <= 65536 && kSignTileQueries * kGroupRows <= kCatch);
+// A place in a group takes a byte, and the number of a query in its chunk 16 bits. If every row of one sign_tile is a
+// candidate, an empty list has room for them.
+static_assert(kGroupRows <= 256 && kChunkQueries <= 65536 && kSignTileQueries * kGroupRows <= kGroupCandidates);
 
 class BatchScan {
  public:
-  explicit BatchScan(Scorer& scorer) : s_(scorer), find_(scorer) {}
+  explicit BatchScan(ScanContext& context) : c_(context), seeder_(context) {}
 
-  void run(std::size_t first, std::size_t last, const Poll& poll) {
+  // Scans the rows from `first`, a multiple of 64, to `last`.
+  void scan(std::size_t first, std::size_t last, const Poll& poll) {
     if (first == last) return;
-    const std::size_t nq = s_.task.queries.count, table = s_.units * kUnitTable;
-    const std::size_t chunk = std::min(nq, std::clamp(kChunkBytes / table, kSignTileQueries, kChunk));
-    few_ = std::max(kSignTileQueries, kTableBytes / table / kSignTileQueries * kSignTileQueries);
-    stretch_ = std::clamp<std::size_t>(kIndexBytes / index_bytes(), 1, kStretch);
-    tables_.resize(chunk * table);
-    index_.resize(stretch_ * index_bytes());
-    sums_.resize(stretch_ * kSignTileQueries * kGroupRows);
-    groups_.resize(stretch_);
-    levels_.resize(kGroupRows * s_.stride);
-    row_signs_.assign(kGroupRows * s_.stride / 8, 0);
-    bars_.resize(chunk);
-    floors_.resize(chunk);
-    for (auto* part : {&least_bar_, &lean_, &slack_}) part->resize(chunk);
-    offset_.resize(chunk);
-    limits_.resize(chunk);
+    const std::size_t nq = c_.request.queries.count, table = c_.units * kUnitTable;
+    const std::size_t chunk = std::min(nq, std::clamp(kChunkTableBytes / table, kSignTileQueries, kChunkQueries));
+    subset_ = std::max(kSignTileQueries, kSubsetTableBytes / table / kSignTileQueries * kSignTileQueries);
+    tile_groups_ = std::clamp<std::size_t>(kTileIndexBytes / index_bytes(), 1, kTileGroups);
+    allocate(chunk);
+    first_tile_end_ = first + tile_groups_ * kGroupRows;
+    last_ = last;
     for (first_query_ = 0; first_query_ < nq; first_query_ += chunk) {
       queries_ = std::min(chunk, nq - first_query_);
-      if (!s_.go_on(poll, queries_ * kGroupRows * s_.dim)) return;
-      ascending_ = first + stretch_ * kGroupRows;
-      last_ = last;
+      if (!c_.keep_going(poll, queries_ * kGroupRows * c_.dim)) return;
       for (std::size_t i = 0; i < queries_; ++i) {
-        s_.kernels.sign_tables(s_.sign_of(first_query_ + i), s_.units, tables_of(i));
-        take_bar(i);
+        c_.kernels.sign_tables(c_.queries.sign_query_of(first_query_ + i), c_.units, tables_of(i));
+        update_threshold(i);
       }
-      scan(first, last, poll);
+      seed_thresholds(first, std::min(last, first_tile_end_));
+      if (!scan_chunk(first, last, poll)) return;
     }
   }
 
  private:
-  // Rows of one group that may be in, and the queries of the chunk that they may be in for.
+  // A group of the row tile, and its candidates. Queries are numbered within the chunk.
   struct Group {
     std::size_t at, stop;
     std::size_t count = 0;
     Buffer<std::uint8_t> places;
     Buffer<std::uint16_t> queries;
-    std::uint64_t wanted[kGroupBlocks] = {};
+    std::uint64_t masks[kGroupBlocks] = {};  // rows that are candidates of any query
   };
 
-  // Bars rise fastest with rows from everywhere, so the rows are passed over several times, each time by other
-  // stretches of them. The first stretch is met in parts that grow: until there are k scores or a bar, every row is in.
-  void scan(std::size_t first, std::size_t last, const Poll& poll) {
-    const std::size_t step = stretch_ * kGroupRows;
-    prime(first, std::min(last, ascending_));
-    for (std::size_t pass = 0; pass < kPasses; ++pass)
-      for (std::size_t at = first + pass * step; at < last; at += kPasses * step) {
-        const std::size_t stop = std::min(last, at + step);
-        for (std::size_t from = at, rows = at == first ? kBlockRows : step; from < stop; rows = 3 * (from - at)) {
-          const std::size_t to = std::min(stop, from + rows);
-          if (!s_.go_on(poll, (to - from) * queries_ * s_.dim)) return;
-          meet(from, to);
-          from = to;
-        }
-      }
+  void allocate(std::size_t chunk) {
+    tables_.resize(chunk * c_.units * kUnitTable);
+    index_.resize(tile_groups_ * index_bytes());
+    sums_.resize(tile_groups_ * kSignTileQueries * kGroupRows);
+    groups_.resize(tile_groups_);
+    levels_.resize(kGroupRows * c_.stride);
+    sign_rows_.assign(kGroupRows * c_.rows.sign_row_bytes, 0);
+    tests_.resize(chunk);
+    integer_thresholds_.resize(chunk);
+    for (auto* terms : {&threshold_per_gain_, &norm2_weight_, &slack_}) terms->resize(chunk);
+    offset_.resize(chunk);
+    limits_.resize(chunk);
   }
 
-  // Gives every query a bar to begin with: the k-th best key of the rows of a stretch whose signs agree most.
-  void prime(std::size_t at, std::size_t stop) {
-    const std::size_t wanted = 2 * s_.task.k;
-    if (s_.task.thresholds || stop - at < kWorthwhile * wanted) return;
-    const std::size_t groups = expand(at, stop), room = kSignTileQueries * kGroupRows;
+  // Seeds the threshold of every query of the chunk from the first row tile.
+  void seed_thresholds(std::size_t at, std::size_t stop) {
+    if (c_.request.range_thresholds || stop - at < kTileRowsPerSeed * 2 * c_.request.k) return;
+    const std::size_t groups = start_tile(at, stop), group_sums = kSignTileQueries * kGroupRows;
     for (std::size_t i = 0; i < queries_; i += kSignTileQueries) {
       const std::size_t some = std::min(kSignTileQueries, queries_ - i);
-      for (std::size_t g = 0; g < groups; ++g) sum_signs(g, i, some, sums_.data() + g * room);
+      for (std::size_t g = 0; g < groups; ++g) sum_signs(g, i, some, sums_.data() + g * group_sums);
       for (std::size_t j = 0; j < some; ++j) {
-        likely_.clear();
+        agreement_.clear();
         for (std::size_t g = 0; g < groups; ++g) {
           const Group& group = groups_[g];
           const std::size_t rows = blocks_of(group.at, group.stop) * kBlockRows;
-          likely_.push_back({group.at, group.stop, sums_.data() + g * room + j * rows});
+          agreement_.push_back({group.at, group.stop, sums_.data() + g * group_sums + j * rows});
         }
-        const std::size_t q = first_query_ + i + j;
-        s_.begin_with(q, find_.find(q, likely_, wanted));
-        take_bar(i + j);
+        seeder_.seed_threshold(first_query_ + i + j, agreement_);
+        update_threshold(i + j);
       }
     }
   }
 
-  // All queries of the chunk meet a stretch of rows.
-  void meet(std::size_t at, std::size_t stop) {
-    for (std::size_t i = 0; i < queries_; ++i)
-      if (s_.learn(first_query_ + i)) take_bar(i);
-    const std::size_t groups = expand(at, stop);
-    for (std::size_t from = 0; from < queries_; from += few_)
-      for (std::size_t g = 0; g < groups; ++g) meet_group(from, std::min(queries_, from + few_), g);
-    for (std::size_t g = 0; g < groups; ++g) score(groups_[g]);
+  // Scans all rows for the queries of the chunk. Returns false if the search is to stop.
+  bool scan_chunk(std::size_t first, std::size_t last, const Poll& poll) {
+    const std::size_t tile_rows = tile_groups_ * kGroupRows;
+    for (std::size_t pass = 0; pass < kPasses; ++pass)
+      for (std::size_t at = first + pass * tile_rows; at < last; at += kPasses * tile_rows) {
+        const std::size_t stop = std::min(last, at + tile_rows);
+        // The first row tile is scanned in growing parts: 64 rows, then 192, then 768, then the rest. A query without a
+        // seed threshold takes every row as a candidate until it has k scores; each part uses the thresholds that the
+        // parts before it reached.
+        for (std::size_t from = at, rows = at == first ? kBlockRows : tile_rows; from < stop; rows = 3 * (from - at)) {
+          const std::size_t to = std::min(stop, from + rows);
+          if (!c_.keep_going(poll, (to - from) * queries_ * c_.dim)) return false;
+          scan_tile(from, to);
+          from = to;
+        }
+      }
+    return true;
   }
 
-  // Makes groups of a stretch; returns how many.
-  std::size_t expand(std::size_t at, std::size_t stop) {
+  // Scans a row tile, or a part of one, for the queries of the chunk.
+  void scan_tile(std::size_t at, std::size_t stop) {
+    for (std::size_t i = 0; i < queries_; ++i)
+      if (c_.top_k.pull_threshold(first_query_ + i)) update_threshold(i);
+    const std::size_t groups = start_tile(at, stop);
+    for (std::size_t from = 0; from < queries_; from += subset_)
+      for (std::size_t g = 0; g < groups; ++g) scan_group(from, std::min(queries_, from + subset_), g);
+    for (std::size_t g = 0; g < groups; ++g) score_candidates(groups_[g]);
+  }
+
+  // Divides the row tile into groups and makes their look-up indices. Returns how many groups there are.
+  std::size_t start_tile(std::size_t at, std::size_t stop) {
     const std::size_t groups = (stop - at + kGroupRows - 1) / kGroupRows;
     for (std::size_t g = 0; g < groups; ++g) {
       Group& group = groups_[g];
       group.at = at + g * kGroupRows;
       group.stop = std::min(stop, group.at + kGroupRows);
-      s_.kernels.sign_expand(s_.plane_of(group.at), s_.sign_bytes, blocks_of(group.at, group.stop), index_of(g));
+      c_.kernels.sign_expand(c_.rows.sign_block(group.at), c_.rows.sign_bytes, blocks_of(group.at, group.stop),
+                             index_of(g));
     }
     return groups;
   }
 
-  // The sums of queries `i` to `i + some` and a group, one query's after the other's.
-  void sum_signs(std::size_t g, std::size_t i, std::size_t some, std::uint16_t* sums) {
-    const std::size_t blocks = blocks_of(groups_[g].at, groups_[g].stop);
-    SignPass pass{0, blocks, some, s_.units * kUnitTable, kTogetherUnits, false};
-    for (std::size_t q = i; q < i + some; ++q)
-      pass.units_per_byte_sum = std::min(pass.units_per_byte_sum, s_.prepared.units_per_byte_sum[first_query_ + q]);
-    for (std::size_t u = 0; u < s_.units; u += pass.units) {
-      pass.units = std::min(s_.units - u, s_.kernels.pass_units);
-      pass.accumulate = u > 0;
-      s_.kernels.sign_tile(index_of(g) + u * blocks * kUnitIndex, tables_of(i) + u * kUnitTable, pass, sums);
-    }
-  }
-
-  void meet_group(std::size_t from, std::size_t to, std::size_t g) {
+  // Collects the candidates of a group for queries `from` to `to`.
+  void scan_group(std::size_t from, std::size_t to, std::size_t g) {
     Group& group = groups_[g];
-    if (!s_.any_allowed(first_query_ + from, to - from, group.at, group.stop)) return;
+    if (!c_.rows.any_selected(first_query_ + from, to - from, group.at, group.stop)) return;
     for (std::size_t i = from; i < to; i += kSignTileQueries) {
       const std::size_t some = std::min(kSignTileQueries, to - i);
       sum_signs(g, i, some, sums_.data());
@@ -152,137 +166,167 @@ class BatchScan {
     }
   }
 
-  // What queries `i` to `i + some` catch of a group.
+  // Sums the agreement of queries i to i + some with a group; the sums of one query follow those of another.
+  void sum_signs(std::size_t g, std::size_t i, std::size_t some, std::uint16_t* sums) {
+    const std::size_t blocks = blocks_of(groups_[g].at, groups_[g].stop);
+    SignPass pass{0, blocks, some, c_.units * kUnitTable, kMaxUnitsPerByteSum, false};
+    for (std::size_t q = i; q < i + some; ++q)
+      pass.units_per_byte_sum = std::min(pass.units_per_byte_sum, c_.queries.units_per_byte_sum[first_query_ + q]);
+    for (std::size_t u = 0; u < c_.units; u += pass.units) {
+      pass.units = std::min(c_.units - u, c_.kernels.pass_units);
+      pass.accumulate = u > 0;
+      c_.kernels.sign_tile(index_of(g) + u * blocks * kUnitIndex, tables_of(i) + u * kUnitTable, pass, sums);
+    }
+  }
+
+  // Adds the candidates of queries i to i + some, whose agreement is in sums_, to the group's list.
   void collect(Group& group, std::size_t i, std::size_t some) {
     const std::size_t blocks = blocks_of(group.at, group.stop);
-    if (group.count + some * kGroupRows > kCatch) score(group);
-    group.places.resize(kCatch + kBlockRows);
-    group.queries.resize(kCatch + kBlockRows);
-    const auto put = [&](const std::uint16_t* sums, const std::uint16_t* floors, std::size_t queries,
-                         const std::uint64_t* allowed, std::size_t first) {
-      group.count += s_.kernels.collect(sums, blocks, floors, queries, allowed, first, group.wanted,
+    if (group.count + some * kGroupRows > kGroupCandidates) score_candidates(group);
+    group.places.resize(kGroupCandidates + kBlockRows);
+    group.queries.resize(kGroupCandidates + kBlockRows);
+    const auto append = [&](const std::uint16_t* sums, const std::uint16_t* integer_thresholds, std::size_t queries,
+                            const std::uint64_t* selected, std::size_t first) {
+      group.count += c_.kernels.collect(sums, blocks, integer_thresholds, queries, selected, first, group.masks,
                                         group.places.data() + group.count, group.queries.data() + group.count,
-                                        s_.candidates_of(first_query_ + first));
+                                        c_.candidates.data() + first_query_ + first);
     };
-    std::uint64_t hits[kGroupBlocks];
-    if (!s_.rows().norm && (!s_.rows().allowed || !s_.rows().allowed_step)) {
+    std::uint64_t masks[kGroupBlocks];
+    if (!c_.rows.has_norms() && !c_.rows.has_selection_per_query()) {
+      // Bounds of rows of norm 1 grow with the agreement: one integer comparison decides for all queries.
       for (std::size_t b = 0; b < blocks; ++b)
-        hits[b] = s_.allowed_of(0, group.at + b * kBlockRows) & first_bits(group.stop - group.at - b * kBlockRows);
-      return put(sums_.data(), floors_.data() + i, some, hits, i);
+        masks[b] = c_.rows.selected(0, group.at + b * kBlockRows) & first_bits(group.stop - group.at - b * kBlockRows);
+      return append(sums_.data(), integer_thresholds_.data() + i, some, masks, i);
     }
-    const std::uint16_t none = 0, *sums = sums_.data();
+    // Otherwise the mask of each query decides alone, and every agreement passes the integer threshold.
+    const std::uint16_t zero = 0, *sums = sums_.data();
     for (const std::size_t stop = i + some; i < stop; ++i, sums += blocks * kBlockRows)
-      if (s_.hits_above(first_query_ + i, group.at, group.stop, sums, bar_of(i), hits)) put(sums, &none, 1, hits, i);
+      if (c_.sign_bound.mask_above(first_query_ + i, group.at, group.stop, sums, collect_threshold(i), masks))
+        append(sums, &zero, 1, masks, i);
   }
 
-  // Rows caught are decoded once; int8 versions of the queries tell which of them to score.
-  void score(Group& group) {
-    if (group.count) score_catch(group);
-    group.count = 0;
-    std::fill_n(group.wanted, kGroupBlocks, 0);
-  }
-
-  void score_catch(const Group& group) {
-    decode(group);
-    find_limits();
-    passing_.resize(kCatch + 3);
-    narrow_sums_.resize(kCatch + 3);
-    const std::size_t passing = s_.kernels.dot_rows_s8s8(
-        levels_.data(), s_.stride, {group.count, group.places.data(), group.queries.data()},
-        s_.prepared.narrow.data() + first_query_ * s_.stride, limits_.data(), passing_.data(), narrow_sums_.data());
-    for (std::size_t p = 0; p < passing; ++p) {
-      if (p + kLeads < passing) {
-        const std::size_t next = first_query_ + group.queries[passing_[p + kLeads]];
-        fetch(reinterpret_cast<const std::uint8_t*>(s_.lead_of(next)), 2 * s_.stride);
-      }
-      const std::size_t r = group.places[passing_[p]], i = group.queries[passing_[p]], q = first_query_ + i;
-      const Scorer::Weight& of = weights_[r];
-      const UpperBoundTest& test = bars_[i];
-      const float upper = of.weight * static_cast<float>(narrow_sums_[p] - test.offset) + test.slack * of.error;
-      if (!(test.gain * upper > test.threshold + test.norm2_weight * of.size)) continue;
-      const float score = s_.score_levels(q, group.at + r, levels_.data() + r * s_.stride);
-      if (score < s_.bar(q)) continue;
-      const std::int32_t sum = s_.kernels.dot_signs_s8(signs_of(r), s_.sign_of(q), s_.stride);
-      const float bar = s_.bar(q);
-      s_.push(q, group.at + r, score, s_.bound_at(q, group.at + r, sum));
-      if (s_.bar(q) != bar) take_bar(i);
+  // Scores the candidates of a group and empties its list.
+  void score_candidates(Group& group) {
+    if (group.count) {
+      decode_candidates(group);
+      find_limits();
+      score_survivors(group);
     }
+    group.count = 0;
+    std::fill_n(group.masks, kGroupBlocks, 0);
   }
 
-  void decode(const Group& group) {
-    s_.sign_rows(group.at, group.stop, row_signs_.data());
+  // Decodes the rows that are candidates of any query, and finds the extremes of their terms.
+  void decode_candidates(const Group& group) {
+    c_.rows.copy_all_signs(group.at, group.stop, sign_rows_.data());
     constexpr float none = std::numeric_limits<float>::infinity();
     least_ = {none, 0, none};
     most_ = {0, 0, 0};
     for (std::size_t b = 0; b < kGroupBlocks; ++b)
-      for (std::uint64_t bits = group.wanted[b]; bits; bits &= bits - 1) {
+      for (std::uint64_t bits = group.masks[b]; bits; bits &= bits - 1) {
         const std::size_t r = b * kBlockRows + lowest_bit(bits), row = group.at + r;
-        std::int8_t* levels = levels_.data() + r * s_.stride;
-        s_.kernels.decode(s_.task.code.fields, s_.code_of(row), s_.rows().row_bytes, signs_of(r), levels);
-        const Scorer::Weight of = weights_[r] = s_.weigh(row, levels);
-        least_ = {std::min(least_.weight, of.weight), 0, std::min(least_.size, of.size)};
-        most_ = {std::max(most_.weight, of.weight), std::max(most_.error, of.error), 0};
+        std::int8_t* levels = levels_.data() + r * c_.stride;
+        c_.kernels.decode(c_.request.code.fields, c_.rows.code_of(row), c_.rows.segment().row_bytes, signs_of(r),
+                          levels);
+        const RowTerms terms = terms_[r] = c_.prefilter.terms_of(row, levels);
+        least_ = {std::min(least_.weight, terms.weight), 0, std::min(least_.norm2, terms.norm2)};
+        most_ = {std::max(most_.weight, terms.weight), std::max(most_.error, terms.error), 0};
       }
   }
 
-  // Narrow sums that fail the test of their query for every row that is decoded: the test solved for the sum, with the
-  // weights, errors and sizes that let most pass, and room for the rounding of the steps.
+  // Finds a limit of the int8 sum for each query. A sum at or below it fails the query's test for every decoded row: it
+  // solves the test for the sum, with those extremes of the rows' terms that let most candidates pass, and leaves room
+  // for the rounding of its steps.
   void find_limits() {
     constexpr float low = -2e9f, high = 1e9f;
     const float up = most_.weight > 0 ? 1 / most_.weight : 0, down = 1 / least_.weight;
-    const float error = most_.error, size = least_.size;
-    const float *bar = least_bar_.data(), *lean = lean_.data(), *slack = slack_.data();
+    const float error = most_.error, norm2 = least_.norm2;
+    const float *threshold = threshold_per_gain_.data(), *norm2_weight = norm2_weight_.data(), *slack = slack_.data();
     const std::int32_t* offset = offset_.data();
     std::int32_t* limits = limits_.data();
     for (std::size_t i = 0; i < queries_; ++i) {
-      const float left = bar[i] + lean[i] * size - slack[i] * error;
-      const float sum = left * (left > 0 ? up : down);
+      const float remaining = threshold[i] + norm2_weight[i] * norm2 - slack[i] * error;
+      const float sum = remaining * (remaining > 0 ? up : down);
       const float limit = sum - 1e-5f * std::fabs(sum) - 2;
-      // A limit that is no number lets all pass, as one below all sums does.
+      // If the limit is a NaN, max and min make it `low`, and all candidates pass.
       limits[i] = static_cast<std::int32_t>(std::min(high, std::max(low, limit))) + offset[i];
     }
   }
 
-  // What the bar of query i of the chunk means for the kernels.
-  void take_bar(std::size_t i) {
-    const UpperBoundTest test = bars_[i] = s_.test_of(first_query_ + i);
-    least_bar_[i] = test.threshold / test.gain;
-    lean_[i] = test.norm2_weight / test.gain;
+  // Drops most candidates by their int8 sums, tests the others with the terms of their own rows, and scores the rest.
+  void score_survivors(const Group& group) {
+    survivors_.resize(kGroupCandidates + 3);
+    narrow_sums_.resize(kGroupCandidates + 3);
+    const std::size_t survivors =
+        c_.kernels.dot_rows_s8s8(levels_.data(), c_.stride, {group.count, group.places.data(), group.queries.data()},
+                                 c_.queries.narrow_query.data() + first_query_ * c_.stride, limits_.data(),
+                                 survivors_.data(), narrow_sums_.data());
+    for (std::size_t s = 0; s < survivors; ++s) {
+      if (s + kPrefetchQueries < survivors) {
+        const std::size_t next = first_query_ + group.queries[survivors_[s + kPrefetchQueries]];
+        prefetch_bytes(reinterpret_cast<const std::uint8_t*>(c_.queries.code_query_of(next)), 2 * c_.stride);
+      }
+      const std::size_t r = group.places[survivors_[s]], i = group.queries[survivors_[s]], q = first_query_ + i;
+      const RowTerms& terms = terms_[r];
+      const UpperBoundTest& test = tests_[i];
+      const float upper = terms.weight * static_cast<float>(narrow_sums_[s] - test.offset) + test.slack * terms.error;
+      if (!(test.gain * upper > test.threshold + test.norm2_weight * terms.norm2)) continue;
+      const float score = c_.scorer.score_decoded(q, group.at + r, levels_.data() + r * c_.stride);
+      if (score < c_.top_k.threshold(q)) continue;
+      const std::int32_t sum = c_.kernels.dot_signs_s8(signs_of(r), c_.queries.sign_query_of(q), c_.stride);
+      const float before = c_.top_k.threshold(q);
+      c_.top_k.push(q, group.at + r, score, c_.sign_bound.from_sum(q, group.at + r, sum));
+      if (c_.top_k.threshold(q) != before) update_threshold(i);
+    }
+  }
+
+  // Derives what the kernels compare with from the threshold of query i of the chunk.
+  void update_threshold(std::size_t i) {
+    const std::size_t q = first_query_ + i;
+    const UpperBoundTest test = tests_[i] = c_.prefilter.test_of(q, c_.top_k.threshold(q));
+    threshold_per_gain_[i] = test.threshold / test.gain;
+    norm2_weight_[i] = test.norm2_weight / test.gain;
     slack_[i] = test.slack;
     offset_[i] = test.offset;
-    if (!s_.rows().norm) floors_[i] = s_.floor_of(first_query_ + i, bar_of(i));
+    if (!c_.rows.has_norms())
+      integer_thresholds_[i] =
+          static_cast<std::uint16_t>(std::min(c_.sign_bound.integer_threshold(q, collect_threshold(i)), 65535));
   }
 
-  // What bounds must be above. After the first stretch rows come that are lower than some met before; of those whose
-  // key is the bar itself, those lower than the k-th best row are in. As long as that is one of the first stretch,
-  // which is met in order, there are none.
-  float bar_of(std::size_t i) const {
+  // What the bounds of candidates must be above. After the first row tile, rows come out of order: one may be lower
+  // than the k-th best row, and is then in if its rank score equals the threshold. That cannot happen if there is only
+  // one tile, nor as long as the k-th best row is one of the first tile, which is scanned in order.
+  float collect_threshold(std::size_t i) const {
     const std::size_t q = first_query_ + i;
-    return ascending_ >= last_ || s_.last_before(q, ascending_) ? s_.bar(q) : s_.bar_with_ties(q);
+    return first_tile_end_ >= last_ || c_.top_k.last_is_before(q, first_tile_end_) ? c_.top_k.threshold(q)
+                                                                                   : c_.top_k.threshold_with_ties(q);
   }
 
-  std::size_t index_bytes() const { return kGroupBlocks * s_.units * kUnitIndex; }
+  std::size_t index_bytes() const { return kGroupBlocks * c_.units * kUnitIndex; }
   std::uint8_t* index_of(std::size_t g) { return index_.data() + g * index_bytes(); }
-  std::uint8_t* tables_of(std::size_t i) { return tables_.data() + i * s_.units * kUnitTable; }
-  std::uint8_t* signs_of(std::size_t r) { return row_signs_.data() + r * (s_.stride / 8); }
+  std::uint8_t* tables_of(std::size_t i) { return tables_.data() + i * c_.units * kUnitTable; }
+  std::uint8_t* signs_of(std::size_t r) { return sign_rows_.data() + r * c_.rows.sign_row_bytes; }
 
-  Scorer& s_;
+  ScanContext& c_;
+  ThresholdSeeder seeder_;
   std::size_t first_query_ = 0, queries_ = 0;  // the chunk
-  std::size_t few_ = 0, stretch_ = 0;
-  std::size_t ascending_ = 0, last_ = 0;  // the end of the first stretch, and of all rows
-  Buffer<std::uint8_t> tables_, index_, row_signs_;
-  Buffer<std::uint16_t> sums_;  // of kSignTileQueries queries and one group, or all of a stretch
-  Likely find_;
-  std::vector<Agreement> likely_;  // the groups of the first stretch
-  std::vector<Group> groups_;      // of the stretch
-  Buffer<std::int8_t> levels_;     // of the group that is scored
-  Scorer::Weight weights_[kGroupRows], least_, most_;
-  // Of the chunk's queries: what their bars mean for exact tests, for bounds of sizes 1, and for narrow sums.
-  std::vector<UpperBoundTest> bars_;
-  Buffer<std::uint16_t> floors_;
-  Buffer<float> least_bar_, lean_, slack_;
-  Buffer<std::int32_t> offset_, limits_, narrow_sums_;
-  Buffer<std::uint32_t> passing_;  // of a group's catch
+  std::size_t subset_ = 0, tile_groups_ = 0;   // queries of a subset, groups of a row tile
+  std::size_t first_tile_end_ = 0, last_ = 0;  // rows
+  Buffer<std::uint8_t> tables_, index_;        // of the chunk, of the row tile
+  Buffer<std::uint16_t> sums_;                 // eight queries' agreement with one group, or with all of the row tile
+  std::vector<Group> groups_;                  // of the row tile
+  std::vector<AgreementOfRows> agreement_;     // of the first row tile's groups
+  // The group that is scored: decoded levels, sign bits and terms of its candidates, and the terms' extremes.
+  Buffer<std::int8_t> levels_;
+  Buffer<std::uint8_t> sign_rows_;
+  RowTerms terms_[kGroupRows], least_, most_;
+  Buffer<std::uint32_t> survivors_;  // numbers of candidates in the group's list
+  Buffer<std::int32_t> narrow_sums_;
+  // For each query of the chunk, its threshold in the forms that the kernels compare with.
+  std::vector<UpperBoundTest> tests_;
+  Buffer<std::uint16_t> integer_thresholds_;
+  Buffer<float> threshold_per_gain_, norm2_weight_, slack_;  // the terms of the test, divided by its gain
+  Buffer<std::int32_t> offset_, limits_;
 };
 
 }  // namespace vqindex

@@ -1,3 +1,4 @@
+// Rounds queries to int8 and computes the constants of their bounds.
 #include "scan_queries.hpp"
 
 #include <algorithm>
@@ -7,82 +8,83 @@
 namespace vqindex {
 namespace {
 
-void prepare_leads(const Task& task, Prepared& out) {
-  const std::size_t d = task.code.fields.dim;
-  out.lead.assign(task.queries.count * out.stride, 0);
-  for (std::size_t q = 0; q < task.queries.count; ++q)
-    std::copy_n(task.queries.lead + q * d, d, out.lead.data() + q * out.stride);
+void copy_code_queries(const SearchRequest& request, PreparedQueries& out) {
+  const std::size_t d = request.code.fields.dim;
+  out.code_query.assign(request.queries.count * out.stride, 0);
+  for (std::size_t q = 0; q < request.queries.count; ++q)
+    std::copy_n(request.queries.code_query + q * d, d, out.code_query.data() + q * out.stride);
 }
 
-void prepare_levels(const Task& task, Prepared& out) {
-  const std::size_t d = task.code.fields.dim;
-  out.narrow.assign(task.queries.count * out.stride, 0);
-  for (std::size_t q = 0; q < task.queries.count; ++q) {
-    std::int64_t left2 = 0, norm2 = 0;
+void make_narrow_queries(const SearchRequest& request, PreparedQueries& out) {
+  const std::size_t d = request.code.fields.dim;
+  out.narrow_query.assign(request.queries.count * out.stride, 0);
+  for (std::size_t q = 0; q < request.queries.count; ++q) {
+    std::int64_t error2 = 0, norm2 = 0;
     std::int32_t total = 0;
     for (std::size_t i = 0; i < d; ++i) {
-      const int x = task.queries.lead[q * d + i], narrow = (x + 256) >> 9;
-      out.narrow[q * out.stride + i] = static_cast<std::int8_t>(narrow);
+      const int x = request.queries.code_query[q * d + i], narrow = (x + 256) >> 9;
+      out.narrow_query[q * out.stride + i] = static_cast<std::int8_t>(narrow);
       total += narrow;
-      left2 += std::int64_t{x - 512 * narrow} * (x - 512 * narrow);
+      error2 += std::int64_t{x - 512 * narrow} * (x - 512 * narrow);
       norm2 += std::int64_t{x} * x;
     }
-    const float left = std::sqrt(static_cast<float>(left2)), norm = std::sqrt(static_cast<float>(norm2));
+    const float error = std::sqrt(static_cast<float>(error2)), norm = std::sqrt(static_cast<float>(norm2));
     out.offset.push_back(128 * total);
-    // Codes with more than 8 bits of levels also leave out part of a level: see `weigh`.
-    out.slack.push_back((task.code.multiplier > 1 ? std::max(left, norm / 128) : left) + kRoom * (norm + left));
+    // Codes with levels of more than 8 bits also leave out the low part of each level: see int8_prefilter.hpp.
+    out.slack.push_back((request.code.multiplier > 1 ? std::max(error, norm / 128) : error) + kRoom * (norm + error));
   }
 }
 
-// The most units whose entries add up to 255 at most, wherever they begin.
-std::size_t units_together(const std::int8_t* signs, std::size_t units) {
-  int unit[kTogetherUnits] = {};
-  std::size_t units_per_byte_sum = kTogetherUnits;
+// Returns the most units whose entries add up to 255 at most, whichever unit is the first.
+std::size_t find_units_per_byte_sum(const std::int8_t* sign_query, std::size_t units) {
+  int recent[kMaxUnitsPerByteSum] = {};  // the sum of magnitudes of unit u, u - 1, u - 2, ...
+  std::size_t most = kMaxUnitsPerByteSum;
   for (std::size_t u = 0; u < units; ++u) {
-    for (std::size_t i = kTogetherUnits - 1; i > 0; --i) unit[i] = unit[i - 1];
-    unit[0] = 0;
-    for (std::size_t i = 0; i < 24; ++i) unit[0] += std::abs(signs[24 * u + i]);
-    int sum = unit[0];
-    for (std::size_t i = 1; i < units_per_byte_sum; ++i)
-      if ((sum += unit[i]) > 255) units_per_byte_sum = i;
+    for (std::size_t i = kMaxUnitsPerByteSum - 1; i > 0; --i) recent[i] = recent[i - 1];
+    recent[0] = 0;
+    for (std::size_t i = 0; i < kUnitDim; ++i) recent[0] += std::abs(sign_query[kUnitDim * u + i]);
+    int sum = recent[0];
+    for (std::size_t i = 1; i < most; ++i)
+      if ((sum += recent[i]) > 255) most = i;
   }
-  return units_per_byte_sum;
+  return most;
 }
 
 // sign_bound.py, operation for operation.
-void prepare_signs(const Task& task, Prepared& out) {
-  const std::size_t d = task.code.fields.dim;
+void make_sign_queries(const SearchRequest& request, PreparedQueries& out) {
+  const std::size_t d = request.code.fields.dim;
   const std::size_t units = padded((d + 7) / 8, kUnitBytes) / kUnitBytes;
-  out.sign_stride = padded(units * 24, kBlockRows);
-  out.sign.assign(task.queries.count * out.sign_stride, 0);
-  for (std::size_t q = 0; q < task.queries.count; ++q) {
-    std::int64_t left2 = 0;
+  const SignBoundParameters& parameters = request.sign_bound;
+  out.sign_stride = padded(units * kUnitDim, kBlockRows);
+  out.sign_query.assign(request.queries.count * out.sign_stride, 0);
+  for (std::size_t q = 0; q < request.queries.count; ++q) {
+    std::int64_t error2 = 0;
     std::int32_t total = 0;
-    std::int8_t* signs = out.sign.data() + q * out.sign_stride;
+    std::int8_t* sign_query = out.sign_query.data() + q * out.sign_stride;
     for (std::size_t i = 0; i < d; ++i) {
-      const int x = task.queries.lead[q * d + i], sign = (kSignLimit * x + (1 << 14)) >> 15;
-      signs[i] = static_cast<std::int8_t>(sign);
-      total += std::abs(sign);
-      left2 += std::int64_t{kSignLimit * x - 32767 * sign} * (kSignLimit * x - 32767 * sign);
+      const int x = request.queries.code_query[q * d + i], rounded = (kSignLimit * x + (1 << 14)) >> 15;
+      sign_query[i] = static_cast<std::int8_t>(rounded);
+      total += std::abs(rounded);
+      error2 += std::int64_t{kSignLimit * x - 32767 * rounded} * (kSignLimit * x - 32767 * rounded);
     }
-    const double scale = task.queries.scale[q], norm = task.queries.norm[q];
-    const double variance =
-        task.coarse.plane * (norm * norm) + (task.coarse.rounding * static_cast<double>(left2)) * (scale * scale);
-    out.bound.push_back({total, static_cast<float>(task.coarse.scale * scale),
-                         static_cast<float>(task.coarse.quantile * std::sqrt(variance)),
-                         task.queries.norm[q] * task.queries.norm[q], task.code.distance});
-    out.units_per_byte_sum.push_back(units_together(signs, units));
+    const double scale = request.queries.scale[q], norm = request.queries.norm[q];
+    const double variance = parameters.variance * (norm * norm) +
+                            (parameters.rounding_variance * static_cast<double>(error2)) * (scale * scale);
+    out.sign_bound.push_back({total, static_cast<float>(parameters.scale * scale),
+                              static_cast<float>(parameters.quantile * std::sqrt(variance)),
+                              request.queries.norm[q] * request.queries.norm[q], request.code.distance});
+    out.units_per_byte_sum.push_back(find_units_per_byte_sum(sign_query, units));
   }
 }
 
 }  // namespace
 
-Prepared prepare_queries(const Task& task) {
-  Prepared prepared;
-  prepared.stride = padded(task.code.fields.dim, kBlockRows);
-  prepare_leads(task, prepared);
-  if (task.coarse.on) prepare_signs(task, prepared);
-  if (task.queries.count > 1) prepare_levels(task, prepared);
+PreparedQueries prepare_queries(const SearchRequest& request) {
+  PreparedQueries prepared;
+  prepared.stride = padded(request.code.fields.dim, 64);
+  copy_code_queries(request, prepared);
+  if (request.sign_bound.enabled) make_sign_queries(request, prepared);
+  if (request.queries.count > 1) make_narrow_queries(request, prepared);
   return prepared;
 }
 

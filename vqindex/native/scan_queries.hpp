@@ -1,4 +1,4 @@
-// The narrow versions of a batch of queries that kernels meet first.
+// The narrow versions of a batch of queries that the kernels use before the exact int16 query.
 #pragma once
 
 #include <cstddef>
@@ -12,23 +12,30 @@ namespace vqindex {
 
 constexpr float kRoom = 2e-6f;  // relative; a score is at most five float32 roundings away from the exact value
 
-constexpr std::size_t kTogetherUnits = 8;  // most units whose entries are added as bytes; two always can be
-static_assert(2 * 8 * kUnitBytes * kSignLimit <= 255);
+// Most units whose table entries are added as bytes before they are widened. An entry sum of a unit is at most
+// 24 * kSignLimit = 120, so two units always fit.
+constexpr std::size_t kMaxUnitsPerByteSum = 8;
+static_assert(2 * kUnitDim * kSignLimit <= 255);
 
-// A query's int8 versions and what they leave out; the same for all threads.
-struct Prepared {
+// The queries of a search and their int8 versions, the same for all threads. `code_query` and `narrow_query` are padded
+// with zeros to `stride`, `sign_query` to `sign_stride`.
+struct PreparedQueries {
   std::size_t stride;
-  Buffer<std::int16_t> lead;         // with zeros up to the stride
-  Buffer<std::int8_t> narrow;        // rint(lead / 512), for the full scan of levels
-  std::vector<std::int32_t> offset;  // 128 * their sum
-  std::vector<float> slack;          // norm of what the rounding left, in steps of lead, and room for float errors
+  Buffer<std::int16_t> code_query;
+  Buffer<std::int8_t> narrow_query;  // rint(code query / 512), for the int8 prefilter
+  std::vector<std::int32_t> offset;  // 128 * the sum of the narrow query
+  std::vector<float> slack;  // norm of the rounding error in steps of the code query, with room for float errors
   std::size_t sign_stride;
-  Buffer<std::int8_t> sign;  // rint(lead * 5 / 32767), for the sign plane
-  std::vector<SignBoundTerms> bound;
-  std::vector<std::size_t> units_per_byte_sum;  // units of the sign plane whose entries add up to a byte
+  Buffer<std::int8_t> sign_query;  // rint(code query * 5 / 32767), for the sign bits
+  std::vector<SignBoundTerms> sign_bound;
+  std::vector<std::size_t> units_per_byte_sum;  // so many units' entries add up to 255 at most
+
+  const std::int16_t* code_query_of(std::size_t q) const { return code_query.data() + q * stride; }
+  const std::int8_t* sign_query_of(std::size_t q) const { return sign_query.data() + q * sign_stride; }
 };
 
-// The int8 versions for levels only of several queries: one alone meets its rows exactly at once.
-Prepared prepare_queries(const Task& task);
+// Leaves out what the search doesn't use: sign queries without a sign bound, and narrow queries if there is only one
+// query, which is scored exactly at once.
+PreparedQueries prepare_queries(const SearchRequest& request);
 
 }  // namespace vqindex

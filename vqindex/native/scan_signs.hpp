@@ -1,146 +1,167 @@
-// The scan for one query at a time: sign plane sums of a stretch of rows, then the scores of rows that may be in.
+// The scan for one query at a time, with a sign bound.
+//
+// A query's time is mostly that of reading the sign bits from memory, so each byte is read once, as one stream:
+//
+//   sum the agreement of the first rows, the deferred rows, without scoring them
+//   seed the threshold from those of them that agree most
+//   for each row tile of the other rows
+//     sum its agreement
+//     for each step of the tile: rows whose bound is above the threshold become candidates; score earlier candidates
+//   revisit the deferred rows, now with the threshold that the other rows reached
+//
+// A candidate's code comes from memory. It is prefetched when the row becomes a candidate, and scored about 16
+// candidates later, together with others.
 #pragma once
 
-#include "likely.hpp"
+#include <algorithm>
+
+#include "threshold_seeder.hpp"
 
 namespace vqindex {
 
-// Of a stretch's sign plane: it stays in the second-level cache.
-constexpr std::size_t kPlaneBytes = std::size_t{3} << 17;
-constexpr std::size_t kLongest = std::size_t{1} << 15;  // most rows of a stretch
+// A row tile has 384 KB of sign bits. They stay in the second-level cache until its candidates' bits are copied.
+constexpr std::size_t kTileSignBytes = std::size_t{3} << 17;
+constexpr std::size_t kTileMaxRows = std::size_t{1} << 15;
 
-inline std::size_t rows_of_stretch(std::size_t sign_bytes) {
-  return std::clamp(kPlaneBytes / sign_bytes / kGroupRows * kGroupRows, kGroupRows, kLongest);
+inline std::size_t row_tile_rows(std::size_t sign_bytes) {
+  return std::clamp(kTileSignBytes / sign_bytes / kGroupRows * kGroupRows, kGroupRows, kTileMaxRows);
 }
 
-// A first bar is made of the first rows, and the more of them the better it is. But when those of them that may be in
-// are met, their signs have left the cache, and come again by lines of which they need a byte: the longer rows are, the
-// fewer are held; or one row in 16, if that is more. At most 65536.
-constexpr std::size_t kHeldLines = std::size_t{1} << 27;  // rows held * bytes of their signs squared
-constexpr std::size_t kHeldShare = 16, kHeldRows = std::size_t{1} << 16;
-constexpr std::size_t kLikely = 16;  // rows for each of the likeliest from which finding those pays
-constexpr std::size_t kAhead = 16;   // rows fetched ahead before they are scored
-// Rows that meet a bar as it was before the first of them: those whose signs make 24 KB, in whole groups.
-constexpr std::size_t kRunBytes = std::size_t{3} << 13, kLongestRun = 4 * kGroupRows;
+// How many rows are deferred. More of them make a better seed threshold. But their sign bits have left the cache when
+// they are revisited, and each that is a candidate then reads its bits again: one cache line for each byte, because a
+// block stores 64 rows side by side. So the number of deferred rows falls with the square of their bytes of sign bits:
+// 2^27 / bytes^2, which is 58,000 rows at d = 384 and 14,500 at d = 768. It is one row in 16 if that is more, and 65536
+// at most.
+constexpr std::size_t kDeferredRowBytes2 = std::size_t{1} << 27;
+constexpr std::size_t kDeferredShare = 16, kDeferredMaxRows = std::size_t{1} << 16;
+
+constexpr std::size_t kRowsPerSeed = 16;  // seeding pays if there are so many deferred rows for each row it scores
+constexpr std::size_t kPendingCandidates = 16;  // candidates are scored when so many newer ones have been prefetched
+
+// A step: rows that are compared with one value of the threshold.
+constexpr std::size_t kStepBytes = std::size_t{3} << 13, kStepMaxRows = 4 * kGroupRows;
 
 class SignScan {
  public:
-  explicit SignScan(Scorer& scorer) : s_(scorer), find_(scorer) {}
+  explicit SignScan(ScanContext& context) : c_(context), seeder_(context) {}
 
-  void run(std::size_t first, std::size_t last, const Poll& poll) {
-    stretch_ = rows_of_stretch(s_.sign_bytes);
-    run_ = std::clamp(kRunBytes / s_.sign_bytes / kGroupRows * kGroupRows, kGroupRows, kLongestRun);
-    signs_.resize((kAhead + 2 * run_) * s_.row_signs());
-    for (std::size_t q = 0; q < s_.task.queries.count; ++q) {
+  // Scans the rows from `first`, a multiple of 64, to `last`.
+  void scan(std::size_t first, std::size_t last, const Poll& poll) {
+    tile_rows_ = row_tile_rows(c_.rows.sign_bytes);
+    step_rows_ = std::clamp(kStepBytes / c_.rows.sign_bytes / kGroupRows * kGroupRows, kGroupRows, kStepMaxRows);
+    signs_.resize((kPendingCandidates + 2 * step_rows_) * c_.rows.sign_row_bytes);
+    for (std::size_t q = 0; q < c_.request.queries.count; ++q) {
       make_tables(q);
-      s_.learn(q);
-      const std::size_t held = s_.has_bar(q) ? first : first + held_of(last - first);
-      if (!sum_signs(q, first, held, held_, poll)) return;
-      begin(q, first, held);
-      for (std::size_t at = held, stop; at < last; at = stop) {
-        stop = std::min(last, at + stretch_);
+      c_.top_k.pull_threshold(q);
+      const std::size_t deferred_end = c_.top_k.has_threshold(q) ? first : first + count_deferred(last - first);
+      if (!sum_signs(q, first, deferred_end, deferred_sums_, poll)) return;
+      if (deferred_end > first && deferred_end - first >= kRowsPerSeed * 2 * c_.request.k)
+        seeder_.seed_threshold(q, {{first, deferred_end, deferred_sums_.data()}});
+      for (std::size_t at = deferred_end, stop; at < last; at = stop) {
+        stop = std::min(last, at + tile_rows_);
         if (!sum_signs(q, at, stop, sums_, poll)) return;
-        s_.learn(q);
-        meet(q, at, stop, sums_, false);
+        c_.top_k.pull_threshold(q);
+        collect(q, at, stop, sums_, false);
       }
-      s_.learn(q);
-      meet(q, first, held, held_, true);
+      c_.top_k.pull_threshold(q);
+      collect(q, first, deferred_end, deferred_sums_, true);
       score(q, count_);
     }
   }
 
  private:
-  // Those of the last query stay: its rows may come in many stretches.
+  static constexpr std::size_t kMaxCandidates = kPendingCandidates + 2 * kStepMaxRows;
+
+  // The tables of the last query are kept, because a query's rows may come in many row ranges.
   void make_tables(std::size_t q) {
-    if (tables_.size() && q == of_) return;
-    tables_.resize(s_.units * kUnitTable);
-    s_.kernels.sign_tables(s_.sign_of(q), s_.units, tables_.data());
-    of_ = q;
+    if (tables_.size() && q == table_query_) return;
+    tables_.resize(c_.units * kUnitTable);
+    c_.kernels.sign_tables(c_.queries.sign_query_of(q), c_.units, tables_.data());
+    table_query_ = q;
   }
 
-  // The first rows, of which a bar is made. They are met last: it is still low then, and the others make it a good one.
-  std::size_t held_of(std::size_t rows) const {
-    const std::size_t few = std::max(kHeldLines / (s_.sign_bytes * s_.sign_bytes), rows / kHeldShare);
-    return std::min(rows, std::min(kHeldRows, padded(few, kGroupRows)));
+  std::size_t count_deferred(std::size_t rows) const {
+    const std::size_t bytes = c_.rows.sign_bytes;
+    const std::size_t count = std::max(kDeferredRowBytes2 / (bytes * bytes), rows / kDeferredShare);
+    return std::min(rows, std::min(kDeferredMaxRows, padded(count, kGroupRows)));
   }
 
-  bool sum_signs(std::size_t q, std::size_t from, std::size_t last, Buffer<std::uint16_t>& sums, const Poll& poll) {
-    sums.resize(std::max(sums.size(), padded(last - from, kBlockRows)));
-    for (std::size_t at = from, stop; at < last; at = stop) {
-      stop = std::min(last, at + stretch_);
-      if (!s_.go_on(poll, (stop - at) * s_.dim)) return false;
-      if (s_.any_allowed(q, 1, at, stop))
-        s_.kernels.sign_blocks(s_.plane_of(at), s_.sign_bytes, blocks_of(at, stop), tables_.data(),
-                               s_.prepared.units_per_byte_sum[q], sums.data() + (at - from));
+  // Sums the agreement of the rows from `first` to `last`. Returns false if the search is to stop.
+  bool sum_signs(std::size_t q, std::size_t first, std::size_t last, Buffer<std::uint16_t>& sums, const Poll& poll) {
+    sums.resize(std::max(sums.size(), padded(last - first, kBlockRows)));
+    for (std::size_t at = first, stop; at < last; at = stop) {
+      stop = std::min(last, at + tile_rows_);
+      if (!c_.keep_going(poll, (stop - at) * c_.dim)) return false;
+      if (c_.rows.any_selected(q, 1, at, stop))
+        c_.kernels.sign_blocks(c_.rows.sign_block(at), c_.rows.sign_bytes, blocks_of(at, stop), tables_.data(),
+                               c_.queries.units_per_byte_sum[q], sums.data() + (at - first));
     }
     return true;
   }
 
-  // The rows that look likeliest are scored first, for the bar that they set.
-  void begin(std::size_t q, std::size_t at, std::size_t stop) {
-    if (at == stop || stop - at < kLikely * 2 * s_.task.k) return;
-    s_.begin_with(q, find_.find(q, {{at, stop, held_.data()}}, 2 * s_.task.k));
-  }
-
-  // Catches the rows that may be in, and scores those caught some time ago; `late` if later ones were met before.
-  void meet(std::size_t q, std::size_t at, std::size_t stop, const Buffer<std::uint16_t>& sums, bool late) {
-    std::uint64_t hits[kLongestRun / kBlockRows];
-    const std::uint16_t* from = sums.data();
-    for (; at < stop; at += run_, from += run_) {
-      const std::size_t last = std::min(stop, at + run_);
-      if (!s_.hits_above(q, at, last, from, late ? s_.bar_with_ties(q) : s_.bar(q), hits)) continue;
+  // Makes candidates of the rows whose bounds are above the threshold, and scores those of earlier steps. `revisit`
+  // says that these are the deferred rows, which come after rows of higher numbers.
+  void collect(std::size_t q, std::size_t at, std::size_t stop, const Buffer<std::uint16_t>& all_sums, bool revisit) {
+    std::uint64_t masks[kStepMaxRows / kBlockRows];
+    const std::uint16_t* sums = all_sums.data();
+    for (; at < stop; at += step_rows_, sums += step_rows_) {
+      const std::size_t last = std::min(stop, at + step_rows_);
+      const float threshold = revisit ? c_.top_k.threshold_with_ties(q) : c_.top_k.threshold(q);
+      if (!c_.sign_bound.mask_above(q, at, last, sums, threshold, masks)) continue;
       const std::size_t blocks = blocks_of(at, last), before = count_;
-      for (std::size_t b = next_of(hits, 0, blocks), next; b < blocks; b = next) {
-        next = next_of(hits, b + 1, blocks);
-        if (late && next < blocks) fetch(s_.plane_of(at + next * kBlockRows), s_.sign_bytes * kBlockRows);
-        catch_rows(at + b * kBlockRows, hits[b], from + b * kBlockRows);
+      for (std::size_t b = next_block(masks, 0, blocks), next; b < blocks; b = next) {
+        next = next_block(masks, b + 1, blocks);
+        if (revisit && next < blocks)
+          prefetch_bytes(c_.rows.sign_block(at + next * kBlockRows), c_.rows.sign_bytes * kBlockRows);
+        add_candidates(at + b * kBlockRows, masks[b], sums + b * kBlockRows);
       }
-      if (before >= kAhead) score(q, before);
+      if (before >= kPendingCandidates) score(q, before);
     }
   }
 
-  static std::size_t next_of(const std::uint64_t* hits, std::size_t b, std::size_t blocks) {
-    while (b < blocks && !hits[b]) ++b;
+  // The next block with a candidate.
+  static std::size_t next_block(const std::uint64_t* masks, std::size_t b, std::size_t blocks) {
+    while (b < blocks && !masks[b]) ++b;
     return b;
   }
 
-  // Notes rows of a block and their sign bits, and asks for the rest of them.
-  void catch_rows(std::size_t block, std::uint64_t hits, const std::uint16_t* sums) {
-    s_.signs_of(block, hits, signs_of(count_));
-    for (; hits; hits &= hits - 1, ++count_) {
-      const std::size_t r = lowest_bit(hits);
-      s_.fetch_row(block + r);
+  // Copies the sign bits of the rows in `mask` while they are in the cache, and prefetches their codes.
+  void add_candidates(std::size_t block, std::uint64_t mask, const std::uint16_t* sums) {
+    c_.rows.copy_signs(block, mask, signs_of(count_));
+    for (; mask; mask &= mask - 1, ++count_) {
+      const std::size_t r = lowest_bit(mask);
+      c_.rows.prefetch_row(block + r);
       rows_[count_] = block + r;
-      agreed_[count_] = sums[r];
+      agreement_[count_] = sums[r];
     }
   }
 
-  // Scores the first `some` rows caught: first all, which overlap in time, then what is kept.
+  // Scores the first `some` candidates, all together so that their loads overlap, and then keeps the good ones.
   void score(std::size_t q, std::size_t some) {
-    s_.score_rows(q, rows_, signs_of(0), some, scores_);
-    *s_.candidates_of(q) += some;
+    c_.scorer.score_rows(q, rows_, signs_of(0), some, scores_);
+    c_.candidates[q] += some;
     for (std::size_t i = 0; i < some; ++i)
-      if (!(scores_[i] < s_.bar(q))) s_.push(q, rows_[i], scores_[i], s_.bound_from(q, rows_[i], agreed_[i]));
+      if (!(scores_[i] < c_.top_k.threshold(q)))
+        c_.top_k.push(q, rows_[i], scores_[i], c_.sign_bound.from_agreement(q, rows_[i], agreement_[i]));
     std::copy(rows_ + some, rows_ + count_, rows_);
-    std::copy(agreed_ + some, agreed_ + count_, agreed_);
+    std::copy(agreement_ + some, agreement_ + count_, agreement_);
     std::copy(signs_of(some), signs_of(count_), signs_of(0));
     count_ -= some;
   }
 
-  std::uint8_t* signs_of(std::size_t i) { return signs_.data() + i * s_.row_signs(); }
+  std::uint8_t* signs_of(std::size_t i) { return signs_.data() + i * c_.rows.sign_row_bytes; }
 
-  Scorer& s_;
-  Likely find_;
+  ScanContext& c_;
+  ThresholdSeeder seeder_;
   Buffer<std::uint8_t> tables_;
-  std::size_t of_ = 0;  // the query of the tables
-  std::size_t stretch_ = 0, run_ = 0;
-  Buffer<std::uint16_t> sums_, held_;  // of the stretch, and of the rows that are met last
-  // Rows caught, their agreement, signs and scores: less than kAhead, and those of two runs.
-  static constexpr std::size_t kMostCaught = kAhead + 2 * kLongestRun;
-  std::size_t count_ = 0, rows_[kMostCaught];
-  std::uint16_t agreed_[kMostCaught];
+  std::size_t table_query_ = 0;
+  std::size_t tile_rows_ = 0, step_rows_ = 0;
+  Buffer<std::uint16_t> sums_, deferred_sums_;  // agreement of a row tile, and of the deferred rows
+  // Candidates: fewer than kPendingCandidates of earlier steps, and those of two steps.
+  std::size_t count_ = 0, rows_[kMaxCandidates];
+  std::uint16_t agreement_[kMaxCandidates];
   Buffer<std::uint8_t> signs_;
-  float scores_[kMostCaught];
+  float scores_[kMaxCandidates];
 };
 
 }  // namespace vqindex

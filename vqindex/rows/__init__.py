@@ -1,1 +1,1 @@
-"""What an index holds: rows of codes, ids and originals, and which of them a search may return."""
+"""The contents of an index: codes, ids and originals in rows, and the rows that a search may return."""

@@ -1,4 +1,4 @@
-"""Filters of a search: which vectors it may return. What users pass comes in, bits of rows go on (``bitmap.py``)."""
+"""Filters: the vectors that a search may return. Users pass ids, masks or bitmaps; scans get bits of rows."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from .segment import Segment
 __all__ = ["Filter", "bitmap", "exclude"]
 
 U64 = NDArray[np.uint64]
-_WORDS = 2**23  # words of filters per query held at a time: 64 MiB
+_WORDS = 2**23  # words of per-query filters in memory at a time: 64 MiB
 
 
 @dataclass(frozen=True, eq=False)
 class exclude:  # noqa: N801 (reads as a verb where it is used)
-    """A filter that leaves all vectors but some: ``search(queries, filter=vqindex.exclude(ids))``.
+    """A filter that excludes some vectors: ``search(queries, filter=vqindex.exclude(ids))``.
 
     Parameters
     ----------
     ids : array-like of int, shape (m,)
-        What is not to be found. Ids that are not in the index exclude nothing.
+        Ids of vectors that a search must not return. Ids that are not in the index have no effect.
     """
 
     ids: Any
@@ -43,9 +43,9 @@ class bitmap:  # noqa: N801
     Parameters
     ----------
     bits : array-like of uint8, shape (ceil(ntotal / 8),) or (nq, ceil(ntotal / 8))
-        Bit i % 8 of byte i // 8 says whether vector i, in the order of ``index.ids``, may be found; bits behind the
-        last vector mean nothing. Or uint64 words, ceil(ntotal / 64) of them, by the same rule. This is the form that
-        takes the least time to read.
+        Bit i % 8 of byte i // 8 says whether a search may return vector i, in the order of ``index.ids``. Bits past the
+        last vector are ignored. uint64 words, ceil(ntotal / 64) of them, are accepted by the same rule. Of all filters
+        this form takes the least time to read.
     """
 
     bits: Any
@@ -56,7 +56,7 @@ class Filter:
 
     Parameters
     ----------
-    given : array-like of bool or int, exclude, bitmap, a list of these, or None
+    filter : array-like of bool or int, exclude, bitmap, a list of these, or None
         As `VQIndex.search` takes it.
     ids : IdMap
         The index's ids.
@@ -66,53 +66,53 @@ class Filter:
     Raises
     ------
     InvalidInputError
-        If it is none of these, or of another shape than the index or the queries have.
+        If the filter is none of these, or its shape does not fit the index or the queries.
     """
 
-    def __init__(self, given: Any, ids: IdMap, queries: int) -> None:
+    def __init__(self, filter: Any, ids: IdMap, queries: int) -> None:
         self._ids = ids
         self._queries = queries
         self._all: U64 | None = ids.live
-        self._each: list[Any] | None = None  # one filter a query
-        if given is None:
+        self._each: list[Any] | None = None  # one filter per query
+        if filter is None:
             return
-        each = self._split(given)
+        each = self._split(filter)
         if each is None:
-            self._all = self._words(given)
+            self._all = self._words(filter)
         elif len(each) != queries:
             raise InvalidInputError(f"filter has {len(each)} entries for {queries} queries; expected one for each")
         else:
             self._each = each
 
     @staticmethod
-    def _split(given: Any) -> list[Any] | None:
-        """Return the filters of each query, or None if there is one for all."""
-        if isinstance(given, exclude):
+    def _split(filter: Any) -> list[Any] | None:
+        """Return a filter for each query, or None if one filter applies to all."""
+        if isinstance(filter, exclude):
             return None
-        if isinstance(given, bitmap):
-            bits = as_host(given.bits)
-            return [bitmap(line) for line in bits] if bits.ndim == 2 else None
-        if isinstance(given, list | tuple) and not all(
-            isinstance(part, int | np.integer | np.bool_ | str) for part in given
+        if isinstance(filter, bitmap):
+            bits = as_host(filter.bits)
+            return [bitmap(row) for row in bits] if bits.ndim == 2 else None
+        if isinstance(filter, list | tuple) and not all(
+            isinstance(entry, int | np.integer | np.bool_ | str) for entry in filter
         ):
-            return list(given)
-        array = as_host(given)
+            return list(filter)
+        array = as_host(filter)
         return list(array) if array.ndim == 2 else None
 
-    def _words(self, given: Any) -> U64:
-        """Return the words of one filter; removed rows are out of all of them."""
-        if isinstance(given, exclude):
-            return self._live() & ~self._rows_of(given.ids)
-        if isinstance(given, bitmap):
-            return self._from_bitmap(as_host(given.bits))
-        array = as_host(given)
+    def _words(self, filter: Any) -> U64:
+        """Return the words of one filter; the bits of removed rows are 0."""
+        if isinstance(filter, exclude):
+            return self._live() & ~self._rows_of(filter.ids)
+        if isinstance(filter, bitmap):
+            return self._from_bitmap(as_host(filter.bits))
+        array = as_host(filter)
         if array.dtype == np.bool_:
             if array.shape != (len(self._ids),):
                 raise InvalidInputError(
                     f"filter is a mask of shape {array.shape}; expected ({len(self._ids)},), a value for each vector"
                 )
-            return self._unfolded(array)
-        return self._rows_of(given)
+            return self._words_of_mask(array)
+        return self._rows_of(filter)
 
     def _live(self) -> U64:
         live = self._ids.live
@@ -131,18 +131,18 @@ class Filter:
                 f"bitmap of {bits.dtype} has shape {bits.shape}; expected ({-(-n // unit)},), bits of {n} vectors"
             )
         words = np.ascontiguousarray(bits, np.uint64) if unit == WORD else from_bytes(bits)
-        return words if self._ids.live is None else self._unfolded(bits_of(words, n))
+        return words if self._ids.live is None else self._words_of_mask(bits_of(words, n))
 
-    def _unfolded(self, mask: NDArray[np.bool_]) -> U64:
-        """Return the words of a mask over the rows that are there."""
+    def _words_of_mask(self, mask: NDArray[np.bool_]) -> U64:
+        """Return the words of a mask over the live rows."""
         if self._ids.live is None:
             return words_of(np.ascontiguousarray(mask))
         return of_rows(self._ids.live_rows()[mask], self._ids.rows_ever)
 
     def requests(self, request: SearchRequest, segments: Sequence[Segment]) -> Iterator[SearchRequest]:
-        """Yield a search of all rows as searches of the rows that the queries may find, in order; at least one.
+        """Add this filter to a request; yield the resulting requests, at least one, in the order of the queries.
 
-        Filters of all queries together may take more memory than the index: words are made for some at a time.
+        The words of all queries may take more memory than the index, so each request has a batch of queries.
         """
         if self._each is None and self._all is None:
             yield request
@@ -157,7 +157,7 @@ class Filter:
             yield replace(request.select(at), selection=selection)
 
     def _words_of(self, at: slice) -> U64 | None:
-        """Return the words of some queries: None for all rows, (words,) for one filter, or a line for each query."""
+        """Return the words of some queries: None for all rows, (m,) for one filter, (nq, m) for one per query."""
         if self._each is None:
             return self._all
         lines = [self._live() if one is None else self._words(one) for one in self._each[at]]

@@ -1,11 +1,11 @@
-"""IdMap: which external id each row has, and which rows are still there.
+"""IdMap: the external id of each row, and the rows that are live.
 
-Rows are numbered in the order they were added and never move; removing one clears a bit. Without explicit ids row i has
-id i and nothing is stored.
+Rows are numbered in the order in which they were added and never move. Removing a row clears its bit. Without explicit
+ids row i has id i, and the map stores nothing.
 
-Where ids are strings, the ids in here are their numbers, and `StringIds` holds the strings.
+If ids are strings, the map works with their numbers, and `StringIds` holds the strings.
 
-One thread may change a map while others look at it through `snapshot`: each change is made under a lock, at once.
+One thread may change a map while others read snapshots of it. A lock makes each change atomic for `snapshot`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .._native import IdTable, clear_rows
 from ..arrays import as_ids
 from ..errors import FileFormatError, InvalidInputError, UnknownIdError
 from .bitmap import WORD, of_rows, rows_of
+from .bitmap import count as count_bits
 from .string_ids import StringIds, as_string_ids, numbers_of
 
 __all__ = ["IdBatch", "IdMap"]
@@ -30,12 +31,12 @@ U64 = NDArray[np.uint64]
 
 
 class IdBatch(NamedTuple):
-    """Ids as they were given.
+    """Ids that a caller passes.
 
     Attributes
     ----------
     numbers : ndarray of int64, shape (m,)
-        Ids, or the numbers of strings.
+        Integer ids, or the numbers of strings.
     string_ids : list of str, or None
         The strings.
     """
@@ -44,16 +45,16 @@ class IdBatch(NamedTuple):
     string_ids: list[str] | None = None
 
     def describe(self, at: Any) -> str:
-        """Return one of them as text for an error."""
+        """Return one id as text for an error message."""
         return str(self.numbers[at]) if self.string_ids is None else repr(self.string_ids[int(at)])
 
 
-def _wider(room: NDArray[Any], size: int, fill: Any) -> NDArray[Any]:
-    """Return room for at least `size` values, with what is there copied."""
-    if size <= room.size:
-        return room
-    wider = np.full(max(size, room.size * 3 // 2), fill, room.dtype)
-    wider[: room.size] = room
+def _wider(array: NDArray[Any], size: int, fill: Any) -> NDArray[Any]:
+    """Return an array with at least `size` entries: this one, or a longer copy with `fill` past the old entries."""
+    if size <= array.size:
+        return array
+    wider = np.full(max(size, array.size * 3 // 2), fill, array.dtype)
+    wider[: array.size] = array
     return wider
 
 
@@ -63,11 +64,11 @@ class IdMap:
     Parameters
     ----------
     count : int
-        Number of rows already there.
+        Number of rows already in the map.
     ids : ndarray of int64, shape (count,), optional
         Their explicit ids.
     next_id : int, optional
-        The next automatic id, if ids were given automatically although they are explicit now.
+        The next automatic id, if ids were numbered automatically although they are stored as explicit ones.
     string_ids : StringIds, optional
         The strings of the rows, if ids are strings.
     """
@@ -76,12 +77,12 @@ class IdMap:
         self, count: int = 0, ids: I64 | None = None, next_id: int | None = None, string_ids: StringIds | None = None
     ) -> None:
         self._count = count
-        self._ids = ids  # with room behind the last row
+        self._ids = ids  # may be longer than the number of rows
         self._next = next_id
         self._string_ids = string_ids
-        self._live: U64 | None = None  # words with a bit for each row, 1 for rows that are to come; None: all are there
+        self._live: U64 | None = None  # a bit for each row, 1 past the last row; None: all rows are live
         self._removed = 0
-        self._table = IdTable()  # of explicit ids; takes rows in when one is looked for
+        self._table = IdTable()  # of explicit ids; `find` adds new rows to it
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -113,29 +114,29 @@ class IdMap:
 
     @property
     def live(self) -> U64 | None:
-        """Words of the rows that are still there (``bitmap.py``), None if all are."""
+        """Words of the live rows (``bitmap.py``), None if all are live."""
         return None if self._live is None else self._live[: -(-self._count // WORD)]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of ids, of the table of them, and of marks of removed rows."""
+        """Bytes of ids, of their hash table, and of the bits of live rows."""
         parts = (self._ids, self._live, self._table, self._string_ids)
         return sum(part.nbytes for part in parts if part is not None)
 
     def snapshot(self) -> IdMap:
-        """Return the map as it is, whatever is done to this one later; it is for looking at only."""
+        """Return a read-only view of the map as it is now; later changes do not affect it."""
         with self._lock:
-            view = IdMap(self._count, self._ids, self._next, self._string_ids)  # of these rows they never change
+            view = IdMap(self._count, self._ids, self._next, self._string_ids)  # entries of these rows never change
             view._live = None if self._live is None else self._live[: -(-self._count // WORD)].copy()
             view._removed, view._table = self._removed, self._table
         return view
 
     def live_rows(self) -> I64:
-        """Return the rows that are still there, ascending."""
+        """Return the live rows, ascending."""
         return np.arange(self._count) if self._live is None else rows_of(self._live, self._count)
 
     def parse_ids(self, ids: Any, count: int | None = None) -> IdBatch:
-        """Check ids that a user gave: their form, and that they are of the index's kind.
+        """Check the form of ids that a user passes, and that they are of the index's kind.
 
         Parameters
         ----------
@@ -149,22 +150,22 @@ class IdMap:
         InvalidInputError
             As `arrays.as_ids`, or for strings where the index has integers, or the other way round.
         """
-        names = as_string_ids(ids)
-        if names is None:
-            given = IdBatch(as_ids(ids, count))
+        strings = as_string_ids(ids)
+        if strings is None:
+            batch = IdBatch(as_ids(ids, count))
         else:
-            if count is not None and len(set(names)) < len(names):
-                twice = next(name for name, times in Counter(names).items() if times > 1)
+            if count is not None and len(set(strings)) < len(strings):
+                twice = next(string for string, times in Counter(strings).items() if times > 1)
                 raise InvalidInputError(f"ids are given twice: {twice!r}")
-            given = IdBatch(as_ids(numbers_of(names), count), names)
-        self._check_kind(given)
-        return given
+            batch = IdBatch(as_ids(numbers_of(strings), count), strings)
+        self._check_kind(batch)
+        return batch
 
-    def _check_kind(self, given: IdBatch) -> None:
-        if self._count and given.numbers.size and (given.string_ids is None) != (self._string_ids is None):
+    def _check_kind(self, batch: IdBatch) -> None:
+        if self._count and batch.numbers.size and (batch.string_ids is None) != (self._string_ids is None):
             kinds = ("integers", "strings")
             ours = kinds[self._string_ids is not None]
-            raise InvalidInputError(f"ids are {kinds[given.string_ids is not None]}; those of the index are {ours}")
+            raise InvalidInputError(f"ids are {kinds[batch.string_ids is not None]}; those of the index are {ours}")
 
     def find(self, ids: IdBatch) -> I64:
         """Return the row of each id, -1 where it is not in the index."""
@@ -175,7 +176,7 @@ class IdMap:
         return rows
 
     def _check_table(self) -> None:
-        # Read in this order: another thread may take more rows into the table in between.
+        # Read in this order: another thread may add rows to the table in between.
         if self._table.rows >= self._count >= len(self) > self._table.distinct:
             raise FileFormatError("an id is there twice: the index came from a damaged file")
 
@@ -196,11 +197,11 @@ class IdMap:
         return rows
 
     def ids(self, rows: I64) -> NDArray[Any]:
-        """Return the id of each row as users know it; row -1 gives id -1, or None for strings."""
+        """Return the id of each row, an integer or a string; row -1 gives id -1, or None for strings."""
         return self.numbers(rows) if self._string_ids is None else self._string_ids.of(rows)
 
     def ids_of_rows(self, rows: I64) -> IdBatch:
-        """Return the ids of rows as if they were given."""
+        """Return the ids of rows as a batch."""
         return IdBatch(self.numbers(rows), None if self._string_ids is None else self._string_ids.of(rows).tolist())
 
     def numbers(self, rows: I64) -> I64:
@@ -224,15 +225,15 @@ class IdMap:
             raise InvalidInputError(f"id {ids.describe(known[0])} is already in the index ({count})")
 
     def extend(self, count: int, ids: IdBatch | None, replaces: I64 | None = None) -> None:
-        """Append `count` rows whose ids passed `check_new`, and remove those they replace; -1 is none.
+        """Append `count` rows whose ids passed `check_new`, and remove the rows they replace; -1 is none.
 
-        Automatic numbering goes on as long as no id is given that it would give itself.
+        Automatic numbering continues until a caller passes an id that it has not reached yet.
         """
         with self._lock:
             self._extend(count, ids)
             if replaces is not None:
                 if self._live is not None:
-                    self._live = self._live.copy()  # `rollback` goes back to the words of this moment
+                    self._live = self._live.copy()  # `rollback` restores the old words
                 self._remove(replaces)
 
     def _extend(self, count: int, ids: IdBatch | None) -> None:
@@ -247,9 +248,9 @@ class IdMap:
                 following = None
         if self._ids is not None or ids is not None:
             old = np.arange(first, dtype=np.int64) if self._ids is None else self._ids
-            room = _wider(old, last, -1)
-            room[first:last] = new
-            self._ids, self._next = room, following
+            wider = _wider(old, last, -1)
+            wider[first:last] = new
+            self._ids, self._next = wider, following
         if ids is not None and ids.string_ids is not None:
             self._string_ids = StringIds() if self._string_ids is None else self._string_ids
             self._string_ids.append(ids.string_ids)
@@ -267,29 +268,33 @@ class IdMap:
             if (rows < 0).all():
                 return 0
             self._live = np.full(-(-self._count // WORD), ~np.uint64(0), np.uint64)
-        removed = clear_rows(self._live, rows)
-        self._removed += removed
+        try:
+            removed = clear_rows(self._live, rows)
+            self._removed += removed
+        except BaseException:  # an interrupt may come between the two
+            self._removed = WORD * self._live.size - count_bits(self._live)
+            raise
         return removed
 
     def compacted(self) -> IdMap:
-        """Return the map of the rows that are left, numbered anew; their ids stay."""
+        """Return a map of the live rows alone, renumbered from 0 with the same ids."""
         if self._live is None:
             return self
         rows = self.live_rows()
-        names = None if self._string_ids is None or not rows.size else self._string_ids.select(rows)
-        return IdMap(rows.size, self.numbers(rows), self.next_id, names)
+        strings = None if self._string_ids is None or not rows.size else self._string_ids.select(rows)
+        return IdMap(rows.size, self.numbers(rows), self.next_id, strings)
 
-    # ---- undoing a change that failed half way
+    # ---- savepoint and rollback of a change
 
     def savepoint(self) -> Any:
-        """Return what `rollback` needs to take back `extend`."""
-        names = None if self._string_ids is None else self._string_ids.savepoint()
-        return self._count, self._ids, self._next, self._live, self._removed, self._string_ids, names
+        """Return the state that `rollback` restores after `extend`."""
+        strings = None if self._string_ids is None else self._string_ids.savepoint()
+        return self._count, self._ids, self._next, self._live, self._removed, self._string_ids, strings
 
     def rollback(self, savepoint: Any) -> None:
         """Return to a savepoint."""
         with self._lock:
-            self._count, self._ids, self._next, self._live, self._removed, self._string_ids, names = savepoint
+            self._count, self._ids, self._next, self._live, self._removed, self._string_ids, strings = savepoint
             if self._string_ids is not None:
-                self._string_ids.rollback(names)
+                self._string_ids.rollback(strings)
             self._table = IdTable()

@@ -1,4 +1,4 @@
-"""Originals: the vectors themselves, rounded, kept beside the codes for exact scores of a shortlist."""
+"""Originals: rounded vectors, kept beside the codes for the exact scores of a shortlist."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["KINDS", "Originals", "Rounded", "as_kind"]
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
-# What keep_vectors= may be, and the type of a coordinate.
+# Values of keep_vectors=, and the type of a coordinate for each.
 KINDS = {"f32": "<f4", "f16": "<f2", "int8": "|i1"}
-_PART_BYTES = 2**28  # parts as large as this are no longer joined with others
+_PART_BYTES = 2**28  # arrays of at least this size are no longer merged with others
 
 
 class Rounded(NamedTuple):
-    """Some rounded vectors.
+    """Rounded vectors.
 
     Attributes
     ----------
@@ -49,14 +49,14 @@ def as_kind(keep_vectors: object) -> str | None:
 
 
 class Originals:
-    """Rounded vectors in row order, as parts that are never changed.
+    """Rounded vectors in row order, in a list of arrays that never change.
 
     Parameters
     ----------
     dim : int
         Number of coordinates.
     kind : {"f32", "f16", "int8"}
-        How a vector is rounded. int8 takes, for each vector, steps of its largest magnitude / 127.
+        Type of a rounded coordinate. The step of an int8 vector is its largest magnitude / 127.
     """
 
     def __init__(self, dim: int, kind: str) -> None:
@@ -69,12 +69,12 @@ class Originals:
 
     @property
     def bytes_per_vector(self) -> int:
-        """Bytes of a vector, its scale included."""
+        """Bytes of a vector, with its scale."""
         return self.dim * np.dtype(KINDS[self.kind]).itemsize + (4 if self.kind == "int8" else 0)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all parts, mapped ones included."""
+        """Bytes of all arrays, memory maps included."""
         return sum(a.nbytes for part in self.parts for a in part if a is not None)
 
     def rounded(self, vectors: F32, first_row: int) -> Rounded:
@@ -98,24 +98,35 @@ class Originals:
         return Rounded(values, None)
 
     def append(self, new: Rounded) -> None:
-        """Take rounded vectors in, behind the last ones."""
+        """Append rounded vectors."""
         self.parts.append(new)
-        # Joined with neighbors of about their size: no vector is copied more than log2(n) times.
+        # Arrays of about the same size are merged, so that no vector is copied more than log2(n) times.
         while len(self.parts) > 1:
-            last, one = self.parts[-1], self.parts[-2]
-            if one.values.nbytes > min(2 * last.values.nbytes, _PART_BYTES):
+            before, last = self.parts[-2:]
+            if before.values.nbytes > min(2 * last.values.nbytes, _PART_BYTES):
                 break
-            scale = None if one.scale is None or last.scale is None else np.concatenate([one.scale, last.scale])
-            self.parts[-2:] = [Rounded(np.concatenate([one.values, last.values]), scale)]
+            scale = None if before.scale is None or last.scale is None else np.concatenate([before.scale, last.scale])
+            self.parts[-2:] = [Rounded(np.concatenate([before.values, last.values]), scale)]
 
     def snapshot(self) -> Originals:
-        """Return these, whatever is appended later."""
-        same = Originals(self.dim, self.kind)
-        same.parts = list(self.parts)
-        return same
+        """Return the originals as they are now; later appends do not affect them."""
+        view = Originals(self.dim, self.kind)
+        view.parts = list(self.parts)
+        return view
+
+    def slice_rows(self, start: int, stop: int) -> Originals:
+        """Return the rows from `start` to before `stop`, as views."""
+        some = Originals(self.dim, self.kind)
+        offset = 0
+        for part in self.parts:
+            at = slice(max(start - offset, 0), max(stop - offset, 0))
+            if len(part.values[at]):
+                some.parts.append(Rounded(part.values[at], None if part.scale is None else part.scale[at]))
+            offset += len(part.values)
+        return some
 
     def gather(self, rows: I64) -> F32:
-        """Return vectors, float32, of some rows, shape (m,)."""
+        """Return the float32 vectors of some rows, shape (m,)."""
         out = np.empty((rows.size, self.dim), np.float32)
         offset = 0
         for part in self.parts:
@@ -125,27 +136,27 @@ class Originals:
         return out
 
     def gather_rounded(self, rows: I64) -> Rounded:
-        """Return some rows, shape (m,), ascending, as they are kept."""
-        chosen = self.select(rows).parts
-        values = np.concatenate([np.empty((0, self.dim), KINDS[self.kind]), *(part.values for part in chosen)])
-        scale = np.concatenate([np.empty(0, np.float32), *(part.scale for part in chosen if part.scale is not None)])
+        """Return the rounded vectors of some rows, shape (m,), ascending."""
+        parts = self.select(rows).parts
+        values = np.concatenate([np.empty((0, self.dim), KINDS[self.kind]), *(part.values for part in parts)])
+        scale = np.concatenate([np.empty(0, np.float32), *(part.scale for part in parts if part.scale is not None)])
         return Rounded(values, scale if self.kind == "int8" else None)
 
     def select(self, rows: I64) -> Originals:
         """Return the originals of some rows, shape (m,), ascending; they are copied."""
-        chosen = Originals(self.dim, self.kind)
+        selected = Originals(self.dim, self.kind)
         offset = 0
         for part in self.parts:
             start, stop = np.searchsorted(rows, (offset, offset + len(part.values)))
             at = rows[start:stop] - offset
-            chosen.append(Rounded(part.values[at], None if part.scale is None else part.scale[at]))
+            selected.append(Rounded(part.values[at], None if part.scale is None else part.scale[at]))
             offset += len(part.values)
-        return chosen
+        return selected
 
     def savepoint(self) -> Any:
-        """Return what `rollback` needs to take back `append`."""
+        """Return the state that `rollback` restores after `append`."""
         return list(self.parts)
 
     def rollback(self, savepoint: Any) -> None:
-        """Return to a savepoint; vectors were only appended since."""
+        """Return to a savepoint; `append` is the only change since."""
         self.parts = savepoint

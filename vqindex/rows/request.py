@@ -1,4 +1,4 @@
-"""What a search asks of a backend: prepared queries, how much they want, and which rows they may find."""
+"""The request of a search to a backend: prepared queries, k or thresholds, and the rows that it may return."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ U64 = NDArray[np.uint64]
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Which rows of each segment a search may return.
+    """The rows of each segment that a search may return.
 
     Attributes
     ----------
     words : tuple of (ndarray of uint64 or None)
-        An entry for each segment: None for all of its rows, words (ceil(rows / 64),) for all queries, or words
-        (nq, ceil(rows / 64)), a line for each query (``bitmap.py``). Bits past the last row mean nothing.
+        An entry for each segment: None for all of its rows, words of shape (ceil(rows / 64),) for all queries, or
+        words of shape (nq, ceil(rows / 64)) for each query (``bitmap.py``). Bits past the last row are ignored.
     """
 
     words: tuple[U64 | None, ...]
 
     @property
     def is_per_query(self) -> bool:
-        """Whether some segment has a line of words for each query."""
+        """Whether some segment has words for each query."""
         return any(words is not None and words.ndim == 2 for words in self.words)
 
     def select(self, at: slice) -> Selection:
-        """Return what some of the queries may find."""
+        """Return the selection for some of the queries."""
         if not self.is_per_query:
             return self
         return Selection(tuple(words if words is None or words.ndim == 1 else words[at] for words in self.words))
 
     def pairs_selected(self, rows: Sequence[int], queries: int) -> int:
-        """Return how many pairs of a query and a row are left, of segments with so many rows each."""
+        """Return the number of selected pairs of a query and a row, in segments of `rows` rows each."""
         total = 0
-        for words, in_segment in zip(self.words, rows, strict=True):
+        for words, segment_rows in zip(self.words, rows, strict=True):
             if words is None:
-                total += queries * in_segment
+                total += queries * segment_rows
             else:
                 total += count(words) * (queries if words.ndim == 1 else 1)
         return total
@@ -53,22 +53,22 @@ class Selection:
 
 @dataclass(frozen=True, eq=False)
 class SearchRequest:
-    """One search, whatever runs it and wherever the rows lie.
+    """One search. Every backend takes it, for segments in any place.
 
     Attributes
     ----------
     queries : Queries
         Prepared queries.
     k : int
-        How many rows a search finds for each query; a range search ignores it.
+        Number of rows to return for each query; a range search ignores it.
     thresholds : ndarray of float32, shape (nq,), or None
-        For a range search: scores must be better than this, in the metric's own direction.
+        For a range search: it returns rows with better scores than this, in the metric's own direction.
     confidence : float
         One-sided confidence of the sign bound, above 0.5; 1 scores every row (``sign_bound.py``).
     threads : int or None
-        Most threads to use; None: one for each processor.
+        Most threads to use; None: as many as processors.
     selection : Selection or None
-        Which rows may be found; None: all of them.
+        Rows that the search may return; None: all of them.
     """
 
     queries: Queries
@@ -88,7 +88,7 @@ class SearchRequest:
         return self.queries.count
 
     def select(self, at: slice) -> SearchRequest:
-        """Return the request of some of the queries."""
+        """Return the request for some of the queries."""
         if at.start == 0 and at.stop >= self.count:
             return self
         return replace(

@@ -1,4 +1,4 @@
-"""RowStore: stored rows in memory, grown by segments so that adding copies little and memory stays bounded."""
+"""RowStore: stored rows in memory. They grow in blocks, which bounds the copies and the memory of `append`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .segment import Segment
 __all__ = ["RowStore"]
 
 SEGMENT_ROWS = 2**18
-SEGMENT_BYTES = 2**26  # or so few rows: growing copies half a segment at most, which bounds what adding takes
+SEGMENT_BYTES = 2**26  # a block has at most so many bytes; `append` copies at most half a block
 _FIRST_ROWS = 1024
 
 
@@ -30,17 +30,17 @@ def _first(block: StoredRows, rows: int) -> StoredRows:
 
 
 class RowStore:
-    """The rows of one index, as a list of blocks; full blocks are never copied or moved again."""
+    """The rows of one index, as a list of blocks. Full blocks are never copied or moved."""
 
     def __init__(self, spec: IndexSpec, put: Callable[[Encoded, StoredRows, int], None]) -> None:
         self._spec = spec
-        self._put = put  # the backend's way of writing code rows into a block
+        self._put = put  # writes code rows into a block, as the backend does
         full = SEGMENT_BYTES // spec.bytes_per_vector // BLOCK_ROWS * BLOCK_ROWS
-        self._full = max(BLOCK_ROWS, min(SEGMENT_ROWS, full))  # rows of a segment that grows no more
+        self._full = max(BLOCK_ROWS, min(SEGMENT_ROWS, full))  # most rows of a block
         self._sealed: list[StoredRows] = []
         self._tail = self._allocate(0)
         self._used = 0
-        self._expected_rows = 0  # rows that are known to be appended soon
+        self._expected_rows = 0  # of `reserve`
 
     def _allocate(self, rows: int) -> StoredRows:
         spec = self._spec
@@ -57,19 +57,19 @@ class RowStore:
         return sum(block.rows for block in self._sealed) + self._used
 
     def write_with(self, put: Callable[[Encoded, StoredRows, int], None]) -> None:
-        """Have another backend write code rows from now on."""
+        """Write code rows with another backend from now on."""
         self._put = put
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all blocks, spare room included."""
-        return sum(part.nbytes for block in [*self._sealed, self._tail] for part in block if part is not None)
+        """Bytes of all blocks, spare rows included."""
+        return sum(array.nbytes for block in [*self._sealed, self._tail] for array in block if array is not None)
 
     def seal(self, block: StoredRows, *, whole: bool = False) -> None:
-        """Take a block as it is, without copying (a memory map stays one); only before rows are appended.
+        """Add a block without copying it (a memory map stays one); only before rows are appended.
 
-        Rows that fill no whole block of the sign bits are copied, so that every block but the last ends with a whole
-        one, as files need it; with `whole` they stay where they are.
+        Files need a multiple of 64 rows in every block but the last, so the rows past such a multiple are copied. With
+        `whole` they are not.
         """
         assert not self._used, "foreign blocks must come first"
         if whole:
@@ -83,15 +83,15 @@ class RowStore:
 
     @property
     def has_whole_blocks(self) -> bool:
-        """Whether all blocks but the last fill their blocks of the sign bits."""
+        """Whether all blocks but the last have a multiple of 64 rows."""
         return all(block.rows % BLOCK_ROWS == 0 for block in self.stored()[:-1])
 
     def reserve(self, rows: int) -> None:
-        """Make room for so many at once when they come."""
+        """Expect so many more rows: `append` allocates them at once."""
         self._expected_rows = rows
 
     def append(self, rows: Encoded) -> None:
-        """Copy rows behind the last ones."""
+        """Append copies of code rows."""
         start = 0
         while start < rows.rows:
             if self._used == self._tail.rows:
@@ -114,30 +114,30 @@ class RowStore:
         self._tail = bigger
 
     def savepoint(self) -> Any:
-        """Return what `rollback` needs to take back `append`."""
+        """Return the state that `rollback` restores after `append`."""
         return list(self._sealed), self._tail, self._used
 
     def rollback(self, savepoint: Any) -> None:
-        """Return to a savepoint; rows were only appended since."""
+        """Return to a savepoint; `append` is the only change since."""
         self._sealed, self._tail, self._used = savepoint
         self._expected_rows = 0
-        if self._tail.signs is not None:  # the empty columns of the last block of 64 rows are stored with it
+        if self._tail.signs is not None:  # a file stores the unused columns of the last 64 rows, as zeros
             block, column = divmod(self._used, BLOCK_ROWS)
             self._tail.signs[block : block + 1, :, column:] = 0
             self._tail.signs[block + 1 :] = 0
 
     def select(self, rows: NDArray[np.int64]) -> RowStore:
-        """Return a store of some rows, shape (m,), ascending; they are copied."""
+        """Return a store with copies of some rows, shape (m,), ascending."""
         store = RowStore(self._spec, self._put)
         for start in range(0, rows.size, SEGMENT_ROWS):
             if store._used:
                 store._sealed.append(store._tail)
-            some = rows[start : start + SEGMENT_ROWS]
-            store._tail, store._used = self._gathered(some), some.size
+            batch = rows[start : start + SEGMENT_ROWS]
+            store._tail, store._used = self._copied(batch), batch.size
         return store
 
-    def _gathered(self, rows: NDArray[np.int64]) -> StoredRows:
-        """Copy some rows, ascending, into a block with room up to a multiple of 64."""
+    def _copied(self, rows: NDArray[np.int64]) -> StoredRows:
+        """Return copies of some rows, ascending, in a block whose size is a multiple of 64."""
         block = self._allocate(-(-rows.size // BLOCK_ROWS) * BLOCK_ROWS)
         offset = 0
         for source in self.stored():
@@ -153,21 +153,25 @@ class RowStore:
         return block
 
     def stored(self) -> list[StoredRows]:
-        """Return the stored rows in order, as views."""
+        """Return views of the stored rows, in order."""
         return [*self._sealed, _first(self._tail, self._used)] if self._used else list(self._sealed)
 
+    def empty_block(self) -> StoredRows:
+        """Return a block without rows."""
+        return self._allocate(0)
+
     def segments(self) -> list[Segment]:
-        """Return the rows as segments to scan, in order, as views."""
+        """Return the rows as segments to scan, in order and without copying."""
         return [Segment(stored) for stored in self.stored()]
 
     def first(self, count: int) -> RowStore:
-        """Return a store of the first rows, to be looked at while another thread appends to this one.
+        """Return a store of the first rows, for reading while another thread appends to this one.
 
-        These rows are written already, and `append` neither moves nor changes them: a tail that grows is copied.
+        `append` neither moves nor changes these rows: it copies the last block before it grows.
         """
         view = RowStore.__new__(RowStore)
         view._spec, view._put, view._full, view._expected_rows = self._spec, self._put, self._full, 0
-        view._tail, view._used = self._tail, 0  # before the sealed ones, lest it be sealed in between and missed
+        view._tail, view._used = self._tail, 0  # before `_sealed`: a block sealed in between is then in both
         view._sealed = []
         for block in [*self._sealed, view._tail]:
             if count <= 0:
@@ -177,7 +181,7 @@ class RowStore:
         return view
 
     def gather(self, rows: NDArray[np.int64]) -> Encoded:
-        """Gather rows, shape (m,), as code rows."""
+        """Return rows, shape (m,), as code rows."""
         spec = self._spec
         norm = np.empty(rows.size, np.float32) if spec.stores_norm else None
         out = Encoded(np.empty((rows.size, spec.code_bytes), np.uint8), np.empty(rows.size, np.float32), norm)

@@ -1,4 +1,4 @@
-"""Segment: some rows of an index that never change again, with everything that belongs to them."""
+"""Segment: immutable rows of an index, with all that belongs to them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..codes.bitplanes import StoredRows
 
 if TYPE_CHECKING:
-    from .originals import Rounded
+    from .originals import Originals
     from .string_ids import StringIds
 
 __all__ = ["Segment"]
@@ -19,27 +19,27 @@ __all__ = ["Segment"]
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """Rows as files keep them and backends scan them.
+    """Rows in the form that files store and backends scan.
 
-    Segments follow one another: the rows of an index are those of its first segment, then those of the next, and so
-    on. Files, stores, the GPU's mirror and searches pass this and nothing else.
+    The rows of an index are those of its segments in order. Files, stores, the GPU's mirror and searches pass segments
+    and nothing else.
 
     Attributes
     ----------
     stored : StoredRows
         Sign bits, codes and scalars.
     ids : ndarray of int64, shape (rows,), or None
-        Explicit ids; None where ids are counted, and in segments that are only scanned.
+        Explicit ids; None if ids are automatic, and in segments that are only scanned.
     string_ids : StringIds or None
         The strings whose numbers `ids` are.
-    originals : Rounded or None
-        The vectors themselves, rounded, if they are kept.
+    originals : Originals or None
+        The rounded vectors, if the index keeps them.
     """
 
     stored: StoredRows
     ids: NDArray[np.int64] | None = None
     string_ids: StringIds | None = None
-    originals: Rounded | None = None
+    originals: Originals | None = None
 
     @property
     def rows(self) -> int:

@@ -1,8 +1,8 @@
 """StringIds: ids that are strings.
 
-An index works with int64 ids inside. The number of a name is the first 63 bits of its BLAKE2b digest, so that whatever
-finds, compares or stores ids does the same with names; their text lies beside, in row order. Two names of one number
-(once in 18 million indexes of a million names) are told apart by their texts, and refused.
+An index works with int64 ids. The number of a string is the first 63 bits of its BLAKE2b digest; it is found, compared
+and stored like any other id. The text of the strings is stored beside the numbers, in row order. Two strings with the
+same number (in one of 18 million indexes of a million strings) are told apart by their texts; the second is refused.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 
 
-def _digest(name: bytes) -> bytes:
-    return hashlib.blake2b(name, digest_size=8).digest()
+def _digest(text: bytes) -> bytes:
+    return hashlib.blake2b(text, digest_size=8).digest()
 
 
 def as_string_ids(ids: Any) -> list[str] | None:
-    """Return ids that are strings as a list, None if they are not strings.
+    """Return string ids as a list, None if the ids are not strings.
 
     Raises
     ------
@@ -42,43 +42,44 @@ def as_string_ids(ids: Any) -> list[str] | None:
         ids = np.asarray(ids).tolist()
     if not isinstance(ids, list | tuple) or not ids or not isinstance(ids[0], str):
         return None
-    for name in ids:
-        if not isinstance(name, str):
-            raise InvalidInputError(f"id {name!r} is among ids that are strings; expected one kind")
+    for string in ids:
+        if not isinstance(string, str):
+            raise InvalidInputError(f"id {string!r} is among ids that are strings; expected one kind")
         try:
-            name.encode()
+            string.encode()
         except UnicodeEncodeError:
-            raise InvalidInputError(f"id {name!r} has no UTF-8 form") from None
+            raise InvalidInputError(f"id {string!r} has no UTF-8 form") from None
     return [*ids]
 
 
-def numbers_of(names: Sequence[str]) -> I64:
-    """Return the numbers of names, shape (m,)."""
-    digests = b"".join(_digest(name.encode()) for name in names)
+def numbers_of(strings: Sequence[str]) -> I64:
+    """Return the numbers of strings, shape (m,)."""
+    digests = b"".join(_digest(string.encode()) for string in strings)
     return (np.frombuffer(digests, "<u8") & np.uint64(2**63 - 1)).astype(np.int64)
 
 
-def _wider(room: NDArray[Any], size: int) -> NDArray[Any]:
-    if size <= room.size:
-        return room
-    wider = np.empty(max(size, room.size * 3 // 2), room.dtype)
-    wider[: room.size] = room
+def _wider(array: NDArray[Any], size: int) -> NDArray[Any]:
+    """Return an array with at least `size` entries: this one, or a longer copy."""
+    if size <= array.size:
+        return array
+    wider = np.empty(max(size, array.size * 3 // 2), array.dtype)
+    wider[: array.size] = array
     return wider
 
 
 class StringIds:
-    """The names of rows, in order. What is there is never changed, so that others may read while one thread appends.
+    """The string ids of rows, in order. Existing entries never change: threads may read them while one appends.
 
     Parameters
     ----------
     text : ndarray of uint8, optional
-        All names in UTF-8, one behind the other.
+        All strings in UTF-8, concatenated.
     ends : ndarray of int64, shape (n,), optional
-        Where each name ends in it.
+        The end of each string in `text`.
     """
 
     def __init__(self, text: U8 | None = None, ends: I64 | None = None) -> None:
-        # As plain arrays, for a slice of a memory map takes long to make; they map the same pages.
+        # Plain arrays map the same pages as a memory map, and slicing them is faster.
         self._text = np.empty(0, np.uint8) if text is None else np.asarray(text)
         self._ends = np.empty(0, np.int64) if ends is None else np.asarray(ends)
         self._count, self._size = len(self._ends), len(self._text)
@@ -88,20 +89,20 @@ class StringIds:
 
     @property
     def text(self) -> U8:
-        """All names in UTF-8, one behind the other."""
+        """All strings in UTF-8, concatenated."""
         return self._text[: self._size]
 
     @property
     def ends(self) -> I64:
-        """Where each name ends in `text`."""
+        """The end of each string in `text`."""
         return self._ends[: self._count]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of texts and ends."""
+        """Bytes of text and ends."""
         return self._text.nbytes + self._ends.nbytes
 
-    def _name(self, row: int) -> str:
+    def _string(self, row: int) -> str:
         start = 0 if row == 0 else int(self._ends[row - 1])
         try:
             return self._text[start : int(self._ends[row])].tobytes().decode()
@@ -109,40 +110,47 @@ class StringIds:
             raise FileFormatError(f"the name of row {row} is no UTF-8: the index came from a damaged file") from None
 
     def of(self, rows: I64) -> NDArray[np.object_]:
-        """Return the names of rows, of any shape; None for row -1."""
+        """Return the strings of rows, of any shape; None for row -1."""
         out = np.empty(rows.shape, np.object_)
-        out.reshape(-1)[:] = [None if row < 0 else self._name(row) for row in rows.reshape(-1).tolist()]
+        out.reshape(-1)[:] = [None if row < 0 else self._string(row) for row in rows.reshape(-1).tolist()]
         return out
 
-    def check_same(self, rows: I64, names: Sequence[str]) -> None:
-        """Raise InvalidInputError if a row that was found by a name's number has another name."""
-        for row, name in zip(rows.tolist(), names, strict=True):
-            if row >= 0 and self._name(row) != name:
-                raise InvalidInputError(f"id {name!r} has the same number as {self._name(row)!r}; expected another id")
+    def check_same(self, rows: I64, strings: Sequence[str]) -> None:
+        """Raise InvalidInputError if a row that was found by a string's number has another string."""
+        for row, string in zip(rows.tolist(), strings, strict=True):
+            if row >= 0 and self._string(row) != string:
+                other = self._string(row)
+                raise InvalidInputError(f"id {string!r} has the same number as {other!r}; expected another id")
 
-    def append(self, names: Sequence[str]) -> None:
-        """Take names in, behind the last ones."""
-        coded = [name.encode() for name in names]
-        text = np.frombuffer(b"".join(coded), np.uint8)
-        ends = np.cumsum([len(name) for name in coded], dtype=np.int64) + self._size
+    def append(self, strings: Sequence[str]) -> None:
+        """Append strings."""
+        encoded = [string.encode() for string in strings]
+        text = np.frombuffer(b"".join(encoded), np.uint8)
+        ends = np.cumsum([len(string) for string in encoded], dtype=np.int64) + self._size
         self._put(text, ends)
 
     def extend(self, other: StringIds) -> None:
-        """Take other names in, behind the last ones."""
+        """Append the strings of other rows."""
         self._put(other.text, other.ends + self._size)
 
     def _put(self, text: U8, ends: I64) -> None:
         size, count = self._size + len(text), self._count + len(ends)
         self._text, self._ends = _wider(self._text, size), _wider(self._ends, count)
-        if len(text):  # else a map, which can't be written to, may still be it
+        if len(text):  # without new text, `_text` may be a memory map, which is not writable
             self._text[self._size : size] = text
         if len(ends):
             self._ends[self._count : count] = ends
         self._size, self._count = size, count
 
+    def slice_rows(self, start: int, stop: int) -> StringIds:
+        """Return the strings of the rows from `start` to before `stop`; their text is a view."""
+        first = int(self.ends[start - 1]) if start else 0
+        ends = self.ends[start:stop]
+        return StringIds(self.text[first : int(ends[-1])] if ends.size else self.text[:0], ends - first)
+
     def select(self, rows: I64) -> StringIds:
-        """Return the names of some rows; they are copied."""
-        self.check("names of the index")  # of a map that was not verified, before memory is taken for what it claims
+        """Return copies of the strings of some rows."""
+        self.check("names of the index")  # of a memory map that was not verified: before memory of its size is taken
         starts = np.concatenate([[0], self.ends[:-1]])[rows] if rows.size else rows
         lengths = self.ends[rows] - starts
         ends = np.cumsum(lengths)
@@ -150,15 +158,15 @@ class StringIds:
         return StringIds(self.text[at], ends)
 
     def savepoint(self) -> Any:
-        """Return what `rollback` needs to take back `append`."""
+        """Return the state that `rollback` restores after `append`."""
         return self._size, self._count
 
     def rollback(self, savepoint: Any) -> None:
-        """Return to a savepoint; strings were only appended since."""
+        """Return to a savepoint; `append` is the only change since."""
         self._size, self._count = savepoint
 
     def check(self, where: Any, numbers: I64 | None = None) -> None:
-        """Refuse what no index could have written: ends out of order, and, if numbers are given, those of other names.
+        """Check that an index could have written these strings: their ends ascend, and `numbers` are theirs.
 
         Raises
         ------

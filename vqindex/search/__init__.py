@@ -1,1 +1,1 @@
-"""Searching: from a caller's queries to results, over any list of segments."""
+"""Search: from a caller's queries to results, over any list of segments."""

@@ -1,4 +1,4 @@
-"""Re-ranking: exact scores of a shortlist, from vectors of which only the shortlist's are read."""
+"""Re-ranking: exact scores of a shortlist. Only the vectors of the shortlist are read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ I64 = NDArray[np.int64]
 Reader = Callable[[I64], F32]
 _Source = Callable[[NDArray[Any]], F32]  # of ids, ascending
 
-_VALUES = 2**22  # coordinates of the shortlists that are read at a time
+_VALUES = 2**22  # coordinates of original vectors in a batch
 
 
 def exact_scores(metric: str, queries: F32, vectors: F32) -> F32:
@@ -30,7 +30,7 @@ def exact_scores(metric: str, queries: F32, vectors: F32) -> F32:
     Parameters
     ----------
     metric : {"ip", "cosine", "l2"}
-        As of an index; a zero vector has cosine 0.
+        Metric of the index; a zero vector has cosine 0.
     queries : ndarray of float32, shape (nq, d)
         Queries.
     vectors : ndarray of float32, shape (nq, m, d)
@@ -39,7 +39,7 @@ def exact_scores(metric: str, queries: F32, vectors: F32) -> F32:
     Returns
     -------
     ndarray of float32, shape (nq, m)
-        Summed in float64 in one order (``estimator.sum64``) and rounded once, so that a score depends on its query and
+        Sums in float64 in a fixed order (``estimator.sum64``), rounded once, so that a score depends on its query and
         its vector alone.
     """
     nq, m, d = vectors.shape
@@ -59,7 +59,7 @@ def exact_scores(metric: str, queries: F32, vectors: F32) -> F32:
 
 
 def as_reader(source: Any, oversample: object, return_stderr: bool, contents: Contents) -> Reader | None:
-    """Check the argument rerank= of a search and what goes with it.
+    """Check the argument rerank= of a search, and the arguments that depend on it.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def as_reader(source: Any, oversample: object, return_stderr: bool, contents: Co
     oversample, return_stderr
         The other arguments of the search.
     contents : Contents
-        Of the index.
+        Contents of the index.
 
     Returns
     -------
@@ -129,16 +129,16 @@ def _from_array(source: Any, dim: int) -> _Source:
 
 
 def rerank(metric: str, queries: F32, rows: I64, read: Reader, k: int) -> tuple[F32, I64]:
-    """Return the k best scores and rows, (nq, k), of shortlists, best first, ties by row.
+    """Return the k best scores and rows, (nq, k), of shortlists, best first; ties go to the lower row.
 
     Parameters
     ----------
     metric : {"ip", "cosine", "l2"}
-        As of the index.
+        Metric of the index.
     queries : ndarray of float32, shape (nq, d)
-        Queries as they were given.
+        The caller's queries.
     rows : ndarray of int64, shape (nq, m)
-        Shortlists, m >= k; -1 where there is none.
+        Shortlists, m >= k; -1 in empty places.
     read : callable
         Returns float32 vectors of rows, ascending and distinct.
     k : int
@@ -149,14 +149,14 @@ def rerank(metric: str, queries: F32, rows: I64, read: Reader, k: int) -> tuple[
     step = max(1, _VALUES // max(1, m * queries.shape[1]))
     for start in range(0, nq, step):
         at = slice(start, start + step)
-        there = rows[at] >= 0
-        wanted, place = np.unique(rows[at][there], return_inverse=True)
-        vectors = np.zeros((*there.shape, queries.shape[1]), np.float32)
-        vectors[there] = read(wanted)[place.reshape(-1)]
-        keys = sign * exact_scores(metric, queries[at], vectors)
-        keys[~there] = np.inf
-        last = np.where(there, rows[at], np.iinfo(np.int64).max)
-        order = np.lexsort((last, keys))[:, :k]
-        out_scores[at] = sign * np.take_along_axis(keys, order, axis=1)
+        is_present = rows[at] >= 0
+        distinct, place = np.unique(rows[at][is_present], return_inverse=True)
+        vectors = np.zeros((*is_present.shape, queries.shape[1]), np.float32)
+        vectors[is_present] = read(distinct)[place.reshape(-1)]
+        ascending = sign * exact_scores(metric, queries[at], vectors)
+        ascending[~is_present] = np.inf
+        tie_break = np.where(is_present, rows[at], np.iinfo(np.int64).max)
+        order = np.lexsort((tie_break, ascending))[:, :k]
+        out_scores[at] = sign * np.take_along_axis(ascending, order, axis=1)
         out_rows[at] = np.take_along_axis(rows[at], order, axis=1)
     return out_scores, out_rows

@@ -1,4 +1,4 @@
-"""Searcher: prepare, select, scan, merge, rerank."""
+"""Searcher: prepares queries, applies filters, scans, merges and re-ranks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..arguments import MAX_K, as_confidence, as_count, as_shortlist, as_thresholds
 from ..arrays import OnDevice, as_queries, on_host
-from ..codes.encoded import Queries
+from ..codes.encoded import Encoded, Queries
 from ..codes.top_k import RangeHits, TopK
 from ..encoder import Encoder
 from ..result import Delivery, RangeResult, SearchResult
@@ -26,22 +26,22 @@ I64 = NDArray[np.int64]
 
 
 class _Prepared(NamedTuple):
-    """Queries as they were given, as a backend takes them, and how their results go to the caller."""
+    """Queries in three forms: the caller's vectors, prepared for a backend, and the form of their results."""
 
-    given: F32 | OnDevice
+    vectors: F32 | OnDevice
     queries: Queries
     deliver: Delivery
 
 
 class Searcher(NamedTuple):
-    """Answers searches of contents that nobody changes meanwhile (`Contents.snapshot`).
+    """Searches one snapshot of an index's contents (`Contents.snapshot`).
 
     Attributes
     ----------
     encoder : Encoder
-        Of the index: its backend scans, its centering turns the engine's scores into those of the index.
+        Encoder of the index. Its backend scans; its centering converts the engine's scores to those of the index.
     contents : Contents
-        What is searched.
+        The rows to search.
     """
 
     encoder: Encoder
@@ -63,14 +63,14 @@ class Searcher(NamedTuple):
         k = as_count("k", k, MAX_K)
         limits = self._limits(threads, confidence)
         vectors_of = as_reader(rerank_from, oversample, return_stderr, self.contents)
-        given, prepared, deliver = self._prepare(queries)
+        vectors, prepared, deliver = self._prepare(queries)
         shortlist = k if vectors_of is None else as_shortlist(k, oversample, len(self.contents.ids))
         found = self._scan(SearchRequest(prepared, k=shortlist, **limits), filter)
         if vectors_of is None:
             scores, rows = self.encoder.centering.scores(found.scores), found.rows
         else:
             metric = self.encoder.centering.spec.metric
-            scores, rows = rerank(metric, on_host(given), found.rows, vectors_of, k)
+            scores, rows = rerank(metric, on_host(vectors), found.rows, vectors_of, k)
         errors = self._stderr(prepared, rows, self.contents.rows) if return_stderr else None
         return deliver(SearchResult(scores, self.contents.ids.ids(rows), errors))
 
@@ -86,18 +86,20 @@ class Searcher(NamedTuple):
         return deliver._replace(single=False)(RangeResult(hits.lims, scores, self.contents.ids.ids(hits.rows)))
 
     def estimate(self, queries: Any, ids: Any) -> F32:
-        """Return the scores of every query with every given id; as `VQIndex.estimate`."""
+        """Return the scores of every query with every id of a list; as `VQIndex.estimate`."""
         _, prepared, deliver = self._prepare(queries)
-        known = self.contents.ids
-        codes = self.contents.rows.gather(known.rows(known.parse_ids(ids)))
+        codes = self._codes(ids)
         scores: F32 = deliver.array(self.encoder.centering.scores(self.encoder.backend.scores(prepared, codes)))
         return scores
 
     def reconstruct(self, ids: Any) -> F32:
         """Return the decoded vectors of ids, (m, dim); as `VQIndex.reconstruct`."""
-        known = self.contents.ids
-        codes = self.contents.rows.gather(known.rows(known.parse_ids(ids)))
-        return self.encoder.centering.decoded(self.encoder.backend.decode(codes))
+        return self.encoder.centering.decoded(self.encoder.backend.decode(self._codes(ids)))
+
+    def _codes(self, ids: Any) -> Encoded:
+        """Return the code rows of ids."""
+        id_map = self.contents.ids
+        return self.contents.rows.gather(id_map.rows(id_map.parse_ids(ids)))
 
     @staticmethod
     def _limits(threads: int | None, confidence: float | None) -> dict[str, Any]:
@@ -107,24 +109,24 @@ class Searcher(NamedTuple):
         }
 
     def _prepare(self, queries: Any) -> _Prepared:
-        """Check and prepare queries; also tell how their results are to be returned."""
+        """Check and prepare queries, and determine the form of their results."""
         on_device = self.encoder.backend.adopt(queries)
         matrix, single = as_queries(queries if on_device is None else on_device, self.encoder.centering.spec.dim)
         return _Prepared(matrix, self.encoder.prepare(matrix), Delivery(single, on_device))
 
     def _scan(self, request: SearchRequest, filter: Any) -> TopK:
-        """Scan the rows that a filter leaves each query."""
+        """Scan the rows that a filter selects for each query."""
         segments = self.contents.rows.segments()
-        parts = Filter(filter, self.contents.ids, request.count).requests(request, segments)
-        return TopK.of_queries([self.encoder.backend.search(part, segments) for part in parts])
+        batches = Filter(filter, self.contents.ids, request.count).requests(request, segments)
+        return TopK.of_queries([self.encoder.backend.search(batch, segments) for batch in batches])
 
     def _scan_range(self, request: SearchRequest, filter: Any) -> RangeHits:
         segments = self.contents.rows.segments()
-        parts = Filter(filter, self.contents.ids, request.count).requests(request, segments)
-        return RangeHits.of_queries([self.encoder.backend.range_search(part, segments) for part in parts])
+        batches = Filter(filter, self.contents.ids, request.count).requests(request, segments)
+        return RangeHits.of_queries([self.encoder.backend.range_search(batch, segments) for batch in batches])
 
     def _stderr(self, queries: Queries, rows: I64, store: RowStore) -> F32:
-        """Return the standard errors of found rows, nan where there is none."""
+        """Return the standard errors of rows; nan in empty places."""
         errors = np.full(rows.shape, np.nan, np.float32)
         for i, found in enumerate(rows):
             mask = found >= 0

@@ -22,6 +22,7 @@ from ..center import Centering
 from ..directory.local import LocalDirectory
 from ..directory.protocol import WriterLock
 from ..errors import StoreError
+from ..file_format.contents import FileContents
 from ..file_format.writer import write_file
 from ..index import VQIndex
 from ..rows.bitmap import bits_of
@@ -107,9 +108,9 @@ class DurableIndex(VQIndex):
         originals = None if kind is None else Originals(self._spec.dim, kind)
         held, gone, first = [], [], 0
         for segment, (stored, removed) in zip(manifest.segments, parts, strict=True):
-            rows.seal(stored.rows, whole=True)
-            if originals is not None and stored.originals is not None:
-                originals.parts += stored.originals.parts  # as they are: `append` would join small ones in memory
+            rows.seal(stored.segment.stored, whole=True)
+            if originals is not None and stored.segment.originals is not None:
+                originals.parts += stored.segment.originals.parts  # `append` would copy small ones into memory
             held.append(_Held(first, first + segment.rows, None, segment))
             gone.append(removed + first)
             first += segment.rows
@@ -340,22 +341,20 @@ class DurableIndex(VQIndex):
         return number, name
 
     def _write_segment(self, rows: I64, written: list[str]) -> _Held:
-        number, name = self._take_name("vqi", written)
+        number, file_name = self._take_name("vqi", written)
         ids = self._ids.numbers(rows)
         names = None if self._ids.string_ids is None else self._ids.string_ids.select(rows)
         counted = names is None and ids[-1] < MAX_COUNTED and bool((np.diff(ids) == 1).all())
         first_id = int(ids[0]) if counted else None
-        file = self._directory.create(name)
+        file = self._directory.create(file_name)
         try:
-            blocks = self._rows.select(rows).stored()
             originals = None if self._contents.originals is None else self._contents.originals.select(rows)
             explicit = None if first_id is not None else ids
-            crc = write_file(
-                file, self._codec, blocks, explicit, {}, originals=originals, centering=self._centering, names=names
-            )
+            rows_to_write = Contents(self._rows.select(rows), IdMap(rows.size, explicit, None, names), originals)
+            crc = write_file(file, self._codec, FileContents(self._centering, rows_to_write.segments(), {}))
         finally:
             file.close()
-        segment = Segment(number, rows.size, self._directory.size(name), crc, first_id)
+        segment = Segment(number, rows.size, self._directory.size(file_name), crc, first_id)
         first, last = int(rows[0]), int(rows[-1]) + 1
         return _Held(first, last, None if last - first == rows.size else rows, segment)
 

@@ -22,7 +22,7 @@ from .removed import read_removed
 __all__ = ["Part", "ids_of", "names_of", "read_snapshot", "verify_store"]
 
 Answer = TypeVar("Answer")
-Part = tuple[file_format.Stored, NDArray[np.int64]]  # a segment and which of its rows are removed
+Part = tuple[file_format.FileContents, NDArray[np.int64]]  # a segment and which of its rows are removed
 
 
 def _steady(directory: Directory, work: Callable[[Manifest], Answer]) -> tuple[Manifest, Answer]:
@@ -44,32 +44,33 @@ def _steady(directory: Directory, work: Callable[[Manifest], Answer]) -> tuple[M
 
 def _read_segment(
     directory: Directory, manifest: Manifest, segment: Segment, mmap: bool, verify: bool
-) -> file_format.Stored:
+) -> file_format.FileContents:
     path = directory.describe(segment.name)
     size = directory.size(segment.name)
     if size != segment.size:
         raise FileFormatError(f"{path}: has {size} bytes; expected {segment.size}")
     stored = file_format.read(directory.fetch(segment.name), mmap=mmap, verify=verify)
-    kind = None if stored.originals is None else stored.originals.kind
-    found = (stored.crc32, stored.centering.spec, stored.centering.text, stored.rows.rows, kind)
+    originals = stored.segment.originals
+    kind = None if originals is None else originals.kind
+    found = (stored.crc32, stored.centering.spec, stored.centering.text, stored.rows, kind)
     if found != (segment.crc32, manifest.spec, manifest.center, segment.rows, manifest.keep_vectors):
         raise FileFormatError(f"{path}: not the file that {directory.describe(MANIFEST)} names (its header differs)")
-    if (stored.ids is None) != (segment.first_id is not None):
+    if (stored.segment.ids is None) != (segment.first_id is not None):
         raise FileFormatError(f"{path}: has ids both here and in {directory.describe(MANIFEST)}, or in neither")
     return stored
 
 
-def ids_of(segment: Segment, stored: file_format.Stored) -> NDArray[np.int64]:
+def ids_of(segment: Segment, stored: file_format.FileContents) -> NDArray[np.int64]:
     """Return the ids of all rows of a segment."""
-    if stored.ids is not None:
-        return stored.ids
+    if stored.segment.ids is not None:
+        return stored.segment.ids
     assert segment.first_id is not None
     return np.arange(segment.first_id, segment.first_id + segment.rows)
 
 
-def names_of(where: str, segments: Sequence[file_format.Stored]) -> list[StringIds]:
+def names_of(where: str, segments: Sequence[file_format.FileContents]) -> list[StringIds]:
     """Return the names of all segments; of none if ids are integers. Some with and some without are refused."""
-    named = [stored.string_ids for stored in segments if stored.string_ids is not None]
+    named = [stored.segment.string_ids for stored in segments if stored.segment.string_ids is not None]
     if named and len(named) < len(segments):
         raise FileFormatError(f"{where}: {len(named)} of its {len(segments)} segments have names; expected all or none")
     return named
@@ -117,8 +118,8 @@ def verify_store(folder: Path) -> list[tuple[str, int]]:
             stored = _read_segment(directory, manifest, segment, mmap=True, verify=True)
             check_bytes(path, segment.file_crc32)
             segments.append(stored)
-            if stored.string_ids is not None:
-                stored.string_ids.check(path, stored.ids)
+            if stored.segment.string_ids is not None:
+                stored.segment.string_ids.check(path, stored.segment.ids)
             names.append((segment.name, segment.size))
             removed = read_removed(directory, segment)
             if segment.removed:

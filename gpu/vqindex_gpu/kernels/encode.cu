@@ -1,35 +1,36 @@
 // uses: common.cuh rotate.cuh
-// Encode float32 rows, a row a block: scaled domain, rotation, quantize, factor, pack; bytes equal reference.py's.
+// Encodes float32 rows: scaled domain, rotation, quantization, rescale, packing. The bytes equal those of reference.py.
+// One block encodes one row.
 //
-//   shared memory: x', then y [padded d] | second buffer [padded d], later the fields | thresholds times s [256]
+//   shared memory: x', later y [padded d] | second buffer [padded d], later the fields | thresholds times s [256]
 //
-// VQ_TRELLIS=1 stops after the rotation: it writes y and the integers that the trellis search takes (viterbi.cu), and
-// finish.cu does the rest.
+// VQ_TRELLIS=1 stops after the rotation. It writes y and the integers that the trellis search (viterbi.cu) takes;
+// finish.cu computes the rescale and packs.
 
 VQ_KERNEL(VQ_THREADS)
 vq_encode(const float* vectors, int dim, int stride, const u32* signs, const float* scales, int cosine, float* norm,
 #if VQ_TRELLIS
-          float grid, int peak, float* rotated, short* values, double* norm2, int* shift
+          float value_scale, int peak, float* rotated, short* values, double* norm2, int* shift
 #else
           const float* thresholds, const short* levels, int bits, int renormalized, double cell_scale, u8* codes,
-          int code_bytes, float* factor
+          int code_bytes, float* rescale
 #endif
 ) {
   VQ_DYNAMIC_SHARED(shared);
-  __shared__ float room[VQ_THREADS / 32];
+  __shared__ float scratch[VQ_THREADS / 32];
   __shared__ vq_scaled scaled;
   const int padded = (VQ_AT(dim) + 4) / 4 * 4;
   const u64 row = blockIdx.x;
   float *y = (float*)shared, *other = y + padded;
   const vq_rotation rotation = {dim, stride, signs, scales};
 
-  vq_to_scaled(vectors + row * dim, dim, y, room, &scaled);
+  vq_to_scaled(vectors + row * dim, dim, y, scratch, &scaled);
   vq_rotate(rotation, y, other);
 
   const float s = __double2float_rn(__dsqrt_rn(__ddiv_rn(scaled.norm2, (double)dim)));
   if (norm && threadIdx.x == 0) norm[row] = vq_flush(vq_ldexp(__dsqrt_rn(scaled.norm2), scaled.shift));
 #if VQ_TRELLIS
-  const float inverse = s > 0.0f ? __fdiv_rn(grid, s) : 0.0f;
+  const float inverse = s > 0.0f ? __fdiv_rn(value_scale, s) : 0.0f;
   for (int j = threadIdx.x; j < dim; j += blockDim.x) {
     float v = y[VQ_AT(j)];
     float whole = rintf(__fmul_rn(v, inverse));
@@ -41,17 +42,17 @@ vq_encode(const float* vectors, int dim, int stride, const u32* signs, const flo
     shift[row] = scaled.shift;
   }
 #else
-  float* bars = other + padded;
+  float* scaled_thresholds = other + padded;
   u8* fields = (u8*)other;
   const int count = (1 << bits) - 1;
-  for (int i = threadIdx.x; i < count; i += blockDim.x) bars[i] = __fmul_rn(thresholds[i], s);
+  for (int i = threadIdx.x; i < count; i += blockDim.x) scaled_thresholds[i] = __fmul_rn(thresholds[i], s);
   __syncthreads();
-  // field = #{i: y > bar i}; bars ascend, so a binary search counts them.
+  // A field is the number of thresholds that y exceeds. The thresholds rise, so a binary search counts them.
   for (int j = threadIdx.x; j < dim; j += blockDim.x) {
     float v = y[VQ_AT(j)];
     int field = 0;
     for (int step = 1 << (bits - 1); step; step /= 2)
-      if (v > bars[field + step - 1]) field += step;
+      if (v > scaled_thresholds[field + step - 1]) field += step;
     fields[j] = (u8)field;
   }
   __syncthreads();
@@ -59,11 +60,11 @@ vq_encode(const float* vectors, int dim, int stride, const u32* signs, const flo
   if (!renormalized) {
     if (threadIdx.x == 0) {
       double length = __dmul_rn(__dsqrt_rn(scaled.norm2), cell_scale);
-      factor[row] = vq_rescaled(length, scaled.norm2, scaled.shift, cosine);
+      rescale[row] = vq_from_scaled(length, scaled.norm2, scaled.shift, cosine);
     }
   } else if (threadIdx.x < 32) {
     double dot = vq_sum64(dim, [&](int j) { return __dmul_rn((double)y[VQ_AT(j)], (double)levels[fields[j]]); });
-    if (threadIdx.x == 0) factor[row] = vq_factor(dot, scaled.norm2, scaled.shift, cosine);
+    if (threadIdx.x == 0) rescale[row] = vq_rescale(dot, scaled.norm2, scaled.shift, cosine);
   }
 #endif
 }

@@ -1,11 +1,12 @@
 // uses: common.cuh layout.cuh
-// Rows on their way in: packed fields to the device layout, a thread for each 8 bytes.
+// Converts uploaded rows from packed fields to the device layout. One thread writes 8 bytes.
 //
-// `signs` is null for code rows (vqindex/packing.py). Otherwise it is the sign plane of the stored layout and `codes`
-// are the other bits (vqindex/codes/bitplanes.py); the first `lead` fields have no sign. The fields of a trellis go to
-// the device as those of its path: the lowest bit of the field `lead` places before turns the highest (trellis.py).
+// `sign_bits` is null for code rows (vqindex/codes/packing.py). Otherwise it holds the sign bits of the stored layout,
+// and `codes` holds the other bits of each field (vqindex/codes/bitplanes.py); the first `warmup_fields` fields have no
+// sign bit. A trellis row is converted to the fields of its path: the lowest bit of a field flips the highest bit of
+// the field `warmup_fields` places later (`Trellis.swapped`).
 
-// `bits` bits of a stream from bit `at` on.
+// Returns `bits` bits of a stream, starting at bit `at`.
 __device__ __forceinline__ u32 vq_field(const u8* stream, u64 at, int bits, u64 bytes) {
   u32 v = stream[at / 8];
   if (at / 8 + 1 < bytes) v |= (u32)stream[at / 8 + 1] << 8;
@@ -13,24 +14,24 @@ __device__ __forceinline__ u32 vq_field(const u8* stream, u64 at, int bits, u64 
 }
 
 VQ_KERNEL(VQ_THREADS)
-vq_repack(const u8* codes, const u8* signs, int row_bytes, int sign_bytes, int fields, int bits, int lead, i64 start,
-          i64 rows, int chunks, u64* out) {
+vq_repack(const u8* codes, const u8* sign_bits, int row_bytes, int sign_bytes, int fields, int bits, int warmup_fields,
+          i64 start, i64 rows, int chunks, u64* out) {
   const u64 index = (u64)blockIdx.x * blockDim.x + threadIdx.x;
   const int words = chunks * 4, word = (int)(index % words);
   const i64 row = (i64)(index / words);
   if (row >= rows) return;
   const u8* stream = codes + row * row_bytes;
-  const int rest = signs ? bits - 1 : bits;
+  const int code_bits = sign_bits ? bits - 1 : bits;
   u64 packed = 0;
   for (int i = 0; i < VQ_PER_LANE; ++i) {
     const int j = word * VQ_PER_LANE + i;
     if (j >= fields) break;
-    u32 field = rest ? vq_field(stream, (u64)j * rest, rest, row_bytes) : 0;
-    if (signs && j >= lead) {
-      const int at = j - lead;
-      u32 sign = signs[(row / 64 * sign_bytes + at / 8) * 64 + row % 64] >> (at % 8) & 1;
-      if (lead) sign ^= vq_field(stream, (u64)at * rest, 1, row_bytes);
-      field |= sign << rest;
+    u32 field = code_bits ? vq_field(stream, (u64)j * code_bits, code_bits, row_bytes) : 0;
+    if (sign_bits && j >= warmup_fields) {
+      const int at = j - warmup_fields;
+      u32 sign = sign_bits[(row / 64 * sign_bytes + at / 8) * 64 + row % 64] >> (at % 8) & 1;
+      if (warmup_fields) sign ^= vq_field(stream, (u64)at * code_bits, 1, row_bytes);
+      field |= sign << code_bits;
     }
     packed |= (u64)field << (i * VQ_SLOT);
   }

@@ -1,16 +1,17 @@
-// The scaled domain and the Hadamard rotation of one vector by one block (vqindex/codes/estimator.py,
-// vqindex/codes/rotation.py).
+// The scaled domain and the Hadamard rotation of one vector by one block, as defined in vqindex/codes/estimator.py and
+// vqindex/codes/rotation.py.
 //
-// A vector lies in shared memory with a spare word after every 16, so that radix-16 passes meet no bank twice. A pass
-// takes up to four levels of butterflies: an item is 16 coordinates in registers. Coordinates that a round's
-// permutation brings are read from one buffer and written to the other; later passes of the round work in place.
+// The vector lies in shared memory with one spare word after every 16 words. Radix-16 passes then have no bank
+// conflicts. A pass computes up to four levels of butterflies, because a thread holds 16 coordinates, called an item,
+// in registers. The first pass of a round reads coordinates in the permuted order from one buffer and writes them to
+// the other buffer. Later passes of the round work in place.
 
 #define VQ_AT(i) ((i) + ((i) >> 4))
 
 struct vq_rotation {
   int dim;
   int stride;           // of the permutation between rounds
-  const u32* signs;     // (3, ceil(dim / 32)): bit j of a round is set where coordinate j changes sign
+  const u32* signs;     // (3, ceil(dim / 32)): bit j of a round is set where coordinate j changes its sign
   const float* scales;  // scales[m] = fl(1 / sqrt(2^m))
 };
 
@@ -19,10 +20,10 @@ struct vq_scaled {
   int shift;
 };
 
-// log2 of the size of the chunk that holds coordinate p: chunks are the binary digits of d, the largest first.
+// Returns log2 of the size of the chunk that holds coordinate p. Chunks are the binary digits of d, the largest first.
 __device__ __forceinline__ int vq_chunk_log(int p, int d) { return 31 - __clz(p ^ d); }
 
-// sum64 of estimator.py by the first warp; lane 0 has the result. term(j) must be exact in float64.
+// Computes sum64 of estimator.py with the first warp; lane 0 has the result. term(j) must be exact in float64.
 template <class Term>
 __device__ __forceinline__ double vq_sum64(int count, Term term) {
   double sum = 0.0;
@@ -31,8 +32,8 @@ __device__ __forceinline__ double vq_sum64(int count, Term term) {
   return sum;
 }
 
-// Bring a row into the scaled domain: x' to `to`, |x'|^2 and the shift to `out` (shared).
-__device__ __forceinline__ void vq_to_scaled(const float* row, int d, float* to, float* room, vq_scaled* out) {
+// Brings a row into the scaled domain. Writes x' to `to`, and |x'|^2 and the shift to `out`; both are shared memory.
+__device__ __forceinline__ void vq_to_scaled(const float* row, int d, float* to, float* scratch, vq_scaled* out) {
   const float tiny = __uint_as_float(0x00800000u), cut = __uint_as_float(0x30000000u);  // 2^-126, 2^-31
   float peak = 0.0f;
   for (int j = threadIdx.x; j < d; j += blockDim.x) {
@@ -40,11 +41,11 @@ __device__ __forceinline__ void vq_to_scaled(const float* row, int d, float* to,
     to[VQ_AT(j)] = v;
     peak = fmaxf(peak, fabsf(v));
   }
-  peak = vq_block_max(peak, room);
-  int exponent = (int)(__float_as_uint(peak) >> 23);  // biased; 0 for the zero vector, whose factor means nothing
-  float factor = __uint_as_float((u32)(255 - (exponent ? exponent : 1)) << 23);
+  peak = vq_block_max(peak, scratch);
+  int exponent = (int)(__float_as_uint(peak) >> 23);  // biased; 0 for a zero vector, for which any power will do
+  float power = __uint_as_float((u32)(255 - (exponent ? exponent : 1)) << 23);
   for (int j = threadIdx.x; j < d; j += blockDim.x) {
-    float v = to[VQ_AT(j)], w = __fmul_rn(v, factor);
+    float v = to[VQ_AT(j)], w = __fmul_rn(v, power);
     to[VQ_AT(j)] = fabsf(v) < tiny || fabsf(w) < cut ? 0.0f : w;
   }
   __syncthreads();
@@ -58,7 +59,7 @@ __device__ __forceinline__ void vq_to_scaled(const float* row, int d, float* to,
   __syncthreads();
 }
 
-// Butterflies of half-width 1, 2, 4, 8 in registers, the first `levels` of them.
+// Computes the first `levels` levels of butterflies in registers: half-widths 1, 2, 4, 8.
 __device__ __forceinline__ void vq_butterflies(float (&v)[16], int levels) {
 #pragma unroll
   for (int level = 0; level < 4; ++level) {
@@ -73,12 +74,12 @@ __device__ __forceinline__ void vq_butterflies(float (&v)[16], int levels) {
   }
 }
 
-// Coordinate `source` of what the last round left, before the permutation, times its chunk's scale.
-__device__ __forceinline__ float vq_left(const vq_rotation& r, const float* from, int source) {
+// Returns coordinate `source` of the last round's result, before the permutation, times the scale of its chunk.
+__device__ __forceinline__ float vq_scaled_coordinate(const vq_rotation& r, const float* from, int source) {
   return __fmul_rn(from[VQ_AT(source)], r.scales[vq_chunk_log(source, r.dim)]);
 }
 
-// First pass of a round: permutation (not in the first round), signs, half-widths 1 to 8.
+// Runs the first pass of a round: permutation (not in the first round), signs, half-widths 1 to 8.
 __device__ __forceinline__ void vq_first_pass(const vq_rotation& r, int round, const float* from, float* to) {
   const int d = r.dim, step = round ? r.stride : 1;
   const u32* signs = r.signs + round * ((d + 31) / 32);
@@ -90,7 +91,7 @@ __device__ __forceinline__ void vq_first_pass(const vq_rotation& r, int round, c
     for (int e = 0; e < 16; ++e) {
       v[e] = 0.0f;
       if (16 * item + e < d) {
-        float x = round ? vq_left(r, from, source) : from[VQ_AT(source)];
+        float x = round ? vq_scaled_coordinate(r, from, source) : from[VQ_AT(source)];
         v[e] = __uint_as_float(__float_as_uint(x) ^ (flip >> e & 1) << 31);
       }
       source += step;
@@ -98,7 +99,7 @@ __device__ __forceinline__ void vq_first_pass(const vq_rotation& r, int round, c
     }
     if (16 * item + 16 <= d) {
       vq_butterflies(v, 4);
-    } else {  // chunks of 8, 4, 2 and 1
+    } else {  // the last item holds the chunks of 8, 4, 2 and 1
 #pragma unroll
       for (int level = 0; level < 3; ++level) {
 #pragma unroll
@@ -116,14 +117,14 @@ __device__ __forceinline__ void vq_first_pass(const vq_rotation& r, int round, c
   }
 }
 
-// A later pass, in place: half-widths 2^low to 2^(low + 3) as far as a chunk has them.
+// Runs a later pass in place: half-widths 2^low to 2^(low + 3), or fewer in chunks that have fewer.
 __device__ __forceinline__ void vq_next_pass(const vq_rotation& r, int low, float* buffer) {
   const int d = r.dim;
   for (int item = threadIdx.x; item < d / 16; item += blockDim.x) {
     const int log = vq_chunk_log(16 * item, d), levels = log - low < 4 ? log - low : 4;
     if (levels <= 0) continue;
     const int start = d >> (log + 1) << (log + 1), t = item - start / 16;
-    // Element e is member e mod 2^levels of butterfly group e div 2^levels of this item.
+    // Element e is member e mod 2^levels of butterfly e div 2^levels of this item.
     const int apart = 1 << low >> (4 - levels);
     const int base = start + (levels == 4 ? (t >> low << (low + 4)) + (t & ((1 << low) - 1)) : t);
     float v[16];
@@ -137,7 +138,7 @@ __device__ __forceinline__ void vq_next_pass(const vq_rotation& r, int low, floa
   }
 }
 
-// P x for x in `a`; the result is in `a`, in order.
+// Rotates the vector in `a`. The result P x is in `a`, in order; `b` is the second buffer.
 __device__ __forceinline__ void vq_rotate(const vq_rotation& r, float* a, float* b) {
   float *from = a, *to = b;
   for (int round = 0; round < 3; ++round) {
@@ -151,46 +152,48 @@ __device__ __forceinline__ void vq_rotate(const vq_rotation& r, float* a, float*
     from = to;
     to = other;
   }
-  // Three rounds end in b.
+  // Three rounds end in b, so the last permutation can write to a.
   for (int j = threadIdx.x; j < r.dim; j += blockDim.x)
-    a[VQ_AT(j)] = vq_left(r, from, (int)((u32)j * (u32)r.stride % (u32)r.dim));
+    a[VQ_AT(j)] = vq_scaled_coordinate(r, from, (int)((u32)j * (u32)r.stride % (u32)r.dim));
   __syncthreads();
 }
 
-// float32 of a scalar; what would be subnormal is 0.
+// Rounds a scalar to float32. Results that would be subnormal become 0.
 __device__ __forceinline__ float vq_flush(double v) {
   float f = __double2float_rn(v);
   return fabsf(f) < __uint_as_float(0x00800000u) ? 0.0f : f;
 }
 
-// v 2^shift; exact, as float64 has the room.
+// Returns v 2^shift. The product is exact, because float64 has enough range.
 __device__ __forceinline__ double vq_ldexp(double v, int shift) {
   return __dmul_rn(v, __longlong_as_double((i64)(1023 + shift) << 52));
 }
 
-// Lengths of the scaled domain as those of the metric: parts of |x| for cosine.
-__device__ __forceinline__ float vq_rescaled(double v, double norm2, int shift, int cosine) {
+// Converts a length of the scaled domain to the metric's unit, which is |x| for cosine.
+__device__ __forceinline__ float vq_from_scaled(double v, double norm2, int shift, int cosine) {
   if (cosine) return norm2 > 0.0 ? vq_flush(__ddiv_rn(v, __dsqrt_rn(norm2))) : 0.0f;
   return vq_flush(vq_ldexp(v, shift));
 }
 
-// |x|^2 / <y, yhat> (for cosine |x| / <y, yhat>), or 0 where <y, yhat> is not positive.
-__device__ __forceinline__ float vq_factor(double dot, double norm2, int shift, int cosine) {
+// Returns |x|^2 / <y, yhat> (for cosine |x| / <y, yhat>), or 0 where <y, yhat> is not positive.
+__device__ __forceinline__ float vq_rescale(double dot, double norm2, int shift, int cosine) {
   if (!(dot > 0.0)) return 0.0f;
   if (cosine) return vq_flush(__ddiv_rn(__dsqrt_rn(norm2), dot));
   return vq_flush(vq_ldexp(__ddiv_rn(norm2, dot), shift));
 }
 
-// Fields of `bits` bits, one a byte, as a packed row (vqindex/packing.py). With `lead` they are those of a trellis's
-// path and its stored ones are packed: the lowest bit of the field `lead` places before turns the highest (trellis.py).
-__device__ __forceinline__ void vq_pack(const u8* fields, int count, int bits, int lead, u8* row) {
+// Packs fields of `bits` bits, one in each byte, into a row (vqindex/codes/packing.py).
+//
+// A trellis with sign bits stores other fields than those of its path: the lowest bit of a field flips the highest bit
+// of the field `warmup_fields` places later (`Trellis.swapped`). `warmup_fields` is 0 for all other codes.
+__device__ __forceinline__ void vq_pack(const u8* fields, int count, int bits, int warmup_fields, u8* row) {
   const int bytes = (count * bits + 7) / 8;
   for (int group = threadIdx.x; group * 8 < count; group += blockDim.x) {
     u64 word = 0;
     for (int i = 0; i < 8 && group * 8 + i < count; ++i) {
       const int j = group * 8 + i;
       u32 field = fields[j];
-      if (lead && j >= lead) field ^= (fields[j - lead] & 1u) << (bits - 1);
+      if (warmup_fields && j >= warmup_fields) field ^= (fields[j - warmup_fields] & 1u) << (bits - 1);
       word |= (u64)field << (i * bits);
     }
     for (int i = 0; i < bits && group * bits + i < bytes; ++i) row[group * bits + i] = (u8)(word >> (8 * i));

@@ -1,41 +1,43 @@
 // uses: common.cuh layout.cuh
-// The fused scan: codes to int8 levels in registers, exact integer sums on the tensor cores, keys, and the best key of
-// every tile of 64 rows for each query. No decoded vector and no score is written to memory.
+// The fused scan. It decodes codes to int8 levels in registers, computes exact integer sums on the tensor cores, turns
+// them into rank scores, and writes the best rank score of every tile of 64 rows for each query. No decoded vector and
+// no score of a single row is written to memory.
 //
-//     sum lead * level = 256 sum high * level + sum low * level        (lead = 256 high + low; queries.cu)
-//     sum c * sign                                                     (VQ_COARSE: the bound of sign_bound.py)
+//     sum code_query * level = 256 sum high * level + sum low * level      (code_query = 256 high + low; queries.cu)
+//     sum sign_query * sign                                                (only if VQ_SIGN_BOUND=1; sign_bound.py)
 //
-// VQ_SHARED=0, for up to eight queries: a warp has a tile to itself and decodes its four groups as it reads them; no
-//   shared memory but the trellis's table. The time is that of reading the codes.
+// VQ_SHARED=0, for up to eight queries: each warp takes a tile of its own and decodes the four subtiles as it reads
+//   them. It uses no shared memory, except for the level table of a trellis. Reading the codes takes most of the time.
 //
-//      block = 4 warps = 4 tiles:   warp w   [group 0..3] x [8 queries]
+//      block = 4 warps = 4 tiles:   warp w   [subtile 0..3] x [8 queries]
 //
-// VQ_SHARED=1, for batches: a block has a tile. Each warp decodes one group of it for all warps, through two buffers in
-//   turn with one barrier a chunk, and multiplies all four by 16 queries of its own.
+// VQ_SHARED=1, for batches: each block takes a tile. A warp decodes one subtile for all warps, and multiplies all four
+//   subtiles by 16 queries of its own. Decoded levels pass through two buffers in turn; each chunk needs one barrier.
 //
-//      block = 4 warps = 1 tile:    warp w   decodes [group w],   [group 0..3] x [queries 16 w .. 16 w + 15]
+//      block = 4 warps = 1 tile:    warp w   decodes [subtile w],   [subtile 0..3] x [queries 16 w .. 16 w + 15]
 //
-//   Blocks of the same tile follow one another, so all but the first find its codes in the second-level cache.
+//   Blocks of the same tile have consecutive numbers, so that all but the first find its codes in the second-level
+//   cache.
 
 #define VQ_STEPS (8 / VQ_SLOT)
 #define VQ_WARPS 4
 #if VQ_SHARED
-#define VQ_COLUMNS 2  // groups of eight queries a warp has
+#define VQ_COLUMNS 2  // query groups of a warp
 #else
 #define VQ_COLUMNS 1
 #endif
 
 struct vq_sums {
   int high[4][VQ_COLUMNS][4], low[4][VQ_COLUMNS][4];
-#if VQ_COARSE
-  int coarse[4][VQ_COLUMNS][4];
+#if VQ_SIGN_BOUND
+  int sign[4][VQ_COLUMNS][4];
 #endif
 };
 
 struct vq_fragment {
   uint4 levels;
 #if VQ_TRELLIS
-  uint4 signs;  // a level near 0 can have the other sign
+  uint4 signs;  // stored apart, because a trellis level near 0 can have the opposite sign
 #endif
 };
 
@@ -44,7 +46,7 @@ struct vq_table {
   const u8* levels;  // in shared memory
 };
 
-// Four levels of a row's 12 bytes, from slot `first` on, and their signs as bytes 1 and -1.
+// Decodes four levels of a row, starting at slot `first` of 12 bytes. Writes their signs as bytes 1 and -1.
 __device__ __forceinline__ u32 vq_four(const vq_table& table, u32 a, u32 b, u32 next, int first, u32& signs) {
   u32 out = 0, positive = 0;
 #pragma unroll
@@ -54,7 +56,7 @@ __device__ __forceinline__ u32 vq_four(const vq_table& table, u32 a, u32 b, u32 
 #if VQ_SLOT == VQ_BITS
     u32 window = slots & ((1 << VQ_WINDOW) - 1);
 #else
-    u32 window = (slots & 7) | (slots >> 1 & 0x38) | (slots >> 2 & 0x1c0);  // three bits in a slot of four
+    u32 window = (slots & 7) | (slots >> 1 & 0x38) | (slots >> 2 & 0x1c0);  // drops the spare bit of 3-bit fields
 #endif
     out |= (u32)table.levels[window] << (8 * i);
     positive |= ((window >> (VQ_WINDOW - 1) ^ window) & 1) << (8 * i);  // sign_of_window of trellis.py
@@ -63,7 +65,8 @@ __device__ __forceinline__ u32 vq_four(const vq_table& table, u32 a, u32 b, u32 
   return out;
 }
 
-// Fragment A of step s: eight coordinates of rows g and g + 8; `next` are the four bytes that follow in each row.
+// Returns fragment A of step s: eight coordinates of rows g and g + 8. `next` holds the four bytes that follow `v` in
+// each of the two rows.
 __device__ __forceinline__ vq_fragment vq_decode(const vq_table& table, uint4 v, uint2 next, int s) {
   vq_fragment out;
   out.levels.x = vq_four(table, v.x, v.y, next.x, 8 * s, out.signs.x);
@@ -78,7 +81,7 @@ struct vq_table {
   u32 levels[4];  // sixteen bytes
 };
 
-// Levels of four fields, one in each low nibble.
+// Returns the levels of four fields, given in the four low nibbles.
 __device__ __forceinline__ u32 vq_four(const vq_table& table, u32 fields) {
 #if VQ_BITS <= 3
   return vq_permute(table.levels[0], table.levels[1], fields & 0x7777);
@@ -89,7 +92,8 @@ __device__ __forceinline__ u32 vq_four(const vq_table& table, u32 fields) {
 #endif
 }
 
-// Fragment A of step s: phase s mod VQ_PHASES of word s div VQ_PHASES. A phase is a slot of every nibble.
+// Returns fragment A of step s: phase s mod VQ_PHASES of word s div VQ_PHASES. A phase takes one slot of every nibble,
+// so that one mask isolates eight fields of a word.
 __device__ __forceinline__ vq_fragment vq_decode(const vq_table& table, uint4 v, uint2, int s) {
   const u32 mask = 0x11111111u * ((1 << VQ_SLOT) - 1);
   u32 a = (s / VQ_PHASES ? v.y : v.x) >> (s % VQ_PHASES * VQ_SLOT) & mask;
@@ -97,14 +101,14 @@ __device__ __forceinline__ vq_fragment vq_decode(const vq_table& table, uint4 v,
   return {make_uint4(vq_four(table, a), vq_four(table, b), vq_four(table, a >> 16), vq_four(table, b >> 16))};
 }
 
-// Bytes -1 where levels are negative, 1 elsewhere.
+// Returns bytes -1 where levels are negative, and 1 elsewhere.
 __device__ __forceinline__ u32 vq_sign4(u32 levels) {
   u32 negative = levels >> 7 & 0x01010101u;
   return 0x01010101u | negative * 255u;
 }
 #endif
 
-// The signs of a fragment: of a scalar code those of its levels, so they need not be kept.
+// Returns the signs of a fragment. Those of a scalar code are the signs of its levels, so they need no storage.
 __device__ __forceinline__ uint4 vq_signs(const vq_fragment& a) {
 #if VQ_TRELLIS
   return a.signs;
@@ -113,7 +117,8 @@ __device__ __forceinline__ uint4 vq_signs(const vq_fragment& a) {
 #endif
 }
 
-// What follows a lane's bytes in its rows: those of the next lane, for the last one those of the next chunk.
+// Returns the four bytes that follow a lane's bytes in each of its two rows. They belong to the next lane; for the last
+// lane of a row they belong to the next chunk. Only a trellis needs them.
 __device__ __forceinline__ uint2 vq_following(uint4 now, uint4 next) {
 #if VQ_TRELLIS
   const int lane = threadIdx.x % 32, source = lane % 4 < 3 ? lane + 1 : lane;
@@ -125,29 +130,31 @@ __device__ __forceinline__ uint2 vq_following(uint4 now, uint4 next) {
 #endif
 }
 
-__device__ __forceinline__ uint4 vq_chunk(const uint4* group, int chunk, int chunks) {
-  return chunk < chunks ? vq_load_once(group + (u64)chunk * 32 + threadIdx.x % 32) : make_uint4(0, 0, 0, 0);
+// Loads a lane's bytes of a chunk; zeros past the last chunk.
+__device__ __forceinline__ uint4 vq_chunk(const uint4* subtile, int chunk, int chunks) {
+  return chunk < chunks ? vq_load_once(subtile + (u64)chunk * 32 + threadIdx.x % 32) : make_uint4(0, 0, 0, 0);
 }
 
-// One step of one group with the queries of this warp.
-__device__ __forceinline__ void vq_multiply(vq_sums& sums, int group, const vq_fragment& a, const uint4* b,
+// Multiplies one step of one subtile by the queries of this warp.
+__device__ __forceinline__ void vq_multiply(vq_sums& sums, int subtile, const vq_fragment& a, const uint4* b,
                                             const uint2* c, u64 column_stride) {
 #pragma unroll
   for (int column = 0; column < VQ_COLUMNS; ++column) {
     uint4 q = b[column * column_stride];
-    vq_mma_s8(sums.high[group][column], a.levels, q.x, q.y);
-    vq_mma_u8(sums.low[group][column], a.levels, q.z, q.w);
-#if VQ_COARSE
-    uint2 small = c[column * column_stride];
-    vq_mma_s8(sums.coarse[group][column], vq_signs(a), small.x, small.y);
+    vq_mma_s8(sums.high[subtile][column], a.levels, q.x, q.y);
+    vq_mma_u8(sums.low[subtile][column], a.levels, q.z, q.w);
+#if VQ_SIGN_BOUND
+    uint2 sign_query = c[column * column_stride];
+    vq_mma_s8(sums.sign[subtile][column], vq_signs(a), sign_query.x, sign_query.y);
 #endif
   }
 }
 
-// Sums to keys, and the best of the tile's 64 for each of the warp's queries.
+// Turns sums into rank scores, and writes the best of the tile's 64 rows for each of the warp's queries.
 __device__ __forceinline__ void vq_write_maxima(const vq_sums& sums, const vq_segment& segment, i64 tile,
                                                 const vq_query* queries, int first_query, int count, int l2,
-                                                const u64* allowed, i64 allowed_stride, float* maxima, i64 stride) {
+                                                const u64* allowed, i64 allowed_stride, float* maxima,
+                                                i64 maxima_stride) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int column = 0; column < VQ_COLUMNS; ++column) {
@@ -155,59 +162,60 @@ __device__ __forceinline__ void vq_write_maxima(const vq_sums& sums, const vq_se
     for (int odd = 0; odd < 2; ++odd) {
       const int query = first_query + column * 8 + lane % 4 * 2 + odd;
       const vq_query q = query < count ? queries[query] : vq_query{0, 0, 0, 0, 0};
-      u64 may = ~0ull;
-      if (allowed && query < count) may = allowed[query * allowed_stride + segment.first_tile + tile];
+      u64 allowed_rows = ~0ull;
+      if (allowed && query < count) allowed_rows = allowed[query * allowed_stride + segment.first_tile + tile];
       float best = VQ_MINUS_INF;
 #pragma unroll
-      for (int group = 0; group < 4; ++group) {
+      for (int subtile = 0; subtile < 4; ++subtile) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const int at = group * 16 + half * 8 + lane / 4, i = half * 2 + odd;
+          const int at = subtile * 16 + half * 8 + lane / 4, i = half * 2 + odd;
           const i64 row = tile * VQ_TILE_ROWS + at;
-          if (row >= segment.rows || query >= count || !(may >> at & 1)) continue;
+          if (row >= segment.rows || query >= count || !(allowed_rows >> at & 1)) continue;
           const float norm = segment.norm ? ((const float*)segment.norm)[row] : 1.0f;
-          const i64 sum = (i64)sums.high[group][column][i] * 256 + sums.low[group][column][i];
-          float score = vq_score_of(sum, ((const float*)segment.lead)[row], norm, q, l2);
-#if VQ_COARSE
-          score = vq_key_of(score, sums.coarse[group][column][i], norm, q, l2);
+          const i64 sum = (i64)sums.high[subtile][column][i] * 256 + sums.low[subtile][column][i];
+          float score = vq_score_of_sum(sum, ((const float*)segment.code_weight)[row], norm, q, l2);
+#if VQ_SIGN_BOUND
+          score = vq_rank_score(score, sums.sign[subtile][column][i], norm, q, l2);
 #endif
-          best = fmaxf(best, vq_valid(score));
+          best = fmaxf(best, vq_nan_to_minus_inf(score));
         }
       }
       for (int step = 4; step < 32; step *= 2) best = fmaxf(best, __shfl_xor_sync(VQ_FULL, best, step));
-      if (lane < 4 && query < count) maxima[query * stride + segment.first_tile + tile] = best;
+      if (lane < 4 && query < count) maxima[query * maxima_stride + segment.first_tile + tile] = best;
     }
   }
 }
 
 __device__ __forceinline__ void vq_clear(vq_sums& sums) {
 #pragma unroll
-  for (int group = 0; group < 4; ++group)
+  for (int subtile = 0; subtile < 4; ++subtile)
 #pragma unroll
     for (int column = 0; column < VQ_COLUMNS; ++column)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        sums.high[group][column][i] = sums.low[group][column][i] = 0;
-#if VQ_COARSE
-        sums.coarse[group][column][i] = 0;
+        sums.high[subtile][column][i] = sums.low[subtile][column][i] = 0;
+#if VQ_SIGN_BOUND
+        sums.sign[subtile][column][i] = 0;
 #endif
       }
 }
 
-// `used` chunks hold coordinates, `chunks` are stored: the trellis has fields behind the last coordinate's own.
+// A row has `chunks` chunks, of which the first `coordinate_chunks` hold the first slot of some coordinate. A trellis
+// row can be longer, because its windows extend past the last coordinate's first slot.
 VQ_KERNEL(32 * VQ_WARPS)
-vq_scan(const vq_segment* segments, int number, int used, int chunks, const u8* levels, const uint4* fragments,
-        const uint2* coarse, const vq_query* queries, int count, int l2, const u64* allowed, i64 allowed_stride,
-        float* maxima, i64 stride) {
+vq_scan(const vq_segment* segments, int number, int coordinate_chunks, int chunks, const u8* levels,
+        const uint4* code_fragments, const uint2* sign_fragments, const vq_query* queries, int count, int l2,
+        const u64* allowed, i64 allowed_stride, float* maxima, i64 maxima_stride) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const vq_segment segment = segments[number];
-  const u64 column_stride = (u64)used * VQ_STEPS * 32;
+  const u64 column_stride = (u64)coordinate_chunks * VQ_STEPS * 32;
   vq_table table;
 #if VQ_TRELLIS
-  __shared__ u8 levels_here[1 << VQ_WINDOW];
-  for (int i = threadIdx.x; i < 1 << VQ_WINDOW; i += blockDim.x) levels_here[i] = levels[i];
+  __shared__ u8 shared_levels[1 << VQ_WINDOW];
+  for (int i = threadIdx.x; i < 1 << VQ_WINDOW; i += blockDim.x) shared_levels[i] = levels[i];
   __syncthreads();
-  table.levels = levels_here;
+  table.levels = shared_levels;
 #else
 #pragma unroll
   for (int i = 0; i < 4; ++i) table.levels[i] = ((const u32*)levels)[i];
@@ -217,66 +225,69 @@ vq_scan(const vq_segment* segments, int number, int used, int chunks, const u8* 
 
 #if VQ_SHARED
   __shared__ uint4 decoded[2][4][VQ_STEPS][32];
-#if VQ_TRELLIS && VQ_COARSE
+#if VQ_TRELLIS && VQ_SIGN_BOUND
   __shared__ uint4 signs[2][4][VQ_STEPS][32];
 #endif
-  const int parts = (count + 8 * VQ_COLUMNS * VQ_WARPS - 1) / (8 * VQ_COLUMNS * VQ_WARPS);
-  const i64 tile = blockIdx.x / parts;
-  const int first_query = ((int)(blockIdx.x % parts) * VQ_WARPS + warp) * 8 * VQ_COLUMNS;
-  const bool idle = first_query >= count;  // decodes for the others
-  const uint4* group = (const uint4*)segment.codes + (u64)(tile * 4 + warp) * chunks * 32;
-  const uint4* b = fragments + first_query / 8 * column_stride + lane;
-  const uint2* c = coarse + first_query / 8 * column_stride + lane;
-  uint4 now = vq_chunk(group, 0, chunks);
-  for (int chunk = 0; chunk < used; ++chunk) {
-    const uint4 next = vq_chunk(group, chunk + 1, chunks);
+  const int query_blocks = (count + 8 * VQ_COLUMNS * VQ_WARPS - 1) / (8 * VQ_COLUMNS * VQ_WARPS);
+  const i64 tile = blockIdx.x / query_blocks;
+  const int first_query = ((int)(blockIdx.x % query_blocks) * VQ_WARPS + warp) * 8 * VQ_COLUMNS;
+  const bool has_queries = first_query < count;  // a warp without queries only decodes for the others
+  const uint4* subtile = (const uint4*)segment.codes + (u64)(tile * 4 + warp) * chunks * 32;
+  const uint4* b = code_fragments + first_query / 8 * column_stride + lane;
+  const uint2* c = sign_fragments + first_query / 8 * column_stride + lane;
+  uint4 now = vq_chunk(subtile, 0, chunks);
+  for (int chunk = 0; chunk < coordinate_chunks; ++chunk) {
+    const uint4 next = vq_chunk(subtile, chunk + 1, chunks);
     const uint2 following = vq_following(now, next);
 #pragma unroll
     for (int s = 0; s < VQ_STEPS; ++s) {
       const vq_fragment a = vq_decode(table, now, following, s);
       decoded[chunk % 2][warp][s][lane] = a.levels;
-#if VQ_TRELLIS && VQ_COARSE
+#if VQ_TRELLIS && VQ_SIGN_BOUND
       signs[chunk % 2][warp][s][lane] = a.signs;
 #endif
     }
     now = next;
-    // One barrier is enough: who writes this buffer again has passed the next barrier, after all have read it.
+    // One barrier for each chunk is enough. A warp writes this buffer again only after it has passed the next barrier,
+    // which all warps reach only after they have read this buffer.
     __syncthreads();
-    if (idle) continue;
+    if (!has_queries) continue;
 #pragma unroll
     for (int s = 0; s < VQ_STEPS; ++s)
 #pragma unroll
-      for (int g = 0; g < 4; ++g) {
+      for (int i = 0; i < 4; ++i) {
         vq_fragment a;
-        a.levels = decoded[chunk % 2][g][s][lane];
-#if VQ_TRELLIS && VQ_COARSE
-        a.signs = signs[chunk % 2][g][s][lane];
+        a.levels = decoded[chunk % 2][i][s][lane];
+#if VQ_TRELLIS && VQ_SIGN_BOUND
+        a.signs = signs[chunk % 2][i][s][lane];
 #endif
-        vq_multiply(sums, g, a, b + (chunk * VQ_STEPS + s) * 32, c + (chunk * VQ_STEPS + s) * 32, column_stride);
+        vq_multiply(sums, i, a, b + (chunk * VQ_STEPS + s) * 32, c + (chunk * VQ_STEPS + s) * 32, column_stride);
       }
   }
-  if (!idle)
-    vq_write_maxima(sums, segment, tile, queries, first_query, count, l2, allowed, allowed_stride, maxima, stride);
+  if (has_queries)
+    vq_write_maxima(sums, segment, tile, queries, first_query, count, l2, allowed, allowed_stride, maxima,
+                    maxima_stride);
 #else
   const i64 tile = (i64)blockIdx.x * VQ_WARPS + warp;
   if (tile * VQ_TILE_ROWS >= segment.rows) return;
-  const uint4* group = (const uint4*)segment.codes + (u64)tile * 4 * chunks * 32;
-  const u64 group_stride = (u64)chunks * 32;
+  const uint4* codes = (const uint4*)segment.codes + (u64)tile * 4 * chunks * 32;
+  const u64 subtile_stride = (u64)chunks * 32;
   uint4 now[4];
 #pragma unroll
-  for (int g = 0; g < 4; ++g) now[g] = vq_chunk(group + g * group_stride, 0, chunks);
-  for (int chunk = 0; chunk < used; ++chunk) {
+  for (int i = 0; i < 4; ++i) now[i] = vq_chunk(codes + i * subtile_stride, 0, chunks);
+  for (int chunk = 0; chunk < coordinate_chunks; ++chunk) {
 #pragma unroll
-    for (int g = 0; g < 4; ++g) {
-      const uint4 next = vq_chunk(group + g * group_stride, chunk + 1, chunks);
-      const uint2 following = vq_following(now[g], next);
+    for (int i = 0; i < 4; ++i) {
+      const uint4 next = vq_chunk(codes + i * subtile_stride, chunk + 1, chunks);
+      const uint2 following = vq_following(now[i], next);
 #pragma unroll
       for (int s = 0; s < VQ_STEPS; ++s)
-        vq_multiply(sums, g, vq_decode(table, now[g], following, s), fragments + (chunk * VQ_STEPS + s) * 32 + lane,
-                    coarse + (chunk * VQ_STEPS + s) * 32 + lane, column_stride);
-      now[g] = next;
+        vq_multiply(sums, i, vq_decode(table, now[i], following, s),
+                    code_fragments + (chunk * VQ_STEPS + s) * 32 + lane,
+                    sign_fragments + (chunk * VQ_STEPS + s) * 32 + lane, column_stride);
+      now[i] = next;
     }
   }
-  vq_write_maxima(sums, segment, tile, queries, 0, count, l2, allowed, allowed_stride, maxima, stride);
+  vq_write_maxima(sums, segment, tile, queries, 0, count, l2, allowed, allowed_stride, maxima, maxima_stride);
 #endif
 }

@@ -1,96 +1,106 @@
 // uses: common.cuh
-// The k largest of many keys for each query, a query a block; ties go to the lower place. Keys of -inf are no keys.
+// Selects the k largest of many rank scores for each query. Ties go to the lower place, and -inf is never selected. One
+// block handles one query.
 //
-// A radix select finds the bar: the k-th largest key and how many of its equals belong. A second walk writes the places
-// above the bar, and the first of the equals, in ascending order. Nothing depends on the order of threads.
+// A radix select finds the threshold: the k-th largest rank score, and how many of the scores equal to it are selected.
+// A second pass writes the places above the threshold, and the first of the places equal to it, in ascending order. The
+// result does not depend on the order of threads.
 //
-// VQ_COLLECT=0 writes places. VQ_COLLECT=1 reads keys of rows of tiles (score.cu) and writes key, score and row.
+// VQ_COLLECT=0 writes places.
+// VQ_COLLECT=1 reads the rank scores of the rows of tiles (score.cu), and writes rank score, score and row.
 
 #define VQ_DIGITS 256
 
-// Order-preserving integer of a key; 0 where there is none. -0 and 0 are equal.
-__device__ __forceinline__ u32 vq_orderable(float key) {
-  if (!(key > VQ_MINUS_INF)) return 0;
-  u32 bits = __float_as_uint(__fadd_rn(key, 0.0f));
+// Returns an integer that orders as the rank score does; 0 for -inf and NaN. -0 and 0 are equal.
+__device__ __forceinline__ u32 vq_orderable(float rank_score) {
+  if (!(rank_score > VQ_MINUS_INF)) return 0;
+  u32 bits = __float_as_uint(__fadd_rn(rank_score, 0.0f));
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
 VQ_KERNEL(VQ_THREADS)
-vq_select(const float* keys, i64 count, int k,
+vq_select(const float* rank_scores, i64 count, int k,
 #if VQ_COLLECT
-          const float* scores, const int* tiles, float* out_keys, float* out_scores, i64* out
+          const float* scores, const int* tiles, float* best_rank_scores, float* best_scores, i64* best_rows
 #else
-          int* out
+          int* places
 #endif
 ) {
   __shared__ int histogram[VQ_DIGITS];
-  __shared__ u32 bar;
-  __shared__ int equals, warp_counts[2][VQ_THREADS / 32];
+  __shared__ u32 shared_prefix;
+  __shared__ int shared_remaining, warp_counts[2][VQ_THREADS / 32];
   const u64 query = blockIdx.x;
-  keys += query * count;
-  out += query * k;
+  rank_scores += query * count;
+#if VQ_COLLECT
+  best_rows += query * k;
+#else
+  places += query * k;
+#endif
+  // The radix select goes digit by digit. The threshold is among the scores that begin with `prefix`, and `remaining`
+  // of these scores are selected.
   u32 prefix = 0;
-  int wanted = k;
-  // Digit by digit: keys that begin with `prefix` hold the bar, and `wanted` of them are to be taken.
+  int remaining = k;
   for (int shift = 24; shift >= 0; shift -= 8) {
     for (int i = threadIdx.x; i < VQ_DIGITS; i += blockDim.x) histogram[i] = 0;
     __syncthreads();
     for (i64 i = threadIdx.x; i < count; i += blockDim.x) {
-      u32 v = vq_orderable(keys[i]);
+      u32 v = vq_orderable(rank_scores[i]);
       if (v && (shift == 24 || v >> (shift + 8) == prefix)) atomicAdd(&histogram[v >> shift & 255], 1);
     }
     __syncthreads();
     if (threadIdx.x == 0) {
-      int digit = VQ_DIGITS - 1, left = wanted;
-      while (digit > 0 && histogram[digit] < left) left -= histogram[digit--];
-      bar = prefix << 8 | (u32)digit;
-      equals = left;
+      int digit = VQ_DIGITS - 1, below = remaining;
+      while (digit > 0 && histogram[digit] < below) below -= histogram[digit--];
+      shared_prefix = prefix << 8 | (u32)digit;
+      shared_remaining = below;
     }
     __syncthreads();
-    prefix = bar;
-    wanted = equals;
+    prefix = shared_prefix;
+    remaining = shared_remaining;
     __syncthreads();
   }
-  // Fewer than k keys leave the bar at 0, which none of them equals.
+  // `prefix` is the threshold now. With fewer than k scores it is 0, which no score equals.
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   int written = 0, ties = 0;
   for (i64 start = 0; start < count; start += blockDim.x) {
     const i64 place = start + threadIdx.x;
-    const u32 v = place < count ? vq_orderable(keys[place]) : 0;
-    const u32 tied = __ballot_sync(VQ_FULL, v && v == prefix);
-    if (lane == 0) warp_counts[0][warp] = __popc(tied);
+    const u32 v = place < count ? vq_orderable(rank_scores[place]) : 0;
+    const u32 tie_mask = __ballot_sync(VQ_FULL, v && v == prefix);
+    if (lane == 0) warp_counts[0][warp] = __popc(tie_mask);
     __syncthreads();
-    int ties_before = ties + __popc(tied & ((1u << lane) - 1));
+    int ties_before = ties + __popc(tie_mask & ((1u << lane) - 1));
     for (int w = 0; w < VQ_THREADS / 32; ++w) {
       if (w < warp) ties_before += warp_counts[0][w];
       ties += warp_counts[0][w];
     }
-    const bool taken = v > prefix || (v && v == prefix && ties_before < wanted);
-    const u32 chosen = __ballot_sync(VQ_FULL, taken);
-    if (lane == 0) warp_counts[1][warp] = __popc(chosen);
+    const bool is_selected = v > prefix || (v && v == prefix && ties_before < remaining);
+    const u32 selected_mask = __ballot_sync(VQ_FULL, is_selected);
+    if (lane == 0) warp_counts[1][warp] = __popc(selected_mask);
     __syncthreads();
-    int at = written + __popc(chosen & ((1u << lane) - 1));
+    int at = written + __popc(selected_mask & ((1u << lane) - 1));
     for (int w = 0; w < VQ_THREADS / 32; ++w) {
       if (w < warp) at += warp_counts[1][w];
       written += warp_counts[1][w];
     }
-    if (taken) {
+    if (is_selected) {
 #if VQ_COLLECT
       const u64 from = query * count + place;
-      out[at] = (i64)tiles[from / VQ_TILE_ROWS] * VQ_TILE_ROWS + place % VQ_TILE_ROWS;
-      out_keys[query * k + at] = keys[place];
-      out_scores[query * k + at] = scores[from];
+      best_rows[at] = (i64)tiles[from / VQ_TILE_ROWS] * VQ_TILE_ROWS + place % VQ_TILE_ROWS;
+      best_rank_scores[query * k + at] = rank_scores[place];
+      best_scores[query * k + at] = scores[from];
 #else
-      out[at] = (int)place;
+      places[at] = (int)place;
 #endif
     }
     __syncthreads();
   }
   for (int i = written + threadIdx.x; i < k; i += blockDim.x) {
-    out[i] = -1;
 #if VQ_COLLECT
-    out_keys[query * k + i] = VQ_MINUS_INF;
-    out_scores[query * k + i] = VQ_MINUS_INF;
+    best_rows[i] = -1;
+    best_rank_scores[query * k + i] = VQ_MINUS_INF;
+    best_scores[query * k + i] = VQ_MINUS_INF;
+#else
+    places[i] = -1;
 #endif
   }
 }

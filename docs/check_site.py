@@ -1,0 +1,89 @@
+"""Check the built site: what a reader would see as broken, and MkDocs does not report.
+
+    python docs/check_site.py build/site
+
+No page shows a literal fence or a comment of Markdown, every page of the menu exists, and every link to a page or an
+anchor of the site leads somewhere.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag
+
+
+class _Page(HTMLParser):
+    """Anchors, links and running text of a page; code and scripts are no running text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchors: set[str] = set()
+        self.links: list[str] = []
+        self.text: list[str] = []
+        self._verbatim = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        fields = dict(attrs)
+        self.anchors.update(value for name in ("id", "name") if (value := fields.get(name)))
+        target = fields.get("href") if tag in ("a", "link") else fields.get("src")
+        if target:
+            self.links.append(target)
+        self._verbatim += tag in ("pre", "code", "script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._verbatim -= tag in ("pre", "code", "script", "style")
+
+    def handle_data(self, data: str) -> None:
+        if not self._verbatim:
+            self.text.append(data)
+
+
+def read(path: Path) -> _Page:
+    """Parse a page."""
+    page = _Page()
+    page.feed(path.read_text(encoding="utf-8"))
+    return page
+
+
+def faults(site: Path) -> Iterator[str]:
+    """Yield what is broken, a line each."""
+    pages = {path.relative_to(site).as_posix(): read(path) for path in sorted(site.rglob("*.html"))}
+    for name, page in pages.items():
+        text = "".join(page.text)
+        for found in re.findall(r"```\w*|<!--.*?-->|^:::.*", text, re.MULTILINE):
+            yield f"{name} shows {found!r}"
+        if name == "404.html":
+            continue  # served for any address: its links are absolute
+        for link in page.links:
+            target, anchor = urldefrag(unquote(link))
+            if re.match(r"[a-z]+:|//", target):
+                continue
+            path = posixpath.normpath(posixpath.join(posixpath.dirname(name), target)) if target else name
+            if path == ".":
+                path = "index.html"
+            if (site / path).is_dir():
+                path = posixpath.join(path, "index.html")
+            if not (site / path).is_file():
+                yield f"{name} links to {link!r}, which does not exist"
+            elif anchor and path in pages and anchor not in pages[path].anchors:
+                yield f"{name} links to {link!r}, which has no such anchor"
+
+
+def main(site: Path) -> int:
+    """Print the faults; the exit code says whether there are any."""
+    if not (site / "index.html").is_file():
+        print(f"{site} has no index.html; expected a built site", file=sys.stderr)
+        return 2
+    found = list(faults(site))
+    for fault in found:
+        print(fault, file=sys.stderr)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
