@@ -1,4 +1,4 @@
-"""Shared by all tests: where golden files lie, and helpers modules are importable from here."""
+"""Shared by all tests: golden files, and the path of the helper modules."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ sys.path[:0] = [str(HERE / "support"), str(HERE / "emulator")]
 
 @pytest.fixture(scope="session")
 def golden():
-    """Load a golden file by name; a missing one fails, it is never re-created here."""
+    """Return a function that loads a golden file by name. A missing file is an error; no test writes one."""
 
     def load(name):
         return json.loads((HERE / "golden" / name).read_text())

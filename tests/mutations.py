@@ -1,10 +1,10 @@
-"""Whether the tests notice small mistakes: each mutation changes one place of the library, and some test must fail.
+"""Check that the tests notice small mistakes: each mutation changes one place of the library, and a test must fail.
 
-    python tests/mutations.py [--jobs N] [--only WORD]
+    python tests/mutations.py [--jobs N] [--only WORD] [--find]
 
-Each mutation is made in a copy of the package in a temporary folder, never here, and the tests named with it run there.
-A mutation that no test notices is an error unless it has an explanation, and so is one whose text is not found exactly
-once in the package. Files are found by the text alone, so that modules may move.
+Each mutation changes a copy of the package in a temporary folder, and the tests named with it run there. A mutation
+that no test notices is an error unless it has an explanation. So is one whose text does not occur exactly once in the
+package. The text alone finds the file, so that modules may move.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("tests", "gpu", "cli", "datasets", "bench", "benchmarks", "pyproject.toml")
-TIMEOUT = 180  # seconds; a mutation that makes a test run for ever is noticed too
+TIMEOUT = 180  # seconds; a mutation that makes a test run forever counts as noticed
 
-# Run by the interpreter of each mutation: the copy comes before an editable installation of the library.
+# The code of each mutation's interpreter: it imports the copy rather than an editable installation of the library.
 CHILD = """
 import sys
 sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "ScikitBuildRedirectingFinder"]
@@ -44,9 +44,9 @@ class Mutation:
     Attributes
     ----------
     where : str
-        The module, for the reader; the text alone decides.
+        The module, for the reader.
     old, new : str
-        What stands there, exactly once in the package, and what stands there instead.
+        The text, which occurs exactly once in the package, and its replacement.
     tests : str
         Arguments of pytest, relative to tests/, of the tests that must fail.
     why : str
@@ -67,7 +67,7 @@ CHANGES = "test_changes.py test_index.py test_refused_changes.py"
 STORE = "test_store.py test_store_machine.py test_store_faults.py"
 
 MUTATIONS = [
-    # ---- contents: all parts go back together
+    # ---- contents: a failed change rolls back everything
     Mutation("contents", "                part.rollback(savepoint)\n", "                pass\n", REFUSED),
     Mutation(
         "contents",
@@ -143,8 +143,8 @@ MUTATIONS = [
         "            self._table = IdTable()\n",
         "            pass\n",
         TAKEN,
-        why="the table takes rows in when an id is looked for, and nothing looks for one between the start of a change "
-        "and its failure; the new table is for a change that would",
+        why="the table adds rows when an id is looked up, and no change looks up one before it fails; the new table is "
+        "for a change that would",
     ),
     Mutation("ids", "                following = None\n", "                pass\n", "test_changes.py test_index.py"),
     Mutation("ids", "            following += count\n", "            pass\n", "test_changes.py test_index.py"),
@@ -198,8 +198,8 @@ MUTATIONS = [
         "        self._size, self._count = savepoint\n",
         "        self._count = mark[1]\n",
         TAKEN,
-        why="the next strings go behind those of the failed change, and each is found by where it ends and where the "
-        "one before it ends",
+        why="the next strings follow those of the failed change, and each is found by its end and the end of the one "
+        "before it",
     ),
     Mutation(
         "string ids",
@@ -233,8 +233,8 @@ MUTATIONS = [
         "        view.parts = list(self.parts)\n",
         "        view.parts = self.parts\n",
         "test_threads.py test_rerank.py",
-        why="what is appended later stays behind the rows that a search looks at, joined or not; only a thread that "
-        "reads the list at the moment of its change could see it",
+        why="later rows come after the rows that a search sees, joined or not; only a thread that reads the list while "
+        "it changes could see it",
     ),
     Mutation(
         "originals",
@@ -262,7 +262,7 @@ MUTATIONS = [
         "            if not self._ids.rows_ever:\n",
         "            if True:\n",
         f"{REFUSED} -k mean",
-        why="once there are rows the center is settled, and `before` has the same one",
+        why="once there are rows the center is final, and `before` has the same one",
     ),
     Mutation(
         "center",
@@ -400,7 +400,7 @@ def find(mutation, package=ROOT / "vqindex"):
 
 
 def copy_to(folder):
-    """Copy the library and its tests, with the compiled module from wherever it is installed."""
+    """Copy the library, its tests and the installed compiled module."""
     ignored = shutil.ignore_patterns("__pycache__", "native")
     shutil.copytree(ROOT / "vqindex", folder / "vqindex", ignore=ignored)
     for name in COPIED:
@@ -416,7 +416,7 @@ def copy_to(folder):
 
 
 def run_tests(folder, tests, timeout=TIMEOUT):
-    """Return pytest's exit status and what it said."""
+    """Return pytest's exit status and output."""
     paths = [f"tests/{word}" if word.startswith("test_") else word for word in shlex.split(tests)]
     command = [sys.executable, "-B", "-c", CHILD, str(folder), "-x", "-q", "-p", "no:cacheprovider", "-m", "not gpu"]
     try:
@@ -427,7 +427,7 @@ def run_tests(folder, tests, timeout=TIMEOUT):
 
 
 def outcome(mutation):
-    """Make one mutation and return what came of it, and more about it."""
+    """Apply one mutation and return its outcome and a detail."""
     started = time.monotonic()
     try:
         found = find(mutation)
@@ -438,50 +438,52 @@ def outcome(mutation):
         copy_to(folder)
         target = folder / found.relative_to(ROOT)
         target.write_text(target.read_text().replace(mutation.old, mutation.new))
-        status, said = run_tests(folder, mutation.tests)
+        status, output = run_tests(folder, mutation.tests)
     seconds = f"{time.monotonic() - started:.0f} s"
     if status == 1:
-        failed = [line.split(" - ")[0] for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        failed = [line.split(" - ")[0] for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
         return "killed", f"{seconds}, {failed[0] if failed else ''}"
     if status == 0:
         return ("explained", mutation.why) if mutation.why else ("SURVIVED", seconds)
-    return "BROKEN", f"pytest ended with {status}: {said[-2000:]}"
+    return "BROKEN", f"pytest ended with {status}: {output[-2000:]}"
 
 
 def main():
-    """Make all mutations; return 1 if one is not noticed and has no explanation, or can't be made."""
+    """Apply all mutations; return 1 if one survives without an explanation or can't be applied."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2))
-    parser.add_argument("--only", default="", help="mutations whose module, text or tests have this word")
-    parser.add_argument("--find", action="store_true", help="only say which texts are not found")
-    wanted = parser.parse_args()
-    chosen = [m for m in MUTATIONS if wanted.only in f"{m.where} {m.old} {m.tests}"]
-    if not wanted.find:
+    parser.add_argument("--only", default="", help="apply only mutations whose module, text or tests contain this word")
+    parser.add_argument("--find", action="store_true", help="only report which texts are not found")
+    arguments = parser.parse_args()
+    selection = [m for m in MUTATIONS if arguments.only in f"{m.where} {m.old} {m.tests}"]
+    if not arguments.find:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name).resolve()
             copy_to(folder)
-            words = dict.fromkeys(" ".join(mutation.tests for mutation in chosen).split())
-            status, said = run_tests(folder, " ".join(word for word in words if word.startswith("test_")), 3 * TIMEOUT)
+            words = dict.fromkeys(" ".join(mutation.tests for mutation in selection).split())
+            status, output = run_tests(
+                folder, " ".join(word for word in words if word.startswith("test_")), 3 * TIMEOUT
+            )
         if status:
-            print(f"the tests fail without a mutation:\n{said[-3000:]}")
+            print(f"the tests fail without a mutation:\n{output[-3000:]}")
             return 1
     bad = 0
 
     def attempt(mutation):
-        if not wanted.find:
+        if not arguments.find:
             return outcome(mutation)
         try:
             return "found", str(find(mutation).relative_to(ROOT))
         except LookupError as error:
             return "NOT FOUND", str(error)
 
-    with ThreadPoolExecutor(wanted.jobs) as pool:
-        for mutation, (what, more) in zip(chosen, pool.map(attempt, chosen), strict=True):
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for mutation, (what, more) in zip(selection, pool.map(attempt, selection), strict=True):
             bad += what.isupper()
             print(
                 f"{what:10}{mutation.where}: {mutation.old.strip()!r} -> {mutation.new.strip()!r}: {more}", flush=True
             )
-    print(f"{len(chosen)} mutations, {bad} of them wrong")
+    print(f"{len(selection)} mutations, {bad} of them wrong")
     return 1 if bad else 0
 
 

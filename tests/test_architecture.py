@@ -2,7 +2,7 @@
 
 All imports count, also those inside functions, under TYPE_CHECKING, and by `importlib.import_module` of a fixed name.
 An import from the package itself (``from vqindex import ...``) counts as one of the highest layer that its
-``__init__.py`` brings together; that file is the only one that may import anything.
+``__init__.py`` imports. Only that file may import anything.
 """
 
 import ast
@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Lowest first. A module may import others of its own layer and of lower ones; "codes/*" is the folder and all in it.
+# Lowest first. A module may import others of its layer and of lower ones; "codes/*" is the folder and all in it.
 LAYERS = (
     ("errors", "version", "_native"),
     ("arrays", "spec", "arguments", "codes/*"),
@@ -41,7 +41,7 @@ FORBIDDEN = {
     "vqindex_datasets": {"vqindex_bench", "vqindex_cli"},
     "vqindex_bench": {"vqindex_cli"},
 }
-EXCEPTIONS = {("vqindex.backends.registry", "vqindex_gpu")}  # finds the CUDA backend where it is installed
+EXCEPTIONS = {("vqindex.backends.registry", "vqindex_gpu")}  # loads the CUDA backend if it is installed
 
 
 def modules_of(folder):
@@ -123,7 +123,7 @@ def layer_of(name, package, layers):
 def faults_of(folder, layers, facade_layer):
     """Return one line of text for each cycle, climbing import, and module without a layer."""
     package, graph = folder.name, graph_of(folder)
-    graph.pop(package, None)  # `__init__.py` brings all together
+    graph.pop(package, None)  # `__init__.py` may import anything
     faults = [f"cycle: {' -> '.join(cycle)}" for cycle in cycles_of(graph)]
     for name, targets in graph.items():
         own = layer_of(name, package, layers)
@@ -159,7 +159,7 @@ def test_no_package_imports_those_that_are_built_on_it(package):
     assert not wrong, "\n".join(wrong)
 
 
-# ---- the check itself, on a package made up for it
+# ---- the check itself, on a small made-up package
 
 TOY_LAYERS = (("low",), ("middle/*",), ("high",))
 TOY = {

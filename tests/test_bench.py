@@ -1,4 +1,4 @@
-"""`vqindex bench`: its lines are true, its frontier is one, its report holds the lines and nothing from elsewhere."""
+"""`vqindex bench`: its lines are true, its frontier is a Pareto frontier, and its report loads nothing else."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def test_benchmark_lines_equal_what_the_library_gives(folder, ok, metric):
         index = vqindex.VQIndex(DIM, line["bits"], metric, codec=line["codec"])
         index.add(rows)
         found = index.search(queries, 5, confidence=line["confidence"]).ids
-        assert line["recall_at_k"] == pytest.approx(overlap(found, true, 5), abs=1e-12)  # sums in another order
+        assert line["recall_at_k"] == pytest.approx(overlap(found, true, 5), abs=1e-12)  # the order of the sum differs
         assert line["recall_1_at_1"] == pytest.approx((found[:, 0] == true[:, 0]).mean(), abs=1e-12)
         assert line["bytes_per_vector"] == index.spec.bytes_per_vector
         assert (line["n"], line["dim"], line["metric"], line["k"], line["queries"]) == (60, DIM, metric, 5, 7)
@@ -105,7 +105,7 @@ def test_the_first_rows_of_a_file_get_their_own_true_neighbors(folder, ok):
     args = ("-k", 3, "--bits", 8, "--codecs", "turboquant-prod", "--confidences", 1, "--json", *QUICK)
     (line,) = parsed(ok("bench", "a.hdf5", "--rows", 20, *args))
     assert line["n"] == 20
-    assert line["recall_at_k"] > 0.8  # eight bits; by the file's truth of 60 rows at most 20 / 60 could be right
+    assert line["recall_at_k"] > 0.8  # eight bits; the file's neighbors among 60 rows would allow at most 20 / 60
 
 
 def test_peers_stand_beside_ours_with_recall_and_bytes(folder, run):
@@ -221,7 +221,7 @@ def test_the_frontier_holds_exactly_the_undominated_points(points):
 
 
 class Page(HTMLParser):
-    """Collects what a page loads, the cells of its table, its points and its embedded lines."""
+    """Collects the resources of a page, the cells of its table, its points and its embedded lines."""
 
     def __init__(self):
         super().__init__()
@@ -262,16 +262,16 @@ def test_the_report_holds_the_lines_and_nothing_from_elsewhere(folder, ok):
     assert page.text["title"].startswith("<!--<script>&quot;: 54 x 10, ip, 1 thread")
     assert len(page.rows) == len(lines) >= 9
     for row, line in zip(page.rows, lines, strict=True):
-        for key, shown in row.items():
+        for key, cell in row.items():
             value = line
             for name in key.split("."):
                 value = value[name]
-            assert shown == (value if isinstance(value, str) else json.dumps(value))
+            assert cell == (value if isinstance(value, str) else json.dumps(value))
     assert sorted(page.points) == sorted(list(range(len(lines))) * len(PANELS))
 
 
 def test_points_of_the_report_are_ordered_as_their_values(folder, ok):
-    """In every panel the order of the dots, across and up, is that of values and recalls."""
+    """In every panel the dots are ordered by value from left to right and by recall upward."""
     ok("bench", "base.npy", "--bits", "1,2,4", "-o", "a.jsonl", "--html", "a.html", *QUICK)
     lines = parsed(Path("a.jsonl").read_text())
     text = Path("a.html").read_text()
@@ -281,7 +281,7 @@ def test_points_of_the_report_are_ordered_as_their_values(folder, ok):
         assert [int(number) for number, _, _ in dots] == list(range(len(lines)))
         for i, (_, x, y) in enumerate(dots):
             for j, (_, other_x, other_y) in enumerate(dots):
-                # Places are rounded to 0.1 pixel, which may hide a difference but not turn it round.
+                # Positions are rounded to 0.1 pixel, which may hide a difference but not reverse it.
                 if panel.value(lines[i]) < panel.value(lines[j]):
                     assert float(x) <= float(other_x)
                 if lines[i]["recall_at_k"] < lines[j]["recall_at_k"]:

@@ -1,4 +1,4 @@
-"""Our modules of ann-benchmarks and VIBE, run as these suites run them, on a small set."""
+"""Our modules for ann-benchmarks and VIBE, run as these suites run them, on a small data set."""
 
 import importlib.util
 import json
@@ -27,9 +27,9 @@ def runner():
 
 
 def test_a_dict_is_one_argument_of_ann_benchmarks_and_several_of_vibe(runner):
-    given = {"codec": "c", "bits": [1, 2]}
-    assert runner.combinations(given, positional=True) == [["c", 1], ["c", 2]]
-    assert runner.combinations([[given]], positional=False) == [[given]]
+    arguments = {"codec": "c", "bits": [1, 2]}
+    assert runner.combinations(arguments, positional=True) == [["c", 1], ["c", 2]]
+    assert runner.combinations([[arguments]], positional=False) == [[arguments]]
     assert runner.combinations([[1, 2], 3, ["a", "b"]], positional=False) == [
         [1, 3, "a"],
         [1, 3, "b"],
@@ -40,10 +40,10 @@ def test_a_dict_is_one_argument_of_ann_benchmarks_and_several_of_vibe(runner):
 
 @pytest.mark.parametrize("suite", ["ann-benchmarks", "vibe"])
 def test_every_definition_builds_and_answers(runner, suite):
-    """Every line of config.yml can be built and asked; there are no more of them than VIBE's guide wants."""
-    chosen = runner.SUITES[suite]
-    module = runner.load_module(chosen)
-    found = runner.definitions(chosen, "euclidean")
+    """Every line of config.yml builds and answers, and there are no more lines than VIBE's guide asks for."""
+    settings = runner.SUITES[suite]
+    module = runner.load_module(settings)
+    found = runner.definitions(settings, "euclidean")
     assert 1 < len(found) <= 20
     assert len({str(one["arguments"]) for one in found}) == len(found)
     rows = np.random.default_rng(0).standard_normal((50, 12)).astype(np.float32)
@@ -55,7 +55,9 @@ def test_every_definition_builds_and_answers(runner, suite):
         for arguments in definition["queries"]:
             algorithm.set_query_arguments(*arguments)
             names.add(str(algorithm))
-            assert len(algorithm.query(rows[3], 5)) == 5
+            answer = {int(row) for row in algorithm.query(rows[3], 5)}
+            assert len(answer) == 5
+            assert 3 in answer
         assert len(names) == len(definition["queries"])
 
 
@@ -65,10 +67,10 @@ def test_every_definition_builds_and_answers(runner, suite):
      ("vibe", "cosine"), ("vibe", "euclidean"), ("vibe", "ip"), ("vibe", "normalized")],
 )  # fmt: skip
 def test_all_candidates_give_exact_results_in_order(runner, suite, distance):
-    """With every row a candidate the order is that of the exact distances, and short results hold no -1."""
-    chosen = runner.SUITES[suite]
-    definition = runner.definitions(chosen, distance, ["prod"])[1]
-    algorithm = getattr(runner.load_module(chosen), definition["constructor"])(*definition["arguments"])
+    """When every row is a candidate the order is that of exact distances, and short results contain no -1."""
+    settings = runner.SUITES[suite]
+    definition = runner.definitions(settings, distance, ["prod"])[1]
+    algorithm = getattr(runner.load_module(settings), definition["constructor"])(*definition["arguments"])
     rng = np.random.default_rng(0)
     rows = (rng.standard_normal((80, 12)) * (1 if distance != "ip" else 3)).astype(np.float32)
     if distance == "normalized":
@@ -88,9 +90,9 @@ def test_all_candidates_give_exact_results_in_order(runner, suite, distance):
 
 
 def test_a_batch_answers_as_its_single_queries_do(runner):
-    chosen = runner.SUITES["ann-benchmarks"]
-    definition = runner.definitions(chosen, "angular")[0]
-    algorithm = getattr(runner.load_module(chosen), definition["constructor"])(*definition["arguments"])
+    settings = runner.SUITES["ann-benchmarks"]
+    definition = runner.definitions(settings, "angular")[0]
+    algorithm = getattr(runner.load_module(settings), definition["constructor"])(*definition["arguments"])
     algorithm.get_batch_results = lambda: algorithm.res  # the suite's base class has it
     rows = np.random.default_rng(0).standard_normal((80, 12)).astype(np.float32)
     algorithm.fit(rows)
@@ -111,10 +113,10 @@ def test_runner_appends_points_whose_recall_rises_with_candidates(tmp_path, suit
     points = [json.loads(line) for line in (tmp_path / f"{suite}.jsonl").read_text().splitlines()]
     asked = [[confidence, oversample] for confidence in (0.9, 0.995) for oversample in (0, 2, 5, 10, 20)]
     assert [point["query_arguments"] for point in points] == [*asked, *asked]
-    for sure in (points[5:10], points[15:]):
-        recalls = [point["recall"] for point in sure]
+    for same_confidence in (points[5:10], points[15:]):
+        recalls = [point["recall"] for point in same_confidence]
         assert recalls == sorted(recalls), "more candidates lose results"
-        assert recalls[-1] >= 0.98  # of 400 rows the 200 best by 2 or 4 bits are re-scored
+        assert recalls[-1] >= 0.98  # the 200 best of 400 rows by 2 or 4 bits are reranked
     assert points[15]["recall"] > points[5]["recall"]
     assert all(point["qps"] > 0 and point["build_seconds"] > 0 for point in points)
     assert (tmp_path / f"{suite}-c.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""center=: an index whose vectors are encoded without a point, against one of residuals made by hand, and in files."""
+"""center=: an index that subtracts a vector before it encodes equals an index of residuals computed by hand."""
 
 import fake_cupy
 import gate
@@ -24,13 +24,13 @@ every_metric = pytest.mark.parametrize("metric", ["cosine", "l2"])
 
 
 def unit(x):
-    """Rows divided by their lengths, in float64."""
+    """Return rows divided by their lengths, in float64."""
     x = x.astype(np.float64)
     return x / np.sqrt(sum64((x * x).T))[:, None]
 
 
 def exact(x, q, metric):
-    """All scores in float64."""
+    """Return all scores in float64."""
     if metric == "cosine":
         return unit(q) @ unit(x).T
     x, q = x.astype(np.float64), q.astype(np.float64)
@@ -38,7 +38,7 @@ def exact(x, q, metric):
 
 
 def by_hand(x, q, m, metric, **kwargs):
-    """An index of residuals, the queries it is to be asked, and the way from its scores to those of the vectors."""
+    """Return an index of residuals, its queries, and the function from its scores to those of the vectors."""
     if metric == "l2":
         rows, queries, back = x - m, q - m, lambda s: s
     else:
@@ -56,7 +56,7 @@ def centered(x, m, metric, **kwargs):
 
 
 def same_as_by_hand(index, hand, q, queries, back):
-    """Everything that a score comes from or goes into, bit for bit."""
+    """Compare search, filters and estimates, bit for bit."""
     for confidence in (1, 0.9):
         got, want = index.search(q, 20, confidence=confidence), hand.search(queries, 20, confidence=confidence)
         gpu.same(got.ids, want.ids)
@@ -113,11 +113,11 @@ def test_centered_results_are_equal_on_an_emulated_gpu(metric, codec, monkeypatc
     gpu.same(indexes[0].center, indexes[1].center)
     for got, want in zip(*[index.search(q, 7) for index in indexes], strict=True):
         gpu.same(got, want)
-    for got, want in zip(*[index.range_search(q, want_median(indexes[1], q)) for index in indexes], strict=True):
+    for got, want in zip(*[index.range_search(q, median_scores(indexes[1], q)) for index in indexes], strict=True):
         gpu.same(got, want)
 
 
-def want_median(index, q):
+def median_scores(index, q):
     return np.median(index.estimate(q, index.ids), axis=1)
 
 
@@ -127,11 +127,11 @@ def want_median(index, q):
 @every_metric
 @pytest.mark.parametrize("codec", ["turboquant-prod", "trellis"])
 def test_estimates_are_unbiased_with_the_stated_error_whatever_the_center(metric, codec):
-    """Over 300 rotations, with a center far off and with the mean."""
+    """Over 300 rotations, with a distant center and with the mean."""
     x, q = vectors(40, seed=3) + 3 * M, vectors(6, seed=4) + 3 * M
     truth = exact(x, q, metric)
     for center in (np.full(DIM, -0.5, np.float32), "mean"):
-        slopes, errors, said = [], [], []
+        slopes, errors, stated = [], [], []
         for seed in range(300):
             index = centered(x, center, metric, codec=codec, bits=2, seed=seed)
             scores, ids, stderr = index.search(q, 40, return_stderr=True, confidence=1)
@@ -139,19 +139,19 @@ def test_estimates_are_unbiased_with_the_stated_error_whatever_the_center(metric
             slopes.append((scores * true).sum() / (true * true).sum())
             order = np.argsort(ids, axis=1)
             errors.append(np.take_along_axis(scores - true, order, axis=1))
-            said.append(np.take_along_axis(stderr, order, axis=1))
+            stated.append(np.take_along_axis(stderr, order, axis=1))
         width = np.std(slopes) / np.sqrt(len(slopes))
-        # Four standard errors: one run in 16,000 would fail by chance, and the seeds are fixed. An index that took its
-        # codes as they are, without the factor, would have a slope of .9 or less on what is not the center's part.
+        # Four standard errors: one run in 16,000 would fail by chance, and the seeds are fixed. Without the rescale
+        # values the slope on the residuals would be at most 0.9.
         assert abs(np.mean(slopes) - 1) < 4 * width
         assert width < 0.01
-        # The formula is for a query at right angles to the vector: only that part of it meets the error.
+        # The formula is for a query orthogonal to the vector. Only that component of a query contributes to the error.
         a, b = (unit(x), unit(q)) if metric == "cosine" else (x, q)
         a = a - index.center
         b = b - index.center
         across = np.sqrt(np.maximum(1 - exact(a.astype(np.float32), b.astype(np.float32), "cosine") ** 2, 0))
-        ratio = np.std(errors, axis=0) / (np.sqrt(np.mean(np.square(said), axis=0)) * across)
-        # A spread over 300 rotations is known to 4 % (1 / sqrt(600)), and the median of 240 pairs much better.
+        ratio = np.std(errors, axis=0) / (np.sqrt(np.mean(np.square(stated), axis=0)) * across)
+        # 300 rotations determine a spread to 4 % (1 / sqrt(600)), and the median of 240 pairs much better.
         assert abs(np.median(ratio) - 1) < 0.05
 
 
@@ -167,7 +167,7 @@ def test_errors_fall_with_the_distance_to_the_center(metric):
 
 @every_metric
 def test_reranking_a_centered_index_equals_brute_force(metric):
-    """With 8 bits the ten best are nearly those of exact search, re-ranked they are."""
+    """With 8 bits the ten best are nearly those of exact search; reranked, they are exactly those."""
     index = centered(X, "mean", metric, bits=8, keep_vectors="f32")
     order = np.argsort(exact(X, Q, metric) * (1 if metric == "l2" else -1), axis=1)[:, :10]
     found = index.search(Q, 10).ids
@@ -183,7 +183,7 @@ def test_range_search_finds_exactly_the_rows_that_beat_the_threshold(metric):
     index = centered(X, M, metric, bits=2)
     scores = index.estimate(Q, range(N))
     sign = -1 if metric == "l2" else 1
-    # Thresholds that are scores are the hard ones: these rows are out. Beside them, and everything and nothing.
+    # A row whose score equals the threshold is not a hit. The others lie just beside it, or return all rows or none.
     for thresholds in (scores[:, 5], np.nextafter(scores[:, 5], np.float32(-9)), np.full(NQ, np.inf, np.float32)):
         for threshold in (thresholds, -thresholds):
             lims, got, ids = index.range_search(Q, threshold, confidence=1)
@@ -199,13 +199,13 @@ numbers = st.floats(width=32, allow_nan=False)
 
 
 @given(numbers, numbers)
-def test_a_converted_threshold_passes_exactly_the_better_scores(found, wanted):
+def test_a_converted_threshold_passes_exactly_the_better_scores(found, limit):
     """For any float32 numbers, infinities among them."""
     centering = Centering.of(IndexSpec(2, metric="cosine"), [1, 1])
-    found, wanted = np.float32([found]), np.float32([wanted])
-    threshold, score = centering.thresholds(wanted), centering.scores(found)
+    found, limit = np.float32([found]), np.float32([limit])
+    threshold, score = centering.thresholds(limit), centering.scores(found)
     assert threshold.dtype == score.dtype == np.float32
-    assert (found < threshold) == (score > wanted)
+    assert (found < threshold) == (score > limit)
 
 
 def test_zero_vectors_have_cosine_0():
@@ -214,13 +214,15 @@ def test_zero_vectors_have_cosine_0():
     x[10] = 1e-45  # shorter than every normal float32
     index = centered(x, M, "cosine", bits=8)
     scores = index.estimate(q, range(N))
-    # Of 8 bits: errors of about |q - m| |x - m| / 1000, here well below .01.
+    # With 8 bits the errors are about |q - m| |x - m| / 1000, here well below 0.01.
     assert np.abs(scores[:, ::10]).max() < 0.05
     assert np.abs(scores[0]).max() < 0.05
     others = np.arange(N) % 10 > 0
     np.testing.assert_allclose(scores[1:, others], exact(x[others], q[1:], "cosine"), atol=0.05)
     np.testing.assert_allclose(index.reconstruct([0, 20]), 0, atol=0.05)
-    centered(np.zeros((3, DIM), np.float32), "mean", "cosine").search(Q)
+    scores, ids = centered(np.zeros((3, DIM), np.float32), "mean", "cosine").search(Q, 3)
+    assert ids.tolist() == [[0, 1, 2]] * NQ
+    assert np.abs(scores).max() < 1e-6
 
 
 @every_metric
@@ -238,15 +240,15 @@ def test_an_empty_centered_index_finds_nothing(metric):
 
 
 class Sliced:
-    """Rows that can only be sliced, a few at a time, and that know how often."""
+    """Rows that can only be sliced, and that record the longest slice."""
 
     def __init__(self, x):
-        self.x, self.shape, self.dtype, self.most = x, x.shape, x.dtype, 0
+        self.x, self.shape, self.dtype, self.longest = x, x.shape, x.dtype, 0
 
     def __getitem__(self, at):
-        part = self.x[at]
-        self.most = max(self.most, len(part))
-        return part
+        rows = self.x[at]
+        self.longest = max(self.longest, len(rows))
+        return rows
 
 
 @every_metric
@@ -267,22 +269,22 @@ def test_the_mean_is_that_of_the_first_vectors(metric, monkeypatch):
     index.compact()
     index.add(X - 1)
     gpu.same(index.center, first)
-    # However it comes, and read by pieces.
+    # The mean is the same for lists and for rows read slice by slice.
     monkeypatch.setattr("vqindex.arrays._CHUNK_VALUES", 64 * DIM)
     monkeypatch.setattr("vqindex.center._CHUNK_VALUES", 2 * DIM)
     sliced = Sliced(X)
     upserted = VQIndex(DIM, metric=metric, center="mean")
     upserted.upsert(range(N), sliced)
-    assert sliced.most == 64
-    pieces = VQIndex(DIM, metric=metric, center="mean")
-    pieces.add(X.tolist())
-    gpu.same(pieces.center, upserted.center)
-    gpu.same(pieces.search(Q).scores, upserted.search(Q).scores)
-    np.testing.assert_allclose(pieces.center, first, rtol=2e-7, atol=1e-9)
+    assert sliced.longest == 64
+    listed = VQIndex(DIM, metric=metric, center="mean")
+    listed.add(X.tolist())
+    gpu.same(listed.center, upserted.center)
+    gpu.same(listed.search(Q).scores, upserted.search(Q).scores)
+    np.testing.assert_allclose(listed.center, first, rtol=2e-7, atol=1e-9)
 
 
 def test_the_mean_of_many_blocks_is_summed_in_the_frozen_order():
-    """2^17 // 24 = 5,461 rows at a time, added in the frozen order: this is what the docstring defines."""
+    """2^17 // 24 = 5,461 rows at a time, added in the order that the docstring of center.py defines."""
     x = vectors(20_000) + 1
     total = sum(sum64(x[start : start + 5461].astype(np.float64)) for start in range(0, len(x), 5461))
     gpu.same(centered(x, "mean", "l2", bits=1).center, (total / len(x)).astype(np.float32))
@@ -297,7 +299,7 @@ def test_a_refused_add_leaves_the_mean_unset(metric):
         with pytest.raises(InvalidInputError, match=r"vectors\[250, 3\] is nan"):
             call()
     with pytest.raises(InvalidInputError, match="65520"):
-        index.add(X * np.float32(1e6))  # after the mean is taken
+        index.add(X * np.float32(1e6))  # fails after the mean is computed
     assert index.center is None
     assert repr(index).count("center=<mean>") == 1
     index.add(X)
@@ -311,14 +313,16 @@ def test_a_mean_of_too_large_a_norm_is_refused():
     index = VQIndex(DIM, metric="l2", center="mean")
     with pytest.raises(InvalidInputError, match=r"norm .*e\+\d+; expected less than 2\*\*62"):
         index.add(np.full((3, DIM), 1e30))
+    assert index.center is None
     index.add(X)
+    gpu.same(index.center, centered(X, "mean", "l2").center)
 
 
 # ---- what is refused
 
 
 @pytest.mark.parametrize(
-    ("center", "says"),
+    ("center", "words"),
     [
         ("median", "'median'; expected 'mean'"),
         (np.zeros(DIM + 1), rf"shape \({DIM + 1},\); expected 'mean', or numbers of shape \({DIM},\)"),
@@ -331,8 +335,8 @@ def test_a_mean_of_too_large_a_norm_is_refused():
         ([2.0**62] + [0] * (DIM - 1), r"norm 4\.61169e\+18; expected less than 2\*\*62"),
     ],
 )
-def test_wrong_centers_are_refused_with_their_values(center, says):
-    with pytest.raises(InvalidInputError, match=says):
+def test_wrong_centers_are_refused_with_their_values(center, words):
+    with pytest.raises(InvalidInputError, match=words):
         VQIndex(DIM, metric="l2", center=center)
 
 

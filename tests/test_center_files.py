@@ -1,4 +1,4 @@
-"""Centers in files and stores: kept, checked, the same in all segments, and what a crash leaves of them."""
+"""Centers in files and stores: they are stored and checked, equal in all segments, and survive crashes."""
 
 import json
 import random
@@ -26,7 +26,7 @@ run, ok, folder = (pytest.fixture(f) for f in (cli_tools.run, cli_tools.ok, cli_
 
 X = vectors(70) + 2
 every_metric = pytest.mark.parametrize("metric", ["cosine", "l2"])
-KEPT = {"center": "mean", "keep_vectors": "int8"}
+OPTIONS = {"center": "mean", "keep_vectors": "int8"}
 
 
 def built(metric="cosine", x=X, **kwargs):
@@ -36,7 +36,7 @@ def built(metric="cosine", x=X, **kwargs):
 
 
 def same(index, other):
-    """Center, scores and ids."""
+    """Compare center, scores and ids."""
     assert (index.center is None) == (other.center is None)
     if other.center is not None:
         gpu.same(index.center, other.center)
@@ -134,7 +134,7 @@ def test_a_center_block_that_contradicts_the_header_is_refused(path, tmp_path):
     assert_refused(path, "block 'center' has shape (5,)", "(6,)")
     with_block(center.astype(np.float64))
     assert_refused(path, "block 'center' has dtype <f8")
-    with_block(np.empty(0, np.float32))  # a mean to come, in an index with vectors
+    with_block(np.empty(0, np.float32))  # an unset mean, in an index with vectors
     assert_refused(path, "block 'center' has shape (0,)")
     with_block(center)
     VQIndex.load(path)
@@ -146,7 +146,7 @@ def test_a_center_block_that_contradicts_the_header_is_refused(path, tmp_path):
 
 
 def test_a_centered_file_relabeled_as_version_1_is_refused(path):
-    """As that of version 1 does, which knows no seal, no such block, and so no norm for cosine."""
+    """A reader of version 1 knows neither the seal nor the center block."""
     with edited(path) as file:
         file.attrs.modify("format_version", np.uint32(1))
     assert_refused(path, "format version is 1, but its first page holds a seal")
@@ -156,9 +156,9 @@ def test_a_centered_file_relabeled_as_version_1_is_refused(path):
 
 
 def test_the_first_commit_keeps_the_mean(tmp_path):
-    with open_with(tmp_path, dim=DIM, metric="cosine", **KEPT) as index:
+    with open_with(tmp_path, dim=DIM, metric="cosine", **OPTIONS) as index:
         index.add(X)
-        alone = built(**KEPT)
+        alone = built(**OPTIONS)
         same(index, alone)
     for number in range(3):
         with open_with(tmp_path) as index:
@@ -213,8 +213,8 @@ def test_store_opens_only_with_its_own_center(tmp_path):
     center = np.arange(DIM) / 7
     with vqindex.open(tmp_path, "a", dim=DIM, metric="l2", center=center) as index:
         gpu.same(index.center, center.astype(np.float32))
-    for given in (None, center, "mean"):  # "mean" is what a build that goes on says again
-        with vqindex.open(tmp_path, "a", center=given) as index:
+    for same_center in (None, center, "mean"):  # a build that continues passes "mean" again
+        with vqindex.open(tmp_path, "a", center=same_center) as index:
             gpu.same(index.center, center.astype(np.float32))
     with pytest.raises(InvalidInputError, match=r"center is vector of norm .*; the index in .* has vector of norm"):
         vqindex.open(tmp_path, center=center + 1)
@@ -231,7 +231,7 @@ def test_store_opens_only_with_its_own_center(tmp_path):
 
 
 def test_older_readers_refuse_the_manifest_of_a_centered_store(tmp_path):
-    """They take a spec of exactly what they know; without a center it is as it was."""
+    """They refuse unknown fields of a spec. A store without a center has none."""
     with open_with(tmp_path / "a", dim=DIM, metric="l2", center="mean") as index:
         assert read_manifest(tmp_path / "a").center == "mean"
         index.add(X)
@@ -262,7 +262,7 @@ def test_a_manifest_with_a_malformed_center_is_refused(tmp_path, text):
 
 
 def test_a_crash_at_any_call_leaves_a_center_and_its_vectors_or_neither(tmp_path):
-    """While the commit is made that keeps the first vectors and their mean."""
+    """The crashing commit is the one that stores the first vectors and their mean."""
     start = tmp_path / "start"
     with open_with(start, dim=DIM, metric="cosine", center="mean"):
         pass
@@ -281,14 +281,14 @@ def test_a_crash_at_any_call_leaves_a_center_and_its_vectors_or_neither(tmp_path
         for number, state in enumerate(directory.crash_states(rng, 3)):
             found = tmp_path / f"{at}-{number}"
             write_folder(found, state)
-            with open_with(found) as left:
-                seen.add(len(left))
-                if len(left):
-                    same(left, whole)
+            with open_with(found) as reopened:
+                seen.add(len(reopened))
+                if len(reopened):
+                    same(reopened, whole)
                 else:
-                    assert left.center is None
-                    left.add(X + 1)
-                    same(left, built(x=X + 1))
+                    assert reopened.center is None
+                    reopened.add(X + 1)
+                    same(reopened, built(x=X + 1))
             verify_store(found)
         if not directory.dead:
             assert content(index) == content(whole)
@@ -325,15 +325,15 @@ def test_a_store_that_goes_on_keeps_the_center_of_its_first_commit(ok, folder, m
     args = ("build", "base.npy", "-o", "s", "--metric", "l2", "--store", "--commit-every", 25, "--center", "mean")
     real, calls = vqindex.DurableIndex.add, []
 
-    def stopped(self, *given, **kwargs):
-        calls.append(given)
+    def stopped(self, *args, **kwargs):
+        calls.append(args)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        real(self, *given, **kwargs)
+        real(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(vqindex.DurableIndex, "add", stopped)
-        with pytest.raises(AssertionError):  # it says that it was stopped
+        with pytest.raises(AssertionError):  # the command reports on stderr that it was stopped
             ok(*args)
     assert len(vqindex.open("s")) == 25
     first = VQIndex(base.shape[1], metric="l2", center="mean")

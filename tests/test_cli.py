@@ -1,4 +1,4 @@
-"""The command line: build, search and eval. JSON is parsed strictly, numbers are compared exactly."""
+"""The command line: build, search and eval. JSON is parsed strictly, and numbers are compared exactly."""
 
 import json
 import os
@@ -23,7 +23,7 @@ EVAL_FIELDS = {
 
 
 def recalls(found, true, k):
-    """The three recalls, counted one by one."""
+    """Return the three recalls, counted one by one."""
     nq = len(found)
     overlap = sum(len(set(f[:k].tolist()) & set(t[:k].tolist())) for f, t in zip(found, true, strict=True)) / (nq * k)
     first = sum(int(t[0]) in f[:k].tolist() for f, t in zip(found, true, strict=True)) / nq
@@ -124,9 +124,9 @@ def test_build_replaces_an_output_only_with_force(folder, ok, run):
     assert len(vqindex.VQIndex.load("a.vqi")) == 60
 
 
-@pytest.mark.parametrize("there", [False, True])
-def test_a_failing_build_leaves_no_file_behind(folder, run, monkeypatch, there):
-    if there:
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_failing_build_leaves_no_file_behind(folder, run, monkeypatch, exists):
+    if exists:
         Path("a.vqi").write_text("mine")
     before = sorted(os.listdir())
 
@@ -138,7 +138,7 @@ def test_a_failing_build_leaves_no_file_behind(folder, run, monkeypatch, there):
     assert (code, out) == (1, "")
     assert "No space left" in err
     assert sorted(os.listdir()) == before
-    assert not there or Path("a.vqi").read_text() == "mine"
+    assert not exists or Path("a.vqi").read_text() == "mine"
 
 
 @pytest.mark.parametrize("form", ["npy", "fvecs", "hdf5"])
@@ -191,7 +191,7 @@ def test_search_writes_the_same_results_as_json_and_npz(folder, ok, run):
         parsed = [json.loads(line, parse_constant=no_constant) for line in lines]
         assert [line["query"] for line in parsed] == list(range(7))
         np.testing.assert_array_equal([line["ids"] for line in parsed], expected.ids)
-        # Nine digits give a float32 back exactly.
+        # Nine digits determine a float32.
         np.testing.assert_array_equal(np.float32([line["scores"] for line in parsed]), expected.scores)
     code, out, err = run("search", "a.vqi", "queries.npy", "-k", 4, "-o", "found.npz")
     assert (code, out) == (0, "")
@@ -259,8 +259,8 @@ def check_eval(report, metric, k, **expected):
 
 
 @pytest.fixture
-def spied(monkeypatch):
-    """What every search was asked for, besides queries and k."""
+def searches(monkeypatch):
+    """Record the keyword arguments of every search."""
     calls, search = [], vqindex.VQIndex.search
 
     def spy(self, queries, k, **kwargs):
@@ -280,12 +280,12 @@ def spied(monkeypatch):
         (("--threads", 7, "--confidence", 0.6), 7, 0.6),
     ],
 )
-def test_threads_and_confidence_reach_the_search(folder, ok, spied, extra, threads, confidence):
+def test_threads_and_confidence_reach_the_search(folder, ok, searches, extra, threads, confidence):
     ok("build", "base.npy", "-o", "a.vqi", "--bits", 2)
     ok("search", "a.vqi", "queries.npy", "--json", *extra)
-    assert spied == [{"threads": threads, "confidence": confidence}]
+    assert searches == [{"threads": threads, "confidence": confidence}]
     report = one_object(ok("eval", "a.vqi", "base.npy", "--queries", "queries.npy", "--json", *extra))
-    assert spied == [{"threads": threads, "confidence": confidence}] * len(spied)
+    assert searches == [{"threads": threads, "confidence": confidence}] * len(searches)
     assert (report["threads"], report["confidence"]) == (threads, confidence)
 
 
@@ -348,7 +348,7 @@ def test_eval_with_k_beyond_the_known_neighbors_asks_for_exact(folder, ok, run):
 def test_eval_of_an_index_without_build_times_says_none(folder, ok):
     index = vqindex.VQIndex(DIM)
     index.add(vectors(60))
-    index.save("a.vqi")  # without notes of build times
+    index.save("a.vqi")  # without build times in its meta
     report = one_object(ok("eval", "a.vqi", "base.npy", "--queries", "queries.npy", "--json"))
     assert report["build_seconds"] is None
     assert report["encode_seconds"] is None

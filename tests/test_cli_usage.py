@@ -1,4 +1,4 @@
-"""The rest of the command line: info, verify, datasets, demo, wrong inputs, exit codes, variables, real processes."""
+"""The other commands: info, verify, datasets, demo; wrong input, exit codes, variables, real processes."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def test_info_gives_the_version_and_loaded_size_of_a_version_1_file(folder, ok):
     shutil.copy(Path(__file__).parent / "golden" / "format1.vqi", "old.vqi")
     fields = one_object(ok("info", "old.vqi", "--json"))
     assert fields["format_version"] == 1
-    assert fields["bytes_per_vector"] == 3 + 5 + 8, "what it takes once loaded"
+    assert fields["bytes_per_vector"] == 3 + 5 + 8, "its size once loaded"
 
 
 def test_file_names_with_brackets_are_printed_unchanged(index_file, ok):
@@ -111,8 +111,8 @@ def test_datasets_fetch_prints_the_path_of_the_shipped_sample(folder, ok, run):
 def test_datasets_make_is_seeded_and_never_replaces_a_file(folder, ok, run):
     args = ("datasets", "make", "clustered", "-o", "c.hdf5", "-n", 50, "--dim", 6, "--queries", 4, "-k", 70)
     assert ok(*args) == "c.hdf5\n"
-    made = vqindex_datasets.load_annbench("c.hdf5")
-    assert (made.n, made.dim, made.nq, made.gt_k) == (50, 6, 4, 50)
+    dataset = vqindex_datasets.load_annbench("c.hdf5")
+    assert (dataset.n, dataset.dim, dataset.nq, dataset.gt_k) == (50, 6, 4, 50)
     before = Path("c.hdf5").read_bytes()
     code, out, err = run(*args, "--seed", 1)
     assert (code, out) == (1, "")
@@ -121,7 +121,7 @@ def test_datasets_make_is_seeded_and_never_replaces_a_file(folder, ok, run):
     ok(*args, "--seed", 1, "--force")
     assert Path("c.hdf5").read_bytes() != before
     report = one_object(ok("build", "c.hdf5", "-o", "c.vqi", "--json"))
-    assert (report["ntotal"], report["metric"]) == (50, made.metric)
+    assert (report["ntotal"], report["metric"]) == (50, dataset.metric)
 
 
 def test_demo_compares_every_index_at_each_width(folder, run):
@@ -134,8 +134,8 @@ def test_demo_compares_every_index_at_each_width(folder, run):
     ]
     for row in rows:
         assert 0 < row["recall_at_10"] <= row["recall_1_at_10"] <= 1
-        # Cosine: the codes and one float32. The paper's sketch keeps its residual's length in that one.
-        # A byte more at d = 100: a trellis row begins with 6 or 4 bits more, and the sign plane ends in half a byte.
+        # Cosine: the codes and one float32, which for the paper's sketch is the length of the residual.
+        # One more byte at d = 100: 6 or 4 bits of warm-up fields in a trellis row, or sign bits ending in half a byte.
         rounded = 0 if row["index"] == "prod as in the paper" else 1
         assert row["bytes_per_vector"] == 100 * row["bits"] // 8 + rounded + 4
     ours = {row["bits"]: row["recall_at_10"] for row in rows if row["index"] == "vqindex default"}
@@ -256,7 +256,7 @@ def test_options_come_from_the_environment(folder, ok, run, monkeypatch):
     monkeypatch.setenv("VQINDEX_BUILD_BITS", "many")
     code, _, err = run("build", "base.npy", "-o", "c.vqi")
     assert code == 2
-    assert "VQINDEX_BUILD_BITS" in err or "--bits" in err
+    assert "Invalid value for '--bits': 'many'" in err
     monkeypatch.setenv("VQINDEX_SEARCH_K", "3")
     monkeypatch.setenv("VQINDEX_SEARCH_JSON", "true")
     lines = ok("search", "a.vqi", "queries.npy").splitlines()

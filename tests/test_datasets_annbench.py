@@ -1,4 +1,4 @@
-"""The ann-benchmarks layout: what is written is read, old files are read, and wrong files are refused."""
+"""The ann-benchmarks layout: written and old files are read, and wrong files are refused."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_written_file_reads_back_equal(tmp_path: Path) -> None:
         assert got.dtype == dtype
         np.testing.assert_array_equal(got, want)
     data.test[:] = 0
-    np.testing.assert_array_equal(data.test, TEST)  # read afresh: no caller can spoil it for another
+    np.testing.assert_array_equal(data.test, TEST)  # each read returns a new array, which a caller may change
     with h5py.File(path) as file:
         assert dict(file.attrs) == {
             "type": "dense",
@@ -63,7 +63,7 @@ def test_a_written_file_reads_back_equal(tmp_path: Path) -> None:
 def test_train_rows_may_come_from_a_source_or_chunks(tmp_path: Path) -> None:
     for name, train in (
         ("source", ArraySource(TRAIN)),
-        ("chunks", (part for part in (TRAIN[:20], TRAIN[20:21], TRAIN[21:]))),
+        ("chunks", (rows for rows in (TRAIN[:20], TRAIN[20:21], TRAIN[21:]))),
     ):
         path = write_annbench(tmp_path / f"{name}.hdf5", train, TEST, IDS, DISTANCES, "angular")
         np.testing.assert_array_equal(load_annbench(path).train.read(), TRAIN)

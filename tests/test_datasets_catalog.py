@@ -44,8 +44,8 @@ def test_list_gives_every_entry_of_the_catalog() -> None:
     for entry in entries:
         assert entry.distance in ("angular", "euclidean", "ip")
         assert min(entry.n, entry.dim, entry.nq) > 0
-        # What the vectors alone take as float32, or float16 for the sample; sizes are rounded by up to 1 %.
-        # The COCO files are published as smaller than that, so they must be packed.
+        # The size of the vectors alone, as float32, or float16 for the sample; sizes are rounded by up to 1 %.
+        # The published COCO files are smaller, because they are compressed.
         if not entry.name.startswith("coco"):
             width = 2 if entry.kind == "shipped" else 4
             assert entry.size * 1.01 > entry.n * entry.dim * width, entry.name
@@ -58,7 +58,7 @@ def test_every_public_name_exists_once() -> None:
 
 
 def test_import_loads_no_optional_library() -> None:
-    """Importing loads none of the optional libraries, and not the index either."""
+    """Importing loads neither an optional library nor the index."""
     code = "import sys, vqindex_datasets; print([m for m in ('torch', 'pyarrow', 'vqindex') if m in sys.modules])"
     path = str(Path(vqindex_datasets.__file__).parents[1])
     done = subprocess.run(
@@ -90,7 +90,7 @@ def test_the_shipped_sample_is_what_the_catalog_says() -> None:
     pick = np.arange(0, 1_000, 25)
     ids, cosines = exact_knn(rows, data.test[pick], 100, "cosine")
     np.testing.assert_array_equal(data.neighbors[pick], ids)
-    # 1 - cos was rounded to float32 once; here the cosine was, which is off by up to 6e-8.
+    # The file rounds 1 - cos to float32; exact_knn rounds the cosine, an error of up to 6e-8.
     np.testing.assert_allclose(data.distances[pick], 1 - cosines.astype(np.float64), rtol=0, atol=1.2e-7)
     assert (np.diff(data.distances, axis=1) >= 0).all()
 
@@ -117,7 +117,7 @@ def test_fetch_makes_a_synthetic_set_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert (load_annbench(path).n, load_annbench(path).dim) == (300, 8)
     before = path.stat().st_mtime_ns
     assert fetch("sparse") == path
-    assert path.stat().st_mtime_ns == before  # found, not made again
+    assert path.stat().st_mtime_ns == before  # not created again
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Downloads against a server on this machine that breaks in all the ways that servers do."""
+"""Downloads from a local server that fails in the ways that servers fail."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SUM = hashlib.sha256(BODY).hexdigest()
 
 
 class Site:
-    """What the server should do, and what it was asked."""
+    """The behavior of the server, and the requests that it got."""
 
     def __init__(self) -> None:
         self.body = BODY
@@ -31,8 +31,8 @@ class Site:
         self.modified: str | None = None
         self.ranges = True
         self.length = True
-        self.cuts: list[int] = []  # for each request to come: bytes of the answer before the connection breaks
-        self.statuses: list[int] = []  # for each request to come: an error to answer with
+        self.cuts: list[int] = []  # for each coming request: bytes of the answer before the connection breaks
+        self.statuses: list[int] = []  # for each coming request: an error status
         self.content_range: str | None = None  # a wrong one
         self.asked: list[tuple[str | None, str | None]] = []
         self.url = ""
@@ -44,14 +44,14 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
             pass
 
         def do_GET(self) -> None:
-            wanted, condition = self.headers.get("Range"), self.headers.get("If-Range")
-            site.asked.append((wanted, condition))
+            requested, condition = self.headers.get("Range"), self.headers.get("If-Range")
+            site.asked.append((requested, condition))
             if site.statuses:
                 self.send_error(site.statuses.pop(0))
                 return
             start = 0
-            if wanted and site.ranges and condition in (site.etag, site.modified):
-                start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            if requested and site.ranges and condition in (site.etag, site.modified):
+                start = int(requested.removeprefix("bytes=").removesuffix("-"))
                 if start >= len(site.body):
                     self.send_response(416)
                     self.send_header("Content-Range", f"bytes */{len(site.body)}")
@@ -77,7 +77,7 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: a client that gives up in the middle is what some tests are about."""
+        """Print nothing, because some tests break the connection."""
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def _get(site: Site, dest: Path, **options: object) -> Path:
 
 
 def _break_off(site: Site, dest: Path, cut: int) -> None:
-    """Leave a part of `cut` bytes behind."""
+    """Leave a partial file of `cut` bytes."""
     site.cuts = [cut]
     with pytest.raises(DownloadError, match=f"{cut} of {len(BODY)} bytes"):
         _get(site, dest, retries=0)
@@ -128,7 +128,7 @@ def test_known_sum_writes_no_sidecar(site: Site, tmp_path: Path) -> None:
 
 def test_a_cut_transfer_resumes_without_using_up_retries(site: Site, tmp_path: Path) -> None:
     site.cuts = [100_000, 200_000]
-    _get(site, tmp_path / "a", sha256=SUM, retries=1)  # attempts that get further do not use up retries
+    _get(site, tmp_path / "a", sha256=SUM, retries=1)  # an attempt that makes progress does not use up a retry
     assert (tmp_path / "a").read_bytes() == BODY
     assert site.asked == [(None, None), ("bytes=100000-", '"one"'), ("bytes=300000-", '"one"')]
 
@@ -210,7 +210,7 @@ def test_a_range_that_was_not_asked_for_starts_anew(site: Site, tmp_path: Path) 
     _break_off(site, tmp_path / "a", 300_000)
     site.content_range = f"bytes 1-2/{len(BODY)}"
     _get(site, tmp_path / "a", sha256=SUM)
-    assert [wanted for wanted, _ in site.asked] == [None, "bytes=300000-", None]
+    assert [requested for requested, _ in site.asked] == [None, "bytes=300000-", None]
 
 
 def test_a_wrong_sum_leaves_no_file(site: Site, tmp_path: Path) -> None:

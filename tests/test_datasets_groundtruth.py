@@ -1,4 +1,4 @@
-"""Exact neighbors: against a slow, obvious oracle, and independent of how the rows are cut into blocks."""
+"""Exact neighbors equal those of a slow, obvious oracle, whatever the block size."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ METRICS = ("ip", "cosine", "l2")
 
 
 def _oracle(train: np.ndarray, queries: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """One pair at a time in float64; sorted by score, then by row."""
+    """Score one pair at a time in float64; sort by score, then by row."""
     ids = np.empty((len(queries), k), np.int64)
     scores = np.empty((len(queries), k))
     for i, query in enumerate(queries.astype(np.float64)):
-        keys = []
+        ranked = []
         for j, row in enumerate(train.astype(np.float64)):
             if metric == "l2":
                 score = ((query - row) ** 2).sum()
@@ -32,10 +32,10 @@ def _oracle(train: np.ndarray, queries: np.ndarray, k: int, metric: str) -> tupl
                 if metric == "cosine":
                     length = np.sqrt((query * query).sum()) * np.sqrt((row * row).sum())
                     score = score / length if length > 0 else 0.0
-            keys.append((score if metric == "l2" else -score, j))
-        best = sorted(keys)[:k]
+            ranked.append((score if metric == "l2" else -score, j))
+        best = sorted(ranked)[:k]
         ids[i] = [j for _, j in best]
-        scores[i] = [key if metric == "l2" else -key for key, _ in best]
+        scores[i] = [signed if metric == "l2" else -signed for signed, _ in best]
     return ids, scores
 
 
@@ -45,7 +45,7 @@ def _check(train: np.ndarray, queries: np.ndarray, k: int, metric: str, **option
     assert ids.dtype == np.int64
     assert scores.dtype == np.float32
     np.testing.assert_array_equal(ids, want_ids)
-    # The scores are those of float64, rounded once to float32: equal but for that rounding.
+    # The scores are those of float64, rounded once to float32.
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal(scores, want.astype(np.float32))
 
@@ -102,7 +102,7 @@ def _awkward(name: str, rng: np.random.Generator) -> Data:
 def test_awkward_data_give_what_the_oracle_gives(monkeypatch: pytest.MonkeyPatch, name: str, metric: str) -> None:
     train, queries = _awkward(name, np.random.default_rng(5))
     _check(train, queries, 10, metric)
-    # Tiles far smaller than usual, so that lists are filled and merged over many of them.
+    # Tiles far smaller than usual, so that lists are filled and merged over many tiles.
     monkeypatch.setattr(scan.Scanner, "tile_rows", 16)
     monkeypatch.setattr(scan.Scanner, "tile_queries", 4)
     _check(train, queries, 1, metric)
@@ -119,7 +119,7 @@ def test_other_dtypes_give_what_the_oracle_gives(metric: str, dtype: str) -> Non
 
 
 def test_rows_that_differ_below_float32_are_ranked_by_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that float32 cannot tell apart are ranked as float64 sees them, over all tiles."""
+    """Rows that are equal in float32 are ranked by their float64 scores, over all tiles."""
     monkeypatch.setattr(scan.Scanner, "tile_rows", 32)
     train = np.ones((200, 3)) + 1e-12 * np.random.default_rng(2).permutation(200)[:, None]
     assert (train.astype(np.float32) == 1).all()
@@ -149,20 +149,20 @@ def test_random_shapes_with_ties_give_what_the_oracle_gives(
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_block_size_does_not_change_results(metric: str) -> None:
-    """More rows than one tile holds, so that both tiles and blocks differ; results are equal to the bit."""
+    """More rows than fit in a tile, so that tiles and blocks differ; results are equal bit for bit."""
     train, queries, _ = make("duplicates", 20_000, 24, queries=40, seed=3)
     whole = exact_knn(train, queries, 30, metric)
     for block_rows in (1_000, 8_191, 20_000):
-        part = exact_knn(train, queries, 30, metric, block_rows=block_rows)
-        np.testing.assert_array_equal(part[0], whole[0])
-        np.testing.assert_array_equal(part[1], whole[1])
+        found = exact_knn(train, queries, 30, metric, block_rows=block_rows)
+        np.testing.assert_array_equal(found[0], whole[0])
+        np.testing.assert_array_equal(found[1], whole[1])
 
 
 def test_many_rows_give_the_neighbors_of_a_float64_product() -> None:
-    """A size at which thresholds do their work; the oracle is one float64 product.
+    """The size is large enough for thresholds to drop rows; the oracle is one float64 product.
 
     Scores of a product differ from those of exact_knn by about 1e-15, so rows whose scores are closer than
-    1e-12 may change places; the data has none, which the test checks.
+    1e-12 may change places. The test checks that the data has none.
     """
     train, queries, _ = make("gaussian", 30_000, 16, queries=50, seed=4)
     products = queries.astype(np.float64) @ train.astype(np.float64).T
@@ -174,7 +174,7 @@ def test_many_rows_give_the_neighbors_of_a_float64_product() -> None:
 
 
 def test_the_scan_rescores_few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scan hands on few pairs: without its threshold all 2 million pairs would be scored twice."""
+    """Without its threshold the scan would score all 2 million pairs a second time."""
     counts = []
     plain = scan.Scanner._pairs
 

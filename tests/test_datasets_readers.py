@@ -1,4 +1,4 @@
-"""Readers: every format gives back what was written, and every kind of damage is named."""
+"""Readers: every format returns the written rows, and every kind of damage is named."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ def test_every_format_reads_back_what_was_written(tmp_path: Path, extension: str
         np.testing.assert_array_equal(source.read(3), rows[3:])
         assert source.read(4, 4).shape == (0, D)
         for size in (1, 4, 6, N, N + 1):
-            parts = list(source.chunks(size))
-            assert all(0 < len(part) <= size for part in parts)
-            assert all(part.flags.c_contiguous and part.flags.writeable for part in parts)
-            np.testing.assert_array_equal(np.concatenate(parts), rows)
+            chunks = list(source.chunks(size))
+            assert all(0 < len(chunk) <= size for chunk in chunks)
+            assert all(chunk.flags.c_contiguous and chunk.flags.writeable for chunk in chunks)
+            np.testing.assert_array_equal(np.concatenate(chunks), rows)
     with pytest.raises(DatasetError, match="closed"):
         source.read()
     with pytest.raises(DatasetError, match="closed"):
@@ -105,7 +105,7 @@ def test_chunks_of_0_rows_are_refused() -> None:
 
 def test_an_extension_in_capitals_is_known(tmp_path: Path) -> None:
     _write_vecs(tmp_path / "A.FVECS", _rows("float32"))
-    assert open_vectors(tmp_path / "A.FVECS").shape == (N, D)
+    np.testing.assert_array_equal(open_vectors(tmp_path / "A.FVECS").read(), _rows("float32"))
 
 
 def test_unknown_extension_and_missing_file_are_named(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_types_that_are_not_numbers_are_refused(tmp_path: Path, dtype: str) -> N
 
 
 class _Bomb:
-    """Unpickling this calls a function that fails loudly."""
+    """An object whose unpickling ends the test run."""
 
     def __reduce__(self) -> Any:
         return (pytest.exit, ("something was unpickled",))
@@ -171,9 +171,9 @@ def test_npy_may_be_empty_or_fortran_ordered_but_npz_may_not(tmp_path: Path) -> 
     assert open_vectors(tmp_path / "empty.npy").read().shape == (0, 3)
     rows = np.asfortranarray(_rows("float32"))
     np.save(tmp_path / "f.npy", rows)
-    part = open_vectors(tmp_path / "f.npy").read(2, 9)
-    assert part.flags.c_contiguous
-    np.testing.assert_array_equal(part, rows[2:9])
+    some = open_vectors(tmp_path / "f.npy").read(2, 9)
+    assert some.flags.c_contiguous
+    np.testing.assert_array_equal(some, rows[2:9])
     np.savez(tmp_path / "f.npz", rows)
     with pytest.raises(DatasetError, match="Fortran"):
         open_vectors(tmp_path / "f.npz")
@@ -236,7 +236,7 @@ def test_wrong_headers_are_refused(tmp_path: Path) -> None:
     data[11 * record : 11 * record + 4] = struct.pack("<i", 6)
     (tmp_path / "a.fvecs").write_bytes(data)
     source = open_vectors(tmp_path / "a.fvecs")
-    np.testing.assert_array_equal(source.read(0, 11), rows[:11])  # only rows that are read are checked
+    np.testing.assert_array_equal(source.read(0, 11), rows[:11])  # only the rows that are read are checked
     with pytest.raises(DatasetError, match=r"row 11 says dimension 6; expected 5"):
         source.read(3)
     for dim in (0, -4):

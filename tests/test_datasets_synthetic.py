@@ -1,4 +1,4 @@
-"""Synthetic data: reproducible, and each set has the property that its name promises."""
+"""Synthetic data is reproducible, and each set has the property that its name promises."""
 
 from __future__ import annotations
 
@@ -35,15 +35,18 @@ def test_a_seed_gives_the_same_rows_of_the_asked_shape(name: str) -> None:
 
 @pytest.mark.parametrize("name", SYNTHETIC)
 @pytest.mark.parametrize("n", [1, 2, 25])
-def test_one_dimension_and_few_rows_have_the_asked_shape(name: str, n: int) -> None:
+def test_one_dimension_and_few_rows_give_finite_values_of_the_asked_shape(name: str, n: int) -> None:
     train, test, _ = make(name, n, 1, queries=1, seed=0)
     assert train.shape == (n, 1)
     assert test.shape == (1, 1)
+    assert train.dtype == test.dtype == np.float32
+    assert np.isfinite(train).all()
+    assert np.isfinite(test).all()
 
 
 def test_gaussian_has_mean_0_and_variance_1() -> None:
     rows = _both("gaussian")
-    # 67,200 values: the standard error of the mean is 0.004, that of the variance 0.0055; five of them.
+    # 67,200 values: the standard error of the mean is 0.004, that of the variance 0.0055; five of each.
     assert abs(rows.mean()) < 0.02
     assert abs(rows.var() - 1) < 0.028
 
@@ -54,7 +57,7 @@ def test_sphere_rows_have_unit_length() -> None:
 
 
 def test_clustered_rows_lie_near_others_of_their_cluster() -> None:
-    """Neighbors in one cluster are far nearer than other rows: 0.2 sqrt(64) against sqrt(64)."""
+    """Rows of one cluster are far nearer than others: 0.2 sqrt(64) against sqrt(64)."""
     train, test, _ = make("clustered", N, DIM, queries=NQ, seed=11)
     distances = np.linalg.norm(test[:, None].astype(np.float64) - train, axis=2)
     # A chi variable with 32 degrees of freedom stays within half of its mean in any sample of this size.
@@ -64,10 +67,10 @@ def test_clustered_rows_lie_near_others_of_their_cluster() -> None:
 def test_decay_has_a_power_law_spectrum_in_a_random_basis() -> None:
     values = np.linalg.svd(_both("decay"), compute_uv=False)
     slope = np.polyfit(np.log(np.arange(1, DIM + 1)), np.log(values), 1)[0]
-    # The spectrum is 1/i; 2,100 rows tell each value to about 2 %, and the slope over three octaves far
-    # better than 0.1.
+    # The spectrum is 1/i. 2,100 rows determine each value to about 2 %, and the slope over five octaves much
+    # better than to 0.1.
     assert abs(slope + 1) < 0.1
-    # In a random basis no single coordinate carries the first direction alone, as it would in the plain one.
+    # In a random basis no coordinate has most of the variance of the first direction.
     share = _both("decay").var(axis=0)
     assert share.max() < 0.6 * share.sum()
 
@@ -75,7 +78,7 @@ def test_decay_has_a_power_law_spectrum_in_a_random_basis() -> None:
 def test_large_mean_lies_far_from_0_with_unit_noise() -> None:
     rows = _both("large-mean")
     assert np.linalg.norm(rows.mean(axis=0)) > 100 * np.sqrt(DIM)
-    # The noise has variance 1; 2,100 rows tell it to 3 % per coordinate, four of these are 12 %.
+    # The noise has variance 1. 2,100 rows determine it to 3 % for each coordinate; four times that is 12 %.
     np.testing.assert_allclose(rows.var(axis=0), 1, rtol=0, atol=0.12)
 
 

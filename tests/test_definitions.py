@@ -1,4 +1,4 @@
-"""The frozen definitions: golden bytes, and that each does what its text says."""
+"""The frozen definitions have the golden bytes, and each does what its text says."""
 
 import math
 
@@ -21,7 +21,7 @@ ALL_EDGES = (1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 127, 
 
 
 def splitmix(z):
-    """The finaliser in plain Python integers."""
+    """The finalizer in plain Python integers."""
     mask = 2**64 - 1
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask

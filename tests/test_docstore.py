@@ -1,4 +1,4 @@
-"""DocStore: what the retrieval frameworks' stores share. Rows and vectors agree, whatever happens."""
+"""DocStore, which the stores for retrieval frameworks share: its records and vectors agree at all times."""
 
 import json
 import os
@@ -122,15 +122,15 @@ JSON = st.recursive(
 @settings(max_examples=60)
 @given(values=st.lists(JSON, min_size=1, max_size=6), key=st.sampled_from(["a", "a.b", 'q"', "", "ü", "$", "[0]"]))
 def test_narrowing_leaves_out_no_equal_value(values, key):
-    """Whatever the values, what Python calls equal is not left out by SQLite."""
+    """SQLite leaves out no value that Python calls equal."""
     with DocStore() as store:
         store.write([Record(str(i), metadata={key: value}) for i, value in enumerate(values)])
-        for wanted in (values[:1], values[:2]):
+        for accepted in (values[:1], values[:2]):
 
-            def equal(record, wanted=wanted):
-                return any(record.metadata[key] == one for one in wanted)
+            def equal(record, accepted=accepted):
+                return any(record.metadata[key] == one for one in accepted)
 
-            narrow = [Narrow("metadata", (key,), tuple(wanted))]
+            narrow = [Narrow("metadata", (key,), tuple(accepted))]
             assert store.records(equal, narrow) == store.records(equal)
 
 
@@ -162,7 +162,7 @@ def test_bad_parameters_are_refused_when_a_store_is_opened():
 
 
 def test_searches_see_a_change_whole_or_not_at_all(store):
-    """Searches beside changes: each sees the store before or after a change, never between rows and vectors."""
+    """Each search sees the store before or after a change, never its records without their vectors."""
     stop, failures = threading.Event(), []
 
     def search():
@@ -225,7 +225,7 @@ def test_a_save_that_fails_leaves_the_last_one(tmp_path, monkeypatch, place):
     with DocStore(tmp_path) as store:
         store.write(records(10))
         store.save()
-        kept = sorted(os.listdir(tmp_path))
+        saved = sorted(os.listdir(tmp_path))
         store.write(records(20))
         if place == "index":
 
@@ -236,7 +236,7 @@ def test_a_save_that_fails_leaves_the_last_one(tmp_path, monkeypatch, place):
             with pytest.raises(OSError, match="no room"):
                 store.save()
             monkeypatch.undo()
-        else:  # the index is written, then the program stops
+        else:  # the program stops after it has written the index
             with store._changing():
                 store._write_index(store._db, store.folder)
         if place == "index":
@@ -244,7 +244,7 @@ def test_a_save_that_fails_leaves_the_last_one(tmp_path, monkeypatch, place):
     with DocStore(tmp_path) as store:
         assert len(store) == len(store.index) == 10
         store.save()
-        assert len(os.listdir(tmp_path)) <= len(kept)
+        assert len(os.listdir(tmp_path)) <= len(saved)
     with DocStore(tmp_path) as store:
         assert len(store.search(vectors(1)[0], 99)) == 10
 
@@ -304,8 +304,9 @@ def test_foreign_folders_are_refused(tmp_path):
 def test_saved_records_are_json_and_not_pickles(tmp_path, store):
     store.save(tmp_path)
     database = sqlite3.connect(tmp_path / DATABASE)
-    for metadata, more in database.execute("SELECT metadata, more FROM docs"):
-        assert isinstance(json.loads(metadata), dict)
-        assert isinstance(json.loads(more), dict)
+    rows = database.execute("SELECT metadata, more FROM docs ORDER BY rowid").fetchall()
     database.close()
+    assert [(json.loads(metadata), json.loads(more)) for metadata, more in rows] == [
+        ({"number": i}, {"more": [i]}) for i in range(20)
+    ]
     vqindex.file_format.verify(next(tmp_path.glob("*.vqi")))

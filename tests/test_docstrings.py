@@ -1,4 +1,4 @@
-"""Every public name says what it takes, gives and raises, in NumPy's sections."""
+"""Every public name documents its parameters, results and errors in NumPy's sections."""
 
 import inspect
 import re
@@ -26,7 +26,7 @@ def public(package):
 
 
 THINGS = dict([*public(vqindex), *public(vqindex_datasets)])
-# What overrides a method may say "as `VQIndex.add`" for all of it.
+# A method that overrides another may refer to it: "as `VQIndex.add`".
 FUNCTIONS = {
     name: thing
     for name, thing in THINGS.items()
@@ -42,7 +42,7 @@ def sections(thing):
 
 
 def described(text):
-    """Return names and types of a section's entries; `a, b : int` describes two, a type alone has no name."""
+    """Return names and types of a section's entries; `a, b : int` describes two; a type alone has no name."""
     entries = re.findall(r"^(?:(\w+(?:, \w+)*) : )?([\w{].*)$", text, re.MULTILINE)
     return [(name.strip(), kind) for names, kind in entries for name in names.split(",")]
 
@@ -61,21 +61,26 @@ def test_parameters_are_described_in_order(name):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_results_are_described(name):
-    given = str(inspect.signature(FUNCTIONS[name]).return_annotation)
+    returned = str(inspect.signature(FUNCTIONS[name]).return_annotation)
     parts = sections(FUNCTIONS[name])
-    if given not in ("None", "<class 'NoneType'>"):
-        # A line is enough for what takes nothing: "Return ..."
-        says = inspect.getdoc(FUNCTIONS[name]).startswith(("Return", "Give", "Say", "Yield", "Iterate"))
+    if returned not in ("None", "<class 'NoneType'>"):
+        # A function without parameters may say it in its first line: "Return ..."
+        in_first_line = inspect.getdoc(FUNCTIONS[name]).startswith(("Return", "Give", "Say", "Yield", "Iterate"))
         takes = set(inspect.signature(FUNCTIONS[name]).parameters) - {"self", "cls"}
-        assert "Returns" in parts or "Yields" in parts or (says and not takes)
+        assert "Returns" in parts or "Yields" in parts or (in_first_line and not takes)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_errors_are_described(name):
-    """What checks what it is given raises: functions with parameters, those apart that take anything."""
+    """Functions with parameters check them and raise, except those that accept anything."""
     quiet = {"vqindex.VQIndex.train", "vqindex_datasets.is_annbench"}
     takes = set(inspect.signature(FUNCTIONS[name]).parameters) - {"self", "cls"}
     assert "Raises" in sections(FUNCTIONS[name]) or not takes or name in quiet
+
+
+def test_the_check_of_arrays_finds_their_descriptions():
+    kinds = [kind for thing in THINGS.values() for text in sections(thing).values() for _, kind in described(text)]
+    assert sum(any(word in kind for word in ARRAYS) for kind in kinds) > 20
 
 
 @pytest.mark.parametrize("name", THINGS)

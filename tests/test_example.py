@@ -1,4 +1,4 @@
-"""The example's way around its model: texts, the index that is made once, what is shown.
+"""The example without its model: the texts, the index that is built once, and the output.
 
 `make example` runs it with the model.
 """
@@ -26,7 +26,7 @@ def example():
 
 
 class Letters:
-    """Stands in for the model: how often each letter occurs, so that equal texts have equal vectors."""
+    """A substitute for the model that counts letters, so that equal texts have equal vectors."""
 
     def __init__(self):
         self.texts = 0
@@ -55,14 +55,14 @@ def test_the_index_is_rebuilt_only_for_other_texts(example, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     letters = Letters()
     first = run(example, capsys, letters, "--modules", "json", "-q", "dumps", "-k", "2")
-    made = letters.texts
-    assert made > 5
+    embedded = letters.texts
+    assert embedded > 5
     again = run(example, capsys, letters, "--modules", "json", "-q", "dumps", "-k", "2")
-    assert letters.texts == made + 1, "only the question is embedded"
+    assert letters.texts == embedded + 1, "only the question is embedded"
     assert first.split("searched")[0] == again.split("searched")[0]
     run(example, capsys, letters, "--modules", "json", "shutil", "-q", "dumps")
-    assert letters.texts > 2 * made, "other texts: the old file is not theirs"
-    assert vqindex.VQIndex.load("semantic_search.vqi").ntotal > made
+    assert letters.texts > 2 * embedded, "other texts need another index"
+    assert vqindex.VQIndex.load("semantic_search.vqi").ntotal > embedded
 
 
 def test_own_texts_are_shown_as_they_are_with_line_numbers(example, tmp_path, capsys):
@@ -70,8 +70,8 @@ def test_own_texts_are_shown_as_they_are_with_line_numbers(example, tmp_path, ca
     notes.write_text("apples and pears\n\nzebras [bold] puzzle jazz\n")
     index = tmp_path / "n.vqi"
     shown = run(example, capsys, Letters(), "--texts", str(notes), "--index", str(index), "-q", "zebra [red] jazz")
-    assert "[bold]" in shown, "texts are no markup"
-    assert "[red]" in shown, "nor are questions"
+    assert "[bold]" in shown, "texts are not markup"
+    assert "[red]" in shown, "questions are not markup"
     assert shown.index("notes.txt:3") < shown.index("notes.txt:1"), "lines are numbered as in the file"
 
 

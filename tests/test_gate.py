@@ -30,7 +30,7 @@ def test_search_results_have_the_golden_hashes(make_backend, dim, name, golden):
 @pytest.mark.parametrize("name", ["prod-shared", "mse"])
 @pytest.mark.parametrize("dim", gate.DIMS)
 def test_search_results_with_the_sign_bound_have_the_golden_hashes(make_backend, dim, name, golden):
-    """Coarse stage, with a confidence so low that it changes results."""
+    """The confidence is so low that the sign bound changes results."""
     assert gate.search_digests(make_backend, dim, name, 0.6) == golden("gate-search.json")[f"{name} {dim}"]
 
 

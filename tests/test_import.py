@@ -1,4 +1,4 @@
-"""What `import vqindex` brings in, and what a missing extra says. (How long it takes is printed by `make wheel`.)"""
+"""`import vqindex` loads no heavy package. (`make wheel` prints how long the import takes.)"""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A state machine: any sequence of calls leaves the index equal to a plain dict of vectors, saved and loaded or not."""
+"""A state machine: after any sequence of calls the index equals a plain list of vectors, saved and loaded or not."""
 
 import tempfile
 from pathlib import Path
@@ -27,9 +27,9 @@ PICKS = st.lists(st.tuples(IDS, st.integers(0, len(POOL) - 1)), max_size=4, uniq
 
 
 class IndexMachine(RuleBasedStateMachine):
-    """The model: ids and pool numbers in row order, and the score of every pool vector from an index of its own."""
+    """The model: ids and pool numbers in row order, and the score of every pool vector from a second index."""
 
-    named = False  # whether every vector is given a name
+    named = False  # whether ids are strings
 
     @initialize(
         metric=st.sampled_from(["ip", "cosine", "l2"]),
@@ -42,15 +42,15 @@ class IndexMachine(RuleBasedStateMachine):
             ]
         ),
         bits=st.integers(1, 4),
-        kept=st.booleans(),
+        keeps_vectors=st.booleans(),
         centered=st.booleans(),
         device=st.sampled_from(available()),
     )
-    def start(self, metric, codec, bits, kept, centered, device):
+    def start(self, metric, codec, bits, keeps_vectors, centered, device):
         parameters = {
             "codec": codec[0],
             "sketch": codec[1],
-            "keep_vectors": "f32" if kept else None,
+            "keep_vectors": "f32" if keeps_vectors else None,
             "center": CENTER if centered and metric != "ip" else None,
         }
         self.make = lambda: self.wrapped(VQIndex(DIM, bits, metric, device=device, **parameters))
@@ -58,25 +58,25 @@ class IndexMachine(RuleBasedStateMachine):
         alone = self.make()
         alone.add(POOL, ids=np.arange(len(POOL)))
         self.pool_scores = alone.estimate(QUERIES, np.arange(len(POOL)))
-        # What decides the order: with a center two of these may round to one score.
-        self.pool_keys = alone._backend.scores(
+        # These decide the order. With a center two of them may round to one score.
+        self.pool_ranks = alone._backend.scores(
             alone._encoder.prepare(QUERIES), alone._rows.gather(np.arange(len(POOL)))
         )
-        self.pool_keys = self.pool_keys * (1 if alone._codec.spec.metric == "l2" else -1)
+        self.pool_ranks = self.pool_ranks * (1 if alone._codec.spec.metric == "l2" else -1)
         self.pool_exact = exact_scores(metric, QUERIES, np.broadcast_to(POOL, (len(QUERIES), *POOL.shape)))
-        self.rows = []  # (id, pool number), removed ones left out
-        self.next_id = 0  # None once the user gave an id that is not to be given again
+        self.rows = []  # (id, pool number) of the rows that are not removed
+        self.next_id = 0  # None once the user has passed an id that automatic numbering could reach
 
-    def give(self, pairs):
-        """Tell the model of ids that the user gave."""
+    def add_explicit(self, pairs):
+        """Add rows with explicit ids to the model."""
         if self.next_id is None and not self.rows:
             self.next_id = 0
         if any(i >= self.next_id for i, _ in pairs) if self.next_id is not None else False:
             self.next_id = None
         self.rows += pairs
 
-    def number(self, picks):
-        """Tell the model of vectors without ids."""
+    def add_automatic(self, picks):
+        """Add rows with automatic ids to the model."""
         if self.next_id is None and not self.rows:
             self.next_id = 0
         self.rows += [(self.next_id + i, v) for i, v in enumerate(picks)]
@@ -89,14 +89,16 @@ class IndexMachine(RuleBasedStateMachine):
     def automatic(self):
         return not self.named and (self.next_id is not None or not self.rows)
 
-    def expected(self, query, k, allowed=lambda row: True, exact=False):
+    def expected(self, query, k, is_selected=lambda row: True, exact=False):
         sign = 1 if self.index.spec.metric == "l2" else -1
-        pool_keys, pool_scores = (
-            (sign * self.pool_exact, self.pool_exact) if exact else (self.pool_keys, self.pool_scores)
+        pool_ranks, pool_scores = (
+            (sign * self.pool_exact, self.pool_exact) if exact else (self.pool_ranks, self.pool_scores)
         )
-        keyed = sorted((float(pool_keys[query, v]), row) for row, (_, v) in enumerate(self.rows) if allowed(row))[:k]
-        missing = k - len(keyed)
-        found = [self.rows[row] for _, row in keyed]
+        ranked = sorted((float(pool_ranks[query, v]), row) for row, (_, v) in enumerate(self.rows) if is_selected(row))[
+            :k
+        ]
+        missing = k - len(ranked)
+        found = [self.rows[row] for _, row in ranked]
         scores = [pool_scores[query, v] for _, v in found] + [sign * np.inf] * missing
         return np.array(scores, np.float32), [i for i, _ in found] + [-1] * missing
 
@@ -114,11 +116,11 @@ class IndexMachine(RuleBasedStateMachine):
             return
         self.index.add(POOL[picks])
         if picks:
-            self.number(picks)
+            self.add_automatic(picks)
 
-    @rule(given_ids=st.lists(st.tuples(IDS, st.integers(0, len(POOL) - 1)), max_size=4))
-    def add_with_ids(self, given_ids):
-        ids, picks = [i for i, _ in given_ids], [v for _, v in given_ids]
+    @rule(pairs=st.lists(st.tuples(IDS, st.integers(0, len(POOL) - 1)), max_size=4))
+    def add_with_ids(self, pairs):
+        ids, picks = [i for i, _ in pairs], [v for _, v in pairs]
         known = {i for i, _ in self.rows}
         if len(set(ids)) < len(ids) or known & set(ids):
             with pytest.raises(InvalidInputError, match=r"given twice|already in the index"):
@@ -126,16 +128,16 @@ class IndexMachine(RuleBasedStateMachine):
             return
         self.index.add(POOL[picks], ids=ids)
         if picks:
-            self.give(given_ids)
+            self.add_explicit(pairs)
 
     @rule(pairs=PICKS)
     def upsert(self, pairs):
         self.index.upsert([i for i, _ in pairs], POOL[[v for _, v in pairs]])
-        given = {i for i, _ in pairs}
+        replaced = {i for i, _ in pairs}
         if pairs:
             old = self.rows
-            self.give(pairs)
-            self.rows = [pair for pair in old[: len(old) - len(pairs)] if pair[0] not in given] + pairs
+            self.add_explicit(pairs)
+            self.rows = [pair for pair in old[: len(old) - len(pairs)] if pair[0] not in replaced] + pairs
 
     @rule(ids=st.lists(IDS, max_size=6))
     def remove(self, ids):
@@ -163,9 +165,9 @@ class IndexMachine(RuleBasedStateMachine):
             return
         self.index.merge(other)
         if numbered and theirs:
-            self.number([v for _, v in theirs])
+            self.add_automatic([v for _, v in theirs])
         elif theirs:
-            self.give(theirs)
+            self.add_explicit(theirs)
 
     @rule(row=st.integers(0, 2), column=st.integers(0, DIM - 1))
     def add_not_finite(self, row, column):
@@ -190,35 +192,35 @@ class IndexMachine(RuleBasedStateMachine):
 
     @rule(k=st.integers(1, 40), picks=st.sets(IDS), form=st.sampled_from(["mask", "ids", "exclude"]))
     def search_some(self, k, picks, form):
-        def allowed(row):
+        def is_selected(row):
             return (self.rows[row][0] in picks) != (form == "exclude")
 
         if form == "mask":
-            chosen = np.array([allowed(row) for row in range(len(self.rows))], bool)
+            selection = np.array([is_selected(row) for row in range(len(self.rows))], bool)
         else:
-            chosen = exclude(list(picks)) if form == "exclude" else list(picks)
-        self.check(self.index.search(QUERIES, k, filter=chosen), k, allowed=allowed)
+            selection = exclude(list(picks)) if form == "exclude" else list(picks)
+        self.check(self.index.search(QUERIES, k, filter=selection), k, is_selected=is_selected)
 
     @rule(k=st.integers(1, 40))
     def rerank(self, k):
-        """With a shortlist of everything the result is that of exact search."""
+        """A shortlist of all rows gives the results of exact search."""
         if self.index.keep_vectors is None:
             by_id = {i: POOL[v] for i, v in self.rows}
-            given = lambda ids: np.array([by_id[i] for i in ids.tolist()], np.float32).reshape(-1, DIM)  # noqa: E731
+            source = lambda ids: np.array([by_id[i] for i in ids.tolist()], np.float32).reshape(-1, DIM)  # noqa: E731
         else:
-            given = True
-        self.check(self.index.search(QUERIES, k, rerank=given, oversample=1000), k, exact=True)
+            source = True
+        self.check(self.index.search(QUERIES, k, rerank=source, oversample=1000), k, exact=True)
 
     @rule(pick=st.integers(0, len(POOL) - 1))
     def range_search(self, pick):
         thresholds = self.pool_scores[:, pick]
         lims, scores, ids = self.index.range_search(QUERIES, thresholds, confidence=1)
         for query, threshold in enumerate(thresholds):
-            wanted, named = self.expected(query, len(self.rows))
-            better = wanted < threshold if self.index.spec.metric == "l2" else wanted > threshold
+            all_scores, all_ids = self.expected(query, len(self.rows))
+            better = all_scores < threshold if self.index.spec.metric == "l2" else all_scores > threshold
             at = slice(lims[query], lims[query + 1])
-            np.testing.assert_array_equal(scores[at], wanted[better])
-            assert ids[at].tolist() == [i for i, is_better in zip(named, better, strict=True) if is_better]
+            np.testing.assert_array_equal(scores[at], all_scores[better])
+            assert ids[at].tolist() == [i for i, is_better in zip(all_ids, better, strict=True) if is_better]
 
     @precondition(lambda self: self.rows)
     @rule(data=st.data())
@@ -243,7 +245,7 @@ class IndexMachine(RuleBasedStateMachine):
 
 
 class NamedIndexMachine(IndexMachine):
-    """The same with ids that are strings."""
+    """The same machine with string ids."""
 
     named = True
 
@@ -251,5 +253,5 @@ class NamedIndexMachine(IndexMachine):
 TestIndexMachine = IndexMachine.TestCase
 TestNamedIndexMachine = NamedIndexMachine.TestCase
 TestNamedIndexMachine.settings = settings(max_examples=30, stateful_step_count=20, deadline=None, derandomize=True)
-# No deadline: saving waits for the disk. Derandomized, so that a run says the same everywhere.
+# No deadline, because saving waits for the disk. Derandomized, so that all runs are alike.
 TestIndexMachine.settings = settings(max_examples=50, stateful_step_count=20, deadline=None, derandomize=True)

@@ -1,4 +1,4 @@
-"""What holds for every integration: a sentence where its package is missing, nothing loaded unasked."""
+"""All integrations: a missing package is named in one sentence, and nothing is loaded before it is needed."""
 
 import subprocess
 import sys

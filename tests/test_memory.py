@@ -1,4 +1,4 @@
-"""What memory building takes, and which pages of a mapped file are read: measured in processes of their own."""
+"""The memory of building, and the pages read of a mapped file, measured in separate processes."""
 
 import ctypes
 import json
@@ -27,7 +27,7 @@ MIB = 2**20
 
 
 def run(code, *args):
-    """The JSON that a fresh interpreter prints."""
+    """Return the JSON that a fresh interpreter prints."""
     done = subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -41,7 +41,7 @@ from vqindex import VQIndex
 dim, bits, n, codec = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 more = {"metric": "cosine", "center": "mean"} if sys.argv[5:] else {}
 
-class Rows:  # an array that is never in memory as a whole
+class Rows:  # an array that is never in memory at once
     dtype = np.dtype(np.float32)
     pool = np.random.default_rng(0).standard_normal((256, dim), dtype=np.float32)
     def __init__(self, n):
@@ -54,7 +54,7 @@ def kib(name):
 
 VQIndex(dim, bits, codec=codec, **more).add(Rows(3000))  # tables, and pages of code
 with open("/proc/self/clear_refs", "w") as file:
-    file.write("5")  # the peak begins anew
+    file.write("5")  # reset the peak
 before = kib("VmRSS")
 index = VQIndex(dim, bits, codec=codec, **more)
 for _ in range(2):
@@ -73,16 +73,16 @@ print(json.dumps({"peak": (kib("VmHWM") - before) * 1024, "codes": index.stats()
     ],
 )
 def test_building_takes_no_more_memory_than_a_chunk_and_the_codes(dim, bits, n, codec, more):
-    """Rows of 388 B, 16 B and 3 KiB: many segments, one, and few rows to a segment.
+    """Rows of 388 B, 16 B and 3 KiB give many segments, one, and segments of few rows.
 
-    A chunk of input is one float32 block of _CHUNK_VALUES. The 64 MiB beside it and the codes are for the next
-    chunk that is made while the last one lives (16), the masks of the check for NaN (8), a chunk's codes (4 at most),
-    threads' scratch, and half a segment that is copied when a later call finds the last one full (32). With a center
-    the chunk's residuals (16) come after the masks.
+    A chunk of input is one float32 array of _CHUNK_VALUES. The limit allows 64 MiB besides it and the codes: the next
+    chunk, which is read before the last one is freed (16), the masks of the NaN check (8), the codes of a chunk (at
+    most 4), scratch memory of threads, and half a segment that is copied when a segment is full (32). With a center
+    the residuals of a chunk (16) replace the masks.
     """
     found = run(BUILD, dim, bits, n, codec, *more)
-    assert found["codes"] > 30 * MIB, "codes too few to see a second copy of them beside the 64 MiB"
-    assert found["peak"] > found["codes"], "the measurement saw the codes"
+    assert found["codes"] > 30 * MIB, "too few codes: a second copy would fit in the 64 MiB"
+    assert found["peak"] > found["codes"], "the measurement must include the codes"
     assert found["peak"] < found["codes"] + 4 * _CHUNK_VALUES + 64 * MIB
 
 
@@ -90,7 +90,7 @@ def test_building_takes_no_more_memory_than_a_chunk_and_the_codes(dim, bits, n, 
 
 
 def sparse(monkeypatch, path, spec, n):
-    """A valid file of n rows that are all zeros, written by the writer but for its zeros: holes hold them."""
+    """Write a valid file of n zero rows. The writer writes all but the zeros, which are holes of the file."""
     real = writer._put
 
     def put(file, name, dtype, shape, parts, check):
@@ -113,7 +113,7 @@ def sparse(monkeypatch, path, spec, n):
     rows = StoredRows(zeros(-(-n // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS), zeros(n, spec.row_bytes), zeros(n), None)
     with monkeypatch.context() as patch:
         patch.setattr(writer, "_put", put)
-        if n > 10**6:  # the CRC-32 of so many zeros would take long
+        if n > 10**6:  # the CRC-32 of so many zeros takes too long
             patch.setattr(writer, "write_seal", unread_seal)
         file_format.write(path, Codec(spec), file_format.FileContents(Centering.of(spec, None), [Segment(rows)], {}))
     if path.stat().st_blocks * 512 > 64 * MIB:
@@ -147,7 +147,7 @@ print(json.dumps({"read": bytes_read() - before, "memory": resident() - memory, 
 
 
 def test_opening_a_mapped_file_reads_as_little_whatever_its_size(monkeypatch, tmp_path):
-    """By bytes that calls read and memory that maps filled, not by time. The small file's are what any file takes."""
+    """Counts bytes that calls read and resident memory, not time, and subtracts those of a small file."""
     spec = IndexSpec(768, 4, "cosine")
     small, large = tmp_path / "small.vqi", tmp_path / "large.vqi"
     rows = 10 * 2**30 // spec.bytes_per_vector // BLOCK_ROWS * BLOCK_ROWS
@@ -157,15 +157,15 @@ def test_opening_a_mapped_file_reads_as_little_whatever_its_size(monkeypatch, tm
     assert file_format.verify(small), "a valid file, checksums and all"
     few, many = (run(OPEN, small, path) for path in (small, large))
     assert many["ntotal"] == rows
-    # The header holds a checksum of at most 12 characters for every 4 MiB, and is read through the same small pieces.
+    # The header holds a checksum of at most 12 characters for every 4 MiB, and is read by equally small calls.
     header = 12 * (large.stat().st_size // CHECK_BYTES + 4)
     assert many["read"] - few["read"] <= header + 4096
-    # Its parsed numbers, 32 bytes of int and 8 of list each, and pages that the heap happened to take.
+    # The parsed checksums take 32 bytes of int and 8 of list each; the heap may grow by some pages.
     assert many["memory"] < 2 * MIB
 
 
 def resident(array):
-    """Which pages of a mapped array are in memory, by page of its file's part."""
+    """Return for each page of a mapped array whether it is in memory."""
     libc = ctypes.CDLL(None, use_errno=True)
     start = array.ctypes.data // mmap.PAGESIZE * mmap.PAGESIZE
     length = array.ctypes.data + array.nbytes - start
@@ -187,19 +187,19 @@ def test_search_reads_the_sign_bits_and_the_codes_of_candidate_rows_only(tmp_pat
     with open(path, "rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    for part in (block.signs, block.codes, block.rescale):
-        base = part
+    for array in (block.signs, block.codes, block.rescale):
+        base = array
         while not isinstance(base, mmap.mmap):
             base = base.base
-        base.madvise(mmap.MADV_RANDOM)  # the system reads what is asked for, nothing ahead
+        base.madvise(mmap.MADV_RANDOM)  # no read-ahead
     if resident(block.codes).mean() > 0.01:
         pytest.skip("this file system keeps its pages in memory")
     got = mapped.search(x[3], 1, threads=1)
     np.testing.assert_array_equal(got.ids, want.ids)
     np.testing.assert_array_equal(got.scores, want.scores)
-    assert resident(block.signs).all(), "the whole sign plane is read"
-    # The query is a stored row that the warm-up meets, so its score is the bar from the beginning, and no bound of a
-    # row at right angles reaches it. What is scored are the two likeliest rows of the sample, and it again: each of
-    # them, 672 bytes, lies in two pages at most. The rest of the 20 is for blocks of the file that share a page.
+    assert resident(block.signs).all(), "all sign bits are read"
+    # The query is a stored row that the seed sample contains, so its score is the threshold from the start, and the
+    # bound of no other row reaches it. The scan scores the two likeliest rows of the sample, and this row again. Each
+    # has 672 bytes and lies in at most two pages. The limit of 20 allows for blocks of the file that share a page.
     touched = resident(block.codes)
     assert 1 <= touched.sum() <= 20, touched.sum()

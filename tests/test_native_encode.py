@@ -12,7 +12,7 @@ from vqindex.backends.registry import make_backend
 from vqindex.codes.codec import Codec
 from vqindex.spec import METRICS, IndexSpec
 
-# Where lanes, chunks of the rotation, packed groups and partial sums end.
+# Dimensions at the edges of lanes, chunks of the rotation, packed groups and partial sums.
 DIMS = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 129, 384)
 ROWS = (0, 1, 15, 16, 17, 31, 32, 33, 48)
 CODECS = ("turboquant-prod", "turboquant-mse", "trellis")
@@ -40,7 +40,7 @@ def backends(dim, bits, metric="ip", codec="turboquant-prod", isa=None, **kwargs
 
 
 def assert_same_encoding(native, reference, x):
-    for name, got, want in zip(("codes", "factor", "norm"), native.encode(x), reference.encode(x), strict=True):
+    for name, got, want in zip(("codes", "rescale", "norm"), native.encode(x), reference.encode(x), strict=True):
         same(got, want, name)
 
 
@@ -53,14 +53,14 @@ def assert_same_preparation(native, reference, q):
 
 
 def hostile(dim, rows=48):
-    """The gate's corpus, and values at the ends of float32."""
+    """Return the gate's corpus with values at the limits of float32."""
     x = gate.corpus(dim, rows=max(rows, 24), seed=dim)
     x[17] = LARGEST
     x[18, ::2] = -LARGEST
     x[19] = TINY
     x[20] = np.nextafter(TINY, np.float32(0))
     x[20, 0] = TINY
-    x[21, 0] = np.float32(2.0**31)  # brings coordinates to both sides of the cut at 2^-31
+    x[21, 0] = np.float32(2.0**31)  # puts coordinates on both sides of the limit at 2^-31
     x[21, 1:] *= np.float32(2.0**-30)
     x[22] *= np.float32(2.0**-120)
     x[23] *= np.float32(2.0**100)
@@ -97,7 +97,7 @@ def test_any_number_of_rows_is_encoded_as_by_the_reference(isa, rows):
 
 @pytest.mark.parametrize("isa", supported_isas())
 def test_every_small_dimension_is_encoded_as_by_the_reference(isa):
-    """Tiles of 16 coordinates, groups of 8 and 32 partial sums, with every remainder; two blocks of rows and a part."""
+    """All remainders of tiles of 16, groups of 8 and 32 partial sums; two full blocks of rows and a short one."""
     for dim in range(1, 71):
         x = hostile(dim, rows=37)
         for bits in (1, 2, 3, 4):
@@ -124,7 +124,7 @@ def test_long_vectors_are_encoded_as_by_the_reference(isa, dim):
 
 @pytest.mark.parametrize("isa", supported_isas())
 def test_a_coordinate_equal_to_its_threshold_is_not_above_it(isa):
-    """In one dimension y is x and s is |x|: y / s is 1 or -1, and the thresholds lie on, under and over that."""
+    """In one dimension y is x and s is |x|: y / s is 1 or -1, and the thresholds lie at, below and above that."""
     x = np.array([[3], [-3], [0]], np.float32)
     one, two = np.float32(1), np.float32(2)
     cases = ((one, [2, 0, 0]), (np.nextafter(one, -two), [3, 0, 0]), (np.nextafter(one, two), [2, 1, 0]))

@@ -40,7 +40,7 @@ def backend(dim, bits, codec, sketch=None, rotation="hadamard", seed=0, metric="
 
 
 def close(values, expected, slack=0.0):
-    """Whether independent values have the expected mean, within SIGMAS of their own standard error."""
+    """Fail unless independent values have the expected mean, within SIGMAS standard errors."""
     values = np.asarray(values, np.float64)
     error = values.std(ddof=1) / math.sqrt(values.size)
     assert abs(values.mean() - expected) <= SIGMAS * error + slack * abs(expected), (
@@ -100,7 +100,7 @@ def test_estimates_are_unbiased(codec, sketch, rotation, bits):
         b = backend(dim, bits, codec, sketch, rotation, seed)
         estimate = np.diagonal(b.scores(b.prepare(q), b.encode(x))).astype(np.float64)
         slopes.append((estimate * true).sum() / (true * true).sum())
-    # Three Hadamard rounds are not exactly Haar; what remains at d = 96 is O(1/d) of the quantization error.
+    # Three Hadamard rounds are not exactly Haar; the bias at d = 96 is O(1/d) of the quantization error.
     close(slopes, 1.0, slack=0.002)
     width = SIGMAS * np.std(slopes, ddof=1) / math.sqrt(len(slopes))
     assert width < 0.06, "an interval this wide would prove nothing"
@@ -144,10 +144,11 @@ def test_variance_of_prod_with_the_papers_sketch_is_the_papers(dim, bits, paper)
     close(found, residual * (math.pi / 2 - 1 / dim), slack=0.003)
     assert np.mean(found) < math.sqrt(3) * math.pi**2 * 4.0**-bits
     assert np.mean(found) > 4.0**-bits
-    # The paper's 0.047 is pi/2 times 0.03, its printed value of D(3) = 0.0345; the others agree to their digits.
     limit = {1: 1.571, 2: 0.571, 3: 0.1846, 4: 0.0543}[bits]
     assert np.mean(found) == pytest.approx(limit, rel=0.1)
-    assert paper == pytest.approx(limit, rel=0.14)
+    # The paper's 0.047 is pi/2 times 0.03, its printed value of D(3) = 0.0345, and so 15 % too low. The others differ
+    # in their digits and by 1 / d.
+    assert np.mean(found) == pytest.approx(paper, rel=0.18 if bits == 4 else 0.05)
 
 
 @pytest.mark.parametrize("bits", [1, 2])
@@ -178,7 +179,7 @@ def test_sketches_have_the_variance_of_the_table_on_real_vectors(sketch, bits, t
     for seed in range(24):
         b = backend(dim, bits, "turboquant-prod", sketch, seed=seed)
         error = b.scores(b.prepare(q), b.encode(x)) - true
-        # Renormalized estimates err only across x: |q|^2 - <q, x>^2 of the query's energy takes part.
+        # Renormalized estimates err only across x: |q|^2 - <q, x>^2 of the query's energy contributes.
         share = 1.0 if sketch == "gaussian" else (1 - true**2).mean() * dim / (dim - 1)
         found.append(dim * (error**2).mean() / residual / share)
     loss = Codec(IndexSpec(dim, bits, sketch=sketch)).expected_mse
@@ -211,7 +212,7 @@ def test_stderr_is_the_spread_of_the_errors(codec, sketch, rotation, bits, metri
             true = (q.astype(np.float64) ** 2).sum(1)[:, None] + (x.astype(np.float64) ** 2).sum(1) - 2 * true
         z = (b.scores(prepared, rows) - true) / b.stderr(prepared, rows)
         ratios.append((z**2).mean())
-    # <q, x>^2 / (|q| |x|)^2 = 1/d of the energy does not take part; float32 rounding matters from 6 bits on (l2 adds
+    # <q, x>^2 / (|q| |x|)^2 = 1/d of the energy does not contribute; float32 rounding matters from 6 bits on (l2 adds
     # numbers much larger than the error).
     close(ratios, 1.0, slack=0.03)
 

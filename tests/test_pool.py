@@ -1,4 +1,4 @@
-"""Threads that stay: what native/pool.hpp promises, in a program of its own; by ThreadSanitizer where it runs."""
+"""Persistent threads: what native/pool.hpp promises, in a separate program; with ThreadSanitizer where it runs."""
 
 import os
 import shutil
@@ -36,10 +36,10 @@ def plain(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory):
-    program, done = build(tmp_path_factory.mktemp("watched"), "-fsanitize=thread")
+def sanitized(tmp_path_factory):
+    program, done = build(tmp_path_factory.mktemp("sanitized"), "-fsanitize=thread")
     if done.returncode or run(program, "signals").returncode == 66:
-        pytest.skip("no ThreadSanitizer here")
+        pytest.skip("ThreadSanitizer does not run on this machine")
     return program
 
 
@@ -52,6 +52,6 @@ def test_the_thread_pool_keeps_each_promise(plain, name):
 
 
 @pytest.mark.parametrize("name", ["parts", "errors", "callers", "alone", "waiting"])
-def test_thread_sanitizer_finds_no_data_race(watched, name):
-    done = run(watched, name)
+def test_thread_sanitizer_finds_no_data_race(sanitized, name):
+    done = run(sanitized, name)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,4 +1,4 @@
-"""What needs processes of its own: Ctrl-C while a search runs, and search after fork."""
+"""Tests in separate processes: Ctrl-C during a search, and search after fork."""
 
 import os
 import signal
@@ -14,11 +14,11 @@ from vqindex import VQIndex
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and fork are POSIX")
 
-# One search of minutes: rows of few vectors met by very many queries.
+# One search that takes minutes: very many queries.
 LONG = """
 import signal, sys
 import numpy as np, vqindex
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in background jobs
 codec, dim, nq, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 rng = np.random.default_rng(0)
 index = vqindex.VQIndex(dim, 2, codec=codec)
@@ -76,7 +76,7 @@ def test_a_handler_that_raises_nothing_does_not_stop_a_search():
     assert (out, err, process.returncode) == ("finished\n", "", 0)
 
 
-# Single queries on two threads, by workers that stay: rows enough that a second one is worth it.
+# Single queries on two threads. There are enough rows for a second thread, and the worker thread persists.
 SINGLE = """
 import os, sys
 import numpy as np, psutil, vqindex
@@ -86,7 +86,7 @@ index = vqindex.VQIndex(512, 2, codec=codec)
 index.add(np.resize(rng.standard_normal((700, 512), dtype=np.float32), (60_000, 512)))
 q = rng.standard_normal((5, 512), dtype=np.float32)
 def search(threads):
-    return [index.search(v, 10, threads=threads, confidence=sure) for v in q for sure in (0.995, 1)]
+    return [index.search(v, 10, threads=threads, confidence=confidence) for v in q for confidence in (0.995, 1)]
 want = search(1)
 def right():
     found = search(2)
@@ -120,13 +120,13 @@ def look(deeper):
     assert right()
     with_worker = count()
     for _ in range(20): assert right()
-    assert count() == with_worker, "the same one each time"
+    assert count() == with_worker, "the same worker each time"
     for _ in range(deeper): in_child(lambda: look_as_child(deeper - 1))
     assert right()
 def look_as_child(deeper):
     assert count() == 1
     look(deeper)
-    assert count() == 2, "a worker of its own"
+    assert count() == 2, "each process starts one worker"
 look(2)
 """,
         codec,
@@ -143,15 +143,15 @@ def test_concurrent_searches_give_the_results_of_one_thread():
     rng = np.random.default_rng(0)
     x, q = rng.standard_normal((30_000, 128)), rng.standard_normal((150, 128))
     index = VQIndex(128, 3)
-    index.add(np.resize(x, (180_000, 128)))  # so ties are many
+    index.add(np.resize(x, (180_000, 128)))  # many ties
     calls = [
         (q[i : i + n], filters) for i, n in enumerate((1, 3, 1, 150, 1, 20)) for filters in (None, range(0, 180_000, 9))
     ]
-    want = [index.search(some, 20, threads=1, filter=chosen) for some, chosen in calls]
+    want = [index.search(some, 20, threads=1, filter=selection) for some, selection in calls]
 
     def search(i):
-        some, chosen = calls[i % len(calls)]
-        return index.search(some, 20, threads=2 + i % 2, filter=chosen)
+        some, selection = calls[i % len(calls)]
+        return index.search(some, 20, threads=2 + i % 2, filter=selection)
 
     with ThreadPoolExecutor(6) as pool:
         for i, got in enumerate(pool.map(search, range(10 * len(calls)))):
@@ -176,7 +176,7 @@ def test_search_works_in_a_forked_child_after_a_search_on_threads(codec):
             same = all(np.array_equal(a, b) for a, b in zip(got, want, strict=True))
             code = 0 if same and index.search(q, 1, threads=3).ids.shape == (70, 1) else 2
         finally:
-            os._exit(code)  # not through pytest
+            os._exit(code)  # without pytest's own exit
     deadline = time.monotonic() + 60
     done, status = 0, 0
     while not done and time.monotonic() < deadline:

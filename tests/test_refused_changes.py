@@ -1,7 +1,7 @@
-"""After a refused or failed change an index is as before, and takes and finds further vectors as if nothing had been.
+"""A refused or failed change leaves the index unchanged, and later vectors are added and found as usual.
 
-Each test makes two equal indexes. One sees a change that fails, part of the way through where it can; both then take
-the same further vectors, and must agree bit for bit in whatever a user can see, each new vector finding itself.
+Each test builds two equal indexes. A change fails on one of them, halfway through where possible. Both then get the
+same further vectors. They must agree bit for bit in everything that a user can see, and each new vector finds itself.
 """
 
 import sys
@@ -15,8 +15,8 @@ import vqindex
 from vqindex import InvalidInputError, VQIndex
 
 DIM = 24
-CHUNK_ROWS = 50  # rows encoded at a time in here; further chunks are the late ones
-START, BATCH, MORE = 150, 130, 90  # vectors there before, in the failed change, and added after it
+CHUNK_ROWS = 50  # rows that are encoded at a time in these tests
+START, BATCH, MORE = 150, 130, 90  # vectors before, in the failed change, and after it
 QUERIES = np.random.default_rng(99).standard_normal((5, DIM)).astype(np.float32)
 
 INDEXES = {
@@ -36,7 +36,7 @@ ID_KINDS = ("automatic", "integers", "strings")
 
 
 class SourceError(Exception):
-    """What a source of vectors may raise."""
+    """An error that a source of vectors raises."""
 
 
 @pytest.fixture(autouse=True)
@@ -46,13 +46,13 @@ def _small_chunks(monkeypatch):
         for name, module in sys.modules.items()
         if name.startswith("vqindex.") and "_CHUNK_VALUES" in vars(module)
     ]
-    assert found, "no module of vqindex says by how many values vectors are encoded"
+    assert found, "no module of vqindex has the number of values in a chunk"
     for module in found:
         monkeypatch.setattr(module, "_CHUNK_VALUES", CHUNK_ROWS * DIM)
 
 
 def vectors(n, seed):
-    """Vectors that find themselves first by every metric: of one length, around a common mean."""
+    """Return vectors that find themselves first by every metric: equal lengths around a common mean."""
     rows = np.random.default_rng(seed).standard_normal((n, DIM)) + 0.25
     return (8 * rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
@@ -73,7 +73,7 @@ def make(settings, kind, start=START):
 
 
 def observed(index):
-    """Everything a user can see, as something to compare bit for bit."""
+    """Return everything that a user can see, in a form that can be compared bit for bit."""
     seen = [len(index), index.ids.tolist(), index.keep_vectors]
     seen += [None if index.center is None else index.center.tobytes()]
     ways = [{"confidence": 1}, {}] if len(index) else [{}]
@@ -109,7 +109,7 @@ def assert_more_vectors_find_themselves(index, kind, first=10_000, seed=2):
 
 
 def assert_as_if_never_tried(index, untouched, kind, folder):
-    """The index equals one that never saw the failed change: now, after further vectors, and in its file."""
+    """Compare an index with one that never saw the failed change: now, after further vectors, and in its file."""
     assert observed(index) == observed(untouched)
     for first, seed in ((10_000, 2), (20_000, 3)):
         assert_more_vectors_find_themselves(index, kind, first, seed)
@@ -122,7 +122,7 @@ def assert_as_if_never_tried(index, untouched, kind, folder):
 
 
 class Source:
-    """Vectors that are read by slices, of which a late one raises."""
+    """Vectors that are read by slices; the slices from the third chunk on raise."""
 
     def __init__(self, rows, error):
         self._rows, self._error = rows, error
@@ -135,7 +135,7 @@ class Source:
 
 
 def spoiled(cause):
-    """Vectors of which something in the last chunk makes the index refuse all, and what is raised."""
+    """Return vectors that fail in their last chunk, and the error."""
     rows = vectors(BATCH, 5)
     if cause == "nan":
         rows[-1, 3] = np.nan
@@ -193,7 +193,7 @@ def test_first_add_that_fails_leaves_an_empty_index_whose_center_is_not_chosen(n
     with pytest.raises(error):
         index.add(rows, ids_of(kind, 500, BATCH))
     assert index.center is None
-    other_kind = "strings" if kind == "integers" else kind  # the kind of ids is not decided either
+    other_kind = "strings" if kind == "integers" else kind  # the kind of ids is still open, too
     assert_as_if_never_tried(index, untouched, other_kind, tmp_path)
 
 
@@ -202,7 +202,7 @@ def test_first_add_that_fails_leaves_an_empty_index_whose_center_is_not_chosen(n
 def test_file_has_no_trace_of_rows_that_were_not_added(name, more, tmp_path):
     index, untouched = (VQIndex(DIM, **INDEXES[name]) for _ in range(2))
     for one in (index, untouched):
-        one.add(vectors(START, 1))  # none is removed: rows are saved as they lie in memory
+        one.add(vectors(START, 1))  # without removed rows the file is a copy of memory
     rows, error = spoiled("nan")
     with pytest.raises(error):
         index.add(rows)
@@ -215,7 +215,7 @@ def test_file_has_no_trace_of_rows_that_were_not_added(name, more, tmp_path):
 @pytest.mark.parametrize("name", ["ip", "no-sign-bits", "l2-f32", "cosine-mean-f32"])
 def test_add_that_fails_after_segments_were_sealed_leaves_later_vectors_findable(name, kind, tmp_path, monkeypatch):
     modules = [m for n, m in sys.modules.items() if n.startswith("vqindex.") and "SEGMENT_ROWS" in vars(m)]
-    assert modules, "no module of vqindex says how many rows a segment has"
+    assert modules, "no module of vqindex has the number of rows in a segment"
     for module in modules:
         monkeypatch.setattr(module, "SEGMENT_ROWS", 64)
         monkeypatch.setattr(module, "_FIRST_ROWS", 8)
@@ -227,7 +227,7 @@ def test_add_that_fails_after_segments_were_sealed_leaves_later_vectors_findable
 
 
 class ReadTwice(Source):
-    """Vectors whose mean can be read, and whose second reading fails."""
+    """Vectors that can be read once, for the mean, and fail the second time."""
 
     def __init__(self, rows, error):
         super().__init__(rows, error)
@@ -253,7 +253,7 @@ def test_mean_of_vectors_that_were_not_added_is_forgotten(name, method, error, t
 
 
 def wrong_calls(kind):
-    """Calls that are refused for their arguments."""
+    """Return calls with wrong arguments."""
     first = "document 1020" if kind == "strings" else START - 1 if kind == "automatic" else 1020
     new = [f"new {i}" for i in range(4)] if kind == "strings" else [2000, 2001, 2002, 2003]
     other = [1, 2, 3, 4] if kind == "strings" else ["a", "b", "c", "d"]
@@ -345,7 +345,7 @@ def test_merge_that_is_interrupted_leaves_later_vectors_findable(name, kind, tmp
 
 
 def failing_removal(monkeypatch, error, when):
-    """Have the removal of rows fail, which is the last step of an upsert: before or after bits were cleared."""
+    """Make the last step of an upsert fail, the removal of rows: before or after it clears bits."""
     modules = [m for name, m in sys.modules.items() if name.startswith("vqindex.") and "clear_rows" in vars(m)]
     modules = [m for m in modules if not m.__name__.endswith("_native")]
     assert modules, "no module of vqindex clears bits of removed rows"
@@ -442,7 +442,7 @@ def test_add_that_fails_with_chunks_of_their_true_size_leaves_later_vectors_find
 
 
 def open_pair(tmp_path, settings, kind):
-    """Two equal stores with a commit, removed rows and vectors that are not committed yet."""
+    """Return two equal stores with a commit, removed rows and uncommitted vectors."""
     pair = []
     for name in ("changed", "untouched"):
         index = open_with(tmp_path / name, dim=DIM, **settings)
@@ -504,7 +504,7 @@ def test_commit_that_fails_at_any_call_can_be_followed_by_additions_and_another(
         except OSError:
             failed = True
         index._directory = whole
-        # Files that no manifest names any more stay where they can't be removed.
+        # A failed removal of an unused file does not fail the commit; the file stays.
         assert failed == (at is not None and directory.calls[at][0] != "remove")
         assert_more_vectors_find_themselves(index, "strings")
         assert_more_vectors_find_themselves(untouched, "strings")

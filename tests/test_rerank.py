@@ -1,4 +1,4 @@
-"""Re-ranking: exact scores of a shortlist, and vectors that are kept, in memory and in files."""
+"""Reranking: exact scores of a shortlist, and the stored original vectors, in memory and in files."""
 
 import h5py
 import numpy as np
@@ -16,7 +16,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def exact(x, q, metric):
-    """Scores in float64, all of them."""
+    """Return all scores in float64."""
     x, q = x.astype(np.float64), q.astype(np.float64)
     if metric == "l2":
         return ((q[:, None] - x[None]) ** 2).sum(axis=2)
@@ -35,7 +35,7 @@ def best(scores, metric, k):
 @every_metric
 def test_exact_scores_equal_float64_arithmetic(metric):
     scores = exact_scores(metric, Q, np.broadcast_to(X, (NQ, N, DIM)))
-    # Two dozen float64 operations and one rounding to float32; near 0 relative to the terms, which are below 100.
+    # Two dozen float64 operations and one rounding to float32. Near 0 the error is relative to the terms, below 100.
     np.testing.assert_allclose(scores, exact(X, Q, metric), rtol=1e-7, atol=1e-12)
     for i, j in ((0, 5), (3, 77)):
         assert exact_scores(metric, Q[i : i + 1], X[None, j : j + 1])[0, 0] == scores[i, j], "alone or in a batch"
@@ -55,12 +55,12 @@ def test_exact_scores_of_zero_and_huge_vectors_are_exact():
 @pytest.mark.parametrize("removed", [False, True])
 def test_a_shortlist_of_everything_is_exact_search(metric, kind, removed):
     index = built(X, metric, bits=1, keep_vectors=kind, ids=np.arange(N) + 1000)
-    left = np.arange(N) % 5 > 0 if removed else np.ones(N, bool)
-    index.remove(np.arange(N)[~left] + 1000)
-    kept = index._contents.originals.gather(np.flatnonzero(left))
+    remaining = np.arange(N) % 5 > 0 if removed else np.ones(N, bool)
+    index.remove(np.arange(N)[~remaining] + 1000)
+    originals = index._contents.originals.gather(np.flatnonzero(remaining))
     scores, ids = index.search(Q, 10, rerank=True, oversample=N)
-    want = exact(kept, Q, metric)
-    np.testing.assert_array_equal(ids, np.flatnonzero(left)[best(want, metric, 10)] + 1000)
+    want = exact(originals, Q, metric)
+    np.testing.assert_array_equal(ids, np.flatnonzero(remaining)[best(want, metric, 10)] + 1000)
     np.testing.assert_allclose(scores, np.take_along_axis(want, best(want, metric, 10), axis=1), rtol=1e-6, atol=1e-6)
     assert scores.dtype == np.float32
     assert ids.dtype == np.int64
@@ -84,7 +84,7 @@ def test_the_shortlist_is_that_of_the_codes(metric):
 
 
 def sources(x, folder):
-    """The same vectors from everywhere."""
+    """Return the same vectors in every form that rerank= accepts."""
     np.save(folder / "x.npy", x)
     file = h5py.File(folder / "x.h5", "w")
     file["x"] = x
@@ -114,7 +114,7 @@ def test_every_source_of_vectors_gives_the_same_results(metric, tmp_path):
 
 
 class Recorder:
-    """An array of which only slices can be had, and which remembers them."""
+    """An array that can only be sliced and records the rows it was asked for."""
 
     def __init__(self, x):
         self.x, self.shape, self.dtype, self.read = x, x.shape, x.dtype, []
@@ -202,7 +202,7 @@ def test_a_nan_in_the_vectors_of_rerank_is_named_by_its_row():
         index.search(X[70], 2, rerank=x)
 
 
-# ---- kept vectors
+# ---- stored originals
 
 
 @pytest.mark.parametrize("wrong", ["float16", "f8", True, 16, b"f16", np.float16])
@@ -214,12 +214,12 @@ def test_wrong_kinds_of_kept_vectors_are_refused(wrong):
 def test_kept_vectors_are_rounded_by_at_most_half_a_step():
     x = vectors(50) * np.float32(10.0) ** np.arange(-20, 30, dtype=np.float32)[:, None]
     x[7] = 0
-    exactly = Originals(DIM, "f32")
-    exactly.append(exactly.rounded(x, 0))
-    np.testing.assert_array_equal(exactly.gather(np.arange(50)), x)
+    unrounded = Originals(DIM, "f32")
+    unrounded.append(unrounded.rounded(x, 0))
+    np.testing.assert_array_equal(unrounded.gather(np.arange(50)), x)
     steps = Originals(DIM, "int8")
     steps.append(steps.rounded(x, 0))
-    # Half a step, and what float32 makes of the product.
+    # Half a step, and the float32 rounding of the product.
     peak = np.abs(x).max(axis=1, keepdims=True)
     assert (np.abs(steps.gather(np.arange(50)) - x) <= peak * (0.5 / 127 + 2e-7)).all()
     half = Originals(DIM, "f16")
@@ -250,8 +250,8 @@ def test_rows_appended_one_by_one_are_joined_into_few_arrays(kind):
 @pytest.mark.parametrize("mmap", [False, True])
 def test_saved_vectors_rerank_as_before(kind, mmap, tmp_path):
     index = built(X, "l2", keep_vectors=kind)
-    for part in np.split(vectors(90, seed=4), [1, 40]):
-        index.add(part)
+    for batch in np.split(vectors(90, seed=4), [1, 40]):
+        index.add(batch)
     index.remove([0, 70, 389])
     index.save(tmp_path / "a.vqi")
     loaded = VQIndex.load(tmp_path / "a.vqi", mmap=mmap)
@@ -288,7 +288,7 @@ def test_damage_to_stored_vectors_is_named_by_its_block(block, tmp_path):
     for kwargs in ({}, {"mmap": True, "verify": True}):
         with pytest.raises(FileFormatError, match=f"block '{block}' is damaged in bytes 0 to"):
             VQIndex.load(path, **kwargs)
-    VQIndex.load(path, mmap=True)  # checks what it reads at once, which these are not
+    VQIndex.load(path, mmap=True)  # checks only the blocks that it reads at once
 
 
 @pytest.mark.parametrize("block", ["vectors", "vector_scale"])

@@ -1,4 +1,4 @@
-"""Search, estimate and reconstruct: against an obvious loop, and against each other. Scores are compared exactly."""
+"""Search, estimate and reconstruct, against a plain loop and against each other. Scores are compared exactly."""
 
 import copy
 import pickle
@@ -12,7 +12,7 @@ from vqindex.backends import reference as reference_module
 
 
 def with_ties(n):
-    """Vectors with many duplicates and zeros, so that ties are everywhere."""
+    """Return vectors with many duplicates and zeros, so that ties are common."""
     x = vectors(n)
     pick = np.random.default_rng(1).integers(0, max(1, n // 5), n)
     x = x[pick]
@@ -29,7 +29,7 @@ def oracle(index, queries, k):
     for row in index.estimate(queries, ids):
         best = sorted((sign * float(score), place) for place, score in enumerate(row))[:k]
         missing = k - len(best)
-        scores.append([sign * key for key, _ in best] + [worst] * missing)
+        scores.append([sign * signed for signed, _ in best] + [worst] * missing)
         found.append([ids[place] for _, place in best] + [-1] * missing)
     return np.array(scores, np.float32).reshape(-1, k), np.array(found, np.int64).reshape(-1, k)
 
@@ -65,10 +65,10 @@ def test_search_finds_all_at_the_edges_of_sizes(metric, n):
 def test_search_does_not_depend_on_its_blocks(metric, k, scores, monkeypatch):
     x, q = with_ties(700), vectors(9, seed=2)
     index = VQIndex(DIM, metric=metric, device="reference")
-    for part in np.split(x, [64, 65, 400]):
-        index.add(part)
+    for batch in np.split(x, [64, 65, 400]):
+        index.add(batch)
     expected = index.search(q, k)
-    # As few as k rows and one query at a time.
+    # Down to k rows and one query in a block.
     monkeypatch.setattr(reference_module, "_SCORES", scores)
     found = index.search(q, k)
     for one, other in zip(found, expected, strict=True):
@@ -82,9 +82,9 @@ def test_search_of_several_segments_is_the_sorted_estimate(metric, monkeypatch):
     monkeypatch.setattr("vqindex.rows.row_store._FIRST_ROWS", 8)
     x, q = with_ties(300), vectors(4, seed=2)
     index = VQIndex(DIM, metric=metric)
-    for part in np.split(x, [1, 63, 64, 130]):
-        index.add(part)
-    assert [block.rows for block in index._rows.stored()] == [64, 64, 64, 64, 44]
+    for batch in np.split(x, [1, 63, 64, 130]):
+        index.add(batch)
+    assert [segment.rows for segment in index._rows.stored()] == [64, 64, 64, 64, 44]
     assert_like_oracle(index, q, 20)
     np.testing.assert_array_equal(index.reconstruct(index.ids), built(x, metric).reconstruct(np.arange(300)))
 
@@ -127,8 +127,8 @@ def test_places_without_a_result_have_no_id_and_the_worst_score(metric):
         assert np.isnan(result.stderr[:, n:]).all()
         assert (result.stderr[:, :n] > 0).all()
         single = built(vectors(n), metric).search(vectors(2)[0], 5, return_stderr=True)
-        for part, whole in zip(single, result, strict=True):
-            np.testing.assert_array_equal(part, whole[0])
+        for one, batch in zip(single, result, strict=True):
+            np.testing.assert_array_equal(one, batch[0])
 
 
 @pytest.mark.parametrize("n", [0, 7])
@@ -179,7 +179,7 @@ def test_estimate_gives_the_scores_of_search_bit_for_bit(codec, sketch, metric, 
     for i in range(8):
         np.testing.assert_array_equal(index.estimate(q, found[i])[i], scores[i])
         if codec != "qjl" and sketch != "gaussian":
-            # Their dense float32 product of the query may round by the number of queries.
+            # For the others the rounding of a dense float32 product may depend on the number of queries.
             np.testing.assert_array_equal(index.estimate(q[i], found[i]), scores[i])
     assert index.estimate(q, found[0][:4]).shape == (8, 4)
     assert index.estimate(q[0], []).shape == (0,)
@@ -205,18 +205,18 @@ def test_estimates_are_inner_products_with_reconstructions(codec, sketch, metric
     if metric == "cosine":
         q, q_norm, x_norm = q / q_norm, np.ones_like(q_norm), np.ones_like(x_norm)
     # The int16 query is off by at most half a step a coordinate. A step is max |coordinate| / 32767: at most
-    # |q| / 32767 after the rotation, and at most 6 |q| / 32767 after a Gaussian sketch (none of these is 6 sigma).
+    # |q| / 32767 after the rotation, and at most 6 |q| / 32767 after a Gaussian sketch (no coordinate reaches 6 sigma).
     # Against |coordinates of xhat|: sum <= sqrt(d) |xhat| for the levels, and for m signs of weight
     # sqrt(pi/2) / m |x| at most 1.26 |x|.
     length = np.linalg.norm(decoded, axis=1)[None, :]
     steps = q_norm * (np.sqrt(DIM) * (length + x_norm) + 6 * 1.26 * x_norm) / 2 / 32767
-    # Float32 rounding of a few dozen operations; for l2 also of the squares that were added and taken off again.
+    # Float32 rounding of a few dozen operations; for l2 also of the squares that are added and subtracted.
     rounding = 32 * 2.0**-24 * (q_norm * (length + x_norm) + (q_norm**2 + x_norm**2) * (metric == "l2"))
     assert (np.abs(q @ decoded.T - estimate) <= steps + rounding).all()
 
 
 def test_reconstruct_is_near_the_vector():
-    # At 8 bits the codebook's relative squared error is about 1e-4; ten times its root is far from luck.
+    # At 8 bits the codebook's relative squared error is about 1e-4; ten times its root leaves no room for chance.
     x = vectors(50)
     for metric in ("ip", "l2"):
         decoded = built(x, metric, bits=8).reconstruct(np.arange(50))

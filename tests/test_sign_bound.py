@@ -141,8 +141,8 @@ def by_rank_score(backend, queries, rows, k, confidence):
         rank_scores = np.minimum(rank_scores, sign * bound)
     best = []
     for ranks, values in zip((-rank_scores).tolist(), (-sign * scores).tolist(), strict=True):
-        kept = sorted(range(rows.rows), key=lambda row, ranks=ranks: (ranks[row], row))[:k]
-        best.append(sorted(kept, key=lambda row, values=values: (values[row], row)))
+        selected = sorted(range(rows.rows), key=lambda row, ranks=ranks: (ranks[row], row))[:k]
+        best.append(sorted(selected, key=lambda row, values=values: (values[row], row)))
     best = np.array(best)
     return np.take_along_axis(scores, best, axis=1), best, np.take_along_axis(rank_scores, best, axis=1)
 
@@ -222,17 +222,17 @@ def test_the_default_confidence_keeps_recall_on_real_vectors(sample, bits):
 def test_bad_threads_are_refused_with_their_value(threads):
     with pytest.raises(
         InvalidInputError, match=r"^threads is .*; expected an integer of at least 1, or None$"
-    ) as caught:
+    ) as raised:
         built(vectors(3)).search(vectors(1), 1, threads=threads)
-    assert repr(threads) in str(caught.value)
+    assert repr(threads) in str(raised.value)
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0, -1, 1.0001, 2, True, math.nan, math.inf, "0.9", [0.9], 1j])
 def test_bad_confidence_is_refused_with_its_value(confidence):
     words = r"^confidence is .*; expected a number above 0\.5 and at most 1$"
-    with pytest.raises(InvalidInputError, match=words) as caught:
+    with pytest.raises(InvalidInputError, match=words) as raised:
         built(vectors(3)).search(vectors(1), 1, confidence=confidence)
-    assert repr(confidence) in str(caught.value)
+    assert repr(confidence) in str(raised.value)
 
 
 def test_arguments_are_checked_for_every_code():
@@ -257,5 +257,10 @@ def test_good_arguments_give_the_results_of_the_defaults(codec):
     ):
         for one, other in zip(index.search(q, 5, **kwargs), want, strict=True):
             np.testing.assert_array_equal(one, other)
-    for confidence in (1, 1.0, np.float64(0.7), np.float32(0.7), math.nextafter(0.5, 1)):
-        assert index.search(q, 5, confidence=confidence).ids.shape == (4, 5)
+    for confidence in (1, np.float64(0.7), np.float32(0.7)):
+        expected = index.search(q, 5, confidence=float(confidence))
+        for one, other in zip(index.search(q, 5, confidence=confidence), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+    found = index.search(q, 5, confidence=math.nextafter(0.5, 1))
+    for i in range(4):
+        np.testing.assert_array_equal(index.estimate(q, found.ids[i])[i], found.scores[i])

@@ -1,4 +1,4 @@
-"""scikit-learn's own checks on the estimators, and pipelines of the real package with them."""
+"""scikit-learn's checks of the estimators, and pipelines that use them."""
 
 import doctest
 import pickle
@@ -44,7 +44,7 @@ def rows_of(n, dim=24, seed=0):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_all_rows_as_candidates_give_exact_neighbors(metric):
-    """With every row a candidate the index decides nothing, so results must be those of brute force."""
+    """When every row is a candidate the results must be those of brute force."""
     rows, queries = rows_of(200), rows_of(17, seed=1)
     ours = VQNearestNeighbors(n_neighbors=7, metric=metric, oversample=200 / 7).fit(rows)
     exact = NearestNeighbors(n_neighbors=7, metric=metric, algorithm="brute").fit(rows.astype(np.float64))
@@ -52,7 +52,7 @@ def test_all_rows_as_candidates_give_exact_neighbors(metric):
         distances, found = ours.kneighbors(asked)
         true_distances, true = exact.kneighbors(None if asked is None else asked.astype(np.float64))
         np.testing.assert_array_equal(found, true)
-        # Scores are rounded to float32 once, a cosine near 1 among them: half a unit in the last place is 3e-8.
+        # Scores are rounded to float32 once. For a cosine near 1, half a unit in the last place is 3e-8.
         np.testing.assert_allclose(distances, true_distances, rtol=1e-6, atol=1e-7 if metric == "cosine" else 0)
 
 
@@ -63,7 +63,7 @@ def test_most_neighbors_are_true(metric, oversample):
     found = VQNearestNeighbors(10, metric=metric, oversample=oversample).fit(rows).kneighbors(queries)[1]
     true = NearestNeighbors(n_neighbors=10, metric=metric).fit(rows).kneighbors(queries)[1]
     overlap = np.mean([len(set(f) & set(t)) / 10 for f, t in zip(found, true, strict=True)])
-    # Of four bits 0.88 to 0.89, of re-scored ones 0.99; the seeds are fixed, so only a change of the codec moves it.
+    # Measured: 0.88 to 0.89 with four bits, 0.99 reranked. The seeds are fixed, so only the codec can change it.
     assert overlap > (0.85 if oversample is None else 0.98)
 
 
@@ -122,7 +122,7 @@ def test_a_classifier_on_the_graph_is_as_accurate_as_on_exact_neighbors(digits):
     )
     score = pipeline.fit(train, train_labels).score(test, test_labels)
     exact = KNeighborsClassifier(n_neighbors=5).fit(train, train_labels).score(test, test_labels)
-    # Equal here (0.977); a changed neighbor may turn the vote of three of the 300 digits.
+    # Measured: equal (0.977). A changed neighbor may change the vote for three of the 300 digits.
     assert abs(score - exact) <= 0.01
     search = GridSearchCV(pipeline, {"vqkneighborstransformer__bits": [1, 4]}, cv=3).fit(
         train[:600], train_labels[:600]
@@ -137,7 +137,7 @@ def test_tsne_on_the_graph_keeps_digits_together(digits):
     flat = make_pipeline(VQKNeighborsTransformer(n_neighbors=31), tsne).fit_transform(rows)
     assert flat.shape == (400, 2)
     nearest = KNeighborsClassifier(n_neighbors=1).fit(flat[::2], labels[::2])
-    # Unlike noise (0.1), the map keeps digits together; 0.955 here.
+    # Measured: 0.955; noise gives 0.1.
     assert nearest.score(flat[1::2], labels[1::2]) > 0.8
 
 

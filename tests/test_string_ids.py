@@ -1,6 +1,6 @@
-"""Ids that are strings: the same everywhere as numbers, in files and stores, and refused where they are mixed.
+"""String ids: they give the results of integer ids, in files and stores, and cannot be mixed with them.
 
-The state machines (test_index_machine.py, test_store_machine.py) run with names too.
+The state machines (test_index_machine.py, test_store_machine.py) run with string ids, too.
 """
 
 import hashlib
@@ -118,7 +118,7 @@ def test_kind_of_ids_stays_until_an_emptied_index_is_compacted():
     with pytest.raises(InvalidInputError, match="those of the index are strings"):
         index.add(X[:1], ids=[3])
     with pytest.raises(InvalidInputError, match="expected ids= for every vector"):
-        index.add(X[:1])  # removed rows still have names
+        index.add(X[:1])  # removed rows still have string ids
     index.compact()
     index.add(X[:1], ids=[3])
     assert index.ids.tolist() == [3]
@@ -180,7 +180,7 @@ def test_saved_string_ids_come_back(tmp_path, n, mmap):
 
 
 def change_block(path, name, change):
-    """Change a block as another writer might have written it, with right checksums."""
+    """Change a block and write valid checksums, as another writer might."""
     with edited(path) as file:
         array = change(file[name][()])
         header = json.loads(file["header"][()].tobytes())

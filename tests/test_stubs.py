@@ -1,7 +1,7 @@
-"""The stub of the extension says what the extension has: names, parameters in order, and which have defaults.
+"""The stub of the extension agrees with it: names, parameters in order, and which have defaults.
 
-nanobind could write a stub while it builds, but only where the built module can be imported, which it can't when it is
-compiled for another machine; so the stub is written by hand, and compared here.
+nanobind can write a stub during the build only if the built module can be imported. A module compiled for another
+machine can't be, so the stub is written by hand, and these tests compare it.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""Searches in some threads while another changes the index: each sees the index as it was before a change or after."""
+"""Searches while another thread changes the index: each sees the index as it was before or after a change."""
 
 import sys
 import threading
@@ -25,18 +25,18 @@ def threads_take_turns_often():
 
 @pytest.fixture
 def small_segments(monkeypatch):
-    """Segments that are full after a few hundred rows, so that adding seals and grows all the time."""
+    """Fill segments after a few hundred rows, so that additions often seal and grow them."""
     real = RowStore.__init__
 
-    def made(self, spec, put):
+    def init(self, spec, put):
         real(self, spec, put)
         self._full = 256
 
-    monkeypatch.setattr(RowStore, "__init__", made)
+    monkeypatch.setattr(RowStore, "__init__", init)
 
 
 def while_changing(change, look):
-    """Call `look` again and again in two threads while `change` runs in this one; errors in them are raised here."""
+    """Call `look` repeatedly in two threads while `change` runs in this one; raise their errors in this thread."""
     done, errors, looks = threading.Event(), [], []
 
     def looking():
@@ -58,7 +58,7 @@ def while_changing(change, look):
             thread.join()
     if errors:
         raise errors[0]
-    assert looks, "no look fell into the change"
+    assert looks, "no look ran during the change"
 
 
 @pytest.mark.parametrize("ids", ["automatic", "explicit"])
@@ -69,7 +69,6 @@ def test_searches_during_additions_see_whole_calls(small_segments, ids, keep):
     exact = VQIndex(DIM, 4, "cosine")
     exact.add(X)
     scores = exact.estimate(QUERIES, np.arange(len(X)))
-    seen = set()
 
     def change():
         for start in range(0, len(X), STEP):
@@ -83,18 +82,18 @@ def test_searches_during_additions_see_whole_calls(small_segments, ids, keep):
         assert len(range_scores) == lims[-1]
         assert not np.isin(whole.ids, numbers[:7]).any()
         for line, (best, who) in enumerate(zip(found.scores, found.ids, strict=True)):
-            there = who >= 0
-            assert np.isin(who[there], numbers).all()
-            at = np.searchsorted(numbers, who[there])
-            np.testing.assert_array_equal(best[there], scores[line, at])
-            # The best of a prefix of the rows, and of a prefix that ends with a call's rows.
-            if there.all():
+            is_present = who >= 0
+            assert np.isin(who[is_present], numbers).all()
+            at = np.searchsorted(numbers, who[is_present])
+            np.testing.assert_array_equal(best[is_present], scores[line, at])
+            # A search sees a prefix of the rows that ends where a call ended.
+            if is_present.all():
                 sizes = [n for n in range(STEP, len(X) + 1, STEP) if n > at.max()]
                 assert any(np.array_equal(np.sort(scores[line, :n])[::-1][:20], best) for n in sizes), who
         if keep is not None:
             again = index.search(QUERIES, 5, rerank=True)
             assert np.isin(again.ids[again.ids >= 0], numbers).all()
-        seen.add(len(index))
+        assert len(index) % STEP == 0
 
     while_changing(change, look)
     assert len(index) == len(X)
@@ -104,7 +103,7 @@ def test_searches_during_additions_see_whole_calls(small_segments, ids, keep):
 
 
 def test_a_search_in_the_middle_of_an_add_finds_no_rows_without_ids(monkeypatch):
-    """The instant for certain: rows of the first chunk are in, their ids are not."""
+    """A search runs when the rows of a chunk are stored and their ids are not."""
     monkeypatch.setattr("vqindex.arrays._CHUNK_VALUES", 100 * DIM)
     index = VQIndex(DIM, 4)
     index.add(X[:70], ids=np.arange(70) + 1000)
@@ -130,11 +129,12 @@ def test_a_search_in_the_middle_of_an_add_finds_no_rows_without_ids(monkeypatch)
 
 @pytest.mark.parametrize("keep", [None, "f16"])
 def test_searches_during_other_changes_see_one_state_of_the_index(small_segments, keep):
-    """Vectors of ids from 2000 on stay; whatever happens to the others, these are found with their own scores."""
+    """Vectors with ids from 2000 on never change. They are found with their own scores throughout."""
     index = VQIndex(DIM, 4, "ip", keep_vectors=keep)
     index.add(X, ids=np.arange(len(X)))
     own = index.estimate(QUERIES, np.arange(2000, len(X)))
     best = np.argsort(-own, axis=1, kind="stable")[:, :10] + 2000
+    decoded = index.reconstruct(int(best[0, 0]))
 
     def change():
         rng = np.random.default_rng(1)
@@ -150,8 +150,8 @@ def test_searches_during_other_changes_see_one_state_of_the_index(small_segments
         plain = index.search(QUERIES, 50, confidence=1)
         assert plain.ids.min() >= 0
         for line in plain.ids.tolist():
-            assert len(set(line)) == 50, "a vector and what replaces it"
+            assert len(set(line)) == 50, "a vector and its replacement"
         np.testing.assert_array_equal(index.estimate(QUERIES, best[0]), own[:, best[0] - 2000])
-        np.testing.assert_array_equal(index.reconstruct(int(best[0, 0])).shape, (DIM,))
+        np.testing.assert_array_equal(index.reconstruct(int(best[0, 0])), decoded)
 
     while_changing(change, look)

@@ -1,4 +1,4 @@
-"""The trellis codec: the search is optimal, every path gives the same bits, and the distortion is what was promised."""
+"""The trellis codec: the path is optimal, every backend gives the same bits, and the distortion is as stated."""
 
 import itertools
 
@@ -92,7 +92,7 @@ def test_stored_fields_give_back_the_path(bits, dim):
 
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_costs_fit_int16(bits):
-    """The spread over states is at most (window/bits - 1) costs; one more is added before the least is taken off."""
+    """The spread over states is at most (window/bits - 1) costs; one more is added before the minimum is subtracted."""
     t = Trellis.of(bits)
     largest = (t.limit << t.gain) ** 2 >> 16
     assert largest * (t.window // bits) <= 32767

@@ -1,4 +1,4 @@
-"""The Haystack store by Haystack's own test mix-ins, and what these do not ask."""
+"""The Haystack store: Haystack's own test mix-ins, and what they do not test."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from vqindex.integrations.haystack import VQIndexDocumentStore, VQIndexEmbedding
 
 
 def as_float32(document):
-    """A document with the embedding that a store of float32 gives back: the nearest float32 values, nothing else."""
+    """Return a document with its embedding rounded to float32, as the store returns it."""
     if document.embedding is None:
         return document.to_dict()
     return {**document.to_dict(), "embedding": np.asarray(document.embedding, np.float32).tolist()}
@@ -47,7 +47,7 @@ class TestConformance(
     sync_tests.GetMetadataFieldUniqueValuesTest,
 ):
     def test_write_documents(self, document_store):
-        """The mix-in leaves the default policy to the store: here it is FAIL."""
+        """The mix-in leaves the default policy to the store, which uses FAIL."""
         document = Document(content="test doc")
         assert document_store.write_documents([document]) == 1
         with pytest.raises(DuplicateDocumentError):
@@ -79,7 +79,7 @@ class TestConformanceAsync(
 
 
 def test_every_mix_in_is_used():
-    """A mix-in that a new Haystack brings is run here or named with the reason why not."""
+    """A new Haystack may add mix-ins, which the classes above must then inherit."""
     for module, ours in ((sync_tests, TestConformance), (async_tests, TestConformanceAsync)):
         for name, value in vars(module).items():
             if name.endswith("Test") and isinstance(value, type):

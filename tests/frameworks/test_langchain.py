@@ -1,4 +1,4 @@
-"""The LangChain store by LangChain's own conformance tests, and what these do not ask."""
+"""The LangChain store: LangChain's own conformance tests, and what they do not test."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def numbers(documents):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "expected"),
+    ("condition", "expected"),
     [
         ({"number": 7}, [7]),
         ({"number": 7.0}, [7]),
@@ -71,15 +71,15 @@ def numbers(documents):
         (lambda document: document.page_content.endswith("9"), [9, 19, 29, 39]),
     ],
 )
-def test_filters_choose_the_expected_documents(store, wanted, expected):
-    assert numbers(store.similarity_search("text 3", k=40, filter=wanted)) == expected
-    assert numbers(store.max_marginal_relevance_search("x", k=40, fetch_k=40, filter=wanted)) == expected
+def test_filters_choose_the_expected_documents(store, condition, expected):
+    assert numbers(store.similarity_search("text 3", k=40, filter=condition)) == expected
+    assert numbers(store.max_marginal_relevance_search("x", k=40, fetch_k=40, filter=condition)) == expected
 
 
-@pytest.mark.parametrize("wanted", [{"$nor": []}, {"number": {"$almost": 3}}])
-def test_unknown_filters_are_refused(store, wanted):
+@pytest.mark.parametrize("condition", [{"$nor": []}, {"number": {"$almost": 3}}])
+def test_unknown_filters_are_refused(store, condition):
     with pytest.raises(ValueError, match=r"filter has '\$(nor|almost)'"):
-        store.similarity_search("x", filter=wanted)
+        store.similarity_search("x", filter=condition)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])

@@ -1,4 +1,4 @@
-"""The LlamaIndex store by the interface it fills: every method, by itself and under a VectorStoreIndex."""
+"""The LlamaIndex store: every method of its interface, alone and in a VectorStoreIndex."""
 
 import inspect
 
@@ -131,7 +131,7 @@ def test_mmr_does_not_repeat_the_node_chosen_last(store):
     diverse = store.query(query(0, 3, mode=VectorStoreQueryMode.MMR, mmr_threshold=0.3)).ids
     equal = {"n0", "r0", "r1", "r2"}
     assert set(plain) <= equal
-    # LlamaIndex compares a candidate with the node chosen last only, so a third one may repeat the first.
+    # LlamaIndex compares a candidate only with the last chosen node, so a third node may repeat the first.
     assert len(set(diverse)) == 3
     assert diverse[0] in equal
     assert diverse[1] not in equal
@@ -152,14 +152,14 @@ def test_delete_removes_nodes_by_document_id_and_filter(store):
 
 
 def test_kinds_of_nodes_come_back_whole(store):
-    given = [
+    added = [
         IndexNode(id_="i", text="index", index_id="other", metadata={"a": {"b": [1]}}, embedding=ROWS[0].tolist()),
         ImageNode(id_="m", image="aGk=", metadata={}, embedding=ROWS[1].tolist()),
         TextNode(id_="n5", text="replaced", metadata={"number": 5}, embedding=ROWS[2].tolist()),
     ]
-    store.add(given)
+    store.add(added)
     found = {node.node_id: node for node in store.get_nodes(["i", "m", "n5"])}
-    for node in given:
+    for node in added:
         back = found[node.node_id]
         assert type(back) is type(node)
         assert back.embedding is None

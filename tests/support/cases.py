@@ -5,7 +5,7 @@ import pytest
 
 from vqindex import VQIndex
 
-# Every (codec, sketch) pair a user can ask for; None takes the codec's only one.
+# Every (codec, sketch) pair that a user can choose. None is the only sketch of a codec.
 CODECS = (
     ("turboquant-prod", "shared"),
     ("turboquant-prod", "orthogonal"),

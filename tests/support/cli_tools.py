@@ -1,4 +1,4 @@
-"""What the tests of the command line share. `run`, `ok` and `folder` become fixtures in the modules that want them."""
+"""What the tests of the command line share. Modules turn `run`, `ok` and `folder` into fixtures."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def run(monkeypatch, capsys):
         except SystemExit as stop:
             code = stop.code or 0
         out, err = capsys.readouterr()
-        assert "\x1b" not in out + err, "escape codes although nobody looks"
+        assert "\x1b" not in out + err, "escape codes although stdout is no terminal"
         assert "Traceback" not in err
         return code, out, err
 
@@ -70,7 +70,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def truth(base, queries, metric):
-    """All rows by falling similarity, by hand."""
+    """Return all rows of each query, the most similar first."""
     base, queries = base.astype(np.float64), queries.astype(np.float64)
     if metric == "cosine":
         base = base / np.linalg.norm(base, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Editing index files as another writer might have written them: with a seal that fits."""
+"""Edits of index files that end with a valid seal, as another writer might write them."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from vqindex.file_format import seal
 
 
 def reseal(path):
-    """Give a file the seal of its bytes; files without one stay without. Of huge ones only the length is right."""
+    """Write the seal of a file's bytes, if it has one. In huge files only the length is valid."""
     size = os.stat(path).st_size
     with open(path, "r+b", buffering=0) as file:
         if file.read(8) != seal.MAGIC:

@@ -1,4 +1,4 @@
-"""Tests of the retrieval frameworks run where these are installed; where VQINDEX_FRAMEWORKS is set they must be."""
+"""Tests of the retrieval frameworks run where these are installed; with VQINDEX_FRAMEWORKS a missing one fails."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def needs(module, package):
-    """Skip the module that calls this, with a sentence, unless a package is there."""
+    """Skip the calling module, with a reason, unless a package is installed."""
     if os.environ.get("VQINDEX_FRAMEWORKS"):
         __import__(module)
     else:

@@ -1,6 +1,6 @@
-"""The hash gate: fixed corpora, and what each backend must make of them, bit for bit.
+"""The hash gate: fixed corpora, whose codes and results must be equal on every backend, bit for bit.
 
-Corpora are made from the frozen counter generator, so that they do not depend on NumPy's random streams.
+The frozen counter generator produces the corpora, so that they do not depend on NumPy's random streams.
 """
 
 import hashlib
@@ -20,18 +20,18 @@ PORTABLE = {
     "prod-orthogonal": {"codec": "turboquant-prod", "sketch": "orthogonal"},
     "mse": {"codec": "turboquant-mse"},
 }
-# Definitions that came later have golden files of their own, because frozen files are never rewritten.
+# Later definitions have separate golden files, because frozen files are never rewritten.
 LATER = {"trellis": {"codec": "trellis"}}
 K = 12
 
 
-def widths(name, wanted):
-    """Return the widths of `wanted` that a codec has."""
-    return [bits for bits in wanted if name != "trellis" or bits <= 4]
+def widths(name, all_widths):
+    """Return those of `all_widths` that a codec has."""
+    return [bits for bits in all_widths if name != "trellis" or bits <= 4]
 
 
 def corpus(dim, rows=96, seed=7):
-    """Float32 rows with ties, zeros, subnormals, extremes, one-hot rows, constants and negative zeros."""
+    """Return float32 rows with ties, zeros, subnormals, extremes, one-hot rows, constants and negative zeros."""
     words = counter_words(seed, 1000 + dim, rows * dim)
     x = ((words >> np.uint64(40)).astype(np.int64) - 2**23).astype(np.float32) * np.float32(2.0**-21)
     x = x.reshape(rows, dim).copy()
@@ -55,14 +55,14 @@ def corpus(dim, rows=96, seed=7):
 
 
 def queries(dim):
-    """A few queries, a zero one and a row of the corpus among them."""
+    """Return ten queries; one is zero and one is a row of the corpus."""
     q = corpus(dim, rows=20, seed=11)[[0, 1, 5, 6, 7, 9, 14, 17, 18, 19]]
     q[3] = corpus(dim)[3]
     return q
 
 
 def digest(*arrays):
-    """Short SHA-256 over dtype, shape and bytes."""
+    """Return a short SHA-256 over dtype, shape and bytes."""
     h = hashlib.sha256()
     for a in arrays:
         if a is not None:
@@ -72,7 +72,7 @@ def digest(*arrays):
 
 
 def encode_digests(make_backend, dim, name):
-    """Digest of codes and scalars for all widths, by width and metric."""
+    """Return digests of codes and scalars for all widths, by width and metric."""
     out = {}
     for bits in widths(name, range(1, 9)):
         for metric in ("ip", "cosine"):
@@ -82,13 +82,15 @@ def encode_digests(make_backend, dim, name):
 
 
 def search_digests(make_backend, dim, name, confidence=1.0):
-    """Digest of scores and rows over two blocks, by width and metric."""
+    """Return digests of scores and rows over two segments, by width and metric."""
     out = {}
     for bits in widths(name, (1, 2, 4, 5)):
         for metric in ("ip", "cosine", "l2"):
             spec = IndexSpec(dim, bits, metric, seed=3, **{**PORTABLE, **LATER}[name])
             backend = make_backend(Codec(spec))
             whole = backend.encode(corpus(dim))
-            blocks = [split(spec, whole.select(at)) for at in (slice(0, 41), slice(41, None))]
-            out[f"{bits} {metric}"] = digest(*top_k(backend, backend.prepare(queries(dim)), blocks, K, confidence)[:2])
+            segments = [split(spec, whole.select(at)) for at in (slice(0, 41), slice(41, None))]
+            out[f"{bits} {metric}"] = digest(
+                *top_k(backend, backend.prepare(queries(dim)), segments, K, confidence)[:2]
+            )
     return out

@@ -1,4 +1,4 @@
-"""An index whose ids are strings, for tests that think in numbers: number 7 is the id "n7"."""
+"""An index with string ids behind an interface of integers: 7 is the id "n7"."""
 
 import re
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ def numbers(ids):
 
 
 def named(ids):
-    """Ids, or what a filter may be, with names for numbers."""
+    """Return integer ids, or a filter of them, as string ids."""
     if isinstance(ids, exclude):
         return exclude(named(ids.ids))
     if ids is None or np.asarray(ids).dtype == bool:
@@ -30,7 +30,7 @@ def named(ids):
 
 
 class Named:
-    """Stands before a VQIndex or a DurableIndex; whatever is not here is theirs."""
+    """Wraps a VQIndex or a DurableIndex. It forwards all other attributes."""
 
     def __init__(self, index):
         self.index = index
@@ -43,7 +43,7 @@ class Named:
         return len(self.index)
 
     def __contains__(self, id):
-        assert id not in self.index or not len(self.index), "a number where ids are names"
+        assert id not in self.index or not len(self.index), "an integer id in an index of string ids"
         return name(id) in self.index
 
     def __enter__(self):
@@ -59,7 +59,7 @@ class Named:
 
     def add(self, vectors, ids=None):
         if ids is None and len(vectors) and not self.index.stats()["id_bytes"]:
-            raise InvalidInputError("explicit ids: the index itself would number vectors from now on")
+            raise InvalidInputError("explicit ids: the index would number the vectors itself")
         self.index.add(vectors, ids=named(ids))
 
     def upsert(self, ids, vectors):
@@ -71,18 +71,18 @@ class Named:
     def merge(self, other):
         self.index.merge(other.index)
 
-    def search(self, queries, k, filter=None, rerank=None, **how):
+    def search(self, queries, k, filter=None, rerank=None, **options):
         if callable(rerank):
-            given, rerank = rerank, lambda ids: given(numbers(ids))
-        found = self.index.search(queries, k, filter=named(filter), rerank=rerank, **how)
-        return SearchResult(found.scores, self._shown(found.ids))
+            source, rerank = rerank, lambda ids: source(numbers(ids))
+        found = self.index.search(queries, k, filter=named(filter), rerank=rerank, **options)
+        return SearchResult(found.scores, self._as_numbers(found.ids))
 
-    def range_search(self, *args, **how):
-        lims, scores, ids = self.index.range_search(*args, **how)
-        return RangeResult(lims, scores, self._shown(ids))
+    def range_search(self, *args, **options):
+        lims, scores, ids = self.index.range_search(*args, **options)
+        return RangeResult(lims, scores, self._as_numbers(ids))
 
-    def _shown(self, ids):
-        return numbers(ids) if ids.dtype == object else ids  # an index without vectors has no names
+    def _as_numbers(self, ids):
+        return numbers(ids) if ids.dtype == object else ids  # an index without vectors has no string ids
 
     def estimate(self, queries, ids):
         try:

@@ -1,4 +1,4 @@
-"""Code blocks of documentation pages: ``python`` ones, or those marked as needing something."""
+"""Python blocks of documentation pages: those without a mark, or those marked as needing a package."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ def blocks(page, needs=""):
 
 
 def run(page, needs, folder, monkeypatch):
-    """Run a page's blocks of one kind in a folder; there must be some."""
+    """Run a page's blocks of one kind in a folder. The page must have at least one."""
     found = blocks(page, needs)
     assert found, f"{page} has no python block that needs {needs}"
     monkeypatch.chdir(folder)

@@ -1,4 +1,4 @@
-"""What the tests of stores share: small stores, and what they hold."""
+"""What the tests of stores share: small stores and their contents."""
 
 import numpy as np
 
@@ -13,13 +13,13 @@ def vectors(n, seed=0):
     return np.random.default_rng(seed).standard_normal((n, DIM)).astype(np.float32)
 
 
-def open_with(folder, mode="a", directory=None, **wanted):
-    """Open or create a store, in a directory that the test supplies if it does."""
-    return _open(directory or LocalDirectory(folder), mode, wanted, "auto", True, False)
+def open_with(folder, mode="a", directory=None, **parameters):
+    """Open or create a store, in `directory` if the test passes one."""
+    return _open(directory or LocalDirectory(folder), mode, parameters, "auto", True, False)
 
 
 def content(index):
-    """Everything a user can see, as something to compare."""
+    """Return everything that a user can see, in a form that can be compared."""
     scores, ids = index.search(QUERIES, len(index) + 1, confidence=1)
     return index.ids.tolist(), ids.tolist(), scores.tolist(), dict(index.meta)
 
@@ -30,7 +30,7 @@ def committed(folder, mode="r"):
 
 
 def make_store(folder):
-    """A store of a few commits: segments with and without ids of their own, with removed rows."""
+    """Create a store of three commits: segments with automatic and explicit ids, and with removed rows."""
     with open_with(folder, dim=DIM, metric="l2") as index:
         index.add(vectors(20))
         index.commit()
@@ -44,7 +44,7 @@ def make_store(folder):
 
 
 def change(index):
-    """A bit of everything, so that the commit writes segments, bits and a manifest, merges, and removes files."""
+    """Change a little of everything: the commit writes segments, bitmaps and a manifest, merges, and removes files."""
     index.add(vectors(5, 11))
     index.remove([0, 3, 21, 22])
     index.upsert([40, 6], vectors(2, 12))
