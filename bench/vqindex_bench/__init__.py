@@ -1,1 +1,1 @@
-"""The measuring harness: indexes side by side in one process, what they are compared by, and how results are drawn."""
+"""The benchmark harness: it measures indexes side by side in one process, compares them and draws the results."""

@@ -1,4 +1,4 @@
-"""Indexes to set side by side at equal bits: ours, the paper's, and faiss PQ. Used by the demo and the benchmarks."""
+"""Indexes to compare at equal bits: vqindex, the paper's codec, and faiss PQ. For the demo and the benchmarks."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ OURS: dict[str, dict[str, str]] = {
 class Built:
     """An index ready to search: ``search(queries, k)`` returns row numbers, int64 (nq, k).
 
-    ``bytes_per_vector`` counts everything stored per vector; ``train_seconds`` is 0 for what trains nothing;
-    ``build_seconds`` includes it.
+    ``bytes_per_vector`` counts everything stored per vector. ``build_seconds`` includes ``train_seconds``, which is 0
+    for an index without training.
     """
 
     label: str
@@ -43,7 +43,7 @@ class Built:
 
 
 def unit(rows: NDArray[Any]) -> F32:
-    """Return rows of length one as float32; zero rows stay zero."""
+    """Return rows divided by their norms, as float32; zero rows stay zero."""
     rows = np.asarray(rows, np.float32)
     return np.ascontiguousarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30))
 
@@ -54,7 +54,7 @@ def has_faiss() -> bool:
 
 
 def build_ours(label: str, train: F32, bits: int, metric: str, *, seed: int = 0, save_to: Path | None = None) -> Built:
-    """Build one of `OURS`; with `save_to` it is saved, loaded again, and the loaded index searched."""
+    """Build one of `OURS`; with `save_to`, save it and return the index loaded from the file."""
     start = time.perf_counter()
     index = vqindex.VQIndex(train.shape[1], bits, metric, seed=seed, **OURS[label])
     index.add(train)
@@ -68,7 +68,7 @@ def build_ours(label: str, train: F32, bits: int, metric: str, *, seed: int = 0,
 
 
 def build_faiss_pq(train: F32, bits: int, metric: str) -> Built:
-    """Train and fill faiss ``PQ{d*bits/8}x8``: the same bytes for codes as ours. Vectors are normalized for cosine.
+    """Train and fill faiss ``PQ{d*bits/8}x8``, whose codes have as many bytes as ours; normalizes vectors for cosine.
 
     Raises
     ------

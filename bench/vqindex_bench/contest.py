@@ -1,7 +1,7 @@
-"""Indexes on one data set, in one process, turn by turn: recall, bytes and speed as JSON-able lines.
+"""Measurement of indexes on one data set, turn by turn in one process: recall, bytes and speed, as lines for JSON.
 
-Every round gives each index one turn with all queries in a call and one turn with a query per call, so a disturbance of
-the machine falls on all of them.
+In every round each index has one turn with all queries in a call and one turn with a query per call, so that a
+disturbance of the machine affects all indexes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Data:
-    """What is searched: rows (n, d), queries (nq, d), both of unit length for cosine, true rows (nq, >= k)."""
+    """Rows (n, d), queries (nq, d), both of unit length for cosine, and the true neighbors' rows (nq, >= k)."""
 
     name: str
     rows: F32
@@ -61,7 +61,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Contender:
-    """One index of a run: its label, bits per coordinate, how to build it, and more fields for its line."""
+    """One index of a run: its label, bits per coordinate, builder, and more fields for its line."""
 
     label: str
     bits: int
@@ -70,7 +70,7 @@ class Contender:
 
 
 def contenders_of(peers: Sequence[Peer], widths: Sequence[int]) -> list[Contender]:
-    """Return every peer at every width, narrow ones first; widths that a peer has not are skipped when built."""
+    """Return every peer at every width, narrow ones first; `measure` skips widths that a peer does not have."""
 
     def build(peer: Peer) -> Callable[[F32, int, Settings], Built]:
         def checked(rows: F32, bits: int, settings: Settings) -> Built:
@@ -80,16 +80,16 @@ def contenders_of(peers: Sequence[Peer], widths: Sequence[int]) -> list[Contende
 
         return checked
 
-    wanted = sorted({(b, i) for i, peer in enumerate(peers) for b in (*widths, *peer.reference)})
-    return [Contender(peers[i].label, bits, build(peers[i])) for bits, i in wanted]
+    pairs = sorted({(b, i) for i, peer in enumerate(peers) for b in (*widths, *peer.reference)})
+    return [Contender(peers[i].label, bits, build(peers[i])) for bits, i in pairs]
 
 
 @contextlib.contextmanager
 def on_processors(threads: int) -> Iterator[None]:
-    """Run on `threads` processors, the last ones this process may use, with thread pools of that size.
+    """Run on the last `threads` processors that this process may use, with thread pools of that size.
 
-    Pools read their size when a library is loaded, so this reaches libraries that are not loaded yet; the processors
-    are what limits the others. Where processors can't be chosen, only the pools are limited.
+    Libraries read the size of their pools when they are loaded, so the size affects only libraries loaded later; the
+    processors limit the others. On systems that can't restrict processors, only the pools are limited.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def on_processors(threads: int) -> Iterator[None]:
 
 
 def machine() -> dict[str, Any]:
-    """Say what kind of machine this is."""
+    """Return the processor, its cores, and the versions of Python and NumPy."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -127,7 +127,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the version of every package, and which instruction sets ours and faiss run on."""
+    """Return the version of every package, and the instruction sets of vqindex and faiss."""
     installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
     found = {name: installed[name] for name in _PACKAGES if name in installed}
     with contextlib.suppress(ImportError):
@@ -140,7 +140,7 @@ def versions() -> dict[str, str]:
 def _build_all(
     contenders: Sequence[Contender], rows: F32, settings: Settings, note: Note, skip: Note, step: Step
 ) -> list[tuple[Contender, Built]]:
-    """Build every index that can be had; say which can't."""
+    """Build all available indexes; report the others to `skip`."""
     built = []
     for number, contender in enumerate(contenders):
         step(number, len(contenders))
@@ -155,7 +155,7 @@ def _build_all(
 
 
 def turn(search: Callable[[Any], Any], blocks: Sequence[Any], seconds: float) -> tuple[float, float]:
-    """Search all blocks, again until `seconds` have passed; return queries per second, and processor time over time."""
+    """Search all blocks repeatedly for `seconds`; return queries per second, and processor time over wall time."""
     done, start, used = 0, time.perf_counter(), time.process_time()
     while True:
         for block in blocks:
@@ -169,26 +169,26 @@ def turn(search: Callable[[Any], Any], blocks: Sequence[Any], seconds: float) ->
 def _run_rounds(
     indexes: Sequence[Built], queries: F32, rounds: int, seconds: float, note: Note, step: Step
 ) -> list[dict[str, NDArray[np.float64]]]:
-    """Give every index its turn, `rounds` times; return rates and processor shares, shape (rounds,), by mode."""
+    """Run `rounds` rounds; return for each index rates and processor shares, shape (rounds,), by mode."""
     blocks: list[dict[str, list[Any]]] = []
     for index in indexes:
-        ready = index.prepare(queries)
-        one_each = [ready[i % len(queries)][None] for i in range(SINGLE_CALLS)]
-        blocks.append({"batch": [ready], "single": one_each})
+        prepared = index.prepare(queries)
+        single = [prepared[i % len(queries)][None] for i in range(SINGLE_CALLS)]
+        blocks.append({"batch": [prepared], "single": single})
     measured: list[dict[str, list[float]]] = [
         {name: [] for mode in MODES for name in (mode, f"{mode}_busy")} for _ in indexes
     ]
     turns = 0
     for number in range(rounds):
         for mode in MODES:
-            for index, mine, of in zip(indexes, blocks, measured, strict=True):
-                rate, busy = turn(index.search, mine[mode], seconds)
-                of[mode].append(rate)
-                of[f"{mode}_busy"].append(busy)
+            for index, block, result in zip(indexes, blocks, measured, strict=True):
+                rate, busy = turn(index.search, block[mode], seconds)
+                result[mode].append(rate)
+                result[f"{mode}_busy"].append(busy)
                 turns += 1
                 step(turns, rounds * len(MODES) * len(indexes))
         note(f"round {number + 1} of {rounds} done")
-    return [{name: np.array(values) for name, values in of.items()} for of in measured]
+    return [{name: np.array(values) for name, values in result.items()} for result in measured]
 
 
 def quartiles(values: NDArray[np.float64]) -> dict[str, float]:
@@ -200,7 +200,7 @@ def quartiles(values: NDArray[np.float64]) -> dict[str, float]:
 def _speed(
     mine: dict[str, NDArray[np.float64]], base: dict[str, NDArray[np.float64]] | None
 ) -> dict[str, dict[str, float] | None]:
-    """Return queries per second, the ratio to turbovec (or None) round by round, and how busy the turns were."""
+    """Return queries per second, the ratio to turbovec round by round (or None), and the processors used."""
     out: dict[str, dict[str, float] | None] = {}
     for mode in MODES:
         out[f"{mode}_qps"] = quartiles(mine[mode])
@@ -224,36 +224,36 @@ def measure(
     note: Note = lambda text: None,
     phase: Callable[[str], contextlib.AbstractContextManager[Step]] = lambda label: contextlib.nullcontext(_nothing),
 ) -> list[dict[str, Any]]:
-    """Build, search and time everything.
+    """Build, search and time all contenders.
 
     Parameters
     ----------
     contenders : sequence of Contender
         The indexes.
     data : Data
-        What is searched; k of `settings` may not exceed the width of its truth.
+        Rows, queries and truth; k of `settings` may not exceed the width of the truth.
     settings : Settings
-        k, threads, metric.
+        Settings of all indexes: k, threads, metric.
     rounds : int
         Turns of each index in each mode.
     seconds : float
         Least length of a turn.
     skip, note : callable
-        Take a line about an index that can't be had, or about what was done.
+        Functions that take a line of text: about a skipped index, or about progress.
     phase : callable
-        Takes a label and gives a context with ``step(done, total)``, such as `output.progress_bar`.
+        Takes a label and returns a context manager of ``step(done, total)``, such as `output.progress_bar`.
 
     Returns
     -------
     list of dict
-        One JSON-able line per index that could be built: recall, bytes, build seconds, and the median and quartiles
-        over rounds of its speed.
+        One line, in JSON types, per index that was built: recall, bytes, build seconds, and the median and quartiles
+        of its speed over the rounds.
     """
     head = {"data": data.name, "n": len(data.rows), "dim": data.rows.shape[1], "metric": data.metric, "k": settings.k}
     head |= {"queries": len(data.queries), "single_calls": SINGLE_CALLS, "threads": settings.threads, "rounds": rounds}
     with phase("building") as step:
         built = _build_all(contenders, data.rows, settings, note, skip, step)
-    tail = {"versions": versions(), "date": time.strftime("%Y-%m-%d"), **machine()}
+    run = {"versions": versions(), "date": time.strftime("%Y-%m-%d"), **machine()}
     recalls = []
     with phase("recall") as step:  # also the warm-up
         for number, (_, index) in enumerate(built):
@@ -274,5 +274,5 @@ def measure(
         mine = {"index": contender.label, "bits": contender.bits, **contender.fields}
         mine |= {"bytes_per_vector": index.bytes_per_vector, "counted": index.counted, **recall}
         mine["build_seconds"] = float(f"{index.build_seconds:.4g}")
-        lines.append({**head, **mine, **_speed(rate, turbovec.get(contender.bits)), **tail})
+        lines.append({**head, **mine, **_speed(rate, turbovec.get(contender.bits)), **run})
     return lines

@@ -1,4 +1,4 @@
-"""Rows, queries and true neighbors from any data file, for the indexes that `bench` sets side by side."""
+"""Rows, queries and true neighbors from any data file, for `bench`."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ def read_file(
     queries: int = 1000,
     phase: Callable[[str], contextlib.AbstractContextManager[Any]] = _quiet,
 ) -> Data:
-    """Read a data set; what is not in the file is computed.
+    """Read a data set; compute true neighbors that the file does not have.
 
     Parameters
     ----------
     path : Path
         An ann-benchmarks file, or rows in any format.
     k : int
-        True neighbors needed per query.
+        Number of true neighbors per query.
     queries_path : Path, optional
-        Queries in any format. Without them, and without any in `path`, rows spread evenly over the file become queries
-        and are not searched: at most `queries`, and a tenth of the rows.
+        Queries in any format. If neither this file nor `path` has queries, rows at equal distances in the file become
+        queries and are not searched: at most `queries`, and a tenth of the rows.
     dataset : str, optional
-        Which dataset, key or column of `path` holds the rows.
+        Dataset, key or column of `path` with the rows.
     metric : {"ip", "cosine", "l2"}, optional
-        By default what an ann-benchmarks file names, else ip.
+        By default the metric of an ann-benchmarks file, else ip.
     rows, queries : int
-        Take only the first ones.
+        Most rows and queries; the first ones are used.
     phase : callable
-        As for `contest.measure`; shows the search for true neighbors.
+        As for `contest.measure`, for the search of true neighbors.
 
     Returns
     -------
@@ -70,30 +70,30 @@ def read_file(
     Raises
     ------
     DatasetError
-        If a file can't be read, or there are fewer than k rows, or no query.
+        If a file can't be read, or has fewer than k rows or no queries.
     """
     known = load_annbench(path) if dataset is None and is_annbench(path) else None
-    asked_metric = metric or (known.metric if known else "ip")
-    base, asked = _rows_and_queries(path, known, queries_path, dataset, rows, queries)
-    if not len(asked):
+    used_metric = metric or (known.metric if known else "ip")
+    base, test = _rows_and_queries(path, known, queries_path, dataset, rows, queries)
+    if not len(test):
         raise DatasetError(f"{queries_path or path} holds no queries")
     if k > len(base):
         raise DatasetError(f"k is {k}, but {path} holds {len(base)} rows to search")
     own = known is not None and queries_path is None and len(base) == known.n
-    if known and own and asked_metric == known.metric and known.gt_k >= k:
-        truth = known.neighbors[: len(asked)]
+    if known and own and used_metric == known.metric and known.gt_k >= k:
+        truth = known.neighbors[: len(test)]
     else:
         with phase("exact neighbors") as step:
-            truth, _ = exact_knn(base, asked, k, asked_metric, progress=step)
-    if asked_metric == "cosine":
-        base, asked = unit(base), unit(asked)
-    return Data(path.stem, base, asked, truth, asked_metric)
+            truth, _ = exact_knn(base, test, k, used_metric, progress=step)
+    if used_metric == "cosine":
+        base, test = unit(base), unit(test)
+    return Data(path.stem, base, test, truth, used_metric)
 
 
 def _rows_and_queries(
     path: Path, known: Dataset | None, queries_path: Path | None, dataset: str | None, rows: int | None, queries: int
 ) -> tuple[F32, F32]:
-    """Return the rows to search and the queries: from their own file, from an ann-benchmarks file, or held out."""
+    """Return the rows to search and the queries, from their own file, an ann-benchmarks file, or held-out rows."""
     base = read_rows(path, "train" if known else dataset, rows)
     if queries_path is not None:
         return base, read_rows(queries_path, "test" if is_annbench(queries_path) else None, queries)
@@ -103,7 +103,7 @@ def _rows_and_queries(
 
 
 def _hold_out(rows: F32, queries: int) -> tuple[F32, F32]:
-    """Split rows into those that are searched and those that are queries."""
+    """Split rows into rows to search and queries."""
     is_query = np.zeros(len(rows), bool)
     is_query[np.linspace(0, len(rows), min(queries, len(rows) // 10), endpoint=False, dtype=np.int64)] = True
     return rows[~is_query], rows[is_query]

@@ -1,4 +1,4 @@
-"""Timing a search the same way for every index, ours or a peer's."""
+"""Timing of searches, the same for every index."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["SearchTimes", "time_search"]
 
 @dataclass(frozen=True)
 class SearchTimes:
-    """Queries per second in one batch and one at a time, and single-query latency percentiles."""
+    """Queries per second of batches and of single queries, and percentiles of the single-query latency."""
 
     qps_batch: float
     qps_single: float
@@ -40,11 +40,11 @@ def time_search(
     queries : ndarray of float32, shape (nq, d)
         Queries, nq >= 1.
     repeats : int
-        Batches, after one to warm up.
+        Number of timed batches, after a warm-up batch.
     singles : int
-        At most that many single queries ...
+        Most single queries.
     seconds : float
-        ... started within that time.
+        No single query starts after this time.
     """
     search(queries)
     batches = []

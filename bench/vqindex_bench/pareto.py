@@ -1,4 +1,4 @@
-"""What `bench` plots: recall against speed and against bytes, and which indexes nothing else beats in both."""
+"""The plots of `bench`: recall over speed and over bytes, with the Pareto frontier of the indexes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot: recall@k over ``value(line)``; ``told`` says more than the title, ``spread`` gives the quartiles."""
+    """One plot: recall@k over ``value(line)``; ``details`` explains the title, ``spread`` returns the quartiles."""
 
     name: str
     title: str
-    told: str
+    details: str
     label: str
     unit: str
     more_is_better: bool
@@ -25,11 +25,11 @@ class Panel:
     spread: Callable[[Line], tuple[float, float]]
 
 
-def _speed(mode: str, told: str) -> Panel:
+def _speed(mode: str, details: str) -> Panel:
     return Panel(
         mode,
         f"{mode} speed",
-        told,
+        details,
         "queries per second",
         f"{mode} q/s",
         True,
@@ -55,16 +55,16 @@ PANELS = (
 
 
 def frontier(lines: Sequence[Line], panel: Panel) -> list[int]:
-    """Return the lines that no other line beats, by rising recall.
+    """Return the lines that no other line dominates, by ascending recall.
 
-    A line is beaten by one that is at least as good in recall and in the panel's value, and better in one of them.
+    A line dominates another if its recall and its panel value are at least as good, and one of them is better.
 
     Parameters
     ----------
     lines : sequence of dict
-        What `contest.measure` returns.
+        Result of `contest.measure`.
     panel : Panel
-        Which value stands beside recall.
+        Panel of the value that is plotted with recall.
 
     Returns
     -------
@@ -74,8 +74,8 @@ def frontier(lines: Sequence[Line], panel: Panel) -> list[int]:
     sign = 1 if panel.more_is_better else -1
     points = [(float(line["recall_at_k"]), sign * panel.value(line)) for line in lines]
 
-    def beaten(i: int) -> bool:
+    def is_dominated(i: int) -> bool:
         (recall, value) = points[i]
         return any(r >= recall and v >= value and (r, v) != (recall, value) for r, v in points)
 
-    return sorted((i for i in range(len(points)) if not beaten(i)), key=lambda i: points[i])
+    return sorted((i for i in range(len(points)) if not is_dominated(i)), key=lambda i: points[i])

@@ -1,4 +1,4 @@
-"""The figure of `bench`: recall over speed and over bytes, a marker per index, labels that do not overlap."""
+"""The figure of `bench`: recall over speed and over bytes, with a marker and a label per index."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ _COLORS = {"vqindex": "#0b6e4f", "turbovec": "#c1364b", "faiss": "#4f5d75", "use
 _MARKERS = {1: "v", 2: "o", 3: "^", 4: "s", 8: "D"}
 _Point = tuple[float, float, str, str, tuple[float, float]]  # rate, recall, label, color, quartiles of the rate
 _MOST_RECALL = 0.9995  # the logit scale has no 1
-# Where a label may lie relative to its marker, in points, nearest first.
+# Positions of a label relative to its marker, in points, nearest first.
 _PLACES = [
     (r * np.cos(a), r * np.sin(a)) for r in (8, 16, 28, 42, 60, 80) for a in np.linspace(0, 2 * np.pi, 16, False)
 ]
 
 
 def _place_labels(figure: Any, axis: Any, points: Sequence[_Point]) -> None:
-    """Write each label at the nearest place where it covers no marker, spread or other label, inside the panel."""
+    """Write each label at the nearest position in the panel where it covers no marker, spread or other label."""
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
     renderer = figure.canvas.get_renderer()
     inside = axis.get_window_extent(renderer)
     around = 5 * figure.dpi / 72
-    taken = []
+    occupied = []
     for x, y, _, _, spread in points:
         marker = axis.transData.transform((x, y))
-        taken.append(Bbox([marker - around, marker + around]))
-        taken.append(Bbox(axis.transData.transform([(end, y) for end in spread])).padded(2))
+        occupied.append(Bbox([marker - around, marker + around]))
+        occupied.append(Bbox(axis.transData.transform([(end, y) for end in spread])).padded(2))
     for x, y, text, color, _ in points:
         thread = {"arrowstyle": "-", "color": color, "linewidth": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 3}
         style = {"textcoords": "offset points", "va": "center", "fontsize": 7, "color": color, "arrowprops": thread}
@@ -44,8 +44,8 @@ def _place_labels(figure: Any, axis: Any, points: Sequence[_Point]) -> None:
             note.update_positions(renderer)
             box = Text.get_window_extent(note, renderer)  # without the thread to the marker
             within = inside.x0 < box.x0 and box.x1 < inside.x1 and inside.y0 < box.y0 and box.y1 < inside.y1
-            if within and not any(box.overlaps(other) for other in taken):
-                taken.append(box)
+            if within and not any(box.overlaps(other) for other in occupied):
+                occupied.append(box)
                 break
             note.remove()
         else:
@@ -83,14 +83,14 @@ def _panel(figure: Any, axis: Any, lines: Sequence[dict[str, Any]], panel: Panel
 def plot_peers(path: Path, lines: Sequence[dict[str, Any]]) -> None:
     """Draw recall over the speed of batches, of single queries, and over bytes, and save it as an image.
 
-    The dashed line joins the indexes that no other beats in both.
+    The dashed line is the Pareto frontier.
 
     Parameters
     ----------
     path : Path
         Image to write; the format follows the suffix.
     lines : sequence of dict
-        What `contest.measure` returns, at least one.
+        Result of `contest.measure`, at least one line.
     """
     import matplotlib
 
@@ -104,7 +104,7 @@ def plot_peers(path: Path, lines: Sequence[dict[str, Any]]) -> None:
     figure.suptitle(f"{where}; number = bits, line = quartiles over rounds")
     figure.subplots_adjust(left=0.035, right=0.99, bottom=0.07, top=0.9, wspace=0.12)  # labels are placed in pixels
     for axis, panel in zip(axes, PANELS, strict=True):
-        axis.set_title(f"{panel.title}: {panel.told}")
+        axis.set_title(f"{panel.title}: {panel.details}")
         _panel(figure, axis, lines, panel)
     figure.savefig(path)
     plt.close(figure)

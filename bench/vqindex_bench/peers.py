@@ -1,6 +1,6 @@
-"""One builder per index that `bench` sets side by side; each knows its bytes per vector and what they are made of.
+"""A builder for each index of `bench`. Each returns its bytes per vector and what they consist of.
 
-For cosine rows and queries are unit vectors. A builder raises `UnavailableError` for missing library, width or metric.
+For cosine, rows and queries are unit vectors. A builder raises `UnavailableError` without its library, width or metric.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import vqindex
 __all__ = ["CENTERED", "DEFAULT", "OURS", "PEERS", "Built", "Peer", "Settings", "UnavailableError", "ours"]
 
 F32 = NDArray[np.float32]
-_CHUNK = 65536  # rows converted at a time
+_CHUNK = 65536  # rows per conversion
 
 
 class UnavailableError(Exception):
-    """An index that can't be had here; the message says why."""
+    """An index that is not available; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What every index of a run shares.
+    """Settings of all indexes of a run.
 
     Neighbors per query, threads, the metric (ip, cosine or l2), and keyword arguments for `VQIndex.search`.
     """
@@ -43,8 +43,8 @@ class Settings:
 class Built:
     """An index ready to search.
 
-    ``prepare(queries)`` brings float32 queries (nq, d) into the form that the library takes, off the clock;
-    ``search(prepared)`` returns row numbers (nq, k). ``counted`` says what ``bytes_per_vector`` is made of.
+    ``prepare(queries)`` converts float32 queries (nq, d) to the library's form and is not timed. ``search(prepared)``
+    returns row numbers (nq, k). ``counted`` says what ``bytes_per_vector`` consists of.
     """
 
     bytes_per_vector: float
@@ -56,9 +56,9 @@ class Built:
 
 @dataclass(frozen=True)
 class Peer:
-    """A kind of index: its label, its widths, and how to build it from rows (n, d), bits and settings.
+    """A kind of index: its label, its widths, and its builder, which takes rows (n, d), bits and settings.
 
-    ``reference`` widths are built whatever ``--bits`` says: 8-bit scans show what the narrow ones are up against.
+    ``reference`` widths are built for any value of ``--bits``, to compare narrow codes with 8-bit scans.
     """
 
     label: str
@@ -112,14 +112,14 @@ def _turbovec(rows: F32, bits: int, settings: Settings) -> Built:
     index.add(wide)
     index.prepare()
     seconds = time.perf_counter() - start
-    # A file grows by this much a row; 3 bits are stored in 4.
+    # A file grows by this size per row; codes of 3 bits are stored in 4 bits.
     size = wide.shape[1] * (4 if bits == 3 else bits) / 8 + 4
     counted = f"codes of {wide.shape[1]} coordinates (a multiple of 8) and a float32 scale"
     return Built(size, counted, seconds, lambda q: index.search(q, settings.k)[1], padded)
 
 
 def _filled(index: Any, rows: F32, settings: Settings, counted: str) -> Built:
-    """Train and fill a faiss index on the given threads."""
+    """Train and fill a faiss index with the threads of `settings`."""
     faiss = _need("faiss")
     faiss.omp_set_num_threads(settings.threads)
     start = time.perf_counter()
@@ -131,7 +131,7 @@ def _filled(index: Any, rows: F32, settings: Settings, counted: str) -> Built:
 
 
 def _factory(text: Callable[[int, int], str], counted: str) -> Callable[[F32, int, Settings], Built]:
-    """Return a builder from ``text(d, bits)``, faiss' factory string."""
+    """Return a builder of the faiss index with factory string ``text(d, bits)``."""
 
     def build(rows: F32, bits: int, settings: Settings) -> Built:
         faiss = _need("faiss")
@@ -143,11 +143,11 @@ def _factory(text: Callable[[int, int], str], counted: str) -> Callable[[F32, in
 
 
 def _subquantizers(d: int, bits: int, each: int) -> int:
-    """Return how many sub-quantizers of `each` bits make `bits` per coordinate."""
-    parts, rest = divmod(d * bits, each)
-    if rest or d % parts:
+    """Return the number of sub-quantizers of `each` bits for `bits` per coordinate."""
+    count, remainder = divmod(d * bits, each)
+    if remainder or d % count:
         raise UnavailableError(f"{d * bits / each:g} sub-quantizers of {each} bits do not divide {d} dimensions")
-    return parts
+    return count
 
 
 def _pq(d: int, bits: int) -> str:
@@ -163,7 +163,7 @@ def _pqfs(d: int, bits: int) -> str:
 
 
 def _scalar(kind: str, counted: str) -> Callable[[F32, int, Settings], Built]:
-    """Return a builder of faiss' scalar quantizer ``QT_{bits}bit_{kind}`` behind a random rotation."""
+    """Return a builder of faiss' scalar quantizer ``QT_{bits}bit_{kind}`` after a random rotation."""
 
     def build(rows: F32, bits: int, settings: Settings) -> Built:
         _only(("cosine", "ip"), settings)
@@ -180,7 +180,7 @@ def _scalar(kind: str, counted: str) -> Callable[[F32, int, Settings], Built]:
 
 
 def _to_int8(rows: F32) -> NDArray[np.int8]:
-    """Scale every row so that its largest value is 127, and round; cosine does not see the scale."""
+    """Scale every row so that its largest magnitude is 127, and round; the scale does not change cosines."""
     out = np.empty(rows.shape, np.int8)
     for start in range(0, len(rows), _CHUNK):
         block = rows[start : start + _CHUNK]
@@ -194,17 +194,17 @@ def _usearch(rows: F32, bits: int, settings: Settings) -> Built:
     usearch = _need("usearch.index")
     n, d = rows.shape
     start = time.perf_counter()
-    # The module's own exact search function over a matrix has a high cost per call, so an index is asked for an exact
-    # scan; its graph is made as small as can be and not used. Its own float32 -> int8 conversion scales by the norm
-    # and leaves most of the 8 bits empty, so rows are converted here.
+    # usearch's exact search over a matrix has a high cost per call, so this uses the exact scan of an index. The scan
+    # does not use the index's graph, which is as small as possible. usearch's conversion from float32 to int8 scales by
+    # the norm and uses few of the 8 bits, so rows are converted here.
     index = usearch.Index(ndim=d, metric="cos", dtype="i8", connectivity=2, expansion_add=1, enable_key_lookups=False)
     index.add(np.arange(n), _to_int8(rows), threads=settings.threads)
     seconds = time.perf_counter() - start
 
     def search(queries: NDArray[np.int8]) -> NDArray[Any]:
         found = index.search(queries, settings.k, exact=True, threads=settings.threads)
-        keys: NDArray[Any] = found.keys.astype(np.int64).reshape(len(queries), -1)
-        return keys
+        rows: NDArray[Any] = found.keys.astype(np.int64).reshape(len(queries), -1)
+        return rows
 
     return Built(float(d), "int8 values only; keys and graph not counted", seconds, search, _to_int8)
 
@@ -213,14 +213,14 @@ def _scann(rows: F32, bits: int, settings: Settings) -> Built:
     _only(("cosine",), settings)
     scann = _need("scann")
     d = rows.shape[1]
-    each = 4 // bits  # dimensions to a block of 16 centers
+    each = 4 // bits  # dimensions per block of 16 centers
     start = time.perf_counter()
     builder = scann.scann_ops_pybind.builder(rows, settings.k, "dot_product")
     builder.set_n_training_threads(settings.threads)
     index = builder.score_ah(each, anisotropic_quantization_threshold=0.2).build()
     seconds = time.perf_counter() - start
     index.set_num_threads(settings.threads)
-    # Its file holds a byte for every 4-bit code; packed codes are what the scan reads.
+    # The file has a byte for every 4-bit code, but the scan reads packed codes.
     size = -(-d // each) / 2
 
     def search(queries: F32) -> NDArray[Any]:
@@ -239,13 +239,13 @@ OURS: dict[str, Peer] = {
     "prod": Peer("vqindex prod", tuple(range(1, 9)), ours("turboquant-prod")),
     "trellis": Peer("vqindex trellis", (1, 2, 3, 4), ours("trellis")),
 }
-"""Ours with nothing but bits to choose."""
+"""Indexes of vqindex with default parameters."""
 
 CENTERED: dict[str, Peer] = {
     f"{name}-centered": Peer(f"{peer.label} centered", peer.widths, ours(codec, center="mean"))
     for (name, peer), codec in zip(OURS.items(), ("turboquant-prod", "trellis"), strict=True)
 }
-"""The same with ``center="mean"``."""
+"""Indexes of vqindex with ``center="mean"``."""
 
 PEERS: dict[str, Peer] = {
     "turbovec": Peer("turbovec", (2, 3, 4), _turbovec),
@@ -261,7 +261,7 @@ PEERS: dict[str, Peer] = {
     "usearch": Peer("usearch i8 exact", (8,), _usearch, reference=(8,)),
     "scann": Peer("ScaNN AH", (1, 2, 4), _scann),
 }
-"""Every other kind of index by the name that ``--peers`` takes."""
+"""Indexes of other libraries, by their names in ``--peers``."""
 
 DEFAULT = tuple(name for name in PEERS if name != "faiss-opq")
-"""What is meant by all of them: OPQ trains for minutes."""
+"""The peers of ``--peers all``, without OPQ, which trains for minutes."""

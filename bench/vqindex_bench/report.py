@@ -1,7 +1,7 @@
-"""The report of `bench`: one HTML page with its drawings and numbers inside, readable without a server or network.
+"""The report of `bench`: one HTML page with plots and numbers, which needs no server and no network.
 
-`report.html` is the page; this module fills it in. Drawings are SVG, made here; the page's script only sorts, hides and
-points.
+`report.html` is the template. This module fills it in and draws the plots as SVG; the script of the page only sorts,
+hides and highlights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _RECALLS = (
     *(0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99),
     *(0.993, 0.995, 0.997, 0.998, 0.999),
 )
-# What a row of the table holds: heading, value, digits after the point (None: as it is).
+# Columns of the table: heading, value, digits after the point (None: text).
 _COLUMNS: tuple[tuple[str, tuple[str, ...], int | None], ...] = (
     ("index", ("index",), None),
     ("bits", ("bits",), 0),
@@ -55,7 +55,7 @@ def write_report(path: Path, lines: Sequence[Line]) -> None:
     path : Path
         The HTML file.
     lines : sequence of dict
-        What `contest.measure` returns, at least one; the page holds them unchanged.
+        Result of `contest.measure`, at least one line; the page contains them unchanged.
     """
     head = lines[0]
     series = list(dict.fromkeys(str(line["index"]) for line in lines))
@@ -72,7 +72,7 @@ def write_report(path: Path, lines: Sequence[Line]) -> None:
         "charts": "".join(_chart(lines, panel, series) for panel in PANELS),
         "legend": "".join(_legend(i, name) for i, name in enumerate(series)),
         "table": _table(lines, series),
-        # In a script element only "<" could end it; JSON has another way to write it.
+        # "<" could end the script element; JSON has an escape for it.
         "lines": json.dumps(list(lines), allow_nan=False).replace("<", "\\u003c"),
     }
     page = (Path(__file__).parent / "report.html").read_text(encoding="utf-8")
@@ -89,15 +89,15 @@ def _legend(number: int, name: str) -> str:
     )
 
 
-def _value(line: Line, keys: tuple[str, ...]) -> Any:
+def _value(line: Line, path: tuple[str, ...]) -> Any:
     value: Any = line
-    for key in keys:
-        value = value[key]
+    for name in path:
+        value = value[name]
     return value
 
 
 def _table(lines: Sequence[Line], series: Sequence[str]) -> str:
-    """Return head and body; each cell holds the exact value in ``data-value``."""
+    """Return head and body; each cell has the exact value in ``data-value``."""
     head = ""
     for name, _, digits in _COLUMNS:
         kind = "" if digits is None else " class=number"
@@ -106,21 +106,21 @@ def _table(lines: Sequence[Line], series: Sequence[str]) -> str:
     for number, line in enumerate(lines):
         place = series.index(str(line["index"]))
         cells = []
-        for _, keys, digits in _COLUMNS:
-            value = _value(line, keys)
+        for _, field, digits in _COLUMNS:
+            value = _value(line, field)
             exact = escape(value if isinstance(value, str) else json.dumps(value), quote=True)
             shown = escape(value) if digits is None else _number(float(value), digits)
-            if keys == ("index",):
+            if field == ("index",):
                 shown = f'<span class="dot" style="background:var(--s{place % _COLORS})"></span>{shown}'
             kind = "" if digits is None else " class=number"
-            cells.append(f'<td{kind} data-key="{".".join(keys)}" data-value="{exact}">{shown}</td>')
+            cells.append(f'<td{kind} data-key="{".".join(field)}" data-value="{exact}">{shown}</td>')
         told = escape(_told(line, PANELS), quote=True)
         body.append(f'<tr data-line="{number}" data-series="{place}" data-told="{told}">{"".join(cells)}</tr>')
     return f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"
 
 
 def _told(line: Line, panels: Sequence[Panel]) -> str:
-    """Return one index in a sentence, with its values in some panels."""
+    """Return a sentence about one index, with its values in some panels."""
     values = ", ".join(f"{_number(panel.value(line), 0)} {panel.unit}" for panel in panels)
     return f"{line['index']}, {line['bits']} bits: recall@{line['k']} {line['recall_at_k']:.4f}, {values}"
 
@@ -140,12 +140,12 @@ def _logit(recall: float) -> float:
 
 
 class _Scale:
-    """Maps values to places between two pixels, with room at both ends."""
+    """Maps values to positions between two pixels, with a margin at both ends."""
 
     def __init__(self, values: Sequence[float], first: float, last: float) -> None:
         low, high = min(values), max(values)
-        room = max(0.08 * (high - low), 0.1)
-        self._low, self._range = low - room, high - low + 2 * room
+        margin = max(0.08 * (high - low), 0.1)
+        self._low, self._range = low - margin, high - low + 2 * margin
         self._first, self._length = first, last - first
 
     def __call__(self, value: float) -> float:
@@ -156,12 +156,12 @@ class _Scale:
 
 
 def _ticks(scale: _Scale, at: Sequence[tuple[float, str]], apart: float) -> list[tuple[float, str]]:
-    """Return place and text of the ticks on the scale that are at least so many pixels apart."""
-    kept: list[tuple[float, str]] = []
+    """Return position and text of the ticks on the scale that are at least `apart` pixels apart."""
+    ticks: list[tuple[float, str]] = []
     for value, text in at:
-        if scale.inside(value) and (not kept or abs(scale(value) - kept[-1][0]) >= apart):
-            kept.append((scale(value), text))
-    return kept
+        if scale.inside(value) and (not ticks or abs(scale(value) - ticks[-1][0]) >= apart):
+            ticks.append((scale(value), text))
+    return ticks
 
 
 def _short(value: float) -> str:
@@ -191,7 +191,7 @@ def _axes(x: _Scale, y: _Scale, label: str, k: int) -> str:
 
 
 def _chart(lines: Sequence[Line], panel: Panel, series: Sequence[str]) -> str:
-    """Return one drawing: a dot with the bits in it for each index, a line for its quartiles, and the frontier."""
+    """Return one plot: for each index a dot with its bits and a line for its quartiles, and the frontier."""
     values = [math.log10(panel.value(line)) for line in lines]
     recalls = [_logit(line["recall_at_k"]) for line in lines]
     x = _Scale(values, _LEFT + _RADIUS, _WIDTH - _RIGHT - _RADIUS)
@@ -212,7 +212,7 @@ def _chart(lines: Sequence[Line], panel: Panel, series: Sequence[str]) -> str:
     better = "up and right" if panel.more_is_better else "up and left"
     return (
         f'<figure data-panel="{panel.name}"><figcaption><b>Recall and {escape(panel.title)}</b>'
-        f"<span>{escape(panel.told)}; {better} is better</span></figcaption>"
+        f"<span>{escape(panel.details)}; {better} is better</span></figcaption>"
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="recall over {panel.label}">'
         f"{_axes(x, y, panel.label, lines[0]['k'])}"
         f'<polyline class="frontier" points="{best}"/>{"".join(dots)}</svg></figure>'

@@ -1,4 +1,4 @@
-"""``vqindex bench``: sweep over our parameters and peers on any data file; JSON lines, a plot, a report."""
+"""``vqindex bench``: measure a sweep of parameters, and other libraries, on any data file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NAMES = {"turboquant-prod": "prod", "turboquant-mse": "mse"}
 
 
 def _reads_signs(bits: int, codec: str, sketch: str | None) -> bool:
-    """Whether confidence changes anything for these parameters; widths that do not exist are refused when built."""
+    """Whether a search with these parameters uses the confidence; False for widths that the codec does not have."""
     try:
         return IndexSpec(1, bits, codec=codec, sketch=sketch).has_sign_bits
     except ValueError:
@@ -41,7 +41,7 @@ def _contender(
     oversample: float,
     of_all: dict[str, Any],
 ) -> Contender:
-    """Return one of ours; `of_all` are seed and device."""
+    """Return a contender of vqindex; `of_all` are seed and device."""
     label = f"vqindex {_NAMES.get(codec, codec)}"
     label += "" if sketch in (None, "shared") else f" {sketch}"
     label += "" if confidence in (None, DEFAULT_CONFIDENCE) else f", confidence {confidence:g}"
@@ -50,8 +50,8 @@ def _contender(
 
     def build(rows: Any, bits: int, settings: Settings) -> Built:
         args = {} if confidence is None else {"confidence": confidence}
-        again = {"rerank": rows, "oversample": oversample} if oversample else {}
-        built = plain(rows, bits, replace(settings, search_args={**args, **again}))
+        rerank = {"rerank": rows, "oversample": oversample} if oversample else {}
+        built = plain(rows, bits, replace(settings, search_args={**args, **rerank}))
         if not oversample:
             return built
         size = built.bytes_per_vector + rows.itemsize * rows.shape[1]
@@ -69,7 +69,7 @@ def _sweep(
     oversamples: Sequence[float],
     of_all: dict[str, Any],
 ) -> list[Contender]:
-    """Return every combination of our parameters that means something of its own, narrow ones first."""
+    """Return all distinct combinations of the parameters of vqindex, narrow ones first."""
     return [
         _contender(bits, codec, sketch, confidence, oversample, of_all)
         for bits in widths
@@ -105,11 +105,11 @@ def _peers(context: click.Context, parameter: click.Parameter, value: tuple[str,
 
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--queries", type=click.Path(path_type=Path), help="Query vectors. Default: DATA's, or rows held out.")
+@click.option("--queries", type=click.Path(path_type=Path), help="Query vectors. Default: DATA's, or held-out rows.")
 @click.option("--dataset", help="Which dataset, key or column of DATA holds the vectors.")
 @click.option("--rows", type=click.IntRange(1), help="Only the first rows of DATA.")
 @click.option("--num-queries", type=click.IntRange(1), default=1000, show_default=True, help="Most queries.")
-@click.option("--metric", type=click.Choice(METRICS), help="Default: what an ann-benchmarks file names, else ip.")
+@click.option("--metric", type=click.Choice(METRICS), help="Default: the metric of an ann-benchmarks file, else ip.")
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Results per query.")
 @click.option(
     "--bits", type=CommaList(click.IntRange(1, 8)), default="2,4", show_default=True, callback=_widths,
@@ -117,34 +117,34 @@ def _peers(context: click.Context, parameter: click.Parameter, value: tuple[str,
 )  # fmt: skip
 @click.option(
     "--codecs", type=CommaList(click.Choice(CODECS)), default="turboquant-prod,trellis", show_default=True,
-    help=f"Of ours: {', '.join(CODECS)}.",
+    help=f"Codecs of vqindex: {', '.join(CODECS)}.",
 )  # fmt: skip
 @click.option(
     "--sketches", type=CommaList(click.Choice(SKETCHES)), default="shared", show_default=True,
-    help=f"Of turboquant-prod: {', '.join(SKETCHES)}.",
+    help=f"Sketches of turboquant-prod: {', '.join(SKETCHES)}.",
 )  # fmt: skip
 @click.option(
     "--confidences", type=CommaList(click.FloatRange(0.5, 1, min_open=True)), default=str(DEFAULT_CONFIDENCE),
-    show_default=True, help="Where sign bits are read first; 1 scores every vector.",
+    show_default=True, help="Confidences of the sign bound, above 0.5; 1 scores every vector.",
 )  # fmt: skip
 @click.option(
     "--oversamples", type=CommaList(click.FloatRange(0)), default="0", show_default=True,
-    help="How many times k are scored again with the vectors themselves, at least 1; 0 for none.",
+    help="Lengths of the re-ranked shortlist in multiples of k, at least 1; 0 for no re-ranking.",
 )  # fmt: skip
 @click.option(
     "--peers", type=CommaList(click.Choice([*PEERS, "all"])), default="", callback=_peers,
-    help=f"Others to run beside: {', '.join(PEERS)}; all means all but faiss-opq.",
+    help=f"Other libraries to measure: {', '.join(PEERS)}; all means all but faiss-opq.",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Processors for every index.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Turns of each index.")
 @click.option(
     "--seconds", type=click.FloatRange(0), default=0.3, show_default=True, help="Least length of a turn."
 )  # fmt: skip
-@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, help="Of our rotations.")
-@click.option("--device", default="auto", show_default=True, help="Of ours: auto, cpu, or a backend's name.")
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, help="Seed of rotations.")
+@click.option("--device", default="auto", show_default=True, help="Device of vqindex: auto, cpu, or a backend's name.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON lines here.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Write a picture here (needs matplotlib).")
-@click.option("--html", type=click.Path(path_type=Path), help="Write a report here: one page that needs no server.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a report here, one HTML page.")
 @json_option
 def bench(
     data: Path,
@@ -172,8 +172,8 @@ def bench(
 ) -> None:
     """Measure recall, bytes and speed of many indexes on DATA, turn by turn in one process.
 
-    DATA is an ann-benchmarks file or vectors in any format. Every index is held in memory at once, on the same
-    processors. With --json, prints one line per index.
+    DATA is an ann-benchmarks file or vectors in any format. All indexes are in memory at the same time and run on the
+    same processors. With --json, prints one line per index.
     """
     for path in (output, plot, html):
         if path is not None and not path.parent.is_dir():

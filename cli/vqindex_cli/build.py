@@ -1,4 +1,4 @@
-"""``vqindex build``: vectors from a file into an index file, in bounded memory."""
+"""``vqindex build``: encode the vectors of a file into an index file, in bounded memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def build_index(
     *,
     upsert: bool = False,
 ) -> None:
-    """Add or upsert all vectors of a source with a progress bar; notes the seconds spent in ``index.meta``."""
+    """Add or upsert all vectors of a source with a progress bar; stores the seconds spent in ``index.meta``."""
     start = time.perf_counter()
     with progress_bar(label) as report:
         rows = SourceRows(source, report)
@@ -57,7 +57,7 @@ def read_ids(path: Path | None, count: int | None = None) -> NDArray[Any] | None
 
 
 def read_ids(path: Path | None, count: int | None = None) -> NDArray[Any] | None:
-    """Read ids, int64 or str, from a .npy file and check them; with `count`, that there are as many distinct ones."""
+    """Read ids, int64 or str, from a .npy file and check them; with `count`, also their number and that they differ."""
     if path is None:
         return None
     try:
@@ -87,7 +87,7 @@ def read_array(path: Path, what: str) -> NDArray[Any]:
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Index file to write (.vqi).")
 @click.option("--bits", type=click.IntRange(1, 8), default=4, show_default=True, help="Bits per coordinate.")
-@click.option("--metric", type=click.Choice(METRICS), help="Default: what an ann-benchmarks file names, else ip.")
+@click.option("--metric", type=click.Choice(METRICS), help="Default: the metric of an ann-benchmarks file, else ip.")
 @click.option("--codec", type=click.Choice(CODECS), default="turboquant-prod", show_default=True)
 @click.option("--sketch", type=click.Choice(SKETCHES), help="For turboquant-prod. Default: shared.")
 @click.option("--rotation", type=click.Choice(ROTATIONS), default="hadamard", show_default=True)
@@ -98,7 +98,7 @@ def read_array(path: Path, what: str) -> NDArray[Any]:
 @click.option("--dataset", help="Which dataset, key or column of DATA holds the vectors.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, or a backend's name.")
 @click.option("--force", is_flag=True, help="Replace OUTPUT if it exists.")
-@click.option("--store", is_flag=True, help="Make a store, a folder; so also if OUTPUT is a folder.")
+@click.option("--store", is_flag=True, help="Make a store, which is a folder. Default if OUTPUT is a folder.")
 @click.option("--commit-every", type=click.IntRange(1), help="Rows between commits to a store.  [default: 256 MiB]")
 @json_option
 def build(
@@ -124,9 +124,9 @@ def build(
 
     DATA is .npy .npz .hdf5/.h5 .fvecs .bvecs .fbin .u8bin .i8bin or .parquet.
 
-    A store is built in bounded memory and committed now and then. When it was stopped, the same command goes on after
-    the last commit. With --center mean its center is the mean of the vectors of the first commit, that of a file the
-    mean of all.
+    A store is built in bounded memory, with a commit after every batch. If a build is stopped, the same command resumes
+    it after the last commit. With --center mean, the center of a store is the mean of the vectors of the first commit,
+    and that of a file the mean of all vectors.
     """
     store = store or output.is_dir()
     if commit_every is not None and not store:
@@ -148,12 +148,12 @@ def build(
         "center": center if center in (None, "mean") else read_array(Path(center), "numbers"),
     }
     with open_vectors(data, dataset) as source:
-        named = read_ids(ids, source.shape[0])
+        explicit = read_ids(ids, source.shape[0])
         if store:
-            index, seconds = build_store(output, source, data, parameters, named, device, commit_every, force)
+            index, seconds = build_store(output, source, data, parameters, explicit, device, commit_every, force)
         else:
             index = vqindex.VQIndex(source.shape[1], device=device, **parameters)
-            build_index(index, source, f"encoding {data.name}", named)
+            build_index(index, source, f"encoding {data.name}", explicit)
             start = time.perf_counter()
             index.save(output)
             seconds = time.perf_counter() - start

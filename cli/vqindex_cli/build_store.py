@@ -1,4 +1,4 @@
-"""``vqindex build --store``: in bounded memory, committed now and then, resumed after the last commit."""
+"""``vqindex build --store``: build in bounded memory, with commits; a stopped build resumes after the last commit."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from .source_rows import SourceRows
 
 __all__ = ["BEGUN", "build_store"]
 
-BEGUN = "building"  # in the notes of a store: what it is built from, and how many rows are in it
+BEGUN = "building"  # key in a store's notes: the source of the build, and the rows that are done
 _COMMIT_VALUES = 2**26  # float32 values between two commits: 256 MiB of input
 
 
-def _sum(ids: NDArray[Any]) -> int:
-    """Return something that other ids would hardly have."""
+def _checksum(ids: NDArray[Any]) -> int:
+    """Return a checksum of ids."""
     return zlib.crc32(ids.tobytes()) if ids.dtype.kind == "U" else int(ids.sum(dtype=np.uint64))
 
 
 def _origin(source: VectorSource, data: Path, ids: NDArray[Any] | None) -> dict[str, Any]:
-    """Return what tells the data of a build from others."""
+    """Return the fields that identify the data of a build."""
     status = data.stat()
     return {
         "data": data.name,
         "rows": source.shape[0],
         "bytes": status.st_size,
         "changed": status.st_mtime_ns,
-        "ids": None if ids is None else _sum(ids),
+        "ids": None if ids is None else _checksum(ids),
     }
 
 
@@ -51,12 +51,12 @@ def build_store(
     every: int | None,
     force: bool,
 ) -> tuple[vqindex.VQIndex, float]:
-    """Make or finish a store; return it, open for reading, and the seconds that commits took."""
+    """Build or resume a store; return it, open for reading, and the seconds that commits took."""
     if force:
         discard_store(output)
-    wanted = {name: value for name, value in parameters.items() if value is not None}
+    explicit = {name: value for name, value in parameters.items() if value is not None}
     origin = _origin(source, data, ids)
-    with vqindex.open(output, "a", dim=source.shape[1], device=device, **wanted) as index:
+    with vqindex.open(output, "a", dim=source.shape[1], device=device, **explicit) as index:
         begun = index.meta.get(BEGUN)
         if begun is None and len(index) == 0 and not index.meta:
             begun = index.meta[BEGUN] = {**origin, "done": 0}

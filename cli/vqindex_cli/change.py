@@ -1,4 +1,4 @@
-"""``vqindex add``, ``delete`` and ``compact``: a file is replaced as a whole, a store gets a commit."""
+"""``vqindex add``, ``delete`` and ``compact``: they replace a file as a whole, or commit to a store."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def add(
 ) -> None:
     """Add the vectors of DATA to INDEX.
 
-    A file is replaced once the new one is on disk. A store keeps its files and gets one more.
+    A file is replaced after the new one is on disk. A store keeps its files and gets one more.
     """
     if upsert and ids is None:
         raise click.UsageError("--upsert needs --ids, which say what to replace")
@@ -48,9 +48,9 @@ def add(
             count = source.shape[0]
             build_index(loaded, source, f"encoding {data.name}", read_ids(ids, count), upsert=upsert)
         seconds, after = loaded.meta["build_seconds"], len(loaded)
-        for key in _SECONDS:  # those of all vectors, or unknown as before
-            known = spent[key]
-            loaded.meta[key] = None if known is None and before else (known or 0) + loaded.meta[key]
+        for key in _SECONDS:  # the sum over all vectors; unknown if it was unknown before
+            earlier = spent[key]
+            loaded.meta[key] = None if earlier is None and before else (earlier or 0) + loaded.meta[key]
     replaced = before + count - after
     summary = {
         "index": str(index),
@@ -64,13 +64,13 @@ def add(
 
 @click.command()
 @click.argument("index", type=click.Path(path_type=Path))
-@click.option("--ids", type=click.Path(path_type=Path), required=True, help="File of the ids to take out (.npy).")
+@click.option("--ids", type=click.Path(path_type=Path), required=True, help="File of the ids to delete (.npy).")
 @json_option
 def delete(index: Path, ids: Path, as_json: bool) -> None:
-    """Take vectors out of INDEX.
+    """Delete vectors from INDEX.
 
-    Ids that are not in INDEX are passed over; if none is, INDEX stays as it is. A file is replaced once the new one
-    is on disk; in a store the vectors are marked.
+    Ids that are not in INDEX are ignored; if none is, INDEX stays unchanged. A file is replaced after the new one is on
+    disk; a store marks the vectors as removed.
     """
     with changing(index) as loaded:
         removed, after = loaded.remove(read_ids(ids)), len(loaded)
@@ -81,9 +81,9 @@ def delete(index: Path, ids: Path, as_json: bool) -> None:
 @click.argument("index", type=click.Path(path_type=Path))
 @json_option
 def compact(index: Path, as_json: bool) -> None:
-    """Rewrite the files of the store INDEX without removed vectors, as few as may be.
+    """Rewrite the files of the store INDEX without removed vectors, as few files as possible.
 
-    A single file never holds removed vectors and stays as it is.
+    An index file never has removed vectors and stays unchanged.
     """
     before = _size(index)
     with changing(index) as loaded:

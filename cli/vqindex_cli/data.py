@@ -1,4 +1,4 @@
-"""``vqindex datasets``: list, fetch and make data sets with exact neighbors."""
+"""``vqindex datasets``: list, download and make data sets with exact neighbors."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["datasets"]
 
 @click.group()
 def datasets() -> None:
-    """List, fetch and make data sets in the ann-benchmarks layout."""
+    """List, download and make data sets in the ann-benchmarks layout."""
 
 
 @datasets.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """List what `fetch` knows."""
+    """List the data sets that `fetch` can download or make."""
     entries = vd.list_datasets()
     if as_json:
         show_json([vars(entry) for entry in entries])
@@ -35,7 +35,7 @@ def list_(as_json: bool) -> None:
 @click.option("-d", "--directory", type=click.Path(path_type=Path), help="Default: VQINDEX_DATA or ~/.cache/vqindex.")
 @click.option("--base-url", help="A mirror of the ann-benchmarks files.")
 def fetch(name: str, directory: Path | None, base_url: str | None) -> None:
-    """Fetch or make the data set NAME and print its path; an interrupted download goes on where it stopped."""
+    """Download or make the data set NAME and print its path; an interrupted download resumes where it stopped."""
     with progress_bar(f"fetching {name}") as report:
         path = vd.fetch(name, directory, progress=report, base_url=base_url)
     click.echo(str(path))

@@ -1,4 +1,4 @@
-"""``vqindex demo``: the whole story on real vectors, in a minute or two."""
+"""``vqindex demo``: build, save, load and search on real vectors, in a minute or two."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _contenders(output: Path, train: NDArray[np.float32], bits: int, metric: str
 def _measure(
     built: Built, queries: NDArray[np.float32], truth: NDArray[np.int64]
 ) -> tuple[dict[str, Any], list[float]]:
-    """Search once; return the table's row and the curve of recall 1@k."""
+    """Search once; return a row of the table and the curve of recall 1@k."""
     start = time.perf_counter()
     found = built.search(queries, max(_KS))
     row = {
@@ -89,9 +89,9 @@ def demo(output: Path, quick: bool, plot: bool, as_json: bool) -> None:
     )
     click.echo("bytes count every scalar; recall without re-ranking; build includes training, which only PQ needs")
     if not peers and not quick:
-        click.echo("faiss is not installed, so PQ is left out: pip install 'vqindex[faiss]'")
+        click.echo("faiss is not installed, so PQ is skipped: pip install 'vqindex[faiss]'")
     if plotted is not None:
         click.echo(f"plot: {plotted}")
     elif plot:
-        click.echo("matplotlib is not installed, so there is no plot: pip install 'vqindex[plot]'")
+        click.echo("matplotlib is not installed, so no plot is drawn: pip install 'vqindex[plot]'")
     click.echo(f"indexes: {', '.join(sorted(str(p) for p in output.glob('*.vqi')))}")

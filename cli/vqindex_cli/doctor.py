@@ -19,10 +19,10 @@ __all__ = ["doctor"]
 
 
 def _why() -> str:
-    wanted = os.environ.get("VQINDEX_BACKEND")
-    if wanted:
-        return f"VQINDEX_BACKEND is {wanted!r}"
-    return "a GPU is used where device 'cuda' is asked for, or VQINDEX_BACKEND=cuda"
+    backend = os.environ.get("VQINDEX_BACKEND")
+    if backend:
+        return f"VQINDEX_BACKEND is {backend!r}"
+    return "a GPU is used only with device 'cuda' or VQINDEX_BACKEND=cuda"
 
 
 def _numpy_codecs(name: str) -> dict[str, list[str]]:
@@ -46,7 +46,7 @@ def _numpy_codecs(name: str) -> dict[str, list[str]]:
 @click.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Show what this machine offers: processors, and for device 'cuda' what is there and what is missing."""
+    """Show the processors of this machine, and which requirements of device 'cuda' it meets."""
     found = checks()
     auto = resolve("auto")
     cuda = all(check.ok for check in found)

@@ -26,7 +26,7 @@ __all__ = ["evaluate"]
 def _truth(
     index: vqindex.VQIndex, data: Path, queries: Path | None, k: int, exact: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return the queries and the row numbers of their true neighbors, from the file or computed."""
+    """Return the queries and the rows of their true neighbors, which are read from the file or computed."""
     metric = index.spec.metric
     if is_annbench(data) and queries is None:
         known = load_annbench(data)
@@ -70,7 +70,7 @@ def _check_size(index: vqindex.VQIndex, data: Path, n: int, dim: int) -> None:
 @click.option(
     "--queries", type=click.Path(path_type=Path), help="Query vectors, if DATA is not an ann-benchmarks file."
 )
-@click.option("--exact", is_flag=True, help="Compute the true neighbors instead of taking DATA's.")
+@click.option("--exact", is_flag=True, help="Compute the true neighbors instead of reading them from DATA.")
 @click.option("--mmap/--no-mmap", default=False, show_default=True, help="Map the index instead of reading it.")
 @rerank_options
 @threads_option
@@ -94,8 +94,9 @@ def evaluate(
 ) -> None:
     """Measure recall, speed and size of INDEX, built from DATA.
 
-    DATA is an ann-benchmarks HDF5 file, or the base vectors in any format together with --queries; the true
-    neighbors are then computed. Recall is the overlap of id lists; 1@k asks whether the true nearest is among k.
+    DATA is an ann-benchmarks HDF5 file, or the base vectors in any format with --queries; the true neighbors are then
+    computed. Recall is the overlap of id lists; recall 1@k is the share of queries whose nearest neighbor is among k
+    results.
     """
     loaded = open_index(index, mmap=mmap, device=device)
     if k > loaded.ntotal:

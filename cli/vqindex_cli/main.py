@@ -1,4 +1,4 @@
-"""Entry point: the group of commands, and how errors become messages and exit codes."""
+"""Entry point: the group of commands, and the messages and exit codes of errors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def main() -> None:
-    """Run the command line; warnings and errors become lines on stderr, errors of any kind exit code 1."""
+    """Run the command line. Warnings and errors go to stderr; the exit code of an error is 1, of wrong usage 2."""
     warnings.showwarning = _show_warning
     try:
         cli.main(standalone_mode=False)

@@ -1,4 +1,4 @@
-"""The door through which all commands come to an index: a ``.vqi`` file, or the folder of a store."""
+"""Opening an index for the commands: a ``.vqi`` file, or the folder of a store."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def open_index(path: Path, *, mmap: bool = False, device: str = "auto") -> vqind
 
 @contextmanager
 def changing(path: Path, *, device: str = "auto") -> Iterator[vqindex.VQIndex]:
-    """Give an index whose changes are on disk at the end, unless an exception ends it.
+    """Give an index, and write its changes to disk at the end, unless an exception is raised.
 
-    A file is replaced as a whole, if anything changed; to a store a commit is added.
+    A file is replaced as a whole if the index changed; a store gets a commit.
     """
     if path.is_dir():
         with vqindex.open(path, "a", device=device) as store:

@@ -25,7 +25,7 @@ confidence_option = click.option(
     type=click.FloatRange(0.5, 1, min_open=True),
     default=DEFAULT_CONFIDENCE,
     show_default=True,
-    help="Chance to score a true neighbor whose sign bits are read first; 1 scores every vector.",
+    help="Confidence of the sign bound; a true neighbor is missed with at most 1 minus this; 1 scores every vector.",
 )
 
 
@@ -35,19 +35,19 @@ def rerank_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--oversample",
             type=click.FloatRange(1),
-            help=f"Length of the shortlist to re-rank, in k.  [default: {DEFAULT_OVERSAMPLE}]",
+            help=f"Length of the shortlist to re-rank, in multiples of k.  [default: {DEFAULT_OVERSAMPLE}]",
         ),
         click.option(
-            "--rerank-from", type=click.Path(path_type=Path), help="The same from this file, whose row i has id i."
+            "--rerank-from", type=click.Path(path_type=Path), help="Re-rank with the vectors of this file, by id."
         ),
-        click.option("--rerank", is_flag=True, help="Give a shortlist exact scores, from vectors kept in INDEX."),
+        click.option("--rerank", is_flag=True, help="Re-rank with the vectors kept in INDEX."),
     ):
         command = option(command)
     return command
 
 
 class _Rows:
-    """A source of vectors, to be sliced."""
+    """A source of vectors with slices, for `VQIndex.search`."""
 
     def __init__(self, source: VectorSource) -> None:
         self.shape, self.dtype, self._source = source.shape, source.dtype, source
@@ -59,7 +59,7 @@ class _Rows:
 
 @contextmanager
 def reranking(rerank: bool, rerank_from: Path | None, oversample: float | None) -> Iterator[dict[str, Any]]:
-    """Give the arguments of `VQIndex.search` that these options mean, while the file is open."""
+    """Give the arguments of `VQIndex.search` for these options; the file is open inside the context."""
     if rerank and rerank_from is not None:
         raise click.UsageError("--rerank and --rerank-from: give one of the two")
     if oversample is not None and not rerank and rerank_from is None:

@@ -1,4 +1,4 @@
-"""What the commands share on the way out: JSON or a table on stdout, a progress bar on stderr if someone looks."""
+"""Output of the commands: JSON or a table on stdout, and a progress bar on stderr if it is a terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ANY_WIDTH = 1_000_000
 
 
 class _JsonOption(click.Option):
-    """--json, whose environment variable ends in _JSON although the parameter is not called so."""
+    """The option --json. Its environment variable ends in _JSON, although the parameter has another name."""
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         return os.environ.get(f"{ctx.auto_envvar_prefix}_JSON") or None
@@ -41,20 +41,20 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]
         self._item = item
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Return how the option is shown in the help."""
+        """Return the metavar of the option in the help."""
         return "A,B,..."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
         """Return the values, each checked by its own type."""
         if not isinstance(value, str):
             return tuple(value)
-        parts = [part.strip() for part in value.split(",")] if value.strip() else []
-        return tuple(self._item.convert(part, param, ctx) for part in parts)
+        items = [item.strip() for item in value.split(",")] if value.strip() else []
+        return tuple(self._item.convert(item, param, ctx) for item in items)
 
 
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Give ``report(done, total)``; draws on stderr, and only on a terminal."""
+    """Give ``report(done, total)``, which draws a bar on stderr if stderr is a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as progress:
@@ -94,7 +94,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 def _print(table: Table) -> None:
-    """Print to stdout; what is not a terminal gets whole lines, however long."""
+    """Print to stdout; lines are not wrapped if stdout is not a terminal."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=_ANY_WIDTH)
@@ -102,7 +102,7 @@ def _print(table: Table) -> None:
 
 
 def _text(value: Any) -> Text:
-    """Return a value as text; never as markup, for paths may hold brackets."""
+    """Return a value as text, not as markup, because paths may have brackets."""
     if isinstance(value, float):
         return Text(f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}")
     if isinstance(value, int) and not isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""``vqindex search``: queries from a file, results to a file or the terminal."""
+"""``vqindex search``: search for the queries of a file; write results to a file or the terminal."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _SHOWN = 10
 
 
 def _plain(ids: NDArray[Any]) -> NDArray[Any]:
-    """Return ids that are strings as an array that is no pickle: "" where there is no result."""
-    return ids if ids.dtype != object else np.array([[name or "" for name in line] for line in ids], str)
+    """Return ids as an array that NumPy saves without pickle; "" stands for a missing result."""
+    return ids if ids.dtype != object else np.array([[string or "" for string in row] for row in ids], str)
 
 
 @click.command()
@@ -76,8 +76,8 @@ def search(
         click.echo(f"wrote {result.ids.shape[0]} x {k} results to {output}", err=True)
     if as_json:
         for i, (scores, ids) in enumerate(zip(result.scores, result.ids, strict=True)):
-            there = np.isfinite(scores)
-            line = {"query": i, "ids": ids[there].tolist(), "scores": [float(f"{s:.9g}") for s in scores[there]]}
+            mask = np.isfinite(scores)
+            line = {"query": i, "ids": ids[mask].tolist(), "scores": [float(f"{s:.9g}") for s in scores[mask]]}
             click.echo(json.dumps(line, allow_nan=False))
     elif output is None:
         rows = [

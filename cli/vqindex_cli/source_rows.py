@@ -1,4 +1,4 @@
-"""The vectors of a file as something that is read slice by slice, as `VQIndex.add` does."""
+"""The vectors of a file as an object with slices, which `VQIndex.add` reads one by one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["SourceRows"]
 
 
 class SourceRows:
-    """Rows `start` to before `stop` of a source; reports what is read, and notes the seconds that took.
+    """Rows [start, stop) of a source. Each read reports progress and adds its seconds to `read_seconds`.
 
     Errors of `VQIndex.add` name rows of the file if `start` is 0.
     """

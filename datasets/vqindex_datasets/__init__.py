@@ -1,6 +1,6 @@
 """Data sets for vqindex: readers, the ann-benchmarks layout, exact neighbors, synthetic data, a catalog.
 
-Nothing is read, fetched or computed on import.
+Importing the package reads, downloads and computes nothing.
 """
 
 from __future__ import annotations

@@ -16,19 +16,19 @@ from .sources import VectorSource
 __all__ = ["ParquetSource"]
 
 
-# Arrow's names of float types that are not NumPy's; asking pyarrow itself takes pandas in some versions.
+# Arrow's names of float types that differ from NumPy's; pyarrow's own conversion needs pandas in some versions.
 _FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
 
 
 class ParquetSource(VectorSource):
-    """A column of lists of numbers, all of one length; read by row groups.
+    """A column of lists of numbers of equal length, read by row groups.
 
     Parameters
     ----------
     path : Path
         The file.
     column : str, optional
-        The column to read; by default the only one that holds lists of numbers.
+        The column to read; by default the only column of lists of numbers.
 
     Raises
     ------
@@ -78,7 +78,7 @@ class ParquetSource(VectorSource):
         return bool(types.is_floating(kind.value_type) or types.is_integer(kind.value_type))
 
     def _dimension(self, kind: Any, name: str) -> int:
-        """Take the length from the type or, for lists of any length, from the first row."""
+        """Return the length of the lists, from the type or, for lists of variable length, from the first row."""
         if self._arrow.types.is_fixed_size_list(kind):
             return int(kind.list_size)
         for batch in self._file.iter_batches(batch_size=1, columns=[self._column]):
@@ -103,15 +103,15 @@ class ParquetSource(VectorSource):
             return np.empty((0, self.shape[1]), self.dtype)
         first = int(np.searchsorted(self._starts, start, "right")) - 1
         last = int(np.searchsorted(self._starts, stop, "left"))
-        parts = []
+        arrays = []
         for group in range(first, last):
             table = self._decode(lambda group=group: self._file.read_row_group(group, columns=[self._column]))
             begin = int(self._starts[group])
             low, high = max(start - begin, 0), min(stop - begin, table.num_rows)
             for chunk in table.column(0).slice(low, high - low).chunks:
-                parts.append(self._to_numpy(chunk, begin + low))
+                arrays.append(self._to_numpy(chunk, begin + low))
                 low += len(chunk)
-        return np.concatenate(parts)
+        return np.concatenate(arrays)
 
     def _decode(self, action: Any) -> Any:
         try:
@@ -120,7 +120,7 @@ class ParquetSource(VectorSource):
             raise DatasetError(f"{self.name}: damaged ({error}); expected a readable parquet file") from error
 
     def _to_numpy(self, column: Any, first: int) -> NDArray[Any]:
-        """Turn an arrow list array into an array of shape (m, d)."""
+        """Return an arrow list array as an array of shape (m, d)."""
         if column.null_count:
             row = first + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
             raise DatasetError(f"{self.name}: row {row} is null; expected {self.shape[1]} numbers")

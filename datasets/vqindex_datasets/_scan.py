@@ -1,6 +1,6 @@
-"""The fast, inexact half of the exact search: which pairs might belong to the answer.
+"""The fast scan of the exact search: it yields the pairs of a query and a row that may be in the result.
 
-See `groundtruth` for the argument. A scanner never decides; it may name too many pairs, never too few.
+`groundtruth` explains the algorithm. A scanner may yield too many pairs, never too few.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ Candidates = Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]
 
 
 def _guard(dim: int, dtype: np.dtype[Any]) -> float:
-    """Bound the relative error of a dot product of length `dim`, casts and extra columns too, times 4."""
+    """Return 4 times a bound of the relative error of a dot product of length `dim`, with casts and extra columns."""
     return 4.0 * (dim + 16) * float(np.finfo(dtype).eps) / 2
 
 
 class Scanner:
-    """Names candidate pairs with a NumPy matrix product.
+    """Finds candidate pairs by a NumPy matrix product.
 
-    Queries and rows get extra columns so that the product itself is the upper bound, up to a shift per query:
+    Queries and rows get extra columns, so that the product is the upper bound up to a shift per query:
 
     ======  =============================  ==================  =========================================
-    metric  query side                     row side            a row may enter when the product is >=
+    metric  query side                     row side            a row is a candidate if product >=
     ======  =============================  ==================  =========================================
     cosine  q/|q|                          x/|x|               worst - g
     ip      q/|q|, g                       x, |x|              worst / |q|
     l2      2a, -(1 - g), 2 g |a|          b, |b|^2, |b|       worst + (1 - g) |a|^2
     ======  =============================  ==================  =========================================
 
-    with g = `_guard`, a = q - c, b = x - c, c the mean query (it keeps data with a large mean well
-    conditioned), and for l2 the score -|q - x|^2 and the error bound g (|a| + |b|)^2.
+    with g = `_guard`, a = q - c, b = x - c, and c the mean of the queries, which keeps data with a large mean well
+    conditioned. For l2 the score is -|q - x|^2 and the error bound g (|a| + |b|)^2.
     """
 
     # 1024 x 8192 float32 products are 32 MiB.
@@ -48,7 +48,7 @@ class Scanner:
     def __init__(self, queries: NDArray[np.float64], norms: NDArray[np.float64], metric: str, k: int) -> None:
         self.metric, self.k, self.norms = metric, k, norms
         self.center = np.zeros(queries.shape[1])
-        # With 2k rows in the first tile, the k-th best bound of that tile is a useful start.
+        # With 2k rows in the first tile, its k-th best bound is a useful first threshold.
         values = self.tile_queries * self.tile_rows
         self.tile_rows = max(self.tile_rows, 2 * k)
         self.tile_queries = max(1, values // self.tile_rows)
@@ -65,30 +65,30 @@ class Scanner:
     def candidates(
         self, tile: NDArray[np.float64], norms: NDArray[np.float64], worst: NDArray[np.float64]
     ) -> Candidates:
-        """Yield ``(begin, who, row)`` per group of queries: pairs (begin + who, row), by query, then row.
+        """Yield ``(begin, who, row)`` per batch of queries: pairs (begin + who, row), by query, then row.
 
-        `tile` is float64 (m, d) with `norms` (m,); `worst` (nq,) is the score to reach, -inf where any row
-        will do.
+        `tile` is float64 (m, d) with `norms` (m,); `worst` (nq,) is the least score of a candidate, -inf if every row
+        is one.
         """
         dtype, rows, lengths = self._row_side(tile, norms)
         guard, tiny = _guard(tile.shape[1], dtype), float(np.finfo(dtype).tiny) * (tile.shape[1] + 16)
         side = self._query_side(dtype, guard)
         need = self._threshold(worst, guard)
-        # Rounding of the threshold itself, and products so small that they lose relative accuracy.
+        # Allow for the rounding of the threshold, and for products so small that they lose relative accuracy.
         need -= np.abs(np.where(np.isfinite(need), need, 0.0)) * 8 * np.finfo(dtype).eps + tiny
         slack = 2 * guard * self._scale(float(lengths.max(initial=0.0)))
         for begin in range(0, len(self.queries), self.tile_queries):
-            part = slice(begin, begin + self.tile_queries)
+            batch = slice(begin, begin + self.tile_queries)
             # A threshold beyond the range of float32 becomes infinite: no row of this tile can reach it.
             with np.errstate(over="ignore"):
-                reach = need[part].astype(dtype)
-            who, row = self._pairs(side, part, rows, reach, slack[part] + tiny)
+                threshold = need[batch].astype(dtype)
+            who, row = self._pairs(side, batch, rows, threshold, slack[batch] + tiny)
             yield begin, who, row
 
     def _row_side(
         self, tile: NDArray[np.float64], norms: NDArray[np.float64]
     ) -> tuple[np.dtype[Any], Any, NDArray[np.float64]]:
-        """Give the type to compute in, the row side of the product, and the row lengths for the bound."""
+        """Return the type to compute in, the row side of the product, and the row lengths for the bound."""
         if self.metric == "cosine":
             narrow = np.dtype(np.float32)
             return narrow, self._move(_unit(tile, norms).astype(narrow)), np.ones(len(tile))
@@ -106,13 +106,13 @@ class Scanner:
 
     def _query_side(self, dtype: np.dtype[Any], guard: float) -> Any:
         if dtype not in self._sides:
-            parts = [self.queries]
+            columns = [self.queries]
             if self.metric == "ip":
-                parts = [self.queries, np.full((len(self.queries), 1), guard)]
+                columns = [self.queries, np.full((len(self.queries), 1), guard)]
             elif self.metric == "l2":
                 ones = np.ones((len(self.queries), 1))
-                parts = [2 * self.queries, (guard - 1) * ones, 2 * guard * self.lengths[:, None]]
-            self._sides[dtype] = self._move(np.concatenate(parts, axis=1).astype(dtype))
+                columns = [2 * self.queries, (guard - 1) * ones, 2 * guard * self.lengths[:, None]]
+            self._sides[dtype] = self._move(np.concatenate(columns, axis=1).astype(dtype))
         return self._sides[dtype]
 
     def _threshold(self, worst: NDArray[np.float64], guard: float) -> NDArray[np.float64]:
@@ -126,23 +126,23 @@ class Scanner:
         return need
 
     def _scale(self, longest: float) -> NDArray[np.float64]:
-        """Give what `_guard` is relative to, for the worst row of a tile; shape (nq,)."""
+        """Return the magnitude to which `_guard` is relative, for the longest row of a tile; shape (nq,)."""
         if self.metric == "l2":
             squares: NDArray[np.float64] = (self.lengths + longest) ** 2
             return squares
         return np.full(len(self.queries), longest)
 
     def _move(self, array: NDArray[Any]) -> Any:
-        """Bring an array to where the product is made."""
+        """Return an array on the device that computes the product."""
         return array
 
     def _pairs(
-        self, side: Any, part: slice, rows: Any, need: NDArray[Any], slack: NDArray[np.float64]
+        self, side: Any, batch: slice, rows: Any, need: NDArray[Any], slack: NDArray[np.float64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Make one product and give the pairs that reach `need`."""
-        product = side[part] @ rows.T
+        """Compute one product and return the pairs that reach `need`."""
+        product = side[batch] @ rows.T
         if product.shape[1] >= self.k and (need == -np.inf).any():
-            # Nothing is known yet: k rows of this tile have a score within the slack of its k-th best bound.
+            # Without a threshold: k rows of this tile have scores within `slack` of its k-th best bound.
             kth = np.partition(product, product.shape[1] - self.k, axis=1)[:, -self.k]
             need = np.maximum(need, _lower(kth, slack))
         found = np.flatnonzero(product >= need[:, None])
@@ -151,7 +151,7 @@ class Scanner:
 
 
 class TorchScanner(Scanner):
-    """The same products on a torch device. Only pairs come back, so the answer is that of `Scanner`."""
+    """A scanner on a torch device. It yields pairs, no scores, so the search has the same result as with `Scanner`."""
 
     # 2048 x 65536 float32 products are 512 MiB of device memory.
     tile_rows = 65536
@@ -179,13 +179,13 @@ class TorchScanner(Scanner):
         return self.torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
     def _pairs(
-        self, side: Any, part: slice, rows: Any, need: NDArray[Any], slack: NDArray[np.float64]
+        self, side: Any, batch: slice, rows: Any, need: NDArray[Any], slack: NDArray[np.float64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        # The bound holds for true float32 products, so TF32 and bfloat16 shortcuts must be off for this one.
+        # The bound holds for float32 products, so this product must not use TF32 or bfloat16.
         before = self.torch.get_float32_matmul_precision()
         self.torch.set_float32_matmul_precision("highest")
         try:
-            product = side[part] @ rows.T
+            product = side[batch] @ rows.T
         finally:
             self.torch.set_float32_matmul_precision(before)
         if product.shape[1] >= self.k and (need == -np.inf).any():
@@ -196,18 +196,18 @@ class TorchScanner(Scanner):
 
 
 def _lower(kth: NDArray[Any], slack: NDArray[np.float64]) -> NDArray[Any]:
-    """Subtract the slack, rounding down in the type of `kth`."""
+    """Return `kth` minus the slack, rounded down in the type of `kth`."""
     lower: NDArray[Any] = np.nextafter((kth - slack).astype(kth.dtype), kth.dtype.type(-np.inf))
     return lower
 
 
 def _unit(rows: NDArray[np.float64], norms: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scale rows to norm 1; zero rows stay zero."""
+    """Return rows divided by their norms; zero rows stay zero."""
     return np.divide(rows, norms[:, None], out=np.zeros_like(rows), where=norms[:, None] > 0)
 
 
 def make_scanner(device: str, queries: NDArray[np.float64], norms: NDArray[np.float64], metric: str, k: int) -> Scanner:
-    """Give the scanner for a device: "cpu" is NumPy, any other string a torch device."""
+    """Return the scanner for a device: "cpu" is NumPy, any other string a torch device."""
     if device == "cpu":
         return Scanner(queries, norms, metric, k)
     return TorchScanner(device, queries, norms, metric, k)

@@ -1,8 +1,8 @@
 """The HDF5 layout of ann-benchmarks: train, test, neighbors, distances.
 
-Two layouts are in use. Older files hold float32 vectors and int32 neighbors and have no ``type`` and
-``dimension`` attributes; the current writer stores int64 neighbors and float64 distances and has them. Both
-are read, float16 and integer vectors too. `write_annbench` writes the current layout.
+Two layouts are in use. Older files have float32 vectors and int32 neighbors, and no attributes ``type`` and
+``dimension``. Current files have int64 neighbors, float64 distances and both attributes. `load_annbench` reads both
+layouts, and also float16 and integer vectors. `write_annbench` writes the current layout.
 """
 
 from __future__ import annotations
@@ -28,22 +28,21 @@ __all__ = ["DISTANCES", "Dataset", "is_annbench", "load_annbench", "write_annben
 DISTANCES: dict[str, str] = {
     "angular": "cosine",
     "cosine": "cosine",
-    # VIBE's name for unit vectors under cosine: both metrics rank these alike, and this one forgives their
-    # rounding.
+    # VIBE's name for unit vectors. ip and cosine rank these alike, and cosine is not affected by their rounding.
     "normalized": "cosine",
     "euclidean": "l2",
     "l2": "l2",
     "ip": "ip",
     "dot": "ip",
 }
-"""What the ``distance`` attribute may say, and the metric that it means."""
+"""Values of the attribute ``distance``, and the metric of each."""
 
 _PARTS = ("train", "test", "neighbors", "distances")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """An ann-benchmarks file that has been checked. The arrays are read when asked for, afresh each time.
+    """A checked ann-benchmarks file. Each access to an array reads it from the file.
 
     Attributes
     ----------
@@ -52,7 +51,7 @@ class Dataset:
     metric : str
         "cosine", "l2" or "ip".
     distance : str
-        What the file calls it.
+        Name of the metric in the file.
     n, nq, dim, gt_k : int
         Train rows, queries, dimension, and true neighbors per query.
     """
@@ -67,7 +66,7 @@ class Dataset:
 
     @property
     def train(self) -> VectorSource:
-        """The train rows, shape (n, dim), read in chunks. Each access opens the file; close what it gives."""
+        """The train rows, shape (n, dim), read in chunks. Each access opens the file; close the source after use."""
         return open_vectors(self.path, "train")
 
     @property
@@ -92,24 +91,24 @@ def _read(path: Path, name: str) -> Any:
 
 
 def is_annbench(path: str | Path) -> bool:
-    """Say whether a file has the layout of ann-benchmarks: train, test, neighbors and distances, contents unchecked.
+    """Return whether a file has the layout of ann-benchmarks, train, test, neighbors and distances, without checks.
 
     Parameters
     ----------
     path : str or Path
-        The file. One that is not there, or can't be read as HDF5, has not.
+        The file. The result is False if it does not exist, or is not HDF5.
 
     Returns
     -------
     bool
-        Whether it has.
+        Whether the file has this layout.
     """
     if not Path(path).is_file() or not h5py.is_hdf5(path):
         return False
     try:
         with h5py.File(path, "r") as file:
             return all(isinstance(file.get(name), h5py.Dataset) for name in _PARTS)
-    except OSError:  # cut short after the signature
+    except OSError:  # truncated after the signature
         return False
 
 
@@ -124,13 +123,13 @@ def load_annbench(path: str | Path) -> Dataset:
     Returns
     -------
     Dataset
-        Its description; the arrays are read lazily.
+        Sizes and metric of the file; the arrays are read on access.
 
     Raises
     ------
     DatasetError
-        If the file is missing, not in this layout, sparse or binary, of an unknown distance, if shapes
-        disagree, or if a neighbor is not a train row.
+        If the file is missing, not in this layout, sparse or binary, has an unknown distance or inconsistent shapes, or
+        if a neighbor is not a train row.
     """
     path = Path(path)
     if not path.is_file():
@@ -183,7 +182,7 @@ def _check_neighbors(name: str, neighbors: NDArray[Any], distances: tuple[int, .
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` that takes its place when the block ends without an error."""
+    """Give a temporary path, which replaces `path` if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -208,15 +207,15 @@ def write_annbench(
     neighbors_dtype: DTypeLike = np.int64,
     distances_dtype: DTypeLike = np.float64,
 ) -> Path:
-    """Write an ann-benchmarks file, whole or not at all.
+    """Write an ann-benchmarks file, atomically.
 
     Parameters
     ----------
     path : str or Path
-        The file; one already there is replaced in the end.
+        The file; an existing one is replaced at the end.
     train : ndarray of any float or integer type, shape (n, d), VectorSource, or iterable of such arrays
-        The rows. With an array or a source they lie contiguous in the file; with an iterable, whose length is
-        unknown before its end, in HDF5 chunks.
+        The rows. An array or a source is stored contiguously in the file; an iterable, whose length is not known in
+        advance, in HDF5 chunks.
     test : ndarray of any float or integer type, shape (nq, d)
         The queries.
     neighbors, distances : ndarray of any integer and any float type, shape (nq, k)
@@ -224,9 +223,9 @@ def write_annbench(
     distance : str
         A key of `DISTANCES`.
     dtype, point_type : dtype, str
-        How vectors are stored, and the attribute of that name.
+        Type of the stored vectors, and the attribute ``point_type``.
     neighbors_dtype, distances_dtype : dtype
-        int64 and float64 as the current ann-benchmarks writer has them; int32 and float32 take half the room.
+        int64 and float64 as in current files; int32 and float32 take half the space.
 
     Returns
     -------
@@ -257,7 +256,7 @@ def write_annbench(
 
 
 def _cast(array: NDArray[Any], dtype: np.dtype[Any], what: str) -> NDArray[Any]:
-    """Change the type; refuse values that are not finite afterwards, or integers that change."""
+    """Return an array in another type; raises DatasetError for values that become infinite or change as integers."""
     with np.errstate(over="ignore", invalid="ignore"):
         out = array.astype(dtype)
     bad = ~np.isfinite(out) if dtype.kind == "f" else out != array
@@ -270,23 +269,23 @@ def _cast(array: NDArray[Any], dtype: np.dtype[Any], what: str) -> NDArray[Any]:
 def _write_train(
     file: Any, train: NDArray[Any] | VectorSource | Iterable[NDArray[Any]], dim: int, dtype: np.dtype[Any]
 ) -> int:
-    """Write the train rows chunk by chunk and give their number."""
+    """Write the train rows chunk by chunk and return their number."""
     if isinstance(train, np.ndarray) and train.ndim != 2:
         raise DatasetError(f"train has shape {train.shape}; expected (n, {dim})")
     if isinstance(train, (VectorSource, np.ndarray)):
         rows = file.create_dataset("train", (train.shape[0], dim), dtype)
-        parts: Iterable[NDArray[Any]] = train.chunks() if isinstance(train, VectorSource) else [train]
+        blocks: Iterable[NDArray[Any]] = train.chunks() if isinstance(train, VectorSource) else [train]
     else:
         # Chunks of about 1 MiB: large enough for fast scans, small enough for the default chunk cache.
         step = max(1, (1 << 20) // (dim * dtype.itemsize))
         rows = file.create_dataset("train", (0, dim), dtype, maxshape=(None, dim), chunks=(step, dim))
-        parts = train
+        blocks = train
     done = 0
-    for part in parts:
-        if part.ndim != 2 or part.shape[1] != dim:
-            raise DatasetError(f"train rows have shape {part.shape}; expected (m, {dim}), the dimension of test")
-        if done + len(part) > len(rows):
-            rows.resize(done + len(part), axis=0)
-        rows[done : done + len(part)] = _cast(part, dtype, "train")
-        done += len(part)
+    for block in blocks:
+        if block.ndim != 2 or block.shape[1] != dim:
+            raise DatasetError(f"train rows have shape {block.shape}; expected (m, {dim}), the dimension of test")
+        if done + len(block) > len(rows):
+            rows.resize(done + len(block), axis=0)
+        rows[done : done + len(block)] = _cast(block, dtype, "train")
+        done += len(block)
     return done

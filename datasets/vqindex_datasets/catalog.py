@@ -1,8 +1,8 @@
-"""What can be fetched or made by name.
+"""The data sets that can be fetched or made by name.
 
-The ann-benchmarks files are listed with the sizes that their makers publish; byte sizes are approximate.
-Their makers publish no checksums and none are made up here: ``sha256`` is None for them, so a first download
-is trusted as far as its length and layout can be checked, and its sum is kept beside the file for later runs.
+The sizes of the ann-benchmarks files are those that their authors publish; byte sizes are approximate. The authors
+publish no checksums, so ``sha256`` is None for these files. A first download is checked by its length and layout; its
+checksum is stored beside the file for later runs.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ __all__ = [
 ]
 
 BASE_URL = "http://ann-benchmarks.com"
-"""Where the ann-benchmarks files are; `fetch` can be given a mirror."""
+"""Address of the ann-benchmarks files; `fetch` also takes a mirror."""
 
 Progress = Callable[[int, "int | None"], None]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One data set that has a name.
+    """One data set of the catalog.
 
     Attributes
     ----------
     name : str
-        For `fetch`.
+        Name for `fetch`.
     kind : str
-        "download" (HTTP), "npm", "shipped" (in this package) or "synthetic" (made on the spot).
+        "download" (HTTP), "npm", "shipped" (in this package) or "synthetic" (generated).
     n, dim, nq : int
         Train rows, dimension, queries.
     distance : str
@@ -53,7 +53,7 @@ class Entry:
     size : int
         Bytes, approximately.
     sha256 : str or None
-        The sum of the file, None where it is not known.
+        Checksum of the file, None if it is not known.
     description : str
         One line.
     """
@@ -69,7 +69,7 @@ class Entry:
     description: str
 
 
-# name, n, dim, nq, distance, MiB: as their makers publish them
+# name, n, dim, nq, distance, MiB, as published by their authors
 _ANN_BENCHMARKS = (
     ("glove-25-angular", 1_183_514, 25, 10_000, "angular", 121),
     ("glove-50-angular", 1_183_514, 50, 10_000, "angular", 235),
@@ -81,13 +81,13 @@ _ANN_BENCHMARKS = (
     ("gist-960-euclidean", 1_000_000, 960, 1_000, "euclidean", 3690),
     ("nytimes-256-angular", 290_000, 256, 10_000, "angular", 301),
     ("deep-image-96-angular", 9_990_000, 96, 10_000, "angular", 3690),
-    # The name says 64 and dot: the makers added a 65th coordinate, which turns inner products into angles.
+    # Despite its name the set has 65 coordinates; the last one turns inner products into angles.
     ("lastfm-64-dot", 292_385, 65, 50_000, "angular", 135),
     ("coco-i2i-512-angular", 113_287, 512, 10_000, "angular", 136),
     ("coco-t2i-512-angular", 113_287, 512, 10_000, "angular", 136),
 )
 
-# The size of the synthetic sets that `fetch` makes: large enough to rank indexes, made in seconds.
+# Size of the synthetic sets that `fetch` makes: large enough to rank indexes, and made in seconds.
 _SYNTHETIC_N, _SYNTHETIC_DIM, _SYNTHETIC_NQ, _SYNTHETIC_SEED = 20_000, 128, 500, 0
 
 
@@ -100,7 +100,7 @@ def _entries() -> dict[str, Entry]:
     ]  # fmt: skip
     for name, n, dim, nq, distance, size in _ANN_BENCHMARKS:
         entries.append(Entry(name, "download", n, dim, nq, distance, size << 20, None, f"ann-benchmarks, {BASE_URL}"))
-    # Vectors float32, and 100 neighbors a query with int64 and float64.
+    # float32 vectors, and 100 neighbors per query as int64 with float64 distances.
     size = 4 * (_SYNTHETIC_N + _SYNTHETIC_NQ) * _SYNTHETIC_DIM + 1600 * _SYNTHETIC_NQ
     for name, kind in SYNTHETIC.items():
         entries.append(
@@ -115,17 +115,17 @@ CATALOG: dict[str, Entry] = _entries()
 
 
 def list_datasets() -> list[Entry]:
-    """Give all entries: the shipped sample, the npm set, the ann-benchmarks sets, the synthetic ones."""
+    """Return all entries: the shipped sample, the npm set, the ann-benchmarks sets, and the synthetic sets."""
     return list(CATALOG.values())
 
 
 def default_directory() -> Path:
-    """Give the folder that `fetch` uses: environment variable VQINDEX_DATA, or ``~/.cache/vqindex``."""
+    """Return the folder that `fetch` uses: the environment variable VQINDEX_DATA, or ``~/.cache/vqindex``."""
     return Path(os.environ.get("VQINDEX_DATA") or Path.home() / ".cache" / "vqindex").expanduser()
 
 
 def sample_path() -> Path:
-    """Give the path of the shipped sample, glove-100-sample."""
+    """Return the path of the shipped sample, glove-100-sample."""
     path = Path(__file__).parent / "data" / "glove-100-sample.hdf5"
     if not path.is_file():
         raise DatasetError(f"{path}: no such file; expected the sample that ships with the package")
@@ -139,15 +139,14 @@ def fetch(
     progress: Progress | None = None,
     base_url: str | None = None,
 ) -> Path:
-    """Give the path of a data set, fetching or making it if it is not there yet.
+    """Return the path of a data set; download or make it if the file does not exist.
 
     Parameters
     ----------
     name : str
-        A key of `CATALOG`. A synthetic set is made with the size in its entry; see `make_synthetic_file` for
-        others.
+        A key of `CATALOG`. A synthetic set gets the size in its entry; `make_synthetic_file` makes other sizes.
     directory : str or Path, optional
-        Where files go; by default `default_directory`. The shipped sample stays where it is.
+        Folder of the files; by default `default_directory`. The shipped sample is not copied.
     progress : callable, optional
         ``progress(done, total or None)``: bytes for downloads, rows while neighbors are computed.
     base_url : str, optional
@@ -161,9 +160,9 @@ def fetch(
     Raises
     ------
     DatasetError
-        If the name is unknown, or the file there is damaged or another one.
+        If the name is unknown, or an existing file is damaged or has other contents.
     DownloadError
-        If it cannot be fetched.
+        If the download fails.
     """
     entry = CATALOG.get(name)
     if entry is None:
@@ -186,7 +185,7 @@ def fetch(
 
 
 def _check_sum(path: Path, entry: Entry) -> None:
-    """Compare a file that was there already with the sum that is known of it."""
+    """Compare an existing file with its known checksum."""
     expected = entry.sha256 or sidecar_sum(path)
     if expected is not None and (found := file_sum(path)) != expected:
         raise DownloadError(f"{path}: sha256 {found}; expected {expected}: delete the file to fetch it again")
@@ -194,7 +193,7 @@ def _check_sum(path: Path, entry: Entry) -> None:
 
 def _check_shape(path: Path, entry: Entry) -> None:
     found = load_annbench(path)
-    # The numbers of rows that others publish may be rounded; those of the sets made here are exact.
+    # Published numbers of rows may be rounded; those of the other sets are exact.
     same = (found.n, found.nq) == (entry.n, entry.nq) or entry.kind == "download"
     if found.dim != entry.dim or not same:
         raise DatasetError(
@@ -230,7 +229,7 @@ def make_synthetic_file(
     k : int
         Neighbors per query; fewer if there are fewer rows.
     metric : {"cosine", "l2", "ip"}, optional
-        By default that of the distance which suits the data.
+        By default the metric that suits the data.
     progress : callable, optional
         ``progress(rows_done, n)`` while the neighbors are computed.
 

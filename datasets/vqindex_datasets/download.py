@@ -1,8 +1,8 @@
-"""Download one file over HTTP so that a broken transfer can go on later.
+"""Download one file over HTTP. A broken transfer can be resumed later.
 
-The bytes go to ``dest.part``; ``dest.part.json`` remembers the address and the validator (ETag or
-Last-Modified) of what is in it. The next attempt asks for the rest with ``Range`` and ``If-Range``: a server
-whose file has changed sends all of it, and the part starts anew. Only a complete file with the right sum is
+The bytes go to ``dest.part``; ``dest.part.json`` stores the address and the validator (ETag or Last-Modified) of these
+bytes. The next attempt requests the remaining bytes with ``Range`` and ``If-Range``. If the file on the server has
+changed, the server sends all of it, and the transfer starts again. Only a complete file with the right checksum is
 renamed to `dest`.
 """
 
@@ -28,13 +28,12 @@ Progress = Callable[[int, "int | None"], None]
 
 _BLOCK = 1 << 18
 
-# Answers that mean "not now" rather than "no": timeout, too many requests, and trouble inside or behind the
-# server.
-_PASSING = {408, 425, 429, 500, 502, 503, 504}
+# Temporary errors: timeout, too many requests, and errors of the server or of servers behind it.
+_TEMPORARY = {408, 425, 429, 500, 502, 503, 504}
 
 
 class _RetryError(Exception):
-    """An attempt failed in a way that the next may not."""
+    """An attempt failed, and a retry may succeed."""
 
 
 def download(
@@ -47,23 +46,23 @@ def download(
     retries: int = 4,
     backoff: float = 0.5,
 ) -> Path:
-    """Fetch `url` into `dest`, resuming what an earlier call left unfinished.
+    """Download `url` to `dest`; resumes an unfinished download of an earlier call.
 
     Parameters
     ----------
     url : str
         An http or https address.
     dest : str or Path
-        The file; its folder is made if needed. It appears only when complete.
+        The file; its folder is created if needed. The file appears only when it is complete.
     sha256 : str, optional
-        The expected sum, hexadecimal. If None, the sum found is written to ``dest.sha256`` for later checks.
+        The expected checksum, hexadecimal. If None, the actual one is written to ``dest.sha256`` for later checks.
     progress : callable, optional
         Called as ``progress(bytes_done, bytes_total or None)``.
     timeout, retries : float, int
-        Seconds without a byte before an attempt is given up, and attempts after the first one; an attempt
-        that got further does not count.
+        Seconds without a byte before an attempt fails, and number of attempts after the first one. An attempt that
+        received bytes resets the count.
     backoff : float
-        Seconds before the first retry; doubled for each further one.
+        Seconds before the first retry, doubled for each further one.
 
     Returns
     -------
@@ -73,7 +72,7 @@ def download(
     Raises
     ------
     DownloadError
-        If the server refuses, all attempts fail (the part is kept), or the sum is wrong (the part is
+        If the server refuses, all attempts fail (the received bytes are kept), or the checksum is wrong (they are
         deleted).
     """
     dest = Path(dest)
@@ -100,7 +99,7 @@ def download(
 
 
 def sidecar_sum(dest: str | Path) -> str | None:
-    """Read the sum that an earlier download wrote to ``dest.sha256``; None if there is none."""
+    """Return the checksum that an earlier download wrote to ``dest.sha256``, or None."""
     try:
         words = Path(f"{dest}.sha256").read_text(encoding="ascii").split()
     except (FileNotFoundError, UnicodeDecodeError):
@@ -109,7 +108,7 @@ def sidecar_sum(dest: str | Path) -> str | None:
 
 
 class _Part:
-    """The unfinished file and what is remembered about it."""
+    """The unfinished file, and its address and validator."""
 
     def __init__(self, dest: Path, url: str) -> None:
         self.url = url
@@ -120,7 +119,7 @@ class _Part:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def validator(self) -> str | None:
-        """Give what If-Range needs, if the part is of this address and the server gave a validator."""
+        """Return the validator for If-Range, if the bytes are of this address and have one."""
         try:
             notes = json.loads(self.notes.read_text(encoding="utf-8"))
             value = notes["validator"] if notes["url"] == self.url else None
@@ -129,7 +128,7 @@ class _Part:
         return value if isinstance(value, str) else None
 
     def begin(self, validator: str | None) -> None:
-        """Start with nothing, and note what the bytes to come belong to."""
+        """Start with an empty file, and store the address and validator of its bytes."""
         self.path.write_bytes(b"")
         self.notes.write_text(json.dumps({"url": self.url, "validator": validator}), encoding="utf-8")
 
@@ -139,8 +138,8 @@ class _Part:
 
 
 def _attempt(part: _Part, timeout: float, progress: Progress | None) -> None:
-    """Make one request and append what it brings; return only when the file is complete."""
-    # Without compression: a range counts the bytes of the file itself.
+    """Make one request and append its bytes; return only if the file is complete."""
+    # Without compression, because a range counts bytes of the file itself.
     request = urllib.request.Request(part.url, headers={"Accept-Encoding": "identity", "User-Agent": "vqindex"})
     have, validator = part.size(), part.validator()
     if have and validator:
@@ -148,25 +147,25 @@ def _attempt(part: _Part, timeout: float, progress: Progress | None) -> None:
         request.add_header("If-Range", validator)
     try:
         with urllib.request.urlopen(request, timeout=timeout) as answer:
-            start, total = _where(answer, part, have)
+            start, total = _range_of(answer, part, have)
             _copy(answer, part, start, total, progress)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416:
-            # If-Range held (else all bytes would have come), and there are none after those kept.
+            # The validator is still right, and the file has no more bytes than those received: it is complete.
             if error.headers.get("Content-Range", "").strip() == f"bytes */{have}":
                 return
             part.delete()
             raise _RetryError("the server has no bytes after those kept") from error
-        if error.code in _PASSING:
+        if error.code in _TEMPORARY:
             raise _RetryError(f"the server answered {error.code} {error.reason}") from error
         raise DownloadError(f"{part.url}: the server answered {error.code} {error.reason}; expected 200") from error
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         raise _RetryError(f"{type(error).__name__}: {error}") from error
 
 
-def _where(answer: Any, part: _Part, have: int) -> tuple[int, int | None]:
-    """Give where the bytes of this answer start and the size of the whole; start anew unless they go on."""
+def _range_of(answer: Any, part: _Part, have: int) -> tuple[int, int | None]:
+    """Return the position of the response's first byte and the file's size; restart if it is not the next byte."""
     length = answer.headers.get("Content-Length")
     if answer.status == 206:
         found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", "").strip())
@@ -177,7 +176,7 @@ def _where(answer: Any, part: _Part, have: int) -> tuple[int, int | None]:
             return have, int(found[2])
         return have, None if length is None else have + int(length)
     etag = answer.headers.get("ETag")
-    # A weak ETag (W/"...") promises equal meaning, not equal bytes: If-Range must not use it.
+    # A weak ETag (W/"...") does not promise equal bytes, so If-Range must not use it.
     strong = etag if etag and not etag.startswith("W/") else None
     part.begin(strong or answer.headers.get("Last-Modified"))
     return 0, None if length is None else int(length)
@@ -187,7 +186,7 @@ def _copy(answer: Any, part: _Part, done: int, total: int | None, progress: Prog
     if progress is not None:
         progress(done, total)
     with part.path.open("ab") as file:
-        # Whatever arrived is kept, also when read() raises: the file is closed, so flushed, on the way out.
+        # Closing the file flushes it, so the received bytes stay even if read() raises.
         while block := _receive(answer):
             file.write(block)
             done += len(block)
@@ -203,7 +202,7 @@ def _copy(answer: Any, part: _Part, done: int, total: int | None, progress: Prog
 
 
 def _receive(answer: Any) -> bytes:
-    """Read what has arrived; network errors are told apart from those of the disk, which no retry mends."""
+    """Read the received bytes; a network error becomes a _RetryError, unlike an error of the disk."""
     try:
         block: bytes = answer.read1(_BLOCK)
     except OSError as error:
@@ -212,7 +211,7 @@ def _receive(answer: Any) -> bytes:
 
 
 def _finish(part: _Part, dest: Path, sha256: str | None) -> None:
-    """Check the sum and put the file in its place."""
+    """Check the checksum and rename the file."""
     found = file_sum(part.path)
     if sha256 is not None and found != sha256.lower():
         part.delete()
@@ -225,7 +224,7 @@ def _finish(part: _Part, dest: Path, sha256: str | None) -> None:
 
 
 def file_sum(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
+    """Return the SHA-256 of a file, hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""Errors of this package: one for bad data, one for failed transfers."""
+"""Errors of this package: DatasetError for bad data, DownloadError for failed downloads."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ __all__ = ["DatasetError", "DownloadError"]
 
 
 class DatasetError(ValueError):
-    """A file, array or argument is not usable; the message holds the value and what was expected."""
+    """A file, array or argument is not valid; the message names the value and what was expected."""
 
 
 class DownloadError(OSError):
-    """A data set could not be fetched; the message holds the address and what went wrong."""
+    """A data set could not be downloaded; the message names the address and the error."""

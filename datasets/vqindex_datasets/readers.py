@@ -1,7 +1,7 @@
 """Read vectors from the usual file formats in bounded memory.
 
-Every format becomes a :class:`~vqindex_datasets.VectorSource`: a 2-D table of numbers that is read in chunks of rows.
-Nothing here unpickles, and no reader holds the whole file in memory.
+Every format becomes a :class:`~vqindex_datasets.VectorSource`, a 2-D table of numbers that is read in chunks of rows.
+No reader unpickles, and no reader has the whole file in memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["EXTENSIONS", "open_vectors"]
 
 
 class _VecsSource(VectorSource):
-    """The fvecs family: each row is an int32 dimension and then the values."""
+    """The formats of the fvecs family: each row is an int32 dimension, followed by the values."""
 
     def __init__(self, path: Path, value: str) -> None:
         size = path.stat().st_size
@@ -40,21 +40,21 @@ class _VecsSource(VectorSource):
         self._records: Any = np.memmap(path, record, mode="r")
 
     def _rows(self, start: int, stop: int) -> NDArray[Any]:
-        part = self._records[start:stop]
-        wrong = np.flatnonzero(part["d"] != self.shape[1])
+        records = self._records[start:stop]
+        wrong = np.flatnonzero(records["d"] != self.shape[1])
         if wrong.size:
-            found = int(part["d"][wrong[0]])
+            found = int(records["d"][wrong[0]])
             raise DatasetError(
                 f"{self.name}: row {start + int(wrong[0])} says dimension {found}; expected {self.shape[1]}"
             )
-        return np.array(part["v"], order="C", subok=False)
+        return np.array(records["v"], order="C", subok=False)
 
     def _release(self) -> None:
         self._records = None
 
 
 class _NpzSource(VectorSource):
-    """One member of a .npz, streamed from the zip, which cannot be mapped and may be compressed."""
+    """One array of a .npz, streamed from the zip archive, which may be compressed and cannot be mapped."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, key: str) -> None:
         self._archive = archive
@@ -69,7 +69,7 @@ class _NpzSource(VectorSource):
         row_bytes = self.shape[1] * self.dtype.itemsize
         want = (stop - start) * row_bytes
         try:
-            # Reading on in order costs nothing here; only a jump backwards makes the zip start again.
+            # In order the seek costs nothing; a seek backwards restarts the decompression.
             self._stream.seek(self._offset + start * row_bytes)
             data = self._stream.read(want)
         except (zipfile.BadZipFile, EOFError, OSError) as error:
@@ -85,7 +85,7 @@ class _NpzSource(VectorSource):
 
 
 def _head(path: Path, count: int) -> bytes:
-    """Read the first `count` bytes, all of them."""
+    """Return the first `count` bytes; raises DatasetError if the file is shorter."""
     with path.open("rb") as file:
         head = file.read(count)
     if len(head) != count:
@@ -94,7 +94,7 @@ def _head(path: Path, count: int) -> bytes:
 
 
 def _npy_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Parse a .npy header: shape, Fortran order, dtype; objects are refused before any could be unpickled."""
+    """Return shape, Fortran order and dtype of a .npy header; raises DatasetError for objects, before unpickling."""
     try:
         version = np.lib.format.read_magic(stream)
         if version == (1, 0):
@@ -125,13 +125,13 @@ def _open_npy(path: Path, dataset: str | None) -> VectorSource:
     need = offset + int(np.prod(shape, dtype=object)) * dtype.itemsize
     if path.stat().st_size < need:
         raise DatasetError(f"{path}: {path.stat().st_size} bytes; expected {need} for shape {shape} of {dtype}")
-    if 0 in shape:  # an empty file part cannot be mapped
+    if 0 in shape:  # an empty range of a file cannot be mapped
         return ArraySource(np.empty(shape, dtype), str(path))
     return ArraySource(np.load(path, mmap_mode="r", allow_pickle=False), str(path))
 
 
 def _pick(path: Path, shapes: dict[str, tuple[int, ...]], dataset: str | None, preferred: tuple[str, ...]) -> str:
-    """Choose the array to read: the one asked for, a preferred name, or the only one that is 2-D."""
+    """Return the name of the array to read: `dataset`, a preferred name, or the only 2-D array."""
     if dataset is not None:
         name = dataset.strip("/")
         if name not in shapes:
@@ -173,12 +173,12 @@ def _open_hdf5(path: Path, dataset: str | None) -> VectorSource:
 
         def note(name: str, node: Any) -> None:
             if isinstance(node, h5py.Dataset):
-                # A data set without a shape (h5py.Empty) counts as 0-D, so that it is never the one chosen.
+                # A data set without a shape (h5py.Empty) counts as 0-D, so that `_pick` never returns it.
                 shapes[name] = tuple(node.shape or ())
 
         file.visititems(note)
-        key = _pick(path, shapes, dataset, ("train",))
-        return ArraySource(file[key], f"{path}[{key}]", file.close)
+        name = _pick(path, shapes, dataset, ("train",))
+        return ArraySource(file[name], f"{path}[{name}]", file.close)
     except BaseException:
         file.close()
         raise
@@ -193,7 +193,7 @@ def _vecs(value: str) -> Callable[[Path, str | None], VectorSource]:
 
 
 def _bin(value: str) -> Callable[[Path, str | None], VectorSource]:
-    """Give an opener for the big-ann layout: two int32, n and d, then n x d values."""
+    """Return an opener for the big-ann layout: two int32, n and d, then n x d values."""
 
     def opener(path: Path, dataset: str | None) -> VectorSource:
         _no_dataset(path, dataset)
@@ -227,30 +227,29 @@ _OPENERS: dict[str, Callable[[Path, str | None], VectorSource]] = {
 }
 
 EXTENSIONS: tuple[str, ...] = tuple(_OPENERS)
-"""The file extensions that `open_vectors` knows."""
+"""The file extensions of `open_vectors`."""
 
 
 def open_vectors(path: str | Path, dataset: str | None = None) -> VectorSource:
-    """Open a file of vectors; its extension says the format.
+    """Open a file of vectors; its extension determines the format.
 
     Parameters
     ----------
     path : str or Path
         A file with one of `EXTENSIONS`.
     dataset : str, optional
-        The array in a .npz (by default "train", "vectors" or the only 2-D array), the data set in an HDF5
-        file (by default "train" or the only 2-D one), the column of a .parquet (by default the only list
-        column).
+        The array in a .npz (by default "train", "vectors" or the only 2-D array), the data set in an HDF5 file (by
+        default "train" or the only 2-D one), or the column of a .parquet (by default the only list column).
 
     Returns
     -------
     VectorSource
-        Its ``shape`` is (n, d), its ``dtype`` that of the file. Close it, or use it in a ``with`` statement.
+        A source of shape (n, d) with the dtype of the file. Close it, or use it in a ``with`` statement.
 
     Raises
     ------
     DatasetError
-        If the file is missing, of an unknown kind, damaged, or does not hold a 2-D array of numbers.
+        If the file is missing, damaged, of an unknown format, or has no 2-D array of numbers.
     """
     path = Path(path)
     opener = _OPENERS.get(path.suffix.lower())

@@ -1,4 +1,4 @@
-"""The two recalls the field reports."""
+"""The two common definitions of recall."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["recall_1_at_k", "recall_at_k"]
 
 
 def recall_at_k(found: NDArray[Any], truth: NDArray[Any], k: int) -> float:
-    """Overlap of the first k found ids with the true k, averaged over queries ("k-recall@k").
+    """Return the share of the true k ids among the first k found, averaged over queries ("k-recall@k").
 
     Parameters
     ----------
     found : ndarray of int, shape (nq, >= k)
-        Ids found, best first; -1 marks missing ones and never counts.
+        Found ids, best first; -1 marks an empty place and never counts.
     truth : ndarray of int, shape (nq, >= k)
         True ids, best first.
     k : int
@@ -26,5 +26,5 @@ def recall_at_k(found: NDArray[Any], truth: NDArray[Any], k: int) -> float:
 
 
 def recall_1_at_k(found: NDArray[Any], truth: NDArray[Any], k: int) -> float:
-    """Share of queries whose true nearest neighbor is among the first k found ("recall 1@k")."""
+    """Return the share of queries whose true nearest neighbor is among the first k found ("recall 1@k")."""
     return float((found[:, :k] == truth[:, :1]).any(axis=1).mean())

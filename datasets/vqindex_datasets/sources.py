@@ -1,4 +1,4 @@
-"""Tables of vectors that are read in chunks of rows: what every reader gives."""
+"""Tables of vectors that are read in chunks of rows. Every reader returns one."""
 
 from __future__ import annotations
 
@@ -17,26 +17,25 @@ if TYPE_CHECKING:
 
 __all__ = ["ArraySource", "VectorSource"]
 
-# What an array of vectors may be made of: floats, signed and unsigned integers. Not bool, complex, text or
-# objects.
+# Kinds of dtypes of vectors: floats, signed and unsigned integers; not bool, complex, text or objects.
 _NUMERIC_KINDS = "fiu"
 
 
 class VectorSource(abc.ABC):
-    """Rows of vectors that are read on demand; also a context manager.
+    """Rows of vectors, read on demand; also a context manager.
 
     Parameters
     ----------
     name : str
-        What messages call this source: usually the path.
+        Name of the source in messages, usually the path.
     shape : tuple of int
         ``(n, d)``.
     dtype : numpy dtype
-        The type of the arrays that `read` and `chunks` give.
+        Type of the arrays of `read` and `chunks`.
 
     Notes
     -----
-    A subclass supplies ``_rows(start, stop)``; the bounds that it gets are already checked.
+    A subclass implements ``_rows(start, stop)``, which gets checked bounds.
     """
 
     def __init__(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -66,7 +65,7 @@ class VectorSource(abc.ABC):
         self.close()
 
     def close(self) -> None:
-        """Let go of the file. Reading afterwards raises `DatasetError`; closing twice is harmless."""
+        """Close the file. Reading afterwards raises `DatasetError`; closing twice is harmless."""
         if self._open:
             self._open = False
             self._release()
@@ -87,8 +86,7 @@ class VectorSource(abc.ABC):
         Raises
         ------
         DatasetError
-            If the bounds lie outside ``0 <= start <= stop <= n``, the source is closed, or the file is
-            damaged.
+            If the bounds are not ``0 <= start <= stop <= n``, the source is closed, or the file is damaged.
         """
         n = self.shape[0]
         stop = n if stop is None else stop
@@ -103,7 +101,7 @@ class VectorSource(abc.ABC):
         Parameters
         ----------
         rows : int, default 65536
-            Most rows at a time.
+            Most rows of a chunk.
 
         Yields
         ------
@@ -126,23 +124,23 @@ class VectorSource(abc.ABC):
 
     @abc.abstractmethod
     def _rows(self, start: int, stop: int) -> NDArray[Any]:
-        """Read rows of an open source; the bounds are checked already."""
+        """Read rows of an open source, with checked bounds."""
 
-    def _release(self) -> None:  # noqa: B027 - most sources hold nothing open
-        """Close what the subclass holds open."""
+    def _release(self) -> None:  # noqa: B027 - most sources have no open file
+        """Close the files of the subclass."""
 
 
 class ArraySource(VectorSource):
-    """A source over anything with shape, dtype and slicing: an array, a memory map, an HDF5 data set.
+    """A source over an object with shape, dtype and slices: an array, a memory map, or an HDF5 data set.
 
     Parameters
     ----------
     array : array-like of shape (n, d)
-        Read by slices only; never copied as a whole.
+        The vectors; read by slices, never copied as a whole.
     name : str
-        What messages call it.
+        Name of the source in messages.
     release : callable, optional
-        Called once by `close`, for the file behind the array.
+        Function that closes the file of the array; `close` calls it once.
     """
 
     def __init__(self, array: Any, name: str = "array", release: Callable[[], None] | None = None) -> None:

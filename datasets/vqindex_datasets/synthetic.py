@@ -1,4 +1,4 @@
-"""Seeded synthetic data sets, each with one property that an index has to cope with."""
+"""Seeded synthetic data sets, each with one property that is difficult for an index."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def _sphere(rng: np.random.Generator, m: int, dim: int) -> Array:
 
 
 def _clustered(rng: np.random.Generator, m: int, dim: int) -> Array:
-    # About 200 rows a cluster; the spread within one is a fifth of that between the centers.
+    # About 200 rows per cluster; the spread within a cluster is a fifth of that of the centers.
     centers = rng.standard_normal((max(2, m // 200), dim))
     return centers[rng.integers(len(centers), size=m)] + 0.2 * rng.standard_normal((m, dim))
 
 
 def _decay(rng: np.random.Generator, m: int, dim: int) -> Array:
     basis, triangle = np.linalg.qr(rng.standard_normal((dim, dim)))
-    basis *= np.sign(np.diag(triangle))  # without the signs the basis is not uniform over rotations
+    basis *= np.sign(np.diag(triangle))  # makes the basis uniform over rotations
     spectrum = np.arange(1, dim + 1, dtype=np.float64) ** -1.0
     rows: Array = (rng.standard_normal((m, dim)) * spectrum) @ basis.T
     return rows
@@ -69,7 +69,7 @@ def _duplicates(rng: np.random.Generator, m: int, dim: int) -> Array:
 
 def _zeros(rng: np.random.Generator, m: int, dim: int) -> Array:
     rows = rng.standard_normal((m, dim))
-    # At least one whenever there are rows: a chance of 5 % would leave small sets without any.
+    # A fixed share of 5 %, at least one row: with random choices small sets might have none.
     rows[rng.permutation(m)[: (m + 19) // 20]] = 0.0
     return rows
 
@@ -109,9 +109,8 @@ def make(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], str]:
     """Make a synthetic data set; equal arguments give equal arrays.
 
-    Rows and queries are drawn together and then parted at random, so that the queries come from the same
-    distribution (the same clusters, mean or basis). The memory needed is about three times that of the result
-    in float64.
+    Rows and queries are drawn together and then split at random, so that the queries have the same distribution (the
+    same clusters, mean or basis). This takes about three times the memory of the result in float64.
 
     Parameters
     ----------
@@ -129,10 +128,9 @@ def make(
     train : float32 ndarray of shape (n, dim)
         The rows.
     test : float32 ndarray of shape (queries, dim)
-        The queries, held out of the rows (in "duplicates" and "sparse" an equal row may of course be among
-        them).
+        The queries, held out of the rows; in "duplicates" and "sparse" a query may equal a row.
     distance : str
-        "angular", "euclidean" or "ip": what suits the data.
+        "angular", "euclidean" or "ip": the distance that suits the data.
 
     Raises
     ------
