@@ -43,6 +43,7 @@ constexpr std::size_t kPrefetchQueries = 4;   // candidates between the prefetch
 // candidate, an empty list has room for them.
 static_assert(kGroupRows <= 256 && kChunkQueries <= 65536 && kSignTileQueries * kGroupRows <= kGroupCandidates);
 
+// In this class, q numbers a query within the search and i within its chunk.
 class BatchScan {
  public:
   explicit BatchScan(ScanContext& context) : c_(context), seeder_(context) {}
@@ -52,6 +53,7 @@ class BatchScan {
     if (first == last) return;
     const std::size_t nq = c_.request.queries.count, table = c_.units * kUnitTable;
     const std::size_t chunk = std::min(nq, std::clamp(kChunkTableBytes / table, kSignTileQueries, kChunkQueries));
+    // A subset has eight queries and a row tile one group at least, even if these take more bytes than they should.
     subset_ = std::max(kSignTileQueries, kSubsetTableBytes / table / kSignTileQueries * kSignTileQueries);
     tile_groups_ = std::clamp<std::size_t>(kTileIndexBytes / index_bytes(), 1, kTileGroups);
     allocate(chunk);
@@ -132,7 +134,8 @@ class BatchScan {
     return true;
   }
 
-  // Scans a row tile, or a part of one, for the queries of the chunk.
+  // Scans a row tile, or a part of one, for the queries of the chunk. First takes over higher thresholds that other
+  // threads published.
   void scan_tile(std::size_t at, std::size_t stop) {
     for (std::size_t i = 0; i < queries_; ++i)
       if (c_.top_k.pull_threshold(first_query_ + i)) update_threshold(i);
