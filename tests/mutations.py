@@ -330,10 +330,10 @@ MUTATIONS = [
         "test_rerank.py",
     ),
     # ---- store
-    Mutation("store", "            if not published:  #", "            if True:  #", STORE),
+    Mutation("store", "            if not published:\n", "            if True:\n", STORE),
     Mutation(
         "store",
-        "            self._directory.sync()  # the names",
+        "            self.directory.sync()  # the names",
         "            pass  # the names",
         STORE,
     ),
@@ -344,21 +344,21 @@ MUTATIONS = [
         STORE,
     ),
     Mutation("store", "        self._next_file += 1\n", "        pass\n", "test_store.py"),
-    Mutation("store", "deepcopy(self._meta),", "self._meta,", "test_store.py"),
-    Mutation("store", "        if left == part.segment.live:\n            return [part]\n", "", "test_store.py"),
+    Mutation("store", "deepcopy(dict(state.meta)),", "state.meta,", "test_store.py"),
+    Mutation("store", "        if live_rows == entry.live:\n            return [segment]\n", "", "test_store.py"),
     Mutation(
-        "store", "            gone.append(removed + first)\n", "            gone.append(removed)\n", "test_store.py"
+        "store", "removed.append(segment.removed + first)\n", "removed.append(segment.removed)\n", "test_store.py"
     ),
     Mutation(
         "store",
-        "        return mine if self.kept is None else mine[self.kept - self.first]\n",
-        "        return mine\n",
+        "        return in_range if self.rows is None else in_range[self.rows - self.first]\n",
+        "        return in_range\n",
         "test_store.py -k never_reached",
     ),
     Mutation(
         "store",
-        "removed = write_removed(self._directory, number, ~there)",
-        "removed = write_removed(self._directory, number, there)",
+        "removed = write_removed(self.directory, number, ~bits)",
+        "removed = write_removed(self.directory, number, bits)",
         "test_store.py",
     ),
     Mutation(
@@ -376,7 +376,7 @@ MUTATIONS = [
     Mutation("store", "if 2 * live[i] < rows[i]", "if False", "test_store.py"),
     Mutation(
         "store",
-        "    if len(data) != size or zlib.crc32(data) != segment.removed.crc32:",
+        "    if len(data) != size or zlib.crc32(data) != removed.crc32:",
         "    if False:",
         "test_store.py -k another_removed",
     ),

@@ -20,6 +20,7 @@ LAYERS = (
     ("rows/*", "center", "result", "directory/*"),
     ("backends/*",),
     ("encoder", "file_format/*"),
+    ("store/manifest", "store/removed", "store/merge", "store/snapshot", "store/commit"),  # they know no index
     ("search/*",),
     ("index",),
     ("store/*",),
@@ -157,6 +158,12 @@ def test_no_package_imports_those_that_are_built_on_it(package):
         if target.split(".")[0] in FORBIDDEN[package] and (name, target.split(".")[0]) not in EXCEPTIONS
     ]
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", ["store.commit", "store.removed", "store.merge"])
+def test_commits_know_directories_only_by_their_protocol(name):
+    targets = graph_of(PACKAGES["vqindex"])[f"vqindex.{name}"]
+    assert not [target for target in targets if target in ("vqindex.directory.local", "vqindex.directory.lock")]
 
 
 # ---- the check itself, on a small made-up package

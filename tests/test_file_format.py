@@ -62,13 +62,13 @@ def test_saved_index_loads_as_it_was(tmp_path, codec, sketch, metric, ids, n):
 
 @pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("dim", [1, 3, 17])
-def test_round_trip_of_every_width(tmp_path, dim, bits):
+def test_codes_of_every_width_survive_a_round_trip(tmp_path, dim, bits):
     index = make(33, dim=dim, bits=bits, seed=2**64 - 1)
     index.save(tmp_path / "a.vqi")
     assert_same(index, VQIndex.load(tmp_path / "a.vqi"))
 
 
-def test_round_trip_of_the_dense_rotation(tmp_path):
+def test_the_dense_rotation_survives_a_round_trip(tmp_path):
     index = make(33, rotation="haar")
     index.save(tmp_path / "a.vqi")
     assert_same(index, VQIndex.load(tmp_path / "a.vqi"))
@@ -76,7 +76,7 @@ def test_round_trip_of_the_dense_rotation(tmp_path):
 
 @pytest.mark.parametrize("mmap", [False, True])
 @pytest.mark.parametrize("ids", [False, True])
-def test_adding_to_a_loaded_index(tmp_path, mmap, ids):
+def test_adding_to_a_loaded_index_equals_adding_to_the_saved_one(tmp_path, mmap, ids):
     path = tmp_path / "a.vqi"
     more = np.random.default_rng(5).standard_normal((50, DIM))
     more_ids = np.arange(50) if ids else None
@@ -88,7 +88,7 @@ def test_adding_to_a_loaded_index(tmp_path, mmap, ids):
     assert_same(index, loaded)
 
 
-def test_saving_a_mapped_index_over_its_own_file(tmp_path):
+def test_a_mapped_index_saved_over_its_own_file_keeps_its_rows(tmp_path):
     path = tmp_path / "a.vqi"
     index = make(300, ids=True)
     index.save(path)
@@ -327,7 +327,7 @@ def test_notes_that_are_not_json_change_nothing(tmp_path, value):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="folders can be synced on POSIX only")
-def test_order_of_sync_and_rename(tmp_path, monkeypatch):
+def test_a_file_is_synced_then_renamed_then_its_folder_is_synced(tmp_path, monkeypatch):
     path = tmp_path / "a.vqi"
     events = []
     fsync, replace = os.fsync, os.replace
@@ -351,7 +351,7 @@ def test_order_of_sync_and_rename(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX modes")
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
-def test_mode_follows_the_umask(tmp_path, umask):
+def test_the_mode_of_a_new_file_follows_the_umask(tmp_path, umask):
     old = os.umask(umask)
     try:
         make(1).save(tmp_path / "a.vqi")
@@ -369,7 +369,7 @@ def test_relative_and_long_file_names_can_be_saved_to(tmp_path, monkeypatch):
         assert_same(index, VQIndex.load(name))
 
 
-def test_targets_that_cannot_be_written(tmp_path):
+def test_targets_that_cannot_be_written_raise_and_leave_no_file(tmp_path):
     index = make(1)
     with pytest.raises(FileNotFoundError):
         index.save(tmp_path / "no" / "a.vqi")

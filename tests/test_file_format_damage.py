@@ -52,7 +52,7 @@ def test_file_truncated_anywhere_is_refused(original, tmp_path):
         assert_refused(path)
 
 
-def test_truncation_of_a_large_file(tmp_path):
+def test_truncation_of_a_large_file_is_noticed(tmp_path):
     path = tmp_path / "a.vqi"
     index = VQIndex(64)
     index.add(np.random.default_rng(0).standard_normal((2000, 64)))
@@ -76,7 +76,7 @@ def test_files_of_other_kinds_are_refused(tmp_path, path):
     assert_refused(tmp_path / "other.npy", "not an HDF5 file")
 
 
-def test_no_file_and_a_folder(tmp_path):
+def test_a_missing_file_and_a_folder_keep_the_systems_errors(tmp_path):
     for open_it in (VQIndex.load, file_format.verify, file_format.read_header):
         with pytest.raises(FileNotFoundError, match=r"none\.vqi"):
             open_it(tmp_path / "none.vqi")
@@ -200,7 +200,7 @@ def test_a_flipped_bit_in_any_byte_is_noticed_by_verify(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["cut", "longer", "no seal", "another file's seal", "nothing but a seal"])
-def test_the_seal_must_fit(path, tmp_path, change):
+def test_a_seal_that_does_not_fit_is_refused(path, tmp_path, change):
     whole = path.read_bytes()
     other = tmp_path / "other.vqi"
     VQIndex(DIM, 4).save(other)
@@ -357,7 +357,7 @@ def test_headers_of_another_shape_are_refused(original, path):
             file_format.verify(path)
 
 
-def test_header_that_is_no_json_object(path):
+def test_a_header_that_is_no_json_object_is_refused(path):
     for raw in (b"[]", b"{", b"\xff\xfe", b"null", b"[" * 100_000):
         with edited(path) as file:
             del file["header"]
@@ -367,7 +367,7 @@ def test_header_that_is_no_json_object(path):
 
 
 @pytest.mark.parametrize("name", ["thresholds", "levels", "signs", "codes", "factor", "norm", "ids", "header"])
-def test_blocks_that_are_not_as_written(original, path, name):
+def test_blocks_that_are_not_as_written_are_refused(original, path, name):
     array = block(path, name)
     crc = None
     if name == "header":
@@ -470,7 +470,7 @@ def test_versions_are_not_mistaken_for_each_other(original, path, is_one, says, 
     assert_refused(path, words)
 
 
-def test_a_sign_plane_where_none_belongs(path):
+def test_sign_bits_where_none_belong_are_refused(path):
     index = VQIndex(DIM, 1, codec="trellis")
     index.add(np.random.default_rng(0).standard_normal((17, DIM)))
     index.save(path)
@@ -479,7 +479,7 @@ def test_a_sign_plane_where_none_belongs(path):
     assert_refused(path, "'signs'", "does not name")
 
 
-def test_objects_the_header_does_not_name(path):
+def test_objects_that_the_header_does_not_name_are_refused(path):
     with edited(path) as file:
         file["extra"] = np.zeros(3)
     assert_refused(path, "'extra'", "does not name")
@@ -494,7 +494,7 @@ def test_objects_the_header_does_not_name(path):
         ({"next_id": 80}, "next_id is 80, but id 80 is there already"),
     ],
 )
-def test_ids_that_no_index_could_have(path, change, words):
+def test_ids_that_no_index_could_have_are_refused(path, change, words):
     """Right in all checksums: refused where all is read, else with the first look for an id."""
     next_id = change.pop("next_id", None)
     array = block(path, "ids")

@@ -122,7 +122,7 @@ def assert_equal(got, want, what):
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(st.data())
-def test_any_index_is_the_reference(data):
+def test_any_index_answers_as_the_reference_does(data):
     args, kwargs = data.draw(specs(), "spec")
     dim, _, metric = args
     counts = data.draw(st.lists(row_counts(most=2 if dim > 300 else 5), max_size=3), "adds")
@@ -152,7 +152,7 @@ SMALL = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side
 
 @settings(max_examples=300, deadline=None)
 @given(st.data(), SMALL, st.sampled_from(METRICS), st.integers(1, 4), st.sampled_from(PORTABLE))
-def test_any_values_are_the_references(data, x, metric, bits, codec):
+def test_any_values_give_the_answers_or_the_error_of_the_reference(data, x, metric, bits, codec):
     """Values that nobody chose; those that are too long for the metric are refused, by all alike."""
     q = data.draw(hnp.arrays(np.float32, (2, x.shape[1]), elements=FLOATS), "queries")
     kwargs = {"codec": codec[0], "sketch": codec[1]}

@@ -482,11 +482,11 @@ def test_add_that_fails_between_commits_leaves_later_vectors_findable(name, kind
 @pytest.mark.parametrize("at", [0, 1, 5])
 def test_commit_on_a_full_disk_leaves_later_vectors_findable(name, kind, at, tmp_path):
     index, untouched = pair = open_pair(tmp_path, INDEXES[name], kind)
-    whole = index._directory
-    index._directory = FaultyDirectory(index.path, at, "full", 0.5)
+    whole = index._commits.directory
+    index._commits.directory = FaultyDirectory(index.path, at, "full", 0.5)
     with pytest.raises(OSError, match="No space left"):
         index.commit()
-    index._directory = whole
+    index._commits.directory = whole
     assert_as_if_never_tried(index, untouched, kind, tmp_path)
     assert_same_when_reopened(pair, tmp_path)
 
@@ -496,14 +496,14 @@ def test_commit_that_fails_at_any_call_can_be_followed_by_additions_and_another(
         folder = tmp_path / str(at)
         folder.mkdir()
         index, untouched = pair = open_pair(folder, INDEXES["l2-f32"], "strings")
-        whole, directory = index._directory, FaultyDirectory(index.path, at, "raise")
-        index._directory = directory
+        whole, directory = index._commits.directory, FaultyDirectory(index.path, at, "raise")
+        index._commits.directory = directory
         try:
             index.commit()
             failed = False
         except OSError:
             failed = True
-        index._directory = whole
+        index._commits.directory = whole
         # A failed removal of an unused file does not fail the commit; the file stays.
         assert failed == (at is not None and directory.calls[at][0] != "remove")
         assert_more_vectors_find_themselves(index, "strings")

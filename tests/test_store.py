@@ -16,7 +16,7 @@ from stores import DIM, QUERIES, committed, content, make_store, vectors
 
 import vqindex
 from vqindex import FileFormatError, InvalidInputError, StoreError, UnknownIdError, VQIndex, file_format
-from vqindex.store import durable, merge, verify_store
+from vqindex.store import commit, durable, merge, verify_store
 from vqindex.store.manifest import read_manifest
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -62,7 +62,7 @@ def test_other_modes_are_refused(tmp_path, mode):
         vqindex.open(tmp_path, mode)
 
 
-def test_a_new_one_is_on_disk_at_once(tmp_path):
+def test_a_new_store_is_on_disk_once_it_is_open(tmp_path):
     with vqindex.open(tmp_path / "new", "a", dim=7, bits=3, metric="cosine", codec="trellis", seed=4) as index:
         spec = index.spec
         assert vqindex.open(tmp_path / "new").spec == spec
@@ -70,7 +70,7 @@ def test_a_new_one_is_on_disk_at_once(tmp_path):
     assert spec == vqindex.IndexSpec(7, 3, "cosine", "trellis", seed=4)
 
 
-def test_other_parameters_than_its_own(folder):
+def test_parameters_other_than_its_own_are_refused(folder):
     vqindex.open(folder, "a", dim=DIM, metric="l2", bits=4, seed=0).close()
     with pytest.raises(InvalidInputError, match=r"bits is 2; the index in .* has 4"):
         vqindex.open(folder, "a", bits=2)
@@ -79,7 +79,7 @@ def test_other_parameters_than_its_own(folder):
     vqindex.open(folder, "a").close()  # the lock is free
 
 
-def test_a_file_and_a_folder_of_other_things(tmp_path):
+def test_a_file_and_a_folder_of_other_things_are_refused(tmp_path):
     VQIndex(3).save(tmp_path / "a.vqi")
     with pytest.raises(FileFormatError, match=r"a\.vqi is a file; expected a folder \(VQIndex\.load"):
         vqindex.open(tmp_path / "a.vqi")
@@ -88,7 +88,7 @@ def test_a_file_and_a_folder_of_other_things(tmp_path):
     assert os.listdir(tmp_path) == ["a.vqi"]
 
 
-def test_a_folder_may_be_there_already(tmp_path):
+def test_a_store_can_be_made_in_an_existing_folder(tmp_path):
     vqindex.open(tmp_path, "a", dim=3).close()
     assert sorted(os.listdir(tmp_path)) == ["lock", "manifest"]
 
@@ -115,7 +115,7 @@ except vqindex.StoreError as error:
 """
 
 
-def test_a_second_writer_in_another_process(folder):
+def test_a_second_writer_in_another_process_is_refused_until_the_first_has_closed(folder):
     def other():
         return subprocess.run(
             [sys.executable, "-c", OTHER, str(folder)], capture_output=True, text=True, check=True
@@ -305,7 +305,7 @@ def test_notes_that_are_not_json_change_nothing(folder):
         del index.meta["x"]
 
 
-def test_notes_may_be_changed_in_place(folder, monkeypatch):
+def test_notes_changed_in_place_are_committed(folder, monkeypatch):
     monkeypatch.setattr(durable, "REMAP_ROWS", 1)
     with vqindex.open(folder, "a") as index:
         notes = index.meta
@@ -356,27 +356,27 @@ def test_long_sessions_map_what_they_committed(tmp_path, monkeypatch):
             before = content(index)
             index.commit()
             assert content(index) == before
-        tail = len(index._rows) - index._mapped
+        tail = len(index._rows) - index._mapped_rows
         assert tail < 100
         expected = content(index)
     assert committed(tmp_path / "s") == expected
 
 
-def test_large_commits_are_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr(durable, "MERGE_BYTES", 100 * 16)
+def test_large_commits_are_cut_into_segments_of_the_largest_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(commit, "MERGE_BYTES", 100 * 16)
     with vqindex.open(tmp_path / "s", "a", dim=16, metric="cosine") as index:
         assert index.spec.bytes_per_vector == 12
         index.add(np.random.default_rng(0).standard_normal((1000, 16)))
         index.commit()
-        assert [s.rows for s in index._manifest.segments] == [133] * 7 + [69]
+        assert [s.rows for s in index._commits.manifest.segments] == [133] * 7 + [69]
         index.remove(range(0, 1000, 2))
         index.compact()
-        assert [s.rows for s in index._manifest.segments] == [133] * 3 + [101]
+        assert [s.rows for s in index._commits.manifest.segments] == [133] * 3 + [101]
         assert index.compact() == 0
         assert index.ids.tolist() == list(range(1, 1000, 2))
 
 
-def test_ids_and_metrics_of_all_kinds(tmp_path):
+def test_ids_and_metrics_of_all_kinds_survive_a_commit(tmp_path):
     for number, (codec, metric, ids) in enumerate(
         [("turboquant-prod", "ip", None), ("trellis", "cosine", [5, 900, 2**62, 7]), ("qjl", "l2", [4, 3, 2, 1])]
     ):
@@ -398,7 +398,7 @@ def test_largest_ids_survive_a_commit(tmp_path, ids):
     assert committed(tmp_path / "s")[0] == ids
 
 
-def test_saving_a_store_to_a_file(folder, tmp_path):
+def test_saving_a_store_gives_a_file_with_the_same_content(folder, tmp_path):
     with vqindex.open(folder) as index:
         index.save(tmp_path / "a.vqi")
         assert content(VQIndex.load(tmp_path / "a.vqi")) == content(index)

@@ -42,7 +42,7 @@ def names(folder):
     return sorted(read_manifest(folder).names)
 
 
-def test_what_is_whole_is_verified(folder):
+def test_a_whole_store_passes_verification(folder):
     checked = dict(verify_store(folder))
     assert set(checked) == set(names(folder))
     assert all((folder / name).stat().st_size == size for name, size in checked.items())
@@ -103,7 +103,7 @@ def test_missing_files_are_named(folder):
         shutil.move(folder / "elsewhere", folder / name)
 
 
-def test_files_in_each_others_places(folder):
+def test_files_in_each_others_places_are_refused(folder):
     segments = read_manifest(folder).segments
     a, b = segments[0], segments[1]
     for one, other in ((a.name, b.name), (a.removed.name, segments[-1].removed.name)):
@@ -138,7 +138,7 @@ def test_manifests_of_other_kinds_are_refused(folder, line, said):
         vqindex.open(folder)
 
 
-def test_an_id_in_two_segments(tmp_path, monkeypatch):
+def test_an_id_in_two_segments_is_noticed(tmp_path, monkeypatch):
     folder = tmp_path / "store"
     with vqindex.open(folder, "a", dim=DIM) as index:
         index.add(vectors(9), ids=np.arange(9) * 2)
@@ -193,7 +193,7 @@ def test_absurd_sizes_are_refused_without_memory(tmp_path, name, way):
             call(path)
 
 
-def test_attributes_that_are_no_short_values(tmp_path):
+def test_attributes_that_are_no_short_values_are_refused(tmp_path):
     path = tmp_path / "a.vqi"
     for name, value in (("format", b"v" * 60_000), ("format", ["vqindex"] * 1000), ("format_version", np.zeros(8000))):
         VQIndex(DIM).save(path)
@@ -214,7 +214,7 @@ def test_randomly_damaged_files_are_refused_or_read_as_before(tmp_path):
     assert len(done.stdout.splitlines()) == 4
 
 
-def test_bad_arguments_for_kept_vectors(tmp_path):
+def test_bad_arguments_for_kept_vectors_are_refused(tmp_path):
     with pytest.raises(InvalidInputError, match="keep_vectors is 'f64'"):
         vqindex.open(tmp_path / "new", "a", dim=3, keep_vectors="f64")
     vqindex.open(tmp_path / "new", "a", dim=3, keep_vectors="f16").close()

@@ -12,7 +12,7 @@ from named import Named
 
 import vqindex
 from vqindex import VQIndex
-from vqindex.store import durable, verify_store
+from vqindex.store import commit, durable, verify_store
 
 DIM = 5
 # Few distinct vectors, so that ties are common; zeros, huge and tiny ones among them.
@@ -178,11 +178,11 @@ class SmallStoreMachine(StoreMachine):
 
     def __init__(self):
         super().__init__()
-        self.limits = durable.REMAP_ROWS, durable.MERGE_BYTES
-        durable.REMAP_ROWS, durable.MERGE_BYTES = 50, 800
+        self.limits = durable.REMAP_ROWS, commit.MERGE_BYTES
+        durable.REMAP_ROWS, commit.MERGE_BYTES = 50, 800
 
     def teardown(self):
-        durable.REMAP_ROWS, durable.MERGE_BYTES = self.limits
+        durable.REMAP_ROWS, commit.MERGE_BYTES = self.limits
         super().teardown()
 
 

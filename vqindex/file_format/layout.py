@@ -1,4 +1,4 @@
-"""Names, version and checksums shared by the writer and the readers. FORMAT.md says the same in prose."""
+"""Names, version and checksums that the writer and the readers share. FORMAT.md describes them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORMAT_NAME = "vqindex"
 FORMAT_VERSION = 3
 HEADER = "header"
 CHECK_BYTES = 2**22  # one CRC-32 for every 4 MiB of a block
-PAGE = 4096  # blocks of a page or more begin at a multiple of it, for mmap
+PAGE = 4096  # bytes; larger blocks begin at a multiple of it, so that maps of them are aligned
 
 # Blocks in file order, with their little-endian types; levels may be int8 or int16.
 BLOCKS = (
@@ -64,7 +64,7 @@ def dtypes_of(block: str) -> tuple[str, ...]:
 
 
 class Checksummer:
-    """CRC-32 of a byte stream, one per CHECK_BYTES, however the stream is cut."""
+    """CRC-32 of a byte stream, one for every CHECK_BYTES, regardless of how the stream is divided into updates."""
 
     def __init__(self) -> None:
         self._done: list[int] = []
@@ -72,7 +72,7 @@ class Checksummer:
         self._filled = 0
 
     def update(self, array: NDArray[Any]) -> None:
-        """Take the bytes of a C-contiguous array."""
+        """Add the bytes of a C-contiguous array."""
         view = array.reshape(-1).view(np.uint8).data
         while len(view):
             part = view[: CHECK_BYTES - self._filled]
@@ -84,7 +84,7 @@ class Checksummer:
                 self._crc = self._filled = 0
 
     def sums(self) -> list[int]:
-        """Return the checksums so far, the last for what does not fill CHECK_BYTES."""
+        """Return the checksums so far. The last one covers the bytes that do not fill CHECK_BYTES."""
         return [*self._done, self._crc] if self._filled else list(self._done)
 
 

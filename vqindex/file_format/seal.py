@@ -1,7 +1,7 @@
-"""The seal: a file's first page, which holds the file's length and the CRC-32 of all bytes behind the page.
+"""The seal: the first page of a file. It holds the length of the file and the CRC-32 of all bytes after the page.
 
-To HDF5 it is a user block, which readers pass over. It covers what no block's checksums do: the bytes between blocks,
-and what HDF5's own checksums leave out.
+HDF5 calls such a page a user block and skips it. The seal covers bytes that no other checksum covers: those between
+blocks, and the HDF5 structures without a checksum of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .layout import PAGE
 __all__ = ["Seal", "check_bytes", "page_of", "read_seal", "write_seal"]
 
 MAGIC = b"vqindex\n"
-_FIELDS = struct.Struct("<8sQI")  # magic, bytes of the whole file, CRC-32 of those behind the page
+_FIELDS = struct.Struct("<8sQI")  # magic, bytes of the whole file, CRC-32 of those after the page
 _CRC = struct.Struct("<I")  # of the fields
 _CHUNK = 2**20
 
@@ -30,7 +30,7 @@ class Seal(NamedTuple):
     size : int
         Bytes of the file.
     crc32 : int
-        CRC-32 of the bytes behind the first page.
+        CRC-32 of the bytes after the first page.
     """
 
     size: int
@@ -39,7 +39,7 @@ class Seal(NamedTuple):
 
 class _Readable(Protocol):
     def seek(self, offset: int, whence: int = 0, /) -> int: ...
-    def readinto(self, room: bytearray, /) -> int | None: ...
+    def readinto(self, buffer: bytearray, /) -> int | None: ...
 
 
 class _Writable(_Readable, Protocol):
@@ -48,9 +48,9 @@ class _Writable(_Readable, Protocol):
 
 def _measured(file: _Readable, start: int) -> Seal:
     """Return a file's length and the CRC-32 of its bytes from `start` on."""
-    size, crc, room = file.seek(start), 0, bytearray(_CHUNK)
-    while got := file.readinto(room):
-        crc = zlib.crc32(memoryview(room)[:got], crc)
+    size, crc, buffer = file.seek(start), 0, bytearray(_CHUNK)
+    while got := file.readinto(buffer):
+        crc = zlib.crc32(memoryview(buffer)[:got], crc)
         size += got
     return Seal(size, crc)
 
@@ -62,7 +62,7 @@ def page_of(seal: Seal) -> bytes:
 
 
 def write_seal(file: _Writable) -> None:
-    """Fill the first page of a file that is whole otherwise."""
+    """Fill the first page of a file that is otherwise complete."""
     page = page_of(_measured(file, PAGE))
     file.seek(0)
     file.write(page)
@@ -74,7 +74,7 @@ def read_seal(path: Path) -> Seal | None:
     Raises
     ------
     FileFormatError
-        If the page is damaged, or the file has another length than it says.
+        If the page is damaged, or the length of the file differs from the one in the page.
     """
     with path.open("rb") as file:
         page = file.read(PAGE)
@@ -90,7 +90,7 @@ def read_seal(path: Path) -> Seal | None:
 
 
 def check_bytes(path: Path, file_crc32: int | None = None) -> None:
-    """Read a whole file, in bounded memory, and compare it with its seal, or with the CRC-32 of all its bytes.
+    """Read a whole file in bounded memory. Compare it with its seal, or with the CRC-32 of all its bytes if given.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Writing: to a temporary file beside the target, synced to disk, then renamed over it."""
+"""Writing a ``.vqi`` file: to a temporary file beside the target, which is synced and then renamed over it."""
 
 from __future__ import annotations
 

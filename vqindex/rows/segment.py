@@ -34,12 +34,15 @@ class Segment:
         The strings whose numbers `ids` are.
     originals : Originals or None
         The rounded vectors, if the index keeps them.
+    removed : ndarray of int64 or None
+        Rows that are removed, ascending. Scans exclude them by their selection.
     """
 
     stored: StoredRows
     ids: NDArray[np.int64] | None = None
     string_ids: StringIds | None = None
     originals: Originals | None = None
+    removed: NDArray[np.int64] | None = None
 
     @property
     def rows(self) -> int:

@@ -1,4 +1,15 @@
-"""An index in a folder: immutable ``.vqi`` segments and a manifest that is replaced atomically (FORMAT.md)."""
+"""A durable index: immutable ``.vqi`` segments in a folder, and a manifest that is replaced atomically.
+
+The design is that of log-structured stores such as Lucene and LevelDB. A commit writes new vectors as a new segment and
+removed ones as a file of bits. It then replaces the manifest, the list of files, in one atomic step. Readers follow the
+manifest and take no lock. FORMAT.md describes the files.
+
+* ``opening.py``: `vqindex.open`.
+* ``durable.py``: `DurableIndex`, what users hold.
+* ``commit.py``: what a commit writes. ``merge.py`` chooses segments to merge.
+* ``snapshot.py``: reading a commit while a writer replaces files.
+* ``manifest.py``, ``removed.py``: the two kinds of files that are not ``.vqi`` files.
+"""
 
 from .durable import DurableIndex
 from .opening import discard_store, open_store

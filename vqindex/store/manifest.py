@@ -1,7 +1,8 @@
-"""The manifest: which files make up a commit. FORMAT.md says the same in prose.
+"""The manifest: which files make up a commit. FORMAT.md describes its bytes.
 
-It is the only file that is ever replaced. All others are written once, under a name that no manifest has had before,
-and removed when no manifest names them any more.
+It is the only file that is ever replaced. Every other file is written once, under a name that no manifest has used
+before, and removed when the manifest no longer names it. So a reader that has read a manifest needs no lock: the files
+that it names never change.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from ..spec import IndexSpec
 __all__ = [
     "MANIFEST",
     "Manifest",
-    "Removed",
-    "Segment",
+    "RemovedEntry",
+    "SegmentEntry",
     "is_ours",
     "load_manifest",
     "prepare_manifest",
@@ -45,20 +46,20 @@ _OURS = re.compile(r"[0-9]{10}\.(vqi|removed)|manifest\.tmp")
 
 
 def is_ours(name: str) -> bool:
-    """Whether a file of this name is one that commits write and clean up; any other is left alone."""
+    """Whether commits write and remove files of this name. Files of all other names are left alone."""
     return _OURS.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)
-class Removed:
-    """Which rows of a segment are removed: a file of bits.
+class RemovedEntry:
+    """The line of a manifest about a file of bits: which rows of a segment are removed.
 
     Attributes
     ----------
     file : int
         Number in the file's name.
     rows : int
-        How many are removed.
+        Number of removed rows.
     crc32 : int
         CRC-32 of the whole file.
     """
@@ -74,8 +75,8 @@ class Removed:
 
 
 @dataclass(frozen=True)
-class Segment:
-    """Rows of the index: a ``.vqi`` file, and which of its rows are removed.
+class SegmentEntry:
+    """The line of a manifest about a segment: a ``.vqi`` file, and which of its rows are removed.
 
     Attributes
     ----------
@@ -88,9 +89,9 @@ class Segment:
     crc32 : int
         CRC-32 of its header, which holds those of all its blocks.
     first_id : int or None
-        Id of the first row if they count on from it and the file has none.
-    removed : Removed or None
-        The rows that are removed, if any.
+        Id of the first row, if row i has id `first_id` + i. The file then has no ids.
+    removed : RemovedEntry or None
+        Which rows are removed, if any.
     file_crc32 : int or None
         CRC-32 of the whole file, if it is of a format version without a seal.
     """
@@ -100,7 +101,7 @@ class Segment:
     size: int
     crc32: int
     first_id: int | None = None
-    removed: Removed | None = None
+    removed: RemovedEntry | None = None
     file_crc32: int | None = None
 
     @property
@@ -121,16 +122,16 @@ class Manifest:
     Attributes
     ----------
     spec : IndexSpec
-        What all segments are made for.
+        The spec of all segments.
     keep_vectors : str or None
-        How all segments keep the vectors themselves.
+        How all segments keep the original vectors.
     commit : int
-        How many commits came before.
+        Number of earlier commits.
     next_file : int
-        Number of the next file; all files named here have lower ones.
+        Number of the next file. All files named here have lower numbers.
     next_id : int or None
         The next automatic id; None if vectors must come with ids.
-    segments : tuple of Segment
+    segments : tuple of SegmentEntry
         In the order of rows.
     meta : dict
         Notes of the user.
@@ -143,13 +144,13 @@ class Manifest:
     commit: int = 0
     next_file: int = 1
     next_id: int | None = 0
-    segments: tuple[Segment, ...] = ()
+    segments: tuple[SegmentEntry, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
     center: str | None = None
 
     @property
     def names(self) -> set[str]:
-        """Names of all files of this commit, the manifest's included."""
+        """Names of all files of this commit, including the manifest."""
         removed = {s.removed.name for s in self.segments if s.removed}
         return {MANIFEST, *removed, *(s.name for s in self.segments)}
 
@@ -163,7 +164,7 @@ class Manifest:
                 "next_file": self.next_file,
                 "next_id": self.next_id,
                 "segments": [_entry(segment) for segment in self.segments],
-                # In the spec, where a reader that does not know it refuses it.
+                # Inside the spec, so that a reader that does not know centers refuses the manifest.
                 "spec": self.spec.as_dict() | ({} if self.center is None else {"center": self.center}),
             }
         ).tobytes()
@@ -172,7 +173,7 @@ class Manifest:
         return b"vqindex-store %d %08x %d\n" % (STORE_VERSION, zlib.crc32(body), len(body)) + body
 
 
-def _entry(segment: Segment) -> dict[str, Any]:
+def _entry(segment: SegmentEntry) -> dict[str, Any]:
     entry = {key: getattr(segment, key) for key in _SEGMENT_KEYS}
     for key in _OPTIONAL_KEYS:
         if getattr(segment, key) is not None:
@@ -187,31 +188,31 @@ _OPTIONAL_KEYS = ("first_id", "file_crc32")
 _REMOVED_KEYS = ("file", "rows", "crc32")
 
 
-def _whole(where: dict[str, Any], name: str) -> int:
-    """Return an entry that must be a whole number from 0 on."""
-    value = where.get(name)
+def _whole(entry: dict[str, Any], name: str) -> int:
+    """Return a value that must be a whole number from 0 on."""
+    value = entry.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MAX_COUNTED:
         raise ValueError(f"{name} is {value!r}; expected a whole number from 0 on")
     return value
 
 
-def _segment(entry: dict[str, Any]) -> Segment:
+def _segment(entry: dict[str, Any]) -> SegmentEntry:
     optional = {key: _whole(entry, key) for key in _OPTIONAL_KEYS if key in entry}
-    gone = entry.get("removed")
-    removed = None if gone is None else Removed(**{key: _whole(gone, key) for key in _REMOVED_KEYS})
+    bits = entry.get("removed")
+    removed = None if bits is None else RemovedEntry(**{key: _whole(bits, key) for key in _REMOVED_KEYS})
     sizes: dict[str, Any] = {key: _whole(entry, key) for key in _SEGMENT_KEYS}
-    segment = Segment(**sizes, **optional, removed=removed)
+    segment = SegmentEntry(**sizes, **optional, removed=removed)
     if segment.live < 0:
-        raise ValueError(f"{segment.name} has {segment.rows} rows, of which {-segment.live} too many are removed")
+        raise ValueError(f"{segment.name} has {segment.rows} rows; {segment.rows - segment.live} are removed")
     return segment
 
 
 def _parse(body: bytes) -> Manifest:
     content = json.loads(body)
     segments = tuple(_segment(entry) for entry in content["segments"])
-    given = dict(content["spec"])
-    center = given.pop("center", None)
-    spec = IndexSpec(**given)
+    fields = dict(content["spec"])
+    center = fields.pop("center", None)
+    spec = IndexSpec(**fields)
     if Centering.from_text(spec, center).text != center or (center == "mean" and segments):
         raise ValueError(f"center is {center!r}")
     manifest = Manifest(
@@ -224,7 +225,7 @@ def _parse(body: bytes) -> Manifest:
         meta=dict(content["meta"]),
         center=center,
     )
-    if manifest.spec.as_dict() != given:
+    if manifest.spec.as_dict() != fields:
         raise ValueError(f"spec is {content['spec']}; expected all of {', '.join(manifest.spec.as_dict())}")
     files = [s.file for s in segments] + [s.removed.file for s in segments if s.removed]
     if len(set(files)) < len(files) or max(files, default=0) >= manifest.next_file:

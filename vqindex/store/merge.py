@@ -1,15 +1,17 @@
-"""Which segments a commit rewrites: few files to search, each row rewritten a bounded number of times.
+"""Which segments a commit rewrites: searches should open few files, and no row should be rewritten often.
 
-Segments lie in the order in which their rows were added, and only neighbors are merged, so rows keep their order. A
-segment of s live rows has level floor(log_8 s). The last segments, as far as their levels are at most L, are merged as
-soon as they hold 8^(L+1) rows together. So each merge lifts every row it writes to a higher level, and
+The policy is that of a tiered LSM tree. Segments are in the order in which their rows were added, and only neighbors
+are merged, so rows keep their order. A segment of s live rows has level floor(log_8 s). The last segments of level L or
+lower are merged as soon as they hold 8^(L+1) rows together. Each merge therefore lifts every row it writes to a higher
+level. It follows that
 
-* a row is rewritten by merges at most log_8 n + 1 times, however small the commits;
-* fewer than 8 segments of a level stay together at the end of the list.
+* merges rewrite a row at most log_8 n + 1 times, however small the commits are;
+* at the end of the list there are fewer than 8 segments of one level.
 
-Merging stops at segments of MERGE_BYTES, so a commit rewrites at most about so much at once. A segment of which less
-than half is left is rewritten without its removed rows: at least as many rows were removed before as are rewritten
-then, and files are at most twice as large as what lives.
+Segments of MERGE_BYTES or more are not merged, which bounds what one commit rewrites.
+
+A segment with more removed rows than live ones is rewritten without them. That costs at most one written row for each
+removed row, and files take at most twice the space of the live rows.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ def _level(rows: int) -> int:
 
 
 def _tail(live: Sequence[int], most: int) -> int:
-    """Return from where on the last segments are merged; len(live) if they are not."""
+    """Return the first of the last segments that are merged; len(live) if none are."""
     found, start, total = len(live), len(live), 0
     level = 0
     while start > 0 and live[start - 1] < most:
@@ -45,14 +47,14 @@ def _tail(live: Sequence[int], most: int) -> int:
 
 
 def merge_runs(rows: Sequence[int], live: Sequence[int], most: int) -> list[slice]:
-    """Return the runs of neighbouring segments to be rewritten as one each, in order.
+    """Return runs of neighboring segments, in order; each run is to be rewritten as one segment.
 
     Parameters
     ----------
     rows, live : sequence of int
-        Rows of each segment, and how many of them are not removed.
+        All rows of each segment, and its live rows.
     most : int
-        Segments of so many live rows are not merged any more.
+        Segments with at least this many live rows are not merged.
     """
     tail = _tail(live, most)
     sparse = [slice(i, i + 1) for i in range(tail) if 2 * live[i] < rows[i]]

@@ -1,4 +1,4 @@
-"""`vqindex.open`: finding a store, or making a new one."""
+"""`vqindex.open`: opening the store in a folder, or creating one."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def open_store(
     mmap: bool = True,
     verify: bool | None = None,
 ) -> DurableIndex:
-    """Open an index that lives in a folder, or make a new one there.
+    """Open the index in a folder, or create one there.
 
     Parameters
     ----------
     path : str or path
         The folder.
     mode : {"r", "a"}
-        "r" reads the last commit and keeps to it, whatever a writer does meanwhile. "a" reads and writes; there can be
-        one such at a time, and it makes the folder if `dim` is given and there is none.
+        "r" reads the last commit and keeps it, whatever a writer does meanwhile. "a" reads and writes. It creates the
+        index if `dim` is given and the folder holds none. Only one writer can have an index open at a time.
     dim, bits : int, optional
-        As for `VQIndex`, for a new index; so the next ones. Those given for one that is there must be its own.
+        As for `VQIndex`. A new index gets these parameters and the next ones; those of an existing index must be equal.
     metric, codec, sketch, rotation : str, optional
         As for `VQIndex`.
     seed : int, optional
@@ -53,14 +53,15 @@ def open_store(
     keep_vectors : str, optional
         As for `VQIndex`.
     center : {"mean"} or array-like of float, shape (dim,), optional
-        As for `VQIndex`: the mean of the first vectors added, which the next commit keeps. An index that is there and
-        has a center can also be opened with "mean"; its center stays.
+        As for `VQIndex`. "mean" is the mean of the first vectors added; the next commit stores it. An existing index
+        that has a center can also be opened with "mean" and keeps its center.
     device : str, default "auto"
         As for `VQIndex`.
     mmap : bool, default True
         Map codes and scalars instead of reading them.
     verify : bool, optional
-        Check every block against its checksum. Default: only without `mmap`; headers and manifest are checked always.
+        Check every block against its checksum. Default: only without `mmap`. Headers and the manifest are always
+        checked.
 
     Returns
     -------
@@ -69,24 +70,24 @@ def open_store(
     Raises
     ------
     FileNotFoundError
-        If there is no index, and none is made.
+        If there is no index, and none is created.
     StoreError
         If another writer has it open.
     FileFormatError
-        If a file is missing, damaged or of an unknown version, or the folder holds other things.
+        If a file is missing, damaged or of an unknown version, or the folder holds other files.
     InvalidInputError
-        A mode that is neither, or parameters that are not the index's.
+        If the mode is neither, or parameters differ from those of the index.
     """
-    given = {
+    parameters = {
         "dim": dim, "bits": bits, "metric": metric, "codec": codec,
         "sketch": sketch, "rotation": rotation, "seed": seed, "keep_vectors": keep_vectors, "center": center,
     }  # fmt: skip
-    wanted = {name: value for name, value in given.items() if value is not None}
-    return _open(LocalDirectory(Path(path)), mode, wanted, device, mmap, not mmap if verify is None else verify)
+    parameters = {name: value for name, value in parameters.items() if value is not None}
+    return _open(LocalDirectory(Path(path)), mode, parameters, device, mmap, not mmap if verify is None else verify)
 
 
 def _open(
-    directory: LocalDirectory, mode: str, wanted: dict[str, Any], device: str, mmap: bool, verify: bool
+    directory: LocalDirectory, mode: str, parameters: dict[str, Any], device: str, mmap: bool, verify: bool
 ) -> DurableIndex:
     folder = directory.folder
     if mode not in ("r", "a"):
@@ -95,16 +96,16 @@ def _open(
         raise FileFormatError(f"{folder} is a file; expected a folder (VQIndex.load reads a .vqi file)")
     lock = None
     if mode == "a":
-        new = directory.version(MANIFEST) is None
-        if new:
-            first = _first_commit(folder, wanted)
+        is_new = directory.version(MANIFEST) is None
+        if is_new:
+            first = _first_commit(folder, parameters)
             directory.make_folder()
         lock = directory.lock()
     try:
-        if lock is not None and new and directory.version(MANIFEST) is None:
+        if lock is not None and is_new and directory.version(MANIFEST) is None:
             prepare_manifest(directory, first)
             publish_manifest(directory, expected=None)
-        _check_spec(directory, wanted)
+        _check_parameters(directory, parameters)
         return DurableIndex(directory, lock, device, mmap, verify)
     except BaseException:
         if lock is not None:
@@ -112,11 +113,14 @@ def _open(
         raise
 
 
-def _first_commit(folder: Path, wanted: dict[str, Any]) -> Manifest:
-    if "dim" not in wanted:
+def _first_commit(folder: Path, parameters: dict[str, Any]) -> Manifest:
+    """Return the manifest of a new store; FileFormatError if its folder holds files of another kind."""
+    if "dim" not in parameters:
         raise FileNotFoundError(f"{folder} holds no index; give dim= to make one")
-    spec = IndexSpec(**{name: value for name, value in wanted.items() if name not in ("keep_vectors", "center")})
-    first = Manifest(spec, as_kind(wanted.get("keep_vectors")), center=Centering.of(spec, wanted.get("center")).text)
+    spec = IndexSpec(**{name: value for name, value in parameters.items() if name not in ("keep_vectors", "center")})
+    first = Manifest(
+        spec, as_kind(parameters.get("keep_vectors")), center=Centering.of(spec, parameters.get("center")).text
+    )
     known = {LOCK, MANIFEST}
     others = (
         [p.name for p in folder.iterdir() if p.name not in known and not is_ours(p.name)] if folder.is_dir() else []
@@ -126,16 +130,17 @@ def _first_commit(folder: Path, wanted: dict[str, Any]) -> Manifest:
     return first
 
 
-def _check_spec(directory: LocalDirectory, wanted: dict[str, Any]) -> None:
+def _check_parameters(directory: LocalDirectory, parameters: dict[str, Any]) -> None:
+    """Raise InvalidInputError for parameters that differ from those of the store."""
     folder, manifest = directory.folder, load_manifest(directory)
-    own = {**manifest.spec.as_dict(), "keep_vectors": manifest.keep_vectors}
-    there = Centering.from_text(manifest.spec, manifest.center)
-    given = Centering.of(manifest.spec, wanted.pop("center", None))
-    if given.on and given.text != there.text and not (given.pending and there.on):
-        raise InvalidInputError(f"center is {given.describe()}; the index in {folder} has {there.describe()}")
-    for name, value in wanted.items():
-        if own[name] != value:
-            raise InvalidInputError(f"{name} is {value!r}; the index in {folder} has {own[name]!r}")
+    stored = {**manifest.spec.as_dict(), "keep_vectors": manifest.keep_vectors}
+    stored_center = Centering.from_text(manifest.spec, manifest.center)
+    center = Centering.of(manifest.spec, parameters.get("center"))
+    if center.on and center.text != stored_center.text and not (center.pending and stored_center.on):
+        raise InvalidInputError(f"center is {center.describe()}; the index in {folder} has {stored_center.describe()}")
+    for name, value in parameters.items():
+        if name != "center" and stored[name] != value:
+            raise InvalidInputError(f"{name} is {value!r}; the index in {folder} has {stored[name]!r}")
 
 
 def discard_store(path: str | os.PathLike[str]) -> None:

@@ -1,4 +1,4 @@
-"""The files that say which rows of a segment are removed: a few words of head, then a bit per row."""
+"""The files that say which rows of a segment are removed: a head of 24 bytes, then one bit for each row."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from numpy.typing import NDArray
 
 from ..directory.protocol import Directory
 from ..errors import FileFormatError
-from .manifest import Removed, Segment
+from .manifest import RemovedEntry, SegmentEntry
 
 __all__ = ["read_removed", "write_removed"]
 
-_HEAD = struct.Struct("<8sQQ")  # what it is, rows of the segment, rows removed
+_HEAD = struct.Struct("<8sQQ")  # magic, rows of the segment, removed rows
 _MAGIC = b"VQIGONE1"
 
 
-def write_removed(directory: Directory, number: int, bits: NDArray[np.bool_]) -> Removed:
+def write_removed(directory: Directory, number: int, bits: NDArray[np.bool_]) -> RemovedEntry:
     """Write and sync the file of a segment of bits.size rows, and return its entry. Set bits are removed rows."""
     count = int(np.count_nonzero(bits))
     packed = np.packbits(bits, bitorder="little")
     data = _HEAD.pack(_MAGIC, bits.size, count) + packed.tobytes()
-    removed = Removed(number, count, zlib.crc32(data))
+    removed = RemovedEntry(number, count, zlib.crc32(data))
     file = directory.create(removed.name)
     try:
         file.write(data)
@@ -33,29 +33,26 @@ def write_removed(directory: Directory, number: int, bits: NDArray[np.bool_]) ->
     return removed
 
 
-def read_removed(directory: Directory, segment: Segment) -> NDArray[np.int64]:
-    """Return the rows of a segment that are removed, ascending.
+def read_removed(directory: Directory, segment: SegmentEntry, removed: RemovedEntry) -> NDArray[np.int64]:
+    """Return the removed rows of a segment, ascending.
 
     Raises
     ------
     FileFormatError
         If the file does not say what the manifest says.
     """
-    if segment.removed is None:
-        return np.empty(0, np.int64)
-    name = segment.removed.name
-    path = directory.describe(name)
+    where = directory.describe(removed.name)
     expected_size = _HEAD.size + -(-segment.rows // 8)
-    size = directory.size(name)
+    size = directory.size(removed.name)
     if size != expected_size:  # checked before memory is allocated for it
-        raise FileFormatError(f"{path}: has {size} bytes; expected {expected_size}")
-    data = directory.read(name, 0, size + 1)
-    if len(data) != size or zlib.crc32(data) != segment.removed.crc32:
-        raise FileFormatError(f"{path}: damaged (its CRC-32 differs)")
-    if _HEAD.unpack_from(data) != (_MAGIC, segment.rows, segment.removed.rows):
-        raise FileFormatError(f"{path}: not for the {segment.rows} rows of {segment.name}")
+        raise FileFormatError(f"{where}: has {size} bytes; expected {expected_size}")
+    data = directory.read(removed.name, 0, size + 1)
+    if len(data) != size or zlib.crc32(data) != removed.crc32:
+        raise FileFormatError(f"{where}: damaged (its CRC-32 differs)")
+    if _HEAD.unpack_from(data) != (_MAGIC, segment.rows, removed.rows):
+        raise FileFormatError(f"{where}: not for the {segment.rows} rows of {segment.name}")
     bits = np.unpackbits(np.frombuffer(data, np.uint8, offset=_HEAD.size), bitorder="little")
     rows = np.flatnonzero(bits)
-    if rows.size != segment.removed.rows or (rows.size and rows[-1] >= segment.rows):
-        raise FileFormatError(f"{path}: has {rows.size} bits set; expected {segment.removed.rows} of {segment.rows}")
+    if rows.size != removed.rows or (rows.size and rows[-1] >= segment.rows):
+        raise FileFormatError(f"{where}: has {rows.size} bits set; expected {removed.rows} of {segment.rows}")
     return rows

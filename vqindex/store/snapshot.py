@@ -1,8 +1,14 @@
-"""Reading a commit: the manifest and the files it names, also while a writer replaces them."""
+"""Reading a commit: the manifest and the files it names, also while a writer replaces them.
+
+A reader takes no lock. A writer may publish the next manifest and remove files between a reader's look at the manifest
+and its opening of the files. A missing file therefore means that a newer manifest exists, and the reader starts again
+with that. Files that are open or mapped stay readable after they are removed, so a snapshot stays complete.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,18 +21,23 @@ from ..directory.protocol import Directory
 from ..errors import FileFormatError
 from ..file_format.reader import check_ids
 from ..file_format.seal import check_bytes
+from ..rows.contents import Contents
+from ..rows.ids import IdMap
+from ..rows.originals import Originals
+from ..rows.row_store import RowStore
+from ..rows.segment import Segment
 from ..rows.string_ids import StringIds
-from .manifest import MANIFEST, Manifest, Segment, load_manifest
+from .manifest import MANIFEST, Manifest, SegmentEntry, load_manifest
 from .removed import read_removed
 
-__all__ = ["Part", "ids_of", "names_of", "read_snapshot", "verify_store"]
+__all__ = ["join_segments", "read_snapshot", "verify_store"]
 
+I64 = NDArray[np.int64]
 Answer = TypeVar("Answer")
-Part = tuple[file_format.FileContents, NDArray[np.int64]]  # a segment and which of its rows are removed
 
 
-def _steady(directory: Directory, work: Callable[[Manifest], Answer]) -> tuple[Manifest, Answer]:
-    """Do something with all files of a commit; again with the next one if a writer took files away meanwhile."""
+def _with_steady_files(directory: Directory, work: Callable[[Manifest], Answer]) -> tuple[Manifest, Answer]:
+    """Do something with all files of the last commit; again with the next one if a writer removed files meanwhile."""
     manifest = load_manifest(directory)
     while True:
         try:
@@ -42,41 +53,24 @@ def _steady(directory: Directory, work: Callable[[Manifest], Answer]) -> tuple[M
             manifest = newer
 
 
-def _read_segment(
-    directory: Directory, manifest: Manifest, segment: Segment, mmap: bool, verify: bool
-) -> file_format.FileContents:
-    path = directory.describe(segment.name)
-    size = directory.size(segment.name)
-    if size != segment.size:
-        raise FileFormatError(f"{path}: has {size} bytes; expected {segment.size}")
-    stored = file_format.read(directory.fetch(segment.name), mmap=mmap, verify=verify)
-    originals = stored.segment.originals
-    kind = None if originals is None else originals.kind
-    found = (stored.crc32, stored.centering.spec, stored.centering.text, stored.rows, kind)
-    if found != (segment.crc32, manifest.spec, manifest.center, segment.rows, manifest.keep_vectors):
-        raise FileFormatError(f"{path}: not the file that {directory.describe(MANIFEST)} names (its header differs)")
-    if (stored.segment.ids is None) != (segment.first_id is not None):
-        raise FileFormatError(f"{path}: has ids both here and in {directory.describe(MANIFEST)}, or in neither")
-    return stored
+def _read_segment(directory: Directory, manifest: Manifest, entry: SegmentEntry, mmap: bool, verify: bool) -> Segment:
+    """Read a segment and its removed rows; refuse another file than the one that the manifest names."""
+    where = directory.describe(entry.name)
+    size = directory.size(entry.name)
+    if size != entry.size:
+        raise FileFormatError(f"{where}: has {size} bytes; expected {entry.size}")
+    file = file_format.read(directory.fetch(entry.name), mmap=mmap, verify=verify)
+    segment = file.segment
+    kind = None if segment.originals is None else segment.originals.kind
+    found = (file.crc32, file.centering.spec, file.centering.text, segment.rows, kind)
+    if found != (entry.crc32, manifest.spec, manifest.center, entry.rows, manifest.keep_vectors):
+        raise FileFormatError(f"{where}: not the file that {directory.describe(MANIFEST)} names (its header differs)")
+    if (segment.ids is None) != (entry.first_id is not None):
+        raise FileFormatError(f"{where}: has ids both here and in {directory.describe(MANIFEST)}, or in neither")
+    return segment if entry.removed is None else replace(segment, removed=read_removed(directory, entry, entry.removed))
 
 
-def ids_of(segment: Segment, stored: file_format.FileContents) -> NDArray[np.int64]:
-    """Return the ids of all rows of a segment."""
-    if stored.segment.ids is not None:
-        return stored.segment.ids
-    assert segment.first_id is not None
-    return np.arange(segment.first_id, segment.first_id + segment.rows)
-
-
-def names_of(where: str, segments: Sequence[file_format.FileContents]) -> list[StringIds]:
-    """Return the names of all segments; of none if ids are integers. Some with and some without are refused."""
-    named = [stored.segment.string_ids for stored in segments if stored.segment.string_ids is not None]
-    if named and len(named) < len(segments):
-        raise FileFormatError(f"{where}: {len(named)} of its {len(segments)} segments have names; expected all or none")
-    return named
-
-
-def read_snapshot(directory: Directory, mmap: bool, verify: bool) -> tuple[Manifest, list[Part]]:
+def read_snapshot(directory: Directory, mmap: bool, verify: bool) -> tuple[Manifest, list[Segment]]:
     """Read the last commit.
 
     Raises
@@ -84,22 +78,85 @@ def read_snapshot(directory: Directory, mmap: bool, verify: bool) -> tuple[Manif
     FileNotFoundError
         If there is no manifest.
     FileFormatError
-        If a file is missing, damaged or another than the manifest names.
+        If a file is missing, damaged, or not the one that the manifest names.
     """
 
-    def work(manifest: Manifest) -> list[Part]:
-        return [
-            (_read_segment(directory, manifest, segment, mmap, verify), read_removed(directory, segment))
-            for segment in manifest.segments
-        ]
+    def work(manifest: Manifest) -> list[Segment]:
+        return [_read_segment(directory, manifest, entry, mmap, verify) for entry in manifest.segments]
 
-    return _steady(directory, work)
+    return _with_steady_files(directory, work)
+
+
+def join_segments(rows: RowStore, manifest: Manifest, segments: Sequence[Segment], where: str) -> Contents:
+    """Return the contents of an index that holds the segments of a commit, without copying rows.
+
+    Parameters
+    ----------
+    rows : RowStore
+        An empty one, which takes the rows.
+    manifest : Manifest
+        The commit.
+    segments : sequence of Segment
+        Its segments, with their removed rows.
+    where : str
+        The store, for errors.
+    """
+    originals = None if manifest.keep_vectors is None else Originals(manifest.spec.dim, manifest.keep_vectors)
+    removed, first = [], 0
+    for segment in segments:
+        rows.seal(segment.stored, whole=True)
+        if originals is not None and segment.originals is not None:
+            originals.parts += segment.originals.parts  # `append` would copy small ones into memory
+        if segment.removed is not None:
+            removed.append(segment.removed + first)
+        first += segment.rows
+    ids = IdMap(first, _join_ids(manifest, segments), manifest.next_id, _join_string_ids(where, segments))
+    if removed:
+        ids.remove(np.concatenate(removed))
+    return Contents(rows, ids, originals)
+
+
+def _ids_of(entry: SegmentEntry, segment: Segment) -> I64:
+    """Return the ids of all rows of a segment."""
+    if segment.ids is not None:
+        return segment.ids
+    first = 0 if entry.first_id is None else entry.first_id  # `_read_segment` accepts only one of the two
+    return np.arange(first, first + segment.rows)
+
+
+def _join_ids(manifest: Manifest, segments: Sequence[Segment]) -> I64 | None:
+    """Return the ids of all rows; None if row i has id i and no other id was ever given."""
+    first_rows = np.cumsum([0, *(entry.rows for entry in manifest.segments)])
+    is_counted = all(entry.first_id == first for entry, first in zip(manifest.segments, first_rows, strict=False))
+    if is_counted and manifest.next_id == first_rows[-1]:
+        return None
+    ids = [_ids_of(entry, segment) for entry, segment in zip(manifest.segments, segments, strict=True)]
+    return np.concatenate([np.empty(0, np.int64), *ids])
+
+
+def _string_ids_of(where: str, segments: Sequence[Segment]) -> list[StringIds]:
+    """Return the strings of each segment, none if ids are integers. Refuse a mixture."""
+    named = [segment.string_ids for segment in segments if segment.string_ids is not None]
+    if named and len(named) < len(segments):
+        raise FileFormatError(f"{where}: {len(named)} of its {len(segments)} segments have names; expected all or none")
+    return named
+
+
+def _join_string_ids(where: str, segments: Sequence[Segment]) -> StringIds | None:
+    """Return the strings of all rows; None if ids are integers."""
+    named = _string_ids_of(where, segments)
+    if len(named) < 2:
+        return named[0] if named else None
+    together = StringIds()
+    for string_ids in named:
+        together.extend(string_ids)
+    return together
 
 
 def verify_store(folder: Path) -> list[tuple[str, int]]:
     """Check every byte of every file of the last commit; return (name, bytes) of each.
 
-    Takes little memory but for a sort of all ids.
+    It needs little memory, except for a sort of all ids.
 
     Raises
     ------
@@ -113,21 +170,21 @@ def verify_store(folder: Path) -> list[tuple[str, int]]:
     def work(manifest: Manifest) -> list[tuple[str, int]]:
         names, segments = [], []
         ids = [np.empty(0, np.int64)]
-        for segment in manifest.segments:
-            path = folder / segment.name
-            stored = _read_segment(directory, manifest, segment, mmap=True, verify=True)
-            check_bytes(path, segment.file_crc32)
-            segments.append(stored)
-            if stored.segment.string_ids is not None:
-                stored.segment.string_ids.check(path, stored.segment.ids)
-            names.append((segment.name, segment.size))
-            removed = read_removed(directory, segment)
-            if segment.removed:
-                names.append((segment.removed.name, directory.size(segment.removed.name)))
-            ids.append(np.delete(ids_of(segment, stored), removed))
-        names_of(str(folder), segments)
-        check_ids(folder / MANIFEST, np.concatenate(ids), manifest.next_id)
+        for entry in manifest.segments:
+            segment = _read_segment(directory, manifest, entry, mmap=True, verify=True)
+            path = directory.fetch(entry.name)
+            check_bytes(path, entry.file_crc32)
+            segments.append(segment)
+            if segment.string_ids is not None:
+                segment.string_ids.check(path, segment.ids)
+            names.append((entry.name, entry.size))
+            if entry.removed is not None:
+                names.append((entry.removed.name, directory.size(entry.removed.name)))
+            all_ids = _ids_of(entry, segment)
+            ids.append(all_ids if segment.removed is None else np.delete(all_ids, segment.removed))
+        _string_ids_of(str(folder), segments)
+        check_ids(directory.describe(MANIFEST), np.concatenate(ids), manifest.next_id)
         return names
 
-    manifest, names = _steady(directory, work)
+    manifest, names = _with_steady_files(directory, work)
     return [(MANIFEST, len(manifest.to_bytes())), *names]

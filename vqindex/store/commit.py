@@ -1,0 +1,274 @@
+"""The commit algorithm: what changes on disk when the rows in memory have changed.
+
+Rows in memory keep their places from one commit to the next: those of all segments one after the other, then those
+added since. So a commit compares two things: which file holds which rows, and which rows are live. It writes
+
+* rows that no file holds as new segments;
+* segments that ``merge.py`` chooses as new segments without their removed rows;
+* a file of bits for each other segment of which more rows are removed than before;
+* a manifest that names the files.
+
+It then publishes the manifest, which is the moment at which readers see the commit, and removes the files that the
+manifest does not name. FORMAT.md describes the order of writes and syncs that makes this safe at any crash.
+
+A commit fails in one of two ways. Before the manifest is published, the new files are removed and nothing has changed.
+While it is published, the manifest on disk may be the old or the new one, so the new files stay; the next commit or the
+next writer removes those that are not named. In both cases the rows in memory are untouched and the commit can be
+repeated.
+
+This module knows directories only as `Directory`, and no index: it is given a `State`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..center import Centering
+from ..codes.codec import Codec
+from ..directory.protocol import Directory
+from ..file_format.contents import FileContents
+from ..file_format.writer import write_file
+from ..rows.bitmap import bits_of
+from ..rows.contents import Contents
+from ..rows.ids import IdMap
+from .manifest import MAX_COUNTED, NEXT, Manifest, SegmentEntry, is_ours, prepare_manifest, publish_manifest
+from .merge import MERGE_BYTES, merge_runs
+from .removed import write_removed
+
+__all__ = ["CommitWriter", "State"]
+
+I64 = NDArray[np.int64]
+Bits = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What a commit is to put on disk.
+
+    Attributes
+    ----------
+    codec : Codec
+        Tables of the codes.
+    centering : Centering
+        Spec and center.
+    contents : Contents
+        Rows, ids and originals in memory, removed rows included.
+    meta : mapping
+        Notes of the user.
+    """
+
+    codec: Codec
+    centering: Centering
+    contents: Contents
+    meta: Mapping[str, Any]
+
+    @property
+    def live(self) -> Bits:
+        """A bit for each row in memory: whether it is live."""
+        count, words = self.contents.ids.rows_ever, self.contents.ids.live
+        return np.ones(count, np.bool_) if words is None else bits_of(words, count)
+
+    @property
+    def max_segment_rows(self) -> int:
+        """Most rows of a segment; segments with as many live rows are not merged."""
+        originals = self.contents.originals
+        vector_bytes = 0 if originals is None else originals.bytes_per_vector
+        return max(1, MERGE_BYTES // (self.codec.spec.bytes_per_vector + vector_bytes))
+
+
+@dataclass(frozen=True, eq=False)
+class _SegmentRows:
+    """Which rows in memory a segment holds: those from `first` to before `last`, or only `rows` among them."""
+
+    first: int
+    last: int
+    rows: I64 | None
+    entry: SegmentEntry | None  # None: no file holds them yet
+
+    def select(self, bits: Bits) -> Bits:
+        """Return the bits of its rows, out of bits for all rows in memory."""
+        in_range = bits[self.first : self.last]
+        return in_range if self.rows is None else in_range[self.rows - self.first]
+
+
+class CommitWriter:
+    """Writes the commits of one store.
+
+    Parameters
+    ----------
+    directory : Directory
+        Where its files lie.
+    manifest : Manifest
+        The last commit. The rows in memory are those of its segments, one after the other.
+    version : str or None
+        The version of the manifest, from before it was read (`Directory.version`).
+    """
+
+    def __init__(self, directory: Directory, manifest: Manifest, version: str | None) -> None:
+        self.directory = directory
+        self._version = version
+        self._next_file = manifest.next_file
+        self.follow(manifest)
+
+    def follow(self, manifest: Manifest) -> None:
+        """Take a manifest as the last commit, after the rows in memory were read from its files."""
+        self.manifest = manifest
+        self._segments: list[_SegmentRows] = []
+        first = 0
+        for entry in manifest.segments:
+            self._segments.append(_SegmentRows(first, first + entry.rows, None, entry))
+            first += entry.rows
+
+    def commit(self, state: State, *, merge: bool) -> bool:
+        """Put a state on disk and return whether it differs from the last commit.
+
+        Parameters
+        ----------
+        state : State
+            What to write.
+        merge : bool
+            Whether to rewrite segments that ``merge.py`` chooses.
+        """
+        live = state.live
+        segments = self._all_segments(state)
+        if not self._has_changes(state, segments, live):
+            return False
+        selected = [segment.select(live) for segment in segments]
+        rows, live_rows = [bits.size for bits in selected], [int(np.count_nonzero(bits)) for bits in selected]
+        self._write(state, segments, merge_runs(rows, live_rows, state.max_segment_rows) if merge else [], live)
+        return True
+
+    def compact(self, state: State) -> bool:
+        """Put a state on disk without removed rows, in as few segments as possible; return whether that wrote any."""
+        live = state.live
+        segments = self._all_segments(state)
+        is_compact = all(segment.select(live).all() for segment in segments) and all(
+            segment.select(live).size == state.max_segment_rows for segment in segments[:-1]
+        )
+        if is_compact and not self._has_changes(state, segments, live):
+            return False
+        self._write(state, segments, [slice(0, len(segments))], live)
+        return True
+
+    def sweep(self) -> None:
+        """Remove the store's files that the manifest does not name. A failure is harmless: a later sweep repeats it."""
+        named = self.manifest.names
+        with suppress(OSError):
+            for name in self.directory.names():
+                if is_ours(name) and name not in named:
+                    with suppress(OSError):
+                        self.directory.remove(name)
+
+    def _all_segments(self, state: State) -> list[_SegmentRows]:
+        """Return the segments of the last commit, then segments of the rows that no file holds."""
+        first = self._segments[-1].last if self._segments else 0
+        count, step = state.contents.ids.rows_ever, state.max_segment_rows
+        new = [_SegmentRows(start, min(start + step, count), None, None) for start in range(first, count, step)]
+        return [*self._segments, *new]
+
+    def _has_changes(self, state: State, segments: Sequence[_SegmentRows], live: Bits) -> bool:
+        last = self.manifest
+        if (state.meta, state.contents.ids.next_id, state.centering.text) != (last.meta, last.next_id, last.center):
+            return True
+        for segment in segments:
+            live_rows = np.count_nonzero(segment.select(live))
+            if live_rows != (0 if segment.entry is None else segment.entry.live):
+                return True
+        return False
+
+    def _write(self, state: State, segments: Sequence[_SegmentRows], runs: Sequence[slice], live: Bits) -> None:
+        """Write a commit in which each run of segments is rewritten."""
+        created: list[str] = []
+        published = False
+        try:
+            after = self._write_segments(state, segments, runs, live, created)
+            originals = state.contents.originals
+            manifest = Manifest(
+                state.centering.spec,
+                None if originals is None else originals.kind,
+                self.manifest.commit + 1,
+                self._next_file,
+                state.contents.ids.next_id,
+                tuple(segment.entry for segment in after if segment.entry is not None),
+                deepcopy(dict(state.meta)),  # a later change inside of it must count as a change
+                state.centering.text,
+            )
+            created.append(NEXT)
+            prepare_manifest(self.directory, manifest)
+            self.directory.sync()  # the names of the new files, before a manifest names them
+            published = True  # perhaps, from here on
+            version = publish_manifest(self.directory, self._version)
+        except BaseException:
+            if not published:
+                for name in created:
+                    with suppress(OSError):
+                        self.directory.remove(name)
+            raise
+        self.manifest, self._segments, self._version = manifest, after, version
+        self.sweep()
+
+    def _write_segments(
+        self, state: State, segments: Sequence[_SegmentRows], runs: Sequence[slice], live: Bits, created: list[str]
+    ) -> list[_SegmentRows]:
+        """Write new segments and bits; return which segments hold which rows afterwards."""
+        after: list[_SegmentRows] = []
+        stops = {run.start: run.stop for run in runs}
+        step = state.max_segment_rows
+        at = 0
+        while at < len(segments):
+            stop = stops.get(at, at + 1)
+            if at in stops or segments[at].entry is None:
+                first, last = segments[at].first, segments[stop - 1].last
+                rows = np.flatnonzero(live[first:last]) + first
+                parts = [rows[start : start + step] for start in range(0, rows.size, step)]
+                after += [self._write_segment(state, part, created) for part in parts]
+            else:
+                after += self._write_removed(segments[at], live, created)
+            at = stop
+        return after
+
+    def _new_name(self, ending: str, created: list[str]) -> tuple[int, str]:
+        """Return the number and name of the next file. No number is used twice, even after a failed commit."""
+        number = self._next_file
+        self._next_file += 1
+        name = f"{number:010d}.{ending}"
+        created.append(name)
+        return number, name
+
+    def _write_segment(self, state: State, rows: I64, created: list[str]) -> _SegmentRows:
+        """Write some rows, ascending, as a segment."""
+        number, name = self._new_name("vqi", created)
+        ids = state.contents.ids.numbers(rows)
+        string_ids = None if state.contents.ids.string_ids is None else state.contents.ids.string_ids.select(rows)
+        originals = None if state.contents.originals is None else state.contents.originals.select(rows)
+        is_counted = string_ids is None and ids[-1] < MAX_COUNTED and bool((np.diff(ids) == 1).all())
+        id_map = IdMap(rows.size, None if is_counted else ids, None, string_ids)
+        file = self.directory.create(name)
+        try:
+            selected = Contents(state.contents.rows.select(rows), id_map, originals)
+            crc = write_file(file, state.codec, FileContents(state.centering, selected.segments(), {}))
+        finally:
+            file.close()
+        size, first_id = self.directory.size(name), int(ids[0]) if is_counted else None
+        first, last = int(rows[0]), int(rows[-1]) + 1
+        entry = SegmentEntry(number, rows.size, size, crc, first_id)
+        return _SegmentRows(first, last, None if last - first == rows.size else rows, entry)
+
+    def _write_removed(self, segment: _SegmentRows, live: Bits, created: list[str]) -> list[_SegmentRows]:
+        """Write which rows of a segment are removed, if that has changed; drop a segment without live rows."""
+        bits, entry = segment.select(live), segment.entry
+        live_rows = int(np.count_nonzero(bits))
+        if live_rows == 0 or entry is None:
+            return []
+        if live_rows == entry.live:
+            return [segment]
+        number, _ = self._new_name("removed", created)
+        removed = write_removed(self.directory, number, ~bits)
+        return [replace(segment, entry=replace(entry, removed=removed))]
