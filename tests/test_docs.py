@@ -25,17 +25,17 @@ NOT_RUN = {"CONTRIBUTING.md": 1, "README.md": 1, "docs/index.md": 2}
 
 
 class Block(NamedTuple):
-    """A fenced block of code."""
+    """A fenced block of code, and the mark before it: "not run", "needs" (other tests run it) or none."""
 
     language: str
     code: str
-    not_run: str
+    mark: str
 
 
 def blocks(page):
-    fence = r"(?:<!-- not run: (.*?) -->\n)?^( *)```(\w*)\n(.*?)^ *```$"
+    fence = r"(?:<!-- (not run|needs): [^\n]* -->\n)?^( *)```(\w*)\n(.*?)^ *```$"
     found = re.findall(fence, (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
-    return [Block(language, textwrap.dedent(code), reason) for reason, _, language, code in found]
+    return [Block(language, textwrap.dedent(code), mark) for mark, _, language, code in found]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
@@ -44,7 +44,7 @@ def test_every_code_block_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = {}
     for number, block in enumerate(blocks(page)):
-        if block.not_run:
+        if block.mark:
             continue
         if block.language == "python":
             exec(compile(block.code, f"{page}, block {number}", "exec"), namespace)
@@ -89,7 +89,7 @@ def test_the_reference_has_every_public_name():
 
 
 def test_only_the_known_blocks_are_marked_as_not_run():
-    marked = {page: sum(bool(block.not_run) for block in blocks(page)) for page in PAGES}
+    marked = {page: sum(block.mark == "not run" for block in blocks(page)) for page in PAGES}
     assert {page: count for page, count in marked.items() if count} == NOT_RUN
 
 

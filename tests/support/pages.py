@@ -8,7 +8,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 def blocks(page, needs=""):
     """Return the code of ``python`` blocks: those after a line <!-- needs: NEEDS -->, or the unmarked ones."""
-    found = re.findall(r"^(.*)\n```python\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^([^\n]*)\n```python\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
     marked = [(re.fullmatch(r"<!-- needs: (\w+) -->", before), code) for before, code in found]
     return [code for mark, code in marked if (mark[1] if mark else "") == needs]
 
