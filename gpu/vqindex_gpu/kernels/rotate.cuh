@@ -42,7 +42,7 @@ __device__ __forceinline__ void vq_to_scaled(const float* row, int d, float* to,
     peak = fmaxf(peak, fabsf(v));
   }
   peak = vq_block_max(peak, scratch);
-  int exponent = (int)(__float_as_uint(peak) >> 23);  // biased; 0 for a zero vector, for which any power will do
+  int exponent = (int)(__float_as_uint(peak) >> 23);  // biased; 0 for a zero vector, for which any power works
   float power = __uint_as_float((u32)(255 - (exponent ? exponent : 1)) << 23);
   for (int j = threadIdx.x; j < d; j += blockDim.x) {
     float v = to[VQ_AT(j)], w = __fmul_rn(v, power);

@@ -7,7 +7,7 @@
 //     sum sign_query * sign                                                (only if VQ_SIGN_BOUND=1; sign_bound.py)
 //
 // VQ_SHARED=0, for up to eight queries: each warp takes a tile of its own and decodes the four subtiles as it reads
-//   them. It uses no shared memory, except for the level table of a trellis. Reading the codes takes most of the time.
+//   them. It uses no shared memory, except for the level table of a trellis. The reading of the codes bounds its time.
 //
 //      block = 4 warps = 4 tiles:   warp w   [subtile 0..3] x [8 queries]
 //
