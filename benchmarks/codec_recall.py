@@ -32,7 +32,7 @@ CODECS: dict[str, dict[str, Any]] = {
 
 
 def one_run(train: np.ndarray, test: np.ndarray, truth: np.ndarray, index: vqindex.VQIndex) -> dict[str, float]:
-    """Build and search once."""
+    """Build and search once; return recall and encoding speed."""
     start = time.perf_counter()
     index.add(train)
     seconds = time.perf_counter() - start

@@ -2,11 +2,11 @@
 
     python benchmarks/encode.py [--rows 1000000] [--dim 128] [--bits 1 2 3 4] [--codecs trellis ...] [--repeats 3]
 
-Rows are Gaussian and seeded. A build is `VQIndex.add` of all rows in one call: checks, rotation, search, factors, and
-the rows put into the stored layout. Writes one JSON line per codec and width to results/encode.jsonl, in place of the
-one for the same codec, width and shape: vectors per second and seconds, each as median, minimum and maximum over the
-repeats; the number of processors that the process may run on; and `load`, the machine's load average of one minute
-before the first build, which counts other programs and the builds just done.
+Rows are Gaussian and seeded. A build is `VQIndex.add` of all rows in one call: checks, rotation, trellis search,
+rescales, and the stored layout. Writes one JSON line per codec and width to results/encode.jsonl, which replaces the
+line of the same codec, width and shape. A line has vectors per second and seconds, each as median, minimum and maximum
+over the repeats; the number of processors that the process may use; and `load`, the machine's load average of one
+minute before the first build, which includes other programs and earlier builds.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from vqindex.backends.cpu import chosen_isa, cpu_count
 from vqindex_bench.contest import machine
 from vqindex_cli.output import show_table
 
-KEY = ("codec", "bits", "n", "dim")
+IDENTITY = ("codec", "bits", "n", "dim")
 
 
 def builds(rows: np.ndarray, bits: int, settings: dict[str, Any], repeats: int) -> dict[str, Any]:
-    """Build several times, each with its own rotation."""
+    """Build several times, each time with another rotation."""
     load, seconds, size = os.getloadavg()[0], [], 0
     for seed in range(repeats):
         index = vqindex.VQIndex(rows.shape[1], bits, seed=seed, **settings)
@@ -70,9 +70,9 @@ def main() -> None:
     path = args.out / "encode.jsonl"
     args.out.mkdir(parents=True, exist_ok=True)
     old = [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
-    new = {tuple(line[key] for key in KEY) for line in lines}
-    kept = [line for line in old if tuple(line[key] for key in KEY) not in new]
-    path.write_text("".join(json.dumps(line) + "\n" for line in kept + lines))
+    new = {tuple(line[name] for name in IDENTITY) for line in lines}
+    others = [line for line in old if tuple(line[name] for name in IDENTITY) not in new]
+    path.write_text("".join(json.dumps(line) + "\n" for line in others + lines))
     show_table(
         ("codec", "bits", "bytes", "seconds", "vectors/s", "(min..max)", "load"),
         [

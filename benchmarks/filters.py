@@ -1,13 +1,13 @@
-"""Filtered search over selectivity, and removal, beside turbovec's allowlist and faiss' IDSelector, in one process.
+"""Speed of filtered searches by selectivity, and of removal, beside turbovec and faiss in one process.
 
     python benchmarks/filters.py --data FILE.hdf5 [--bits 4] [--shares 1 0.1 0.01] [--clustered] [--threads 1]
     python benchmarks/filters.py --synthetic 1000000 384
 
-A filter is a list of ids, a share of all rows: drawn at random (or, with --clustered, rows that follow each other) and
-the same for all queries; recall is taken among what it leaves. What an index makes of the list is on the clock, except
-for faiss, whose selector is made beforehand. Every round gives each index one turn per share with all queries in a call
-and one with a query per call, so a disturbance of the machine falls on all of them; speeds are given as ratios to the
-same index without a filter, taken within a round. Appends a JSON line per index and share to results/filters.jsonl.
+A filter is a list of ids, a share of all rows, the same for all queries. The rows are random, or consecutive with
+--clustered. Recall is that among the selected rows. The time includes the conversion of the list, except for faiss,
+whose selector is made before. In every round each index has one turn per share with all queries in a call and one with
+a query per call, so that a disturbance of the machine affects all indexes. Speeds are also given as ratios to the same
+index without a filter, within a round. Appends a JSON line per index and share to results/filters.jsonl.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ REMOVED = 200  # ids removed one by one
 
 @dataclass(frozen=True)
 class Filtered:
-    """An index with a filter: ``made(rows, None)`` is its plain search, ``made(rows allowed)`` the filtered one."""
+    """An index: ``made(None)`` returns its plain search, ``made(rows)`` its search with a filter of these rows."""
 
     label: str
     bytes_per_vector: float
@@ -73,7 +73,7 @@ def turbovec(rows: F32, bits: int) -> Filtered:
 
 
 def faiss_quantizer(rows: F32, bits: int, threads: int) -> Filtered:
-    """Build faiss' scalar quantizer, whose scan takes an IDSelector (those of its fast-scan indexes do not)."""
+    """Build faiss' scalar quantizer; its scan takes an IDSelector, unlike those of the fast-scan indexes."""
     import faiss
 
     faiss.omp_set_num_threads(threads)
@@ -98,7 +98,7 @@ def faiss_quantizer(rows: F32, bits: int, threads: int) -> Filtered:
 
 
 def tried(label: str, build: Callable[[], Filtered]) -> list[Filtered]:
-    """Build an index, or say why it can't be had."""
+    """Build an index, or print why it is not available."""
     try:
         return [build()]
     except (ImportError, ValueError) as reason:
@@ -115,7 +115,7 @@ def build_all(rows: F32, bits: int, threads: int) -> list[Filtered]:
     ]
 
 
-def chosen(n: int, share: float, clustered: bool) -> NDArray[np.int64]:
+def sample_rows(n: int, share: float, clustered: bool) -> NDArray[np.int64]:
     count = max(1, round(share * n))
     if clustered:
         return np.arange(n // 3, n // 3 + count) % n
@@ -128,10 +128,10 @@ def measure(args: argparse.Namespace, name: str, rows: F32, queries: F32) -> lis
     singles = [queries[i % len(queries)][None] for i in range(SINGLES)]
     head = {"benchmark": "filters", "data": name, "n": len(rows), "dim": rows.shape[1], "bits": args.bits, "k": K}
     head |= {"queries": len(queries), "threads": args.threads, "rounds": args.rounds, "clustered": args.clustered}
-    tail = {"versions": versions(), "date": time.strftime("%Y-%m-%d"), **machine()}
+    run = {"versions": versions(), "date": time.strftime("%Y-%m-%d"), **machine()}
     lines = []
     for share in args.shares:
-        allowed = chosen(len(rows), share, args.clustered)
+        allowed = sample_rows(len(rows), share, args.clustered)
         truth = allowed[exact_neighbors(rows[allowed], queries, min(K, len(allowed)), "angular")[0]]
         filtered = {index.label: index.made(allowed) for index in built}
         rates: dict[tuple[str, str, str], list[float]] = {}
@@ -151,16 +151,16 @@ def measure(args: argparse.Namespace, name: str, rows: F32, queries: F32) -> lis
                 line[f"{mode}_ratio_to_unfiltered"] = quartiles(
                     with_filter / np.array(rates[index.label, mode, "plain"])
                 )
-            lines.append({**line, **tail})
+            lines.append({**line, **run})
         print(f"share {share:g} done", flush=True)
-    gone = np.random.default_rng(2).permutation(len(rows))[:REMOVED].tolist()
+    removed = np.random.default_rng(2).permutation(len(rows))[:REMOVED].tolist()
     for index in built:
-        index.remove(gone[0])  # makes what the first removal makes
+        index.remove(removed[0])  # the first removal also builds tables
         start = time.perf_counter()
-        for i in gone[1:]:
+        for i in removed[1:]:
             index.remove(i)
-        seconds = (time.perf_counter() - start) / (len(gone) - 1)
-        lines.append({**head, "index": index.label, "remove_microseconds": float(f"{seconds * 1e6:.4g}"), **tail})
+        seconds = (time.perf_counter() - start) / (len(removed) - 1)
+        lines.append({**head, "index": index.label, "remove_microseconds": float(f"{seconds * 1e6:.4g}"), **run})
     return lines
 
 
@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=200, help="the batch")
     parser.add_argument("--bits", type=int, default=4, choices=(2, 3, 4))
     parser.add_argument("--shares", type=float, nargs="+", default=[1, 0.5, 0.2, 0.1, 0.03, 0.01, 0.001])
-    parser.add_argument("--clustered", action="store_true", help="rows that follow each other, not random ones")
+    parser.add_argument("--clustered", action="store_true", help="consecutive rows instead of random ones")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--turn-seconds", type=float, default=0.3, help="least length of a turn")

@@ -4,8 +4,8 @@
 
 DATA is an ann-benchmarks file (`vqindex datasets fetch glove-100`). Writes one JSON line per index to
 paper-recall.jsonl and the figure to paper-recall-NAME.png. Recall 1@k is the share of queries whose true nearest
-neighbor is among the first k, k = 1 .. 64, without re-ranking. Ours is run with several seeds of the rotation and
-reported as median, minimum and maximum; PQ trains with its own fixed seed.
+neighbor is among the first k, k = 1 .. 64, without re-ranking. Values of vqindex are median, minimum and maximum over
+several seeds of the rotation; PQ trains with its own fixed seed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ KS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def load(path: Path, rows: int | None, queries: int | None) -> tuple[Any, ...]:
-    """Return train, test, true neighbors and metric; a subset gets its own exact neighbors."""
+    """Return train, test, true neighbors and metric; for a subset the neighbors are computed."""
     data = load_annbench(path)
     with data.train as source:
         train = np.asarray(source.read(0, rows), np.float32)

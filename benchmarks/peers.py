@@ -3,9 +3,9 @@
     python benchmarks/peers.py --data FILE.hdf5 [--bits 1 2 4] [--threads 1] [--rounds 5] [--only ...] [--opq] [--plot]
     python benchmarks/peers.py --synthetic 1000000 768
 
-Every round gives each index one turn with all queries in a call and one turn with a query per call, so a disturbance of
-the machine falls on all of them; ratios to turbovec are taken within a round. Appends one JSON line per index to
-results/peers.jsonl. benchmarks/README.md says what is counted.
+In every round each index has one turn with all queries in a call and one turn with a query per call, so that a
+disturbance of the machine affects all indexes. Ratios to turbovec are taken within a round. Appends one JSON line per
+index to results/peers.jsonl. benchmarks/README.md defines the values.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ ALL = {**OURS, **CENTERED, **PEERS}
 
 
 def pin(threads: int) -> None:
-    """Restart this script with its thread pools limited and on exactly `threads` processors, unless it is so already.
+    """Restart this script on exactly `threads` processors with thread pools of that size, unless it runs so already.
 
-    Pools read their size when a library is loaded, so setting it now is too late. Processors are the last ones of those
-    that the process may use: `taskset` chooses others.
+    Libraries read the size of their pools when they are loaded, so setting it now would be too late. The processors are
+    the last ones that the process may use; `taskset` selects others.
     """
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) < threads:
         raise SystemExit(f"{threads} threads asked for; this process may use {len(allowed)} processors")
-    wanted = dict.fromkeys(THREAD_VARIABLES, str(threads))
-    if len(allowed) == threads and all(os.environ.get(name) == value for name, value in wanted.items()):
+    variables = dict.fromkeys(THREAD_VARIABLES, str(threads))
+    if len(allowed) == threads and all(os.environ.get(name) == value for name, value in variables.items()):
         return
     os.sched_setaffinity(0, allowed[-threads:])
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **wanted})
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **variables})
 
 
 def mixture(n: int, dim: int, queries: int, seed: int) -> tuple[F32, F32]:
     """Draw unit rows (n, dim) and queries (queries, dim) from one mixture of Gaussians, in bounded memory.
 
-    About 1,000 rows a cluster; centers and noise have a power-law spectrum (i ** -0.5) in a random basis, as embeddings
-    do, so the hard part of the search is within a cluster.
+    A cluster has about 1,000 rows. Centers and noise have a power-law spectrum (i ** -0.5) in a random basis, as
+    embeddings do, so that the neighbors of a query are hard to distinguish within its cluster.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
     basis, triangle = np.linalg.qr(rng.standard_normal((dim, dim)))
@@ -97,7 +97,7 @@ def parse() -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", type=Path, help="ann-benchmarks file, angular")
     source.add_argument("--synthetic", type=int, nargs=2, metavar=("N", "D"), help="mixture of Gaussians on the sphere")
-    parser.add_argument("--rows", type=int, help="only the first rows of the file; truth is computed anew")
+    parser.add_argument("--rows", type=int, help="only the first rows of the file; true neighbors are computed")
     parser.add_argument("--queries", type=int, default=1000, help="first queries of the file; the batch")
     parser.add_argument("--bits", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--only", nargs="+", choices=list(ALL), help="these kinds only")
@@ -120,10 +120,10 @@ def say(text: str) -> None:
 
 
 def measure_all(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Build, search and time everything; one JSON-able line per index."""
+    """Build, search and time all indexes; return one line per index, in JSON types."""
     settings = Settings(K, args.threads, search_args=dict(args.search_args))
-    chosen = args.only or [*OURS, *DEFAULT, *(["faiss-opq"] if args.opq else [])]
-    contenders = contenders_of([ALL[name] for name in chosen if name not in args.skip], args.bits)
+    names = args.only or [*OURS, *DEFAULT, *(["faiss-opq"] if args.opq else [])]
+    contenders = contenders_of([ALL[name] for name in names if name not in args.skip], args.bits)
     lines = measure(
         contenders,
         read_data(args),

@@ -2,10 +2,10 @@
 
     python benchmarks/rate_distortion.py [--out docs]
 
-Scalar values are computed (`vqindex.codebook`, d = 16384). The shipped trellis is measured here; E8 and the windows,
-with the best tables found, are read from results/trellis-choices.jsonl (`trellis_choices.py e8 windows`). Trellis
-values are those of long rows: 64 coordinates at both ends of a sequence, which do better, are left out. Distances to
-the bound 4^-b are in decibels.
+Scalar values are computed (`vqindex.codes.codebook`, d = 16384). This script measures the shipped trellis. It reads E8
+and the other windows, with the best tables found, from results/trellis-choices.jsonl (`trellis_choices.py e8 windows`).
+Trellis values are those of long rows: they exclude 64 coordinates at both ends of a sequence, whose errors are smaller.
+Distances to the bound 4^-b are in decibels.
 
 Writes rate-distortion.png and rate-distortion.jsonl.
 """
@@ -40,7 +40,7 @@ WINDOWS = {6: "#b8d8c8", 8: "#86bfa4", 9: "#5fa386", 10: "#e0a458", 12: "#b5651d
 
 
 def trellis_distortion(bits: int) -> float:
-    """Mean squared error on Gaussian sequences over their energy."""
+    """Return the mean squared error on Gaussian sequences over their energy."""
     trellis = Trellis.of(bits)
     backend: Any = make_backend(Codec(IndexSpec(LENGTH, bits, codec="trellis")))
     y = np.random.default_rng(bits).standard_normal((LENGTH, ROWS)).astype(np.float32)
@@ -62,7 +62,7 @@ def measured() -> list[tuple[str, int, int | None, float]]:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Plot the distance to the bound over the bits: all codes, and the trellis by window."""
+    """Plot the distance to the bound over the bits, for all codes, and for the trellis by window."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

@@ -1,12 +1,12 @@
-"""Run our modules of ann-benchmarks and VIBE as these suites do, without their containers.
+"""Run the modules for ann-benchmarks and VIBE as these suites do, without their containers.
 
     python benchmarks/run_local.py ann-benchmarks DATA.hdf5 [-k 10] [--runs 5] [--rows N] [--queries N] [--only prod]
     python benchmarks/run_local.py vibe DATA.hdf5
 
-Both suites expand `config.yml` into definitions, start a process for each (a container there, a process on one
-processor here), build on one thread, and ask one query at a time; of `--runs` runs the fastest counts. Recall is by
-distance: a result counts if it is at most 0.001 farther than the true k-th neighbor. Appends a JSON line per point to
-results/SUITE.jsonl and draws recall over queries per second.
+Both suites expand `config.yml` into definitions, build on one thread, and search one query at a time. They run each
+definition in a container; this script runs it in a process on one processor. The fastest of `--runs` runs counts.
+Recall is by distance: a result counts if it is at most 0.001 farther than the true k-th neighbor. Appends a JSON line
+per point to results/SUITE.jsonl and draws recall over queries per second.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ EPSILON = 1e-3
 
 
 class Suite(NamedTuple):
-    """What differs between the suites: folder, names of distances, positional dicts, memory, variables."""
+    """The differences between the suites: folder, names of distances, positional dicts, memory, variables."""
 
     folder: Path
     package: str
@@ -61,31 +61,31 @@ SUITES = {
 # ---- config.yml
 
 
-def combinations(given: Any, positional: bool) -> list[list[Any]]:
+def combinations(config: Any, positional: bool) -> list[list[Any]]:
     """Return every list of arguments; a list is a product, a dict one argument (ann-benchmarks) or several (VIBE)."""
-    if isinstance(given, dict):
+    if isinstance(config, dict):
         choices = [
-            [(name, v) for v in (value if isinstance(value, list) else [value])] for name, value in given.items()
+            [(name, v) for v in (value if isinstance(value, list) else [value])] for name, value in config.items()
         ]
-        dicts = [dict(chosen) for chosen in product(*choices)]
+        dicts = [dict(choice) for choice in product(*choices)]
         return [list(one.values()) for one in dicts] if positional else [[one] for one in dicts]
-    return [list(chosen) for chosen in product(*(value if isinstance(value, list) else [value] for value in given))]
+    return [list(choice) for choice in product(*(value if isinstance(value, list) else [value] for value in config))]
 
 
 def definitions(suite: Suite, metric: str, only: list[str] | None = None) -> list[dict[str, Any]]:
-    """Return what is run: constructor arguments, and the query arguments tried on each index."""
+    """Return the runs: constructor arguments, and all query arguments for each index."""
     config = yaml.safe_load((suite.folder / "vqindex" / "config.yml").read_text())
     out = []
     for entry in config["float"]["any"]:
         for name, group in entry["run_groups"].items():
             if only and name not in only:
                 continue
-            for chosen in combinations(group["args"], suite.dicts_are_positional):
-                given = [metric if arg == "@metric" else arg for arg in [*entry["base_args"], *chosen]]
+            for values in combinations(group["args"], suite.dicts_are_positional):
+                arguments = [metric if arg == "@metric" else arg for arg in [*entry["base_args"], *values]]
                 out.append(
                     {
                         "constructor": entry["constructor"],
-                        "arguments": given,
+                        "arguments": arguments,
                         "queries": combinations(group["query_args"], suite.dicts_are_positional),
                     }
                 )
@@ -96,7 +96,7 @@ def definitions(suite: Suite, metric: str, only: list[str] | None = None) -> lis
 
 
 def base_class(memory: str) -> type:
-    """Return what the suites give modules to inherit from."""
+    """Return the base class of the suites' modules."""
 
     class BaseANN:
         def get_memory_usage(self) -> float:
@@ -116,7 +116,7 @@ def base_class(memory: str) -> type:
 
 
 def load_module(suite: Suite) -> Any:
-    """Import our module as the suite does: ``PACKAGE.algorithms.vqindex.module``, with the suite's base class."""
+    """Import the module as the suite does: ``PACKAGE.algorithms.vqindex.module``, with the suite's base class."""
     for name, path in (("", None), (".algorithms", suite.folder), (".algorithms.base", None)):
         package = types.ModuleType(suite.package + name)
         package.__path__ = [] if path is None else [str(path)]
@@ -138,7 +138,7 @@ def distances(metric: str, query: NDArray[Any], rows: NDArray[Any]) -> NDArray[n
 
 
 def run_queries(algorithm: Any, task: dict[str, Any], train: Any, test: Any, limits: Any) -> dict[str, Any]:
-    """Ask every query by itself, several times over; return recall and the speed of the fastest run."""
+    """Search one query at a time, in several runs; return recall and the speed of the fastest run."""
     k = task["k"]
     best = np.inf
     for _ in range(task["runs"]):
@@ -156,7 +156,7 @@ def run_queries(algorithm: Any, task: dict[str, Any], train: Any, test: Any, lim
 
 
 def child(task: dict[str, Any]) -> None:
-    """Build one index and measure it with all its query arguments; a JSON line for each on stdout."""
+    """Build one index and measure it with all its query arguments; print a JSON line for each."""
     suite = SUITES[task["suite"]]
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
@@ -180,7 +180,7 @@ def child(task: dict[str, Any]) -> None:
 
 
 def prepare(path: Path, k: int, rows: int | None, queries: int | None, to: Path) -> str:
-    """Write rows, queries and distances of true k-th neighbors where the processes find them; return the metric."""
+    """Write rows, queries and distances of true k-th neighbors to a file for the processes; return the metric."""
     data = load_annbench(path)
     train = read_rows(path, "train", rows)
     test = data.test[:queries]
@@ -223,10 +223,10 @@ def plot(path: Path, points: list[dict[str, Any]]) -> None:
     figure, axis = plt.subplots(figsize=(9, 6), dpi=120)
     for arguments in dict.fromkeys(json.dumps(point["arguments"]) for point in points):
         mine = sorted((p["recall"], p["qps"]) for p in points if json.dumps(p["arguments"]) == arguments)
-        # As the suites draw it: only points that no other of the line beats in both.
+        # As in the suites: only the points of the line that no other one dominates.
         best = [(r, q) for r, q in mine if not any(a >= r and b >= q and (a, b) != (r, q) for a, b in mine)]
-        chosen = [arg.values() if isinstance(arg, dict) else [arg] for arg in json.loads(arguments)[1:]]
-        label = ", ".join(str(value) for values in chosen for value in values)
+        settings = [arg.values() if isinstance(arg, dict) else [arg] for arg in json.loads(arguments)[1:]]
+        label = ", ".join(str(value) for values in settings for value in values)
         axis.plot(*zip(*best, strict=True), marker="o", markersize=4, label=label)
     axis.set_yscale("log")
     axis.set_xlabel(f"recall@{points[0]['k']} by distance")
@@ -247,12 +247,10 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="ann-benchmarks file")
     parser.add_argument("-k", type=int, default=10)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--rows", type=int, help="only the first rows; truth is computed anew")
+    parser.add_argument("--rows", type=int, help="only the first rows; true neighbors are computed")
     parser.add_argument("--queries", type=int, help="only the first queries")
     parser.add_argument("--only", nargs="+", help="these run groups only")
-    parser.add_argument(
-        "--check", action="store_true", help="also check that the rows given to the module stay as they are"
-    )
+    parser.add_argument("--check", action="store_true", help="also check that the module does not change its rows")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
-"""Commit, remove and open of a store, beside turbovec's `sync` and `remove` and faiss's write_index and remove_ids.
+"""Time of commit, remove and open of a store, beside the corresponding calls of turbovec and faiss.
 
     python benchmarks/store.py --rows 1000000 --dim 128 --bits 4 --only vqindex,turbovec,faiss
 
-Every index holds the same rows with ids that follow no order. In each round every index has its turn: it adds 100
-vectors and makes them durable, then removes 100 ids one by one and makes that durable, then is opened from disk beside
-the one in use and answers a first query; so a disturbance of the machine falls on all of them. faiss has no incremental
-save: it writes its whole file, which is then synced, as the others do. One JSON line for each index, with medians.
+Every index has the same rows with ids in no order. In each round every index has a turn: it adds 100 vectors and makes
+them durable, removes 100 ids one by one and makes that durable, and is opened again from disk and answers a first
+query. A disturbance of the machine therefore affects all indexes. faiss has no incremental save: it writes its whole
+file, which is then synced, as the others do. Prints one JSON line for each index, with medians.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Turbovec:
 
 
 class Faiss:
-    """A scalar quantizer of as many bits (4, 6 or 8), with ids; its file is written whole and synced."""
+    """A scalar quantizer of 4, 6 or 8 bits, with ids; its file is written as a whole and synced."""
 
     def __init__(self, folder: Path, dim: int, bits: int) -> None:
         import faiss
@@ -113,7 +113,7 @@ def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def mixture(rows: int, dim: int, seed: int) -> Iterator[F32]:
-    """Rows of unit length in parts, so that a large index needs no copy of its vectors."""
+    """Yield rows of unit length in batches, so that a large index needs no copy of its vectors."""
     rng = np.random.default_rng(seed)
     for start in range(0, rows, 100_000):
         x = rng.standard_normal((min(100_000, rows - start), dim), dtype=np.float32)
@@ -121,60 +121,60 @@ def mixture(rows: int, dim: int, seed: int) -> Iterator[F32]:
 
 
 def ids_from(start: int, count: int) -> I64:
-    """Distinct ids in no order."""
+    """Return distinct ids in no order."""
     return np.arange(start, start + count) * 2654435761 % 2**40
 
 
-def built(name: str, folder: Path, given: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    """Return an index of all rows, on disk, and how long the first save took."""
-    index, done = KINDS[name](folder, given.dim, given.bits), 0
-    for x in mixture(given.rows, given.dim, 0):
+def built(name: str, folder: Path, args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """Return an index of all rows, on disk, and the seconds of the first save."""
+    index, done = KINDS[name](folder, args.dim, args.bits), 0
+    for x in mixture(args.rows, args.dim, 0):
         index.add(x, ids_from(done, len(x)))
         done += len(x)
     return index, {"first_commit_s": seconds(index.durable)[0]}
 
 
-def turn(index: Any, number: int, gone: list[int], given: argparse.Namespace) -> dict[str, list[float]]:
-    """One index's turn of a round."""
-    x = next(mixture(given.batch, given.dim, 2 + number))
-    ids = ids_from(given.rows + number * given.batch, given.batch)
+def turn(index: Any, number: int, removed: list[int], args: argparse.Namespace) -> dict[str, list[float]]:
+    """Run the turn of one index in a round; return the seconds of each step."""
+    x = next(mixture(args.batch, args.dim, 2 + number))
+    ids = ids_from(args.rows + number * args.batch, args.batch)
     times = {
         "add": [seconds(lambda: index.add(x, ids))[0]],
         "commit_added": [seconds(index.durable)[0]],
-        "remove": [seconds(lambda i=i: index.remove(i))[0] for i in gone],
+        "remove": [seconds(lambda i=i: index.remove(i))[0] for i in removed],
         "commit_removed": [seconds(index.durable)[0]],
     }
     opened, search = seconds(index.reopen)
     return {**times, "open": [opened], "first_query": [seconds(lambda: search(x[:1]))[0]]}
 
 
-def measure(names: list[str], given: argparse.Namespace) -> list[dict[str, Any]]:
-    folder = Path(tempfile.mkdtemp(dir=given.where))
+def measure(names: list[str], args: argparse.Namespace) -> list[dict[str, Any]]:
+    folder = Path(tempfile.mkdtemp(dir=args.where))
     try:
         made = {}
         for name in names:
             (folder / name).mkdir()
             try:
-                made[name] = built(name, folder / name, given)
+                made[name] = built(name, folder / name, args)
             except ImportError as error:
-                print(f"{name} is left out: {error}")
-        shares = np.random.default_rng(1).permutation(given.rows)[: given.rounds * given.batch]
+                print(f"{name} is skipped: {error}")
+        shares = np.random.default_rng(1).permutation(args.rows)[: args.rounds * args.batch]
         times: dict[str, dict[str, list[float]]] = {name: {} for name in made}
-        for number, gone in enumerate(shares.reshape(given.rounds, given.batch)):
-            wanted = (gone * 2654435761 % 2**40).tolist()
+        for number, removed in enumerate(shares.reshape(args.rounds, args.batch)):
+            ids = (removed * 2654435761 % 2**40).tolist()
             for name, (index, _) in made.items():
-                for what, values in turn(index, number, wanted, given).items():
+                for what, values in turn(index, number, ids, args).items():
                     times[name].setdefault(what, []).extend(values)
-        head = {"benchmark": "store", "rows": given.rows, "dim": given.dim, "bits": given.bits}
-        head |= {"rounds": given.rounds, "batch": given.batch}
-        tail = {"versions": versions(), "date": time.strftime("%Y-%m-%d"), **machine()}
+        head = {"benchmark": "store", "rows": args.rows, "dim": args.dim, "bits": args.bits}
+        head |= {"rounds": args.rounds, "batch": args.batch}
+        run = {"versions": versions(), "date": time.strftime("%Y-%m-%d"), **machine()}
         lines = []
         for name, (_, first) in made.items():
             size = sum(path.stat().st_size for path in (folder / name).rglob("*") if path.is_file())
             line = {**head, "index": name, "bytes": size, **first}
             for what, values in times[name].items():
                 line |= {f"{what}_s": statistics.median(values), f"{what}_s_max": max(values)}
-            lines.append({**line, **tail})
+            lines.append({**line, **run})
         return lines
     finally:
         shutil.rmtree(folder)
@@ -190,12 +190,12 @@ def main() -> None:
     parser.add_argument("--only", default="vqindex,turbovec,faiss")
     parser.add_argument("--where", type=Path, default=Path(), help="folder on the disk to be measured")
     parser.add_argument("--results", type=Path, help="file to append the lines to")
-    given = parser.parse_args()
-    for report in measure(given.only.split(","), given):
+    args = parser.parse_args()
+    for report in measure(args.only.split(","), args):
         line = json.dumps({key: float(f"{v:.4g}") if isinstance(v, float) else v for key, v in report.items()})
         print(line, flush=True)
-        if given.results is not None:
-            with given.results.open("a") as file:
+        if args.results is not None:
+            with args.results.open("a") as file:
                 file.write(line + "\n")
 
 

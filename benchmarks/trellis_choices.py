@@ -1,13 +1,13 @@
-"""Measure the choices inside the trellis codec, the losers with the winners.
+"""Measure the design choices of the trellis codec and their alternatives.
 
     python benchmarks/trellis_choices.py EXPERIMENT ... [--data DATA.hdf5 ...] [--queries 1000] [--seeds 3]
 
 Experiments: windows, windows_random, start, tables, scales, sign, mixed, pairs, e8, errors. Each writes its JSON lines
-to results/trellis-choices.jsonl, in place of those it wrote before. Everything is seeded. Recall@10 is without
-re-ranking, in float32, the median over seeds of the rotation. `loss` is the mean of 1 - cos^2 between a vector and its
-code, `mse` is on Gaussian sequences of 1024 values over their energy, `mse_inner` the same without 64 values at both
-ends, where the free start and the open end gain. Speeds count seconds of processor time of one thread. `table_version`
-is that of the shipped tables when the line was measured. docs/trellis.md tells the results.
+to results/trellis-choices.jsonl and replaces its earlier ones. Everything is seeded. Recall@10 is without re-ranking,
+in float32, the median over seeds of the rotation. `loss` is the mean of 1 - cos^2 between a vector and its code. `mse`
+is the error on Gaussian sequences of 1024 values over their energy; `mse_inner` excludes 64 values at both ends, where
+the free start and the open end reduce the error. Speeds count seconds of processor time of one thread. `table_version`
+is the version of the shipped tables at the measurement. docs/trellis.md discusses the results.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ from vqindex.spec import IndexSpec
 from vqindex_bench.contest import machine
 
 Line = dict[str, Any]
-Way = Callable[[Any], Any]  # from rows of variance 1 to the same rows decoded
-HELD_OUT = 10**7  # first seed of what no table has seen
+Method = Callable[[Any], Any]  # encodes rows of variance 1 and returns them decoded
+HELD_OUT = 10**7  # first seed of sequences that no table was made from
 
 
-def median_recall(args: argparse.Namespace, encode: Way) -> Line:
+def median_recall(args: argparse.Namespace, encode: Method) -> Line:
     """Return recall@10 and loss on every data set."""
     out: Line = {}
     for path in args.data:
@@ -90,7 +90,7 @@ def median_recall(args: argparse.Namespace, encode: Way) -> Line:
 
 
 def distortions(code: Code, rows: int = FINAL_ROWS) -> Line:
-    """Measure a table on sequences it has not seen."""
+    """Measure a table on sequences that it was not made from."""
     y = sequences(rows, HELD_OUT)
     yhat = decoded(y, code)
     return {"mse": squared_error(y, yhat), "mse_inner": squared_error(y, yhat, EDGE)}
@@ -132,7 +132,7 @@ EFFORT = {"rounds": ROUNDS, "rows": ROWS, "final_rounds": FINAL_ROUNDS, "final_r
 
 
 def windows(args: argparse.Namespace) -> Iterator[Line]:
-    """Window lengths: distortion, recall, speed; tables as the shipped ones are made, and these."""
+    """Measure window lengths: distortion, recall, speed; for the shipped tables and tables made like them."""
     for bits in args.bits:
         for window in SWEEP[bits]:
             table, step, _ = best_table(bits, window, STARTS_AT[window], 1)
@@ -141,7 +141,7 @@ def windows(args: argparse.Namespace) -> Iterator[Line]:
 
 
 def windows_random(args: argparse.Namespace) -> Iterator[Line]:
-    """Window lengths with free tables from random starts; many of them at the shipped lengths."""
+    """Measure window lengths with free tables from random starts; with many starts at the shipped lengths."""
     for bits in args.bits:
         for window in SWEEP[bits]:
             starts, finalists = (RANDOM_STARTS, FINALISTS) if window == WINDOWS[bits] else (STARTS_AT[window], 1)
@@ -157,7 +157,7 @@ def window_line(args: argparse.Namespace, code: Code, step: float, starts: int, 
 
 
 def start(args: argparse.Namespace) -> Iterator[Line]:
-    """Free start, stored; fixed start; closed path. Shipped tables, uniform directions."""
+    """Compare a stored free start, a fixed start and a closed path, with shipped tables on uniform directions."""
     for dim, rows in ((100, 4000), (384, 1500)):
         for bits in (1, 2, 4):
             code = shipped(bits)
@@ -170,8 +170,8 @@ def start(args: argparse.Namespace) -> Iterator[Line]:
                     ("tail-biting", tail_biting(y, code)),
                 ):
                     found[name].append(((y - code.table[at]) ** 2).mean(axis=1))
-            for name, parts in found.items():
-                errors = np.concatenate(parts)
+            for name, batches in found.items():
+                errors = np.concatenate(batches)
                 fields = dim + (code.window // bits - 1 if name == "free, stored" else 0)
                 line = {"start": name, "dim": dim, "bits": bits, "window": code.window, "vectors": errors.size}
                 line |= {"code_bytes": -(-fields * bits // 8), "searches": 2 if name == "tail-biting" else 1}
@@ -197,12 +197,12 @@ def random_table(window: int, rng: np.random.Generator, symmetric: bool) -> F64:
 
 
 def random_start(bits: int, window: int, rng: np.random.Generator) -> F64:
-    """Return the free random start of a width."""
+    """Return a random start without symmetry."""
     return random_table(window, rng, symmetric=False)
 
 
 def alternating(bits: int, window: int, seed: int, ordered: bool, symmetric: bool) -> Code:
-    """Return the table that alternating leads to from a random or a structured start."""
+    """Return the table that alternation finds from a random or a structured start."""
     rng = np.random.default_rng([seed, 2])
     table = structured(bits, window, rng) if ordered else random_table(window, rng, symmetric)
     table = refine(table, bits, window, rng, ROWS, ROUNDS, symmetric)
@@ -210,13 +210,13 @@ def alternating(bits: int, window: int, seed: int, ordered: bool, symmetric: boo
 
 
 def least(codes: list[Code]) -> Code:
-    """Return the code of least distortion on sequences that choose."""
+    """Return the code of least distortion on sequences for selection."""
     y = sequences(ROWS, HELD_OUT - 2)
     return min(codes, key=lambda code: squared_error(y, decoded(y, code)))
 
 
 def tables(args: argparse.Namespace) -> Iterator[Line]:
-    """Where tables come from: alternating from random and structured starts, symmetric or not; quantiles; hashing."""
+    """Compare tables: alternation from random and structured starts, symmetric or not; quantiles; hashing."""
     for bits, window in WINDOWS.items():
         line = {"bits": bits, "window": window}
         for ordered, symmetric in ((False, False), (False, True), (True, False), (True, True)):
@@ -226,19 +226,18 @@ def tables(args: argparse.Namespace) -> Iterator[Line]:
         yield {"table": "shipped", **line, "starts": STARTS, **distortions(shipped(bits))}
     for bits, window, count in ((1, 8, 32), (1, 9, 32), (2, 8, 32), (4, 8, 32), (1, 12, 8), (2, 12, 8), (4, 12, 8)):
         line = {"bits": bits, "window": window, "starts": count}
-        ways: dict[str, list[F64]] = {
+        methods: dict[str, list[F64]] = {
             "random quantiles": [random_table(window, np.random.default_rng([s, 3]), False) for s in range(count)],
             "structured quantiles": [structured(bits, window, np.random.default_rng([s, 3])) for s in range(count)],
             "computed": [computed_table(window, s) for s in range(count)],
         }
-        for name, few in ways.items():
+        for name, few in methods.items():
             best = least([rescaled(Code(bits, window, table), 64) for table in few])
             yield {"table": name, **line, **distortions(rescaled(best), FINAL_ROWS // 2)}
-    for bits in (1, 2):  # the compiled search ends at 12
+    for bits in (1, 2):  # the compiled search has windows up to 12
         code = Code(bits, 16, computed_table(16, 0) * math.sqrt(1 - 4.0**-bits))
         y = sequences(256, HELD_OUT, 512)
-        parts = np.split(y, 8)
-        yhat = code.table[np.concatenate([viterbi(part, code) for part in parts])]
+        yhat = code.table[np.concatenate([viterbi(batch, code) for batch in np.split(y, 8)])]
         line = {"table": "computed", "bits": bits, "window": 16, "starts": 1, "length": 512}
         yield line | {"mse": squared_error(y, yhat), "mse_inner": squared_error(y, yhat, EDGE)}
 
@@ -252,7 +251,7 @@ SCALES = {
 
 
 def best_cosine(y: Any, code: Code, scales: tuple[float, ...]) -> Any:
-    """Encode at several scales; keep of every row the code of the best cosine."""
+    """Encode at several scales; return for every row the decoded code of the best cosine."""
     best = decoded(y, code)
     loss = angle_losses(y, best)
     for scale in scales[1:]:
@@ -264,7 +263,7 @@ def best_cosine(y: Any, code: Code, scales: tuple[float, ...]) -> Any:
 
 
 def alternated(y: Any, code: Code, rounds: int) -> Any:
-    """Encode, rescale the row by what fits its code best, encode again."""
+    """Encode, rescale the row to the best fit of its code, and encode again."""
     yhat = decoded(y, code)
     for _ in range(rounds):
         scale = np.einsum("ij,ij->i", y, yhat) / np.einsum("ij,ij->i", yhat, yhat)
@@ -273,45 +272,45 @@ def alternated(y: Any, code: Code, rounds: int) -> Any:
 
 
 def scales(args: argparse.Namespace) -> Iterator[Line]:
-    """Scale searches for a better cosine, on the data sets and on uniform directions."""
+    """Compare searches over scales for a better cosine, on the data sets and on uniform directions."""
     for bits in (1, 2, 4):
         code = shipped(bits)
-        ways: dict[str, tuple[int, Way]] = {
+        methods: dict[str, tuple[int, Method]] = {
             name: (len(few), partial(best_cosine, code=code, scales=few)) for name, few in SCALES.items()
         }
-        ways |= {f"least squares, {n} more": (1 + n, partial(alternated, code=code, rounds=n)) for n in (1, 2)}
-        for name, (searches, way) in ways.items():
+        methods |= {f"least squares, {n} more": (1 + n, partial(alternated, code=code, rounds=n)) for n in (1, 2)}
+        for name, (searches, method) in methods.items():
             spheres = {}
             for dim in (100, 384):
                 y = sphere(2_000_000 // dim, dim, HELD_OUT)
-                spheres[f"sphere-{dim}"] = {"loss": float(angle_losses(y, way(y)).mean())}
+                spheres[f"sphere-{dim}"] = {"loss": float(angle_losses(y, method(y)).mean())}
             line = {"scales": name, "bits": bits, "searches": searches, **spheres}
-            yield line | median_recall(args, way)
+            yield line | median_recall(args, method)
 
 
 def with_sign(y: Any, code: Code, levels: F64) -> Any:
-    """Decode the trellis with the sign of its residual on top; levels are [window, y >= level]."""
+    """Decode the trellis with an extra sign bit of the residual; levels are indexed by [window, y >= level]."""
     at = native_windows(y, code)
     return levels[at, (y >= code.table[at]).astype(np.int64)].astype(np.float32)
 
 
 def sign(args: argparse.Namespace) -> Iterator[Line]:
-    """All bits but the last from the trellis, the last the sign of the residual (sketch S = P)."""
+    """Use the trellis for all bits but the last, and the sign of the residual for the last (sketch S = P)."""
     for bits in (2, 3):
         code = shipped(bits - 1)
         y = sequences(FINAL_ROWS, HELD_OUT - 3)
         at = native_windows(y, code)
         cell = (2 * at + (y >= code.table[at])).ravel()
         levels = (np.bincount(cell, y.ravel()) / np.bincount(cell)).reshape(-1, 2)
-        ways: dict[str, Way] = {
+        methods: dict[str, Method] = {
             "trellis, then sign": partial(with_sign, code=code, levels=levels),
             "trellis": partial(decoded, code=shipped(bits)),
             "scalar, then sign": partial(scalar, book=embedded(10_000, bits)),
         }
-        for name, way in ways.items():
+        for name, method in methods.items():
             y = sequences(FINAL_ROWS, HELD_OUT)
-            line = {"code": name, "bits": bits, "mse": squared_error(y, way(y))}
-            yield line | median_recall(args, way)
+            line = {"code": name, "bits": bits, "mse": squared_error(y, method(y))}
+            yield line | median_recall(args, method)
 
 
 def scalar(y: Any, book: Any) -> Any:
@@ -324,8 +323,8 @@ def mix(y: Any, code: str, bits: float) -> Any:
     low = math.floor(bits)
     if low < bits:
         halves = np.array_split(y, 2, axis=1)
-        parts = [mix(np.ascontiguousarray(half), code, low + i) for i, half in enumerate(halves)]
-        return np.concatenate(parts, axis=1)
+        mixed = [mix(np.ascontiguousarray(half), code, low + i) for i, half in enumerate(halves)]
+        return np.concatenate(mixed, axis=1)
     return decoded(y, shipped(low)) if code == "trellis" else scalar(y, embedded(384, low))
 
 
@@ -333,11 +332,11 @@ def mixed(args: argparse.Namespace) -> Iterator[Line]:
     """Widths of a half by two widths in one row."""
     for code in ("trellis", "scalar"):
         for bits in (1, 1.5, 2, 2.5, 3, 3.5, 4):
-            way = partial(mix, code=code, bits=bits)
+            method = partial(mix, code=code, bits=bits)
             y = sphere(20_000, 384, HELD_OUT)
             line = {"code": code, "bits": bits, "bound": 4.0**-bits}
-            line["sphere-384"] = {"loss": angle_losses(y, way(y)).mean()}
-            yield line | median_recall(args, way)
+            line["sphere-384"] = {"loss": angle_losses(y, method(y)).mean()}
+            yield line | median_recall(args, method)
 
 
 def pairs(args: argparse.Namespace) -> Iterator[Line]:
@@ -351,7 +350,7 @@ def pairs(args: argparse.Namespace) -> Iterator[Line]:
                 y = rng.standard_normal((256, 512))
                 at = viterbi(y, code).ravel()
                 count = np.bincount(at, minlength=2**window)[:, None]
-                total = np.stack([np.bincount(at, part.ravel(), 2**window) for part in (y[:, ::2], y[:, 1::2])], axis=1)
+                total = np.stack([np.bincount(at, half.ravel(), 2**window) for half in (y[:, ::2], y[:, 1::2])], axis=1)
                 code = code._replace(table=np.where(count > 0, total / np.maximum(count, 1), code.table))
             y = sequences(256, HELD_OUT - 2)
             found.append((squared_error(y, paired(y, code)), seed, code))
@@ -368,8 +367,8 @@ def pairs(args: argparse.Namespace) -> Iterator[Line]:
 def paired(y: Any, code: Code) -> Any:
     """Decode a trellis of pairs."""
     levels = code.table.astype(np.float32)
-    parts = [levels[viterbi(y[i : i + 256], code)].reshape(-1, y.shape[1]) for i in range(0, len(y), 256)]
-    return np.concatenate(parts)
+    batches = [levels[viterbi(y[i : i + 256], code)].reshape(-1, y.shape[1]) for i in range(0, len(y), 256)]
+    return np.concatenate(batches)
 
 
 def e8(args: argparse.Namespace) -> Iterator[Line]:
@@ -386,9 +385,10 @@ def e8(args: argparse.Namespace) -> Iterator[Line]:
 
 
 def errors(args: argparse.Namespace) -> Iterator[Line]:
-    """Slope of the estimates, and their spread over the predicted standard error, over rotations.
+    """Measure the slope of the estimates, and their spread over the predicted standard error, over rotations.
 
-    The standard error is for a query at right angles to the vector; `_orthogonal` counts the part that is, 1 - cos^2.
+    The standard error is that of a query orthogonal to the vector. The values `_orthogonal` count only the orthogonal
+    component of the query, 1 - cos^2.
     """
     seeds, path = max(384, args.seeds), args.data[0]
     train, test, truth, _ = load(path, None, 200)
@@ -447,8 +447,8 @@ def main() -> None:
             found.append(json.dumps({**head, **line}) + "\n")
         new = {(name, line["bits"]) for line in map(json.loads, found)}
         old = path.read_text().splitlines(keepends=True) if path.exists() else []
-        kept = [text for text in old if (json.loads(text)["experiment"], json.loads(text)["bits"]) not in new]
-        path.write_text("".join(kept + found))
+        others = [text for text in old if (json.loads(text)["experiment"], json.loads(text)["bits"]) not in new]
+        path.write_text("".join(others + found))
 
 
 if __name__ == "__main__":

@@ -20,12 +20,12 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-CHUNK = 8192  # rows encoded at a time
-EDGE = 64  # values left out at both ends of a sequence: what the free start and the open end gain
+CHUNK = 8192  # rows in a batch to encode
+EDGE = 64  # values excluded at both ends of a sequence, where the free start and the open end reduce the error
 
 
 class Code(NamedTuple):
-    """A trellis with its table in standard deviations of the values; a table of two columns decides pairs of values."""
+    """A trellis with its table in standard deviations of the values; a table of two columns has levels of pairs."""
 
     bits: int
     window: int
@@ -33,12 +33,12 @@ class Code(NamedTuple):
 
     @property
     def states(self) -> int:
-        """States of the search."""
+        """Number of states of the search."""
         return 1 << (self.window - self.bits)
 
 
 def shipped(bits: int) -> Code:
-    """Return the trellis of the product."""
+    """Return the trellis of the library."""
     trellis = Trellis.of(bits)
     return Code(bits, trellis.window, trellis.table * trellis.step)
 
@@ -76,7 +76,7 @@ def viterbi(y: NDArray[Any], code: Code, first: I64 | None = None, last: I64 | N
     code : Code
         Any window.
     first, last : ndarray of int64, shape (n,), optional
-        The states before the first and after the last value; free where not given.
+        The states before the first and after the last value; None is free.
     """
     states, branches, lanes = code.states, 1 << code.bits, np.arange(len(y))
     levels = code.table.astype(np.float32).reshape(1 << code.window, -1, 1)
@@ -105,7 +105,7 @@ def viterbi(y: NDArray[Any], code: Code, first: I64 | None = None, last: I64 | N
 
 
 def tail_biting(y: NDArray[Any], code: Code) -> I64:
-    """Return windows of a closed path: a free search over the rotated row gives the state where it is then closed."""
+    """Return the windows of a closed path; a free search over the rotated row gives the state of its seam."""
     half = y.shape[1] // 2
     seam = viterbi(np.roll(y, half, axis=1), code)[:, half] & (code.states - 1)
     return viterbi(y, code, seam, seam)
@@ -123,13 +123,13 @@ def sphere(rows: int, dim: int, seed: int) -> F32:
 
 
 def squared_error(y: NDArray[Any], yhat: NDArray[Any], edge: int = 0) -> float:
-    """Mean squared error over mean energy, without `edge` values at both ends."""
-    y, yhat = (part[:, edge : part.shape[1] - edge].astype(np.float64) for part in (y, yhat))
+    """Return the mean squared error over the mean energy, without `edge` values at both ends."""
+    y, yhat = (rows[:, edge : rows.shape[1] - edge].astype(np.float64) for rows in (y, yhat))
     return float(((y - yhat) ** 2).mean() / (y**2).mean())
 
 
 def angle_losses(y: NDArray[Any], yhat: NDArray[Any]) -> F64:
-    """Return 1 - cos^2(y, yhat) of every row: its error at its own best scale, over its energy."""
+    """Return 1 - cos^2(y, yhat) of every row: its error at its best scale, over its energy."""
     dot = np.einsum("ij,ij->i", y, yhat, dtype=np.float64)
     energy = np.einsum("ij,ij->i", y, y, dtype=np.float64) * np.einsum("ij,ij->i", yhat, yhat, dtype=np.float64)
     return 1 - dot * dot / energy
@@ -144,12 +144,12 @@ class Data(NamedTuple):
     truth: NDArray[Any]
 
     def recall(self, yhat: F32) -> float:
-        """Recall@10 of the unbiased scores <q, yhat> |y|^2 / <y, yhat>, without re-ranking."""
-        factor = 1 / np.einsum("ij,ij->i", self.y, yhat)
+        """Return recall@10 of the unbiased scores <q, yhat> |y|^2 / <y, yhat>, without re-ranking."""
+        rescale = 1 / np.einsum("ij,ij->i", self.y, yhat)
         hits = 0
         for start in range(0, len(self.queries), 64):
             scores = self.queries[start : start + 64] @ yhat.T
-            scores *= factor
+            scores *= rescale
             best = np.argpartition(scores, -10, axis=1)[:, -10:]
             hits += int((best[:, :, None] == self.truth[start : start + 64, None, :10]).any(axis=2).sum())
         return hits / (10 * len(self.queries))
@@ -168,9 +168,9 @@ def read(path: Path, queries: int, seed: int) -> Data:
 
 
 def computed_table(window: int, seed: int) -> F64:
-    """Return a table without memory: a linear congruence of the window, its four bytes added up, as QTIP's 1MAD does.
+    """Return a table that a decoder can compute: the sum of the bytes of a linear congruence of the window, as 1MAD.
 
-    arXiv 2406.11235, section 3.1.1; the multiplier and the increment are drawn here.
+    QTIP, arXiv 2406.11235, section 3.1.1; multiplier and increment are random.
     """
     multiplier, increment = np.random.default_rng([window, seed]).integers(0, 2**32, 2, dtype=np.uint64)
     word = (np.arange(2**window, dtype=np.uint64) * (multiplier | np.uint64(1)) + increment) & np.uint64(2**32 - 1)
@@ -197,7 +197,7 @@ def nearest_e8(x: F64) -> F64:
 
 
 def e8_ball(size: int) -> F64:
-    """Return the `size` points of E8 of least norm; of the last shell a random part."""
+    """Return the `size` points of E8 of least norm, with a random subset of the last shell."""
     whole = np.array(list(itertools.product(range(-3, 4), repeat=4)), np.float64)
     points = []
     for shift in (0.0, 0.5):
@@ -205,8 +205,8 @@ def e8_ball(size: int) -> F64:
         norm = (half**2).sum(axis=1)
         near = half[norm <= 12.5]
         norm = norm[norm <= 12.5]
-        left, right = np.nonzero(norm[:, None] + norm <= 12.5)
-        both = np.concatenate([near[left], near[right]], axis=1)
+        first, second = np.nonzero(norm[:, None] + norm <= 12.5)
+        both = np.concatenate([near[first], near[second]], axis=1)
         points.append(both[both.sum(axis=1) % 2 == 0])
     every = np.concatenate(points)
     tie = np.random.default_rng(0).random(len(every))
@@ -214,20 +214,20 @@ def e8_ball(size: int) -> F64:
 
 
 def e8_ball_error(bits: int, scale: float, rows: int, seed: int) -> float:
-    """Mean squared error of a Gaussian on scale * e8_ball(2^(8 bits)), by comparing with every point."""
+    """Return the mean squared error of a Gaussian on scale * e8_ball(2^(8 bits)), by comparison with every point."""
     points = (e8_ball(2 ** (8 * bits)) * scale).astype(np.float32)
     energy = (points**2).sum(axis=1) / 2
     x = sequences(rows, seed, 8).astype(np.float32)
     near = np.concatenate(
-        [(part @ points.T - energy).argmax(axis=1) for part in np.array_split(x, max(1, rows // 500))]
+        [(batch @ points.T - energy).argmax(axis=1) for batch in np.array_split(x, max(1, rows // 500))]
     )
     return squared_error(x, points[near])
 
 
 def e8_nested_error(bits: int, scale: float, rows: int, seed: int) -> float:
-    """Mean squared error of a Gaussian on scale * (E8 mod 2^bits E8), `bits` bits a coordinate.
+    """Return the mean squared error of a Gaussian on scale * (E8 mod 2^bits E8), `bits` bits per coordinate.
 
-    The points are those of E8 in the Voronoi cell of 2^bits E8. A vector beyond is shrunk towards 0 until its nearest
+    The points are those of E8 in the Voronoi cell of 2^bits E8. A vector outside is shrunk towards 0 until its nearest
     point is one of them.
     """
     x = sequences(rows, seed, 8) / scale

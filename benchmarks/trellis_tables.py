@@ -2,13 +2,14 @@
 
     python benchmarks/trellis_tables.py --write
 
-writes vqindex/codes/trellis_tables.py anew, byte for byte: 16 starts a width, seeded, 2 minutes of processor time.
+writes vqindex/codes/trellis_tables.py again, byte for byte, in 2 minutes of processor time. Each width has 16 seeded
+starts.
 
-A table starts as a permutation of the Gaussian's quantiles with the partition that trellis codes are built on
-(Ungerboeck, 1982). Then, again and again, fresh Gaussian sequences are encoded by the Viterbi search of
-codes/trellis.py, and every level moves to the mean of the values it was used for (Lloyd's two steps, arXiv 2406.11235
-for the code); the table's symmetry is kept all along. The best of several starts is rounded to int8. What other starts
-give is in docs/trellis.md, by trellis_choices.py.
+A table starts as a permutation of the Gaussian's quantiles with the set partition of trellis codes (Ungerboeck, 1982).
+Each round encodes new Gaussian sequences by the Viterbi search of codes/trellis.py, and moves every level to the mean
+of the values that it encodes (Lloyd's two steps; arXiv 2406.11235 for the code). Every round preserves the table's
+symmetry. The best of several starts is rounded to int8. docs/trellis.md has the results of other starts, from
+trellis_choices.py.
 
 ``--sweep`` prints the distortion of other window lengths.
 """
@@ -53,7 +54,7 @@ def windows_of(y: NDArray[np.float64], table: NDArray[np.float64], bits: int, wi
 def refine(
     table: NDArray, bits: int, window: int, rng: np.random.Generator, rows: int, rounds: int, symmetric: bool = True
 ) -> NDArray:
-    """Alternate encoding of fresh sequences and centroids; symmetric keeps table[mirror(w)] = -table[w]."""
+    """Alternate between encoding new sequences and centroids; `symmetric` preserves table[mirror(w)] = -table[w]."""
     other = mirror(np.arange(table.size), bits, window)
     for _ in range(rounds):
         y = rng.standard_normal((rows, LENGTH))
@@ -82,9 +83,9 @@ def mirrored(size: int, flip: int, rng: np.random.Generator) -> NDArray[np.int64
 def partition(bits: int, window: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Return the cell of every window: a[new field] ^ b[oldest field] ^ c[the others], a and b permutations.
 
-    Every cell is there once among the windows of a state, on either side; the mirrored window has the inverted cell.
-    From two bits on the highest bit of the cell is the sign of ``sign_of_window``: that of a is the highest bit of the
-    new field, that of b the lowest bit of the oldest, c has none.
+    The windows that leave a state have every cell once, and so have those that enter one; the mirrored window has the
+    inverted cell. From two bits on the highest bit of the cell is the sign of ``sign_of_window``: that of a is the
+    highest bit of the new field, that of b the lowest bit of the oldest, and that of c is 0.
     """
     branches, others = 1 << bits, 1 << (window - 2 * bits)
     half = branches // 2
@@ -93,7 +94,7 @@ def partition(bits: int, window: int, rng: np.random.Generator) -> NDArray[np.in
         c = rng.integers(0, 2, others)
         c[(others + 1) // 2 :] = c[: others // 2][::-1] ^ 1
     else:
-        # What the mirror does to the three parts must add up to the inverted cell.
+        # The changes of a, b and c by the mirror must add up to the inverted cell.
         flip_a = int(rng.integers(1, half))
         flip_b = int(rng.integers(0, half)) if others > 1 else flip_a ^ (half - 1)
         flip_c = flip_a ^ flip_b ^ (half - 1)
@@ -111,10 +112,10 @@ def partition(bits: int, window: int, rng: np.random.Generator) -> NDArray[np.in
 
 
 def structured(bits: int, window: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return a table in which the windows that leave a state, and those that enter one, differ as much as they can.
+    """Return a table in which the windows that leave a state, and those that enter one, differ as much as possible.
 
-    The quantiles are cut into 2^bits cells, `partition` says which window gets which. The place inside a cell is
-    random; a mirrored window has the mirrored place. window is at least 2 bits, and 3 for one bit.
+    The quantiles are split into 2^bits cells; `partition` gives the cell of each window. The place inside a cell is
+    random; a mirrored window has the mirrored place. `window` is at least 2 bits, and at least 3 for one bit.
     """
     size = 1 << window
     cell = partition(bits, window, rng)
@@ -127,20 +128,20 @@ def structured(bits: int, window: int, rng: np.random.Generator) -> NDArray[np.f
 
 
 def sign_correlation(table: NDArray[np.int8], step: float, bits: int, window: int, rows: int, seed: int) -> float:
-    """Mean of value times +-1 by the stored sign, over the root mean square of the values."""
+    """Return the mean of value times sign, +-1 by the sign bit, over the root mean square of the values."""
     y = np.random.default_rng(seed).standard_normal((rows, LENGTH))
     signs = sign_of_window(windows_of(y, table * step, bits, window, 1 / step), bits, window)
     return float(np.mean(np.where(signs == 1, y, -y)) / np.sqrt(np.mean(y**2)))
 
 
 def to_int8(table: NDArray[np.float64]) -> tuple[NDArray[np.int8], float]:
-    """Round to int8 with a float32 step; the range takes in REACH, because values are clipped to it too."""
+    """Round to int8 with a float32 step; the range includes REACH, because values are clipped to it."""
     step = float(np.float32(max(np.abs(table).max(), REACH) / 127))
     return np.rint(table / step).astype(np.int8), step
 
 
 def distortion(table: NDArray[np.int8], step: float, bits: int, window: int, rows: int, seed: int) -> float:
-    """Mean squared error on fresh Gaussian sequences, over their energy (which takes out most of its noise)."""
+    """Return the mean squared error on new Gaussian sequences over their energy, which removes most of its noise."""
     y = np.random.default_rng(seed).standard_normal((rows, LENGTH))
     levels = table * step
     at = windows_of(y, levels, bits, window, 1 / step)
@@ -150,7 +151,7 @@ def distortion(table: NDArray[np.int8], step: float, bits: int, window: int, row
 def best_table(
     bits: int, window: int, starts: int, finalists: int, first: Start = structured, symmetric: bool = True
 ) -> tuple[NDArray[np.int8], float, float]:
-    """Return the best table, its step, and its distortion on sequences that had no part in choosing it."""
+    """Return the best table, its step, and its distortion on sequences that were not used to select it."""
     found = []
     for seed in range(starts):
         rng = np.random.default_rng(seed)
@@ -169,7 +170,7 @@ def best_table(
 
 
 class Found(NamedTuple):
-    """What a width's entry in trellis_tables.py says."""
+    """The entry of a width in trellis_tables.py."""
 
     table: NDArray[np.int8]
     step: float
@@ -189,8 +190,8 @@ def source(found: dict[int, Found]) -> str:
         "",
         '__all__ = ["CORRELATIONS", "MSE", "STEPS", "TABLES"]',
         "",
-        "# A grid step, in standard deviations (float32 values); the distortion measured on Gaussian sequences; the",
-        "# correlation there of a value with its stored sign.",
+        "# Size of a grid step in standard deviations (float32 values). Distortion, and correlation of a value with",
+        "# its sign bit, both measured on Gaussian sequences.",
         f"STEPS = {{{', '.join(f'{bits}: {f.step!r}' for bits, f in found.items())}}}",
         f"MSE = {{{', '.join(f'{bits}: {f.mse:.5f}' for bits, f in found.items())}}}",
         f"CORRELATIONS = {{{', '.join(f'{bits}: {f.correlation:.4f}' for bits, f in found.items() if bits > 1)}}}",
@@ -207,7 +208,7 @@ def source(found: dict[int, Found]) -> str:
 
 
 def find(bits: int, starts: int) -> Found:
-    """Find the table of a width that the product has."""
+    """Find the table of a width of the library."""
     window = WINDOWS[bits]
     table, step, mse = best_table(bits, window, starts, FINALISTS)
     correlation = sign_correlation(table, step, bits, window, 2 * FINAL_ROWS, seed=10**6 + 3) if bits > 1 else 0.0
@@ -217,7 +218,7 @@ def find(bits: int, starts: int) -> Found:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="write the tables")
-    parser.add_argument("--target", type=Path, default=TARGET, help="where to")
+    parser.add_argument("--target", type=Path, default=TARGET, help="file to write")
     parser.add_argument("--starts", type=int, default=STARTS)
     parser.add_argument(
         "--sweep", action="store_true", help="measure windows of 6, 8, 10 and 12 bits, four starts each"

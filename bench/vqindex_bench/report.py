@@ -174,20 +174,20 @@ def _short(value: float) -> str:
 def _axes(x: _Scale, y: _Scale, label: str, k: int) -> str:
     tens = [(math.log10(m * 10.0**e), _short(m * 10.0**e)) for e in range(-3, 9) for m in (1, 2, 5)]
     bottom = _HEIGHT - _BOTTOM
-    parts = []
+    elements = []
     for place, text in _ticks(x, tens, 42):
-        parts.append(f'<line class="grid" x1="{place:.1f}" x2="{place:.1f}" y1="{_TOP}" y2="{bottom}"/>')
-        parts.append(f'<text x="{place:.1f}" y="{bottom + 18}" text-anchor="middle">{text}</text>')
+        elements.append(f'<line class="grid" x1="{place:.1f}" x2="{place:.1f}" y1="{_TOP}" y2="{bottom}"/>')
+        elements.append(f'<text x="{place:.1f}" y="{bottom + 18}" text-anchor="middle">{text}</text>')
     for place, text in _ticks(y, [(_logit(r), f"{r:g}") for r in _RECALLS], 24):
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{place + 4.5:.1f}" text-anchor="end">{text}</text>')
+        elements.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>')
+        elements.append(f'<text x="{_LEFT - 6}" y="{place + 4.5:.1f}" text-anchor="end">{text}</text>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(f'<text class="axis" x="{middle}" y="{_HEIGHT - 8}" text-anchor="middle">{label}</text>')
+    elements.append(f'<text class="axis" x="{middle}" y="{_HEIGHT - 8}" text-anchor="middle">{label}</text>')
     height = (_TOP + bottom) / 2
-    parts.append(
+    elements.append(
         f'<text class="axis" transform="translate(13 {height}) rotate(-90)" text-anchor="middle">recall@{k}</text>'
     )
-    return "".join(parts)
+    return "".join(elements)
 
 
 def _chart(lines: Sequence[Line], panel: Panel, series: Sequence[str]) -> str:

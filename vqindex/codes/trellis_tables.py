@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 __all__ = ["CORRELATIONS", "MSE", "STEPS", "TABLES"]
 
-# Size of a grid step in standard deviations (float32 values). Distortion, and correlation of a value with its sign bit,
-# both measured on Gaussian sequences.
+# Size of a grid step in standard deviations (float32 values). Distortion, and correlation of a value with
+# its sign bit, both measured on Gaussian sequences.
 STEPS = {1: 0.027559055015444756, 2: 0.027559055015444756, 3: 0.027559055015444756, 4: 0.027559055015444756}
 MSE = {1: 0.27226, 2: 0.07400, 3: 0.01883, 4: 0.00524}
 CORRELATIONS = {2: 0.7790, 3: 0.7936, 4: 0.7969}

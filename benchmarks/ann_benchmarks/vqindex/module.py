@@ -1,4 +1,4 @@
-"""vqindex for ann-benchmarks: a scan of quantized vectors that trains nothing, and exact re-scoring of the best."""
+"""vqindex for ann-benchmarks: a scan of quantized vectors without training, and exact scores of a shortlist."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from ..base.module import BaseANN
 
 
 class VQIndex(BaseANN):
-    """Codes of `bits` bits a coordinate; `oversample` times as many candidates as asked for are re-scored exactly."""
+    """Codes of `bits` bits per coordinate; a shortlist of `oversample` times the results gets exact scores."""
 
     METRICS = {"angular": "cosine", "euclidean": "l2"}  # noqa: RUF012 - for old Python versions too
 
@@ -20,7 +20,7 @@ class VQIndex(BaseANN):
         self.set_query_arguments(0.995, 0)
 
     def fit(self, X):
-        self.rows = np.array(X, np.float32)  # a copy: X is not ours to change
+        self.rows = np.array(X, np.float32)  # a copy: fit must not change X
         if self.metric == "cosine":
             self.rows /= np.maximum(np.linalg.norm(self.rows, axis=1, keepdims=True), 1e-30)
         else:
@@ -29,18 +29,18 @@ class VQIndex(BaseANN):
         self.index.add(X)
 
     def set_query_arguments(self, confidence, oversample):
-        """`confidence` of the bound on the sign bits; candidates re-scored for each result wanted (0: none)."""
+        """Set the confidence of the sign bound, and the length of the shortlist in multiples of n (0: none)."""
         self.confidence, self.oversample = confidence, oversample
         self.name = f"vqindex({self.codec}, bits={self.bits}, confidence={confidence}, oversample={oversample})"
 
     def query(self, v, n):
-        wanted = n * max(1, self.oversample)
-        ids = self.index.search(v, wanted, threads=1, confidence=self.confidence).ids
+        shortlist = n * max(1, self.oversample)
+        ids = self.index.search(v, shortlist, threads=1, confidence=self.confidence).ids
         return self._best(v, ids[ids >= 0], n)
 
     def batch_query(self, X, n):
-        wanted = n * max(1, self.oversample)
-        found = self.index.search(X, wanted, confidence=self.confidence).ids
+        shortlist = n * max(1, self.oversample)
+        found = self.index.search(X, shortlist, confidence=self.confidence).ids
         self.res = [self._best(v, ids[ids >= 0], n) for v, ids in zip(X, found)]  # noqa: B905 - old Python too
 
     def _best(self, v, ids, n):
@@ -49,7 +49,7 @@ class VQIndex(BaseANN):
             return ids[:n]
         scores = self.rows[ids] @ np.asarray(v, np.float32)
         if self.metric == "l2":
-            scores -= self.squares[ids] / 2  # larger where |v - x|^2 is smaller
+            scores -= self.squares[ids] / 2  # larger if |v - x|^2 is smaller
         n = min(n, len(ids))
         best = np.argpartition(-scores, n - 1)[:n]
         return ids[best[np.argsort(-scores[best])]]

@@ -1,4 +1,4 @@
-"""vqindex for VIBE: a scan of quantized vectors that trains nothing, and exact re-scoring of the best."""
+"""vqindex for VIBE: a scan of quantized vectors without training, and exact scores of a shortlist."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ METRICS = {"euclidean": "l2", "cosine": "cosine", "normalized": "cosine", "ip": 
 
 
 class VQIndex(BaseANN):
-    """Codes of `bits` bits a coordinate; `oversample` times as many candidates as asked for are re-scored exactly."""
+    """Codes of `bits` bits per coordinate; a shortlist of `oversample` times the results gets exact scores."""
 
     def __init__(self, metric, codec, bits):
         if metric not in METRICS:
@@ -21,7 +21,7 @@ class VQIndex(BaseANN):
     def fit(self, X):
         self.index = vqindex.VQIndex(X.shape[1], self.bits, self.metric, codec=self.codec)
         self.index.add(X)
-        self.rows = np.array(X, np.float32)  # a copy: X is not ours to change
+        self.rows = np.array(X, np.float32)  # a copy: fit must not change X
         self.half_squares = None
         if self.metric == "cosine":
             self.rows /= np.maximum(np.linalg.norm(self.rows, axis=1, keepdims=True), 1e-30)
@@ -29,7 +29,7 @@ class VQIndex(BaseANN):
             self.half_squares = np.einsum("ij,ij->i", self.rows, self.rows) / 2
 
     def set_query_arguments(self, confidence, oversample):
-        """`confidence` of the bound on the sign bits; candidates re-scored for each result wanted (0: none)."""
+        """Set the confidence of the sign bound, and the length of the shortlist in multiples of n (0: none)."""
         self.confidence, self.oversample = confidence, oversample
 
     def query(self, v, n):
@@ -42,7 +42,7 @@ class VQIndex(BaseANN):
             return ids[:n]
         scores = self.rows[ids] @ np.asarray(v, np.float32)
         if self.half_squares is not None:
-            scores -= self.half_squares[ids]  # larger where |v - x|^2 is smaller
+            scores -= self.half_squares[ids]  # larger if |v - x|^2 is smaller
         n = min(n, len(ids))
         best = np.argpartition(-scores, n - 1)[:n]
         return ids[best[np.argsort(-scores[best])]]
