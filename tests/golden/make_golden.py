@@ -83,7 +83,7 @@ def gates(names):
     }
 
 
-def coarse_gates():
+def sign_bound_gates():
     """Digests of what a search by bounds gives."""
     return {
         f"{name} {dim}": gate.search_digests(reference, dim, name, 0.6)
@@ -179,7 +179,7 @@ if __name__ == "__main__":
         "packing": lambda: write("packing.json", packed()),
         "gate": lambda: write("gate.json", gates(gate.PORTABLE)),
         "gate-trellis": lambda: write("gate-trellis.json", trellis_gates()),
-        "gate-search": lambda: write("gate-search.json", coarse_gates()),
+        "gate-search": lambda: write("gate-search.json", sign_bound_gates()),
         "planes": lambda: write("planes.json", stored_planes()),
         "file": lambda: index_file(1),
         "file2": lambda: index_file(2),
