@@ -330,7 +330,7 @@ MUTATIONS = [
         "test_rerank.py",
     ),
     # ---- store
-    Mutation("store", "            if not published:\n", "            if True:\n", STORE),
+    Mutation("store", "            if not published or", "            if True or", STORE),
     Mutation(
         "store",
         "            self.directory.sync()  # the names",
@@ -357,8 +357,8 @@ MUTATIONS = [
     ),
     Mutation(
         "store",
-        "removed = write_removed(self.directory, number, ~bits)",
-        "removed = write_removed(self.directory, number, bits)",
+        "crc = write_removed(file, ~bits)",
+        "crc = write_removed(file, bits)",
         "test_store.py",
     ),
     Mutation(
@@ -369,8 +369,8 @@ MUTATIONS = [
     ),
     Mutation(
         "store",
-        "directory.create(removed.name)\n    try:\n        file.write(data)\n        file.sync()\n",
-        "directory.create(removed.name)\n    try:\n        file.write(data)\n",
+        "    file.write(data)\n    file.sync()\n    return zlib.crc32(data)\n",
+        "    file.write(data)\n    return zlib.crc32(data)\n",
         STORE,
     ),
     Mutation("store", "if 2 * live[i] < rows[i]", "if False", "test_store.py"),

@@ -1,4 +1,4 @@
-"""Changing files as damage, or another writer, might have; and that they are refused."""
+"""Change files as damage or another writer could, and check that they are refused."""
 
 import json
 import zlib

@@ -38,7 +38,7 @@ class _File(LocalFile):
 
 
 class FaultyDirectory(LocalDirectory):
-    """See above. `how`: "raise" at call `at`, "die" there, or "full": from there on there is no room for writes."""
+    """See above. `how`: "raise" at call `at`, "die" at it, or "full": from call `at` on the disk has no space."""
 
     def __init__(self, folder, at=None, how="raise", torn=0.0):
         super().__init__(folder)
@@ -107,9 +107,9 @@ class FaultyDirectory(LocalDirectory):
         for name, inode in self.inodes.items():
             inode.data = (self.folder / name).read_bytes()
 
-        def state(kept, content):
+        def state(survived, content):
             names = dict(self.durable)
-            for (name, inode), keep in zip(self.pending, kept, strict=True):
+            for (name, inode), keep in zip(self.pending, survived, strict=True):
                 if keep and inode is None:
                     names.pop(name, None)
                 elif keep:

@@ -1,10 +1,9 @@
-"""Damage index files and stores at random; run as a program of its own, since HDF5 could crash on what it is given.
+"""Damage index files and stores at random. A program of its own, because HDF5 could crash on damaged files.
 
     python fuzz_files.py FOLDER EXAMPLES
 
-Memory is limited to what there is after a first load and LIMIT bytes more: nothing may be allocated because a file
-says so.
-Each example is refused with FileFormatError, or gives the right answers.
+Each example is refused with FileFormatError, or gives the right answers. Memory is limited to LIMIT bytes more than a
+first load takes, so that sizes which a file only claims are not allocated.
 """
 
 import contextlib

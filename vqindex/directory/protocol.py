@@ -14,6 +14,9 @@ the writer read before. Two kinds of directory keep two writers from overwriting
 
 An error from `publish` leaves open which of the two contents the name holds: a rename may be on disk although the call
 failed, and a put may have succeeded although its answer was lost. Only `StoreError` says that nothing was published.
+
+A writer numbers its files itself, so without a lock two writers may take the same number. `create` refuses the second
+one. A directory without a lock must not accept a name again after its file was removed.
 """
 
 from __future__ import annotations

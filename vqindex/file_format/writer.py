@@ -116,11 +116,12 @@ def _put_ids(contents: FileContents, put: Put) -> None:
 
 
 def _put_originals(contents: FileContents, put: Put) -> None:
-    n, kept = contents.rows, [segment.originals for segment in contents.segments if segment.originals is not None]
-    if kept:
-        parts = [part for originals in kept for part in originals.parts]
-        put("vectors", KINDS[kept[0].kind], (n, kept[0].dim), (part.values for part in parts))
-        if kept[0].kind == "int8":
+    n, originals = contents.rows, [segment.originals for segment in contents.segments if segment.originals is not None]
+    if originals:
+        dim, kind = originals[0].dim, originals[0].kind
+        parts = [part for each in originals for part in each.parts]
+        put("vectors", KINDS[kind], (n, dim), (part.values for part in parts))
+        if kind == "int8":
             put("vector_scale", "<f4", (n,), (part.scale for part in parts))
 
 

@@ -11,10 +11,10 @@ added since. So a commit compares two things: which file holds which rows, and w
 It then publishes the manifest, which is the moment at which readers see the commit, and removes the files that the
 manifest does not name. FORMAT.md describes the order of writes and syncs that makes this safe at any crash.
 
-A commit fails in one of two ways. Before the manifest is published, the new files are removed and nothing has changed.
-While it is published, the manifest on disk may be the old or the new one, so the new files stay; the next commit or the
-next writer removes those that are not named. In both cases the rows in memory are untouched and the commit can be
-repeated.
+A commit fails in one of two ways. Before the manifest is published, or if another writer published instead, the new
+files are removed and nothing has changed. Otherwise the manifest on disk may be the old or the new one, so the new
+files stay; the next commit or the next writer removes those that are not named. In both cases the rows in memory are
+untouched, and the commit can be repeated.
 
 This module knows directories only as `Directory`, and no index: it is given a `State`.
 """
@@ -32,13 +32,23 @@ from numpy.typing import NDArray
 
 from ..center import Centering
 from ..codes.codec import Codec
-from ..directory.protocol import Directory
+from ..directory.protocol import Directory, OutputFile
+from ..errors import StoreError
 from ..file_format.contents import FileContents
 from ..file_format.writer import write_file
 from ..rows.bitmap import bits_of
 from ..rows.contents import Contents
 from ..rows.ids import IdMap
-from .manifest import MAX_COUNTED, NEXT, Manifest, SegmentEntry, is_ours, prepare_manifest, publish_manifest
+from .manifest import (
+    MAX_COUNTED,
+    NEXT,
+    Manifest,
+    RemovedEntry,
+    SegmentEntry,
+    is_ours,
+    prepare_manifest,
+    publish_manifest,
+)
 from .merge import MERGE_BYTES, merge_runs
 from .removed import write_removed
 
@@ -205,8 +215,8 @@ class CommitWriter:
             self.directory.sync()  # the names of the new files, before a manifest names them
             published = True  # perhaps, from here on
             version = publish_manifest(self.directory, self._version)
-        except BaseException:
-            if not published:
+        except BaseException as error:
+            if not published or isinstance(error, StoreError):
                 for name in created:
                     with suppress(OSError):
                         self.directory.remove(name)
@@ -234,23 +244,23 @@ class CommitWriter:
             at = stop
         return after
 
-    def _new_name(self, ending: str, created: list[str]) -> tuple[int, str]:
-        """Return the number and name of the next file. No number is used twice, even after a failed commit."""
+    def _create(self, ending: str, created: list[str]) -> tuple[int, str, OutputFile]:
+        """Create the next file, and return its number and name, too. A failed commit does not free its numbers."""
         number = self._next_file
         self._next_file += 1
         name = f"{number:010d}.{ending}"
-        created.append(name)
-        return number, name
+        file = self.directory.create(name)
+        created.append(name)  # only now: a name that is taken belongs to another commit
+        return number, name, file
 
     def _write_segment(self, state: State, rows: I64, created: list[str]) -> _SegmentRows:
         """Write some rows, ascending, as a segment."""
-        number, name = self._new_name("vqi", created)
         ids = state.contents.ids.numbers(rows)
         string_ids = None if state.contents.ids.string_ids is None else state.contents.ids.string_ids.select(rows)
         originals = None if state.contents.originals is None else state.contents.originals.select(rows)
         is_counted = string_ids is None and ids[-1] < MAX_COUNTED and bool((np.diff(ids) == 1).all())
         id_map = IdMap(rows.size, None if is_counted else ids, None, string_ids)
-        file = self.directory.create(name)
+        number, name, file = self._create("vqi", created)
         try:
             selected = Contents(state.contents.rows.select(rows), id_map, originals)
             crc = write_file(file, state.codec, FileContents(state.centering, selected.segments(), {}))
@@ -269,6 +279,10 @@ class CommitWriter:
             return []
         if live_rows == entry.live:
             return [segment]
-        number, _ = self._new_name("removed", created)
-        removed = write_removed(self.directory, number, ~bits)
+        number, _, file = self._create("removed", created)
+        try:
+            crc = write_removed(file, ~bits)
+        finally:
+            file.close()
+        removed = RemovedEntry(number, entry.rows - live_rows, crc)
         return [replace(segment, entry=replace(entry, removed=removed))]

@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from ..directory.protocol import Directory
+from ..directory.protocol import Directory, OutputFile
 from ..errors import FileFormatError
 from .manifest import RemovedEntry, SegmentEntry
 
@@ -18,19 +18,13 @@ _HEAD = struct.Struct("<8sQQ")  # magic, rows of the segment, removed rows
 _MAGIC = b"VQIGONE1"
 
 
-def write_removed(directory: Directory, number: int, bits: NDArray[np.bool_]) -> RemovedEntry:
-    """Write and sync the file of a segment of bits.size rows, and return its entry. Set bits are removed rows."""
-    count = int(np.count_nonzero(bits))
+def write_removed(file: OutputFile, bits: NDArray[np.bool_]) -> int:
+    """Write the file of a segment of bits.size rows, and sync it; return its CRC-32. Set bits are removed rows."""
     packed = np.packbits(bits, bitorder="little")
-    data = _HEAD.pack(_MAGIC, bits.size, count) + packed.tobytes()
-    removed = RemovedEntry(number, count, zlib.crc32(data))
-    file = directory.create(removed.name)
-    try:
-        file.write(data)
-        file.sync()
-    finally:
-        file.close()
-    return removed
+    data = _HEAD.pack(_MAGIC, bits.size, int(np.count_nonzero(bits))) + packed.tobytes()
+    file.write(data)
+    file.sync()
+    return zlib.crc32(data)
 
 
 def read_removed(directory: Directory, segment: SegmentEntry, removed: RemovedEntry) -> NDArray[np.int64]:
