@@ -1,5 +1,6 @@
 """`vqindex.open`: an index in a folder behaves like one in memory, and commits are what others see."""
 
+import inspect
 import json
 import os
 import re
@@ -356,7 +357,7 @@ def test_long_sessions_map_what_they_committed(tmp_path, monkeypatch):
             before = content(index)
             index.commit()
             assert content(index) == before
-        tail = len(index._rows) - index._mapped_rows
+        tail = len(index._index._rows) - index._mapped_rows
         assert tail < 100
         expected = content(index)
     assert committed(tmp_path / "s") == expected
@@ -454,7 +455,7 @@ def test_golden_file_with_vectors_reranks_as_frozen(golden, mmap):
         index = VQIndex.load(path, mmap=mmap, device=device)
         assert_golden(index, golden("format2-vectors.json"))
         assert (index.keep_vectors, index.ids.tolist()) == ("int8", [i for i in range(82) if i not in (3, 70)])
-        assert index._ids.next_id == 82
+        assert index._index._index._ids.next_id == 82
 
 
 # ---- merging
@@ -527,3 +528,42 @@ def test_bits_of_another_removed_vector_are_noticed(tmp_path):
     path.write_bytes(data)
     with pytest.raises(vqindex.FileFormatError, match="CRC-32 differs"):
         vqindex.open(tmp_path / "store")
+
+
+# ---- a store has an index
+
+
+def test_an_opened_store_has_all_that_an_index_has(tmp_path):
+    public = {name for name in dir(VQIndex) if not name.startswith("_")} - {"register"}
+    with vqindex.open(tmp_path / "store", "a", dim=6) as index:
+        assert isinstance(index, VQIndex)
+        assert issubclass(vqindex.DurableIndex, VQIndex)
+        assert VQIndex not in type(index).__mro__, "it has one, and is none by inheritance"
+        assert public <= set(dir(index))
+        for name in public:
+            own, promised = getattr(type(index), name), getattr(VQIndex, name)
+            assert own.__doc__, name
+            if callable(promised) and name not in ("load", "compact"):
+                assert list(inspect.signature(own).parameters) == list(inspect.signature(promised).parameters), name
+
+
+def test_an_opened_store_moves_merges_and_answers_like_its_index(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((50, 6)).astype(np.float32)
+    plain = VQIndex(6, metric="l2")
+    plain.add(x)
+    with vqindex.open(tmp_path / "store", "a", dim=6, metric="l2") as index:
+        index.add(x)
+        assert index.to("reference") is index
+        assert index.stats()["backend"] == "reference"
+        assert (len(index), 3 in index, 50 in index, index.dim, index.is_trained) == (50, True, False, 6, True)
+        for one, other in zip(index.search(x, 5), plain.search(x, 5), strict=True):
+            np.testing.assert_array_equal(one, other)
+        for one, other in zip(index.range_search(x, 3.0), plain.range_search(x, 3.0), strict=True):
+            np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(index.estimate(x[0], [4, 2]), plain.estimate(x[0], [4, 2]))
+        np.testing.assert_array_equal(index.reconstruct(7), plain.reconstruct(7))
+        plain.merge(index)
+        index.merge(index)
+        assert len(plain) == len(index) == 100
+        np.testing.assert_array_equal(index.search(x, 5).ids, plain.search(x, 5).ids)

@@ -92,12 +92,12 @@ class StoreMachine(RuleBasedStateMachine):
         for i, v in zip(ids, picks, strict=True):
             self.now.pop(i, None)
             self.now[i] = v
-        self.next_id = self.index._ids.next_id  # what upsert makes of it is tested with VQIndex
+        self.next_id = self.index.__vqindex__()._ids.next_id  # what upsert makes of it is tested with VQIndex
 
     @rule(ids=IDS)
     def remove(self, ids):
         assert self.index.remove(ids) == len([self.now.pop(i) for i in ids if i in self.now])
-        self.next_id = self.index._ids.next_id
+        self.next_id = self.index.__vqindex__()._ids.next_id
 
     @rule(first=st.integers(0, 150), count=st.integers(1, 60))
     def remove_many(self, first, count):
@@ -128,7 +128,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.now = dict(self.last)
         self.last = dict(self.now)
         self.index = self.opened("a", mmap=mmap, device="native")
-        self.next_id = self.index._ids.next_id
+        self.next_id = self.index.__vqindex__()._ids.next_id
         verify_store(self.folder)
 
     @rule()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABCMeta
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from .spec import IndexSpec
 __all__ = ["VQIndex"]
 
 
-class VQIndex:
+class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be registered as one
     """An approximate nearest-neighbor index of quantized vectors that trains nothing.
 
     Parameters
@@ -96,6 +97,13 @@ class VQIndex:
     ) -> None:
         spec, kind = IndexSpec(dim, bits, metric, codec, sketch, rotation, seed), as_kind(keep_vectors)
         self._start(Centering.of(spec, center), device, None if kind is None else Originals(spec.dim, kind))
+
+    @classmethod
+    def _empty(cls, centering: Centering, device: str) -> VQIndex:
+        """Return an index without rows, to be given contents that were read."""
+        index = cls.__new__(cls)
+        index._start(centering, device, None)
+        return index
 
     def _start(self, centering: Centering, device: str, originals: Originals | None) -> None:
         self._codec = Codec(centering.engine_spec)
@@ -188,7 +196,7 @@ class VQIndex:
         self._rows.write_with(self._backend.put)
         return self
 
-    def train(self, vectors: Any = None) -> None:
+    def train(self, vectors: Any = None) -> None:  # noqa: B027
         """Do nothing; the method exists so that code written for faiss runs unchanged.
 
         Parameters
@@ -352,6 +360,8 @@ class VQIndex:
         InvalidInputError
             If the parameters differ, or an id of `other` is in this index. The index is then unchanged.
         """
+        if hasattr(other, "__vqindex__"):  # an opened store has its index
+            other = other.__vqindex__()
         if not isinstance(other, VQIndex):
             raise InvalidInputError(f"other is {other!r}; expected a VQIndex")
         ours, theirs = (
@@ -586,10 +596,9 @@ class VQIndex:
 
         file = file_format.read(path, mmap=mmap, verify=not mmap if verify is None else verify)
         segment = file.segment
-        index = cls.__new__(cls)
-        index._start(file.centering, device, segment.originals)
+        index = cls._empty(file.centering, device)
         index._rows.seal(segment.stored)
         ids = IdMap(segment.rows, segment.ids, file.next_id, segment.string_ids)
-        index._contents = index._contents._replace(ids=ids)
+        index._contents = Contents(index._rows, ids, segment.originals)
         index._meta = file.meta
         return index

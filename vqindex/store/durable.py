@@ -1,14 +1,13 @@
-"""DurableIndex: a VQIndex whose contents a store keeps.
+"""DurableIndex: an index whose contents a store keeps.
 
-    DurableIndex   is a VQIndex; checks that it may change, commits, and remaps
-      CommitWriter   has the directory and the last manifest; compares and writes (``commit.py``)
-      FolderLock     held by a writer, None for a reader
+    DurableIndex   checks that it may change, commits, and remaps; it has
+      VQIndex        the rows of all segments, mapped one after the other, then those added since
+      CommitWriter   the directory and the last manifest; compares and writes (``commit.py``)
+      WriterLock     held by a writer, None for a reader
 
-It is a VQIndex because it promises all of VQIndex: every search, every change, `save` and `merge` work as they do in
-memory, and callers accept it where they accept a VQIndex. What differs is where contents come from and that changes can
-be committed. Everything about files is in the CommitWriter that it has, which knows no index.
-
-In memory it holds the rows of all segments, mapped one after the other, then those added since.
+It has a VQIndex and passes calls on to it. Everything about files is in the CommitWriter, which knows no index. It
+promises all of VQIndex: every search, every change, `save` and `merge` work as they do in memory. So it is registered
+as a VQIndex: `isinstance` and type checkers accept it where they accept one.
 """
 
 from __future__ import annotations
@@ -16,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import deepcopy
+from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..center import Centering
 from ..directory.local import LocalDirectory
@@ -49,7 +49,31 @@ class _Closed:
         raise StoreError(f"{self._folder} was closed; expected an open index")
 
 
-class DurableIndex(VQIndex):
+# What only reads is passed on as it is.
+_READS = (
+    *(
+        "spec",
+        "dim",
+        "ntotal",
+        "keep_vectors",
+        "center",
+        "is_trained",
+        "meta",
+        "ids",
+        "train",
+        "__len__",
+        "__contains__",
+    ),
+    *("search", "range_search", "estimate", "reconstruct", "save"),
+)
+
+if TYPE_CHECKING:
+    _Promised = VQIndex
+else:
+    _Promised = object
+
+
+class DurableIndex(_Promised):
     """A VQIndex in a folder, made by `vqindex.open`. Changes are in memory until `commit` puts them on disk.
 
     All of `VQIndex` works: add, upsert, remove, search, range_search, estimate, reconstruct, save (to a single file).
@@ -72,19 +96,23 @@ class DurableIndex(VQIndex):
         self._folder, self._lock, self._mmap = directory.folder, lock, mmap
         version = directory.version(MANIFEST)
         manifest, segments = read_snapshot(directory, mmap, verify)
-        self._start(Centering.from_text(manifest.spec, manifest.center), device, None)
+        self._index = VQIndex._empty(Centering.from_text(manifest.spec, manifest.center), device)
         self._commits = CommitWriter(directory, manifest, version)
         self._attach(manifest, segments)
-        self._meta = deepcopy(dict(manifest.meta))
+        self._index._meta = deepcopy(dict(manifest.meta))
         if lock is not None:
             self._commits.sweep()
 
     def _attach(self, manifest: Manifest, segments: Sequence[Segment]) -> None:
         """Hold the contents of a commit."""
-        rows = RowStore(self._codec.spec, self._backend.put)
-        self._contents = join_segments(rows, manifest, segments, str(self._folder))
+        rows = RowStore(self._index._codec.spec, self._index._backend.put)
+        self._index._contents = join_segments(rows, manifest, segments, str(self._folder))
         self._commits.follow(manifest)
-        self._mapped_rows = self._ids.rows_ever
+        self._mapped_rows = self._index._ids.rows_ever
+
+    def __vqindex__(self) -> VQIndex:
+        """Return the index that it has, for `VQIndex.merge`."""
+        return self._index
 
     @classmethod
     def load(cls, *args: Any, **kwargs: Any) -> VQIndex:
@@ -104,13 +132,18 @@ class DurableIndex(VQIndex):
         return "r" if self._lock is None else "a"
 
     def __repr__(self) -> str:
-        return f"{super().__repr__()[:-1]}, path={str(self._folder)!r}, mode={self.mode!r})".replace("VQ", "Durable", 1)
+        return f"{repr(self._index)[:-1]}, path={str(self._folder)!r}, mode={self.mode!r})".replace("VQ", "Durable", 1)
+
+    def to(self, device: str) -> DurableIndex:
+        """Search and encode on another device from now on, as `VQIndex.to`."""
+        self._index.to(device)
+        return self
 
     def stats(self) -> dict[str, Any]:
         """Return what `VQIndex.stats` does, and the number of commits and segments, and the bytes of their files."""
         segments = self._commits.manifest.segments
         return {
-            **super().stats(),
+            **self._index.stats(),
             "commit": self._commits.manifest.commit,
             "segments": len(segments),
             "file_bytes": sum(segment.size for segment in segments),
@@ -128,22 +161,22 @@ class DurableIndex(VQIndex):
     def add(self, vectors: Any, ids: Any = None) -> None:
         """Add vectors, in memory until `commit`; as `VQIndex.add`."""
         self._check_writable()
-        super().add(vectors, ids)
+        self._index.add(vectors, ids)
 
     def upsert(self, ids: Any, vectors: Any) -> None:
         """Add or replace vectors, in memory until `commit`; as `VQIndex.upsert`."""
         self._check_writable()
-        super().upsert(ids, vectors)
+        self._index.upsert(ids, vectors)
 
     def merge(self, other: VQIndex) -> None:
         """Add all vectors of another index, in memory until `commit`; as `VQIndex.merge`."""
         self._check_writable()
-        super().merge(other)
+        self._index.merge(other)
 
     def remove(self, ids: Any) -> int:
         """Remove vectors, in memory until `commit`; as `VQIndex.remove`."""
         self._check_writable()
-        return super().remove(ids)
+        return self._index.remove(ids)
 
     def commit(self, *, merge: bool = True) -> int:
         """Put all changes on disk. Once it returns they survive a crash; if it fails, the last commit remains.
@@ -171,7 +204,7 @@ class DurableIndex(VQIndex):
         """
         self._check_writable()
         if self._commits.commit(self._state, merge=merge) and self._mmap:
-            added = self._ids.rows_ever - self._mapped_rows
+            added = self._index._ids.rows_ever - self._mapped_rows
             if added >= max(REMAP_ROWS, min(self._mapped_rows // 8, REMAP_MAX_ROWS)):
                 self._remap()
         return self._commits.manifest.commit
@@ -187,14 +220,15 @@ class DurableIndex(VQIndex):
             How many removed vectors took up space.
         """
         self._check_writable()
-        removed = self._ids.rows_ever - len(self._ids)
+        ids = self._index._ids
+        removed = ids.rows_ever - len(ids)
         if self._commits.compact(self._state) or removed:  # removed rows may never have reached a file
             self._remap()
         return removed
 
     def close(self) -> None:
         """Release the files and the right to write. Changes since the last commit are lost."""
-        self._contents = _Closed(self._folder)  # type: ignore[assignment]
+        self._index._contents = _Closed(self._folder)  # type: ignore[assignment]
         if self._lock is not None:
             self._lock.release()
 
@@ -205,7 +239,7 @@ class DurableIndex(VQIndex):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is None and self._lock is not None and not isinstance(self._contents, _Closed):
+            if kind is None and self._lock is not None and not isinstance(self._index._contents, _Closed):
                 self.commit()
         finally:
             self.close()
@@ -214,9 +248,28 @@ class DurableIndex(VQIndex):
 
     @property
     def _state(self) -> State:
-        return State(self._codec, self._centering, self._contents, self._meta)
+        index = self._index
+        return State(index._codec, index._centering, index._contents, index._meta)
 
     def _remap(self) -> None:
         """Map what was committed from its files, which frees memory, also that of removed rows."""
         with suppress(OSError, MemoryError):  # what is in memory is as good
             self._attach(*read_snapshot(self._commits.directory, self._mmap, not self._mmap))
+
+
+def _passed_on(name: str) -> Any:
+    """Return a property or method that asks the index that a store has."""
+    member: Any = vars(VQIndex)[name]
+    if isinstance(member, property):
+        return property(lambda self: getattr(self._index, name), doc=member.__doc__)
+
+    @wraps(member)
+    def call(self: DurableIndex, *args: Any, **kwargs: Any) -> Any:
+        return member(self._index, *args, **kwargs)
+
+    return call
+
+
+for _name in _READS:
+    setattr(DurableIndex, _name, _passed_on(_name))
+VQIndex.register(DurableIndex)
