@@ -146,7 +146,7 @@ class CudaBackend:
         )
 
     def prepare(self, queries: F32 | Adopted) -> Queries:
-        """Rotate and quantize finite float32 queries of shape (nq, d) where they lie; `code_query` stays on the device."""
+        """Rotate and quantize finite float32 queries of shape (nq, d); on the device for those that lie there."""
         if not isinstance(queries, Adopted):
             return self._host.prepare(queries)
         if not queries.engine.encodes:
