@@ -29,15 +29,15 @@
 
 namespace vqindex {
 
-constexpr std::size_t kChunkQueries = 1024;                      // most queries of a chunk
-constexpr std::size_t kChunkTableBytes = std::size_t{1} << 24;   // most bytes of a chunk's tables
-constexpr std::size_t kSubsetTableBytes = std::size_t{1} << 17;  // most bytes of a subset's tables
-constexpr std::size_t kTileIndexBytes = std::size_t{1} << 19;    // most bytes of a row tile's indices
-constexpr std::size_t kTileGroups = 8;                           // most groups of a row tile
-constexpr std::size_t kPasses = 8;                               // over all row tiles
-constexpr std::size_t kGroupCandidates = std::size_t{1} << 14;   // most candidates in a group's list
-constexpr std::size_t kTileRowsPerSeed = 16;  // seeding pays if a row tile has so many rows for each that it scores
-constexpr std::size_t kPrefetchQueries = 4;   // candidates between the prefetch of a code query and its use
+constexpr std::size_t kChunkQueries = 1024;                       // most queries of a chunk
+constexpr std::size_t kChunkTableBytes = std::size_t{1} << 24;    // most bytes of a chunk's tables
+constexpr std::size_t kSubsetTableBytes = std::size_t{1} << 17;   // most bytes of a subset's tables
+constexpr std::size_t kRowTileIndexBytes = std::size_t{1} << 19;  // most bytes of a row tile's indices
+constexpr std::size_t kRowTileGroups = 8;                         // most groups of a row tile
+constexpr std::size_t kSweeps = 8;                                // over all row tiles
+constexpr std::size_t kGroupCandidates = std::size_t{1} << 14;    // most candidates in a group's list
+constexpr std::size_t kRowTileRowsPerSeed = 16;  // seeding pays if a row tile has so many rows for each that it scores
+constexpr std::size_t kPrefetchCandidates = 4;   // candidates between the prefetch of a code query and its use
 
 // A place in a group takes a byte, and the number of a query in its chunk 16 bits. If every row of one sign_tile is a
 // candidate, an empty list has room for them.
@@ -55,7 +55,7 @@ class BatchScan {
     const std::size_t chunk = std::min(nq, std::clamp(kChunkTableBytes / table, kSignTileQueries, kChunkQueries));
     // A subset has eight queries and a row tile one group at least, even if these take more bytes than they should.
     subset_ = std::max(kSignTileQueries, kSubsetTableBytes / table / kSignTileQueries * kSignTileQueries);
-    tile_groups_ = std::clamp<std::size_t>(kTileIndexBytes / index_bytes(), 1, kTileGroups);
+    tile_groups_ = std::clamp<std::size_t>(kRowTileIndexBytes / index_bytes(), 1, kRowTileGroups);
     allocate(chunk);
     first_tile_end_ = first + tile_groups_ * kGroupRows;
     last_ = last;
@@ -90,14 +90,14 @@ class BatchScan {
     sign_rows_.assign(kGroupRows * c_.rows.sign_row_bytes, 0);
     tests_.resize(chunk);
     integer_thresholds_.resize(chunk);
-    for (auto* terms : {&threshold_per_gain_, &norm2_weight_, &slack_}) terms->resize(chunk);
+    for (auto* terms : {&threshold_per_gain_, &norm2_weight_per_gain_, &slack_}) terms->resize(chunk);
     offset_.resize(chunk);
     limits_.resize(chunk);
   }
 
   // Seeds the threshold of every query of the chunk from the first row tile.
   void seed_thresholds(std::size_t at, std::size_t stop) {
-    if (c_.request.range_thresholds || stop - at < kTileRowsPerSeed * 2 * c_.request.k) return;
+    if (c_.request.range_thresholds || stop - at < kRowTileRowsPerSeed * 2 * c_.request.k) return;
     const std::size_t groups = start_tile(at, stop), group_sums = kSignTileQueries * kGroupRows;
     for (std::size_t i = 0; i < queries_; i += kSignTileQueries) {
       const std::size_t some = std::min(kSignTileQueries, queries_ - i);
@@ -118,8 +118,8 @@ class BatchScan {
   // Scans all rows for the queries of the chunk. Returns false if the search is to stop.
   bool scan_chunk(std::size_t first, std::size_t last, const Poll& poll) {
     const std::size_t tile_rows = tile_groups_ * kGroupRows;
-    for (std::size_t pass = 0; pass < kPasses; ++pass)
-      for (std::size_t at = first + pass * tile_rows; at < last; at += kPasses * tile_rows) {
+    for (std::size_t sweep = 0; sweep < kSweeps; ++sweep)
+      for (std::size_t at = first + sweep * tile_rows; at < last; at += kSweeps * tile_rows) {
         const std::size_t stop = std::min(last, at + tile_rows);
         // The first row tile is scanned in growing parts: 64 rows, then 192, then 768, then the rest. A query without a
         // seed threshold takes every row as a candidate until it has k scores; each part uses the thresholds that the
@@ -172,13 +172,13 @@ class BatchScan {
   // Sums the agreement of queries i to i + some with a group; the sums of one query follow those of another.
   void sum_signs(std::size_t g, std::size_t i, std::size_t some, std::uint16_t* sums) {
     const std::size_t blocks = blocks_of(groups_[g].at, groups_[g].stop);
-    SignPass pass{0, blocks, some, c_.units * kUnitTable, kMaxUnitsPerByteSum, false};
+    SignCall call{0, blocks, some, c_.units * kUnitTable, kMaxUnitsPerByteSum, false};
     for (std::size_t q = i; q < i + some; ++q)
-      pass.units_per_byte_sum = std::min(pass.units_per_byte_sum, c_.queries.units_per_byte_sum[first_query_ + q]);
-    for (std::size_t u = 0; u < c_.units; u += pass.units) {
-      pass.units = std::min(c_.units - u, c_.kernels.pass_units);
-      pass.accumulate = u > 0;
-      c_.kernels.sign_tile(index_of(g) + u * blocks * kUnitIndex, tables_of(i) + u * kUnitTable, pass, sums);
+      call.units_per_byte_sum = std::min(call.units_per_byte_sum, c_.queries.units_per_byte_sum[first_query_ + q]);
+    for (std::size_t u = 0; u < c_.units; u += call.units) {
+      call.units = std::min(c_.units - u, c_.kernels.call_units);
+      call.accumulate = u > 0;
+      c_.kernels.sign_tile(index_of(g) + u * blocks * kUnitIndex, tables_of(i) + u * kUnitTable, call, sums);
     }
   }
 
@@ -244,7 +244,8 @@ class BatchScan {
     constexpr float low = -2e9f, high = 1e9f;
     const float up = most_.weight > 0 ? 1 / most_.weight : 0, down = 1 / least_.weight;
     const float error = most_.error, norm2 = least_.norm2;
-    const float *threshold = threshold_per_gain_.data(), *norm2_weight = norm2_weight_.data(), *slack = slack_.data();
+    const float *threshold = threshold_per_gain_.data(), *norm2_weight = norm2_weight_per_gain_.data(),
+                *slack = slack_.data();
     const std::int32_t* offset = offset_.data();
     std::int32_t* limits = limits_.data();
     for (std::size_t i = 0; i < queries_; ++i) {
@@ -259,20 +260,20 @@ class BatchScan {
   // Drops most candidates by their int8 sums, tests the others with the terms of their own rows, and scores the rest.
   void score_survivors(const Group& group) {
     survivors_.resize(kGroupCandidates + 3);
-    narrow_sums_.resize(kGroupCandidates + 3);
+    int8_sums_.resize(kGroupCandidates + 3);
     const std::size_t survivors =
         c_.kernels.dot_rows_s8s8(levels_.data(), c_.stride, {group.count, group.places.data(), group.queries.data()},
                                  c_.queries.narrow_query.data() + first_query_ * c_.stride, limits_.data(),
-                                 survivors_.data(), narrow_sums_.data());
+                                 survivors_.data(), int8_sums_.data());
     for (std::size_t s = 0; s < survivors; ++s) {
-      if (s + kPrefetchQueries < survivors) {
-        const std::size_t next = first_query_ + group.queries[survivors_[s + kPrefetchQueries]];
+      if (s + kPrefetchCandidates < survivors) {
+        const std::size_t next = first_query_ + group.queries[survivors_[s + kPrefetchCandidates]];
         prefetch_bytes(reinterpret_cast<const std::uint8_t*>(c_.queries.code_query_of(next)), 2 * c_.stride);
       }
       const std::size_t r = group.places[survivors_[s]], i = group.queries[survivors_[s]], q = first_query_ + i;
       const RowTerms& terms = terms_[r];
       const UpperBoundTest& test = tests_[i];
-      const float upper = terms.weight * static_cast<float>(narrow_sums_[s] - test.offset) + test.slack * terms.error;
+      const float upper = terms.weight * static_cast<float>(int8_sums_[s] - test.offset) + test.slack * terms.error;
       if (!(test.gain * upper > test.threshold + test.norm2_weight * terms.norm2)) continue;
       const float score = c_.scorer.score_decoded(q, group.at + r, levels_.data() + r * c_.stride);
       if (score < c_.top_k.threshold(q)) continue;
@@ -288,7 +289,7 @@ class BatchScan {
     const std::size_t q = first_query_ + i;
     const UpperBoundTest test = tests_[i] = c_.prefilter.test_of(q, c_.top_k.threshold(q));
     threshold_per_gain_[i] = test.threshold / test.gain;
-    norm2_weight_[i] = test.norm2_weight / test.gain;
+    norm2_weight_per_gain_[i] = test.norm2_weight / test.gain;
     slack_[i] = test.slack;
     offset_[i] = test.offset;
     if (!c_.rows.has_norms())
@@ -324,11 +325,11 @@ class BatchScan {
   Buffer<std::uint8_t> sign_rows_;
   RowTerms terms_[kGroupRows], least_, most_;
   Buffer<std::uint32_t> survivors_;  // numbers of candidates in the group's list
-  Buffer<std::int32_t> narrow_sums_;
+  Buffer<std::int32_t> int8_sums_;
   // For each query of the chunk, its threshold in the forms that the kernels compare with.
   std::vector<UpperBoundTest> tests_;
   Buffer<std::uint16_t> integer_thresholds_;
-  Buffer<float> threshold_per_gain_, norm2_weight_, slack_;  // the terms of the test, divided by its gain
+  Buffer<float> threshold_per_gain_, norm2_weight_per_gain_, slack_;  // the terms of the test, divided by its gain
   Buffer<std::int32_t> offset_, limits_;
 };
 
