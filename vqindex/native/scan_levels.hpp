@@ -12,7 +12,7 @@
 
 namespace vqindex {
 
-constexpr std::size_t kPrefilterQueries = 3;  // with so many queries, arranging a tile and the prefilter pay
+constexpr std::size_t kPrefilterQueries = 3;  // with so many queries, arranging a dot tile and the prefilter pay
 
 class LevelScan {
  public:
