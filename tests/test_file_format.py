@@ -178,7 +178,7 @@ def test_sign_plane_has_whole_blocks_filled_with_zeros(tmp_path, n):
         assert file["codes"].shape == (n, 5)
     assert signs.shape == (-(-n // 64), 2, 64)
     assert not signs.transpose(0, 2, 1).reshape(-1, 2)[n:].any()
-    assert not (signs[:, 1] >> 5).any(), "bits behind the last coordinate"
+    assert not (signs[:, 1] >> 5).any(), "bits past the last coordinate"
 
 
 def test_codes_without_a_sign_plane_are_whole_rows(tmp_path):

@@ -455,7 +455,7 @@ def test_golden_file_with_vectors_reranks_as_frozen(golden, mmap):
         index = VQIndex.load(path, mmap=mmap, device=device)
         assert_golden(index, golden("format2-vectors.json"))
         assert (index.keep_vectors, index.ids.tolist()) == ("int8", [i for i in range(82) if i not in (3, 70)])
-        assert index._index._index._ids.next_id == 82
+        assert index._ids.next_id == 82
 
 
 # ---- merging

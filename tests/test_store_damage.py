@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    """A store in which every kind of file is, one segment of which has blocks of more than a page."""
+    """A store with every kind of file. One segment has blocks of more than a page."""
     folder = make_store(tmp_path_factory.mktemp("damage") / "store")
     with vqindex.open(folder, "a") as index:
         index.add(vectors(2500, 5))
@@ -143,7 +143,7 @@ def test_an_id_in_two_segments_is_noticed(tmp_path, monkeypatch):
     with vqindex.open(folder, "a", dim=DIM) as index:
         index.add(vectors(9), ids=np.arange(9) * 2)
         index.commit(merge=False)
-        index.upsert([4], vectors(1, 1))  # in two segments, in one of which it is removed
+        index.upsert([4], vectors(1, 1))  # in two segments, and removed from the first
         index.commit(merge=False)
         verify_store(folder)
         monkeypatch.setattr("vqindex.rows.ids.IdMap.check_new", lambda self, ids: None)

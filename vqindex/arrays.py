@@ -82,6 +82,8 @@ def _is_sliced(array: Any) -> bool:
 
 def no_array(value: Any) -> str | None:
     """Return what kind of thing a value is that NumPy would wrap in an array of no dimension; None for other values."""
+    if isinstance(value, np.ndarray):  # the usual case takes the quick test
+        return None
     if isinstance(value, str | bytes):
         return f"{value!r}"
     if isinstance(value, set | frozenset | dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -103,7 +104,6 @@ class Delivery(NamedTuple):
         # A device can't hold string ids.
         return array if self.on_device is None or array.dtype == object else self.on_device.back(array)
 
-    def __call__(self, result: Result) -> Result:
-        """Return a result with all arrays in this form."""
-        arrays: tuple[NDArray[Any], ...] = result
-        return type(result)(*map(self.array, arrays))
+    def __call__(self, kind: Callable[..., Result], *arrays: NDArray[Any] | None) -> Result:
+        """Return a result of a kind from its arrays, each (nq, ...), in this form."""
+        return kind(*[None if array is None else self.array(array) for array in arrays])

@@ -200,7 +200,10 @@ class NativeBackend(ReferenceBackend):
     def _batches(self, request: SearchRequest, segments: Sequence[Segment], most: int) -> Iterator[SearchRequest]:
         """Yield the requests of the compiled calls, at most `most` queries each; one request if it has no queries."""
         size = 1 if self._is_sparse(request, segments) else max(1, min(_QUERIES, most))
-        for start in range(0, max(1, request.count), size):
+        if request.count <= size:
+            yield request
+            return
+        for start in range(0, request.count, size):
             yield request.select(slice(start, start + size))
 
     @staticmethod

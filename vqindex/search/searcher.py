@@ -61,29 +61,29 @@ class Searcher(NamedTuple):
     ) -> SearchResult:
         """Return the k best results; arguments as of `VQIndex.search`."""
         k = as_count("k", k, MAX_K)
-        limits = self._limits(threads, confidence)
+        threads, confidence = self._limits(threads, confidence)
         vectors_of = as_reader(rerank_from, oversample, return_stderr, self.contents)
         vectors, prepared, deliver = self._prepare(queries)
         shortlist = k if vectors_of is None else as_shortlist(k, oversample, len(self.contents.ids))
-        found = self._scan(SearchRequest(prepared, k=shortlist, **limits), filter)
+        found = self._scan(SearchRequest(prepared, shortlist, None, confidence, threads), filter)
         if vectors_of is None:
             scores, rows = self.encoder.centering.scores(found.scores), found.rows
         else:
             metric = self.encoder.centering.spec.metric
             scores, rows = rerank(metric, on_host(vectors), found.rows, vectors_of, k)
         errors = self._stderr(prepared, rows, self.contents.rows) if return_stderr else None
-        return deliver(SearchResult(scores, self.contents.ids.ids(rows), errors))
+        return deliver(SearchResult, scores, self.contents.ids.ids(rows), errors)
 
     def range_search(
         self, queries: Any, threshold: Any, *, filter: Any, threads: int | None, confidence: float | None
     ) -> RangeResult:
         """Return all results better than a threshold; arguments as of `VQIndex.range_search`."""
-        limits = self._limits(threads, confidence)
+        threads, confidence = self._limits(threads, confidence)
         _, prepared, deliver = self._prepare(queries)
         thresholds = self.encoder.centering.thresholds(as_thresholds(threshold, prepared.count))
-        hits = self._scan_range(SearchRequest(prepared, thresholds=thresholds, **limits), filter)
+        hits = self._scan_range(SearchRequest(prepared, 0, thresholds, confidence, threads), filter)
         scores = self.encoder.centering.scores(hits.scores)
-        return deliver._replace(single=False)(RangeResult(hits.lims, scores, self.contents.ids.ids(hits.rows)))
+        return deliver._replace(single=False)(RangeResult, hits.lims, scores, self.contents.ids.ids(hits.rows))
 
     def estimate(self, queries: Any, ids: Any) -> F32:
         """Return the scores of every query with every id of a list; as `VQIndex.estimate`."""
@@ -102,11 +102,8 @@ class Searcher(NamedTuple):
         return self.contents.rows.gather(id_map.rows(id_map.parse_ids(ids)))
 
     @staticmethod
-    def _limits(threads: int | None, confidence: float | None) -> dict[str, Any]:
-        return {
-            "threads": None if threads is None else as_count("threads", threads),
-            "confidence": as_confidence(confidence),
-        }
+    def _limits(threads: int | None, confidence: float | None) -> tuple[int | None, float]:
+        return None if threads is None else as_count("threads", threads), as_confidence(confidence)
 
     def _prepare(self, queries: Any) -> _Prepared:
         """Check and prepare queries, and determine the form of their results."""
