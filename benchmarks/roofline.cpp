@@ -181,20 +181,20 @@ void kernels(const Kernels& k, std::size_t dim, const Buffer<std::uint8_t>& memo
   std::size_t turn = 0;
   const auto next = [&turn] { return turn = (turn + 1) % kMany; };
 
-  const auto levels = random_buffer<std::int8_t>(kTileRows * stride, -127, 127);
-  const auto queries = random_buffer<std::int8_t>(kTileQueries * kMany * stride, -64, 64);
+  const auto levels = random_buffer<std::int8_t>(kDotTileRows * stride, -127, 127);
+  const auto queries = random_buffer<std::int8_t>(kDotTileQueries * kMany * stride, -64, 64);
   const auto code_query = random_buffer<std::int16_t>(stride, -32767, 32767);
   Buffer<std::uint8_t> tile, index, tables;
   Buffer<std::int32_t> sums;
   Buffer<std::uint16_t> sums16;
   Buffer<std::int8_t> room;
-  tile.resize(kTileRows * stride);
-  sums.resize(kTileQueries * kTileRows);
+  tile.resize(kDotTileRows * stride);
+  sums.resize(kDotTileQueries * kDotTileRows);
   room.resize(stride);
   print("kernel", "arrange", dim, time_of([&] { k.arrange_tile(levels.data(), stride, tile.data()); }));
   print("kernel", "tile_sums", dim, time_of([&] {
-          k.dot_tile_s8s8(tile.data(), stride, padded(dim, 4), queries.data() + next() * kTileQueries * stride,
-                          kTileQueries, sums.data());
+          k.dot_tile_s8s8(tile.data(), stride, padded(dim, 4), queries.data() + next() * kDotTileQueries * stride,
+                          kDotTileQueries, sums.data());
         }));
 
   const auto small = random_buffer<std::int8_t>(kMany * units * 24, -kSignLimit, kSignLimit);
@@ -208,10 +208,10 @@ void kernels(const Kernels& k, std::size_t dim, const Buffer<std::uint8_t>& memo
         time_of([&] { k.sign_expand(memory.data(), sign_bytes, kGroupBlocks, index.data()); }));
   print("kernel", "sign_tile", dim, time_of([&] {
           const std::size_t first = next() / kSignTileQueries * kSignTileQueries;
-          for (std::size_t u = 0; u < units; u += k.pass_units)
+          for (std::size_t u = 0; u < units; u += k.call_units)
             k.sign_tile(
                 index.data() + u * kGroupBlocks * kUnitIndex, tables.data() + (first * units + u) * kUnitTable,
-                {std::min(units - u, k.pass_units), kGroupBlocks, kSignTileQueries, units * kUnitTable, 7, u > 0},
+                {std::min(units - u, k.call_units), kGroupBlocks, kSignTileQueries, units * kUnitTable, 7, u > 0},
                 sums16.data());
         }));
   std::uint64_t masks[kGroupBlocks];
@@ -222,8 +222,8 @@ void kernels(const Kernels& k, std::size_t dim, const Buffer<std::uint8_t>& memo
   std::vector<std::uint16_t> which(kCandidates);
   std::vector<std::uint32_t> survivors(kCandidates + 3);
   for (std::size_t i = 0; i < kCandidates; ++i)
-    which[i] = static_cast<std::uint16_t>(i * kTileQueries * kMany / kCandidates);
-  const std::vector<std::int32_t> limits(kTileQueries * kMany, std::int32_t{1} << 30);
+    which[i] = static_cast<std::uint16_t>(i * kDotTileQueries * kMany / kCandidates);
+  const std::vector<std::int32_t> limits(kDotTileQueries * kMany, std::int32_t{1} << 30);
   sums.resize(kCandidates + 3);
   const Candidates candidates{kCandidates, places.data(), which.data()};
   print("kernel", "row_sums", dim, time_of([&] {
@@ -231,7 +231,7 @@ void kernels(const Kernels& k, std::size_t dim, const Buffer<std::uint8_t>& memo
                                                            limits.data(), survivors.data(), sums.data()));
         }));
   const std::size_t whole =
-      bytes / (sign_bytes * kBlockRows * kGroupBlocks);  // passes that go through all of the memory
+      bytes / (sign_bytes * kBlockRows * kGroupBlocks);  // calls that go through all of the memory
   print("kernel", "sign_plane", dim, time_of([&] {
           for (std::size_t i = 0; i < whole; ++i)
             k.sign_blocks(memory.data() + i * sign_bytes * kBlockRows * kGroupBlocks, sign_bytes, kGroupBlocks,

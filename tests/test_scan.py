@@ -22,7 +22,7 @@ from vqindex.spec import METRICS, IndexSpec
 
 # Dimensions at the edges of 64 coordinates, units of 24, bytes of 8, and where the scan changes its loops.
 DIMS = (1, 3, 8, 17, 24, 25, 48, 63, 64, 65, 100, 129, 256, 257, 300, 385)
-# Where blocks of 64 rows, tiles of 128 and passes of 256 end.
+# Where blocks of 64 rows, dot tiles of 128 and groups of 256 end.
 ROWS = (0, 1, 63, 64, 65, 127, 128, 129, 255, 256, 257, 1000)
 QUERIES = (1, 2, 3, 5, 70)
 WIDE_DIMS = (3, 65, 257)  # codebooks of 7 and 8 bits take long to compute: few dimensions
@@ -121,7 +121,7 @@ def test_extreme_rows_give_the_results_of_the_reference(isa, metric, kind):
     ("dim", "metric", "kind", "n", "nq", "k", "confidence"),
     [
         (24, "cosine", "plain", 2500, 1100, 10, 0.995),  # more queries than one chunk, several row ranges
-        (800, "l2", "plain", 4500, 20, 10, 0.995),  # more than one pass over the coordinates
+        (800, "l2", "plain", 4500, 20, 10, 0.995),  # more than one call of sign_tile for the coordinates
         (1600, "cosine", "plain", 700, 70, 3, 0.9),  # more look-up tables than fit in the cache
         (40, "ip", "plain", 3000, 45, 2500, 0.995),  # more candidates of a query group than fit in its buffer
         (16, "cosine", "plain", 40000, 1, 10, 0.9),  # one query, more than one row range

@@ -4,7 +4,8 @@
 // A kernel takes pointers, sizes and scalars. It owns no memory and starts no threads. The scans (scan_*.hpp) call it.
 //
 // Names read operation_types: dot_s8s16 multiplies int8 by int16 values and sums the products, mask_gt_u16 compares
-// uint16 values and returns a bit mask. The sizes below are explained in one figure at the head of scan.hpp.
+// uint16 values and returns a bit mask. The head of scan.hpp draws rows, groups and blocks, and gives the reason for
+// each size below.
 #pragma once
 
 #include <cstddef>
@@ -17,22 +18,22 @@
 namespace vqindex {
 
 constexpr std::size_t kBlockRows = 64;            // rows of a block of sign bits, and of a word of a selection
-constexpr std::size_t kGroupBlocks = 4;           // blocks that share one pass over a query's look-up tables
-constexpr std::size_t kTileRows = 128;            // rows of a tile of decoded levels
-constexpr std::size_t kUnitBytes = 3;             // bytes of sign bits in one step of the sign kernels
-constexpr std::size_t kUnitDim = 8 * kUnitBytes;  // coordinates in that step
+constexpr std::size_t kGroupBlocks = 4;           // blocks that share each load of a query's look-up tables
+constexpr std::size_t kDotTileRows = 128;         // rows of a dot tile, of decoded levels
+constexpr std::size_t kUnitBytes = 3;             // bytes of sign bits of a unit, which the sign kernels sum at once
+constexpr std::size_t kUnitDim = 8 * kUnitBytes;  // coordinates of a unit
 constexpr std::size_t kUnitTable = 256;           // bytes of a query's look-up tables for one unit, at most
 constexpr std::size_t kUnitIndex = 4 * 64;        // bytes of look-up indices for one unit of one block
 constexpr std::size_t kSignTileQueries = 8;       // most queries in one call of sign_tile
-constexpr std::size_t kTileQueries = 2;           // most queries in one call of dot_tile_s8s8
+constexpr std::size_t kDotTileQueries = 2;        // most queries in one call of dot_tile_s8s8
 constexpr int kSignLimit = 5;                     // largest magnitude of a query's coordinates for the sign bits
 constexpr std::size_t kSignDim = 6144;            // most coordinates that have a sign bound (sign_bound.py)
 
 inline std::size_t padded(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
 
-// Where the fields of a packed row are, and what they mean. Window t is the `window` bits of the row from bit t * step
-// on. The level of coordinate t is table[w], where w is window t with `tops` more bits above it. Only codes with sign
-// bits have top bits:
+// Where the fields of a packed row are, and what they mean. A field begins `step` bits after the one before it: window
+// t is the `window` bits of the row from bit t * step on. The level of coordinate t is table[w], where w is window t
+// with `tops` more bits above it. Only codes with sign bits have top bits:
 //   tops = 1   sign bit t;
 //   tops > 1   the top bits t - tops + 1 .. t of a trellis. Top bit t is sign bit t XOR the lowest bit of window t;
 //              top bits before the first are 0.
@@ -105,8 +106,9 @@ VQ_INLINE float sign_bound_from_agreement(std::int32_t agreement, const SignBoun
   return sign_bound_from_sum(2 * agreement - terms.offset, terms, norm);
 }
 
-// One call of sign_tile: some queries over the look-up indices of a group of blocks, or over some units of them.
-struct SignPass {
+// What one call of sign_tile sums: some queries over the look-up indices of a group of blocks, or over some units of
+// them.
+struct SignCall {
   std::size_t units, blocks;       // of the indices
   std::size_t queries;             // kSignTileQueries at most
   std::size_t table_stride;        // bytes from the tables of one query to those of the next
@@ -114,7 +116,8 @@ struct SignPass {
   bool accumulate;                 // adds to the sums of an earlier call
 };
 
-// (row, query) pairs that the sign bound did not drop: row places[i] of a group of 256 rows, and query queries[i].
+// Candidates: (row, query) pairs that the sign bound did not drop. Pair i is row places[i] of a group of 256 rows, and
+// query queries[i].
 struct Candidates {
   std::size_t count;
   const std::uint8_t* places;
@@ -122,8 +125,8 @@ struct Candidates {
 };
 
 struct Kernels {
-  // sign_tile is called again after so many units, because the indices of more would leave the first-level cache.
-  std::size_t pass_units;
+  // One call of sign_tile takes at most so many units, because the indices of more would leave the first-level cache.
+  std::size_t call_units;
 
   // ---- levels of packed rows
 
@@ -148,9 +151,9 @@ struct Kernels {
   // Returns the sum of squares.
   std::int64_t (*square_s8)(const std::int8_t* levels, std::size_t stride);
 
-  // Reorders a tile of 128 rows of levels, `stride` bytes apart (a multiple of 64), for dot_tile_s8s8.
+  // Reorders a dot tile, 128 rows of levels, `stride` bytes apart (a multiple of 64), for dot_tile_s8s8.
   void (*arrange_tile)(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile);
-  // sums[q * 128 + r] = 128 * sum(query q) + <levels of row r, query q>, for count <= kTileQueries int8 queries of
+  // sums[q * 128 + r] = 128 * sum(query q) + <levels of row r, query q>, for count <= kDotTileQueries int8 queries of
   // `stride` bytes. Their magnitudes are at most 64, and they are zero from `dim` on.
   void (*dot_tile_s8s8)(const std::uint8_t* tile, std::size_t stride, std::size_t dim, const std::int8_t* queries,
                         std::size_t count, std::int32_t* sums);
@@ -171,8 +174,8 @@ struct Kernels {
   // bytes.
   void (*sign_expand)(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks, std::uint8_t* index);
   // sums[64 * (blocks * q + b) + r] = agreement of query q and row r of block b, for several queries' tables.
-  void (*sign_tile)(const std::uint8_t* index, const std::uint8_t* tables, const SignPass& pass, std::uint16_t* sums);
-  // The same for one query, straight from blocks of sign bits; for units_per_byte_sum see SignPass.
+  void (*sign_tile)(const std::uint8_t* index, const std::uint8_t* tables, const SignCall& call, std::uint16_t* sums);
+  // The same for one query, straight from blocks of sign bits; for units_per_byte_sum see SignCall.
   void (*sign_blocks)(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
                       std::size_t units_per_byte_sum, std::uint16_t* sums);
   // Returns <query, signs> for one row's sign bits in stride / 8 bytes; the query is zero from the dimension on.

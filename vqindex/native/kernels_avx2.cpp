@@ -89,11 +89,11 @@ VQ_T VQ_INLINE __m128i sums_of_four(const std::uint8_t* const (&rows)[4], std::s
 
 VQ_T void dot_tile_s8s8(const std::uint8_t* tile, std::size_t stride, std::size_t dim, const std::int8_t* queries,
                         std::size_t count, std::int32_t* sums) {
-  for (std::size_t r = 0; r < kTileRows; r += 4) {
+  for (std::size_t r = 0; r < kDotTileRows; r += 4) {
     const std::uint8_t* row = tile + r * stride;
     const std::uint8_t* const rows[4] = {row, row + stride, row + 2 * stride, row + 3 * stride};
     for (std::size_t q = 0; q < count; ++q)
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(sums + q * kTileRows + r),
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(sums + q * kDotTileRows + r),
                        sums_of_four(rows, dim, queries + q * stride));
   }
 }

@@ -123,13 +123,13 @@ VQ_T std::size_t dot_rows_s8s8(const std::int8_t* levels, std::size_t stride, co
   return dot_rows_s8s8_of<0>(levels, stride, candidates, queries, limits, survivors, sums);
 }
 
-constexpr std::size_t kTileRegisters = kTileRows / 16;
+constexpr std::size_t kDotTileRegisters = kDotTileRows / 16;
 
 // Order of a tile: [16 rows][four coordinates][row]. A register then holds four coordinates of each of 16 rows, and
 // sums need no horizontal reduction.
 VQ_T void arrange_tile(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
   const __m512i flip = _mm512_set1_epi8(static_cast<char>(0x80));
-  for (std::size_t g = 0; g < kTileRegisters; ++g)
+  for (std::size_t g = 0; g < kDotTileRegisters; ++g)
     for (std::size_t at = 0; at < stride; at += 64) {
       const std::int8_t* rows = levels + g * 16 * stride + at;
       __m512i a[16], b[16];
@@ -172,31 +172,31 @@ VQ_T void arrange_tile(const std::int8_t* levels, std::size_t stride, std::uint8
 template <std::size_t Q>
 VQ_T VQ_INLINE void dot_tile_s8s8_of(const std::uint8_t* tile, std::size_t stride, std::size_t dim,
                                      const std::int8_t* queries, std::int32_t* sums) {
-  __m512i sum[Q][kTileRegisters];
+  __m512i sum[Q][kDotTileRegisters];
   VQ_UNROLL
   for (std::size_t q = 0; q < Q; ++q) VQ_UNROLL
-  for (std::size_t g = 0; g < kTileRegisters; ++g) sum[q][g] = _mm512_setzero_si512();
+  for (std::size_t g = 0; g < kDotTileRegisters; ++g) sum[q][g] = _mm512_setzero_si512();
   for (std::size_t at = 0; at < dim; at += 4) {
-    __m512i rows[kTileRegisters];
+    __m512i rows[kDotTileRegisters];
     VQ_UNROLL
-    for (std::size_t g = 0; g < kTileRegisters; ++g) rows[g] = _mm512_loadu_si512(tile + g * 16 * stride + at * 16);
+    for (std::size_t g = 0; g < kDotTileRegisters; ++g) rows[g] = _mm512_loadu_si512(tile + g * 16 * stride + at * 16);
     VQ_UNROLL
     for (std::size_t q = 0; q < Q; ++q) {
       std::int32_t four;
       std::memcpy(&four, queries + q * stride + at, 4);
       const __m512i x = _mm512_set1_epi32(four);
       VQ_UNROLL
-      for (std::size_t g = 0; g < kTileRegisters; ++g) sum[q][g] = dot4(sum[q][g], rows[g], x);
+      for (std::size_t g = 0; g < kDotTileRegisters; ++g) sum[q][g] = dot4(sum[q][g], rows[g], x);
     }
   }
   VQ_UNROLL
   for (std::size_t q = 0; q < Q; ++q) VQ_UNROLL
-  for (std::size_t g = 0; g < kTileRegisters; ++g) _mm512_storeu_si512(sums + q * kTileRows + g * 16, sum[q][g]);
+  for (std::size_t g = 0; g < kDotTileRegisters; ++g) _mm512_storeu_si512(sums + q * kDotTileRows + g * 16, sum[q][g]);
 }
 
 VQ_T void dot_tile_s8s8(const std::uint8_t* tile, std::size_t stride, std::size_t dim, const std::int8_t* queries,
                         std::size_t count, std::int32_t* sums) {
-  if (count == kTileQueries) return dot_tile_s8s8_of<kTileQueries>(tile, stride, dim, queries, sums);
+  if (count == kDotTileQueries) return dot_tile_s8s8_of<kDotTileQueries>(tile, stride, dim, queries, sums);
   dot_tile_s8s8_of<1>(tile, stride, dim, queries, sums);
 }
 

@@ -165,24 +165,24 @@ constexpr std::size_t kTablesAhead = 512;  // bytes to prefetch ahead: tables co
 // Sums Q queries over B blocks. Each index is used for Q tables and each table for B indices, and all sums stay in
 // registers.
 template <std::size_t Q, std::size_t B>
-VQ_T VQ_INLINE void tile_signs(const std::uint8_t* index, const std::uint8_t* tables, const SignPass& pass,
+VQ_T VQ_INLINE void tile_signs(const std::uint8_t* index, const std::uint8_t* tables, const SignCall& call,
                                std::uint16_t* sums) {
   Wide<B> wide[Q];
   VQ_UNROLL
   for (std::size_t q = 0; q < Q; ++q) wide[q].clear();
-  for (std::size_t u = 0; u < pass.units;) {
+  for (std::size_t u = 0; u < call.units;) {
     __m512i sum[Q][B];
     VQ_UNROLL
     for (std::size_t q = 0; q < Q; ++q) VQ_UNROLL
     for (std::size_t b = 0; b < B; ++b) sum[q][b] = _mm512_setzero_si512();
-    for (const std::size_t end = std::min(pass.units, u + pass.units_per_byte_sum); u < end; ++u) {
+    for (const std::size_t end = std::min(call.units, u + call.units_per_byte_sum); u < end; ++u) {
       VQ_UNROLL
-      for (int g = 0; g < kUnitTables; ++g, tables += 64, index += 64 * pass.blocks) {
+      for (int g = 0; g < kUnitTables; ++g, tables += 64, index += 64 * call.blocks) {
         __m512i table[Q];
         VQ_UNROLL
         for (std::size_t q = 0; q < Q; ++q) {
-          table[q] = loaded(tables + q * pass.table_stride);
-          prefetch(tables + q * pass.table_stride + kTablesAhead);
+          table[q] = loaded(tables + q * call.table_stride);
+          prefetch(tables + q * call.table_stride + kTablesAhead);
         }
         VQ_UNROLL
         for (std::size_t b = 0; b < B; ++b) {
@@ -200,27 +200,27 @@ VQ_T VQ_INLINE void tile_signs(const std::uint8_t* index, const std::uint8_t* ta
     for (std::size_t b = 0; b < B; ++b) wide[q].add(b, sum[q][b]);
   }
   VQ_UNROLL
-  for (std::size_t q = 0; q < Q; ++q) wide[q].store(sums + q * pass.blocks * kBlockRows, pass.accumulate);
+  for (std::size_t q = 0; q < Q; ++q) wide[q].store(sums + q * call.blocks * kBlockRows, call.accumulate);
 }
 
 template <std::size_t Q>
-VQ_T VQ_INLINE void tile_signs_of(const std::uint8_t* index, const std::uint8_t* tables, const SignPass& pass,
+VQ_T VQ_INLINE void tile_signs_of(const std::uint8_t* index, const std::uint8_t* tables, const SignCall& call,
                                   std::uint16_t* sums) {
   std::size_t b = 0;
-  for (; b + kGroupBlocks <= pass.blocks; b += kGroupBlocks)
-    tile_signs<Q, kGroupBlocks>(index + 64 * b, tables, pass, sums + b * kBlockRows);
-  for (; b < pass.blocks; ++b) tile_signs<Q, 1>(index + 64 * b, tables, pass, sums + b * kBlockRows);
+  for (; b + kGroupBlocks <= call.blocks; b += kGroupBlocks)
+    tile_signs<Q, kGroupBlocks>(index + 64 * b, tables, call, sums + b * kBlockRows);
+  for (; b < call.blocks; ++b) tile_signs<Q, 1>(index + 64 * b, tables, call, sums + b * kBlockRows);
 }
 
-VQ_T void sign_tile(const std::uint8_t* index, const std::uint8_t* tables, const SignPass& pass, std::uint16_t* sums) {
+VQ_T void sign_tile(const std::uint8_t* index, const std::uint8_t* tables, const SignCall& call, std::uint16_t* sums) {
   std::size_t q = 0;
-  for (; q + 2 <= pass.queries; q += 2)
-    tile_signs_of<2>(index, tables + q * pass.table_stride, pass, sums + q * pass.blocks * kBlockRows);
-  for (; q < pass.queries; ++q)
-    tile_signs_of<1>(index, tables + q * pass.table_stride, pass, sums + q * pass.blocks * kBlockRows);
+  for (; q + 2 <= call.queries; q += 2)
+    tile_signs_of<2>(index, tables + q * call.table_stride, call, sums + q * call.blocks * kBlockRows);
+  for (; q < call.queries; ++q)
+    tile_signs_of<1>(index, tables + q * call.table_stride, call, sums + q * call.blocks * kBlockRows);
 }
 
-constexpr std::size_t kPassUnits = 32;  // their indices for a group of blocks take 32 KiB
+constexpr std::size_t kCallUnits = 32;  // their indices for a group of blocks take 32 KiB
 #else
 VQ_SIGN_BLOCKS_AS_TILE(VQ_T)
 #endif

@@ -74,7 +74,7 @@ constexpr std::size_t kRegistersAtOnce = 8;
 
 // Order of a tile: [four rows][four coordinates][row], so that sums need no horizontal reduction. Levels stay signed.
 VQ_T void arrange_tile(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
-  for (std::size_t r = 0; r < kTileRows; r += kRegisterRows, levels += kRegisterRows * stride)
+  for (std::size_t r = 0; r < kDotTileRows; r += kRegisterRows, levels += kRegisterRows * stride)
     for (std::size_t at = 0; at < stride; at += 16, tile += 64) {
       int32x4x4_t rows;
       VQ_UNROLL
@@ -115,7 +115,7 @@ VQ_T VQ_INLINE void sums_of_registers(const std::uint8_t* tile, std::size_t stri
   }
   VQ_UNROLL
   for (std::size_t q = 0; q < Q; ++q) VQ_UNROLL
-  for (std::size_t g = 0; g < kRegistersAtOnce; ++g) vst1q_s32(sums + q * kTileRows + g * kRegisterRows, sum[q][g]);
+  for (std::size_t g = 0; g < kRegistersAtOnce; ++g) vst1q_s32(sums + q * kDotTileRows + g * kRegisterRows, sum[q][g]);
 }
 
 template <std::size_t Q>
@@ -129,19 +129,19 @@ VQ_T VQ_INLINE void dot_tile_s8s8_of(const std::uint8_t* tile, std::size_t strid
     base[q] = 128 * vaddvq_s32(total);
   }
   constexpr std::size_t kRows = kRegisterRows * kRegistersAtOnce;
-  for (std::size_t r = 0; r < kTileRows; r += kRows)
+  for (std::size_t r = 0; r < kDotTileRows; r += kRows)
     sums_of_registers<Q>(tile + r * stride, stride, dim, queries, base, sums + r);
 }
 
 VQ_T void dot_tile_s8s8(const std::uint8_t* tile, std::size_t stride, std::size_t dim, const std::int8_t* queries,
                         std::size_t count, std::int32_t* sums) {
-  if (count == kTileQueries) return dot_tile_s8s8_of<kTileQueries>(tile, stride, dim, queries, sums);
+  if (count == kDotTileQueries) return dot_tile_s8s8_of<kDotTileQueries>(tile, stride, dim, queries, sums);
   dot_tile_s8s8_of<1>(tile, stride, dim, queries, sums);
 }
 #else
 // Keeps the order of rows. Levels stay signed.
 VQ_T void arrange_tile(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
-  std::memcpy(tile, levels, kTileRows * stride);
+  std::memcpy(tile, levels, kDotTileRows * stride);
 }
 
 // The sum of four products of at most 127 * 64 fits 16 bits.
@@ -160,7 +160,7 @@ VQ_T void dot_tile_s8s8(const std::uint8_t* tile, std::size_t stride, std::size_
     for (std::size_t at = 0; at < stride; at += 16) total = vpadalq_s16(total, vpaddlq_s8(vld1q_s8(queries + at)));
     const int32x4_t base = vdupq_n_s32(128 * vaddvq_s32(total));
     const std::int8_t* rows = reinterpret_cast<const std::int8_t*>(tile);
-    for (std::size_t r = 0; r < kTileRows; r += 4, rows += 4 * stride) {
+    for (std::size_t r = 0; r < kDotTileRows; r += 4, rows += 4 * stride) {
       int32x4_t sum[4];
       VQ_UNROLL
       for (auto& s : sum) s = vdupq_n_s32(0);
@@ -170,7 +170,7 @@ VQ_T void dot_tile_s8s8(const std::uint8_t* tile, std::size_t stride, std::size_
         for (std::size_t i = 0; i < 4; ++i) sum[i] = add_products(sum[i], rows + i * stride + at, x, y);
       }
       const int32x4_t four = vpaddq_s32(vpaddq_s32(sum[0], sum[1]), vpaddq_s32(sum[2], sum[3]));
-      vst1q_s32(sums + q * kTileRows + r, vaddq_s32(four, base));
+      vst1q_s32(sums + q * kDotTileRows + r, vaddq_s32(four, base));
     }
   }
 }

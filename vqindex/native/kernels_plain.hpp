@@ -85,17 +85,17 @@ VQ_INLINE std::size_t dot_rows_s8s8(const std::int8_t* levels, std::size_t strid
 }
 
 VQ_INLINE void arrange_tile(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
-  for (std::size_t i = 0; i < kTileRows * stride; ++i) tile[i] = static_cast<std::uint8_t>(levels[i] + 128);
+  for (std::size_t i = 0; i < kDotTileRows * stride; ++i) tile[i] = static_cast<std::uint8_t>(levels[i] + 128);
 }
 
 VQ_INLINE void dot_tile_s8s8(const std::uint8_t* tile, std::size_t stride, std::size_t dim, const std::int8_t* queries,
                              std::size_t count, std::int32_t* sums) {
   for (std::size_t q = 0; q < count; ++q)
-    for (std::size_t r = 0; r < kTileRows; ++r) {
+    for (std::size_t r = 0; r < kDotTileRows; ++r) {
       std::int32_t sum = 0;
       for (std::size_t i = 0; i < dim; ++i)
         sum += std::int16_t{tile[r * stride + i]} * std::int16_t{queries[q * stride + i]};
-      sums[q * kTileRows + r] = sum;
+      sums[q * kDotTileRows + r] = sum;
     }
 }
 
@@ -355,12 +355,12 @@ VQ_INLINE std::size_t collect(const std::uint16_t* sums, std::size_t blocks, con
       std::memset(index + (b * whole + bytes) * kBlockRows, 0, (whole - bytes) * kBlockRows);                      \
     }                                                                                                              \
   }                                                                                                                \
-  TARGET void sign_tile(const std::uint8_t* index, const std::uint8_t* tables, const SignPass& pass,               \
+  TARGET void sign_tile(const std::uint8_t* index, const std::uint8_t* tables, const SignCall& call,               \
                         std::uint16_t* sums) {                                                                     \
-    for (std::size_t q = 0; q < pass.queries; ++q, tables += pass.table_stride, sums += pass.blocks * kBlockRows)  \
-      sign_blocks(index, pass.units * kUnitBytes, pass.blocks, tables, pass.units_per_byte_sum, sums);             \
+    for (std::size_t q = 0; q < call.queries; ++q, tables += call.table_stride, sums += call.blocks * kBlockRows)  \
+      sign_blocks(index, call.units * kUnitBytes, call.blocks, tables, call.units_per_byte_sum, sums);             \
   }                                                                                                                \
-  constexpr std::size_t kPassUnits = kSignDim; /* more than there are: one call does all */
+  constexpr std::size_t kCallUnits = kSignDim; /* more than there are: one call does all */
 // Calls the kernel mask_gt_u16 of the including file.
 #define VQ_PLAIN_COLLECT(TARGET)                                                                                       \
   TARGET std::size_t collect(const std::uint16_t* sums, std::size_t blocks, const std::uint16_t* integer_thresholds,   \
@@ -370,7 +370,7 @@ VQ_INLINE std::size_t collect(const std::uint16_t* sums, std::size_t blocks, con
                           mask_gt_u16);                                                                                \
   }
 #define VQ_TABLE_OF_KERNELS                                                          \
-  {kPassUnits,  decode,        decode_dot_s8s16, dot_s8s16,           dot_rows_s8s8, \
+  {kCallUnits,  decode,        decode_dot_s8s16, dot_s8s16,           dot_rows_s8s8, \
    square_s8,   arrange_tile,  dot_tile_s8s8,    mask_upper_bound_gt, sign_tables,   \
    sign_expand, sign_tile,     sign_blocks,      dot_signs_s8,        sign_rows,     \
    mask_gt_u16, block_max_u16, collect,          mask_sign_bound_gt}

@@ -1,41 +1,69 @@
 // The search: which thread scans which rows for which queries, and which rows it keeps. Kernels do the arithmetic; the
 // scans only decide about order and memory. docs/scan.md describes the algorithm.
 //
-// How rows and queries are divided, from large to small:
+// How rows, queries and coordinates are divided, from large to small:
 //
-//   rows      segment > RowRange (of a thread) > row tile > group of blocks > block
-//   queries   all > QueryGroup (of some threads) > chunk > subset > call of sign_tile
+//   rows, batch scan        segment > RowRange (of a thread) > row tile > group of blocks > block
+//   rows, single query      segment > RowRange > row tile > slice > block
+//   rows, all levels        segment > RowRange > dot tile (or block, with one or two queries)
+//   queries, batch scan     all > QueryGroup (of some threads) > chunk > subset > call of sign_tile
+//   queries, all levels     all > QueryGroup > call of dot_tile_s8s8
+//   coordinates             row > call of sign_tile > unit > byte of sign bits
 //
-//   a row tile of the batch scan:
+// clang-format off
+//   A row tile of the batch scan has up to 8 groups, 2048 rows:
 //
-//     |------------- group -------------|------------- group -------------|---- ... up to 8 groups, 2048 rows
-//     | block | block | block | block   | block | block | block | block   |
-//       64 rows                            one row has a byte in every line of its block of sign bits
+//     |------------- group, 256 rows -------------|------------- group, 256 rows -------------|---- ...
+//     |  block   |  block   |  block   |  block   |  block   |  block   |  block   |  block   |  block ...
+//     | 64 rows  | 64 rows  | 64 rows  | 64 rows  | 64 rows  | 64 rows  | 64 rows  | 64 rows  | 64 rows ...
 //
-//   what        constant            value                    why
-//   ----------  ------------------  -----------------------  --------------------------------------------------------
-//   block       kBlockRows          64 rows                  one 64-byte load of sign bits; one word of a selection
-//   group       kGroupBlocks        4 blocks = 256 rows      rows that share one pass over a query's tables; a row's
-//                                                            place in its group fits a byte
-//   unit        kUnitDim            24 coordinates           three bytes of sign bits make four 6-bit indices for
-//                                                            vpermb, or six 4-bit indices for other shuffles
-//   tile        kTileRows           128 rows of int8 levels  eight registers of 16 rows: two queries' sums and the rows
-//                                                            fit the 32 registers
-//   row tile,   kTileIndexBytes     512 KB of indices,       the look-up indices stay in the second-level cache while
-//   batch       kTileGroups         8 groups at most         all queries of a chunk use them
-//   row tile,   kTileSignBytes      384 KB of sign bits,     the sign bits stay in the second-level cache until those
-//   one query   kTileMaxRows        2^15 rows at most        of candidates are copied
-//   step        kStepBytes          24 KB of sign bits,      rows that are compared with one value of the threshold; it
-//               kStepMaxRows        1024 rows at most        may rise after each step
-//   RowRange    (partition_rows)    batch: an even share     a batch scan starts anew with each range
-//                                   else: a row tile         ranges get shorter, so that threads finish together
-//   sign_tile   kSignTileQueries    8 queries                one call sums these queries over one group
-//   dot_tile    kTileQueries        2 queries                one call multiplies these queries with one tile
-//   subset      kSubsetTableBytes   128 KB of tables         they stay in the second-level cache beside the indices
-//   chunk       kChunkQueries       1024 queries,            the tables stay in the third-level cache; indices and
-//               kChunkTableBytes    16 MB of tables          decoded rows are made once per chunk
-//   QueryGroup  kThreadQueries      128 queries at least     fewer don't make up for the work that each thread repeats
-//                                   if there are several     for every row
+//   A block of sign bits is [bytes of a row] x [64 rows], so each row has one byte in every line:
+//
+//                   row 0   row 1   row 2   ...   row 63
+//                 +-------+-------+-------+-----+--------+
+//     byte 0      |       |       |       |     |        |   signs of coordinates 0 to 7 of 64 rows, one load
+//     byte 1      |       |       |       |     |        |   signs of coordinates 8 to 15
+//     ...         |       |       |       |     |        |
+//     last byte   |       |       |       |     |        |
+//                 +-------+-------+-------+-----+--------+
+//
+//   Sizes, one constant a line. "Batch", "single" and "levels" name the one scan that uses a size: the batch scan does
+//   not use those of the scans for a single query and over all levels.
+//
+//   what              constant             value                why
+//   ----------------  -------------------  -------------------  ------------------------------------------------------
+//   unit              kUnitDim             24 coordinates       3 sign bytes give four 6-bit or six 4-bit indices
+//   unit              kUnitTable           256 bytes at most    one query's tables for a unit, a byte an entry
+//   unit              kUnitIndex           256 bytes            the look-up indices of one block for a unit
+//   sign query        kSignLimit           5                    largest magnitude: the sum of two units fits a byte
+//   sign query        kSignDim             6144 coordinates     most that have a sign bound (sign_bound.py)
+//   block             kBlockRows           64 rows              one 64-byte load of sign bits, one selection word
+//   group             kGroupBlocks         4 blocks, 256 rows   share each load of a table; a place fits a byte
+//   group             kGroupCandidates     2^14 candidates      bounds its list to 48 KB; full lists are scored early
+//   row tile, batch   kRowTileIndexBytes   512 KB of indices    stay in the second-level cache for a whole chunk
+//   row tile, batch   kRowTileGroups       8 groups at most     bounds the lists, which all groups keep at once
+//   row tile, single  kRowTileSignBytes    384 KB of sign bits  stay in the second-level cache until copied
+//   row tile, single  kRowTileMaxRows      2^15 rows at most    bounds the sums of short rows
+//   slice, single     kSliceBytes          24 KB of sign bits   rows that one value of the threshold serves
+//   slice, single     kSliceMaxRows        1024 rows at most    bounds the candidates that wait for their scores
+//   dot tile, levels  kDotTileRows         128 rows             8 registers of 16 rows; 16 more hold two queries' sums
+//   dot tile, levels  kDotTileQueries      2 queries            one more would need more than 32 registers
+//   RowRange, batch   partition_rows       an even share        a batch scan starts anew with each range
+//   RowRange, others  partition_rows       1/4 to 1 row tile    shorter towards the end: threads finish together
+//   sweep, batch      kSweeps              8 sweeps             strided: thresholds see rows from all over early
+//   sign_tile, batch  kSignTileQueries     8 queries at most    one call sums these queries over one group
+//   sign_tile, batch  Kernels::call_units  32 units (AVX-512)   32 KB of indices stay in the first-level cache
+//   subset, batch     kSubsetTableBytes    128 KB of tables     stay in the second-level cache beside the indices
+//   chunk, batch      kChunkTableBytes     16 MB of tables      stay in the third-level cache, if that has the room
+//   chunk, batch      kChunkQueries        1024 queries         bounds a chunk's memory; numbers fit 16 bits
+//   QueryGroup        kThreadQueries       128 or more queries  when split: fewer don't repay each group's row work
+// clang-format on
+//
+// Cache sizes are those of one thread, and assume 1 MB of second-level cache for it. Each thread has tables of its own:
+// 4 KB a query at d = 384, so 4 MB for a full chunk; 16 MB a chunk from d = 1513 on. So T threads hold up to T x 16 MB.
+// If the third-level cache they share is smaller, some tables come from memory. Only the speed depends on this.
+//
+// RowRanges are longer than the table says where a selection leaves few rows. A thread alone gets whole segments.
 #pragma once
 
 #include <cstddef>
@@ -111,8 +139,8 @@ struct SearchOutput {
   std::int64_t* dropped;  // [query]: selected rows that the sign bound dropped unscored; 0 without a sign bound
 };
 
-// Finds the k best rows of every query. Returns false if `poll` stopped it. How many rows are dropped depends on their
-// order, on the number of threads and on the other queries; nothing else does.
+// Finds the k best rows of every query. Returns false if `poll` stopped it. Only `dropped` depends on the order of the
+// rows, on the number of threads and on the other queries; the rows and their scores do not.
 bool search(const SearchRequest& request, const Kernels& kernels, std::size_t threads, const Poll& poll,
             const SearchOutput& out);
 

@@ -1,23 +1,39 @@
 // The scan for two queries or more, with a sign bound.
 //
-//   for each chunk of queries                       their look-up tables stay in the third-level cache
-//     make the tables; seed the thresholds from the first row tile
-//     for each of eight passes over the rows
-//       for each row tile of this pass              its look-up indices stay in the second-level cache
-//         make the look-up indices from the tile's sign bits
+//   level         the integer that a row's code stands for at one coordinate; as int8 here, see int8_prefilter.hpp
+//   code query    a query as int16 coordinates, from which exact scores come
+//   sign query    the code query rounded to -5..5, from which the agreement with a row's sign bits comes
+//   narrow query  the code query rounded to int8
+//   int8 sum      the product of a row's levels and a narrow query, plus the query's offset (128 * the latter's sum)
+//   candidate     a pair (row, query) whose bound is above the query's threshold, or equal to it where a tie could win
+//
+//   for each chunk of queries                       their look-up tables stay in the third-level cache, if it has room
+//     make the tables
+//     seed the thresholds from the first row tile   if it has 32 k rows or more; not for a range search
+//     for each of eight sweeps over the row tiles
+//       for each row tile of this sweep             the first one in growing parts
+//         take over higher thresholds that other threads published
+//         make the look-up indices                  from the sign bits; they stay in the second-level cache
 //         for each subset of the chunk              its tables stay in the second-level cache too
 //           for each group of the tile
 //             for up to eight queries at a time
 //               sum the agreement with 256 rows     (sign_tile)
-//               collect the candidates              (collect): rows whose bound is above the query's threshold
+//               list the candidates                 (collect); if the list may overflow, score it first
 //         for each group of the tile
 //           decode the rows that are candidates of any query, once for all
 //           drop candidates by their int8 sum       (dot_rows_s8s8, then the float test of int8_prefilter.hpp)
 //           score the others exactly; raise thresholds
 //
-// Thresholds rise fastest with rows from all over the index. So pass p scans row tiles p, p + 8, p + 16 and so on, and
-// every row is scanned once. A threshold need not be perfect: a candidate costs 1.5 to 3 ns, and a rise of the
-// threshold many times that.
+// Thresholds rise fastest with rows from all over the index. A surplus candidate costs 1.5 to 3 ns (on the machine of
+// docs/scan.md). A rise, which recomputes the query's test and integer threshold, costs far more. So row tiles are
+// strided, to raise thresholds early and in few rises: sweep s scans row tiles s, s + 8, s + 16 and so on. The sweeps
+// scan every row once. Eight row tiles or fewer come in order.
+//
+// The order does not change the result. At least k rows reach a threshold (a range search's is fixed), so it is never
+// above the k-th best rank score of all. A row is dropped if its bound is below the threshold, or if it equals the
+// threshold and the row loses the tie. Its rank score, min(score, bound), is no better than the bound, so the row is
+// not among the k best. A seed threshold lies just below the k-th best seed row. So the seed rows, which are not kept
+// yet, cannot be dropped when the scan reaches them.
 #pragma once
 
 #include <algorithm>
@@ -29,18 +45,19 @@
 
 namespace vqindex {
 
-constexpr std::size_t kChunkQueries = 1024;                      // most queries of a chunk
-constexpr std::size_t kChunkTableBytes = std::size_t{1} << 24;   // most bytes of a chunk's tables
-constexpr std::size_t kSubsetTableBytes = std::size_t{1} << 17;  // most bytes of a subset's tables
-constexpr std::size_t kTileIndexBytes = std::size_t{1} << 19;    // most bytes of a row tile's indices
-constexpr std::size_t kTileGroups = 8;                           // most groups of a row tile
-constexpr std::size_t kPasses = 8;                               // over all row tiles
-constexpr std::size_t kGroupCandidates = std::size_t{1} << 14;   // most candidates in a group's list
-constexpr std::size_t kTileRowsPerSeed = 16;  // seeding pays if a row tile has so many rows for each that it scores
-constexpr std::size_t kPrefetchQueries = 4;   // candidates between the prefetch of a code query and its use
+// scan.hpp gives the reasons for these sizes.
+constexpr std::size_t kChunkQueries = 1024;                       // most queries of a chunk
+constexpr std::size_t kChunkTableBytes = std::size_t{1} << 24;    // most bytes of a chunk's tables
+constexpr std::size_t kSubsetTableBytes = std::size_t{1} << 17;   // most bytes of a subset's tables
+constexpr std::size_t kRowTileIndexBytes = std::size_t{1} << 19;  // most bytes of a row tile's indices
+constexpr std::size_t kRowTileGroups = 8;                         // most groups of a row tile
+constexpr std::size_t kSweeps = 8;  // over all row tiles; more or fewer gained nothing (docs/scan.md)
+constexpr std::size_t kGroupCandidates = std::size_t{1} << 14;  // most candidates in a group's list
+constexpr std::size_t kRowTileRowsPerSeed = 16;  // seeding needs so many rows of the tile per seed row, of 2 k
+constexpr std::size_t kPrefetchCandidates = 4;  // between the prefetch of a code query and its use; their loads overlap
 
-// A place in a group takes a byte, and the number of a query in its chunk 16 bits. If every row of one sign_tile is a
-// candidate, an empty list has room for them.
+// A place in a group takes a byte, and the number of a query in its chunk 16 bits. If every (row, query) of one call is
+// a candidate, an empty list has room for them.
 static_assert(kGroupRows <= 256 && kChunkQueries <= 65536 && kSignTileQueries * kGroupRows <= kGroupCandidates);
 
 // In this class, q numbers a query within the search and i within its chunk.
@@ -55,12 +72,14 @@ class BatchScan {
     const std::size_t chunk = std::min(nq, std::clamp(kChunkTableBytes / table, kSignTileQueries, kChunkQueries));
     // A subset has eight queries and a row tile one group at least, even if these take more bytes than they should.
     subset_ = std::max(kSignTileQueries, kSubsetTableBytes / table / kSignTileQueries * kSignTileQueries);
-    tile_groups_ = std::clamp<std::size_t>(kTileIndexBytes / index_bytes(), 1, kTileGroups);
+    tile_groups_ = std::clamp<std::size_t>(kRowTileIndexBytes / index_bytes(), 1, kRowTileGroups);
     allocate(chunk);
     first_tile_end_ = first + tile_groups_ * kGroupRows;
     last_ = last;
     for (first_query_ = 0; first_query_ < nq; first_query_ += chunk) {
       queries_ = std::min(chunk, nq - first_query_);
+      // Making a query's tables is announced as a group of rows. It takes as long as summing 800 to 1,200 rows, but
+      // with AVX-512 all tables of a chunk take a millisecond at most (roofline.jsonl), so polls hardly depend on this.
       if (!c_.keep_going(poll, queries_ * kGroupRows * c_.dim)) return;
       for (std::size_t i = 0; i < queries_; ++i) {
         c_.kernels.sign_tables(c_.queries.sign_query_of(first_query_ + i), c_.units, tables_of(i));
@@ -90,14 +109,15 @@ class BatchScan {
     sign_rows_.assign(kGroupRows * c_.rows.sign_row_bytes, 0);
     tests_.resize(chunk);
     integer_thresholds_.resize(chunk);
-    for (auto* terms : {&threshold_per_gain_, &norm2_weight_, &slack_}) terms->resize(chunk);
+    for (auto* terms : {&threshold_per_gain_, &norm2_weight_per_gain_, &slack_}) terms->resize(chunk);
     offset_.resize(chunk);
     limits_.resize(chunk);
   }
 
-  // Seeds the threshold of every query of the chunk from the first row tile.
+  // Seeds the threshold of every query of the chunk from the first row tile, if that is long enough. The scan sums the
+  // tile once more: its sums for all queries would take up to 4 MB.
   void seed_thresholds(std::size_t at, std::size_t stop) {
-    if (c_.request.range_thresholds || stop - at < kTileRowsPerSeed * 2 * c_.request.k) return;
+    if (c_.request.range_thresholds || stop - at < kRowTileRowsPerSeed * 2 * c_.request.k) return;
     const std::size_t groups = start_tile(at, stop), group_sums = kSignTileQueries * kGroupRows;
     for (std::size_t i = 0; i < queries_; i += kSignTileQueries) {
       const std::size_t some = std::min(kSignTileQueries, queries_ - i);
@@ -118,12 +138,13 @@ class BatchScan {
   // Scans all rows for the queries of the chunk. Returns false if the search is to stop.
   bool scan_chunk(std::size_t first, std::size_t last, const Poll& poll) {
     const std::size_t tile_rows = tile_groups_ * kGroupRows;
-    for (std::size_t pass = 0; pass < kPasses; ++pass)
-      for (std::size_t at = first + pass * tile_rows; at < last; at += kPasses * tile_rows) {
+    for (std::size_t sweep = 0; sweep < kSweeps; ++sweep)
+      for (std::size_t at = first + sweep * tile_rows; at < last; at += kSweeps * tile_rows) {
         const std::size_t stop = std::min(last, at + tile_rows);
         // The first row tile is scanned in growing parts: 64 rows, then 192, then 768, then the rest. A query without a
-        // seed threshold takes every row as a candidate until it has k scores; each part uses the thresholds that the
-        // parts before it reached.
+        // threshold takes every row of a part as a candidate. Each part uses the thresholds that the parts before it
+        // reached, and has three times their rows: in random order, about 3 k of them beat the k-th best so far. Seeded
+        // queries don't need the parts. All queries of the chunk share them, and their cost arises once per chunk.
         for (std::size_t from = at, rows = at == first ? kBlockRows : tile_rows; from < stop; rows = 3 * (from - at)) {
           const std::size_t to = std::min(stop, from + rows);
           if (!c_.keep_going(poll, (to - from) * queries_ * c_.dim)) return false;
@@ -172,13 +193,13 @@ class BatchScan {
   // Sums the agreement of queries i to i + some with a group; the sums of one query follow those of another.
   void sum_signs(std::size_t g, std::size_t i, std::size_t some, std::uint16_t* sums) {
     const std::size_t blocks = blocks_of(groups_[g].at, groups_[g].stop);
-    SignPass pass{0, blocks, some, c_.units * kUnitTable, kMaxUnitsPerByteSum, false};
+    SignCall call{0, blocks, some, c_.units * kUnitTable, kMaxUnitsPerByteSum, false};
     for (std::size_t q = i; q < i + some; ++q)
-      pass.units_per_byte_sum = std::min(pass.units_per_byte_sum, c_.queries.units_per_byte_sum[first_query_ + q]);
-    for (std::size_t u = 0; u < c_.units; u += pass.units) {
-      pass.units = std::min(c_.units - u, c_.kernels.pass_units);
-      pass.accumulate = u > 0;
-      c_.kernels.sign_tile(index_of(g) + u * blocks * kUnitIndex, tables_of(i) + u * kUnitTable, pass, sums);
+      call.units_per_byte_sum = std::min(call.units_per_byte_sum, c_.queries.units_per_byte_sum[first_query_ + q]);
+    for (std::size_t u = 0; u < c_.units; u += call.units) {
+      call.units = std::min(c_.units - u, c_.kernels.call_units);
+      call.accumulate = u > 0;
+      c_.kernels.sign_tile(index_of(g) + u * blocks * kUnitIndex, tables_of(i) + u * kUnitTable, call, sums);
     }
   }
 
@@ -196,7 +217,8 @@ class BatchScan {
     };
     std::uint64_t masks[kGroupBlocks];
     if (!c_.rows.has_norms() && !c_.rows.has_selection_per_query()) {
-      // Bounds of rows of norm 1 grow with the agreement: one integer comparison decides for all queries.
+      // Bounds of rows of norm 1 grow with the agreement. So each pair needs one integer comparison, and one call
+      // serves all queries.
       for (std::size_t b = 0; b < blocks; ++b)
         masks[b] = c_.rows.selected(0, group.at + b * kBlockRows) & first_bits(group.stop - group.at - b * kBlockRows);
       return append(sums_.data(), integer_thresholds_.data() + i, some, masks, i);
@@ -238,13 +260,21 @@ class BatchScan {
   }
 
   // Finds a limit of the int8 sum for each query. A sum at or below it fails the query's test for every decoded row: it
-  // solves the test for the sum, with those extremes of the rows' terms that let most candidates pass, and leaves room
-  // for the rounding of its steps.
+  // solves the test for the sum, with those extremes of the rows' terms that let most candidates pass. Rounding must
+  // not make it too high. `remaining` needs no room here, because test_of and the slack leave it (kRoom). The limit
+  // leaves room for the rest:
+  //   1e-5 |sum|   the float32 roundings from `remaining` to the limit, far below this share
+  //   2            less than 1 where a negative limit is cut toward zero, and roundings near zero
+  //
+  // A level is at most 127 and a narrow query's coordinate at most 64 in magnitude, so a sum and an offset are at most
+  // 2 * 128 * 64 * kSignDim = 1e8. So adding the offset cannot overflow, all sums are above `low` + offset, and none is
+  // above `high` + offset.
   void find_limits() {
     constexpr float low = -2e9f, high = 1e9f;
     const float up = most_.weight > 0 ? 1 / most_.weight : 0, down = 1 / least_.weight;
     const float error = most_.error, norm2 = least_.norm2;
-    const float *threshold = threshold_per_gain_.data(), *norm2_weight = norm2_weight_.data(), *slack = slack_.data();
+    const float *threshold = threshold_per_gain_.data(), *norm2_weight = norm2_weight_per_gain_.data(),
+                *slack = slack_.data();
     const std::int32_t* offset = offset_.data();
     std::int32_t* limits = limits_.data();
     for (std::size_t i = 0; i < queries_; ++i) {
@@ -259,20 +289,20 @@ class BatchScan {
   // Drops most candidates by their int8 sums, tests the others with the terms of their own rows, and scores the rest.
   void score_survivors(const Group& group) {
     survivors_.resize(kGroupCandidates + 3);
-    narrow_sums_.resize(kGroupCandidates + 3);
+    int8_sums_.resize(kGroupCandidates + 3);
     const std::size_t survivors =
         c_.kernels.dot_rows_s8s8(levels_.data(), c_.stride, {group.count, group.places.data(), group.queries.data()},
                                  c_.queries.narrow_query.data() + first_query_ * c_.stride, limits_.data(),
-                                 survivors_.data(), narrow_sums_.data());
+                                 survivors_.data(), int8_sums_.data());
     for (std::size_t s = 0; s < survivors; ++s) {
-      if (s + kPrefetchQueries < survivors) {
-        const std::size_t next = first_query_ + group.queries[survivors_[s + kPrefetchQueries]];
+      if (s + kPrefetchCandidates < survivors) {
+        const std::size_t next = first_query_ + group.queries[survivors_[s + kPrefetchCandidates]];
         prefetch_bytes(reinterpret_cast<const std::uint8_t*>(c_.queries.code_query_of(next)), 2 * c_.stride);
       }
       const std::size_t r = group.places[survivors_[s]], i = group.queries[survivors_[s]], q = first_query_ + i;
       const RowTerms& terms = terms_[r];
       const UpperBoundTest& test = tests_[i];
-      const float upper = terms.weight * static_cast<float>(narrow_sums_[s] - test.offset) + test.slack * terms.error;
+      const float upper = terms.weight * static_cast<float>(int8_sums_[s] - test.offset) + test.slack * terms.error;
       if (!(test.gain * upper > test.threshold + test.norm2_weight * terms.norm2)) continue;
       const float score = c_.scorer.score_decoded(q, group.at + r, levels_.data() + r * c_.stride);
       if (score < c_.top_k.threshold(q)) continue;
@@ -288,17 +318,19 @@ class BatchScan {
     const std::size_t q = first_query_ + i;
     const UpperBoundTest test = tests_[i] = c_.prefilter.test_of(q, c_.top_k.threshold(q));
     threshold_per_gain_[i] = test.threshold / test.gain;
-    norm2_weight_[i] = test.norm2_weight / test.gain;
+    norm2_weight_per_gain_[i] = test.norm2_weight / test.gain;
     slack_[i] = test.slack;
     offset_[i] = test.offset;
+    // 65536 says that no agreement is enough. 65535 says the same, because none exceeds 5 * 6144 = 30720.
     if (!c_.rows.has_norms())
       integer_thresholds_[i] =
           static_cast<std::uint16_t>(std::min(c_.sign_bound.integer_threshold(q, collect_threshold(i)), 65535));
   }
 
-  // What the bounds of candidates must be above. After the first row tile, rows come out of order: one may be lower
-  // than the k-th best row, and is then in if its rank score equals the threshold. That cannot happen if there is only
-  // one tile, nor as long as the k-th best row is one of the first tile, which is scanned in order.
+  // What the bounds of candidates must be above. After the first row tile, rows come out of order: a row with a smaller
+  // number than the k-th best may still come, and it wins if its rank score equals the threshold. That cannot happen if
+  // there is only one tile, nor as long as the k-th best row comes before the end of the first tile, because all rows
+  // that still come then have larger numbers.
   float collect_threshold(std::size_t i) const {
     const std::size_t q = first_query_ + i;
     return first_tile_end_ >= last_ || c_.top_k.last_is_before(q, first_tile_end_) ? c_.top_k.threshold(q)
@@ -324,11 +356,12 @@ class BatchScan {
   Buffer<std::uint8_t> sign_rows_;
   RowTerms terms_[kGroupRows], least_, most_;
   Buffer<std::uint32_t> survivors_;  // numbers of candidates in the group's list
-  Buffer<std::int32_t> narrow_sums_;
+  Buffer<std::int32_t> int8_sums_;
   // For each query of the chunk, its threshold in the forms that the kernels compare with.
   std::vector<UpperBoundTest> tests_;
   Buffer<std::uint16_t> integer_thresholds_;
-  Buffer<float> threshold_per_gain_, norm2_weight_, slack_;  // the terms of the test, divided by its gain
+  // The test divided by its gain: its threshold and norm2_weight are divided, and its slack stays.
+  Buffer<float> threshold_per_gain_, norm2_weight_per_gain_, slack_;
   Buffer<std::int32_t> offset_, limits_;
 };
 

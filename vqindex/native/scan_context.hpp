@@ -16,7 +16,9 @@
 namespace vqindex {
 
 constexpr std::size_t kGroupRows = kGroupBlocks * kBlockRows;
-constexpr std::size_t kPollWork = std::size_t{1} << 28;  // coordinates scanned between two polls
+// Polls once this much work has been announced, in coordinates. A batch tile may be several times as much: 2048 rows
+// for 1024 queries at d = 768 are six times. Seeding announces none.
+constexpr std::size_t kPollWork = std::size_t{1} << 28;
 
 class ScanContext {
  public:
@@ -51,7 +53,8 @@ class ScanContext {
   ScanContext(const ScanContext&) = delete;
   ScanContext& operator=(const ScanContext&) = delete;
 
-  // Whether to go on. Polls whenever kPollWork coordinates have been scanned; `work` of them come next.
+  // Whether to go on. Announces `work` coordinates that come next, and polls if that makes more than kPollWork since
+  // the last poll.
   bool keep_going(const Poll& poll, std::size_t work) {
     work_ += work;
     if (work_ > kPollWork) {

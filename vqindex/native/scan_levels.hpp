@@ -12,7 +12,7 @@
 
 namespace vqindex {
 
-constexpr std::size_t kPrefilterQueries = 3;  // with so many queries, arranging a tile and the prefilter pay
+constexpr std::size_t kPrefilterQueries = 3;  // with so many queries, arranging a dot tile and the prefilter pay
 
 class LevelScan {
  public:
@@ -47,21 +47,21 @@ class LevelScan {
   }
 
   void scan_tiles(std::size_t first, std::size_t last, const Poll& poll) {
-    sign_rows_.assign(kTileRows * c_.rows.sign_row_bytes, 0);
-    levels_.resize(kTileRows * c_.stride);
-    tile_.resize(kTileRows * c_.stride);
-    sums_.resize(kTileQueries * kTileRows);
+    sign_rows_.assign(kDotTileRows * c_.rows.sign_row_bytes, 0);
+    levels_.resize(kDotTileRows * c_.stride);
+    tile_.resize(kDotTileRows * c_.stride);
+    sums_.resize(kDotTileQueries * kDotTileRows);
     const std::size_t nq = c_.request.queries.count, dim = padded(c_.dim, 4);
-    for (std::size_t at = first; at < last && c_.keep_going(poll, kTileRows * nq * c_.dim); at += kTileRows) {
-      const std::size_t count = std::min(kTileRows, last - at);
+    for (std::size_t at = first; at < last && c_.keep_going(poll, kDotTileRows * nq * c_.dim); at += kDotTileRows) {
+      const std::size_t count = std::min(kDotTileRows, last - at);
       if (!c_.rows.any_selected(0, nq, at, at + count)) continue;
       decode_tile(at, count);
       c_.kernels.arrange_tile(levels_.data(), c_.stride, tile_.data());
-      for (std::size_t q = 0; q < nq; q += kTileQueries) {
-        const std::size_t some = std::min(kTileQueries, nq - q);
+      for (std::size_t q = 0; q < nq; q += kDotTileQueries) {
+        const std::size_t some = std::min(kDotTileQueries, nq - q);
         c_.kernels.dot_tile_s8s8(tile_.data(), c_.stride, dim, c_.queries.narrow_query.data() + q * c_.stride, some,
                                  sums_.data());
-        for (std::size_t i = 0; i < some; ++i) score_survivors(q + i, at, count, sums_.data() + i * kTileRows);
+        for (std::size_t i = 0; i < some; ++i) score_survivors(q + i, at, count, sums_.data() + i * kDotTileRows);
       }
     }
   }
@@ -69,10 +69,10 @@ class LevelScan {
   // Decodes `count` rows from `at` on, and fills the tile with zero rows.
   void decode_tile(std::size_t at, std::size_t count) {
     const SegmentView& segment = c_.rows.segment();
-    c_.rows.prefetch_codes(at + count, std::min(kTileRows, segment.count - at - count));
+    c_.rows.prefetch_codes(at + count, std::min(kDotTileRows, segment.count - at - count));
     if (c_.request.code.fields.tops) c_.rows.copy_all_signs(at, at + count, sign_rows_.data());
-    std::memset(levels_.data() + count * c_.stride, 0, (kTileRows - count) * c_.stride);
-    for (std::size_t r = 0; r < kTileRows; ++r) {
+    std::memset(levels_.data() + count * c_.stride, 0, (kDotTileRows - count) * c_.stride);
+    for (std::size_t r = 0; r < kDotTileRows; ++r) {
       RowTerms terms{0, 0, 0};
       if (r < count) {
         c_.kernels.decode(c_.request.code.fields, c_.rows.code_of(at + r), segment.row_bytes, signs_of(r),
@@ -105,7 +105,7 @@ class LevelScan {
   Buffer<std::int8_t> levels_;
   Buffer<std::uint8_t> tile_, sign_rows_;
   Buffer<std::int32_t> sums_;
-  alignas(64) float weight_[kTileRows], error_[kTileRows], norm2_[kTileRows];
+  alignas(64) float weight_[kDotTileRows], error_[kDotTileRows], norm2_[kDotTileRows];
 };
 
 }  // namespace vqindex

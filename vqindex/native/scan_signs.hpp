@@ -6,7 +6,7 @@
 //   seed the threshold from those of them that agree most
 //   for each row tile of the other rows
 //     sum its agreement
-//     for each step of the tile: rows whose bound is above the threshold become candidates; score earlier candidates
+//     for each slice of the tile: rows whose bound is above the threshold become candidates; score earlier candidates
 //   revisit the deferred rows, now with the threshold that the other rows reached
 //
 // A candidate's code comes from memory. It is prefetched when the row becomes a candidate, and scored about 16
@@ -20,11 +20,11 @@
 namespace vqindex {
 
 // A row tile has 384 KB of sign bits. They stay in the second-level cache until its candidates' bits are copied.
-constexpr std::size_t kTileSignBytes = std::size_t{3} << 17;
-constexpr std::size_t kTileMaxRows = std::size_t{1} << 15;
+constexpr std::size_t kRowTileSignBytes = std::size_t{3} << 17;
+constexpr std::size_t kRowTileMaxRows = std::size_t{1} << 15;
 
 inline std::size_t row_tile_rows(std::size_t sign_bytes) {
-  return std::clamp(kTileSignBytes / sign_bytes / kGroupRows * kGroupRows, kGroupRows, kTileMaxRows);
+  return std::clamp(kRowTileSignBytes / sign_bytes / kGroupRows * kGroupRows, kGroupRows, kRowTileMaxRows);
 }
 
 // How many rows are deferred. More of them make a better seed threshold. But their sign bits have left the cache when
@@ -35,11 +35,11 @@ inline std::size_t row_tile_rows(std::size_t sign_bytes) {
 constexpr std::size_t kDeferredRowBytes2 = std::size_t{1} << 27;
 constexpr std::size_t kDeferredShare = 16, kDeferredMaxRows = std::size_t{1} << 16;
 
-constexpr std::size_t kRowsPerSeed = 16;  // seeding pays if there are so many deferred rows for each row it scores
+constexpr std::size_t kRowsPerSeed = 16;        // seeding needs so many deferred rows per seed row, of 2 k
 constexpr std::size_t kPendingCandidates = 16;  // candidates are scored when so many newer ones have been prefetched
 
-// A step: rows that are compared with one value of the threshold.
-constexpr std::size_t kStepBytes = std::size_t{3} << 13, kStepMaxRows = 4 * kGroupRows;
+// A slice of a row tile: rows that are compared with one value of the threshold.
+constexpr std::size_t kSliceBytes = std::size_t{3} << 13, kSliceMaxRows = 4 * kGroupRows;
 
 class SignScan {
  public:
@@ -48,8 +48,8 @@ class SignScan {
   // Scans the rows from `first`, a multiple of 64, to `last`.
   void scan(std::size_t first, std::size_t last, const Poll& poll) {
     tile_rows_ = row_tile_rows(c_.rows.sign_bytes);
-    step_rows_ = std::clamp(kStepBytes / c_.rows.sign_bytes / kGroupRows * kGroupRows, kGroupRows, kStepMaxRows);
-    signs_.resize((kPendingCandidates + 2 * step_rows_) * c_.rows.sign_row_bytes);
+    slice_rows_ = std::clamp(kSliceBytes / c_.rows.sign_bytes / kGroupRows * kGroupRows, kGroupRows, kSliceMaxRows);
+    signs_.resize((kPendingCandidates + 2 * slice_rows_) * c_.rows.sign_row_bytes);
     for (std::size_t q = 0; q < c_.request.queries.count; ++q) {
       make_tables(q);
       c_.top_k.pull_threshold(q);
@@ -70,7 +70,7 @@ class SignScan {
   }
 
  private:
-  static constexpr std::size_t kMaxCandidates = kPendingCandidates + 2 * kStepMaxRows;
+  static constexpr std::size_t kMaxCandidates = kPendingCandidates + 2 * kSliceMaxRows;
 
   // The tables of the last query are kept, because a query's rows may come in many row ranges.
   void make_tables(std::size_t q) {
@@ -102,10 +102,10 @@ class SignScan {
   // Makes candidates of the rows whose bounds are above the threshold, and scores those of earlier steps. `revisit`
   // says that these are the deferred rows, which come after rows of higher numbers.
   void collect(std::size_t q, std::size_t at, std::size_t stop, const Buffer<std::uint16_t>& all_sums, bool revisit) {
-    std::uint64_t masks[kStepMaxRows / kBlockRows];
+    std::uint64_t masks[kSliceMaxRows / kBlockRows];
     const std::uint16_t* sums = all_sums.data();
-    for (; at < stop; at += step_rows_, sums += step_rows_) {
-      const std::size_t last = std::min(stop, at + step_rows_);
+    for (; at < stop; at += slice_rows_, sums += slice_rows_) {
+      const std::size_t last = std::min(stop, at + slice_rows_);
       const float threshold = revisit ? c_.top_k.threshold_with_ties(q) : c_.top_k.threshold(q);
       if (!c_.sign_bound.mask_above(q, at, last, sums, threshold, masks)) continue;
       const std::size_t blocks = blocks_of(at, last), before = count_;
@@ -155,9 +155,9 @@ class SignScan {
   ThresholdSeeder seeder_;
   Buffer<std::uint8_t> tables_;
   std::size_t table_query_ = 0;
-  std::size_t tile_rows_ = 0, step_rows_ = 0;
+  std::size_t tile_rows_ = 0, slice_rows_ = 0;
   Buffer<std::uint16_t> sums_, deferred_sums_;  // agreement of a row tile, and of the deferred rows
-  // Candidates: fewer than kPendingCandidates of earlier steps, and those of two steps.
+  // Candidates: fewer than kPendingCandidates of earlier slices, and those of two slices.
   std::size_t count_ = 0, rows_[kMaxCandidates];
   std::uint16_t agreement_[kMaxCandidates];
   Buffer<std::uint8_t> signs_;

@@ -51,8 +51,8 @@ class SignBound {
     return any != 0;
   }
 
-  // The same as an agreement: bounds of rows of norm 1 grow with the agreement alone. Returns the least agreement whose
-  // bound is above the threshold, from 0 (all are) to 65536 (none is).
+  // The threshold as an agreement: bounds of rows of norm 1 grow with the agreement alone. Returns the least agreement
+  // whose bound is above the threshold, from 0 (all are) to 65536 (none is).
   std::int32_t integer_threshold(std::size_t q, float threshold) {
     Known& known = integer_thresholds_[q];
     if (!(known.threshold == threshold)) known = {threshold, find_integer_threshold(queries_.sign_bound[q], threshold)};

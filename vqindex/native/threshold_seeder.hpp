@@ -1,5 +1,5 @@
-// Seeds a query's threshold before the scan: scores those of some rows whose signs agree most with the query, and takes
-// the k-th best rank score among them. The rows themselves are scanned later like all others.
+// Seeds a query's threshold before the scan. Of some rows it scores those that agree most with the query, and sets the
+// threshold just below the k-th best of their rank scores. The rows themselves are scanned later like all others.
 #pragma once
 
 #include <algorithm>

@@ -10,14 +10,14 @@
 
 namespace vqindex {
 
-// A row that a search keeps. Rows are ranked by rank_score = min(score, sign bound) and returned by score. Both are
-// larger for better rows: distances are negated.
+// A row that a search keeps. Rows are returned by score, but ranked by rank_score = min(score, sign bound), so that
+// dropping rows by the bound cannot change the result. Both are larger for better rows: distances are negated.
 struct Hit {
   float rank_score, score;
   std::int64_t row;
 };
 
-// The higher rank score is better; of equal ones, the lower row.
+// The higher rank score is better; of equal ones, the row with the smaller number.
 inline bool better(const Hit& a, const Hit& b) {
   return a.rank_score != b.rank_score ? a.rank_score > b.rank_score : a.row < b.row;
 }
@@ -34,10 +34,10 @@ class TopK {
     return all;
   }
 
-  // Hits below the threshold are out. A hit that equals it is in only if its row is lower than last_row().
+  // Hits below the threshold are out. A hit that equals it is in only if its row number is smaller than last_row().
   float threshold() const { return last_.rank_score; }
 
-  // The row of the k-th best hit.
+  // The row of the k-th best hit, or the largest number if the threshold is not the rank score of a hit.
   std::int64_t last_row() const { return last_.row; }
 
   // Raises the threshold: k rows are known to have at least this rank score. They may still be pushed themselves, so

@@ -38,8 +38,8 @@ class TopKCollector {
     return is_range_search_ || threshold(q) > -std::numeric_limits<float>::infinity();
   }
 
-  // The float just below the threshold. Bounds above it include those equal to the threshold, whose rows may be in if
-  // they are lower than a row scanned before.
+  // The float just below the threshold, for rows that come out of order. A row whose bound equals the threshold may
+  // then have a smaller number than the k-th best row, and wins the tie. Comparing with this float keeps such rows.
   float threshold_with_ties(std::size_t q) const {
     return std::nextafter(threshold(q), -std::numeric_limits<float>::infinity());
   }
