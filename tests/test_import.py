@@ -23,3 +23,9 @@ def test_searching_brings_in_nothing_heavy():
 
 def test_the_check_sees_a_module_that_is_imported():
     assert "h5py" in loaded_after("import vqindex.file_format")
+
+
+def test_dir_lists_the_public_names_alone():
+    import vqindex
+
+    assert dir(vqindex) == sorted(vqindex.__all__)
