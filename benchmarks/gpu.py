@@ -38,7 +38,7 @@ from vqindex.spec import IndexSpec
 from vqindex_cli.output import show_table
 from vqindex_gpu.device import Device
 from vqindex_gpu.engine import Engine
-from vqindex_gpu.mirror import SEGMENT_ROWS, DeviceRows
+from vqindex_gpu.mirror import MAX_ROWS, DeviceRows
 
 DIM = 1536
 K = 10
@@ -97,13 +97,13 @@ def random_segments(device: Device, engine: Engine, rows: int, seed: int = 0) ->
     """Return rows of random codes; each segment has random weights of its own."""
     rng, segments = np.random.default_rng(seed), []
     words = engine.layout.tile_words // 64
-    for start in range(0, rows, SEGMENT_ROWS):
-        capacity = -(-min(SEGMENT_ROWS, rows - start) // 64) * 64
+    for start in range(0, rows, MAX_ROWS):
+        capacity = -(-min(MAX_ROWS, rows - start) // 64) * 64
         codes = repeated(device, capacity, words, np.uint64, lambda n: rng.integers(0, 2**64, n, dtype=np.uint64))
         code_weight, norm = (
             repeated(device, capacity, 1, np.float32, lambda n: 1 + rng.random(n, np.float32)) for _ in range(2)
         )
-        segments.append(DeviceRows(codes, code_weight, None, norm, capacity, min(SEGMENT_ROWS, rows - start)))
+        segments.append(DeviceRows(codes, code_weight, None, norm, capacity, min(MAX_ROWS, rows - start)))
     return segments
 
 

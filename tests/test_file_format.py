@@ -4,6 +4,8 @@ import itertools
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import gate
@@ -377,3 +379,39 @@ def test_targets_that_cannot_be_written_raise_and_leave_no_file(tmp_path):
     with pytest.raises(OSError):
         index.save(tmp_path / "folder")
     assert os.listdir(tmp_path) == ["folder"]
+
+
+INTERRUPTED = """
+import os, signal, sys
+import numpy as np
+from vqindex import VQIndex
+from vqindex.file_format import writer
+name, at, path = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+real, calls = getattr(writer._Hdf5Output, name), 0
+def interrupted(*args):
+    global calls
+    calls += 1
+    if calls == at:
+        os.kill(os.getpid(), signal.SIGINT)
+    return real(*args)
+setattr(writer._Hdf5Output, name, interrupted)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+index = VQIndex(16)
+index.add(np.ones((200, 16)), ids=np.arange(200))
+try:
+    index.save(path)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
+@pytest.mark.parametrize(("name", "at"), [("seek", 1), ("tell", 1), ("write", 1), ("write", 12), ("truncate", 1)])
+def test_an_interrupt_while_hdf5_writes_neither_crashes_nor_replaces_the_file(tmp_path, name, at):
+    path = tmp_path / "a.vqi"
+    make(3).save(path)
+    before = path.read_bytes()
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, name, str(at), path], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.vqi"]

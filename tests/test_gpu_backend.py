@@ -27,7 +27,7 @@ def codec(request):
 @pytest.fixture
 def small_segments(monkeypatch):
     """Make segments of 128 rows, so that a few hundred rows need several."""
-    monkeypatch.setattr(mirror, "SEGMENT_ROWS", 128)
+    monkeypatch.setattr(mirror, "MAX_ROWS", 128)
 
 
 def corpus(n):

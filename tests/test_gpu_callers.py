@@ -251,7 +251,7 @@ def test_bfloat16_tensors_are_accepted(emulator):
 
 def test_an_array_on_another_device_gives_results_there(monkeypatch):
     library = OnEmulator(monkeypatch, "torch", devices=3)
-    monkeypatch.setattr("vqindex_gpu.mirror.SEGMENT_ROWS", 64)
+    monkeypatch.setattr("vqindex_gpu.mirror.MAX_ROWS", 64)
     x, q = gate.corpus(DIM, rows=250), gate.queries(DIM)
     ours, theirs = pair()
     ours.add(library.put(x[:120], 2))

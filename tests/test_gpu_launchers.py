@@ -13,7 +13,6 @@ from vqindex_gpu.launchers import scan
 from vqindex_gpu.launchers.parameters import DeviceSelection, KernelArgs, Parameters
 from vqindex_gpu.layout import QUERY, SEGMENT
 
-LAUNCHED_BY_THE_MIRROR = {"repack"}
 C_TYPES = {np.int32: "int", np.int64: "i64", np.float32: "float", np.float64: "double"}
 
 
@@ -57,7 +56,7 @@ def signature(kernel, variant):
 
 
 def test_every_kernel_has_a_launcher_of_its_name():
-    kernels = {path.stem for path in modules.KERNELS.glob("*.cu")} - LAUNCHED_BY_THE_MIRROR
+    kernels = {path.stem for path in modules.KERNELS.glob("*.cu")}
     assert {args.kernel for args in all_args()} == kernels
     for args in all_args():
         assert args.__module__ == f"{launchers.__name__}.{args.kernel}"

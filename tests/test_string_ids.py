@@ -278,7 +278,7 @@ def test_a_store_with_string_ids_in_some_segments_only_is_refused(tmp_path, monk
         index.commit(merge=False)
     monkeypatch.setattr("vqindex.rows.ids.IdMap._check_kind", lambda self, given: None)
     with vqindex.open(folder, "a") as index:
-        index._ids._string_ids = None
+        index._index._ids._string_ids = None
         index.add(X[:10], ids=np.arange(10))
         index.commit(merge=False)
     with pytest.raises(FileFormatError, match="1 of its 2 segments have names; expected all or none"):

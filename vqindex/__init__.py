@@ -54,3 +54,8 @@ def __getattr__(name: str) -> Any:
     from . import store
 
     return getattr(store, _ON_DISK[name])
+
+
+def __dir__() -> list[str]:
+    """List the public names alone."""
+    return sorted(__all__)

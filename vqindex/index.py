@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from abc import ABCMeta
-from typing import Any
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from .backends.registry import make_backend, warn_of_numpy_steps
 from .center import Centering
 from .codes.codec import Codec
 from .encoder import Encoder
-from .errors import InvalidInputError
+from .errors import BackendError, InvalidInputError
 from .result import RangeResult, SearchResult
 from .rows.contents import Contents
 from .rows.ids import IdBatch, IdMap
@@ -23,6 +24,9 @@ from .rows.originals import Originals, as_kind
 from .rows.row_store import RowStore
 from .search.searcher import Searcher
 from .spec import IndexSpec
+
+if TYPE_CHECKING:
+    from .file_format import FileContents
 
 __all__ = ["VQIndex"]
 
@@ -227,7 +231,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
     @property
     def ids(self) -> NDArray[Any]:
         """All ids in the order in which vectors were added, int64 or str objects, shape (ntotal,)."""
-        return self._ids.ids(self._ids.live_rows())
+        now = self._ids.snapshot()
+        return now.ids(now.live_rows())
 
     def stats(self) -> dict[str, Any]:
         """Return the spec, sizes in bytes, the backend, and the quantizer's expected error as a plain dict.
@@ -344,6 +349,27 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         self._contents = self._contents.compacted()
         return removed
 
+    # ---- copies
+
+    def __deepcopy__(self, memo: Any = None) -> VQIndex:
+        """Return an index of its own with the same vectors, ids and results."""
+        index = VQIndex._empty(self._centering, self._backend.name)
+        index._contents = self._contents.snapshot().copied()
+        index._rows.write_with(index._backend.put)
+        index._encoder = index._encoder._replace(centering=self._centering)  # the first rows may have decided on it
+        index._meta = deepcopy(self._meta)
+        return index
+
+    def __copy__(self) -> VQIndex:
+        """Return a deep copy: two indexes never share what a change of one would change in the other."""
+        return self.__deepcopy__()
+
+    def __reduce__(self) -> Any:
+        """Pickle as the bytes of a ``.vqi`` file, which every later version reads."""
+        from .file_format import to_bytes
+
+        return _from_pickle, (to_bytes(self._codec, self._file_contents()), self._backend.name)
+
     def merge(self, other: VQIndex) -> None:
         """Add all vectors of another index, without encoding them again.
 
@@ -375,10 +401,12 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         ]
         if differ or self._centering.text != other._centering.text:
             raise InvalidInputError(f"{'; '.join(differ)}; expected equal parameters")
-        automatic = self._ids.next_id is not None and other._ids.next_id is not None
-        ids = None if automatic else other._ids.ids_of_rows(other._ids.live_rows())
+        added = other._contents.snapshot()
+        rows = added.ids.live_rows()
+        automatic = self._ids.next_id is not None and added.ids.next_id is not None
+        ids = None if automatic else added.ids.ids_of_rows(rows)
         self._ids.check_new(ids)
-        self._contents.append(other._contents.batches(other._ids.live_rows()), ids)
+        self._contents.append(added.batches(rows), ids)
 
     # ---- search
 
@@ -558,9 +586,14 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         """
         from . import file_format  # here, since h5py is most of the time that importing vqindex would take
 
-        contents = self._contents.compacted()
-        file = file_format.FileContents(self._centering, contents.segments(), self._meta, contents.ids.next_id)
-        file_format.write(path, self._codec, file)
+        file_format.write(path, self._codec, self._file_contents())
+
+    def _file_contents(self) -> FileContents:
+        """Return what a file of this moment holds, also while another thread changes the index."""
+        from .file_format import FileContents
+
+        contents = self._contents.snapshot().compacted()  # before the center is read, which the first rows decide
+        return FileContents(self._centering, contents.segments(), self._meta, contents.ids.next_id)
 
     @classmethod
     def load(
@@ -594,7 +627,11 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         """
         from . import file_format
 
-        file = file_format.read(path, mmap=mmap, verify=not mmap if verify is None else verify)
+        return cls._of_file(file_format.read(path, mmap=mmap, verify=not mmap if verify is None else verify), device)
+
+    @classmethod
+    def _of_file(cls, file: FileContents, device: str) -> VQIndex:
+        """Return an index that holds what was read from a file."""
         segment = file.segment
         index = cls._empty(file.centering, device)
         index._rows.seal(segment.stored)
@@ -602,3 +639,14 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         index._contents = Contents(index._rows, ids, segment.originals)
         index._meta = file.meta
         return index
+
+
+def _from_pickle(data: bytes, backend: str) -> VQIndex:
+    """Return the index of a pickle, on the backend it had, or on the CPU where that backend can't be used."""
+    from .file_format import from_bytes
+
+    file = from_bytes(data)
+    try:
+        return VQIndex._of_file(file, backend)
+    except BackendError:
+        return VQIndex._of_file(file, "cpu")

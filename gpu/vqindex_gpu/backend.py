@@ -1,8 +1,8 @@
 """CudaBackend: the Backend protocol over one or more devices.
 
-The index's rows stay on the host; devices hold a mirror of them, brought there by the first search. What does not fit
-is streamed through in parts. Steps that no kernel has (codecs with a second projection, single scores, decoding) run on
-the host, with the same results.
+The index's rows stay on the host. Devices hold a mirror of them, which the first search copies. Rows that do not fit
+are streamed, a batch at a time. Steps that no kernel has (codecs with a second projection, single scores, decoding) run
+on the host, with the same results.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["CudaBackend"]
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
-_SCRATCH_BYTES = 2**30  # left free beside the mirror for what searches need, at most half of what there is
+_SCRATCH_BYTES = 2**30  # device memory that the mirror leaves to searches, but at most half of what is free
 
 
 class _Batch(NamedTuple):
@@ -124,7 +124,7 @@ class CudaBackend:
     # ---- rows and queries
 
     def adopt(self, array: Any) -> Adopted | None:
-        """Return an array that lies on one of the devices as one to encode or search with there, without a copy."""
+        """Adopt an array in the memory of one of the devices, without a copy; None for any other array."""
         if isinstance(array, np.ndarray):
             return None
         for engine in self._engines:
@@ -146,7 +146,7 @@ class CudaBackend:
         )
 
     def prepare(self, queries: F32 | Adopted) -> Queries:
-        """Rotate and quantize finite float32 queries of shape (nq, d), where they are; `code_query` stays there."""
+        """Rotate and quantize finite float32 queries of shape (nq, d); on the device for those that lie there."""
         if not isinstance(queries, Adopted):
             return self._host.prepare(queries)
         if not queries.engine.encodes:
@@ -232,14 +232,14 @@ class CudaBackend:
         self, request: SearchRequest, thresholds: F32, queries: Sequence[Queries], batches: Sequence[_Batch | None]
     ) -> Iterator[tuple[I64, F32, I64]]:
         """Yield query numbers, scores (larger better) and rows that each device finds above the thresholds."""
-        for engine, mine, batch in zip(self._engines, queries, batches, strict=True):
+        for engine, prepared, batch in zip(self._engines, queries, batches, strict=True):
             if batch is None:
                 continue
             at_once = engine.batch(batch.device_rows, 1)
             for start in range(0, request.count, at_once):
                 at = slice(start, start + at_once)
                 query, scores, rows = engine.range_search(
-                    batch.device_rows, mine.select(at), thresholds[at], request.confidence, batch.selection(at)
+                    batch.device_rows, prepared.select(at), thresholds[at], request.confidence, batch.selection(at)
                 )
                 yield query + start, scores, batch.row_numbers(rows)
 
@@ -248,8 +248,8 @@ class CudaBackend:
     ) -> list[TopK]:
         """Search a batch of rows on each device, all devices at the same time."""
         work = [
-            (engine, mine, batch, min(request.k, batch.rows))
-            for engine, mine, batch in zip(self._engines, queries, batches, strict=True)
+            (engine, prepared, batch, min(request.k, batch.rows))
+            for engine, prepared, batch in zip(self._engines, queries, batches, strict=True)
             if batch is not None
         ]
         at_once = min(engine.batch(batch.device_rows, k) for engine, _, batch, k in work)
@@ -257,8 +257,8 @@ class CudaBackend:
         for start in range(0, request.count, at_once):
             at = slice(start, start + at_once)
             started = [
-                engine.search(batch.device_rows, mine.select(at), k, request.confidence, batch.selection(at))
-                for engine, mine, batch, k in work
+                engine.search(batch.device_rows, prepared.select(at), k, request.confidence, batch.selection(at))
+                for engine, prepared, batch, k in work
             ]
             for (engine, _, batch, _), lists, of_batch in zip(work, started, found, strict=True):
                 of_batch.append(self._top_k(engine, lists, batch))
@@ -271,11 +271,11 @@ class CudaBackend:
         return TopK(scores, batch.row_numbers(rows), rank_scores, np.zeros(len(rows), np.int64))
 
     def _batches(self, request: SearchRequest, segments: Sequence[Segment]) -> Generator[tuple[_Batch | None, ...]]:
-        """Share the rows among the devices; yield what each has in memory, step by step, until all rows were there."""
-        pieces, count = host_rows(segments, request.selection), len(self._engines)
+        """Divide the rows among the devices; yield the rows in memory of each, until every row had its turn."""
+        sources, count = host_rows(segments, request.selection), len(self._engines)
         with ExitStack() as streams:  # ends them in order, also when a search fails
             of_devices = [
-                streams.enter_context(closing(self._batches_on(mirror, pieces[number::count])))
+                streams.enter_context(closing(self._batches_on(mirror, sources[number::count])))
                 for number, mirror in enumerate(self._mirrors)
             ]
             yield from zip_longest(*of_devices)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Device", "Event", "scalar"]
+__all__ = ["Device", "Event"]
 
 
 class Event(Protocol):
@@ -128,9 +128,3 @@ class Device(Protocol):
         shared : int
             Bytes of dynamic shared memory of a block.
         """
-
-
-def scalar(value: int | float, kind: str) -> np.generic:
-    """Return an argument of C type ``int`` (i), ``long long`` (q), ``float`` (f) or ``double`` (d)."""
-    kinds: dict[str, Callable[[Any], np.generic]] = {"i": np.int32, "q": np.int64, "f": np.float32, "d": np.float64}
-    return kinds[kind](value)

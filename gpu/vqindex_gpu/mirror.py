@@ -1,6 +1,6 @@
 """Mirror: a copy of the index's rows in device memory, made by the first search and kept while they are searched.
 
-The host's rows are the truth; the mirror is a cache of them. It takes at most `SEGMENT_ROWS` rows of a segment at a
+The host's rows are the truth; the mirror is a cache of them. It takes at most `MAX_ROWS` rows of a segment at a
 time. Rows that are added later go to new allocations after the old ones, so growth copies nothing on the device.
 """
 
@@ -18,18 +18,18 @@ from vqindex.codes.codec import Codec
 from vqindex.rows.request import Selection
 from vqindex.rows.segment import Segment
 
-from .device import Device, scalar
+from .device import Device
+from .launchers import repack
 from .layout import TILE_ROWS, Layout
 
-__all__ = ["SEGMENT_ROWS", "Columns", "DeviceRows", "HostRows", "Mirror", "host_rows"]
+__all__ = ["MAX_ROWS", "Columns", "DeviceRows", "HostRows", "Mirror", "host_rows"]
 
-SEGMENT_ROWS = 2**20
+MAX_ROWS = 2**20  # most rows that are copied and allocated together
 _FIRST_ROWS = 1024
-_THREADS = 128
 
 
 class HostRows(NamedTuple):
-    """Rows of one segment on the host: at most SEGMENT_ROWS, from a multiple of TILE_ROWS on.
+    """Rows of one segment on the host: at most MAX_ROWS, from a multiple of TILE_ROWS on.
 
     Attributes
     ----------
@@ -62,12 +62,12 @@ class HostRows(NamedTuple):
 
 
 def host_rows(segments: Sequence[Segment], selection: Selection | None = None) -> list[HostRows]:
-    """Return the rows of segments, and what a selection says of them, SEGMENT_ROWS at most at a time."""
+    """Return the rows of segments, and what a selection says of them, MAX_ROWS at most at a time."""
     sources: list[HostRows] = []
     first_row = 0
     words = (None,) * len(segments) if selection is None else selection.words
     for segment, selected in zip(segments, words, strict=True):
-        sources.extend(HostRows(segment.stored, first_row, selected).split(SEGMENT_ROWS))
+        sources.extend(HostRows(segment.stored, first_row, selected).split(MAX_ROWS))
         first_row += segment.rows
     return sources
 
@@ -261,18 +261,20 @@ class Mirror:
         device, spec, layout = self.device, self._codec.spec, self.layout
         first, last = at // TILE_ROWS * layout.tile_words, -(-(at + rows) // TILE_ROWS) * layout.tile_words
         device.fill(target.codes[first:last], 0)
-        words = rows * layout.chunks * 4
-        numbers = [
-            spec.row_bytes,
-            spec.sign_bytes,
-            layout.fields,
-            layout.bits,
-            spec.warmup_fields if spec.has_sign_bits else 0,
-        ]
-        arguments = [columns.codes, columns.signs, *(scalar(number, "i") for number in numbers)]
-        arguments += [scalar(at, "q"), scalar(rows, "q"), scalar(layout.chunks, "i"), target.codes]
-        macros = {"SLOT": layout.slot, "THREADS": _THREADS}
-        device.launch("repack", macros, (-(-words // _THREADS), 1), _THREADS, arguments)
+        args = repack.Args(
+            codes=columns.codes,
+            sign_bits=columns.signs,
+            row_bytes=spec.row_bytes,
+            sign_bytes=spec.sign_bytes,
+            fields=layout.fields,
+            bits=layout.bits,
+            warmup_fields=spec.warmup_fields if spec.has_sign_bits else 0,
+            start=at,
+            rows=rows,
+            chunks=layout.chunks,
+            out=target.codes,
+        )
+        repack.launch(device, args, layout.slot)
         for to, source in (
             (target.code_weight, columns.code_weight),
             (target.sketch_weight, columns.sketch_weight),
@@ -298,6 +300,6 @@ def _key(source: HostRows) -> int:
 
 
 def _more(rows: int, capacity: int) -> int:
-    """Rows to allocate for `rows` rows where `capacity` have room: as many again, up to SEGMENT_ROWS in all."""
-    more = max(rows - capacity, min(max(capacity, _FIRST_ROWS if capacity else 0), SEGMENT_ROWS - capacity))
+    """Rows to allocate for `rows` rows where `capacity` have room: as many again, up to MAX_ROWS in all."""
+    more = max(rows - capacity, min(max(capacity, _FIRST_ROWS if capacity else 0), MAX_ROWS - capacity))
     return -(-more // TILE_ROWS) * TILE_ROWS

@@ -27,7 +27,7 @@ from vqindex.errors import BackendError
 
 from .device import Event
 from .layout import TILE_ROWS
-from .mirror import SEGMENT_ROWS, Columns, DeviceRows, HostRows, Mirror
+from .mirror import MAX_ROWS, Columns, DeviceRows, HostRows, Mirror
 
 __all__ = ["streamed"]
 
@@ -77,7 +77,7 @@ def streamed(mirror: Mirror, sources: Sequence[HostRows], room: int) -> Iterator
     """
     padding = len(Columns._fields) * _ALIGN
     each = _STAGES * mirror.column_bytes + mirror.row_bytes
-    rows = min((room - _STAGES * padding) // each, (_STAGE_BYTES - padding) // mirror.column_bytes, SEGMENT_ROWS)
+    rows = min((room - _STAGES * padding) // each, (_STAGE_BYTES - padding) // mirror.column_bytes, MAX_ROWS)
     if rows < TILE_ROWS:
         needed = TILE_ROWS * each + _STAGES * padding
         raise BackendError(

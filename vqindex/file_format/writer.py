@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 import zlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -140,6 +141,10 @@ class _Hdf5Output:
                 self._error = error
         return 0
 
+    def abort(self, error: BaseException) -> None:
+        """Write no more, and have `check` raise an error."""
+        self._error = self._error or error
+
     def check(self) -> None:
         """Raise the first error."""
         if self._error is not None:
@@ -167,10 +172,51 @@ class _Hdf5Output:
         pass
 
 
+def _without_interrupts(work: Callable[[], int], output: _Hdf5Output) -> int:
+    """Return what `work` returns, which writes to `output`; run it where no signal handler can run.
+
+    Python runs signal handlers in the main thread only, between any two instructions. A KeyboardInterrupt inside of a
+    callback of HDF5, but outside of its `try`, would leave the library with a file that it can't close, and crash the
+    process when it exits. So another thread works, and the main thread is interrupted while it waits.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    results: list[int] = []
+    errors: list[BaseException] = []
+    finished = threading.Event()
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            finished.set()
+
+    thread = threading.Thread(target=run, name="vqindex-write")
+    try:
+        thread.start()
+    except RuntimeError:  # this system or moment has no threads
+        return work()
+    except BaseException as error:  # an interrupt; if the thread has started nevertheless, it must end first
+        output.abort(error)
+        if thread.ident is None and not finished.wait(1):
+            raise
+    while not finished.is_set():
+        try:
+            finished.wait()
+        except BaseException as error:  # noqa: PERF203
+            output.abort(error)
+    if errors:
+        raise errors.pop()
+    return results[0]
+
+
 def write_file(file: OutputFile, codec: Codec, contents: FileContents) -> int:
     """Write an index into an empty file and sync it; arguments as for `write`. Return the CRC-32 of the header."""
     output = _Hdf5Output(file)
-    try:
+
+    def write_hdf5() -> int:
         # This pair of versions has checksums on HDF5's own structures too.
         with h5py.File(
             output,
@@ -180,7 +226,10 @@ def write_file(file: OutputFile, codec: Codec, contents: FileContents) -> int:
             alignment_interval=PAGE,
             userblock_size=PAGE,
         ) as hdf5:
-            crc = _fill(hdf5, codec, contents, output.check)
+            return _fill(hdf5, codec, contents, output.check)
+
+    try:
+        crc = _without_interrupts(write_hdf5, output)
     except BaseException:
         output.check()  # the first error, rather than what HDF5 made of it
         raise

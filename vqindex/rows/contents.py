@@ -116,6 +116,12 @@ class Contents(NamedTuple):
         originals = None if self.originals is None else self.originals.select(live)
         return Contents(self.rows.select(live), self.ids.compacted(), originals)
 
+    def copied(self) -> Contents:
+        """Return a copy without removed rows that shares no array with these contents."""
+        live = self.ids.live_rows()
+        originals = None if self.originals is None else self.originals.select(live)
+        return Contents(self.rows.select(live), self.ids.copied(), originals)
+
     def segments(self) -> list[Segment]:
         """Return all rows and everything that belongs to them as views, in one segment or more. None may be removed."""
         segments, first = [], 0

@@ -298,6 +298,14 @@ class IdMap:
         strings = None if self._string_ids is None or not rows.size else self._string_ids.select(rows)
         return IdMap(rows.size, self.numbers(rows), self.next_id, strings)
 
+    def copied(self) -> IdMap:
+        """Return a map of the live rows that shares no array with this one."""
+        if self._live is not None:
+            return self.compacted()
+        strings = None if self._string_ids is None else self._string_ids.select(np.arange(self._count))
+        ids = None if self._ids is None else self._ids[: self._count].copy()
+        return IdMap(self._count, ids, self._next, strings)
+
     # ---- savepoint and rollback of a change
 
     def savepoint(self) -> Any:

@@ -12,6 +12,7 @@ as a VQIndex: `isinstance` and type checkers accept it where they accept one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ..center import Centering
 from ..directory.local import LocalDirectory
 from ..directory.protocol import WriterLock
-from ..errors import StoreError
+from ..errors import BackendError, StoreError
 from ..index import VQIndex
 from ..rows.row_store import RowStore
 from ..rows.segment import Segment
@@ -49,23 +50,11 @@ class _Closed:
         raise StoreError(f"{self._folder} was closed; expected an open index")
 
 
-# What only reads is passed on as it is.
+# Members of VQIndex that are passed on as they are; those that change the index are methods of DurableIndex.
 _READS = (
-    *(
-        "spec",
-        "dim",
-        "ntotal",
-        "keep_vectors",
-        "center",
-        "is_trained",
-        "meta",
-        "ids",
-        "train",
-        "__len__",
-        "__contains__",
-    ),
-    *("search", "range_search", "estimate", "reconstruct", "save"),
-)
+    "spec", "dim", "ntotal", "keep_vectors", "center", "is_trained", "meta", "ids", "train", "__len__", "__contains__",
+    "search", "range_search", "estimate", "reconstruct", "save",
+)  # fmt: skip
 
 if TYPE_CHECKING:
     _Promised = VQIndex
@@ -133,6 +122,20 @@ class DurableIndex(_Promised):
 
     def __repr__(self) -> str:
         return f"{repr(self._index)[:-1]}, path={str(self._folder)!r}, mode={self.mode!r})".replace("VQ", "Durable", 1)
+
+    def __copy__(self) -> VQIndex:
+        """Return a VQIndex in memory with the same vectors; only `vqindex.open` makes another DurableIndex."""
+        return self._index.__deepcopy__()
+
+    def __deepcopy__(self, memo: Any = None) -> VQIndex:
+        """Return a VQIndex in memory with the same vectors."""
+        return self._index.__deepcopy__()
+
+    def __reduce__(self) -> Any:
+        """Pickle as the path, to be opened for reading; the other process sees the last commit."""
+        if self._lock is not None:
+            raise StoreError(f"{self._folder} is open for writing; expected mode 'r', whose pickles hold the path")
+        return _reopen, (os.path.abspath(self._folder), self._index._backend.name, self._mmap)
 
     def to(self, device: str) -> DurableIndex:
         """Search and encode on another device from now on, as `VQIndex.to`."""
@@ -273,3 +276,12 @@ def _passed_on(name: str) -> Any:
 for _name in _READS:
     setattr(DurableIndex, _name, _passed_on(_name))
 VQIndex.register(DurableIndex)
+
+
+def _reopen(path: str, backend: str, mmap: bool) -> DurableIndex:
+    """Return the index of a pickle, on the backend it had, or on the CPU where that backend can't be used."""
+    directory = LocalDirectory(Path(path))
+    try:
+        return DurableIndex(directory, None, backend, mmap, not mmap)
+    except BackendError:
+        return DurableIndex(directory, None, "cpu", mmap, not mmap)
