@@ -51,7 +51,7 @@
 //   RowRange, batch   partition_rows       an even share        a batch scan starts anew with each range
 //   RowRange, others  partition_rows       1/4 to 1 row tile    shorter towards the end: threads finish together
 //   sweep, batch      kSweeps              8 sweeps             strided: thresholds see rows from all over early
-//   sign_tile, batch  kSignTileQueries     8 queries at most    one call sums these queries over one group
+//   sign_tile, batch  kSignTileQueries     8 queries at most    share a group's indices in the first-level cache
 //   sign_tile, batch  Kernels::call_units  32 units (AVX-512)   32 KB of indices stay in the first-level cache
 //   subset, batch     kSubsetTableBytes    128 KB of tables     stay in the second-level cache beside the indices
 //   chunk, batch      kChunkTableBytes     16 MB of tables      stay in the third-level cache, if that has the room

@@ -37,7 +37,8 @@ class TopK {
   // Hits below the threshold are out. A hit that equals it is in only if its row number is smaller than last_row().
   float threshold() const { return last_.rank_score; }
 
-  // The row of the k-th best hit, or the largest number if the threshold is not the rank score of a hit.
+  // The row of the k-th best hit. If the threshold is not that of a hit, this is the largest number, so that hits equal
+  // to the threshold are in; for a range threshold it is -1, so that they are out.
   std::int64_t last_row() const { return last_.row; }
 
   // Raises the threshold: k rows are known to have at least this rank score. They may still be pushed themselves, so
