@@ -9,7 +9,7 @@ from cases import DIM, every_codec, vectors
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqindex import InvalidInputError, VQIndex, exclude
+from vqindex import InvalidInputError, OffsetWarning, VQIndex, exclude
 from vqindex._native import supported_isas
 from vqindex.center import Centering
 from vqindex.codes.estimator import sum64
@@ -371,3 +371,55 @@ def test_stats_and_repr_describe_the_center():
     name = index.stats()["center"]
     assert name.startswith(f"vector of norm {np.linalg.norm(M):.4g}")
     assert f"center=<{name}>" in repr(index)
+
+
+# ---- offsets that need a center
+
+
+def with_offset(ratio, n=3000, dim=32):
+    """Gaussian rows, and queries, around a point that is `ratio` times as far away as they scatter."""
+    rng = np.random.default_rng(1)
+    point = rng.standard_normal(dim)
+    point *= ratio * np.sqrt(dim) / np.linalg.norm(point)
+    return [(rng.standard_normal((count, dim)) + point).astype(np.float32) for count in (n, 100)]
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_an_offset_that_dwarfs_the_spread_is_warned_of_and_the_remedy_helps(metric):
+    x, q = with_offset(5)
+    plain, centered = VQIndex(32, metric=metric), VQIndex(32, metric=metric, center="mean")
+    with pytest.warns(OffsetWarning, match=r'mean is \d\.?\d* times as long as their spread.*center="mean"') as seen:
+        plain.add(x)
+    assert seen[0].filename == __file__, "the warning points at the caller's line"
+    plain.add(x[:5])  # the first vectors decide: no second warning, which would be an error here
+    centered.add(x)
+    wide_x, wide_q = x.astype(np.float64), q.astype(np.float64)
+    if metric == "cosine":
+        wide_x, wide_q = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (wide_x, wide_q))
+    true = np.argsort(((wide_q[:, None] - wide_x) ** 2).sum(axis=2), axis=1)[:, :10]
+
+    def recall(index):
+        found = index.search(q, 10).ids
+        return np.mean([np.isin(line, want).mean() for line, want in zip(found, true, strict=True)])
+
+    assert recall(plain) < 0.6
+    assert recall(centered) > 0.75
+
+
+@pytest.mark.parametrize(
+    ("metric", "ratio", "settings"),
+    [
+        ("l2", 1.5, {}),
+        ("cosine", 1.5, {}),
+        ("ip", 9, {}),
+        ("l2", 9, {"center": "mean"}),
+        ("l2", 9, {"center": np.ones(32)}),
+    ],
+)
+def test_small_offsets_inner_products_and_centers_are_not_warned_of(metric, ratio, settings):
+    VQIndex(32, metric=metric, **settings).add(with_offset(ratio)[0])
+
+
+@pytest.mark.parametrize("rows", [np.zeros((5, 32)), np.ones((5, 32)), np.ones((1, 32)), np.empty((0, 32))])
+def test_vectors_without_a_spread_are_not_warned_of(rows):
+    VQIndex(32, metric="l2").add(rows)

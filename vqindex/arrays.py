@@ -235,6 +235,19 @@ class VectorSource:
         self.rows: int = self._matrix.shape[0]
         self.dim = dim
 
+    def first(self, rows: int) -> F32 | None:
+        """Return the first few float32 rows; None for vectors on a device.
+
+        Raises
+        ------
+        InvalidInputError
+            As `chunks`.
+        """
+        if is_on_device(self._matrix):
+            return None
+        chunks = float_chunks(self._matrix[:rows], max(1, rows), "vectors")
+        return on_host(next(chunks, np.empty((0, self.dim), np.float32)))
+
     def chunks(self, rows: int | None = None) -> Iterator[tuple[int, F32 | OnDevice]]:
         """Yield the first row of each chunk and its float32 rows, on the host or the device.
 

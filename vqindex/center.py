@@ -29,6 +29,7 @@ hold either.
 from __future__ import annotations
 
 import base64
+import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -40,10 +41,15 @@ from numpy.typing import NDArray
 
 from .arrays import VectorSource, as_host, on_host
 from .codes.estimator import MAX_NORM, flush, sum64
-from .errors import InvalidInputError
+from .errors import InvalidInputError, OffsetWarning, outside_of_package
 from .spec import IndexSpec
 
 __all__ = ["Centering", "engine_spec"]
+
+_SAMPLE = 1024  # rows that show an offset
+# An offset this many times as long as the spread is warned of. Recall@10 of 4 bits then falls from .85 to .65, for l2
+# and cosine, in 16 to 384 dimensions.
+_OFFSET = 2.0
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -182,6 +188,27 @@ class Centering:
         return (
             f"vector of norm {_norm(self.vector):.4g} and CRC-32 {zlib.crc32(self.vector.astype('<f4').tobytes()):08x}"
         )
+
+    def warn_of_offset(self, source: VectorSource) -> None:
+        """Warn of vectors that get no center although their mean is much longer than their spread around it."""
+        if self.on or self.spec.metric == "ip":
+            return
+        sample = source.first(_SAMPLE)
+        if sample is None or len(sample) < 2:
+            return
+        rows = sample.astype(np.float64)
+        if self.spec.metric == "cosine":
+            length = np.linalg.norm(rows, axis=1, keepdims=True)
+            rows = np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
+        mean = rows.mean(axis=0)
+        offset, spread = float(np.linalg.norm(mean)), float(np.sqrt(((rows - mean) ** 2).sum(axis=1).mean()))
+        if 0 < _OFFSET * spread < offset:
+            warnings.warn(
+                f"the vectors' mean is {offset / spread:.3g} times as long as their spread around it, so searches miss "
+                'many neighbors; center="mean" subtracts it before vectors are encoded',
+                OffsetWarning,
+                stacklevel=outside_of_package(),
+            )
 
     def settled(self, source: VectorSource) -> Centering:
         """Return the centering with the mean of the vectors if it is pending and `source` has rows, else itself.

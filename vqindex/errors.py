@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 __all__ = [
     "BackendError",
     "FileFormatError",
     "InvalidInputError",
+    "OffsetWarning",
     "SlowCodecWarning",
     "StoreError",
     "UnknownIdError",
     "VQIndexError",
+    "outside_of_package",
 ]
 
 
@@ -41,5 +45,17 @@ class StoreError(VQIndexError, RuntimeError):
     """A store can't be changed or read: another writer has it, it is open for reading only, or it is closed."""
 
 
+class OffsetWarning(UserWarning):
+    """Vectors have a common offset much longer than their spread; ``center="mean"`` gives far more accurate scores."""
+
+
 class SlowCodecWarning(UserWarning):
     """A backend has no kernel for some steps of a codec, so NumPy runs them: the same results, tens of times slower."""
+
+
+def outside_of_package() -> int:
+    """Return the stacklevel, for a warning of the calling function, of the first frame outside the package."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "vqindex":
+        frame, level = frame.f_back, level + 1
+    return level

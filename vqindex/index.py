@@ -277,6 +277,12 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             Wrong shape or dtype, a NaN or infinity (named by row and column), a norm of 2**62 or more (not for
             cosine), a coordinate that ``keep_vectors="f16"`` can't hold, or ids that are negative, repeated or already
             in the index. The index is then unchanged.
+
+        Warns
+        -----
+        OffsetWarning
+            If the mean of the first vectors is more than twice as long as their spread around it (cosine and l2), and
+            the index has no center. Scores then have large errors.
         """
         source = self._encoder.source(vectors)
         new_ids = None if ids is None else self._ids.parse_ids(ids, source.rows)
@@ -287,6 +293,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
     def _append(self, source: VectorSource, new_ids: IdBatch | None, replaces: NDArray[np.int64] | None = None) -> None:
         """Encode and append vectors, and remove the rows they replace; the first vectors may set the center."""
         before = self._encoder
+        if not self._ids.rows_ever:
+            before.centering.warn_of_offset(source)
         self._encoder = before._replace(centering=before.centering.settled(source))
         try:
             batches = self._encoder.encode(source, self._contents.originals)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Callable
 from functools import cache
 
 from ..codes.codec import Codec
-from ..errors import BackendError, SlowCodecWarning
+from ..errors import BackendError, SlowCodecWarning, outside_of_package
 from ..spec import IndexSpec
 from .protocol import Backend
 
@@ -84,14 +83,6 @@ def warn_of_numpy_steps(backend: Backend, spec: IndexSpec) -> None:
         _warn_once(backend.name, backend.numpy_steps, spec.codec, spec.sketch, spec.rotation)
 
 
-def _outside() -> int:
-    """Return the stacklevel, for the calling function, of the first frame outside the package."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "vqindex":
-        frame, level = frame.f_back, level + 1
-    return level
-
-
 @cache
 def _warn_once(name: str, steps: tuple[str, ...], codec: str, sketch: str, rotation: str) -> None:
     kind = f"codec {codec!r}" + ("" if sketch == "none" else f", sketch {sketch!r}")
@@ -99,5 +90,5 @@ def _warn_once(name: str, steps: tuple[str, ...], codec: str, sketch: str, rotat
         f"backend {name!r} has no kernel to {', '.join(steps)} for {kind}, rotation {rotation!r}; NumPy does it, with "
         "the same results but tens of times slower",
         SlowCodecWarning,
-        stacklevel=_outside(),
+        stacklevel=outside_of_package(),
     )

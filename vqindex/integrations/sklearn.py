@@ -113,7 +113,10 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
         """
         self._check_parameters()
         rows = validate_data(self, X, dtype=np.float32, order="C")
-        index = VQIndex(rows.shape[1], self.bits, _METRIC[self.metric], codec=self.codec, seed=self.random_state)
+        # Features of a table have offsets of their own, which would drown the differences between rows.
+        index = VQIndex(
+            rows.shape[1], self.bits, _METRIC[self.metric], codec=self.codec, seed=self.random_state, center="mean"
+        )
         index.add(rows)
         self.index_ = index
         self.n_samples_fit_ = len(rows)

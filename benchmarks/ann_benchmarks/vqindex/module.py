@@ -25,7 +25,8 @@ class VQIndex(BaseANN):
             self.rows /= np.maximum(np.linalg.norm(self.rows, axis=1, keepdims=True), 1e-30)
         else:
             self.squares = np.einsum("ij,ij->i", self.rows, self.rows)
-        self.index = vqindex.VQIndex(X.shape[1], self.bits, self.metric, codec=self.codec)
+        center = "mean" if self.metric == "l2" else None  # an offset of all vectors would drown their differences
+        self.index = vqindex.VQIndex(X.shape[1], self.bits, self.metric, codec=self.codec, center=center)
         self.index.add(X)
 
     def set_query_arguments(self, confidence, oversample):

@@ -19,7 +19,8 @@ class VQIndex(BaseANN):
         self.set_query_arguments(0.995, 0)
 
     def fit(self, X):
-        self.index = vqindex.VQIndex(X.shape[1], self.bits, self.metric, codec=self.codec)
+        center = "mean" if self.metric == "l2" else None  # an offset of all vectors would drown their differences
+        self.index = vqindex.VQIndex(X.shape[1], self.bits, self.metric, codec=self.codec, center=center)
         self.index.add(X)
         self.rows = np.array(X, np.float32)  # a copy: fit must not change X
         self.half_squares = None
