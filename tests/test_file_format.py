@@ -15,7 +15,7 @@ import pytest
 from cases import CODECS, METRICS, every_codec, every_metric
 
 import vqindex
-from vqindex import VQIndex, file_format
+from vqindex import InvalidInputError, VQIndex, file_format
 from vqindex.file_format import writer
 
 DIM = 12
@@ -376,7 +376,7 @@ def test_targets_that_cannot_be_written_raise_and_leave_no_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         index.save(tmp_path / "no" / "a.vqi")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError):
+    with pytest.raises(InvalidInputError, match="is a folder"):
         index.save(tmp_path / "folder")
     assert os.listdir(tmp_path) == ["folder"]
 

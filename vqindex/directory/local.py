@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
+from ..errors import FileFormatError, StoreError
 from .lock import FolderLock
 
 __all__ = ["LocalDirectory", "LocalFile"]
@@ -30,9 +32,15 @@ def _fsync(descriptor: int) -> None:
 class LocalFile:
     """A new file, open for writing and for reading back. It is unbuffered."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, folder: int | None = None) -> None:
         self.path = path
-        self._raw = open(path, "x+b", buffering=0)  # noqa: SIM115 - the caller of `create` closes it
+
+        def opener(path: str, flags: int) -> int:
+            if folder is None:
+                return os.open(path, flags, 0o666)
+            return os.open(os.path.basename(path), flags, 0o666, dir_fd=folder)
+
+        self._raw = open(path, "x+b", buffering=0, opener=opener)  # noqa: SIM115 - the caller of `create` closes it
 
     def write(self, data: Any) -> int:
         """Write all bytes; a single system call may write fewer."""
@@ -70,6 +78,10 @@ class LocalFile:
 class LocalDirectory:
     """A folder as a `Directory`.
 
+    A relative path is resolved once: a later `chdir` of the process changes nothing. The holder of the lock writes to
+    the folder that it locked, through a descriptor of it, and to no other folder that takes its place under the path:
+    before every write it compares the two, and raises `StoreError` if they differ.
+
     Parameters
     ----------
     folder : Path
@@ -77,13 +89,38 @@ class LocalDirectory:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder  # as given, for messages
+        self.path = Path(os.path.abspath(folder))  # for everything else
+        self._descriptor: int | None = None  # of the locked folder, where the system has calls relative to one
+        self._identity: tuple[int, int] | None = None  # of the locked folder
 
     def make_folder(self) -> None:
         """Create the folder if it is missing; its parent must exist."""
-        if not self.folder.exists():
-            self.folder.mkdir()
-            _sync_names(self.folder.parent)
+        if not self.path.exists():
+            self.path.mkdir()
+            _sync_names(self.path.parent)
+
+    def _regular(self, name: str) -> Path:
+        """Return the path of a file; FileFormatError if it is a link, which could lead out of the folder."""
+        self._check_folder()
+        path = self.path / name
+        if path.is_symlink():
+            raise FileFormatError(f"{self.describe(name)} is a symbolic link; expected a regular file")
+        return path
+
+    def _check_folder(self) -> None:
+        """Raise StoreError if the path leads to another folder than the one that was locked."""
+        if self._identity is None:
+            return
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != self._identity:
+            raise StoreError(
+                f"{self.folder} was moved, removed or replaced while it was open for writing; nothing was written to "
+                "what is there now; expected the folder that was opened"
+            )
 
     def describe(self, name: str) -> str:
         """Return the path of a file as text."""
@@ -91,46 +128,64 @@ class LocalDirectory:
 
     def create(self, name: str) -> LocalFile:
         """Create a file; FileExistsError if the name is taken."""
-        return LocalFile(self.folder / name)
+        self._check_folder()
+        return LocalFile(self.path / name, self._descriptor)
 
     def read(self, name: str, start: int, size: int) -> bytes:
         """Return at most `size` bytes from offset `start`."""
-        with (self.folder / name).open("rb") as file:
+        with self._regular(name).open("rb") as file:
             file.seek(start)
             return file.read(size)
 
     def size(self, name: str) -> int:
         """Return the size of a file in bytes."""
-        return (self.folder / name).stat().st_size
+        return self._regular(name).stat().st_size
 
     def fetch(self, name: str) -> Path:
         """Return the path of a file."""
-        return self.folder / name
+        return self._regular(name)
 
     def names(self) -> list[str]:
         """Return all names, sorted."""
-        return sorted(path.name for path in self.folder.iterdir())
+        return sorted(os.listdir(self.path if self._descriptor is None else self._descriptor))
 
     def remove(self, name: str) -> None:
         """Remove a name. Open and mapped files stay readable; on Windows the call fails instead."""
-        (self.folder / name).unlink()
+        if self._descriptor is None:
+            (self.path / name).unlink()
+        else:
+            os.unlink(name, dir_fd=self._descriptor)
 
     def version(self, name: str) -> str | None:
         """Return a constant, or None if there is no such file."""
-        return _PRESENT if (self.folder / name).exists() else None
+        return _PRESENT if self._regular(name).exists() else None
 
     def publish(self, source: str, target: str, expected: str | None) -> str:
         """Rename a file over another, atomically. The lock excludes other writers, so versions are not compared."""
-        os.replace(self.folder / source, self.folder / target)
+        self._check_folder()
+        if self._descriptor is None:
+            os.replace(self.path / source, self.path / target)
+        else:
+            os.replace(source, target, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
         return _PRESENT
 
     def sync(self) -> None:
         """Return when the names in the folder are on disk."""
-        _sync_names(self.folder)
+        if self._descriptor is None:
+            _sync_names(self.path)
+        else:
+            _fsync(self._descriptor)
 
     def lock(self) -> FolderLock:
-        """Take the right to write; StoreError if another writer has it."""
-        return FolderLock(self.folder)
+        """Take the right to write; StoreError if another writer has it, or if the lock is no regular file."""
+        lock = FolderLock(self.path, str(self.folder))
+        found = os.stat(self.path)
+        if os.open in os.supports_dir_fd:
+            self._descriptor = os.open(self.path, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._descriptor)
+            found = os.fstat(self._descriptor)
+        self._identity = (found.st_dev, found.st_ino)
+        return lock
 
 
 def _sync_names(folder: Path) -> None:

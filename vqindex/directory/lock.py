@@ -40,21 +40,27 @@ class FolderLock:
     ----------
     folder : Path
         The folder.
+    name : str
+        The folder as messages call it.
 
     Raises
     ------
     StoreError
-        If another writer has it; the message names its process.
+        If another writer has it (the message names its process), or if the lock is a link or no regular file.
     """
 
-    def __init__(self, folder: Path) -> None:
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    def __init__(self, folder: Path, name: str) -> None:
+        path = folder / LOCK
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise StoreError(f"{os.path.join(name, LOCK)} is a link or no regular file; expected the lock of a store")
+        # Without following a link that someone made since: opening it would empty the file it leads to.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             _lock_exclusively(descriptor)
         except OSError:
             holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
             os.close(descriptor)
-            raise StoreError(f"{folder} is open for writing by {holder}; expected one writer at a time") from None
+            raise StoreError(f"{name} is open for writing by {holder}; expected one writer at a time") from None
         self._pid = os.getpid()
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {self._pid} on {socket.gethostname()}\n".encode())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 import threading
 import zlib
 from collections.abc import Callable, Iterable
@@ -19,6 +21,7 @@ from ..codes.codec import Codec
 from ..codes.trellis import TABLE_VERSION
 from ..directory.local import LocalDirectory
 from ..directory.protocol import Directory, OutputFile
+from ..errors import InvalidInputError
 from ..rows.originals import KINDS
 from ..version import __version__
 from .contents import FileContents
@@ -29,6 +32,13 @@ __all__ = ["write", "write_file"]
 
 
 Check = Callable[[], None]
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 def _put(
@@ -239,6 +249,23 @@ def write_file(file: OutputFile, codec: Codec, contents: FileContents) -> int:
     return crc
 
 
+def _target(path: Path) -> tuple[Path, int | None]:
+    """Return the regular file that a save makes or replaces, and the mode of the old one.
+
+    A save through a symbolic link replaces the file that the link leads to; the link stays.
+    """
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        if not target.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "there is no such folder to save to", str(path.parent)) from None
+        return target, None
+    if not stat.S_ISREG(mode):
+        raise InvalidInputError(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'no file')}; expected a file or a new name")
+    return target, stat.S_IMODE(mode)
+
+
 def write(
     path: str | os.PathLike[str], codec: Codec, contents: FileContents, *, directory: Directory | None = None
 ) -> None:
@@ -247,7 +274,8 @@ def write(
     Parameters
     ----------
     path : str or path
-        Target. It is replaced only when the new file is complete and on disk.
+        Target. It is replaced only when the new file is complete and on disk; the new file gets its mode. A symbolic
+        link stays, and the file that it leads to is replaced.
     codec : Codec
         Tables of the index.
     contents : FileContents
@@ -255,13 +283,15 @@ def write(
     directory : Directory, optional
         The folder of `path`, for tests.
     """
-    target = Path(path)
+    target, mode = _target(Path(path))
     directory = LocalDirectory(target.parent) if directory is None else directory
     # Only the beginning of the name, so that a long name does not become too long.
     temporary = f".{target.name[:32]}.{secrets.token_hex(4)}.tmp"
     try:
         file = directory.create(temporary)
         try:
+            if mode is not None:
+                os.chmod(directory.fetch(temporary), mode)
             write_file(file, codec, contents)
         finally:
             file.close()

@@ -12,7 +12,6 @@ as a VQIndex: `isinstance` and type checkers accept it where they accept one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -82,7 +81,7 @@ class DurableIndex(_Promised):
     def __init__(
         self, directory: LocalDirectory, lock: WriterLock | None, device: str, mmap: bool, verify: bool
     ) -> None:
-        self._folder, self._lock, self._mmap = directory.folder, lock, mmap
+        self._folder, self._path, self._lock, self._mmap = directory.folder, directory.path, lock, mmap
         version = directory.version(MANIFEST)
         manifest, segments = read_snapshot(directory, mmap, verify)
         self._index = VQIndex._empty(Centering.from_text(manifest.spec, manifest.center), device)
@@ -135,7 +134,7 @@ class DurableIndex(_Promised):
         """Pickle as the path, to be opened for reading; the other process sees the last commit."""
         if self._lock is not None:
             raise StoreError(f"{self._folder} is open for writing; expected mode 'r', whose pickles hold the path")
-        return _reopen, (os.path.abspath(self._folder), self._index._backend.name, self._mmap)
+        return _reopen, (str(self._path), self._index._backend.name, self._mmap)
 
     def to(self, device: str) -> DurableIndex:
         """Search and encode on another device from now on, as `VQIndex.to`."""
@@ -256,7 +255,7 @@ class DurableIndex(_Promised):
 
     def _remap(self) -> None:
         """Map what was committed from its files, which frees memory, also that of removed rows."""
-        with suppress(OSError, MemoryError):  # what is in memory is as good
+        with suppress(OSError, MemoryError, StoreError):  # what is in memory is as good
             self._attach(*read_snapshot(self._commits.directory, self._mmap, not self._mmap))
 
 

@@ -1,0 +1,170 @@
+"""A name stands for what it stood for when it was opened: relative paths, moved and replaced folders, links."""
+
+import os
+import shutil
+import socket
+import stat
+
+import numpy as np
+import pytest
+
+import vqindex
+from vqindex import FileFormatError, InvalidInputError, StoreError, VQIndex
+
+DIM = 8
+X = np.random.default_rng(0).standard_normal((40, DIM)).astype(np.float32)
+posix = pytest.mark.skipif(os.name != "posix", reason="folders can't be moved while a file in them is open")
+
+
+def new_store(path, rows=X[:10]):
+    with vqindex.open(path, "a", dim=DIM, metric="l2") as index:
+        index.add(rows)
+
+
+def vectors_in(path):
+    with vqindex.open(path) as index:
+        return len(index)
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != "lock"}
+
+
+def test_a_store_opened_by_a_relative_path_stays_the_same_after_chdir(tmp_path, monkeypatch):
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        new_store(tmp_path / name / "store", X[:10] if name == "here" else X[:5])
+    foreign = content(tmp_path / "there" / "store")
+    monkeypatch.chdir(tmp_path / "here")
+    with vqindex.open("store", "a") as index:
+        index.add(X[10:20])
+        monkeypatch.chdir(tmp_path / "there")
+        index.commit()
+        index.add(X[20:30])
+        index.compact()
+        assert index.search(X[25], 1).ids.tolist() == [25]
+    assert content(tmp_path / "there" / "store") == foreign
+    assert vectors_in(tmp_path / "here" / "store") == 30
+
+
+@posix
+@pytest.mark.parametrize("what", ["moved", "moved and replaced", "removed", "a link to another store"])
+@pytest.mark.parametrize("call", ["commit", "compact"])
+def test_a_writer_whose_folder_is_gone_or_another_one_refuses_and_writes_to_neither(tmp_path, what, call):
+    folder, other = tmp_path / "store", tmp_path / "other"
+    new_store(folder)
+    new_store(other, X[:3])
+    index = vqindex.open(folder, "a")
+    index.add(X[10:20])
+    if what == "removed":
+        shutil.rmtree(folder)
+    else:
+        folder.rename(tmp_path / "moved")
+        if what == "moved and replaced":
+            shutil.copytree(other, folder)
+        elif what == "a link to another store":
+            folder.symlink_to(other)
+    before = {path: content(path) for path in tmp_path.iterdir() if path.is_dir()}
+    with pytest.raises(StoreError, match="was moved, removed or replaced while it was open for writing"):
+        getattr(index, call)()
+    assert {path: content(path) for path in tmp_path.iterdir() if path.is_dir()} == before
+    assert index.search(X[15], 1).ids.tolist() == [15], "what is in memory stays"
+    if what.startswith("moved"):
+        if folder.exists():
+            shutil.rmtree(folder)
+        (tmp_path / "moved").rename(folder)
+        getattr(index, call)()
+        index.close()
+        assert vectors_in(folder) == 20
+    else:
+        index.close()
+
+
+@pytest.mark.parametrize("target", ["a file", "nothing"])
+def test_a_lock_that_is_a_link_is_refused_and_its_target_untouched(tmp_path, target):
+    new_store(tmp_path / "store")
+    victim = tmp_path / "victim"
+    if target == "a file":
+        victim.write_text("precious")
+    (tmp_path / "store" / "lock").unlink()
+    (tmp_path / "store" / "lock").symlink_to(victim)
+    with pytest.raises(StoreError, match="lock is a link or no regular file"):
+        vqindex.open(tmp_path / "store", "a")
+    assert victim.exists() == (target == "a file")
+    assert target != "a file" or victim.read_text() == "precious"
+    assert vectors_in(tmp_path / "store") == 10, "reading needs no lock"
+
+
+@pytest.mark.parametrize("name", ["manifest", "0000000001.vqi"])
+def test_files_of_a_store_that_are_links_are_refused(tmp_path, name):
+    new_store(tmp_path / "store")
+    if not (tmp_path / "store" / name).exists():
+        (name,) = (path.name for path in (tmp_path / "store").glob("*.vqi"))
+    (tmp_path / "store" / name).rename(tmp_path / "elsewhere")
+    (tmp_path / "store" / name).symlink_to(tmp_path / "elsewhere")
+    for mode in ("r", "a"):
+        with pytest.raises(FileFormatError, match=f"{name} is a symbolic link; expected a regular file"):
+            vqindex.open(tmp_path / "store", mode)
+
+
+# ---- saving
+
+
+def test_save_refuses_what_is_no_regular_file(tmp_path, monkeypatch):
+    index = VQIndex(DIM)
+    index.add(X)
+    (tmp_path / "folder.vqi").mkdir()
+    kinds = {"folder.vqi": "a folder"}
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.vqi")
+        with socket.socket(socket.AF_UNIX) as server:
+            monkeypatch.chdir(tmp_path)  # names of sockets are short
+            server.bind("socket.vqi")
+        kinds |= {"pipe.vqi": "a pipe", "socket.vqi": "a socket"}
+    before = sorted(os.listdir(tmp_path))
+    for name, kind in kinds.items():
+        mode = (tmp_path / name).stat().st_mode
+        with pytest.raises(InvalidInputError, match=f"{name} is {kind}; expected a file or a new name"):
+            index.save(tmp_path / name)
+        assert (tmp_path / name).stat().st_mode == mode
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_save_refuses_a_device_and_leaves_it_alone():
+    index = VQIndex(DIM)
+    with pytest.raises(InvalidInputError, match="/dev/null is a device"):
+        index.save("/dev/null")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_a_missing_folder_is_named_and_no_temporary_file(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        VQIndex(DIM).save(tmp_path / "missing" / "a.vqi")
+    assert str(caught.value) == f"[Errno 2] there is no such folder to save to: '{tmp_path / 'missing'}'"
+
+
+@posix
+def test_save_through_a_link_replaces_its_target_and_keeps_link_and_mode(tmp_path):
+    index = VQIndex(DIM)
+    index.add(X)
+    (tmp_path / "data").mkdir()
+    target, link = tmp_path / "data" / "a.vqi", tmp_path / "link.vqi"
+    VQIndex(DIM).save(target)
+    target.chmod(0o640)
+    link.symlink_to(target)
+    index.save(link)
+    assert link.is_symlink()
+    assert len(VQIndex.load(target)) == 40
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    assert sorted(os.listdir(tmp_path / "data")) == ["a.vqi"]
+
+
+def test_an_index_saved_by_a_relative_path_can_be_saved_again_after_chdir(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    index = VQIndex(DIM)
+    index.save("a.vqi")
+    monkeypatch.chdir(tmp_path / "sub")
+    index.save("a.vqi")
+    assert (tmp_path / "a.vqi").exists()
+    assert (tmp_path / "sub" / "a.vqi").exists()
