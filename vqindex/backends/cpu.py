@@ -7,7 +7,7 @@ The reference runs all other steps, in NumPy.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
@@ -172,11 +172,10 @@ class NativeBackend(ReferenceBackend):
         if self._scanner is None:
             return super().search(request, segments)
         stored, sign_bound = [segment.stored for segment in segments], self._sign_bound(request.confidence)
-        found = []
+        threads, found = request.threads or cpu_count(), []
         for batch in self._batches(request, segments, _HITS // max(1, request.k)):
             queries, words = batch.queries, self._words(batch.selection)
             args = stored, queries.code_query, queries.code_scale, queries.norm
-            threads = request.threads or cpu_count()
             found.append(TopK(*self._scanner.search(*args, request.k, sign_bound, threads, words)))
         return TopK.of_queries(found)
 
@@ -185,26 +184,24 @@ class NativeBackend(ReferenceBackend):
         if self._scanner is None:
             return super().range_search(request, segments)
         stored, sign_bound = [segment.stored for segment in segments], self._sign_bound(request.confidence)
-        found = []
+        threads, found = request.threads or cpu_count(), []
         for batch in self._batches(request, segments, _QUERIES):
             queries, words = batch.queries, self._words(batch.selection)
             assert batch.thresholds is not None
             args = stored, queries.code_query, queries.code_scale, queries.norm, self._signed(batch.thresholds)
-            threads = request.threads or cpu_count()
             found.append(RangeHits.of_counts(*self._scanner.range_search(*args, sign_bound, threads, words)))
         return RangeHits.of_queries(found)
 
     def _sign_bound(self, confidence: float) -> tuple[float, float, float, float] | None:
         return (*self._sign_bound_terms, quantile(confidence)) if confidence < 1 and self.has_sign_bound else None
 
-    def _batches(self, request: SearchRequest, segments: Sequence[Segment], most: int) -> Iterator[SearchRequest]:
-        """Yield the requests of the compiled calls, at most `most` queries each; one request if it has no queries."""
+    def _batches(self, request: SearchRequest, segments: Sequence[Segment], most: int) -> list[SearchRequest]:
+        """Return the requests of the compiled calls, at most `most` queries each; one request if it has no queries."""
         size = 1 if self._is_sparse(request, segments) else max(1, min(_QUERIES, most))
-        if request.count <= size:
-            yield request
-            return
-        for start in range(0, request.count, size):
-            yield request.select(slice(start, start + size))
+        count = request.count
+        if count <= size:
+            return [request]
+        return [request.select(slice(start, start + size)) for start in range(0, count, size)]
 
     @staticmethod
     def _is_sparse(request: SearchRequest, segments: Sequence[Segment]) -> bool:

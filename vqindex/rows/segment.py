@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Segment"]
 
 
-@dataclass(frozen=True, eq=False)
-class Segment:
+class Segment(NamedTuple):
     """Rows in the form that files store and backends scan.
 
     The rows of an index are those of its segments in order. Files, stores, the GPU's mirror and searches pass segments
@@ -46,7 +44,7 @@ class Segment:
 
     @property
     def rows(self) -> int:
-        """Number of rows."""
+        """Number of rows (len() of a tuple is its number of fields)."""
         return self.stored.rows
 
     @property

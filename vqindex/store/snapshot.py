@@ -8,7 +8,6 @@ with that. Files that are open or mapped stay readable after they are removed, s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -67,7 +66,7 @@ def _read_segment(directory: Directory, manifest: Manifest, entry: SegmentEntry,
         raise FileFormatError(f"{where}: not the file that {directory.describe(MANIFEST)} names (its header differs)")
     if (segment.ids is None) != (entry.first_id is not None):
         raise FileFormatError(f"{where}: has ids both here and in {directory.describe(MANIFEST)}, or in neither")
-    return segment if entry.removed is None else replace(segment, removed=read_removed(directory, entry, entry.removed))
+    return segment if entry.removed is None else segment._replace(removed=read_removed(directory, entry, entry.removed))
 
 
 def read_snapshot(directory: Directory, mmap: bool, verify: bool) -> tuple[Manifest, list[Segment]]:
