@@ -245,7 +245,7 @@ class VectorSource:
         """
         if is_on_device(self._matrix):
             return None
-        chunks = float_chunks(self._matrix[:rows], max(1, rows), "vectors")
+        chunks = float_chunks(self._matrix[0:rows], max(1, rows), "vectors")
         return on_host(next(chunks, np.empty((0, self.dim), np.float32)))
 
     def chunks(self, rows: int | None = None) -> Iterator[tuple[int, F32 | OnDevice]]:
