@@ -3,10 +3,10 @@
 // A score is (sum of level * code query) * scale * rescale. With
 //   level = m * narrow level + s      (m is the multiplier; s = 0 if m is 1)
 //   code query = 512 * narrow query + r
-// the int8 sum gives 512 m <narrow levels, narrow query>. It leaves out m <narrow levels, r> + <s, code query>. By the
-// Cauchy-Schwarz inequality this is at most m |narrow levels| |r| + |s| |code query|. Each |s| of a level is at most
-// 255. The query's slack is at least |code query| / 128 where m > 1, so that one product, slack * error, covers both
-// terms.
+// the int8 sum less its offset gives 512 m <narrow levels, narrow query>. It leaves out m <narrow levels, r> + <s, code
+// query>. By the Cauchy-Schwarz inequality this is at most m |narrow levels| |r| + |s| |code query|. Each |s| of a
+// level is at most 255. The query's slack is at least |code query| / 128 where m > 1, so that one product, slack *
+// error, covers both terms.
 #pragma once
 
 #include <cfloat>

@@ -125,7 +125,8 @@ struct Candidates {
 };
 
 struct Kernels {
-  // One call of sign_tile takes at most so many units, because the indices of more would leave the first-level cache.
+  // One call of sign_tile takes at most so many units. With AVX-512 the indices of more would leave the first-level
+  // cache; elsewhere one call takes all units.
   std::size_t call_units;
 
   // ---- levels of packed rows

@@ -48,7 +48,7 @@
 //   slice, single     kSliceMaxRows        1024 rows at most    bounds the candidates that wait for their scores
 //   dot tile, levels  kDotTileRows         128 rows             8 registers of 16 rows; 16 more hold two queries' sums
 //   dot tile, levels  kDotTileQueries      2 queries            one more would need more than 32 registers
-//   RowRange, batch   partition_rows       an even share        a batch scan starts anew with each range
+//   RowRange, batch   partition_rows       an even share        a batch scan starts anew with each range or gathering
 //   RowRange, others  partition_rows       1/4 to 1 row tile    shorter towards the end: threads finish together
 //   sweep, batch      kSweeps              8 sweeps             strided: thresholds see rows from all over early
 //   sign_tile, batch  kSignTileQueries     8 queries at most    share a group's indices in the first-level cache
@@ -56,14 +56,15 @@
 //   subset, batch     kSubsetTableBytes    128 KB of tables     stay in the second-level cache beside the indices
 //   chunk, batch      kChunkTableBytes     16 MB of tables      stay in the third-level cache, if that has the room
 //   chunk, batch      kChunkQueries        1024 queries         bounds a chunk's memory; numbers fit 16 bits
-//   QueryGroup        kThreadQueries       128 or more queries  when split: fewer don't repay each group's row work
+//   QueryGroup        kThreadQueries       128 or more queries  when split; fewer don't repay the row work of each
 // clang-format on
 //
 // Cache sizes are those of one thread, and assume 1 MB of second-level cache for it. Each thread has tables of its own:
 // 4 KB a query at d = 384, so 4 MB for a full chunk; 16 MB a chunk from d = 1513 on. So T threads hold up to T x 16 MB.
 // If the third-level cache they share is smaller, some tables come from memory. Only the speed depends on this.
 //
-// RowRanges are longer than the table says where a selection leaves few rows. A thread alone gets whole segments.
+// RowRanges of the scans other than the batch are longer where a selection leaves few rows. A thread alone gets whole
+// segments.
 #pragma once
 
 #include <cstddef>

@@ -2,17 +2,21 @@
 //
 //   level         the integer that a row's code stands for at one coordinate; as int8 here, see int8_prefilter.hpp
 //   code query    a query as int16 coordinates, from which exact scores come
-//   sign query    the code query rounded to -5..5, from which the agreement with a row's sign bits comes
-//   narrow query  the code query rounded to int8
+//   sign query    the code query scaled to -5..5 and rounded
+//   agreement     the sum of the sign query's magnitudes at coordinates where its sign equals the row's
+//   sign bound    an upper confidence bound of the score, from the agreement (sign_bound.hpp)
+//   rank score    min(score, sign bound), by which rows compete (top_k.hpp)
+//   threshold     a rank score that at least k rows reach
+//   narrow query  the code query divided by 512 and rounded to int8
 //   int8 sum      the product of a row's levels and a narrow query, plus the query's offset (128 * the latter's sum)
 //   candidate     a pair (row, query) whose bound is above the query's threshold, or equal to it where a tie could win
 //
 //   for each chunk of queries                       their look-up tables stay in the third-level cache, if it has room
 //     make the tables
-//     seed the thresholds from the first row tile   if it has 32 k rows or more; not for a range search
+//     seed the thresholds from the first row tile   if it has 32 * k rows or more; not for a range search
 //     for each of eight sweeps over the row tiles
 //       for each row tile of this sweep             the first one in growing parts
-//         take over higher thresholds that other threads published
+//         exchange thresholds with the other threads
 //         make the look-up indices                  from the sign bits; they stay in the second-level cache
 //         for each subset of the chunk              its tables stay in the second-level cache too
 //           for each group of the tile
@@ -20,7 +24,7 @@
 //               sum the agreement with 256 rows     (sign_tile)
 //               list the candidates                 (collect); if the list may overflow, score it first
 //         for each group of the tile
-//           decode the rows that are candidates of any query, once for all
+//           decode the rows that are candidates of any query, once for all of them
 //           drop candidates by their int8 sum       (dot_rows_s8s8, then the float test of int8_prefilter.hpp)
 //           score the others exactly; raise thresholds
 //
@@ -53,14 +57,14 @@ constexpr std::size_t kRowTileIndexBytes = std::size_t{1} << 19;  // most bytes 
 constexpr std::size_t kRowTileGroups = 8;                         // most groups of a row tile
 constexpr std::size_t kSweeps = 8;  // over all row tiles; more or fewer gained nothing (docs/scan.md)
 constexpr std::size_t kGroupCandidates = std::size_t{1} << 14;  // most candidates in a group's list
-constexpr std::size_t kRowTileRowsPerSeed = 16;  // seeding needs so many rows of the tile per seed row, of 2 k
+constexpr std::size_t kRowTileRowsPerSeed = 16;  // rows of the tile that seeding needs for each of 2 * k seed rows
 constexpr std::size_t kPrefetchCandidates = 4;  // between the prefetch of a code query and its use; their loads overlap
 
 // A place in a group takes a byte, and the number of a query in its chunk 16 bits. If every (row, query) of one call is
 // a candidate, an empty list has room for them.
 static_assert(kGroupRows <= 256 && kChunkQueries <= 65536 && kSignTileQueries * kGroupRows <= kGroupCandidates);
 
-// In this class, q numbers a query within the search and i within its chunk.
+// In this class, q numbers a query within the QueryGroup of the thread, and i within its chunk.
 class BatchScan {
  public:
   explicit BatchScan(ScanContext& context) : c_(context), seeder_(context) {}
@@ -143,8 +147,9 @@ class BatchScan {
         const std::size_t stop = std::min(last, at + tile_rows);
         // The first row tile is scanned in growing parts: 64 rows, then 192, then 768, then the rest. A query without a
         // threshold takes every row of a part as a candidate. Each part uses the thresholds that the parts before it
-        // reached, and has three times their rows: in random order, about 3 k of them beat the k-th best so far. Seeded
-        // queries don't need the parts. All queries of the chunk share them, and their cost arises once per chunk.
+        // reached, and has three times their rows: in random order, about 3 * k of them beat the k-th best so far.
+        // Seeded queries don't need the parts. All queries of the chunk share them, and their cost arises once per
+        // chunk.
         for (std::size_t from = at, rows = at == first ? kBlockRows : tile_rows; from < stop; rows = 3 * (from - at)) {
           const std::size_t to = std::min(stop, from + rows);
           if (!c_.keep_going(poll, (to - from) * queries_ * c_.dim)) return false;
@@ -155,8 +160,8 @@ class BatchScan {
     return true;
   }
 
-  // Scans a row tile, or a part of one, for the queries of the chunk. First takes over higher thresholds that other
-  // threads published.
+  // Scans a row tile, or a part of one, for the queries of the chunk. First exchanges thresholds
+  // with the other threads: takes over a higher one, else publishes its own.
   void scan_tile(std::size_t at, std::size_t stop) {
     for (std::size_t i = 0; i < queries_; ++i)
       if (c_.top_k.pull_threshold(first_query_ + i)) update_threshold(i);
@@ -194,8 +199,8 @@ class BatchScan {
   void sum_signs(std::size_t g, std::size_t i, std::size_t some, std::uint16_t* sums) {
     const std::size_t blocks = blocks_of(groups_[g].at, groups_[g].stop);
     SignCall call{0, blocks, some, c_.units * kUnitTable, kMaxUnitsPerByteSum, false};
-    for (std::size_t q = i; q < i + some; ++q)
-      call.units_per_byte_sum = std::min(call.units_per_byte_sum, c_.queries.units_per_byte_sum[first_query_ + q]);
+    for (std::size_t j = i; j < i + some; ++j)
+      call.units_per_byte_sum = std::min(call.units_per_byte_sum, c_.queries.units_per_byte_sum[first_query_ + j]);
     for (std::size_t u = 0; u < c_.units; u += call.units) {
       call.units = std::min(c_.units - u, c_.kernels.call_units);
       call.accumulate = u > 0;

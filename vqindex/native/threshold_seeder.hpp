@@ -22,11 +22,12 @@ class ThresholdSeeder {
  public:
   explicit ThresholdSeeder(ScanContext& context) : c_(context) {}
 
-  // Scores 2 k to 4 k of the rows that query q may find, those of the highest agreement whatever their norms. If too
-  // many rows share one agreement, scores the first 4 k of them.
+  // Scores 2 * k to 4 * k of the rows that query q may find, those of the highest agreement whatever their norms. If
+  // too many rows share one agreement, scores the first 4 * k of them. If a selection leaves fewer than k, does
+  // nothing.
   void seed_threshold(std::size_t q, const std::vector<AgreementOfRows>& rows) {
     find_seed_rows(q, rows, 2 * c_.request.k);
-    if (seeds_.size() < c_.request.k) return;  // a filter left too few
+    if (seeds_.size() < c_.request.k) return;  // a selection left too few
     rows_.clear();
     for (const SeedRow& seed : seeds_) {
       rows_.push_back(seed.row);
