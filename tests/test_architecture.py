@@ -25,6 +25,7 @@ LAYERS = (
     ("index",),
     ("store/*",),
     ("integrations/*",),
+    ("__main__",),
 )
 FACADE_LAYER = LAYERS.index(("store/*",))  # of `from vqindex import ...`
 
@@ -42,7 +43,10 @@ FORBIDDEN = {
     "vqindex_datasets": {"vqindex_bench", "vqindex_cli"},
     "vqindex_bench": {"vqindex_cli"},
 }
-EXCEPTIONS = {("vqindex.backends.registry", "vqindex_gpu")}  # loads the CUDA backend if it is installed
+EXCEPTIONS = {
+    ("vqindex.backends.registry", "vqindex_gpu"),  # loads the CUDA backend if it is installed
+    ("vqindex.__main__", "vqindex_cli"),  # python -m vqindex; nothing imports it
+}
 
 
 def modules_of(folder):

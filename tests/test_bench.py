@@ -147,7 +147,7 @@ def test_skipped_indexes_are_reported_with_the_reason(folder, run):
     assert err.startswith("skipped vqindex trellis 5 bits: bits is 5; codec 'trellis'")
     code, out, err = run("bench", "base.npy", "--queries", "queries.npy", "--bits", "5", "--codecs", "trellis", *QUICK)
     assert (code, out) == (1, "")
-    assert err.splitlines()[-1] == "Error: no index could be built"
+    assert err.splitlines()[-1] == "error: no index could be built"
     code, out, err = run(
         "bench", "base.npy", "--queries", "queries.npy", "--bits", 2, "--peers", "turbovec,usearch,scann", *QUICK
     )

@@ -168,3 +168,30 @@ def test_an_index_saved_by_a_relative_path_can_be_saved_again_after_chdir(tmp_pa
     index.save("a.vqi")
     assert (tmp_path / "a.vqi").exists()
     assert (tmp_path / "sub" / "a.vqi").exists()
+
+
+# ---- names that lead nowhere
+
+
+def test_urls_are_refused_as_urls(tmp_path):
+    calls = (
+        lambda: VQIndex.load("s3://bucket/a.vqi"),
+        lambda: VQIndex(DIM).save("https://example.org/a.vqi"),
+        lambda: vqindex.open("gs://bucket/store", "a", dim=DIM),
+    )
+    for call in calls:
+        with pytest.raises(InvalidInputError, match="is a URL; expected a path of the local file system"):
+            call()
+
+
+def test_missing_stores_and_folders_are_named_as_they_were_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("empty")
+    for name, found in (("missing", "does not exist"), ("empty", "holds no index")):
+        with pytest.raises(FileNotFoundError) as caught:
+            vqindex.open(name)
+        assert str(caught.value) == f"[Errno 2] {found}; mode 'a' with dim= makes an index in a folder: {name!r}"
+    with pytest.raises(FileNotFoundError, match="there is no such folder to make a store in: 'no'"):
+        vqindex.open("no/store", "a", dim=DIM)
+    with pytest.raises(IsADirectoryError, match=r"a folder is no \.vqi file; vqindex.open opens a store: 'empty'"):
+        VQIndex.load("empty")

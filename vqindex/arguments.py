@@ -1,8 +1,11 @@
-"""Checks of the plain arguments of a search. ``arrays.py`` checks arrays."""
+"""Checks of plain arguments: those of a search, and paths. ``arrays.py`` checks arrays."""
 
 from __future__ import annotations
 
 import math
+import os
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ __all__ = [
     "MAX_K",
     "as_confidence",
     "as_count",
+    "as_path",
     "as_shortlist",
     "as_thresholds",
 ]
@@ -24,6 +28,13 @@ __all__ = [
 DEFAULT_CONFIDENCE = 0.995
 DEFAULT_OVERSAMPLE = 4
 MAX_K = 2**31 - 1
+
+
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path of the local file system."""
+    if isinstance(path, str) and re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", path):
+        raise InvalidInputError(f"{path} is a URL; expected a path of the local file system")
+    return Path(path)
 
 
 def as_count(name: str, value: object, most: int | None = None) -> int:

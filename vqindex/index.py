@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from abc import ABCMeta
 from copy import deepcopy
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import as_path
 from .arrays import VectorSource
 from .backends.protocol import Backend
 from .backends.registry import make_backend, warn_of_numpy_steps
@@ -594,7 +596,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         """
         from . import file_format  # here, since h5py is most of the time that importing vqindex would take
 
-        file_format.write(path, self._codec, self._file_contents())
+        file_format.write(as_path(path), self._codec, self._file_contents())
 
     def _file_contents(self) -> FileContents:
         """Return what a file of this moment holds, also while another thread changes the index."""
@@ -635,6 +637,9 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         """
         from . import file_format
 
+        path = as_path(path)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a folder is no .vqi file; vqindex.open opens a store", str(path))
         return cls._of_file(file_format.read(path, mmap=mmap, verify=not mmap if verify is None else verify), device)
 
     @classmethod

@@ -131,6 +131,12 @@ def build(
     store = store or output.is_dir()
     if commit_every is not None and not store:
         raise click.UsageError("--commit-every needs --store")
+    if str(output) == "-":
+        raise click.ClickException("output is '-', but an index is not written to stdout; expected the name of a file")
+    if "://" in str(output) or str(output).startswith("s3:/"):
+        raise click.ClickException(f"{output} is a URL; expected a path of the local file system")
+    if output.exists() and not output.is_file() and not output.is_dir():
+        raise click.ClickException(f"{output} is no regular file; expected a file or a new name")
     if output.exists() and not force and not store:
         raise click.ClickException(f"{output} exists; choose another name or give --force")
     if not output.parent.is_dir():

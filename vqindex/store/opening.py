@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
 
+from ..arguments import as_path
 from ..center import Centering
 from ..directory.local import LocalDirectory
 from ..directory.lock import LOCK
@@ -83,7 +85,7 @@ def open_store(
         "sketch": sketch, "rotation": rotation, "seed": seed, "keep_vectors": keep_vectors, "center": center,
     }  # fmt: skip
     parameters = {name: value for name, value in parameters.items() if value is not None}
-    return _open(LocalDirectory(Path(path)), mode, parameters, device, mmap, not mmap if verify is None else verify)
+    return _open(LocalDirectory(as_path(path)), mode, parameters, device, mmap, not mmap if verify is None else verify)
 
 
 def _open(
@@ -94,11 +96,16 @@ def _open(
         raise InvalidInputError(f"mode is {mode!r}; expected 'r' or 'a'")
     if folder.is_file():
         raise FileFormatError(f"{folder} is a file; expected a folder (VQIndex.load reads a .vqi file)")
+    if mode == "r" and directory.version(MANIFEST) is None:
+        found = "holds no index" if directory.path.is_dir() else "does not exist"
+        raise FileNotFoundError(errno.ENOENT, f"{found}; mode 'a' with dim= makes an index in a folder", str(folder))
     lock = None
     if mode == "a":
         is_new = directory.version(MANIFEST) is None
         if is_new:
             first = _first_commit(folder, parameters)
+            if not directory.path.parent.is_dir():
+                raise FileNotFoundError(errno.ENOENT, "there is no such folder to make a store in", str(folder.parent))
             directory.make_folder()
         lock = directory.lock()
     try:

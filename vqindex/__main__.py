@@ -1,0 +1,6 @@
+"""``python -m vqindex`` runs the command line."""
+
+from vqindex_cli.main import main
+
+if __name__ == "__main__":
+    main()
