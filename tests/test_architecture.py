@@ -17,9 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     ("errors", "version", "_native"),
     ("arrays", "spec", "arguments", "codes/*"),
-    ("rows/*", "center", "result", "directory/*"),
+    ("rows/*", "center", "result"),
     ("backends/*",),
-    ("encoder", "file_format/*"),
+    ("encoder",),
+    ("directory/*",),
+    ("file_format/*",),
     ("store/manifest", "store/removed", "store/merge", "store/snapshot", "store/commit"),  # they know no index
     ("search/*",),
     ("index",),

@@ -420,6 +420,8 @@ def test_small_offsets_inner_products_and_centers_are_not_warned_of(metric, rati
     VQIndex(32, metric=metric, **settings).add(with_offset(ratio)[0])
 
 
-@pytest.mark.parametrize("rows", [np.zeros((5, 32)), np.ones((5, 32)), np.ones((1, 32)), np.empty((0, 32))])
-def test_vectors_without_a_spread_are_not_warned_of(rows):
+@pytest.mark.parametrize(
+    "rows", [np.zeros((99, 32)), np.ones((99, 32)), np.ones((1, 32)), np.empty((0, 32)), with_offset(9)[0][:63]]
+)
+def test_vectors_without_a_spread_and_few_vectors_are_not_warned_of(rows):
     VQIndex(32, metric="l2").add(rows)

@@ -79,16 +79,16 @@ def test_a_mapped_index_is_copied_without_its_file(tmp_path):
 
 
 def test_a_damaged_pickle_is_refused():
-    rebuild, (data, backend) = make("plain").__reduce__()
+    rebuild, (kind, data, backend) = make("plain").__reduce__()
     broken = bytearray(data)
     broken[len(broken) // 2] ^= 1
     with pytest.raises(FileFormatError):
-        rebuild(bytes(broken), backend)
+        rebuild(kind, bytes(broken), backend)
 
 
 def test_a_pickle_from_a_backend_that_is_missing_opens_on_the_cpu():
-    rebuild, (data, _) = make("plain").__reduce__()
-    moved = rebuild(data, "no such backend")
+    rebuild, (kind, data, _) = make("plain").__reduce__()
+    moved = rebuild(kind, data, "no such backend")
     assert moved.stats()["backend"] in ("native", "reference")
     assert_same(moved, make("plain"))
 

@@ -14,6 +14,9 @@ from vqindex import InvalidInputError, VQIndex
 from vqindex._native import supported_isas
 from vqindex.spec import METRICS
 
+# Values of any kind may have an offset that dwarfs their spread.
+pytestmark = pytest.mark.filterwarnings("ignore::vqindex.OffsetWarning")
+
 # Those that promise equal bits everywhere: no dense matrix products.
 PORTABLE = (
     ("turboquant-prod", "shared"),

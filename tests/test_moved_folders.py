@@ -107,6 +107,17 @@ def test_files_of_a_store_that_are_links_are_refused(tmp_path, name):
             vqindex.open(tmp_path / "store", mode)
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="no list of open files here")
+def test_closing_a_writer_closes_all_its_descriptors(tmp_path):
+    before = len(os.listdir("/proc/self/fd"))
+    writers = []
+    for number in range(8):
+        writers.append(vqindex.open(tmp_path / str(number), "a", dim=DIM))
+        writers[-1].add(X)
+        writers[-1].close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 # ---- saving
 
 

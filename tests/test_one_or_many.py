@@ -120,8 +120,28 @@ def test_nulls_ragged_lists_and_tables_of_pyarrow_are_refused_by_name(arrow):
         (arrow.array([[1, 2], None], floats), "row 1 is null"),
         (arrow.array([[1, 2], [3, None]], floats), "row 1 holds a null"),
         (arrow.array([[1, 2], [3]], floats), "row 1 has 1 numbers and row 0 has 2"),
-        (arrow.table({"v": arrow.array([[1.0, 2.0]])}), "pyarrow Table; expected one of its columns"),
+        (arrow.table({"v": arrow.array([[1.0, 2.0]])}), "pyarrow Table; expected a column"),
     ):
         with pytest.raises(InvalidInputError, match=message):
             index.add(column)
     assert len(index) == 0
+
+
+def test_valid_columns_with_empty_or_unequal_chunks_of_pyarrow(arrow):
+    floats = arrow.list_(arrow.float32())
+    two, none, three = (arrow.array(rows, floats) for rows in ([[1, 2], [3, 4]], [], [[1, 2, 3]]))
+    index = VQIndex(2)
+    index.add(arrow.chunked_array([two, none, two]))
+    assert len(index) == 4
+    with pytest.raises(InvalidInputError, match="rows have 2, 3 numbers; expected equal lengths"):
+        index.add(arrow.chunked_array([two, three]))
+    with pytest.raises(InvalidInputError, match=r"pyarrow .*Scalar; expected a column"):
+        index.add(arrow.scalar(1.0))
+
+
+@pytest.mark.parametrize("queries", [(row for row in X), {1, 2}, "text", lambda: X])
+def test_what_are_no_queries_is_named(queries):
+    index = VQIndex(DIM)
+    index.add(X)
+    with pytest.raises(InvalidInputError, match=r"queries is .*; expected an array of shape \(nq, 8\) or \(8,\)"):
+        index.search(queries, 3)

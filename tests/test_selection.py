@@ -13,6 +13,8 @@ from vqindex._native import supported_isas
 from vqindex.backends.registry import make_backend
 from vqindex.codes.codec import Codec
 from vqindex.rows.bitmap import bits_of, count, full, of_rows, rows_of, words_of
+from vqindex.rows.request import SearchRequest, Selection
+from vqindex.rows.segment import Segment
 from vqindex.spec import METRICS, IndexSpec
 
 SIZES = (0, 1, 63, 64, 65, 127, 128, 129, 257, 1000)
@@ -238,3 +240,34 @@ def test_results_do_not_depend_on_how_threads_share_filtered_queries(codec, conf
             first = first or got
             for one, other in zip(got, first, strict=True):
                 np.testing.assert_array_equal(one, other, err_msg=f"{cuts} {threads}")
+
+
+@pytest.mark.parametrize("selected", ["all", "one for all queries", "one for each"])
+def test_removed_rows_of_segments_are_never_returned(selected):
+    """Also where a caller passes segments as a store reads them, without a selection of its own."""
+    spec = IndexSpec(64, 3, "l2")
+    reference, compiled = backends(spec)
+    rng = np.random.default_rng(0)
+    rows, queries = reference.encode(make_rows("ties", 200, 64, 1)), reference.prepare(make_rows("plain", 4, 64, 2))
+    stored = stored_segments(spec, rows, (1, 2))
+    removed = [np.array([0, 5, 63]), None, np.arange(70)]
+    segments = [Segment(part, removed=gone) for part, gone in zip(stored, removed, strict=True)]
+    live = np.ones(200, bool)
+    live[[0, 5, 63]] = live[128:198] = False
+    bits = {"all": None, "one for all queries": rng.random(200) < 0.5, "one for each": rng.random((4, 200)) < 0.5}[
+        selected
+    ]
+    words = None if bits is None else [words_of(bits[..., a:b]) for a, b in ((0, 64), (64, 128), (128, 200))]
+    want_bits = live if bits is None else bits & live
+    plain_words = [words_of(want_bits[..., a:b]) for a, b in ((0, 64), (64, 128), (128, 200))]
+    selection = None if words is None else Selection(tuple(words))
+    for backend in (reference, *compiled.values()):
+        want = top_k(backend, queries, stored, 60, words=plain_words)
+        got = backend.search(SearchRequest(queries, k=60, selection=selection), segments)
+        for one, other in zip((got.scores, got.rows, got.rank_scores), want, strict=True):
+            np.testing.assert_array_equal(one, other)
+        thresholds = np.ascontiguousarray(want[0][:, 7])
+        want = range_hits(backend, queries, stored, thresholds, words=plain_words)
+        got = backend.range_search(SearchRequest(queries, thresholds=thresholds, selection=selection), segments)
+        for one, other in zip(got, want, strict=True):
+            np.testing.assert_array_equal(one, other)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqindex.codes.top_k import RangeHits, TopK, merge_range_hits, merge_top_k
+from vqindex.codes.top_k import RangeHits, TopK, merge_top_k
 
 
 def by_hand(rank_scores, scores, rows, k, ascending):
@@ -52,7 +52,6 @@ def test_merging_empty_lists_gives_missing_places(ascending):
     assert merged.rows.tolist() == [[-1] * 5] * 2
     assert (merged.scores == (np.inf if ascending else -np.inf)).all()
     assert (merged.rank_scores == -np.inf).all()
-    assert empty.shifted(100).rows.tolist() == [[-1] * 3] * 2
 
 
 def test_the_threshold_is_the_worst_rank_score_of_a_full_list():
@@ -62,23 +61,20 @@ def test_the_threshold_is_the_worst_rank_score_of_a_full_list():
     assert TopK.empty(2, 0, ascending=False).threshold.tolist() == [np.inf, np.inf]
 
 
-def test_shifted_rows_count_from_the_offset():
-    one = top_k_of([3.0, 1.0], [3.0, 1.0], [0, 1], 3, False).shifted(40)
-    assert one.rows.tolist() == [[40, 41, -1]]
-
-
 @pytest.mark.parametrize("ascending", [False, True])
-def test_merged_range_hits_are_best_first_with_ties_by_row(ascending):
+def test_hits_found_in_any_order_come_best_first_with_ties_by_row(ascending):
     sign = 1 if ascending else -1
-    lists = [
-        RangeHits.of_counts(np.array([2, 0, 1]), np.float32([1, 2, 5]) * sign, np.array([3, 7, 1])),
-        RangeHits.of_counts(np.array([2, 1, 0]), np.float32([1, 3, 4]) * sign, np.array([2, 9, 8])),
-    ]
-    for order in (lists, lists[::-1]):
-        lims, scores, rows = merge_range_hits(order, ascending=ascending)
-        assert lims.tolist() == [0, 4, 5, 6]
-        assert (scores * sign).tolist() == [1, 1, 2, 3, 4, 5]
-        assert rows.tolist() == [2, 3, 7, 9, 8, 1]
+    query, scores, rows = (
+        np.array([0, 0, 2, 0, 0, 1]),
+        np.float32([1, 2, 5, 1, 3, 4]) * sign,
+        np.array([3, 7, 1, 2, 9, 8]),
+    )
+    for order in itertools.permutations(range(6)):
+        at = list(order)
+        lims, found, of_rows = RangeHits.of_unsorted(query[at], scores[at], rows[at], 4, ascending=ascending)
+        assert lims.tolist() == [0, 4, 5, 6, 6]
+        assert (found * sign).tolist() == [1, 1, 2, 3, 4, 5]
+        assert of_rows.tolist() == [2, 3, 7, 9, 8, 1]
 
 
 def test_joined_queries_keep_their_order():
@@ -88,3 +84,10 @@ def test_joined_queries_keep_their_order():
     assert (lims.tolist(), scores.tolist(), rows.tolist()) == ([0, 1, 1, 3], [1, 3, 2], [4, 5, 6])
     lists = [top_k_of([row], [row], [row], 2, False) for row in (1.0, 2.0)]
     assert TopK.of_queries(lists).rows.tolist() == [[1, -1], [2, -1]]
+
+
+def test_an_unknown_count_of_dropped_rows_stays_unknown():
+    known, unknown = (
+        TopK.empty(2, 1, ascending=False)._replace(dropped=np.array(counts)) for counts in ([3, 4], [-1, 2])
+    )
+    assert merge_top_k([known, unknown, known], 1, ascending=False).dropped.tolist() == [-1, 10]

@@ -97,13 +97,18 @@ def no_array(value: Any) -> str | None:
 
 def _column_of_arrow(column: Any) -> NDArray[Any]:
     """Return a pyarrow Array or ChunkedArray: lists of numbers as a matrix, anything else as a vector."""
-    if hasattr(column, "schema"):
-        raise InvalidInputError(f"the array is a pyarrow {type(column).__name__}; expected one of its columns")
+    if not hasattr(column, "null_count") or hasattr(column, "schema"):
+        raise InvalidInputError(f"the array is a pyarrow {type(column).__name__}; expected a column")
     if column.null_count:
         row = column.is_null().to_pylist().index(True)
         raise InvalidInputError(f"row {row} is null; expected a value in every row")
-    chunks = getattr(column, "chunks", [column])
-    return np.concatenate([_chunk_of_arrow(chunk) for chunk in chunks]) if chunks else np.empty(0, np.float32)
+    arrays = [_chunk_of_arrow(chunk) for chunk in getattr(column, "chunks", [column]) if len(chunk)]
+    widths = {array.shape[1:] for array in arrays}
+    if len(widths) > 1:
+        raise InvalidInputError(
+            f"rows have {', '.join(str(*w) for w in sorted(widths))} numbers; expected equal lengths"
+        )
+    return np.concatenate(arrays) if arrays else np.empty(0, np.float32)
 
 
 def _chunk_of_arrow(chunk: Any) -> NDArray[Any]:
@@ -289,6 +294,9 @@ def float_rows(matrix: Any, rows: NDArray[np.int64], what: str) -> F32:
 
 def as_queries(array: Any, dim: int) -> tuple[F32 | OnDevice, bool]:
     """Return float32 queries of shape (nq, dim), and whether the input is a single 1-D query."""
+    kind = no_array(array)
+    if kind is not None:
+        raise InvalidInputError(f"queries is {kind}; expected an array of shape (nq, {dim}) or ({dim},)")
     array = _to_host(array)
     single = len(array.shape) == 1 and array.shape[0] != 0
     if single:

@@ -46,7 +46,7 @@ from .spec import IndexSpec
 
 __all__ = ["Centering", "engine_spec"]
 
-_SAMPLE = 256  # rows that show an offset; takes a fraction of a millisecond
+_FEWEST, _SAMPLE = 64, 256  # rows that show an offset; takes a fraction of a millisecond
 # An offset this many times as long as the spread is warned of. Recall@10 of 4 bits then falls from .85 to .65, for l2
 # and cosine, in 16 to 384 dimensions.
 _OFFSET = 2.0
@@ -194,7 +194,7 @@ class Centering:
         if self.on or self.spec.metric == "ip":
             return
         sample = source.first(_SAMPLE)
-        if sample is None or len(sample) < 2:
+        if sample is None or len(sample) < _FEWEST:
             return
         rows = sample.astype(np.float64)
         norm2 = np.einsum("ij,ij->i", rows, rows)

@@ -233,8 +233,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
     @property
     def ids(self) -> NDArray[Any]:
         """All ids in the order in which vectors were added, int64 or str objects, shape (ntotal,)."""
-        now = self._ids.snapshot()
-        return now.ids(now.live_rows())
+        ids = self._ids.snapshot()
+        return ids.ids(ids.live_rows())
 
     def stats(self) -> dict[str, Any]:
         """Return the spec, sizes in bytes, the backend, and the quantizer's expected error as a plain dict.
@@ -363,7 +363,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
 
     def __deepcopy__(self, memo: Any = None) -> VQIndex:
         """Return an index of its own with the same vectors, ids and results."""
-        index = VQIndex._empty(self._centering, self._backend.name)
+        index = type(self)._empty(self._centering, self._backend.name)
         index._contents = self._contents.snapshot().copied()
         index._rows.write_with(index._backend.put)
         index._encoder = index._encoder._replace(centering=self._centering)  # the first rows may have decided on it
@@ -378,7 +378,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         """Pickle as the bytes of a ``.vqi`` file, which every later version reads."""
         from .file_format import to_bytes
 
-        return _from_pickle, (to_bytes(self._codec, self._file_contents()), self._backend.name)
+        return _from_pickle, (type(self), to_bytes(self._codec, self._file_contents()), self._backend.name)
 
     def merge(self, other: VQIndex) -> None:
         """Add all vectors of another index, without encoding them again.
@@ -654,12 +654,12 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         return index
 
 
-def _from_pickle(data: bytes, backend: str) -> VQIndex:
+def _from_pickle(kind: type[VQIndex], data: bytes, backend: str) -> VQIndex:
     """Return the index of a pickle, on the backend it had, or on the CPU where that backend can't be used."""
     from .file_format import from_bytes
 
     file = from_bytes(data)
     try:
-        return VQIndex._of_file(file, backend)
+        return kind._of_file(file, backend)
     except BackendError:
-        return VQIndex._of_file(file, "cpu")
+        return kind._of_file(file, "cpu")

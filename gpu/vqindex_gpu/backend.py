@@ -200,7 +200,7 @@ class CudaBackend:
         BackendError
             If a device has too little memory even for a few of the rows.
         """
-        ascending = self.spec.metric == "l2"
+        ascending, request = self.spec.metric == "l2", request.without_removed(segments)
         found = [TopK.empty(request.count, 0, ascending=ascending)]
         width = min(request.k, sum(segment.rows for segment in segments))
         if width and request.count:
@@ -213,8 +213,8 @@ class CudaBackend:
 
     def range_search(self, request: SearchRequest, segments: Sequence[Segment]) -> RangeHits:
         """Return all rows that are better than the request's thresholds; see `Backend.range_search`."""
+        ascending, request = self.spec.metric == "l2", request.without_removed(segments)
         assert request.thresholds is not None
-        ascending = self.spec.metric == "l2"
         thresholds = -request.thresholds if ascending else request.thresholds
         none = np.empty(0, np.int64)
         found = [(none, np.empty(0, np.float32), none)]
@@ -223,10 +223,8 @@ class CudaBackend:
             for batches in steps:
                 found.extend(self._range_search(request, thresholds, queries, batches))
         query, scores, rows = (np.concatenate(columns) for columns in zip(*found, strict=True))
-        order = np.lexsort((rows, -scores, query))
-        lims = np.searchsorted(query[order], np.arange(request.count + 1)).astype(np.int64)
-        scores = scores[order]
-        return RangeHits(lims, np.float32(0) - scores if ascending else scores, rows[order])
+        scores = np.float32(0) - scores if ascending else scores
+        return RangeHits.of_unsorted(query, scores, rows, request.count, ascending=ascending)
 
     def _range_search(
         self, request: SearchRequest, thresholds: F32, queries: Sequence[Queries], batches: Sequence[_Batch | None]
@@ -268,7 +266,8 @@ class CudaBackend:
         """Bring what a device found to the host."""
         rank_scores, scores, rows = (engine.device.download(array) for array in found)
         scores = np.float32(0) - scores if self.spec.metric == "l2" else scores
-        return TopK(scores, batch.row_numbers(rows), rank_scores, np.zeros(len(rows), np.int64))
+        dropped = np.full(len(rows), -1)  # the kernels do not count
+        return TopK(scores, batch.row_numbers(rows), rank_scores, dropped)
 
     def _batches(self, request: SearchRequest, segments: Sequence[Segment]) -> Generator[tuple[_Batch | None, ...]]:
         """Divide the rows among the devices; yield the rows in memory of each, until every row had its turn."""

@@ -171,6 +171,7 @@ class NativeBackend(ReferenceBackend):
         """Return the k best rows of every query, best first; threads share the scan."""
         if self._scanner is None:
             return super().search(request, segments)
+        request = request.without_removed(segments)
         stored, sign_bound = [segment.stored for segment in segments], self._sign_bound(request.confidence)
         threads, found = request.threads or cpu_count(), []
         for batch in self._batches(request, segments, _HITS // max(1, request.k)):
@@ -183,6 +184,7 @@ class NativeBackend(ReferenceBackend):
         """Return all rows that are better than the thresholds; threads share the scan."""
         if self._scanner is None:
             return super().range_search(request, segments)
+        request = request.without_removed(segments)
         stored, sign_bound = [segment.stored for segment in segments], self._sign_bound(request.confidence)
         threads, found = request.threads or cpu_count(), []
         for batch in self._batches(request, segments, _QUERIES):

@@ -246,7 +246,7 @@ class ReferenceBackend:
 
     def search(self, request: SearchRequest, segments: Sequence[Segment]) -> TopK:
         """Return the k best rows of every query, best first."""
-        k = request.k
+        request, k = request.without_removed(segments), request.k
         size = max(1, min(1024, _SCORES // (4 * max(1, k))))
         found = [
             self._search_batch(request.select(slice(start, start + size)), segments)
@@ -284,6 +284,7 @@ class ReferenceBackend:
 
     def range_search(self, request: SearchRequest, segments: Sequence[Segment]) -> RangeHits:
         """Return all rows that are better than the request's thresholds."""
+        request = request.without_removed(segments)
         none = np.empty(0, np.int64)
         found = [(none, none, np.empty(0, np.float32))]
         for start in range(0, request.count, 1024):
@@ -294,10 +295,8 @@ class ReferenceBackend:
                 query, column = np.nonzero(rank_scores > thresholds)
                 found.append((query + start, column + first_row, scores[query, column]))
         query, rows, scores = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
-        order = np.lexsort((rows, -scores, query))
-        lims = np.searchsorted(query[order], np.arange(request.count + 1)).astype(np.int64)
-        scores = scores[order]
-        return RangeHits(lims, np.float32(0) - scores if self._ascending else scores, rows[order])
+        scores = np.float32(0) - scores if self._ascending else scores
+        return RangeHits.of_unsorted(query, scores, rows, request.count, ascending=self._ascending)
 
     @property
     def has_sign_bound(self) -> bool:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RangeHits", "TopK", "merge_range_hits", "merge_top_k"]
+__all__ = ["RangeHits", "TopK", "merge_top_k"]
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -33,8 +33,9 @@ class TopK(NamedTuple):
     rank_scores : ndarray of float32, shape (nq, k)
         Rank scores of the rows; larger is better for every metric, -inf in empty places.
     dropped : ndarray of int64, shape (nq,)
-        Number of rows that the scan dropped by their sign bounds, before it scored their full codes. It measures work
-        and may differ between backends, threads and batches; scores and rows never do.
+        Number of rows that the scan dropped by their sign bounds, before it scored their full codes; -1 where a
+        backend does not count them. It measures work and may differ between backends, threads and batches; scores and
+        rows never do.
     """
 
     scores: F32
@@ -60,10 +61,6 @@ class TopK(NamedTuple):
             return np.full(len(self.rank_scores), np.inf, np.float32)
         lowest: F32 = self.rank_scores.min(axis=1)
         return lowest
-
-    def shifted(self, first_row: int) -> TopK:
-        """Return the lists with `first_row` added to every row; empty places stay -1."""
-        return self._replace(rows=np.where(self.rows < 0, self.rows, self.rows + first_row))
 
 
 def merge_top_k(lists: Sequence[TopK], k: int, *, ascending: bool) -> TopK:
@@ -93,7 +90,8 @@ def merge_top_k(lists: Sequence[TopK], k: int, *, ascending: bool) -> TopK:
     width = order.shape[1]
     out.scores[:, :width], out.rank_scores[:, :width] = scores, rank_scores
     out.rows[:, :width] = np.where(place == np.iinfo(np.int64).max, -1, place)
-    return out._replace(dropped=np.sum([each.dropped for each in lists], axis=0))
+    dropped = np.stack([each.dropped for each in lists])
+    return out._replace(dropped=np.where((dropped < 0).any(axis=0), -1, dropped.sum(axis=0)))
 
 
 class RangeHits(NamedTuple):
@@ -114,6 +112,13 @@ class RangeHits(NamedTuple):
     rows: I64
 
     @classmethod
+    def of_unsorted(cls, query: I64, scores: F32, rows: I64, nq: int, *, ascending: bool) -> RangeHits:
+        """Return hits that were found in any order, each with the number of its query."""
+        order = np.lexsort((rows, scores if ascending else -scores, query))
+        lims = np.searchsorted(query[order], np.arange(nq + 1)).astype(np.int64)
+        return cls(lims, scores[order], rows[order])
+
+    @classmethod
     def of_counts(cls, counts: I64, scores: F32, rows: I64) -> RangeHits:
         """Return the hits of queries that have `counts` hits each, shape (nq,)."""
         return cls(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), scores, rows)
@@ -125,13 +130,3 @@ class RangeHits(NamedTuple):
             return batches[0]
         counts, scores, rows = zip(*((np.diff(hits.lims), hits.scores, hits.rows) for hits in batches), strict=True)
         return cls.of_counts(np.concatenate(counts), np.concatenate(scores), np.concatenate(rows))
-
-
-def merge_range_hits(lists: Sequence[RangeHits], *, ascending: bool) -> RangeHits:
-    """Merge the results, at least one, of range searches of different rows for the same queries."""
-    nq = len(lists[0].lims) - 1
-    query = np.concatenate([np.repeat(np.arange(nq), np.diff(hits.lims)) for hits in lists])
-    scores, rows = (np.concatenate(columns) for columns in list(zip(*lists, strict=True))[1:])
-    order = np.lexsort((rows, scores if ascending else -scores, query))
-    lims = np.searchsorted(query[order], np.arange(nq + 1)).astype(np.int64)
-    return RangeHits(lims, scores[order], rows[order])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import weakref
 from pathlib import Path
 from typing import Any
 
@@ -178,12 +177,16 @@ class LocalDirectory:
 
     def lock(self) -> FolderLock:
         """Take the right to write; StoreError if another writer has it, or if the lock is no regular file."""
-        lock = FolderLock(self.path, str(self.folder))
-        found = os.stat(self.path)
-        if os.open in os.supports_dir_fd:
-            self._descriptor = os.open(self.path, os.O_RDONLY)
-            weakref.finalize(self, os.close, self._descriptor)
-            found = os.fstat(self._descriptor)
+        if os.open not in os.supports_dir_fd:
+            lock, found = FolderLock(self.path, str(self.folder)), os.stat(self.path)
+        else:
+            descriptor = os.open(self.path, os.O_RDONLY)  # the lock is taken relative to it: of this folder, no other
+            try:
+                lock, found = FolderLock(self.path, str(self.folder), descriptor), os.fstat(descriptor)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            self._descriptor = descriptor
         self._identity = (found.st_dev, found.st_ino)
         return lock
 

@@ -42,6 +42,8 @@ class FolderLock:
         The folder.
     name : str
         The folder as messages call it.
+    descriptor : int, optional
+        An open descriptor of the folder; `release` closes it.
 
     Raises
     ------
@@ -49,12 +51,16 @@ class FolderLock:
         If another writer has it (the message names its process), or if the lock is a link or no regular file.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
-        path = folder / LOCK
+    def __init__(self, folder: Path, name: str, descriptor: int | None = None) -> None:
+        folder_descriptor, path = descriptor, folder / LOCK
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise StoreError(f"{os.path.join(name, LOCK)} is a link or no regular file; expected the lock of a store")
         # Without following a link that someone made since: opening it would empty the file it leads to.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        if folder_descriptor is None:
+            descriptor = os.open(path, flags, 0o666)
+        else:
+            descriptor = os.open(LOCK, flags, 0o666, dir_fd=folder_descriptor)
         try:
             _lock_exclusively(descriptor)
         except OSError:
@@ -66,13 +72,19 @@ class FolderLock:
         os.write(descriptor, f"process {self._pid} on {socket.gethostname()}\n".encode())
         # Closing the file releases the lock. The file is never removed: a writer that has opened the old file and one
         # that creates a new file of the same name would both hold a lock.
-        self.release = weakref.finalize(self, os.close, descriptor)
+        self.release = weakref.finalize(self, _close, descriptor, folder_descriptor)
         _held.add(self)
 
     @property
     def held(self) -> bool:
         """Whether this process holds the lock; a child of a fork does not."""
         return self.release.alive and self._pid == os.getpid()
+
+
+def _close(*descriptors: int | None) -> None:
+    for descriptor in descriptors:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _forget_in_child() -> None:

@@ -212,14 +212,22 @@ def _without_interrupts(work: Callable[[], int], output: _Hdf5Output) -> int:
         output.abort(error)
         if thread.ident is None and not finished.wait(1):
             raise
-    while not finished.is_set():
-        try:
-            finished.wait()
-        except BaseException as error:  # noqa: PERF203
-            output.abort(error)
+    _wait(finished, output)
     if errors:
         raise errors.pop()
     return results[0]
+
+
+def _wait(finished: threading.Event, output: _Hdf5Output) -> None:
+    """Return when `finished` is set, however many interrupts come; the first aborts the work, and `check` raises it."""
+    try:
+        while not finished.is_set():
+            finished.wait()
+    except BaseException as error:
+        try:
+            output.abort(error)
+        finally:  # also if another interrupt comes in between
+            _wait(finished, output)
 
 
 def write_file(file: OutputFile, codec: Codec, contents: FileContents) -> int:
@@ -290,7 +298,7 @@ def write(
     try:
         file = directory.create(temporary)
         try:
-            if mode is not None:
+            if mode is not None and os.name == "posix":  # on Windows a read-only file could not be renamed
                 os.chmod(directory.fetch(temporary), mode)
             write_file(file, codec, contents)
         finally:

@@ -1,4 +1,4 @@
-// The best rows of each query that one thread has found, and their thresholds, which threads tell each other.
+// The best rows of each query that one thread has found, and their thresholds, which threads publish to each other.
 #pragma once
 
 #include <algorithm>

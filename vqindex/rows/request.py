@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..codes.encoded import Queries
-from .bitmap import count
+from .bitmap import count, full, of_rows
+from .segment import Segment
 
 __all__ = ["SearchRequest", "Selection"]
 
@@ -86,6 +87,20 @@ class SearchRequest:
     def count(self) -> int:
         """Number of queries nq."""
         return self.queries.count
+
+    def without_removed(self, segments: Sequence[Segment]) -> SearchRequest:
+        """Return the request without the rows that segments list as removed; backends begin with it."""
+        if all(segment.removed is None for segment in segments):
+            return self
+        words: list[U64 | None] = []
+        selected = (None,) * len(segments) if self.selection is None else self.selection.words
+        for segment, of_segment in zip(segments, selected, strict=True):
+            if segment.removed is None:
+                words.append(of_segment)
+            else:
+                live = full(segment.rows) & ~of_rows(segment.removed, segment.rows)
+                words.append(live if of_segment is None else of_segment & live)
+        return replace(self, selection=Selection(tuple(words)))
 
     def select(self, at: slice) -> SearchRequest:
         """Return the request for some of the queries."""

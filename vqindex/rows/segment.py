@@ -33,7 +33,7 @@ class Segment(NamedTuple):
     originals : Originals or None
         The rounded vectors, if the index keeps them.
     removed : ndarray of int64 or None
-        Rows that are removed, ascending. Scans exclude them by their selection.
+        Rows that are removed, ascending; no search returns them. None: all rows are live.
     """
 
     stored: StoredRows

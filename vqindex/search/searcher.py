@@ -1,4 +1,4 @@
-"""Searcher: prepares queries, applies filters, scans, merges and re-ranks."""
+"""Searcher: prepares queries, applies filters, scans and re-ranks, over a snapshot of the contents."""
 
 from __future__ import annotations
 
