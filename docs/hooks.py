@@ -47,7 +47,7 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Fill in tables, figures and help, and change links to files of the repository into links on the site."""
     origin = next((path for path, name in ADDED.items() if name == page.file.src_uri), f"docs/{page.file.src_uri}")
-    markdown = re.sub(r"<!-- table: ([\w-]+) -->", lambda found: tables.TABLES[found[1]](), markdown)
+    markdown = tables.filled(markdown)
     markdown = re.sub(r"<!-- figure: (\w+) (.*?) -->", figure, markdown)
     markdown = markdown.replace("<!-- command line -->", command_line())
     return re.sub(r"(!?)\[([^\]]*)\]\(([^)#:\s]+)(#[^)]*)?\)", lambda found: link(origin, found), markdown)

@@ -1,9 +1,9 @@
 """The tables of the documentation, all made from the code or from the lines in benchmarks/results.
 
-A page says ``<!-- table: NAME -->`` where a table goes. README.md, which is read without the site, has its table
-between two comments. This command writes it:
+A table stands in its page between ``<!-- table: NAME -->`` and ``<!-- end table -->``, so that the page can be read
+without the site. This command makes all tables of all pages anew, and a test compares them:
 
-    python docs/tables.py --readme
+    python docs/tables.py --write
 """
 
 from __future__ import annotations
@@ -317,6 +317,7 @@ def filters() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "readme": readme,
     "sizes": sizes,
     "noise": noise,
     "recall": recall,
@@ -333,16 +334,20 @@ TABLES: dict[str, Callable[[], str]] = {
     "store": store,
 }
 
-BEGIN, END = "<!-- begin table: python docs/tables.py --readme -->", "<!-- end table -->"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
-def with_table(text: str) -> str:
-    """Return the text of README.md with its table made from the measured lines."""
-    return re.sub(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}\n{readme()}\n{END}", text, flags=re.DOTALL)
+def filled(text: str) -> str:
+    """Return the text of a page with its tables made anew."""
+
+    def table(found: re.Match[str]) -> str:
+        return f"<!-- table: {found[1]} -->\n{TABLES[found[1]]()}\n<!-- end table -->"
+
+    return re.sub(r"<!-- table: ([\w-]+) -->\n.*?<!-- end table -->", table, text, flags=re.DOTALL)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["--readme"]:
-        sys.exit("usage: python docs/tables.py --readme")
-    page = ROOT / "README.md"
-    page.write_text(with_table(page.read_text()))
+    if sys.argv[1:] != ["--write"]:
+        sys.exit("usage: python docs/tables.py --write")
+    for page in PAGES:
+        page.write_text(filled(page.read_text()))

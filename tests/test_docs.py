@@ -58,13 +58,20 @@ def test_every_code_block_of_a_page_runs(page, tmp_path, monkeypatch):
             assert block.language in ("", "text"), f"{page}: a block of {block.language!r}; expected python or sh"
 
 
-def test_readme_table_is_what_the_measured_lines_give(monkeypatch):
+def test_the_tables_of_all_pages_are_what_the_measured_lines_give(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     tables = importlib.import_module("tables")
-    text = (ROOT / "README.md").read_text()
-    between = text[text.index(tables.BEGIN) + len(tables.BEGIN) : text.index(tables.END)]
-    assert between.strip() == tables.readme(), "run: python docs/tables.py --readme"
-    assert len(between.strip().splitlines()) <= 2 + 8
+    for page in tables.PAGES:
+        text = page.read_text()
+        assert tables.filled(text) == text, f"{page.name}: run python docs/tables.py --write"
+        assert text.count("<!-- table: ") == text.count("<!-- end table -->"), page.name
+
+
+def test_the_table_of_the_readme_has_at_most_8_rows():
+    (table,) = re.findall(
+        r"<!-- table: readme -->\n(.*?)<!-- end table -->", (ROOT / "README.md").read_text(), re.DOTALL
+    )
+    assert len(table.strip().splitlines()) <= 2 + 8
 
 
 def test_the_readme_has_at_most_180_lines():
