@@ -273,8 +273,8 @@ MUTATIONS = [
     Mutation("center", "flush(total / source.rows)", "flush(total / (source.rows + 1))", "test_center.py"),
     Mutation(
         "center",
-        "self.vector.astype(np.float64)\n        with",
-        "np.zeros(self.spec.dim)\n        with",
+        "point.astype(np.float64)\n    with",
+        "np.zeros(rows.shape[1])\n    with",
         "test_center.py",
     ),
     Mutation("center", "residuals if self.vector is None else residuals + self.vector", "residuals", "test_center.py"),

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     ("errors", "version", "_native"),
     ("arrays", "spec", "arguments", "codes/*"),
-    ("rows/*", "center", "result"),
+    ("rows/*", "center", "residuals", "result"),
     ("backends/*",),
     ("encoder",),
     ("directory/*",),

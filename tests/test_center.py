@@ -271,7 +271,7 @@ def test_the_mean_is_that_of_the_first_vectors(metric, monkeypatch):
     gpu.same(index.center, first)
     # The mean is the same for lists and for rows read slice by slice.
     monkeypatch.setattr("vqindex.arrays._CHUNK_VALUES", 64 * DIM)
-    monkeypatch.setattr("vqindex.center._CHUNK_VALUES", 2 * DIM)
+    monkeypatch.setattr("vqindex.residuals._CHUNK_VALUES", 2 * DIM)
     sliced = Sliced(X)
     upserted = VQIndex(DIM, metric=metric, center="mean")
     upserted.upsert(range(N), sliced)

@@ -16,9 +16,7 @@ only changes their variance. The metric ip has no center: <q - m, x - m> differs
 that ip does not store. Shifting the rows alone needs no scalar, but shrinks |x - m| and not |q|. It did not raise the
 recall (MiniLM at 2 bits: default .8473 and .8465 with the mean, trellis .8832 and .8834).
 
-Residuals are computed in float64 and rounded once to float32, with |x| by ``estimator.sum64``. This happens before the
-backend, so that codes do not depend on it. "mean" is the mean of the rows of the first `add`, for cosine of x/|x|. It
-is the float64 sum of chunks of 2^17 // d rows, each summed by ``sum64``, divided by the number of rows and rounded.
+``residuals.py`` computes residuals and means. "mean" is the mean of the rows of the first `add`, for cosine of x/|x|.
 
 A zero vector has cosine 0 with all vectors: it counts as a unit vector orthogonal to all others. Its residual is -m and
 its norm is sqrt(1 + |m|^2), for rows and queries; s is then 2 plus the error of <q - m, -m>. Its standard error and the
@@ -29,9 +27,7 @@ hold either.
 from __future__ import annotations
 
 import base64
-import warnings
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -39,24 +35,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import VectorSource, as_host, on_host
-from .codes.estimator import MAX_NORM, flush, sum64
-from .errors import InvalidInputError, OffsetWarning, outside_of_package
+from .arrays import VectorSource, as_host
+from .codes.estimator import MAX_NORM, sum64
+from .errors import InvalidInputError
+from .residuals import mean_of, residuals_of, warn_of_offset
 from .spec import IndexSpec
 
 __all__ = ["Centering", "engine_spec"]
 
-_FEWEST, _SAMPLE = 64, 256  # rows that show an offset; takes a fraction of a millisecond
-# An offset this many times as long as the spread is warned of. Recall@10 of 4 bits then falls from .85 to .65, for l2
-# and cosine, in 16 to 384 dimensions.
-_OFFSET = 2.0
-
 F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
-
-_CHUNK_VALUES = 2**17  # values in a chunk of shifted rows
-_READ_CHUNKS = 32  # chunks per read for the mean: 16 MiB of float32
-_TINY2 = float(np.finfo(np.float32).tiny) ** 2  # squared norm below which a vector counts as zero
 _INFINITY = 0x7F800000  # bits of the float32 infinity
 
 
@@ -86,29 +73,6 @@ def _as_vector(center: Any, dim: int) -> F32:
 
 def _norm(vector: F32) -> float:
     return float(np.sqrt(sum64(vector.astype(np.float64)[:, None] ** 2)[0]))
-
-
-def _chunk_rows(dim: int) -> int:
-    return max(1, _CHUNK_VALUES // dim)
-
-
-def _float64_chunks(rows: F32, unit: bool) -> Iterator[tuple[slice, F64, NDArray[np.bool_]]]:
-    """Yield the slice of each chunk, its rows as float64, and the mask of zero vectors, which no division changes.
-
-    With `unit` the rows are divided by their norms. A chunk fits the cache, and its array is reused for the next chunk.
-    """
-    step = _chunk_rows(rows.shape[1])
-    buffer, squares = np.empty((2, min(step, len(rows)), rows.shape[1]))
-    for start in range(0, len(rows), step):
-        at = slice(start, start + step)
-        wide = buffer[: len(rows[at])]
-        wide[:] = rows[at]
-        zero = np.zeros(len(wide), np.bool_)
-        if unit:
-            norm2 = sum64(np.multiply(wide, wide, out=squares[: len(wide)]).T)
-            zero = norm2 < _TINY2
-            wide /= np.sqrt(np.where(zero, 1.0, norm2))[:, None]
-        yield at, wide, zero
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,26 +155,8 @@ class Centering:
 
     def warn_of_offset(self, source: VectorSource) -> None:
         """Warn of vectors that get no center although their mean is much longer than their spread around it."""
-        if self.on or self.spec.metric == "ip":
-            return
-        sample = source.first(_SAMPLE)
-        if sample is None or len(sample) < _FEWEST:
-            return
-        rows = sample.astype(np.float64)
-        norm2 = np.einsum("ij,ij->i", rows, rows)
-        if self.spec.metric == "cosine":
-            rows *= np.divide(1, np.sqrt(norm2), out=np.zeros_like(norm2), where=norm2 > 0)[:, None]
-            norm2 = (norm2 > 0).astype(np.float64)
-        offset2 = float((rows.mean(axis=0) ** 2).sum())
-        spread2 = max(0.0, float(norm2.mean()) - offset2)
-        offset, spread = offset2**0.5, (spread2 if spread2 > 1e-9 * offset2 else 0.0) ** 0.5  # less is rounding
-        if 0 < _OFFSET * spread < offset:
-            warnings.warn(
-                f"the vectors' mean is {offset / spread:.3g} times as long as their spread around it, so searches miss "
-                'many neighbors; center="mean" subtracts it before vectors are encoded',
-                OffsetWarning,
-                stacklevel=outside_of_package(),
-            )
+        if not self.on and self.spec.metric != "ip":
+            warn_of_offset(source, self._unit)
 
     def settled(self, source: VectorSource) -> Centering:
         """Return the centering with the mean of the vectors if it is pending and `source` has rows, else itself.
@@ -222,11 +168,7 @@ class Centering:
         """
         if not self.pending or not source.rows:
             return self
-        total = np.zeros(self.spec.dim)
-        for _, chunk in source.chunks(_READ_CHUNKS * _chunk_rows(self.spec.dim)):
-            for _, wide, _ in _float64_chunks(on_host(chunk), self.spec.metric == "cosine"):
-                total += sum64(wide)
-        return Centering(self.spec, _as_vector(flush(total / source.rows), self.spec.dim))
+        return Centering(self.spec, _as_vector(mean_of(source, self._unit), self.spec.dim))
 
     # ---- from vectors to the engine
 
@@ -236,12 +178,12 @@ class Centering:
 
     def residuals(self, rows: F32) -> tuple[F32, NDArray[np.bool_]]:
         """Return the residuals of finite float32 rows (n, dim), and the mask of zero vectors."""
-        out, zero = np.empty_like(rows), np.empty(len(rows), np.bool_)
-        vector = np.zeros(self.spec.dim) if self.vector is None else self.vector.astype(np.float64)
-        with np.errstate(under="ignore"):
-            for at, wide, zero[at] in _float64_chunks(rows, self.spec.metric == "cosine"):
-                np.subtract(wide, vector, out=out[at], casting="same_kind")
-        return out, zero
+        return residuals_of(rows, self.vector, self._unit)
+
+    @property
+    def _unit(self) -> bool:
+        """Whether the engine gets vectors divided by their norms."""
+        return self.spec.metric == "cosine"
 
     @cached_property
     def _norm_of_zero(self) -> np.float32:
