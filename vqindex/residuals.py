@@ -1,8 +1,8 @@
 """Residuals: rows less a point, and the mean that may become the point; ``center.py`` says what they are for.
 
 All is computed in float64 and rounded once to float32, with norms by ``estimator.sum64``. This happens before a backend
-sees the rows, so that codes do not depend on it. The mean is the float64 sum of chunks of 2^17 // d rows, each summed by
-``sum64``, divided by the number of rows and rounded.
+sees the rows, so that codes do not depend on it. The mean is the float64 sum of chunks of 2^17 // d rows, each summed
+by ``sum64``, divided by the number of rows and rounded.
 """
 
 from __future__ import annotations
