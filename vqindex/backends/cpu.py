@@ -175,7 +175,7 @@ class NativeBackend(ReferenceBackend):
         stored, sign_bound = [segment.stored for segment in segments], self._sign_bound(request.confidence)
         threads, found = request.threads or cpu_count(), []
         for batch in self._batches(request, segments, _HITS // max(1, request.k)):
-            queries, words = batch.queries, self._words(batch.selection)
+            queries, words = batch.queries, None if batch.selection is None else self._words(batch.selection)
             args = stored, queries.code_query, queries.code_scale, queries.norm
             found.append(TopK(*self._scanner.search(*args, request.k, sign_bound, threads, words)))
         return TopK.of_queries(found)

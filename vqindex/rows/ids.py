@@ -125,8 +125,11 @@ class IdMap:
 
     def snapshot(self) -> IdMap:
         """Return a read-only view of the map as it is now; later changes do not affect it."""
+        view = IdMap.__new__(IdMap)  # not by the constructor, which makes a table that is not needed
+        view._lock = self._lock
         with self._lock:
-            view = IdMap(self._count, self._ids, self._next, self._string_ids)  # entries of these rows never change
+            # The entries of these rows never change.
+            view._count, view._ids, view._next, view._string_ids = self._count, self._ids, self._next, self._string_ids
             view._live = None if self._live is None else self._live[: -(-self._count // WORD)].copy()
             view._removed, view._table = self._removed, self._table
         return view

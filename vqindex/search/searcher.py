@@ -27,14 +27,6 @@ F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
 
-class _Prepared(NamedTuple):
-    """Queries in three forms: the caller's vectors, prepared for a backend, and the form of their results."""
-
-    vectors: F32 | OnDevice
-    queries: Queries
-    deliver: Delivery
-
-
 class Searcher(NamedTuple):
     """Searches one snapshot of an index's contents (`Contents.snapshot`).
 
@@ -107,11 +99,11 @@ class Searcher(NamedTuple):
     def _limits(threads: int | None, confidence: float | None) -> tuple[int | None, float]:
         return None if threads is None else as_count("threads", threads), as_confidence(confidence)
 
-    def _prepare(self, queries: Any) -> _Prepared:
-        """Check and prepare queries, and determine the form of their results."""
+    def _prepare(self, queries: Any) -> tuple[F32 | OnDevice, Queries, Delivery]:
+        """Check queries; return them, prepared ones for a backend, and the form of their results."""
         on_device = self.encoder.backend.adopt(queries)
         matrix, single = as_queries(queries if on_device is None else on_device, self.encoder.centering.spec.dim)
-        return _Prepared(matrix, self.encoder.prepare(matrix), Delivery(single, on_device))
+        return matrix, self.encoder.prepare(matrix), Delivery(single, on_device)
 
     def _scan(self, request: SearchRequest, filter: Any) -> TopK:
         """Scan the rows that a filter selects for each query."""
