@@ -97,7 +97,10 @@ def _open(
     if folder.is_file():
         raise FileFormatError(f"{folder} is a file; expected a folder (VQIndex.load reads a .vqi file)")
     if mode == "r" and directory.version(MANIFEST) is None:
-        found = "holds no index" if directory.path.is_dir() else "does not exist"
+        found = "does not exist"
+        if directory.path.is_dir():
+            is_damaged = any(is_ours(name) for name in directory.names())
+            found = "holds files of an index, but its manifest is missing" if is_damaged else "holds no index"
         raise FileNotFoundError(errno.ENOENT, f"{found}; mode 'a' with dim= makes an index in a folder", str(folder))
     lock = None
     if mode == "a":
