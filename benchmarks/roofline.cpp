@@ -191,7 +191,7 @@ void kernels(const Kernels& k, std::size_t dim, const Buffer<std::uint8_t>& memo
   tile.resize(kDotTileRows * stride);
   sums.resize(kDotTileQueries * kDotTileRows);
   room.resize(stride);
-  print("kernel", "arrange", dim, time_of([&] { k.arrange_tile(levels.data(), stride, tile.data()); }));
+  print("kernel", "arrange", dim, time_of([&] { k.arrange_tile_s8(levels.data(), stride, tile.data()); }));
   print("kernel", "tile_sums", dim, time_of([&] {
           k.dot_tile_s8s8(tile.data(), stride, padded(dim, 4), queries.data() + next() * kDotTileQueries * stride,
                           kDotTileQueries, sums.data());
@@ -200,16 +200,16 @@ void kernels(const Kernels& k, std::size_t dim, const Buffer<std::uint8_t>& memo
   const auto small = random_buffer<std::int8_t>(kMany * units * 24, -kSignLimit, kSignLimit);
   tables.resize(kMany * units * kUnitTable);
   for (std::size_t q = 0; q < kMany; ++q)
-    k.sign_tables(small.data() + q * units * 24, units, tables.data() + q * units * kUnitTable);
+    k.sign_tables_s8u8(small.data() + q * units * 24, units, tables.data() + q * units * kUnitTable);
   index.resize(kGroupBlocks * units * kUnitIndex);
   sums16.resize(kSignTileQueries * kGroupBlocks * kBlockRows);
-  print("kernel", "sign_tables", dim, time_of([&] { k.sign_tables(small.data(), units, tables.data()); }));
+  print("kernel", "sign_tables", dim, time_of([&] { k.sign_tables_s8u8(small.data(), units, tables.data()); }));
   print("kernel", "sign_expand", dim,
-        time_of([&] { k.sign_expand(memory.data(), sign_bytes, kGroupBlocks, index.data()); }));
+        time_of([&] { k.sign_expand_u8(memory.data(), sign_bytes, kGroupBlocks, index.data()); }));
   print("kernel", "sign_tile", dim, time_of([&] {
           const std::size_t first = next() / kSignTileQueries * kSignTileQueries;
           for (std::size_t u = 0; u < units; u += k.call_units)
-            k.sign_tile(
+            k.sign_tile_u8u16(
                 index.data() + u * kGroupBlocks * kUnitIndex, tables.data() + (first * units + u) * kUnitTable,
                 {std::min(units - u, k.call_units), kGroupBlocks, kSignTileQueries, units * kUnitTable, 7, u > 0},
                 sums16.data());
@@ -234,8 +234,8 @@ void kernels(const Kernels& k, std::size_t dim, const Buffer<std::uint8_t>& memo
       bytes / (sign_bytes * kBlockRows * kGroupBlocks);  // calls that go through all of the memory
   print("kernel", "sign_plane", dim, time_of([&] {
           for (std::size_t i = 0; i < whole; ++i)
-            k.sign_blocks(memory.data() + i * sign_bytes * kBlockRows * kGroupBlocks, sign_bytes, kGroupBlocks,
-                          tables.data(), 7, sums16.data());
+            k.sign_blocks_u8u16(memory.data() + i * sign_bytes * kBlockRows * kGroupBlocks, sign_bytes, kGroupBlocks,
+                                tables.data(), 7, sums16.data());
         }));
 
   for (const Layout& layout : kLayouts) {
@@ -259,7 +259,7 @@ void kernels(const Kernels& k, std::size_t dim, const Buffer<std::uint8_t>& memo
     std::snprintf(name, sizeof name, "decode %s", layout.name);
     print("kernel", name, dim, time_of([&] {
             at = (at + 1) % 512;
-            k.decode(fields.fields(), memory.data() + at * row, row, memory.data() + at * 64, room.data());
+            k.decode_s8(fields.fields(), memory.data() + at * row, row, memory.data() + at * 64, room.data());
           }));
   }
 }

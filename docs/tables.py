@@ -267,7 +267,7 @@ def roofline() -> str:
         [label, limit, *(f"{100 * shares[kernel, dim]:.0f} %" for dim in dims)]
         for kernel, label, limit in (
             ("tile_sums", "int8 sums of a tile, all levels", "dot products"),
-            ("sign_tile", "`sign_tile`, sign bits for batches", "look-ups"),
+            ("sign_tile", "`sign_tile_u8u16`, sign bits for batches", "look-ups"),
             ("sign_plane", "sign bits for one query, from memory", "bandwidth"),
             ("encode", "encoding, all steps, default codec of 4 bits", "additions of the rotation"),
         )

@@ -121,7 +121,7 @@ def test_extreme_rows_give_the_results_of_the_reference(isa, metric, kind):
     ("dim", "metric", "kind", "n", "nq", "k", "confidence"),
     [
         (24, "cosine", "plain", 2500, 1100, 10, 0.995),  # more queries than one chunk, several row ranges
-        (800, "l2", "plain", 4500, 20, 10, 0.995),  # more than one call of sign_tile for the coordinates
+        (800, "l2", "plain", 4500, 20, 10, 0.995),  # more than one call of sign_tile_u8u16 for the coordinates
         (1600, "cosine", "plain", 700, 70, 3, 0.9),  # more look-up tables than fit in the cache
         (40, "ip", "plain", 3000, 45, 2500, 0.995),  # more candidates of a query group than fit in its buffer
         (16, "cosine", "plain", 40000, 1, 10, 0.9),  # one query, more than one row range

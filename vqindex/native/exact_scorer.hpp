@@ -78,7 +78,7 @@ class ExactScorer {
   }
 
   std::int64_t wide_dot(std::size_t q, const std::uint8_t* code, const std::uint8_t* signs) {
-    kernels_.decode(request_.code.index, code, rows_.segment().row_bytes, signs, levels_.data());
+    kernels_.decode_s8(request_.code.index, code, rows_.segment().row_bytes, signs, levels_.data());
     const std::int16_t* query = queries_.code_query_of(q);
     std::int64_t sum = 0;
     for (std::size_t i = 0; i < request_.code.fields.dim; ++i)

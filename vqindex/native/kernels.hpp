@@ -24,7 +24,7 @@ constexpr std::size_t kUnitBytes = 3;             // bytes of sign bits of a uni
 constexpr std::size_t kUnitDim = 8 * kUnitBytes;  // coordinates of a unit
 constexpr std::size_t kUnitTable = 256;           // bytes of a query's look-up tables for one unit, at most
 constexpr std::size_t kUnitIndex = 4 * 64;        // bytes of look-up indices for one unit of one block
-constexpr std::size_t kSignTileQueries = 8;       // most queries in one call of sign_tile
+constexpr std::size_t kSignTileQueries = 8;       // most queries in one call of sign_tile_u8u16
 constexpr std::size_t kDotTileQueries = 2;        // most queries in one call of dot_tile_s8s8
 constexpr int kSignLimit = 5;                     // largest magnitude of a query's coordinates for the sign bits
 constexpr std::size_t kSignDim = 6144;            // most coordinates that have a sign bound (sign_bound.py)
@@ -101,13 +101,13 @@ VQ_INLINE float sign_bound_from_sum(std::int32_t sum, const SignBoundTerms& term
   return terms.distance ? 2.0f * ip - (norm * norm + terms.query2) : ip;
 }
 
-// The same from a row's agreement with the query (see Kernels::sign_tables).
+// The same from a row's agreement with the query (see Kernels::sign_tables_s8u8).
 VQ_INLINE float sign_bound_from_agreement(std::int32_t agreement, const SignBoundTerms& terms, float norm) {
   return sign_bound_from_sum(2 * agreement - terms.offset, terms, norm);
 }
 
-// What one call of sign_tile sums: some queries over the look-up indices of a group of blocks, or over some units of
-// them.
+// What one call of sign_tile_u8u16 sums: some queries over the look-up indices of a group of blocks, or over some units
+// of them.
 struct SignCall {
   std::size_t units, blocks;       // of the indices
   std::size_t queries;             // kSignTileQueries at most
@@ -125,16 +125,16 @@ struct Candidates {
 };
 
 struct Kernels {
-  // One call of sign_tile takes at most so many units. With AVX-512 the indices of more would leave the first-level
-  // cache; elsewhere one call takes all units.
+  // One call of sign_tile_u8u16 takes at most so many units. With AVX-512 the indices of more would leave the
+  // first-level cache; elsewhere one call takes all units.
   std::size_t call_units;
 
   // ---- levels of packed rows
 
   // Decodes one row of row_bytes bytes, whose sign bits are the padded(dim, 64) / 8 bytes at `signs`. Writes
   // padded(dim, 64) levels; those from dim on are zero.
-  void (*decode)(const Fields& fields, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
-                 std::int8_t* levels);
+  void (*decode_s8)(const Fields& fields, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
+                    std::int8_t* levels);
   // sums[i] = <levels of packed row rows[i], query>, for `count` rows and an int16 query of padded(dim, 64) values. The
   // rows' sign bits follow each other at `signs`. `levels` is scratch for one decoded row.
   void (*decode_dot_s8s16)(const Fields& fields, const std::uint8_t* const* rows, std::size_t row_bytes,
@@ -153,7 +153,7 @@ struct Kernels {
   std::int64_t (*square_s8)(const std::int8_t* levels, std::size_t stride);
 
   // Reorders a dot tile, 128 rows of levels, `stride` bytes apart (a multiple of 64), for dot_tile_s8s8.
-  void (*arrange_tile)(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile);
+  void (*arrange_tile_s8)(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile);
   // sums[q * 128 + r] = 128 * sum(query q) + <levels of row r, query q>, for count <= kDotTileQueries int8 queries of
   // `stride` bytes. Their magnitudes are at most 64, and they are zero from `dim` on.
   void (*dot_tile_s8s8)(const std::uint8_t* tile, std::size_t stride, std::size_t dim, const std::int8_t* queries,
@@ -170,21 +170,22 @@ struct Kernels {
 
   // Makes the look-up tables of a query of int8 coordinates, magnitudes <= kSignLimit: units * kUnitTable bytes. An
   // entry is the agreement of four or six coordinates; their sign bits are its index.
-  void (*sign_tables)(const std::int8_t* query, std::size_t units, std::uint8_t* tables);
+  void (*sign_tables_s8u8)(const std::int8_t* query, std::size_t units, std::uint8_t* tables);
   // Makes the look-up indices of `blocks` blocks of sign bits, `bytes` * 64 bytes each: units * blocks * kUnitIndex
   // bytes.
-  void (*sign_expand)(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks, std::uint8_t* index);
+  void (*sign_expand_u8)(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks, std::uint8_t* index);
   // sums[64 * (blocks * q + b) + r] = agreement of query q and row r of block b, for several queries' tables.
-  void (*sign_tile)(const std::uint8_t* index, const std::uint8_t* tables, const SignCall& call, std::uint16_t* sums);
+  void (*sign_tile_u8u16)(const std::uint8_t* index, const std::uint8_t* tables, const SignCall& call,
+                          std::uint16_t* sums);
   // The same for one query, straight from blocks of sign bits; for units_per_byte_sum see SignCall.
-  void (*sign_blocks)(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
-                      std::size_t units_per_byte_sum, std::uint16_t* sums);
+  void (*sign_blocks_u8u16)(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks,
+                            const std::uint8_t* tables, std::size_t units_per_byte_sum, std::uint16_t* sums);
   // Returns <query, signs> for one row's sign bits in stride / 8 bytes; the query is zero from the dimension on.
   std::int32_t (*dot_signs_s8)(const std::uint8_t* signs, const std::int8_t* query, std::size_t stride);
   // Copies the sign bits of the rows in `mask` out of a block of 64 rows, one row every `stride` bytes, a multiple
   // of 8. May overwrite bytes past a row's own, up to the next multiple of 8.
-  void (*sign_rows)(const std::uint8_t* block, std::size_t bytes, std::uint64_t mask, std::uint8_t* rows,
-                    std::size_t stride);
+  void (*sign_rows_u8)(const std::uint8_t* block, std::size_t bytes, std::uint64_t mask, std::uint8_t* rows,
+                       std::size_t stride);
 
   // ---- selection of rows by their agreement
 
@@ -197,9 +198,10 @@ struct Kernels {
   // sums[64 * blocks * i], are integer_thresholds[i] or more. Writes their places and the query's number first + i, in
   // this order, and sets their bits in `masks`. Adds to counts[i] how many query i has, and returns how many all have.
   // May write up to 64 entries past the end.
-  std::size_t (*collect)(const std::uint16_t* sums, std::size_t blocks, const std::uint16_t* integer_thresholds,
-                         std::size_t count, const std::uint64_t* selected, std::size_t first, std::uint64_t* masks,
-                         std::uint8_t* places, std::uint16_t* queries, std::size_t* counts);
+  std::size_t (*collect_ge_u16)(const std::uint16_t* sums, std::size_t blocks, const std::uint16_t* integer_thresholds,
+                                std::size_t count, const std::uint64_t* selected, std::size_t first,
+                                std::uint64_t* masks, std::uint8_t* places, std::uint16_t* queries,
+                                std::size_t* counts);
   // Bit r of the result: the sign bound of a row of agreement sums[r] and norm norms[r] is above the threshold, r < 64.
   std::uint64_t (*mask_sign_bound_gt)(const std::uint16_t* sums, const SignBoundTerms& terms, const float* norms,
                                       float threshold);

@@ -71,8 +71,8 @@ VQ_T VQ_INLINE __m256i dot4(__m256i sum, __m256i levels, __m256i query) {
   return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-VQ_T void arrange_tile(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
-  plain::arrange_tile(levels, stride, tile);
+VQ_T void arrange_tile_s8(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
+  plain::arrange_tile_s8(levels, stride, tile);
 }
 
 // Returns the sums of four rows, 32 coordinates at a time.
@@ -178,8 +178,8 @@ VQ_T std::int32_t dot_signs_s8(const std::uint8_t* signs, const std::int8_t* que
   return total;
 }
 
-VQ_T void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {
-  plain::sign_tables(query, units, tables);
+VQ_T void sign_tables_s8u8(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {
+  plain::sign_tables_s8u8(query, units, tables);
 }
 
 VQ_T VQ_INLINE __m256i entries(const std::uint8_t* table, __m256i index) {
@@ -226,8 +226,8 @@ VQ_T VQ_INLINE void block_sums(const std::uint8_t* block, std::size_t bytes, con
   wide[1].write(sums + 32);
 }
 
-VQ_T void sign_blocks(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
-                      std::size_t, std::uint16_t* sums) {
+VQ_T void sign_blocks_u8u16(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks,
+                            const std::uint8_t* tables, std::size_t, std::uint16_t* sums) {
   for (std::size_t b = 0; b < blocks; ++b)
     block_sums(signs + b * bytes * kBlockRows, bytes, tables, sums + b * kBlockRows);
 }
@@ -376,10 +376,10 @@ VQ_T VQ_INLINE bool by_window(const Fields& f, const std::uint8_t* row, std::siz
   }
 }
 
-VQ_T void decode(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
-                 std::int8_t* levels) {
+VQ_T void decode_s8(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
+                    std::int8_t* levels) {
   Store to{levels};
-  if (!by_window(f, row, row_bytes, signs, to)) return plain::decode(f, row, row_bytes, signs, levels);
+  if (!by_window(f, row, row_bytes, signs, to)) return plain::decode_s8(f, row, row_bytes, signs, levels);
   std::memset(levels + f.dim, 0, padded(f.dim, 64) - f.dim);
 }
 
@@ -390,7 +390,7 @@ VQ_T std::int64_t decode_dot_one(const Fields& f, const std::uint8_t* row, std::
     sum.flush();
     return sum.total;
   }
-  plain::decode(f, row, row_bytes, signs, levels);
+  plain::decode_s8(f, row, row_bytes, signs, levels);
   return dot_s8s16(levels, query, padded(f.dim, 64));
 }
 

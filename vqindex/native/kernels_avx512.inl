@@ -127,7 +127,7 @@ constexpr std::size_t kDotTileRegisters = kDotTileRows / 16;
 
 // Order of a tile: [16 rows][four coordinates][row]. A register then holds four coordinates of each of 16 rows, and
 // sums need no horizontal reduction.
-VQ_T void arrange_tile(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
+VQ_T void arrange_tile_s8(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
   const __m512i flip = _mm512_set1_epi8(static_cast<char>(0x80));
   for (std::size_t g = 0; g < kDotTileRegisters; ++g)
     for (std::size_t at = 0; at < stride; at += 64) {
@@ -264,9 +264,10 @@ VQ_T void block_max_u16(const std::uint16_t* sums, std::size_t blocks, const std
 }
 
 #ifdef VQ_VBMI
-VQ_T std::size_t collect(const std::uint16_t* sums, std::size_t blocks, const std::uint16_t* integer_thresholds,
-                         std::size_t count, const std::uint64_t* selected, std::size_t first, std::uint64_t* mask,
-                         std::uint8_t* places, std::uint16_t* queries, std::size_t* counts) {
+VQ_T std::size_t collect_ge_u16(const std::uint16_t* sums, std::size_t blocks, const std::uint16_t* integer_thresholds,
+                                std::size_t count, const std::uint64_t* selected, std::size_t first,
+                                std::uint64_t* mask, std::uint8_t* places, std::uint16_t* queries,
+                                std::size_t* counts) {
   std::size_t found = 0;
   for (std::size_t i = 0; i < count; ++i) {
     const __m512i least = _mm512_set1_epi16(static_cast<short>(integer_thresholds[i]));

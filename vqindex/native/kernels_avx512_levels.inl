@@ -192,11 +192,11 @@ VQ_T VQ_INLINE bool by_window(const Fields& f, const With& with) {
   }
 }
 
-VQ_T void decode(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
-                 std::int8_t* levels) {
+VQ_T void decode_s8(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
+                    std::int8_t* levels) {
   Store store{levels, f.dim};
   const auto read = [&](const auto& fields) VQ_T { fields.each_64(row, row_bytes, signs, store); };
-  if (!by_window(f, read)) plain::decode(f, row, row_bytes, signs, levels);
+  if (!by_window(f, read)) plain::decode_s8(f, row, row_bytes, signs, levels);
 }
 
 VQ_T void decode_dot_s8s16(const Fields& f, const std::uint8_t* const* rows, std::size_t row_bytes,
@@ -226,7 +226,7 @@ VQ_T void decode_dot_s8s16(const Fields& f, const std::uint8_t* const* rows, std
   };
   if (by_window(f, read)) return;
   for (std::size_t i = 0; i < count; ++i) {
-    plain::decode(f, rows[i], row_bytes, signs + i * step, levels);
+    plain::decode_s8(f, rows[i], row_bytes, signs + i * step, levels);
     sums[i] = dot_s8s16(levels, query, padded(f.dim, 64));
   }
 }

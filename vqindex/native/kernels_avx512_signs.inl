@@ -35,7 +35,7 @@ struct Wide {
 #ifdef VQ_VBMI
 constexpr int kUnitTables = 4;  // of six coordinates, in a unit of 24
 
-VQ_T void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {
+VQ_T void sign_tables_s8u8(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {
   const __m512i index = numbers();
   __mmask64 set[6];
   VQ_UNROLL
@@ -76,8 +76,8 @@ VQ_T VQ_INLINE __m512i look_up(__m512i index, __m512i table) { return _mm512_per
 #else
 constexpr int kUnitTables = 6;  // of four coordinates, in a unit of 24
 
-VQ_T void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {
-  plain::sign_tables(query, units, tables);
+VQ_T void sign_tables_s8u8(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {
+  plain::sign_tables_s8u8(query, units, tables);
 }
 
 // Makes six look-up indices of four bits from three bytes of sign bits.
@@ -110,8 +110,8 @@ VQ_T VQ_INLINE void load_unit(const std::uint8_t* block, std::size_t bytes, std:
 
 // Sums one block after the other. Several at once would share the loads of tables, but the hardware prefetcher follows
 // one stream best.
-VQ_T void sign_blocks(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
-                      std::size_t units_per_byte_sum, std::uint16_t* sums) {
+VQ_T void sign_blocks_u8u16(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks,
+                            const std::uint8_t* tables, std::size_t units_per_byte_sum, std::uint16_t* sums) {
   for (const std::uint8_t* const end = signs + blocks * bytes * kBlockRows; signs != end;
        signs += bytes * kBlockRows, sums += kBlockRows) {
     Wide<1> wide;
@@ -141,7 +141,7 @@ VQ_T void sign_blocks(const std::uint8_t* signs, std::size_t bytes, std::size_t 
 
 #ifdef VQ_VBMI
 // Order of the indices: [unit][table of the unit][block][row].
-VQ_T void sign_expand(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks, std::uint8_t* index) {
+VQ_T void sign_expand_u8(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks, std::uint8_t* index) {
   for (std::size_t j = 0; j < bytes; j += kUnitBytes, index += kUnitIndex * blocks)
     for (std::size_t b = 0; b < blocks; ++b) {
       __m512i x[kUnitBytes], i[kUnitTables];
@@ -212,7 +212,8 @@ VQ_T VQ_INLINE void tile_signs_of(const std::uint8_t* index, const std::uint8_t*
   for (; b < call.blocks; ++b) tile_signs<Q, 1>(index + 64 * b, tables, call, sums + b * kBlockRows);
 }
 
-VQ_T void sign_tile(const std::uint8_t* index, const std::uint8_t* tables, const SignCall& call, std::uint16_t* sums) {
+VQ_T void sign_tile_u8u16(const std::uint8_t* index, const std::uint8_t* tables, const SignCall& call,
+                          std::uint16_t* sums) {
   std::size_t q = 0;
   for (; q + 2 <= call.queries; q += 2)
     tile_signs_of<2>(index, tables + q * call.table_stride, call, sums + q * call.blocks * kBlockRows);
@@ -253,9 +254,9 @@ VQ_INLINE std::size_t word_of(std::size_t r) { return (r >> 1 & 7) * 8 + (r >> 4
 
 constexpr int kTransposeRows = 3;  // with so many rows of a block, transposing all of it is less work than picking them
 
-VQ_T void sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint64_t mask, std::uint8_t* rows,
-                    std::size_t stride) {
-  if (static_cast<int>(count_bits(mask)) < kTransposeRows) return plain::sign_rows(block, bytes, mask, rows, stride);
+VQ_T void sign_rows_u8(const std::uint8_t* block, std::size_t bytes, std::uint64_t mask, std::uint8_t* rows,
+                       std::size_t stride) {
+  if (static_cast<int>(count_bits(mask)) < kTransposeRows) return plain::sign_rows_u8(block, bytes, mask, rows, stride);
   alignas(64) std::uint64_t words[kBlockRows];
   for (std::size_t j = 0; j < bytes; j += 8) {
     __m512i column[8];

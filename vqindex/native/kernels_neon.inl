@@ -73,7 +73,7 @@ constexpr std::size_t kRegisterRows = 4;  // rows in a register, four coordinate
 constexpr std::size_t kRegistersAtOnce = 8;
 
 // Order of a tile: [four rows][four coordinates][row], so that sums need no horizontal reduction. Levels stay signed.
-VQ_T void arrange_tile(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
+VQ_T void arrange_tile_s8(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
   for (std::size_t r = 0; r < kDotTileRows; r += kRegisterRows, levels += kRegisterRows * stride)
     for (std::size_t at = 0; at < stride; at += 16, tile += 64) {
       int32x4x4_t rows;
@@ -140,7 +140,7 @@ VQ_T void dot_tile_s8s8(const std::uint8_t* tile, std::size_t stride, std::size_
 }
 #else
 // Keeps the order of rows. Levels stay signed.
-VQ_T void arrange_tile(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
+VQ_T void arrange_tile_s8(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
   std::memcpy(tile, levels, kDotTileRows * stride);
 }
 

@@ -137,10 +137,10 @@ VQ_T VQ_INLINE bool by_window(const Fields& f, const std::uint8_t* row, std::siz
   }
 }
 
-VQ_T void decode(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
-                 std::int8_t* levels) {
+VQ_T void decode_s8(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
+                    std::int8_t* levels) {
   Store store{levels};
-  if (!by_window(f, row, row_bytes, signs, store)) return plain::decode(f, row, row_bytes, signs, levels);
+  if (!by_window(f, row, row_bytes, signs, store)) return plain::decode_s8(f, row, row_bytes, signs, levels);
   std::memset(levels + f.dim, 0, padded(f.dim, 64) - f.dim);
 }
 
@@ -151,6 +151,6 @@ VQ_T std::int64_t decode_dot_one(const Fields& f, const std::uint8_t* row, std::
     sum.flush();
     return sum.total;
   }
-  plain::decode(f, row, row_bytes, signs, levels);
+  plain::decode_s8(f, row, row_bytes, signs, levels);
   return dot_s8s16(levels, query, padded(f.dim, 64));
 }

@@ -1,6 +1,6 @@
 // The kernels over sign bits: a part of kernels_neon.inl, included inside its namespaces.
 
-VQ_T void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {
+VQ_T void sign_tables_s8u8(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {
   const std::uint8_t iota[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const uint8x16_t index = vld1q_u8(iota);
   for (std::size_t u = 0; u < units; ++u, tables += kUnitTable)
@@ -46,8 +46,8 @@ VQ_T VQ_INLINE void block_sums(const std::uint8_t* block, std::size_t bytes, con
   for (int r = 0; r < 8; ++r) vst1q_u16(sums + r * 8, sum[r]);
 }
 
-VQ_T void sign_blocks(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
-                      std::size_t, std::uint16_t* sums) {
+VQ_T void sign_blocks_u8u16(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks,
+                            const std::uint8_t* tables, std::size_t, std::uint16_t* sums) {
   for (std::size_t b = 0; b < blocks; ++b)
     block_sums(signs + b * bytes * kBlockRows, bytes, tables, sums + b * kBlockRows);
 }
@@ -89,8 +89,8 @@ VQ_T VQ_INLINE void all_sign_rows(const std::uint8_t* block, std::size_t bytes, 
     for (std::size_t r = 0; r < kBlockRows; ++r) rows[r * stride + j] = block[j * kBlockRows + r];
 }
 
-VQ_T void sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint64_t mask, std::uint8_t* rows,
-                    std::size_t stride) {
+VQ_T void sign_rows_u8(const std::uint8_t* block, std::size_t bytes, std::uint64_t mask, std::uint8_t* rows,
+                       std::size_t stride) {
   if (!~mask) return all_sign_rows(block, bytes, rows, stride);
-  plain::sign_rows(block, bytes, mask, rows, stride);
+  plain::sign_rows_u8(block, bytes, mask, rows, stride);
 }

@@ -24,8 +24,8 @@ VQ_INLINE std::uint64_t word_at(const std::uint8_t* row, std::size_t at, std::si
   return word;
 }
 
-VQ_INLINE void decode(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
-                      std::int8_t* levels) {
+VQ_INLINE void decode_s8(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
+                         std::int8_t* levels) {
   const std::size_t end = padded(f.dim, 64);
   const std::uint32_t mask = (1u << f.window) - 1, top_mask = (1u << f.tops) - 1;
   std::uint32_t tops = 0;  // top bits: those of earlier windows in the low bits, those of the next eight above them
@@ -84,7 +84,7 @@ VQ_INLINE std::size_t dot_rows_s8s8(const std::int8_t* levels, std::size_t strid
   return found;
 }
 
-VQ_INLINE void arrange_tile(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
+VQ_INLINE void arrange_tile_s8(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
   for (std::size_t i = 0; i < kDotTileRows * stride; ++i) tile[i] = static_cast<std::uint8_t>(levels[i] + 128);
 }
 
@@ -146,8 +146,8 @@ VQ_INLINE void all_sign_rows(const std::uint8_t* block, std::size_t bytes, std::
     for (std::size_t r = 0; r < kBlockRows; ++r) rows[r * stride + j] = block[j * kBlockRows + r];
 }
 
-VQ_INLINE void sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint64_t mask, std::uint8_t* rows,
-                         std::size_t stride) {
+VQ_INLINE void sign_rows_u8(const std::uint8_t* block, std::size_t bytes, std::uint64_t mask, std::uint8_t* rows,
+                            std::size_t stride) {
   if (!~mask) return all_sign_rows(block, bytes, rows, stride);
   for (; mask; mask &= mask - 1, rows += stride) sign_row(block, bytes, lowest_bit(mask), rows);
 }
@@ -169,7 +169,7 @@ VQ_INLINE std::uint64_t mask_upper_bound_gt(const std::int32_t* sums, const Uppe
 }
 
 // One table for each half of a byte of sign bits: 16 entries of four coordinates.
-VQ_INLINE void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {
+VQ_INLINE void sign_tables_s8u8(const std::int8_t* query, std::size_t units, std::uint8_t* tables) {
   for (std::size_t u = 0; u < units; ++u)
     for (std::size_t g = 0; g < 6; ++g)
       for (unsigned i = 0; i < 16; ++i) {
@@ -188,8 +188,8 @@ VQ_INLINE void add_signs(const std::uint8_t* rows, const std::uint8_t* low, cons
     sums[r] = static_cast<std::uint16_t>(sums[r] + low[rows[r] & 15] + high[rows[r] >> 4]);
 }
 
-VQ_INLINE void sign_blocks(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks, const std::uint8_t* tables,
-                           std::uint16_t* sums) {
+VQ_INLINE void sign_blocks_u8u16(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks,
+                                 const std::uint8_t* tables, std::uint16_t* sums) {
   const std::size_t all = padded(bytes, kUnitBytes);
   for (std::size_t b = 0; b < blocks; ++b) {
     std::uint16_t* out = sums + b * kBlockRows;
@@ -247,10 +247,11 @@ VQ_INLINE void block_max_u16(const std::uint16_t* sums, std::size_t blocks, cons
 
 // `mask_gt` is the kernel mask_gt_u16 of the including file.
 template <typename MaskGt>
-VQ_INLINE std::size_t collect(const std::uint16_t* sums, std::size_t blocks, const std::uint16_t* integer_thresholds,
-                              std::size_t count, const std::uint64_t* selected, std::size_t first, std::uint64_t* mask,
-                              std::uint8_t* places, std::uint16_t* queries, std::size_t* counts,
-                              const MaskGt& mask_gt) {
+VQ_INLINE std::size_t collect_ge_u16(const std::uint16_t* sums, std::size_t blocks,
+                                     const std::uint16_t* integer_thresholds, std::size_t count,
+                                     const std::uint64_t* selected, std::size_t first, std::uint64_t* mask,
+                                     std::uint8_t* places, std::uint16_t* queries, std::size_t* counts,
+                                     const MaskGt& mask_gt) {
   std::size_t found = 0;
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t before = found;
@@ -273,16 +274,16 @@ VQ_INLINE std::size_t collect(const std::uint16_t* sums, std::size_t blocks, con
 
 // Each macro defines some kernels of `plain` for one target, in the namespace of the including file. A kernel file uses
 // the macros for those kernels that it has no faster version of.
-#define VQ_PLAIN_DECODE(TARGET)                                                                                  \
-  TARGET void decode(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs, \
-                     std::int8_t* levels) {                                                                      \
-    plain::decode(f, row, row_bytes, signs, levels);                                                             \
+#define VQ_PLAIN_DECODE(TARGET)                                                                                     \
+  TARGET void decode_s8(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs, \
+                        std::int8_t* levels) {                                                                      \
+    plain::decode_s8(f, row, row_bytes, signs, levels);                                                             \
   }
-// These two call the kernels `decode` and `dot_s8s16` of the including file.
+// These two call the kernels `decode_s8` and `dot_s8s16` of the including file.
 #define VQ_DECODE_DOT_ONE(TARGET)                                                                                 \
   TARGET std::int64_t decode_dot_one(const Fields& f, const std::uint8_t* row, std::size_t row_bytes,             \
                                      const std::uint8_t* signs, const std::int16_t* query, std::int8_t* levels) { \
-    decode(f, row, row_bytes, signs, levels);                                                                     \
+    decode_s8(f, row, row_bytes, signs, levels);                                                                  \
     return dot_s8s16(levels, query, padded(f.dim, 64));                                                           \
   }
 #define VQ_DECODE_DOTS(TARGET)                                                                             \
@@ -304,8 +305,8 @@ VQ_INLINE std::size_t collect(const std::uint16_t* sums, std::size_t blocks, con
     return plain::dot_rows_s8s8(levels, stride, candidates, queries, limits, survivors, sums);                       \
   }
 #define VQ_PLAIN_TILES(TARGET)                                                                                         \
-  TARGET void arrange_tile(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {                        \
-    plain::arrange_tile(levels, stride, tile);                                                                         \
+  TARGET void arrange_tile_s8(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {                     \
+    plain::arrange_tile_s8(levels, stride, tile);                                                                      \
   }                                                                                                                    \
   TARGET void dot_tile_s8s8(const std::uint8_t* tile, std::size_t stride, std::size_t dim, const std::int8_t* queries, \
                             std::size_t count, std::int32_t* sums) {                                                   \
@@ -332,45 +333,46 @@ VQ_INLINE std::size_t collect(const std::uint16_t* sums, std::size_t blocks, con
                             std::uint16_t* largest) {                                                     \
     plain::block_max_u16(sums, blocks, selected, largest);                                                \
   }
-#define VQ_PLAIN_ROWS(TARGET)                                                                                 \
-  TARGET void sign_rows(const std::uint8_t* block, std::size_t bytes, std::uint64_t mask, std::uint8_t* rows, \
-                        std::size_t stride) {                                                                 \
-    plain::sign_rows(block, bytes, mask, rows, stride);                                                       \
+#define VQ_PLAIN_ROWS(TARGET)                                                                                    \
+  TARGET void sign_rows_u8(const std::uint8_t* block, std::size_t bytes, std::uint64_t mask, std::uint8_t* rows, \
+                           std::size_t stride) {                                                                 \
+    plain::sign_rows_u8(block, bytes, mask, rows, stride);                                                       \
   }
-#define VQ_PLAIN_SIGNS(TARGET)                                                                 \
-  TARGET void sign_tables(const std::int8_t* query, std::size_t units, std::uint8_t* tables) { \
-    plain::sign_tables(query, units, tables);                                                  \
-  }                                                                                            \
-  TARGET void sign_blocks(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks,    \
-                          const std::uint8_t* tables, std::size_t, std::uint16_t* sums) {      \
-    plain::sign_blocks(signs, bytes, blocks, tables, sums);                                    \
+#define VQ_PLAIN_SIGNS(TARGET)                                                                      \
+  TARGET void sign_tables_s8u8(const std::int8_t* query, std::size_t units, std::uint8_t* tables) { \
+    plain::sign_tables_s8u8(query, units, tables);                                                  \
+  }                                                                                                 \
+  TARGET void sign_blocks_u8u16(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks,   \
+                                const std::uint8_t* tables, std::size_t, std::uint16_t* sums) {     \
+    plain::sign_blocks_u8u16(signs, bytes, blocks, tables, sums);                                   \
   }
-// Look-ups by half bytes gain nothing from precomputed indices. sign_expand copies the sign bits, padded to whole
-// units, and sign_tile reads them like sign_blocks.
-#define VQ_SIGN_BLOCKS_AS_TILE(TARGET)                                                                             \
-  TARGET void sign_expand(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks, std::uint8_t* index) { \
-    const std::size_t whole = padded(bytes, kUnitBytes);                                                           \
-    for (std::size_t b = 0; b < blocks; ++b) {                                                                     \
-      std::memcpy(index + b * whole * kBlockRows, signs + b * bytes * kBlockRows, bytes * kBlockRows);             \
-      std::memset(index + (b * whole + bytes) * kBlockRows, 0, (whole - bytes) * kBlockRows);                      \
-    }                                                                                                              \
-  }                                                                                                                \
-  TARGET void sign_tile(const std::uint8_t* index, const std::uint8_t* tables, const SignCall& call,               \
-                        std::uint16_t* sums) {                                                                     \
-    for (std::size_t q = 0; q < call.queries; ++q, tables += call.table_stride, sums += call.blocks * kBlockRows)  \
-      sign_blocks(index, call.units * kUnitBytes, call.blocks, tables, call.units_per_byte_sum, sums);             \
-  }                                                                                                                \
+// Look-ups by half bytes gain nothing from precomputed indices. sign_expand_u8 copies the sign bits, padded to whole
+// units, and sign_tile_u8u16 reads them like sign_blocks_u8u16.
+#define VQ_SIGN_BLOCKS_AS_TILE(TARGET)                                                                                \
+  TARGET void sign_expand_u8(const std::uint8_t* signs, std::size_t bytes, std::size_t blocks, std::uint8_t* index) { \
+    const std::size_t whole = padded(bytes, kUnitBytes);                                                              \
+    for (std::size_t b = 0; b < blocks; ++b) {                                                                        \
+      std::memcpy(index + b * whole * kBlockRows, signs + b * bytes * kBlockRows, bytes * kBlockRows);                \
+      std::memset(index + (b * whole + bytes) * kBlockRows, 0, (whole - bytes) * kBlockRows);                         \
+    }                                                                                                                 \
+  }                                                                                                                   \
+  TARGET void sign_tile_u8u16(const std::uint8_t* index, const std::uint8_t* tables, const SignCall& call,            \
+                              std::uint16_t* sums) {                                                                  \
+    for (std::size_t q = 0; q < call.queries; ++q, tables += call.table_stride, sums += call.blocks * kBlockRows)     \
+      sign_blocks_u8u16(index, call.units * kUnitBytes, call.blocks, tables, call.units_per_byte_sum, sums);          \
+  }                                                                                                                   \
   constexpr std::size_t kCallUnits = kSignDim; /* more than there are: one call does all */
 // Calls the kernel mask_gt_u16 of the including file.
-#define VQ_PLAIN_COLLECT(TARGET)                                                                                       \
-  TARGET std::size_t collect(const std::uint16_t* sums, std::size_t blocks, const std::uint16_t* integer_thresholds,   \
-                             std::size_t count, const std::uint64_t* selected, std::size_t first, std::uint64_t* mask, \
-                             std::uint8_t* places, std::uint16_t* queries, std::size_t* counts) {                      \
-    return plain::collect(sums, blocks, integer_thresholds, count, selected, first, mask, places, queries, counts,     \
-                          mask_gt_u16);                                                                                \
+#define VQ_PLAIN_COLLECT(TARGET)                                                                                  \
+  TARGET std::size_t collect_ge_u16(const std::uint16_t* sums, std::size_t blocks,                                \
+                                    const std::uint16_t* integer_thresholds, std::size_t count,                   \
+                                    const std::uint64_t* selected, std::size_t first, std::uint64_t* mask,        \
+                                    std::uint8_t* places, std::uint16_t* queries, std::size_t* counts) {          \
+    return plain::collect_ge_u16(sums, blocks, integer_thresholds, count, selected, first, mask, places, queries, \
+                                 counts, mask_gt_u16);                                                            \
   }
-#define VQ_TABLE_OF_KERNELS                                                          \
-  {kCallUnits,  decode,        decode_dot_s8s16, dot_s8s16,           dot_rows_s8s8, \
-   square_s8,   arrange_tile,  dot_tile_s8s8,    mask_upper_bound_gt, sign_tables,   \
-   sign_expand, sign_tile,     sign_blocks,      dot_signs_s8,        sign_rows,     \
-   mask_gt_u16, block_max_u16, collect,          mask_sign_bound_gt}
+#define VQ_TABLE_OF_KERNELS                                                                   \
+  {kCallUnits,     decode_s8,       decode_dot_s8s16,  dot_s8s16,           dot_rows_s8s8,    \
+   square_s8,      arrange_tile_s8, dot_tile_s8s8,     mask_upper_bound_gt, sign_tables_s8u8, \
+   sign_expand_u8, sign_tile_u8u16, sign_blocks_u8u16, dot_signs_s8,        sign_rows_u8,     \
+   mask_gt_u16,    block_max_u16,   collect_ge_u16,    mask_sign_bound_gt}

@@ -55,7 +55,7 @@ class RowView {
 
   // Copies the sign bits of the rows in `mask` out of a block, one row after the other.
   void copy_signs(std::size_t block, std::uint64_t mask, std::uint8_t* signs) const {
-    kernels_.sign_rows(sign_block(block), sign_bytes, mask, signs, sign_row_bytes);
+    kernels_.sign_rows_u8(sign_block(block), sign_bytes, mask, signs, sign_row_bytes);
   }
   // Copies those of all rows from `at` to `stop`, in whole blocks.
   void copy_all_signs(std::size_t at, std::size_t stop, std::uint8_t* signs) const {

@@ -6,9 +6,9 @@
 //   rows, batch scan        segment > RowRange (of a thread) > row tile > group of blocks > block
 //   rows, single query      segment > RowRange > row tile > slice > block
 //   rows, all levels        segment > RowRange > dot tile (or block, with one or two queries)
-//   queries, batch scan     all > QueryGroup (of some threads) > chunk > subset > call of sign_tile
+//   queries, batch scan     all > QueryGroup (of some threads) > chunk > subset > call of sign_tile_u8u16
 //   queries, all levels     all > QueryGroup > call of dot_tile_s8s8
-//   coordinates             row > call of sign_tile > unit > byte of sign bits
+//   coordinates             row > call of sign_tile_u8u16 > unit > byte of sign bits
 //
 // clang-format off
 //   A row tile of the batch scan has up to 8 groups, 2048 rows:
@@ -51,8 +51,8 @@
 //   RowRange, batch   partition_rows       an even share        a batch scan starts anew with each range or gathering
 //   RowRange, others  partition_rows       1/4 to 1 row tile    shorter towards the end: threads finish together
 //   sweep, batch      kSweeps              8 sweeps             strided: thresholds see rows from all over early
-//   sign_tile, batch  kSignTileQueries     8 queries at most    share a group's indices in the first-level cache
-//   sign_tile, batch  Kernels::call_units  32 units (AVX-512)   32 KB of indices stay in the first-level cache
+//   kernel call       kSignTileQueries     8 queries at most    share a group's indices in the first-level cache
+//   kernel call       Kernels::call_units  32 units (AVX-512)   32 KB of indices stay in the first-level cache
 //   subset, batch     kSubsetTableBytes    128 KB of tables     stay in the second-level cache beside the indices
 //   chunk, batch      kChunkTableBytes     16 MB of tables      stay in the third-level cache, if that has the room
 //   chunk, batch      kChunkQueries        1024 queries         bounds a chunk's memory; numbers fit 16 bits

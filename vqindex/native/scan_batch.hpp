@@ -21,7 +21,7 @@
 //         for each subset of the chunk              its tables stay in the second-level cache too
 //           for each group of the tile
 //             for up to eight queries at a time
-//               sum the agreement with 256 rows     (sign_tile)
+//               sum the agreement with 256 rows     (sign_tile_u8u16)
 //               list the candidates                 (collect); if the list may overflow, score it first
 //         for each group of the tile
 //           decode the rows that are candidates of any query, once for all of them
@@ -86,7 +86,7 @@ class BatchScan {
       // with AVX-512 all tables of a chunk take a millisecond at most (roofline.jsonl), so polls hardly depend on this.
       if (!c_.keep_going(poll, queries_ * kGroupRows * c_.dim)) return;
       for (std::size_t i = 0; i < queries_; ++i) {
-        c_.kernels.sign_tables(c_.queries.sign_query_of(first_query_ + i), c_.units, tables_of(i));
+        c_.kernels.sign_tables_s8u8(c_.queries.sign_query_of(first_query_ + i), c_.units, tables_of(i));
         update_threshold(i);
       }
       seed_thresholds(first, std::min(last, first_tile_end_));
@@ -178,8 +178,8 @@ class BatchScan {
       Group& group = groups_[g];
       group.at = at + g * kGroupRows;
       group.stop = std::min(stop, group.at + kGroupRows);
-      c_.kernels.sign_expand(c_.rows.sign_block(group.at), c_.rows.sign_bytes, blocks_of(group.at, group.stop),
-                             index_of(g));
+      c_.kernels.sign_expand_u8(c_.rows.sign_block(group.at), c_.rows.sign_bytes, blocks_of(group.at, group.stop),
+                                index_of(g));
     }
     return groups;
   }
@@ -204,7 +204,7 @@ class BatchScan {
     for (std::size_t u = 0; u < c_.units; u += call.units) {
       call.units = std::min(c_.units - u, c_.kernels.call_units);
       call.accumulate = u > 0;
-      c_.kernels.sign_tile(index_of(g) + u * blocks * kUnitIndex, tables_of(i) + u * kUnitTable, call, sums);
+      c_.kernels.sign_tile_u8u16(index_of(g) + u * blocks * kUnitIndex, tables_of(i) + u * kUnitTable, call, sums);
     }
   }
 
@@ -216,9 +216,9 @@ class BatchScan {
     group.queries.resize(kGroupCandidates + kBlockRows);
     const auto append = [&](const std::uint16_t* sums, const std::uint16_t* integer_thresholds, std::size_t queries,
                             const std::uint64_t* selected, std::size_t first) {
-      group.count += c_.kernels.collect(sums, blocks, integer_thresholds, queries, selected, first, group.masks,
-                                        group.places.data() + group.count, group.queries.data() + group.count,
-                                        c_.candidates.data() + first_query_ + first);
+      group.count += c_.kernels.collect_ge_u16(sums, blocks, integer_thresholds, queries, selected, first, group.masks,
+                                               group.places.data() + group.count, group.queries.data() + group.count,
+                                               c_.candidates.data() + first_query_ + first);
     };
     std::uint64_t masks[kGroupBlocks];
     if (!c_.rows.has_norms() && !c_.rows.has_selection_per_query()) {
@@ -256,8 +256,8 @@ class BatchScan {
       for (std::uint64_t bits = group.masks[b]; bits; bits &= bits - 1) {
         const std::size_t r = b * kBlockRows + lowest_bit(bits), row = group.at + r;
         std::int8_t* levels = levels_.data() + r * c_.stride;
-        c_.kernels.decode(c_.request.code.fields, c_.rows.code_of(row), c_.rows.segment().row_bytes, signs_of(r),
-                          levels);
+        c_.kernels.decode_s8(c_.request.code.fields, c_.rows.code_of(row), c_.rows.segment().row_bytes, signs_of(r),
+                             levels);
         const RowTerms terms = terms_[r] = c_.prefilter.terms_of(row, levels);
         least_ = {std::min(least_.weight, terms.weight), 0, std::min(least_.norm2, terms.norm2)};
         most_ = {std::max(most_.weight, terms.weight), std::max(most_.error, terms.error), 0};

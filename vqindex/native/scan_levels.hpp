@@ -56,7 +56,7 @@ class LevelScan {
       const std::size_t count = std::min(kDotTileRows, last - at);
       if (!c_.rows.any_selected(0, nq, at, at + count)) continue;
       decode_tile(at, count);
-      c_.kernels.arrange_tile(levels_.data(), c_.stride, tile_.data());
+      c_.kernels.arrange_tile_s8(levels_.data(), c_.stride, tile_.data());
       for (std::size_t q = 0; q < nq; q += kDotTileQueries) {
         const std::size_t some = std::min(kDotTileQueries, nq - q);
         c_.kernels.dot_tile_s8s8(tile_.data(), c_.stride, dim, c_.queries.narrow_query.data() + q * c_.stride, some,
@@ -75,8 +75,8 @@ class LevelScan {
     for (std::size_t r = 0; r < kDotTileRows; ++r) {
       RowTerms terms{0, 0, 0};
       if (r < count) {
-        c_.kernels.decode(c_.request.code.fields, c_.rows.code_of(at + r), segment.row_bytes, signs_of(r),
-                          levels_of(r));
+        c_.kernels.decode_s8(c_.request.code.fields, c_.rows.code_of(at + r), segment.row_bytes, signs_of(r),
+                             levels_of(r));
         terms = c_.prefilter.terms_of(at + r, levels_of(r));
       }
       weight_[r] = terms.weight;

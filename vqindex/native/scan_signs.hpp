@@ -76,7 +76,7 @@ class SignScan {
   void make_tables(std::size_t q) {
     if (tables_.size() && q == table_query_) return;
     tables_.resize(c_.units * kUnitTable);
-    c_.kernels.sign_tables(c_.queries.sign_query_of(q), c_.units, tables_.data());
+    c_.kernels.sign_tables_s8u8(c_.queries.sign_query_of(q), c_.units, tables_.data());
     table_query_ = q;
   }
 
@@ -93,8 +93,8 @@ class SignScan {
       stop = std::min(last, at + tile_rows_);
       if (!c_.keep_going(poll, (stop - at) * c_.dim)) return false;
       if (c_.rows.any_selected(q, 1, at, stop))
-        c_.kernels.sign_blocks(c_.rows.sign_block(at), c_.rows.sign_bytes, blocks_of(at, stop), tables_.data(),
-                               c_.queries.units_per_byte_sum[q], sums.data() + (at - first));
+        c_.kernels.sign_blocks_u8u16(c_.rows.sign_block(at), c_.rows.sign_bytes, blocks_of(at, stop), tables_.data(),
+                                     c_.queries.units_per_byte_sum[q], sums.data() + (at - first));
     }
     return true;
   }

@@ -70,7 +70,7 @@ class Scanner {
     const Fields fields = narrow_->fields();
     for (std::size_t r = 0; r < n; ++r) {
       if (signs) std::copy_n(signs + r * sign_bytes(), sign_bytes(), sign_row.data());
-      kernels_.decode(fields, codes + r * row_bytes, row_bytes, sign_row.data(), levels + r * stride());
+      kernels_.decode_s8(fields, codes + r * row_bytes, row_bytes, sign_row.data(), levels + r * stride());
     }
   }
 
