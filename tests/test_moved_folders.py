@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -189,6 +190,7 @@ def test_urls_are_refused_as_urls(tmp_path):
         lambda: VQIndex.load("s3://bucket/a.vqi"),
         lambda: VQIndex(DIM).save("https://example.org/a.vqi"),
         lambda: vqindex.open("gs://bucket/store", "a", dim=DIM),
+        lambda: VQIndex(DIM).save(Path("https://example.org/a.vqi")),
     )
     for call in calls:
         with pytest.raises(InvalidInputError, match="is a URL; expected a path of the local file system"):

@@ -32,7 +32,8 @@ MAX_K = 2**31 - 1
 
 def as_path(path: str | os.PathLike[str]) -> Path:
     """Return a path of the local file system."""
-    if isinstance(path, str) and re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", path):
+    slashes = "//" if isinstance(path, str) else "/"  # a Path has lost the second one
+    if re.match(rf"[a-zA-Z][a-zA-Z0-9+.-]+:{slashes}", os.fspath(path)):
         raise InvalidInputError(f"{path} is a URL; expected a path of the local file system")
     return Path(path)
 

@@ -26,8 +26,8 @@ __all__ = [
     "float_chunks",
     "float_rows",
     "is_on_device",
-    "no_array",
     "on_host",
+    "refuse_no_array",
 ]
 
 F32 = NDArray[np.float32]
@@ -80,7 +80,14 @@ def _is_sliced(array: Any) -> bool:
     )
 
 
-def no_array(value: Any) -> str | None:
+def refuse_no_array(value: Any, what: str, expected: str) -> None:
+    """Raise InvalidInputError for a value that NumPy would wrap in an array of no dimension, naming its kind."""
+    kind = _kind_of_no_array(value)
+    if kind is not None:
+        raise InvalidInputError(f"{what} is {kind}; expected {expected}")
+
+
+def _kind_of_no_array(value: Any) -> str | None:
     """Return what kind of thing a value is that NumPy would wrap in an array of no dimension; None for other values."""
     if isinstance(value, np.ndarray):  # the usual case takes the quick test
         return None
@@ -168,9 +175,7 @@ def as_matrix(array: Any, dim: int, what: str) -> Any:
     InvalidInputError
         If the array is not two-dimensional or not real-valued, or has another number of columns.
     """
-    kind = no_array(array)
-    if kind is not None:
-        raise InvalidInputError(f"{what} is {kind}; expected an array of shape (n, {dim})")
+    refuse_no_array(array, what, f"an array of shape (n, {dim})")
     array = _to_host(array)
     if array.shape == (0,):
         array = np.empty((0, dim), np.float32)
@@ -240,19 +245,6 @@ class VectorSource:
         self.rows: int = self._matrix.shape[0]
         self.dim = dim
 
-    def first(self, rows: int) -> F32 | None:
-        """Return the first few float32 rows; None for vectors on a device.
-
-        Raises
-        ------
-        InvalidInputError
-            As `chunks`.
-        """
-        if is_on_device(self._matrix):
-            return None
-        chunks = float_chunks(self._matrix[0:rows], max(1, rows), "vectors")
-        return on_host(next(chunks, np.empty((0, self.dim), np.float32)))
-
     def chunks(self, rows: int | None = None) -> Iterator[tuple[int, F32 | OnDevice]]:
         """Yield the first row of each chunk and its float32 rows, on the host or the device.
 
@@ -294,9 +286,7 @@ def float_rows(matrix: Any, rows: NDArray[np.int64], what: str) -> F32:
 
 def as_queries(array: Any, dim: int) -> tuple[F32 | OnDevice, bool]:
     """Return float32 queries of shape (nq, dim), and whether the input is a single 1-D query."""
-    kind = no_array(array)
-    if kind is not None:
-        raise InvalidInputError(f"queries is {kind}; expected an array of shape (nq, {dim}) or ({dim},)")
+    refuse_no_array(array, "queries", f"an array of shape (nq, {dim}) or ({dim},)")
     array = _to_host(array)
     single = len(array.shape) == 1 and array.shape[0] != 0
     if single:
@@ -315,9 +305,7 @@ def as_ids(ids: Any, count: int | None = None) -> NDArray[np.int64]:
     count : int, optional
         Expected number of ids; with it the ids must also be distinct.
     """
-    kind = no_array(ids)
-    if kind is not None:
-        raise InvalidInputError(f"ids is {kind}; expected a list or an array of ids, in order")
+    refuse_no_array(ids, "ids", "a list or an array of ids, in order")
     array = np.asarray(_to_host(ids))
     if array.ndim != 1:
         raise InvalidInputError(f"ids have shape {array.shape}; expected one dimension")

@@ -153,10 +153,10 @@ class Centering:
             f"vector of norm {_norm(self.vector):.4g} and CRC-32 {zlib.crc32(self.vector.astype('<f4').tobytes()):08x}"
         )
 
-    def warn_of_offset(self, source: VectorSource) -> None:
-        """Warn of vectors that get no center although their mean is much longer than their spread around it."""
+    def warn_of_offset(self, rows: F32) -> None:
+        """Warn of first rows that get no center although their mean is much longer than their spread around it."""
         if not self.on and self.spec.metric != "ip":
-            warn_of_offset(source, self._unit)
+            warn_of_offset(rows, self._unit)
 
     def settled(self, source: VectorSource) -> Centering:
         """Return the centering with the mean of the vectors if it is pending and `source` has rows, else itself.

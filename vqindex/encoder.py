@@ -57,8 +57,10 @@ class Encoder(NamedTuple):
         on_device = self.backend.adopt(vectors)
         return VectorSource(vectors if on_device is None else on_device, self.centering.spec.dim)
 
-    def encode(self, source: VectorSource, originals: Originals | None) -> Iterator[NewRows]:
+    def encode(self, source: VectorSource, originals: Originals | None, *, is_first: bool = False) -> Iterator[NewRows]:
         """Encode vectors lazily, chunk by chunk, and round them if the index keeps originals.
+
+        The first vectors of an index are looked at for an offset that needs a center.
 
         Raises
         ------
@@ -66,6 +68,8 @@ class Encoder(NamedTuple):
             At a chunk that can't be encoded; the message names the row.
         """
         for first_row, chunk in source.chunks():
+            if is_first and first_row == 0 and isinstance(chunk, np.ndarray):
+                self.centering.warn_of_offset(chunk)
             rounded = None if originals is None else originals.rounded(on_host(chunk), first_row)
             codes = self._encode_chunk(chunk)
             _check_norms(codes.norm, "vectors", first_row)

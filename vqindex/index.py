@@ -294,12 +294,10 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
 
     def _append(self, source: VectorSource, new_ids: IdBatch | None, replaces: NDArray[np.int64] | None = None) -> None:
         """Encode and append vectors, and remove the rows they replace; the first vectors may set the center."""
-        before = self._encoder
-        if not self._ids.rows_ever:
-            before.centering.warn_of_offset(source)
+        before, is_first = self._encoder, not self._ids.rows_ever
         self._encoder = before._replace(centering=before.centering.settled(source))
         try:
-            batches = self._encoder.encode(source, self._contents.originals)
+            batches = self._encoder.encode(source, self._contents.originals, is_first=is_first)
             self._contents.append(batches, new_ids, source.rows, replaces)
         except BaseException:
             if not self._ids.rows_ever:
@@ -363,10 +361,10 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
 
     def __deepcopy__(self, memo: Any = None) -> VQIndex:
         """Return an index of its own with the same vectors, ids and results."""
+        contents = self._contents.snapshot()  # before the center is read, which is set before the first rows come
         index = type(self)._empty(self._centering, self._backend.name)
-        index._contents = self._contents.snapshot().copied()
+        index._contents = contents.copied()
         index._rows.write_with(index._backend.put)
-        index._encoder = index._encoder._replace(centering=self._centering)  # the first rows may have decided on it
         index._meta = deepcopy(self._meta)
         return index
 

@@ -89,17 +89,16 @@ def mean_of(source: VectorSource, unit: bool) -> F32:
     return flush(total / source.rows)
 
 
-def warn_of_offset(source: VectorSource, unit: bool) -> None:
-    """Warn of vectors whose mean is much longer than their spread around it, judged by the first of them."""
-    sample = source.first(_SAMPLE)
-    if sample is None or len(sample) < _FEWEST:
+def warn_of_offset(rows: F32, unit: bool) -> None:
+    """Warn of rows whose mean is much longer than their spread around it, judged by the first of them."""
+    sample = rows[:_SAMPLE].astype(np.float64)
+    if len(sample) < _FEWEST:
         return
-    rows = sample.astype(np.float64)
-    norm2 = np.einsum("ij,ij->i", rows, rows)
+    norm2 = np.einsum("ij,ij->i", sample, sample)
     if unit:
-        rows *= np.divide(1, np.sqrt(norm2), out=np.zeros_like(norm2), where=norm2 > 0)[:, None]
+        sample *= np.divide(1, np.sqrt(norm2), out=np.zeros_like(norm2), where=norm2 > 0)[:, None]
         norm2 = (norm2 > 0).astype(np.float64)
-    offset2 = float((rows.mean(axis=0) ** 2).sum())
+    offset2 = float((sample.mean(axis=0) ** 2).sum())
     spread2 = max(0.0, float(norm2.mean()) - offset2)
     offset, spread = offset2**0.5, (spread2 if spread2 > 1e-9 * offset2 else 0.0) ** 0.5  # less is rounding
     if 0 < _OFFSET * spread < offset:

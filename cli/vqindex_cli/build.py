@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import vqindex
+from vqindex.arguments import as_path
 from vqindex.arrays import as_ids
 from vqindex.rows.ids import IdMap
 from vqindex.rows.originals import KINDS
@@ -133,8 +134,7 @@ def build(
         raise click.UsageError("--commit-every needs --store")
     if str(output) == "-":
         raise click.ClickException("output is '-', but an index is not written to stdout; expected the name of a file")
-    if "://" in str(output) or str(output).startswith("s3:/"):
-        raise click.ClickException(f"{output} is a URL; expected a path of the local file system")
+    as_path(output)  # no URL
     if output.exists() and not output.is_file() and not output.is_dir():
         raise click.ClickException(f"{output} is no regular file; expected a file or a new name")
     if output.exists() and not force and not store:

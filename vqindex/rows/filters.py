@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import as_host, no_array
+from ..arrays import as_host, refuse_no_array
 from ..errors import InvalidInputError
 from .bitmap import WORD, bits_of, from_bytes, full, of_rows, slice_rows, words_of
 from .ids import IdMap
@@ -89,12 +89,11 @@ class Filter:
         """Return a filter for each query, or None if one filter applies to all."""
         if isinstance(filter, exclude | set | frozenset):
             return None
-        kind = no_array(filter)
-        if kind is not None:
-            raise InvalidInputError(
-                f"filter is {kind}; expected a bool mask, ids, vqindex.exclude(ids), vqindex.bitmap(bits), or a list "
-                "with one of these for each query"
-            )
+        refuse_no_array(
+            filter,
+            "filter",
+            "a bool mask, ids, vqindex.exclude(ids), vqindex.bitmap(bits), or a list with one of these for each query",
+        )
         if isinstance(filter, bitmap):
             bits = as_host(filter.bits)
             return [bitmap(row) for row in bits] if bits.ndim == 2 else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +17,6 @@ from ..rows.contents import Contents
 from ..rows.filters import Filter
 from ..rows.request import SearchRequest
 from ..rows.row_store import RowStore
-from ..rows.segment import Segment
 from .rerank import as_reader, rerank
 
 __all__ = ["Searcher"]
@@ -108,19 +106,13 @@ class Searcher(NamedTuple):
     def _scan(self, request: SearchRequest, filter: Any) -> TopK:
         """Scan the rows that a filter selects for each query."""
         segments = self.contents.rows.segments()
-        batches = self._batches(request, segments, filter)
+        batches = Filter(filter, self.contents.ids, request.count).requests(request, segments)
         return TopK.of_queries([self.encoder.backend.search(batch, segments) for batch in batches])
 
     def _scan_range(self, request: SearchRequest, filter: Any) -> RangeHits:
         segments = self.contents.rows.segments()
-        batches = self._batches(request, segments, filter)
+        batches = Filter(filter, self.contents.ids, request.count).requests(request, segments)
         return RangeHits.of_queries([self.encoder.backend.range_search(batch, segments) for batch in batches])
-
-    def _batches(self, request: SearchRequest, segments: Sequence[Segment], filter: Any) -> Iterable[SearchRequest]:
-        """Return requests that together search the rows that a filter selects."""
-        if filter is None and self.contents.ids.live is None:  # all rows: the usual case takes the quick way
-            return (request,)
-        return Filter(filter, self.contents.ids, request.count).requests(request, segments)
 
     def _stderr(self, queries: Queries, rows: I64, store: RowStore) -> F32:
         """Return the standard errors of rows; nan in empty places."""

@@ -49,10 +49,10 @@ class _Closed:
         raise StoreError(f"{self._folder} was closed; expected an open index")
 
 
-# Members of VQIndex that are passed on as they are; those that change the index are methods of DurableIndex.
+# Members of VQIndex that are passed on as they are: copies are indexes in memory. What changes it is a method below.
 _READS = (
     "spec", "dim", "ntotal", "keep_vectors", "center", "is_trained", "meta", "ids", "train", "__len__", "__contains__",
-    "search", "range_search", "estimate", "reconstruct", "save",
+    "search", "range_search", "estimate", "reconstruct", "save", "__copy__", "__deepcopy__",
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -121,14 +121,6 @@ class DurableIndex(_Promised):
 
     def __repr__(self) -> str:
         return f"{repr(self._index)[:-1]}, path={str(self._folder)!r}, mode={self.mode!r})".replace("VQ", "Durable", 1)
-
-    def __copy__(self) -> VQIndex:
-        """Return a VQIndex in memory with the same vectors; only `vqindex.open` makes another DurableIndex."""
-        return self._index.__deepcopy__()
-
-    def __deepcopy__(self, memo: Any = None) -> VQIndex:
-        """Return a VQIndex in memory with the same vectors."""
-        return self._index.__deepcopy__()
 
     def __reduce__(self) -> Any:
         """Pickle as the path, to be opened for reading; the other process sees the last commit."""
