@@ -151,7 +151,8 @@ def _subquantizers(d: int, bits: int, each: int) -> int:
 
 
 def _pq(d: int, bits: int) -> str:
-    return f"PQ{_subquantizers(d, bits, 8)}x8"
+    # "np": no order of centroids for polysemous codes, which costs most of the training and changes no result.
+    return f"PQ{_subquantizers(d, bits, 8)}x8np"
 
 
 def _opq(d: int, bits: int) -> str:
