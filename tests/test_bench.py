@@ -5,10 +5,12 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import cli_tools
+import click
 import numpy as np
 import pytest
 from cli_tools import DIM, no_constant, truth, vectors, write_annbench
@@ -18,6 +20,8 @@ from hypothesis import strategies as st
 import vqindex
 from vqindex_bench.contest import on_processors
 from vqindex_bench.pareto import PANELS, frontier
+from vqindex_bench.peers import DEFAULT, PEERS, SLOW, Settings
+from vqindex_cli.bench import bench
 
 run, ok, folder = map(pytest.fixture, (cli_tools.run, cli_tools.ok, cli_tools.folder))
 QUICK = ("--rounds", 1, "--seconds", 0)
@@ -155,9 +159,88 @@ def test_skipped_indexes_are_reported_with_the_reason(folder, run):
     assert err.count("no form here for metric ip") == 3
 
 
+# ---- graphs
+
+
+@pytest.fixture(params=["hnsw", "hnswlib"])
+def graph(request):
+    """Give a graph's name among the peers."""
+    module = {"hnsw": "faiss", "hnswlib": "hnswlib"}[request.param]
+    pytest.importorskip(module, reason=f"{module} is not installed")
+    return request.param
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+def test_a_graph_is_built_once_and_searched_at_each_ef(folder, run, monkeypatch, graph, metric):
+    rows = np.random.default_rng(0).standard_normal((2000, 16), dtype=np.float32)
+    np.save("rows.npy", rows + 0.5 * (metric == "l2"))
+    peer, builds = PEERS[graph], []
+
+    def build(rows, bits, settings):
+        builds.append(settings.threads)
+        return peer.build(rows, bits, settings)
+
+    monkeypatch.setitem(PEERS, graph, replace(peer, build=build))
+    code, out, err = run(
+        "bench", "rows.npy", "--metric", metric, "--num-queries", 50, "--bits", 2, "--codecs", "turboquant-prod",
+        "--peers", graph, "--efs", "200,4,10,200", "--json", "--html", "a.html", *QUICK,
+    )  # fmt: skip
+    assert code == 0
+    assert err.splitlines() == [f"skipped {peer.label} 32 bits: ef 4 is less than k, 10"]
+    lines = parsed(out)[1:]
+    assert builds == [1]
+    assert [(line["index"], line["bits"], line["ef"]) for line in lines] == [
+        (f"{peer.label}, ef 10", 32, 10),
+        (f"{peer.label}, ef 200", 32, 200),
+    ]
+    low, high = (line["recall_at_k"] for line in lines)
+    assert 0.3 < low < high
+    assert high > 0.97
+    assert lines[0]["build_seconds"] == lines[1]["build_seconds"] > 0
+    # The vectors, and at least the links of the lowest level, of which a row has 32.
+    assert 4 * 16 + 4 * 32 < lines[0]["bytes_per_vector"] == lines[1]["bytes_per_vector"] < 4 * 16 + 4 * 32 + 40
+    legend = re.findall(r"<label>.*?</span>(.*?)</label>", Path("a.html").read_text())
+    assert legend == ["vqindex prod", peer.label]
+
+
+def test_bytes_of_a_graph_are_those_of_its_file():
+    faiss = pytest.importorskip("faiss", reason="faiss is not installed: pip install 'vqindex[faiss]'")
+    rows = np.random.default_rng(0).standard_normal((3000, 16), dtype=np.float32)
+    index = faiss.IndexHNSWFlat(16, 16, faiss.METRIC_L2)
+    index.add(rows)
+    built = PEERS["hnsw"].build(rows, 32, Settings(5, 1, "l2"))
+    assert built.bytes_per_vector == pytest.approx(faiss.serialize_index(index).nbytes / 3000, abs=1)
+
+
+def test_a_missing_library_is_said_once_with_the_package_to_install(folder, run, monkeypatch):
+    for module in ("faiss", "hnswlib", "usearch"):
+        monkeypatch.setitem(sys.modules, module, None)
+    code, _, err = run(
+        "bench", "base.npy", "--metric", "cosine", "--bits", 8, "--peers", "hnsw,hnswlib,usearch", "--json", *QUICK
+    )
+    assert code == 0
+    assert err.splitlines() == [
+        "skipped vqindex trellis 8 bits: bits is 8; codec 'trellis' expects an integer from 1 to 4",
+        "skipped usearch i8 exact 8 bits: usearch is not installed: pip install usearch",
+        "skipped faiss HNSW 32 bits: faiss is not installed: pip install 'vqindex[faiss]'",
+        "skipped hnswlib 32 bits: hnswlib is not installed: pip install hnswlib",
+    ]
+
+
+def test_all_peers_leave_out_those_that_are_slow_to_build(ok):
+    assert set(PEERS) == {*DEFAULT, *SLOW}
+    assert set(SLOW) == {"faiss-opq", "hnsw", "hnswlib"}
+    help = re.sub(r"\s+", " ", ok("bench", "--help"))
+    assert "all means all but faiss-opq, hnsw, hnswlib, slow to build" in help
+    parameter = next(each for each in bench.params if each.name == "peers")
+    context = click.Context(bench)
+    assert parameter.process_value(context, "all,hnsw") == (*DEFAULT, "hnsw")
+
+
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
+        ("bench base.npy --efs 0", 2, "--efs"),
         ("bench base.npy --bits 2,9", 2, "--bits"),
         ("bench base.npy --bits two", 2, "--bits"),
         ("bench base.npy --codecs none", 2, "--codecs"),

@@ -58,7 +58,7 @@ def write_report(path: Path, lines: Sequence[Line]) -> None:
         Result of `contest.measure`, at least one line; the page contains them unchanged.
     """
     head = lines[0]
-    series = list(dict.fromkeys(str(line["index"]) for line in lines))
+    series = list(dict.fromkeys(map(_series, lines)))
     threads = f"{head['threads']} thread{'s' if head['threads'] > 1 else ''}"
     versions = ", ".join(f"{name} {version}" for name, version in head["versions"].items())
     title = f"{head['data']}: {head['n']:,} x {head['dim']}, {head['metric']}, {threads}"
@@ -79,6 +79,11 @@ def write_report(path: Path, lines: Sequence[Line]) -> None:
     for name, text in filled.items():
         page = page.replace("{{" + name + "}}", text)
     path.write_text(page, encoding="utf-8")
+
+
+def _series(line: Line) -> str:
+    """Return what lines of one color have in common: the family of a graph's lines, else the index."""
+    return str(line.get("family", line["index"]))
 
 
 def _legend(number: int, name: str) -> str:
@@ -104,7 +109,7 @@ def _table(lines: Sequence[Line], series: Sequence[str]) -> str:
         head += f"<th{kind}><button>{escape(name.format(k=lines[0]['k']))}</button></th>"
     body = []
     for number, line in enumerate(lines):
-        place = series.index(str(line["index"]))
+        place = series.index(_series(line))
         cells = []
         for _, field, digits in _COLUMNS:
             value = _value(line, field)
@@ -199,7 +204,7 @@ def _chart(lines: Sequence[Line], panel: Panel, series: Sequence[str]) -> str:
     best = " ".join(f"{x(values[i]):.1f},{y(recalls[i]):.1f}" for i in frontier(lines, panel))
     dots = []
     for number, (line, value, recall) in enumerate(zip(lines, values, recalls, strict=True)):
-        place = series.index(str(line["index"]))
+        place = series.index(_series(line))
         low, high = (x(math.log10(end)) for end in panel.spread(line))
         told = escape(_told(line, [panel]), quote=True)
         dots.append(

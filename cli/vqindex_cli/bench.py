@@ -14,7 +14,7 @@ from vqindex.arguments import DEFAULT_CONFIDENCE
 from vqindex.spec import CODECS, METRICS, SKETCHES, IndexSpec
 from vqindex_bench.contest import MODES, Contender, contenders_of, measure, on_processors
 from vqindex_bench.data_files import read_file
-from vqindex_bench.peers import DEFAULT, PEERS, Built, Settings, ours
+from vqindex_bench.peers import DEFAULT, EFS, PEERS, SLOW, Built, Settings, ours
 from vqindex_bench.plots import has_matplotlib
 from vqindex_bench.report import write_report
 
@@ -100,7 +100,8 @@ def _widths(context: click.Context, parameter: click.Parameter, value: tuple[int
 
 
 def _peers(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    return DEFAULT if "all" in value else tuple(dict.fromkeys(value))
+    names = [name for each in value for name in (DEFAULT if each == "all" else (each,))]
+    return tuple(dict.fromkeys(names))
 
 
 @click.command()
@@ -133,7 +134,11 @@ def _peers(context: click.Context, parameter: click.Parameter, value: tuple[str,
 )  # fmt: skip
 @click.option(
     "--peers", type=CommaList(click.Choice([*PEERS, "all"])), default="", callback=_peers,
-    help=f"Other libraries to measure: {', '.join(PEERS)}; all means all but faiss-opq.",
+    help=f"Other libraries to measure: {', '.join(PEERS)}; all means all but {', '.join(SLOW)}, slow to build.",
+)  # fmt: skip
+@click.option(
+    "--efs", type=CommaList(click.IntRange(1)), default=",".join(map(str, EFS)), show_default=True,
+    help="Candidates that a search of hnsw and hnswlib keeps, at least k; a line each.",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Processors for every index.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Turns of each index.")
@@ -160,6 +165,7 @@ def bench(
     confidences: tuple[float, ...],
     oversamples: tuple[float, ...],
     peers: tuple[str, ...],
+    efs: tuple[int, ...],
     threads: int,
     rounds: int,
     seconds: float,
@@ -181,7 +187,7 @@ def bench(
     if plot is not None and not has_matplotlib():
         raise click.ClickException("matplotlib is not installed; --plot needs: pip install 'vqindex[plot]'")
     contenders = _sweep(bits, codecs, sketches, confidences, oversamples, {"seed": seed, "device": device})
-    contenders += contenders_of([PEERS[name] for name in peers], bits)
+    contenders += contenders_of([PEERS[name] for name in peers], bits, efs)
     skipped: list[str] = []
     with on_processors(threads):
         found = read_file(
