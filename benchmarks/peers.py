@@ -1,6 +1,6 @@
 """Recall, bytes and speed of vqindex and its peers on one data set, in one process, turn by turn.
 
-    python benchmarks/peers.py --data FILE.hdf5 [--bits 1 2 4] [--threads 1] [--rounds 5] [--only ...] [--graphs] [--plot]
+    python benchmarks/peers.py --data FILE.hdf5 [--bits 1 2 4] [--threads 1] [--only ...] [--graphs] [--plot]
     python benchmarks/peers.py --synthetic 1000000 768
 
 In every round each index has one turn with all queries in a call and one turn with a query per call, so that a

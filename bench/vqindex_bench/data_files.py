@@ -55,7 +55,7 @@ def read_file(
         queries and are not searched: at most `queries`, and a tenth of the rows.
     dataset : str, optional
         Dataset, key or column of `path` with the rows.
-    metric : {"ip", "cosine", "l2"}, optional
+    metric : one of {"ip", "cosine", "l2"}, optional
         By default the metric of an ann-benchmarks file, else ip.
     rows, queries : int
         Most rows and queries; the first ones are used.
