@@ -26,6 +26,7 @@ mutations: $(STAMPS)/test
 docs: $(STAMPS)/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	$(BIN)/python docs/check_site.py build/site
+	@echo "open build/site/index.html; its search needs a server: $(BIN)/python -m http.server --directory build/site"
 
 # The example with its real model, over a few modules; and what it should find there.
 ASK := $(BIN)/python examples/semantic_search.py --modules shutil threading json --index build/example.vqi -k 3 --query

@@ -3,7 +3,8 @@
     python docs/check_site.py build/site
 
 No page shows a literal fence or a comment of Markdown, every page of the menu exists, every link to a page or an anchor
-of the site leads somewhere, and every parameter is shown with the default of its signature.
+of the site leads somewhere, no private name is documented, and every parameter is shown with the default of its
+signature.
 """
 
 from __future__ import annotations
@@ -61,9 +62,8 @@ def faults(site: Path) -> Iterator[str]:
         text = "".join(page.text)
         for found in re.findall(r"```\w*|<!--.*?-->|^:::.*", text, re.MULTILINE):
             yield f"{name} shows {found!r}"
-        for row in shown_defaults((site / name).read_text(encoding="utf-8")):
-            if fault := default_fault(*row):
-                yield f"{name} shows {fault}"
+        for fault in api_faults((site / name).read_text(encoding="utf-8")):
+            yield f"{name} {fault}"
         if name == "404.html":
             continue  # served for any address: its links are absolute
         for link in page.links:
@@ -113,6 +113,15 @@ def default_fault(name: str, parameter: str, shown: str) -> str | None:
     except (NameError, SyntaxError):
         right = False
     return None if right else f"{parameter!r} of {name} with default {shown}; it is {default!r}"
+
+
+def api_faults(text: str) -> Iterator[str]:
+    """Yield what is wrong in a page's documentation of Python."""
+    for private in re.findall(r'<h\d id="(vqindex[\w.]*\._\w+)" class="doc ', text):
+        yield f"documents {private}, which is not public"
+    for row in shown_defaults(text):
+        if fault := default_fault(*row):
+            yield f"shows {fault}"
 
 
 def main(site: Path) -> int:

@@ -1,12 +1,14 @@
 """`vqindex bench`: its lines are true, its frontier is a Pareto frontier, and its report loads nothing else."""
 
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import cli_tools
@@ -18,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vqindex
+from vqindex_bench import report
 from vqindex_bench.contest import on_processors
 from vqindex_bench.pareto import PANELS, frontier
 from vqindex_bench.peers import DEFAULT, PEERS, SLOW, Settings
@@ -370,6 +373,20 @@ def test_points_of_the_report_are_ordered_as_their_values(folder, ok):
                 if lines[i]["recall_at_k"] < lines[j]["recall_at_k"]:
                     assert float(y) >= float(other_y)
         assert all(0 < float(x) < 480 and 0 < float(y) < 360 for _, x, y in dots)
+
+
+@pytest.mark.parametrize("low", [0.02, 1.0, 1.5, 9.9, 123.0, 4.1e4, 5e4, 2.3e7])
+@pytest.mark.parametrize("factor", [1.0, 1.04, 3.0, 1e4])
+def test_an_axis_has_at_least_three_ticks_that_do_not_overlap(low, factor):
+    scale = report._Scale([math.log10(low), math.log10(low * factor)], 0.0, 400.0)
+    ticks = report._speed_ticks(scale)
+    places = [place for place, _ in ticks]
+    assert len(places) >= 3
+    assert min(b - a for a, b in pairwise(places)) >= 42
+    assert len({text for _, text in ticks}) == len(ticks)
+    for place, text in ticks:
+        value = float(text.rstrip("kM")) * {"k": 1e3, "M": 1e6}.get(text[-1], 1)
+        assert scale(math.log10(value)) == pytest.approx(place, abs=0.1)
 
 
 def test_plot_is_written_as_png(folder, ok):

@@ -35,6 +35,7 @@ def test_a_sound_site_has_no_faults(check_site, site):
         ('<a href="missing.html">x</a>', "'missing.html', which does not exist"),
         ('<a href="other.html#nowhere">x</a>', "'other.html#nowhere', which has no such anchor"),
         ('<img src="figures/none.svg">', "'figures/none.svg', which does not exist"),
+        ('<h3 id="vqindex.VQIndex.__copy__" class="doc doc-heading">x</h3>', "documents vqindex.VQIndex.__copy__"),
     ],
 )
 def test_each_kind_of_fault_is_named(check_site, site, html, fault):

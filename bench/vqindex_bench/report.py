@@ -32,10 +32,10 @@ _RECALLS = (
 _COLUMNS: tuple[tuple[str, tuple[str, ...], int | None], ...] = (
     ("index", ("index",), None),
     ("bits", ("bits",), 0),
-    ("bytes per vector", ("bytes_per_vector",), 0),
+    ("bytes", ("bytes_per_vector",), 0),
     ("recall@{k}", ("recall_at_k",), 4),
-    ("recall 1@{k}", ("recall_1_at_k",), 4),
-    ("recall 1@1", ("recall_1_at_1",), 4),
+    ("1@{k}", ("recall_1_at_k",), 4),
+    ("1@1", ("recall_1_at_1",), 4),
     ("batch q/s", ("batch_qps", "median"), 0),
     ("q1", ("batch_qps", "q1"), 0),
     ("q3", ("batch_qps", "q3"), 0),
@@ -169,6 +169,17 @@ def _ticks(scale: _Scale, at: Sequence[tuple[float, str]], apart: float) -> list
     return ticks
 
 
+def _speed_ticks(scale: _Scale) -> list[tuple[float, str]]:
+    """Return ticks of a logarithmic scale: 1, 2 and 5 of each ten, or more of them if fewer than 3 are on the scale."""
+    ticks: list[tuple[float, str]] = []
+    for steps in ((1, 2, 5), range(1, 10), [step / 10 for step in range(10, 100)]):
+        values = [step * 10.0**exponent for exponent in range(-3, 9) for step in steps]
+        ticks = _ticks(scale, [(math.log10(value), _short(value)) for value in values], 42)
+        if len(ticks) >= 3:
+            break
+    return ticks
+
+
 def _short(value: float) -> str:
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if value >= size:
@@ -177,10 +188,9 @@ def _short(value: float) -> str:
 
 
 def _axes(x: _Scale, y: _Scale, label: str, k: int) -> str:
-    tens = [(math.log10(m * 10.0**e), _short(m * 10.0**e)) for e in range(-3, 9) for m in (1, 2, 5)]
     bottom = _HEIGHT - _BOTTOM
     elements = []
-    for place, text in _ticks(x, tens, 42):
+    for place, text in _speed_ticks(x):
         elements.append(f'<line class="grid" x1="{place:.1f}" x2="{place:.1f}" y1="{_TOP}" y2="{bottom}"/>')
         elements.append(f'<text x="{place:.1f}" y="{bottom + 18}" text-anchor="middle">{text}</text>')
     for place, text in _ticks(y, [(_logit(r), f"{r:g}") for r in _RECALLS], 24):
