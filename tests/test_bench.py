@@ -379,7 +379,7 @@ def test_points_of_the_report_are_ordered_as_their_values(folder, ok):
 @pytest.mark.parametrize("factor", [1.0, 1.04, 3.0, 1e4])
 def test_an_axis_has_at_least_three_ticks_that_do_not_overlap(low, factor):
     scale = report._Scale([math.log10(low), math.log10(low * factor)], 0.0, 400.0)
-    ticks = report._speed_ticks(scale)
+    ticks = report._value_ticks(scale)
     places = [place for place, _ in ticks]
     assert len(places) >= 3
     assert min(b - a for a, b in pairwise(places)) >= 42
@@ -387,6 +387,19 @@ def test_an_axis_has_at_least_three_ticks_that_do_not_overlap(low, factor):
     for place, text in ticks:
         value = float(text.rstrip("kM")) * {"k": 1e3, "M": 1e6}.get(text[-1], 1)
         assert scale(math.log10(value)) == pytest.approx(place, abs=0.1)
+
+
+@pytest.mark.parametrize("low", [0.002, 0.1, 0.5, 0.6, 0.84, 0.97, 0.994])
+@pytest.mark.parametrize("factor", [1.0, 1.05, 3.0, 1e3])
+def test_an_axis_of_recall_has_at_least_three_ticks_that_do_not_overlap(low, factor):
+    odds = low / (1 - low) * factor
+    scale = report._Scale([report._logit(low), report._logit(odds / (1 + odds))], 300.0, 0.0)
+    ticks = report._recall_ticks(scale)
+    places = [place for place, _ in ticks]
+    assert len(places) >= 3
+    assert min(a - b for a, b in pairwise(places)) >= 24
+    for place, text in ticks:
+        assert scale(report._logit(float(text))) == pytest.approx(place, abs=0.1)
 
 
 def test_plot_is_written_as_png(folder, ok):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -169,15 +169,34 @@ def _ticks(scale: _Scale, at: Sequence[tuple[float, str]], apart: float) -> list
     return ticks
 
 
-def _speed_ticks(scale: _Scale) -> list[tuple[float, str]]:
-    """Return ticks of a logarithmic scale: 1, 2 and 5 of each ten, or more of them if fewer than 3 are on the scale."""
+def _enough_ticks(scale: _Scale, sets: Iterable[Sequence[tuple[float, str]]], apart: float) -> list[tuple[float, str]]:
+    """Return the ticks of the first, roundest set that has at least 3 on the scale, or else of the last."""
     ticks: list[tuple[float, str]] = []
-    for steps in ((1, 2, 5), range(1, 10), [step / 10 for step in range(10, 100)]):
-        values = [step * 10.0**exponent for exponent in range(-3, 9) for step in steps]
-        ticks = _ticks(scale, [(math.log10(value), _short(value)) for value in values], 42)
+    for at in sets:
+        ticks = _ticks(scale, at, apart)
         if len(ticks) >= 3:
             break
     return ticks
+
+
+def _value_ticks(scale: _Scale) -> list[tuple[float, str]]:
+    """Return ticks of a logarithmic scale."""
+    sets = (
+        [
+            (math.log10(value), _short(value))
+            for exponent in range(-3, 9)
+            for value in [step * 10.0**exponent for step in steps]
+        ]
+        for steps in ((1, 2, 5), range(1, 10), [step / 10 for step in range(10, 100)])
+    )
+    return _enough_ticks(scale, sets, 42)
+
+
+def _recall_ticks(scale: _Scale) -> list[tuple[float, str]]:
+    """Return ticks of a logit scale."""
+    finer = ([step / parts for step in range(1, parts)] for parts in (100, 1000, 10000))
+    sets = ([(_logit(recall), f"{recall:g}") for recall in recalls] for recalls in (_RECALLS, *finer))
+    return _enough_ticks(scale, sets, 24)
 
 
 def _short(value: float) -> str:
@@ -190,10 +209,10 @@ def _short(value: float) -> str:
 def _axes(x: _Scale, y: _Scale, label: str, k: int) -> str:
     bottom = _HEIGHT - _BOTTOM
     elements = []
-    for place, text in _speed_ticks(x):
+    for place, text in _value_ticks(x):
         elements.append(f'<line class="grid" x1="{place:.1f}" x2="{place:.1f}" y1="{_TOP}" y2="{bottom}"/>')
         elements.append(f'<text x="{place:.1f}" y="{bottom + 18}" text-anchor="middle">{text}</text>')
-    for place, text in _ticks(y, [(_logit(r), f"{r:g}") for r in _RECALLS], 24):
+    for place, text in _recall_ticks(y):
         elements.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>')
         elements.append(f'<text x="{_LEFT - 6}" y="{place + 4.5:.1f}" text-anchor="end">{text}</text>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
