@@ -36,7 +36,7 @@ COMMANDS = {
         r"^vqindex prod gaussian, oversample 3( +[\d.,]+){8}$",
     ),
     "datasets list": (("datasets", "list"), r"^glove-100-sample( +\S+){5,}$"),
-    "doctor": (("doctor",), r"^processors +ok +\d+, instruction set \w+$"),
+    "doctor": (("doctor",), r"^CPU: \d+ processors, instruction set \w+( \(plain loops, slower\))?$"),
     "add": (("add", "b.vqi", "base.npy"), r"^ntotal +\d+$"),
 }  # fmt: skip
 

@@ -279,6 +279,15 @@ def test_every_command_has_help(ok):
         assert "Usage:" in ok(*command, "-h")
 
 
+@pytest.mark.parametrize("group", [(), ("datasets",)])
+def test_lists_of_commands_cut_no_sentence(ok, group):
+    lines = ok(*group, "--help").split("Commands:\n")[1].splitlines()
+    assert len(lines) >= 3
+    for line in lines:
+        assert line.endswith("."), line
+        assert not line.endswith("..."), line
+
+
 def test_an_interrupted_build_leaves_no_file(folder, run, monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt

@@ -109,7 +109,9 @@ def _peers(context: click.Context, parameter: click.Parameter, value: tuple[str,
 @click.option("--queries", type=click.Path(path_type=Path), help="Query vectors. Default: DATA's, or held-out rows.")
 @click.option("--dataset", help="Which dataset, key or column of DATA holds the vectors.")
 @click.option("--rows", type=click.IntRange(1), help="Only the first rows of DATA.")
-@click.option("--num-queries", type=click.IntRange(1), default=1000, show_default=True, help="Most queries.")
+@click.option(
+    "--num-queries", type=click.IntRange(1), default=1000, show_default=True, help="Use at most so many queries."
+)
 @click.option("--metric", type=click.Choice(METRICS), help="Default: the metric of an ann-benchmarks file, else ip.")
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Results per query.")
 @click.option(
@@ -140,10 +142,12 @@ def _peers(context: click.Context, parameter: click.Parameter, value: tuple[str,
     "--efs", type=CommaList(click.IntRange(1)), default=",".join(map(str, EFS)), show_default=True,
     help="Candidates that a search of hnsw and hnswlib keeps, at least k; a line each.",
 )  # fmt: skip
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Processors for every index.")
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Turns of each index.")
 @click.option(
-    "--seconds", type=click.FloatRange(0), default=0.3, show_default=True, help="Least length of a turn."
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Processors that each index uses."
+)
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Turns that each index has.")
+@click.option(
+    "--seconds", type=click.FloatRange(0), default=0.3, show_default=True, help="A turn lasts at least so long."
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, help="Seed of rotations.")
 @click.option("--device", default="auto", show_default=True, help="Device of vqindex: auto, cpu, or a backend's name.")
@@ -176,10 +180,11 @@ def bench(
     html: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure recall, bytes and speed of many indexes on DATA, turn by turn in one process.
+    """Compare recall, bytes and speed of indexes on DATA.
 
-    DATA is an ann-benchmarks file or vectors in any format. All indexes are in memory at the same time and run on the
-    same processors. With --json, prints one line per index.
+    DATA is an ann-benchmarks file or vectors in any format. The indexes are those of vqindex and, with --peers, of
+    other libraries. All are in memory at the same time, run on the same processors, and have their turns one after the
+    other. With --json, prints a JSON object per index, each on a line.
     """
     for path in (output, plot, html):
         if path is not None and not path.parent.is_dir():

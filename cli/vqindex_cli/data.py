@@ -35,7 +35,10 @@ def list_(as_json: bool) -> None:
 @click.option("-d", "--directory", type=click.Path(path_type=Path), help="Default: VQINDEX_DATA or ~/.cache/vqindex.")
 @click.option("--base-url", help="A mirror of the ann-benchmarks files.")
 def fetch(name: str, directory: Path | None, base_url: str | None) -> None:
-    """Download or make the data set NAME and print its path; an interrupted download resumes where it stopped."""
+    """Download or make the data set NAME. Prints its path.
+
+    An interrupted download resumes where it stopped.
+    """
     with progress_bar(f"fetching {name}") as report:
         path = vd.fetch(name, directory, progress=report, base_url=base_url)
     click.echo(str(path))
@@ -54,7 +57,10 @@ def fetch(name: str, directory: Path | None, base_url: str | None) -> None:
 def make(
     kind: str, output: Path, n: int, dim: int, queries: int, seed: int, k: int, metric: str | None, force: bool
 ) -> None:
-    """Make a seeded synthetic data set of a KIND with exact neighbors; `datasets list` shows the kinds."""
+    """Make a seeded synthetic data set with exact neighbors.
+
+    `datasets list` shows the kinds.
+    """
     if output.exists() and not force:
         raise click.ClickException(f"{output} exists; choose another name or give --force")
     with progress_bar("exact neighbors") as report:

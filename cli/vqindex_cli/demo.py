@@ -79,11 +79,11 @@ def _left_out(quick: bool, plot: bool) -> Iterator[str]:
 @click.option("--plot/--no-plot", default=True, help="Write recall.png (needs matplotlib).")
 @json_option
 def demo(output: Path, quick: bool, plot: bool, as_json: bool) -> None:
-    """Build, save, load and search on real word vectors, beside faiss PQ with codes of the same size.
+    """Build, save, load and search on real word vectors.
 
-    20,000 GloVe vectors of 100 dimensions and 1,000 held-out queries ship with the package. Writes the index files
-    and a plot to the output folder. Shows what vqindex finds after a second; then faiss PQ, if it is installed, trains
-    for about half a minute on two processors.
+    20,000 GloVe vectors of 100 dimensions and 1,000 held-out queries ship with the package. Shows what vqindex finds
+    after a second. Then faiss PQ with codes of the same size, if it is installed, trains for about half a minute on two
+    processors. Writes the index files and a plot to the output folder.
     """
     data = load_annbench(sample_path())
     with data.train as source:
