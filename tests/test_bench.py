@@ -72,6 +72,7 @@ def test_benchmark_lines_equal_what_the_library_gives(folder, ok, metric):
 
 def test_only_prod_varies_the_sketch_and_only_sign_bits_the_confidence(folder, ok):
     args = ("--bits", 2, "--codecs", "turboquant-prod,turboquant-mse,qjl", "--sketches", "shared,gaussian")
+    args = (*args, "--metric", "ip")
     lines = parsed(
         ok("bench", "base.npy", "--queries", "queries.npy", "--confidences", "0.9,1", *args, "--json", *QUICK)
     )
@@ -84,6 +85,20 @@ def test_only_prod_varies_the_sketch_and_only_sign_bits_the_confidence(folder, o
         ("vqindex qjl", None, None),
     ]
     assert {line["metric"] for line in lines} == {"ip"}
+
+
+@pytest.mark.parametrize(("scale", "metric"), [(1.0, "ip"), (1.0005, "ip"), (1.01, "cosine"), (None, "cosine")])
+def test_the_default_metric_is_ip_for_rows_of_length_1_and_else_cosine(folder, ok, scale, metric):
+    rows = vectors(60)
+    rows = rows if scale is None else scale * rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    np.save("rows.npy", rows.astype(np.float32))
+    args = ("bench", "rows.npy", "--bits", 2, "--codecs", "trellis", *QUICK)
+    (line,) = parsed(ok(*args, "--json"))
+    assert line["metric"] == metric
+    assert ok(*args).splitlines()[-1] == (
+        f"metric {metric}, by default; --metric gives another; rows: 54 rows, 6 queries"
+    )
+    assert ok(*args, "--metric", "l2").splitlines()[-1] == "metric l2; rows: 54 rows, 6 queries"
 
 
 def test_reranking_all_rows_is_exact(folder, ok):
@@ -156,8 +171,9 @@ def test_skipped_indexes_are_reported_with_the_reason(folder, run):
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == "error: no index could be built"
     code, out, err = run(
-        "bench", "base.npy", "--queries", "queries.npy", "--bits", 2, "--peers", "turbovec,usearch,scann", *QUICK
-    )
+        "bench", "base.npy", "--queries", "queries.npy", "--bits", 2, "--metric", "ip", "--peers",
+        "turbovec,usearch,scann", *QUICK,
+    )  # fmt: skip
     assert code == 0
     assert err.count("no form here for metric ip") == 3
 
@@ -345,7 +361,7 @@ def test_the_report_holds_the_lines_and_nothing_from_elsewhere(folder, ok):
     assert page.loads == []
     assert not re.search(r"https?:|url\(|@import|\{\{", text)
     assert json.loads(page.text["lines"]) == lines
-    assert page.text["title"].startswith("<!--<script>&quot;: 54 x 10, ip, 1 thread")
+    assert page.text["title"].startswith("<!--<script>&quot;: 54 x 10, cosine, 1 thread")
     assert len(page.rows) == len(lines) >= 9
     for row, line in zip(page.rows, lines, strict=True):
         for key, cell in row.items():

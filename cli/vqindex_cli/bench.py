@@ -112,7 +112,10 @@ def _peers(context: click.Context, parameter: click.Parameter, value: tuple[str,
 @click.option(
     "--num-queries", type=click.IntRange(1), default=1000, show_default=True, help="Use at most so many queries."
 )
-@click.option("--metric", type=click.Choice(METRICS), help="Default: the metric of an ann-benchmarks file, else ip.")
+@click.option(
+    "--metric", type=click.Choice(METRICS),
+    help="Default: the metric of an ann-benchmarks file; else ip for rows of length 1, and cosine for others.",
+)  # fmt: skip
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Results per query.")
 @click.option(
     "--bits", type=CommaList(click.IntRange(1, 8)), default="2,4", show_default=True, callback=_widths,
@@ -221,6 +224,8 @@ def bench(
         click.echo(text, nl=False)
         return
     _show(lines, k)
+    chosen = "" if metric else ", by default; --metric gives another"
+    click.echo(f"metric {found.metric}{chosen}; {found.name}: {len(found.rows):,} rows, {len(found.queries):,} queries")
     for path, what in ((output, "lines"), (plot, "plot"), (html, "report")):
         if path is not None:
             click.echo(f"{what}: {path}")
