@@ -10,8 +10,10 @@ import cli_tools
 import numpy as np
 import pytest
 from cli_tools import DIM, vectors
+from click.shell_completion import ShellComplete
 
 import vqindex
+from vqindex_cli.main import cli
 from vqindex_cli.output import show_fields, show_table
 
 run, ok, folder = map(pytest.fixture, (cli_tools.run, cli_tools.ok, cli_tools.folder))
@@ -74,6 +76,23 @@ def test_tables_align_their_columns_and_show_what_does_not_print(capsys):
     assert capsys.readouterr().out.splitlines() == [r"a\nb", "a          1", "long name", "c          None"]
     show_table(("block", "bytes"), [])
     assert capsys.readouterr().out == "block  bytes\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "incomplete", "found"),
+    [
+        ([], "ben", ["bench"]),
+        (["bench", "x.npy", "--peers"], "hn", ["hnsw", "hnswlib"]),
+        (["bench", "x.npy", "--peers"], "hnsw,faiss-p", ["hnsw,faiss-pq", "hnsw,faiss-pqfs"]),
+        (["bench", "x.npy", "--peers"], "hnsw,hn", ["hnsw,hnswlib"]),
+        (["bench", "x.npy", "--bits"], "2,", []),
+        (["build", "x.npy", "--codec"], "tre", ["trellis"]),
+    ],
+)
+def test_a_shell_completes_commands_and_values_also_in_lists(words, incomplete, found):
+    completion = ShellComplete(cli, {}, "vqindex", "_VQINDEX_COMPLETE")
+    got = [item.value for item in completion.get_completions(words, incomplete)]
+    assert got == found
 
 
 @pytest.mark.skipif(

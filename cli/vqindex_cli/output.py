@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -51,6 +52,12 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]
             return tuple(value)
         items = [item.strip() for item in value.split(",")] if value.strip() else []
         return tuple(self._item.convert(item, param, ctx) for item in items)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the list with its last value completed, without the values that it has already."""
+        given, comma, last = incomplete.rpartition(",")
+        found = self._item.shell_complete(ctx, param, last)
+        return [CompletionItem(f"{given}{comma}{item.value}") for item in found if item.value not in given.split(",")]
 
 
 @contextmanager
