@@ -44,7 +44,7 @@ def fetch(name: str, directory: Path | None, base_url: str | None) -> None:
     click.echo(str(path))
 
 
-@datasets.command()
+@datasets.command(short_help="Make a seeded synthetic data set with exact neighbors.")
 @click.argument("kind", type=click.Choice(sorted(vd.SYNTHETIC)), metavar="KIND")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="HDF5 file to write.")
 @click.option("-n", type=click.IntRange(1), default=20000, show_default=True, help="Base vectors.")
@@ -57,10 +57,7 @@ def fetch(name: str, directory: Path | None, base_url: str | None) -> None:
 def make(
     kind: str, output: Path, n: int, dim: int, queries: int, seed: int, k: int, metric: str | None, force: bool
 ) -> None:
-    """Make a seeded synthetic data set with exact neighbors.
-
-    `datasets list` shows the kinds.
-    """
+    """Make a seeded synthetic data set of a KIND with exact neighbors; `datasets list` shows the kinds."""
     if output.exists() and not force:
         raise click.ClickException(f"{output} exists; choose another name or give --force")
     with progress_bar("exact neighbors") as report:

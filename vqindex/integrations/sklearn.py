@@ -43,7 +43,7 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
     ----------
     n_neighbors : int, default 5
         Default number of neighbors per query.
-    metric : one of {"euclidean", "sqeuclidean", "cosine"}, default "euclidean"
+    metric : {"euclidean", "sqeuclidean", "cosine"}, default "euclidean"
         Distance by its scikit-learn name; cosine is 1 - cos.
     bits : int, default 4
         Bits per coordinate of the index, 1 to 8.
@@ -102,7 +102,7 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like, shape (n_samples, n_features)
             Dense and finite.
         y : ignored
             Exists for pipelines.
@@ -130,7 +130,7 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array-like of shape (n_queries, n_features), optional
+        X : array-like, shape (n_queries, n_features), optional
             Queries. Without them the training rows are the queries, and no row is its own neighbor; this needs
             `oversample`, because codes alone do not determine the rows.
         n_neighbors : int, optional
@@ -177,7 +177,7 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
         ----------
         X, n_neighbors
             As in `kneighbors`.
-        mode : one of {"connectivity", "distance"}, default "connectivity"
+        mode : {"connectivity", "distance"}, default "connectivity"
             Entries are ones or distances; a distance of 0 is stored.
 
         Returns
@@ -237,7 +237,7 @@ class VQKNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
 
     Parameters
     ----------
-    mode : one of {"distance", "connectivity"}, default "distance"
+    mode : {"distance", "connectivity"}, default "distance"
         Entries of the graph. As in ``KNeighborsTransformer``, a row of the distance graph has `n_neighbors` + 1
         neighbors, because the first neighbor of a training row is itself.
     n_neighbors, metric, bits, codec, oversample, random_state, n_jobs
@@ -280,7 +280,7 @@ class VQKNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
 
         Parameters
         ----------
-        X : array-like of shape (n_queries, n_features)
+        X : array-like, shape (n_queries, n_features)
             Rows.
 
         Returns
