@@ -243,7 +243,8 @@ def _ids(
         if loaded[1:]:
             StringIds(*loaded[1:]).check(blocks.path, loaded[0] if check_numbers else None)
     ids, *strings = mapped or loaded or []
-    return ids.astype(np.int64, copy=False), StringIds(*strings) if strings else None
+    strings_of = StringIds(*strings, is_verified=verify) if strings else None
+    return ids.astype(np.int64, copy=False), strings_of
 
 
 def _originals(blocks: Blocks, dim: int, mmap: bool, verify: bool) -> Originals | None:
