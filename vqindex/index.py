@@ -141,7 +141,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         warn_of_numpy_steps(backend, self._spec)
         self._changes = ChangeLock()
         self._meta: dict[str, Any] = {}
-        self._files: dict[str, Identity] = {}  # those it was loaded from or saved to, by their real paths
+        # The files that it was loaded from or saved to, by their real paths: two while it is not known which is there.
+        self._files: dict[str, tuple[Identity, ...]] = {}
 
     @property
     def _encoder(self) -> Encoder:
@@ -680,13 +681,14 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
 
         path = as_path(path)
         real = os.path.realpath(path)
-        file_format.write(
-            path,
-            self._codec,
-            self._file_contents(),
-            replaces=None if overwrite else self._files.get(real),
-            published=lambda identity: self._files.__setitem__(real, identity),
-        )
+        known = self._files.get(real, ())
+
+        def publishing(identity: Identity) -> None:
+            self._files[real] = (*known[-1:], identity)
+
+        contents, replaces = self._file_contents(), () if overwrite else known
+        identity = file_format.write(path, self._codec, contents, replaces=replaces, publishing=publishing)
+        self._files[real] = (identity,)
 
     def _file_contents(self) -> FileContents:
         """Return what a file of this moment holds, also while another thread changes the index."""
@@ -735,7 +737,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         file = file_format.read(path, mmap=mmap, verify=not mmap if verify is None else verify)
         index = cls._of_file(file, device, is_mapped=mmap)
         if file.identity is not None:
-            index._files[real] = file.identity
+            index._files[real] = (file.identity,)
         return index
 
     @classmethod
