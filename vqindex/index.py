@@ -117,7 +117,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         warn_of_numpy_steps(self._backend, self._spec)
         self._contents = Contents(RowStore(self._codec.spec, self._backend.put), IdMap(), originals)
         self._meta: dict[str, Any] = {}
-        self._files: dict[str, Identity] = {}  # those it was loaded from or saved to, by their real paths
+        # Those it was loaded from or saved to, by their real paths; more than one after a save that failed at its end.
+        self._files: dict[str, tuple[Identity, ...]] = {}
 
     @property
     def _backend(self) -> Backend:
@@ -606,13 +607,16 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
 
         path = as_path(path)
         real = os.path.realpath(path)
-        file_format.write(
-            path,
-            self._codec,
-            self._file_contents(),
-            replaces=None if overwrite else self._files.get(real),
-            published=lambda identity: self._files.__setitem__(real, identity),
-        )
+        known = self._files.get(real, ())
+
+        def publishing(identity: Identity) -> None:
+            if known:
+                self._files[real] = (*known, identity)
+
+        replaces = () if overwrite else known
+        contents = self._file_contents()
+        saved = file_format.write(path, self._codec, contents, replaces=replaces, publishing=publishing)
+        self._files[real] = (saved,)
 
     def _file_contents(self) -> FileContents:
         """Return what a file of this moment holds, also while another thread changes the index."""
@@ -663,7 +667,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         file = file_format.read(path, mmap=mmap, verify=not mmap if verify is None else verify)
         index = cls._of_file(file, device)
         if file.identity is not None:
-            index._files[real] = file.identity
+            index._files[real] = (file.identity,)
         return index
 
     @classmethod
