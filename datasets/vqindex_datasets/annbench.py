@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .errors import DatasetError
+from .files import DamagedFileError, check_content, check_file, is_hdf5, open_hdf5
 from .readers import open_vectors
 from .sources import VectorSource
 
@@ -86,7 +87,7 @@ class Dataset:
 
 
 def _read(path: Path, name: str) -> Any:
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         return file[name][()]
 
 
@@ -96,20 +97,29 @@ def is_annbench(path: str | Path) -> bool:
     Parameters
     ----------
     path : str or Path
-        The file. The result is False if it does not exist, or is not HDF5.
+        The file. The result is False if it does not exist, is damaged, or is not HDF5.
 
     Returns
     -------
     bool
         Whether the file has this layout.
+
+    Raises
+    ------
+    DatasetError
+        If the file is HDF5, but another process has it open for writing, or this user may not read it.
     """
-    if not Path(path).is_file() or not h5py.is_hdf5(path):
+    if not is_hdf5(Path(path)):
         return False
     try:
-        with h5py.File(path, "r") as file:
-            return all(isinstance(file.get(name), h5py.Dataset) for name in _PARTS)
-    except OSError:  # truncated after the signature
+        with open_hdf5(Path(path)) as file:
+            return _has_layout(file)
+    except DamagedFileError:
         return False
+
+
+def _has_layout(file: Any) -> bool:
+    return all(isinstance(file.get(name), h5py.Dataset) for name in _PARTS)
 
 
 def load_annbench(path: str | Path) -> Dataset:
@@ -128,15 +138,15 @@ def load_annbench(path: str | Path) -> Dataset:
     Raises
     ------
     DatasetError
-        If the file is missing, not in this layout, sparse or binary, has an unknown distance or inconsistent shapes, or
-        if a neighbor is not a train row.
+        If the file can't be read, is not in this layout, sparse or binary, has an unknown distance or inconsistent
+        shapes, or if a neighbor is not a train row.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such file; expected an ann-benchmarks HDF5 file")
-    if not is_annbench(path):
-        raise DatasetError(f"{path}: not in the ann-benchmarks layout; expected HDF5 with {', '.join(_PARTS)}")
-    with h5py.File(path, "r") as file:
+    check_file(path, "an ann-benchmarks HDF5 file")
+    check_content(path, "an ann-benchmarks HDF5 file")
+    with open_hdf5(path) as file:
+        if not _has_layout(file):
+            raise DatasetError(f"{path}: not in the ann-benchmarks layout; expected HDF5 with {', '.join(_PARTS)}")
         distance = _text(file, path, "distance")
         if distance not in DISTANCES:
             raise DatasetError(f"{path}: distance {distance!r}; expected one of {', '.join(DISTANCES)}")

@@ -15,11 +15,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ._parquet import ParquetSource
+from ._parquet import ParquetSource, parquet_column
 from .errors import DatasetError
+from .files import check_content, check_file, open_hdf5, reason
 from .sources import ArraySource, VectorSource
 
-__all__ = ["EXTENSIONS", "open_vectors"]
+__all__ = ["EXTENSIONS", "open_vectors", "read_column"]
 
 
 class _VecsSource(VectorSource):
@@ -164,10 +165,7 @@ def _open_npz(path: Path, dataset: str | None) -> VectorSource:
 
 
 def _open_hdf5(path: Path, dataset: str | None) -> VectorSource:
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be opened ({error}); expected an HDF5 file") from error
+    file = open_hdf5(path)
     try:
         shapes: dict[str, tuple[int, ...]] = {}
 
@@ -182,6 +180,30 @@ def _open_hdf5(path: Path, dataset: str | None) -> VectorSource:
     except BaseException:
         file.close()
         raise
+
+
+def _npz_column(path: Path, name: str) -> NDArray[Any]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if name not in archive.files:
+                raise DatasetError(f"{path}: no array {name!r}; expected one of {sorted(archive.files)}")
+            return np.asarray(archive[name])
+    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(f"{path}[{name}]: can't be read ({error}); expected integers or strings") from error
+
+
+def _hdf5_column(path: Path, name: str) -> NDArray[Any]:
+    with open_hdf5(path) as file:
+        names: list[str] = []
+        file.visititems(lambda found, node: names.append(found) if isinstance(node, h5py.Dataset) else None)
+        if name.strip("/") not in names:
+            raise DatasetError(f"{path}: no data set {name!r}; expected one of {sorted(names)}")
+        node = file[name]
+        if h5py.check_string_dtype(node.dtype) is not None:
+            return np.array(node.asstr()[()], str)
+        return np.asarray(node[()])
 
 
 def _vecs(value: str) -> Callable[[Path, str | None], VectorSource]:
@@ -226,6 +248,13 @@ _OPENERS: dict[str, Callable[[Path, str | None], VectorSource]] = {
     ".parquet": _open_parquet,
 }
 
+_COLUMNS: dict[str, Callable[[Path, str], NDArray[Any]]] = {
+    ".npz": _npz_column,
+    ".hdf5": _hdf5_column,
+    ".h5": _hdf5_column,
+    ".parquet": parquet_column,
+}
+
 EXTENSIONS: tuple[str, ...] = tuple(_OPENERS)
 """The file extensions of `open_vectors`."""
 
@@ -249,12 +278,53 @@ def open_vectors(path: str | Path, dataset: str | None = None) -> VectorSource:
     Raises
     ------
     DatasetError
-        If the file is missing, damaged, of an unknown format, or has no 2-D array of numbers.
+        If the file is missing, locked, damaged, not readable by this user, or of an unknown format, or has no 2-D
+        array of numbers.
     """
     path = Path(path)
+    check_file(path, "a file of vectors")
     opener = _OPENERS.get(path.suffix.lower())
     if opener is None:
         raise DatasetError(f"{path}: extension {path.suffix!r}; expected one of {', '.join(EXTENSIONS)}")
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such file; expected a file of vectors")
-    return opener(path, dataset)
+    check_content(path, "a file of vectors")
+    try:
+        return opener(path, dataset)
+    except OSError as error:
+        raise DatasetError(f"{path}: {reason(error) or error}") from error
+
+
+def read_column(path: str | Path, name: str) -> NDArray[Any]:
+    """Read one column of a file as a whole, such as the ids that lie beside the vectors.
+
+    Parameters
+    ----------
+    path : str or Path
+        A .parquet, .npz or HDF5 file.
+    name : str
+        The column, key or data set.
+
+    Returns
+    -------
+    ndarray of any integer type or of str, shape (n,)
+        The values.
+
+    Raises
+    ------
+    DatasetError
+        If the file can't be read, has no columns or no such column, or the column does not hold integers or strings.
+    """
+    path = Path(path)
+    check_file(path, "a file with columns")
+    reader = _COLUMNS.get(path.suffix.lower())
+    if reader is None:
+        raise DatasetError(f"{path}: has no columns with names; expected one of {', '.join(_COLUMNS)}")
+    check_content(path, "a file with columns")
+    try:
+        column = reader(path, name)
+    except OSError as error:
+        raise DatasetError(f"{path}: {reason(error) or error}") from error
+    if column.dtype.kind not in "iuU" or column.ndim != 1:
+        raise DatasetError(
+            f"{path}[{name}]: dtype {column.dtype} and shape {column.shape}; expected integers or strings of shape (n,)"
+        )
+    return column
