@@ -24,7 +24,7 @@ in_a_process = pytest.mark.skipif(VQINDEX is None, reason="the command is not in
 
 @pytest.fixture
 def index_file(folder, ok):
-    ok("build", "base.npy", "-o", "a.vqi")
+    ok("build", "base.npy", "-o", "a.vqi", "--metric", "ip")
     return folder / "a.vqi"
 
 
@@ -238,8 +238,8 @@ def test_an_interrupted_build_leaves_no_file(folder, run, monkeypatch):
 
     monkeypatch.setattr(vqindex.VQIndex, "add", stop)
     code, out, err = run("build", "base.npy", "-o", "a.vqi")
-    assert (code, out) == (1, "")
-    assert err.strip() == "stopped"
+    assert (code, out) == (130, "")
+    assert err == "stopped: a.vqi was not written\n"
     assert not os.path.exists("a.vqi")
 
 

@@ -15,6 +15,7 @@ from vqindex.store import verify_store
 from vqindex.store.manifest import STORE_VERSION, read_manifest
 
 from .output import json_option, show_fields, show_json, show_table
+from .paths import InputPath
 
 __all__ = ["info", "verify"]
 
@@ -59,7 +60,7 @@ def _spec_fields(spec: vqindex.IndexSpec, centered: bool) -> dict[str, Any]:
 
 
 @click.command()
-@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("index", type=InputPath())
 @json_option
 def info(index: Path, as_json: bool) -> None:
     """Show the parameters and sizes of INDEX; reads only its header or manifest."""
@@ -71,7 +72,7 @@ def info(index: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("index", type=InputPath())
 @json_option
 def verify(index: Path, as_json: bool) -> None:
     """Check every block of INDEX, or every file of a store, against its checksum; exit code 1 if one is damaged."""

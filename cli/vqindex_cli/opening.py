@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import vqindex
+from vqindex.store.manifest import MANIFEST
+
+from .stopping import checkpoint, identity_of, in_blocks
 
 __all__ = ["changing", "open_index"]
 
@@ -24,12 +27,21 @@ def changing(path: Path, *, device: str = "auto") -> Iterator[vqindex.VQIndex]:
 
     A file is replaced as a whole if the index changed; a store gets a commit.
     """
-    if path.is_dir():
-        with vqindex.open(path, "a", device=device) as store:
-            yield store
-        return
-    index = vqindex.VQIndex.load(path, device=device)
-    before = len(index), dict(index.meta)
-    yield index
-    if index.stats()["removed"] or (len(index), index.meta) != before:
-        index.save(path)
+    before_file = identity_of(path / MANIFEST if path.is_dir() else path)
+
+    def left() -> str:
+        same = identity_of(path / MANIFEST if path.is_dir() else path) == before_file
+        return f"{path} is unchanged" if same else f"{path} is changed as asked"
+
+    with in_blocks(left):
+        if path.is_dir():
+            with vqindex.open(path, "a", device=device) as store:
+                yield store
+                checkpoint()
+            return
+        index = vqindex.VQIndex.load(path, device=device)
+        before = len(index), dict(index.meta)
+        yield index
+        checkpoint()
+        if index.stats()["removed"] or (len(index), index.meta) != before:
+            index.save(path)

@@ -15,6 +15,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from .stopping import checkpoint
+
 __all__ = ["CommaList", "json_option", "progress_bar", "show_fields", "show_json", "show_table"]
 
 _ANY_WIDTH = 1_000_000
@@ -54,13 +56,14 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]
 
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Give ``report(done, total)``, which draws a bar on stderr if stderr is a terminal."""
+    """Give ``report(done, total)``, which draws a bar on stderr if it is a terminal; a report is a `checkpoint`."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as progress:
         task = progress.add_task(label, total=None)
 
         def report(done: int, total: int | None) -> None:
+            checkpoint()
             progress.update(task, completed=done, total=total)
 
         yield report
