@@ -20,6 +20,7 @@ from vqindex.rows.originals import KINDS
 from vqindex.spec import CODECS, METRICS, ROTATIONS, SKETCHES
 from vqindex_datasets import VectorSource, open_vectors, read_column
 from vqindex_datasets.files import check_file
+from vqindex_datasets.readers import COLUMN_EXTENSIONS
 
 from .build_store import BEGUN, build_store, metric_of_store, rows_done
 from .options import ids_options
@@ -30,6 +31,8 @@ from .source_rows import SourceRows
 from .stopping import checkpoint, identity_of, in_blocks
 
 __all__ = ["build", "build_index", "ids_file", "read_ids"]
+
+_IDS = "integers or strings"
 
 
 def build_index(
@@ -72,7 +75,7 @@ def read_ids(path: Path | None, column: str | None, count: int | None = None) ->
     if path is None:
         return None
     try:
-        ids = read_array(path, "integers or strings") if column is None else read_column(path, column)
+        ids = read_array(path, _IDS) if column is None else read_column(path, column)
         if ids.dtype.kind != "U":
             return as_ids(ids, count)
         IdMap().parse_ids(ids, count)
@@ -104,6 +107,8 @@ def _has_column(data: Path, name: str) -> bool:
 def read_array(path: Path, what: str) -> NDArray[Any]:
     """Read the array of a .npy file."""
     check_file(path, f"a .npy file of {what}")
+    if path.suffix.lower() in COLUMN_EXTENSIONS and what == _IDS:
+        raise click.ClickException(f"{path}: not a .npy file; give --ids-column NAME for a column of it")
     try:
         with path.open("rb") as file:
             array = np.load(file, allow_pickle=False)
@@ -135,6 +140,13 @@ def _left_of(data: Path, output: Path, store: bool, force: bool) -> Callable[[],
         return f"{output} was not written" if before is None else f"{output} is unchanged"
 
     return left
+
+
+def _read_center(center: str) -> NDArray[Any]:
+    path = InputPath().convert(center, None, None)
+    if not path.exists():
+        raise click.ClickException(f"center is {center!r}, which is no file; expected 'mean' or a .npy file of numbers")
+    return read_array(path, "numbers")
 
 
 @click.command()
@@ -196,7 +208,7 @@ def build(
         "rotation": rotation,
         "seed": seed,
         "keep_vectors": keep_vectors,
-        "center": center if center in (None, "mean") else read_array(Path(center), "numbers"),
+        "center": center if center in (None, "mean") else _read_center(center),
     }
     with in_blocks(_left_of(data, output, store, force)), open_vectors(data, dataset) as source:
         sample = sample_of(source)

@@ -10,7 +10,7 @@ import click
 from vqindex_datasets import open_vectors
 
 from .build import build_index, ids_file, read_ids
-from .opening import changing
+from .opening import changing, check_index
 from .options import ids_options
 from .output import json_option, show_fields, show_json
 from .paths import InputPath
@@ -102,6 +102,7 @@ def compact(index: Path, as_json: bool) -> None:
 
     An index file never has removed vectors and stays unchanged.
     """
+    check_index(index)
     before = _size(index)
     with changing(index) as loaded:
         removed, after = loaded.compact(), len(loaded)

@@ -58,6 +58,8 @@ def make(
     kind: str, output: Path, n: int, dim: int, queries: int, seed: int, k: int, metric: str | None, force: bool
 ) -> None:
     """Make a seeded synthetic data set of a KIND with exact neighbors; `datasets list` shows the kinds."""
+    if output.suffix.lower() not in (".hdf5", ".h5"):
+        raise click.BadParameter(f"{output} should end in .hdf5 or .h5", param_hint="--output")
     check_output(output)
     if output.exists() and not force:
         raise click.ClickException(f"{output} exists; choose another name or give --force")

@@ -14,6 +14,7 @@ from vqindex.rows.originals import KINDS
 from vqindex.store import verify_store
 from vqindex.store.manifest import STORE_VERSION, read_manifest
 
+from .opening import check_index
 from .output import json_option, show_fields, show_json, show_table
 from .paths import InputPath
 
@@ -64,6 +65,7 @@ def _spec_fields(spec: vqindex.IndexSpec, centered: bool) -> dict[str, Any]:
 @json_option
 def info(index: Path, as_json: bool) -> None:
     """Show the parameters and sizes of INDEX; reads only its header or manifest."""
+    check_index(index)
     fields = {"index": str(index), **(_store_fields(index) if index.is_dir() else _file_fields(index))}
     if as_json:
         show_json(fields)
@@ -76,6 +78,7 @@ def info(index: Path, as_json: bool) -> None:
 @json_option
 def verify(index: Path, as_json: bool) -> None:
     """Check every block of INDEX, or every file of a store, against its checksum; exit code 1 if one is damaged."""
+    check_index(index)
     blocks = verify_store(index) if index.is_dir() else file_format.verify(index)
     if as_json:
         show_json({"index": str(index), "ok": True, "blocks": dict(blocks)})

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
 
 import click
 
@@ -25,15 +27,45 @@ from .stopping import STOPPED_CODE, Stopped, checkpoint, interruptible
 __all__ = ["cli", "main"]
 
 
+class _ReaderGone(click.ClickException):
+    """The reader of stdout ended before this command; there is nothing to say, and nobody to say it to."""
+
+    exit_code = 141  # what shells report for a command that such a pipe ended: 128 and the number of the signal
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Drop what stdout still holds, because Python would try to write it at its end."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+
+
+@contextmanager
+def _endings() -> Iterator[None]:
+    """Give Ctrl-C and a pipe without a reader their own exceptions, before click makes both into exit code 1."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped("") from None
+    except BrokenPipeError:
+        raise _ReaderGone("") from None
+    except SystemExit as stop:  # rich ends so
+        if isinstance(stop.__context__, BrokenPipeError):
+            raise _ReaderGone("") from None
+        raise
+
+
 class _Commands(click.Group):
-    """The group of commands. Ctrl-C ends each of them with `Stopped`, also where click would print "Aborted!"."""
+    """The group of commands."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the arguments; may print help."""
+        with _endings():
+            return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        try:
+        with _endings():
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Stopped("") from None
 
 
 @click.group(cls=_Commands, context_settings={"auto_envvar_prefix": "VQINDEX", "help_option_names": ["-h", "--help"]})
@@ -74,33 +106,36 @@ def _run() -> int:
     """Run the command, report its error, and return the exit code."""
     try:
         code = cli.main(standalone_mode=False)
-        sys.stdout.flush()  # here, because Python reports an error of the last flush without saying what failed
+        if sys.stdout is not None:  # Python has no stdout if the shell closed it
+            sys.stdout.flush()  # now, because Python would report an error of its last flush in words of its own
         checkpoint()
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
         if isinstance(error, click.UsageError) and error.ctx is not None:
             click.echo(error.ctx.get_usage(), err=True)
             click.echo(f"Try '{error.ctx.command_path} --help' for help.", err=True)
+        if isinstance(error, _ReaderGone):
+            error.show()
+            return error.exit_code
         prefix = "" if isinstance(error, Stopped) else "error: "
         click.echo(f"{prefix}{error.format_message()}", err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
         return STOPPED_CODE
-    except SystemExit as stop:  # click and rich end so when the reader of stdout is gone
-        if not isinstance(stop.__context__, BrokenPipeError):
-            raise
-        return _without_reader()
-    except BrokenPipeError:
-        return _without_reader()
+    except BrokenPipeError:  # of the flush
+        _ReaderGone("").show()
+        return _ReaderGone.exit_code
     except (vqindex.VQIndexError, OSError, ValueError, MemoryError, ImportError) as error:
-        click.echo(f"error: {error or type(error).__name__}", err=True)
+        click.echo(f"error: {_text_of(error)}", err=True)
         return 1
 
 
-def _without_reader() -> int:
-    """Drop what stdout still holds, which Python would try to write at its end; return the exit code."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)
-    return 141
+def _text_of(error: Exception) -> str:
+    """Return the text of an error; for one of the system, the file and the reason without the number."""
+    if isinstance(error, OSError) and error.strerror:
+        name = error.filename
+        return (
+            f"{os.fsdecode(name)}: {error.strerror}" if isinstance(name, str | bytes | os.PathLike) else error.strerror
+        )
+    return str(error) or type(error).__name__

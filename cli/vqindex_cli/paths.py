@@ -24,7 +24,7 @@ class _LocalPath(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path."""
         if isinstance(value, str):
-            name = "output" if param is None or param.name is None else param.name.replace("_", "-")
+            name = "name" if param is None or param.name is None else param.name.replace("_", "-")
             if value == "-":
                 raise click.ClickException(f"{name} is '-', but {self.dash}; expected the name of a file")
             if not value:

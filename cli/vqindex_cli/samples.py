@@ -29,6 +29,7 @@ __all__ = [
 _PLACES, _ROWS = 16, 64  # rows of a sample: 16 runs of 64, at equal distances
 _SHIFTS = 16  # other rows that every sampled row is compared with
 _UNKNOWN_LOSS = 0.5  # instead of the expected error of a codec for which the paper gives none
+_LEAST_DIM = 8  # below it, the error of one direction may be far from the expected one
 _LEAST = 8  # comparisons below this number tell nothing
 
 FROM, COUNT, DIGEST = "built_from", "built_rows", "built_sample"  # keys in the notes of an index
@@ -127,9 +128,10 @@ def holds_others(index: vqindex.VQIndex, ids: NDArray[Any], vectors: NDArray[np.
     usable = np.isfinite(wide).all(axis=1) & (np.linalg.norm(decoded, axis=1) > 0) & (np.linalg.norm(wide, axis=1) > 0)
     given, decoded = _unit(wide[usable]), _unit(decoded[usable])
     loss = Codec(index.spec).expected_mse
-    loss = _UNKNOWN_LOSS if math.isnan(loss) else loss
+    if math.isnan(loss):
+        loss = _UNKNOWN_LOSS if index.dim >= _LEAST_DIM else 1.0
     error = 1 - (given * decoded).sum(axis=1) ** 2
-    if len(given) < _LEAST or error.mean() <= min(3 * loss + 0.001, 0.4 * loss + 0.6):
+    if len(given) < _LEAST or error.mean() <= min(3 * loss + 0.001, 0.4 * loss + 0.6, 1.0):
         return False
     given, decoded = given - given.mean(axis=0), decoded - decoded.mean(axis=0)
     own, wins = (given * decoded).sum(axis=1), []

@@ -7,6 +7,7 @@ No reader unpickles, and no reader has the whole file in memory.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +21,11 @@ from .errors import DatasetError
 from .files import check_content, check_file, open_hdf5, reason
 from .sources import ArraySource, VectorSource
 
-__all__ = ["EXTENSIONS", "open_vectors", "read_column"]
+__all__ = ["COLUMN_EXTENSIONS", "EXTENSIONS", "open_vectors", "read_column"]
+
+
+# Of a damaged, encrypted or unknown archive.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
 
 
 class _VecsSource(VectorSource):
@@ -73,7 +78,7 @@ class _NpzSource(VectorSource):
             # In order the seek costs nothing; a seek backwards restarts the decompression.
             self._stream.seek(self._offset + start * row_bytes)
             data = self._stream.read(want)
-        except (zipfile.BadZipFile, EOFError, OSError) as error:
+        except _ZIP_ERRORS as error:
             raise DatasetError(f"{self.name}: damaged archive ({error}); expected rows {start}:{stop}") from error
         if len(data) != want:
             raise DatasetError(f"{self.name}: rows {start}:{stop} hold {len(data)} bytes; expected {want}")
@@ -159,6 +164,9 @@ def _open_npz(path: Path, dataset: str | None) -> VectorSource:
                 with archive.open(member) as stream:
                     shapes[member[:-4]] = _npy_header(stream, f"{path}[{member[:-4]}]")[0]
         return _NpzSource(path, archive, _pick(path, shapes, dataset, ("train", "vectors")))
+    except _ZIP_ERRORS as error:
+        archive.close()
+        raise DatasetError(f"{path}: damaged archive ({error}); expected a file from np.savez") from error
     except BaseException:
         archive.close()
         raise
@@ -188,9 +196,9 @@ def _npz_column(path: Path, name: str) -> NDArray[Any]:
             if name not in archive.files:
                 raise DatasetError(f"{path}: no array {name!r}; expected one of {sorted(archive.files)}")
             return np.asarray(archive[name])
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
-        if isinstance(error, DatasetError):
-            raise
+    except DatasetError:
+        raise
+    except (ValueError, *_ZIP_ERRORS) as error:
         raise DatasetError(f"{path}[{name}]: can't be read ({error}); expected integers or strings") from error
 
 
@@ -254,6 +262,9 @@ _COLUMNS: dict[str, Callable[[Path, str], NDArray[Any]]] = {
     ".h5": _hdf5_column,
     ".parquet": parquet_column,
 }
+
+COLUMN_EXTENSIONS: tuple[str, ...] = tuple(_COLUMNS)
+"""The file extensions of `read_column`."""
 
 EXTENSIONS: tuple[str, ...] = tuple(_OPENERS)
 """The file extensions of `open_vectors`."""
