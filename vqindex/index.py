@@ -42,24 +42,24 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         Number of coordinates, 1 to 16384.
     bits : int, default 4
         Bits per coordinate, 1 to 8.
-    metric : {"ip", "cosine", "l2"}, default "ip"
+    metric : one of {"ip", "cosine", "l2"}, default "ip"
         What scores mean: inner product, cosine similarity (both: higher is better), or squared Euclidean distance
         (lower is better). All three go through the same unbiased inner-product estimate.
-    codec : {"turboquant-prod", "turboquant-mse", "qjl", "trellis"}, default "turboquant-prod"
+    codec : one of {"turboquant-prod", "turboquant-mse", "qjl", "trellis"}, default "turboquant-prod"
         TurboQuant-prod and -mse are arXiv 2504.19874, QJL is arXiv 2406.03482. ``"trellis"`` (1 to 4 bits) gives higher
         recall at the same bytes for a slower encoding.
-    sketch : {"shared", "orthogonal", "gaussian"}, optional
+    sketch : one of {"shared", "orthogonal", "gaussian"}, optional
         For turboquant-prod: the matrix that projects the residual before its signs are stored. ``"shared"`` (default)
         is the rotation itself, ``"gaussian"`` the paper's matrix.
-    rotation : {"hadamard", "haar"}, default "hadamard"
+    rotation : one of {"hadamard", "haar"}, default "hadamard"
         ``"haar"`` is a dense matrix, for fidelity tests.
     seed : int, default 0
         Seed of the rotation and the sketch.
-    keep_vectors : {"f32", "f16", "int8"}, optional
+    keep_vectors : one of {"f32", "f16", "int8"}, optional
         Keep the vectors too, as float32, float16, or int8 with a scale for each, so that ``search(..., rerank=True)``
         can compute exact scores of a shortlist. They take 4, 2 or 1 bytes per coordinate, in memory and in the file. A
         search of a memory-mapped index reads only the vectors of its shortlists.
-    center : {"mean"} or array-like of float, shape (dim,), optional
+    center : array-like of float, shape (dim,), or "mean", optional
         A point that is subtracted from vectors before they are encoded. Scores are those of the original vectors, and
         unbiased for any point; their errors are smaller if the point is near the vectors. ``"mean"`` is the mean of
         the vectors of the first `add` or `upsert`, which reads them twice; later calls do not change it. For cosine the
@@ -265,7 +265,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
 
         Parameters
         ----------
-        vectors : array-like, shape (n, dim)
+        vectors : array-like of shape (n, dim)
             Any float or integer dtype; NumPy, torch, CuPy, DLPack, h5py or nested lists. Arrays on the GPU of an index
             on device ``"cuda"`` are encoded there.
         ids : array-like of int or of str, shape (n,), optional
@@ -311,7 +311,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         ----------
         ids : array-like of int or of str, shape (n,)
             Distinct ids, as for `add`.
-        vectors : array-like, shape (n, dim)
+        vectors : array-like of shape (n, dim)
             As for `add`. A replaced vector is removed and the new one is the last row, also in the order of ties.
 
         Raises
@@ -434,12 +434,12 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
 
         Parameters
         ----------
-        queries : array-like, shape (nq, dim) or (dim,)
+        queries : array-like of shape (nq, dim) or (dim,)
             A 1-D query gives 1-D results. Queries on the GPU of an index on device ``"cuda"`` give results there, as
             arrays of their library.
         k : int, default 10
             Number of results; may exceed the number of vectors.
-        filter : optional
+        filter : a mask, ids, or a list of these, optional
             The vectors that the search may return; the scan skips all others. One of
 
             * a bool mask of shape (ntotal,), in the order of `ids`; `vqindex.bitmap` of it, packed;
@@ -447,24 +447,24 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
               nothing;
             * `vqindex.exclude(ids)`: all but these;
             * one of these for each query: an array of shape (nq, ...), or a list of nq filters (None for all vectors).
-        rerank : optional
+        rerank : bool, array-like of shape (n, dim), or callable, optional
             Source of the original vectors. The search computes the exact scores of a shortlist, the best
             ``oversample * k`` by their codes, and returns the best k of them. True reads the vectors of
             ``keep_vectors=``. Other sources are an array, memory map or h5py dataset whose row i is the vector with id
             i, or a function of ids (m,) that returns vectors (m, dim). Only vectors of shortlists are read.
-        oversample : float, default 4
-            Length of the shortlist in multiples of k; only with `rerank`.
+        oversample : float, optional
+            Length of the shortlist in multiples of k, by default 4; only with `rerank`.
         threads : int, optional
             Most threads to use, 1 or more; by default as many as processors. Results do not depend on it.
         return_stderr : bool, default False
             Also return the standard error of every score over the random rotation. The result then unpacks as
             ``scores, ids, stderr``. Not with `rerank`.
-        confidence : float, default 0.995
+        confidence : float, optional
             The scan computes an upper bound of every score from the row's sign bits, and reads the other bits only of
             rows whose bound could be among the k best. `confidence` is the one-sided confidence of the bound, above
-            0.5: each true neighbor is missed with probability at most 1 - confidence, and the next-best vector takes
-            its place. 1 scores every row. Codes without sign bits (``trellis`` of one bit, sketches other than
-            ``"shared"``) always score every row.
+            0.5 and by default 0.995: each true neighbor is missed with probability at most 1 - confidence, and the
+            next-best vector takes its place. 1 scores every row. Codes without sign bits (``trellis`` of one bit,
+            sketches other than ``"shared"``) always score every row.
 
         Returns
         -------
@@ -502,11 +502,11 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
 
         Parameters
         ----------
-        queries : array-like, shape (nq, dim) or (dim,)
+        queries : array-like of shape (nq, dim) or (dim,)
             Queries.
         threshold : float or array-like of float, shape (nq,)
             One for all queries, or one for each. Scores of results are strictly above it (ip, cosine) or below it (l2).
-        filter, threads, confidence : optional
+        filter, threads, confidence : as for search, optional
             As for `search`. With a confidence below 1, each vector that is better than the threshold is missed with
             probability at most 1 - confidence.
 
@@ -533,7 +533,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
 
         Parameters
         ----------
-        queries : array-like, shape (nq, dim) or (dim,)
+        queries : array-like of shape (nq, dim) or (dim,)
             Queries.
         ids : array-like of int or of str, shape (m,)
             Ids in the index.

@@ -98,9 +98,9 @@ def delete(index: Path, ids: Path, ids_column: str | None, as_json: bool) -> Non
 @click.argument("index", type=InputPath())
 @json_option
 def compact(index: Path, as_json: bool) -> None:
-    """Rewrite the files of the store INDEX without removed vectors, as few files as possible.
+    """Rewrite the store INDEX without removed vectors.
 
-    An index file never has removed vectors and stays unchanged.
+    It then has as few files as possible. An index file never has removed vectors and stays unchanged.
     """
     check_index(index)
     before = _size(index)

@@ -64,7 +64,7 @@ def _spec_fields(spec: vqindex.IndexSpec, centered: bool) -> dict[str, Any]:
 @click.argument("index", type=InputPath())
 @json_option
 def info(index: Path, as_json: bool) -> None:
-    """Show the parameters and sizes of INDEX; reads only its header or manifest."""
+    """Show the parameters and sizes of INDEX. Reads only its header or manifest."""
     check_index(index)
     fields = {"index": str(index), **(_store_fields(index) if index.is_dir() else _file_fields(index))}
     if as_json:
@@ -77,7 +77,10 @@ def info(index: Path, as_json: bool) -> None:
 @click.argument("index", type=InputPath())
 @json_option
 def verify(index: Path, as_json: bool) -> None:
-    """Check every block of INDEX, or every file of a store, against its checksum; exit code 1 if one is damaged."""
+    """Check INDEX for damage.
+
+    Compares every block of a file, or every file of a store, with its checksum. The exit code is 1 if one is damaged.
+    """
     check_index(index)
     blocks = verify_store(index) if index.is_dir() else file_format.verify(index)
     if as_json:

@@ -55,7 +55,7 @@ class Originals:
     ----------
     dim : int
         Number of coordinates.
-    kind : {"f32", "f16", "int8"}
+    kind : one of {"f32", "f16", "int8"}
         Type of a rounded coordinate. The step of an int8 vector is its largest magnitude / 127.
     """
 
