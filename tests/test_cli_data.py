@@ -77,10 +77,9 @@ def test_a_store_that_was_begun_keeps_its_metric(folder, ok, run):
     assert vqindex.open("s").spec.metric == "l2"
 
 
-def test_a_terminal_is_told_at_the_begin(folder, run, monkeypatch):
-    monkeypatch.setattr("vqindex_cli.build.sys.stderr.isatty", lambda: True)
+def test_a_terminal_is_told_at_the_beginning(folder, run, monkeypatch):
+    monkeypatch.setattr("vqindex_cli.build.is_terminal", lambda stream: True)
     monkeypatch.setattr("vqindex_cli.build.build_index", lambda *_, **__: (_ for _ in ()).throw(ValueError("halted")))
-    monkeypatch.setenv("TERM", "dumb")
     code, _, err = run("build", "base.npy", "-o", "a.vqi")
     assert code == 1
     assert err.splitlines()[0].startswith("metric cosine: norms range from ")

@@ -421,9 +421,11 @@ def test_a_full_disk_and_a_closed_stdout_are_no_tracebacks(index_file):
     with open("/dev/full", "wb") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
-    shell = f"'{sys.executable}' -m vqindex info a.vqi >&-"
-    done = subprocess.run(shell, shell=True, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        for args in ("info a.vqi", f"build base.npy -o '{closed}.vqi'"):
+            shell = f"'{sys.executable}' -m vqindex {args} {closed}"
+            done = subprocess.run(shell, shell=True, capture_output=True, text=True, timeout=60, check=False)
+            assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -472,6 +474,11 @@ def test_the_package_runs_as_a_module(folder):
         ("eval a.vqi base.npy --queries ?", "queries"),
         ("info ?", "index"),
         ("verify ?", "index"),
+        ("bench ?", "data"),
+        ("bench base.npy --queries ?", "queries"),
+        ("bench base.npy --queries queries.npy -o ?", "output"),
+        ("bench base.npy --queries queries.npy --html ?", "html"),
+        ("demo --output ?", "output"),
         ("datasets make gaussian -o ?", "output"),
     ],
 )

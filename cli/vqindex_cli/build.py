@@ -24,7 +24,7 @@ from vqindex_datasets.readers import COLUMN_EXTENSIONS
 
 from .build_store import BEGUN, build_store, metric_of_store, rows_done
 from .options import ids_options
-from .output import json_option, progress_bar, show_fields, show_json
+from .output import is_terminal, json_option, progress_bar, show_fields, show_json
 from .paths import InputPath, OutputPath, check_output
 from .samples import DIGEST, choose_metric, note_origin, sample_of
 from .source_rows import SourceRows
@@ -220,7 +220,7 @@ def build(
         elif metric == "auto":
             metric, why = choose_metric(data, dataset, sample)
             meta["metric_reason"] = why
-            if sys.stderr.isatty():  # the summary says it too, but a long build ends late
+            if is_terminal(sys.stderr):  # the summary says it too, but a long build ends late
                 click.echo(f"metric {metric}: {why}", err=True)
         parameters["metric"] = metric
         explicit = read_ids(ids_file(ids, ids_column, data), ids_column, source.shape[0])
