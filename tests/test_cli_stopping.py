@@ -112,19 +112,27 @@ def test_a_second_ctrl_c_stops_at_once(folder, run, at_read):
 
 @pytest.mark.parametrize("force", [(), ("--force",)])
 def test_a_stopped_build_of_a_store_says_how_to_go_on(folder, ok, run, at_read, force):
-    at_read(3, press)
+    at_read(2, press)
     command = ("build", "base.npy", "-o", "s", "--store", "--commit-every", 20, "--metric", "l2")
     code, _, err = run(*command, *force)
     how = "the same command without --force" if force else "the same command"
-    # The third chunk is the third commit: it is read, encoded and committed before the stop takes effect.
-    assert (code, err) == (130, f"stopped: s holds 60 vectors of base.npy; {how} goes on after them\n")
+    # The second chunk is the second commit: it is read, encoded and committed before the stop takes effect.
+    assert (code, err) == (130, f"stopped: s holds 40 of 60 vectors; {how} goes on after them\n")
+
+
+def test_a_store_that_is_stopped_before_or_after_its_rows_says_so(folder, run, at_read, monkeypatch):
+    at_read(3, press)
+    command = ("build", "base.npy", "-o", "s", "--store", "--commit-every", 20)
+    assert run(*command)[::2] == (130, "stopped: s is complete\n")
+    monkeypatch.setattr("vqindex_cli.build.read_ids", lambda *_: (press(), press()))
+    assert run("build", "base.npy", "-o", "t", "--store")[::2] == (130, "stopped: t was not begun\n")
 
 
 def test_a_stopped_store_goes_on_where_it_stopped(folder, run, at_read):
     at_read(2, press)
     command = ("build", "base.npy", "-o", "s", "--store", "--commit-every", 20)
     code, _, err = run(*command)
-    assert (code, "s holds 40 vectors" in err) == (130, True)
+    assert (code, "s holds 40 of 60 vectors" in err) == (130, True)
     code, out, err = run(*command, "--json")
     assert (code, err) == (0, "going on after 40 of 60 vectors\n")
     assert one_object(out)["ntotal"] == 60

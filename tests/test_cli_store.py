@@ -182,7 +182,7 @@ def test_a_stopped_build_continues_to_the_index_of_one_run(ok, run, folder, end,
         assert process.returncode == (130 if end == signal.SIGINT else -9), process.stderr
         assert done() == expected
         if end == signal.SIGINT:
-            line = f"stopped: s holds {done()} vectors of large.npy; the same command goes on after them"
+            line = f"stopped: s holds {done()} of 300 vectors; the same command goes on after them"
             assert process.stderr.splitlines()[-1] == line
     code, out, err = run(*command, "--json")
     assert code == 0, err

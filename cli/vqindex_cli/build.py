@@ -133,8 +133,11 @@ def _left_of(data: Path, output: Path, store: bool, force: bool) -> Callable[[],
 
     def left() -> str:
         if store:
+            done, rows = rows_done(output)
+            if done == rows:
+                return f"{output} is complete" if rows else f"{output} was not begun"
             command = "the same command without --force" if force else "the same command"
-            return f"{output} holds {rows_done(output)} vectors of {data}; {command} goes on after them"
+            return f"{output} holds {done} of {rows} vectors; {command} goes on after them"
         if identity_of(output) != before:
             return f"{output} is complete"
         return f"{output} was not written" if before is None else f"{output} is unchanged"

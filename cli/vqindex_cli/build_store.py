@@ -43,10 +43,11 @@ def _origin(source: VectorSource, data: Path, ids: NDArray[Any] | None) -> dict[
     }
 
 
-def rows_done(output: Path) -> int:
-    """Return how many vectors of its data a store that `build_store` makes holds; 0 if it was not begun."""
+def rows_done(output: Path) -> tuple[int, int]:
+    """Return how many vectors of its data a store that `build_store` makes holds, and their number; else zeros."""
     manifest = _manifest(output)
-    return 0 if manifest is None else int(manifest.meta.get(BEGUN, {}).get("done", 0))
+    begun = {} if manifest is None else manifest.meta.get(BEGUN, {})
+    return int(begun.get("done", 0)), int(begun.get("rows", 0))
 
 
 def metric_of_store(output: Path) -> str | None:
