@@ -151,6 +151,60 @@ def test_a_truncated_parquet_file_is_told_from_another_file(tmp_path: Path, cut:
     assert str(caught.value).startswith(f"{path}: {words} (")
 
 
+def make_files(folder: Path) -> None:
+    """Write a small file of every format that is not HDF5."""
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    ids = [f"doc {i}" for i in range(20)]
+    parquet.write_table(arrow.table({"v": list(ROWS), "id": ids}), folder / "a.parquet", row_group_size=7)
+    np.savez_compressed(folder / "a.npz", train=ROWS, id=np.arange(20))
+    np.savez(folder / "b.npz", train=ROWS, id=np.arange(20))
+    np.save(folder / "a.npy", ROWS)
+    np.hstack([np.full((20, 1), 3, "<i4").view("<f4"), ROWS]).tofile(folder / "a.fvecs")
+    (folder / "a.fbin").write_bytes(np.array([20, 3], "<i4").tobytes() + ROWS.tobytes())
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.npz", "b.npz", "a.npy", "a.fvecs", "a.fbin"])
+def test_a_damaged_file_gives_its_rows_or_a_data_set_error(tmp_path: Path, name: str) -> None:
+    make_files(tmp_path)
+    path = tmp_path / name
+    whole, rng = path.read_bytes(), np.random.default_rng(7)
+    refused: list[str] = []
+    for turn in range(200):
+        data = bytearray(whole)
+        near = [len(data), min(len(data), 128), len(data)][turn % 3]  # the header, the footer, and between
+        at = int(rng.integers(near)) if turn % 3 < 2 else len(data) - 1 - int(rng.integers(min(len(data), 200)))
+        data[at] ^= int(rng.integers(1, 256))
+        path.write_bytes(data[: int(rng.integers(len(data)))] if turn % 10 == 0 else data)
+        try:
+            with open_vectors(path) as source:
+                source.read()
+            if not name.endswith(("npy", "vecs", "bin")):
+                read_column(path, "id")
+        except DatasetError as error:
+            refused.append(str(error))
+    assert len(refused) > 20
+    assert [text for text in refused if not text.startswith(str(path))] == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("past the end"), KeyError("precision is zero"), OSError("no such eof")])
+def test_damage_inside_hdf5_has_one_class_of_error(
+    annbench: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The library of HDF5 raises almost any class of error for damaged content."""
+
+    def refuse(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(h5py.Group, "visititems", refuse)
+    monkeypatch.setattr(h5py.Group, "get", refuse)
+    for read in READERS:
+        with pytest.raises(DatasetError, match=rf"a\.hdf5: damaged \(.*{error.args[0]}"):
+            read(annbench)
+    assert not is_annbench(annbench)
+
+
 # ---- parquet in order, and columns
 
 

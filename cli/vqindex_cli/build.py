@@ -20,7 +20,7 @@ from vqindex.rows.originals import KINDS
 from vqindex.spec import CODECS, METRICS, ROTATIONS, SKETCHES
 from vqindex_datasets import VectorSource, open_vectors, read_column
 from vqindex_datasets.files import check_file
-from vqindex_datasets.readers import COLUMN_EXTENSIONS
+from vqindex_datasets.readers import COLUMN_EXTENSIONS, HEADER_ERRORS
 
 from .build_store import BEGUN, build_store, metric_of_store, rows_done
 from .options import ids_options
@@ -112,7 +112,7 @@ def read_array(path: Path, what: str) -> NDArray[Any]:
     try:
         with path.open("rb") as file:
             array = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (*HEADER_ERRORS, zipfile.BadZipFile) as error:
         raise click.ClickException(f"{path}: not a .npy file of {what} ({error})") from None
     if not isinstance(array, np.ndarray):
         array.close()

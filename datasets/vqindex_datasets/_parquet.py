@@ -71,7 +71,7 @@ def parquet_column(path: Path, name: str) -> NDArray[Any]:
                     raise DatasetError(f"{path}: column {name!r} is null in row {row}; expected an id")
                 parts.append(np.array(column.to_pylist(), str) if is_text else _integers(column))
                 first += len(column)
-        except (arrow.ArrowException, OSError) as error:
+        except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DatasetError(f"{path}[{name}]: damaged ({error}); expected a readable parquet file") from error
     return np.concatenate(parts) if parts else np.empty(0, str if is_text else np.int64)
 
@@ -103,7 +103,7 @@ class ParquetSource(VectorSource):
         try:
             self._column = self._pick(path, column)
             kind = self._file.schema_arrow.field(self._column).type
-            name = f"{path}[{self._column}]"
+            self.name = name = f"{path}[{self._column}]"
             super().__init__(name, (self._file.metadata.num_rows, self._dimension(kind, name)), _dtype(kind))
         except BaseException:
             self._file.close()
@@ -137,7 +137,8 @@ class ParquetSource(VectorSource):
         """Return the length of the lists, from the type or, for lists of variable length, from the first row."""
         if self._arrow.types.is_fixed_size_list(kind):
             return int(kind.list_size)
-        for batch in self._file.iter_batches(batch_size=1, columns=[self._column]):
+        batches = self._decode(lambda: iter(self._file.iter_batches(batch_size=1, columns=[self._column])))
+        while (batch := self._decode(lambda: next(batches, None))) is not None:
             if batch.column(0).null_count:
                 break
             return len(batch.column(0)[0])

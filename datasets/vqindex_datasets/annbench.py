@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .errors import DatasetError
-from .files import DamagedFileError, check_content, check_file, is_hdf5, open_hdf5
+from .files import DamagedFileError, check_content, check_file, is_hdf5, open_hdf5, reading_hdf5
 from .readers import open_vectors
 from .sources import VectorSource
 
@@ -87,7 +87,7 @@ class Dataset:
 
 
 def _read(path: Path, name: str) -> Any:
-    with open_hdf5(path) as file:
+    with open_hdf5(path) as file, reading_hdf5(path):
         return file[name][()]
 
 
@@ -112,7 +112,7 @@ def is_annbench(path: str | Path) -> bool:
     if not is_hdf5(Path(path)):
         return False
     try:
-        with open_hdf5(Path(path)) as file:
+        with open_hdf5(Path(path)) as file, reading_hdf5(Path(path)):
             return _has_layout(file)
     except DamagedFileError:
         return False
@@ -144,7 +144,7 @@ def load_annbench(path: str | Path) -> Dataset:
     path = Path(path)
     check_file(path, "an ann-benchmarks HDF5 file")
     check_content(path, "an ann-benchmarks HDF5 file")
-    with open_hdf5(path) as file:
+    with open_hdf5(path) as file, reading_hdf5(path):
         if not _has_layout(file):
             raise DatasetError(f"{path}: not in the ann-benchmarks layout; expected HDF5 with {', '.join(_PARTS)}")
         distance = _text(file, path, "distance")

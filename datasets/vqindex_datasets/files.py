@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import h5py
 
 from .errors import DatasetError
 
-__all__ = ["DamagedFileError", "check_content", "check_file", "is_hdf5", "open_hdf5", "reason"]
+__all__ = ["DamagedFileError", "check_content", "check_file", "is_hdf5", "open_hdf5", "reading_hdf5", "reason"]
 
 _LOCKED = "open for writing in another process, which holds its lock; expected a closed file"
 
@@ -94,6 +96,17 @@ def open_hdf5(path: Path) -> Any:
         damage = next((meaning for words, meaning in _DAMAGED.items() if words in str(error)), None)
         damage = damage or f"cannot be opened ({error}); expected an undamaged HDF5 file"
         raise DamagedFileError(f"{path}: {damage}") from error
+
+
+@contextmanager
+def reading_hdf5(path: Path) -> Iterator[None]:
+    """Make DatasetError of what h5py raises inside for damaged content, which is almost any class of error."""
+    try:
+        yield
+    except DatasetError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise DamagedFileError(f"{path}: damaged ({error}); expected an undamaged HDF5 file") from error
 
 
 def is_hdf5(path: Path) -> bool:

@@ -6,6 +6,7 @@ No reader unpickles, and no reader has the whole file in memory.
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -18,11 +19,14 @@ from numpy.typing import NDArray
 
 from ._parquet import ParquetSource, parquet_column
 from .errors import DatasetError
-from .files import check_content, check_file, open_hdf5, reason
+from .files import check_content, check_file, open_hdf5, reading_hdf5, reason
 from .sources import ArraySource, VectorSource
 
 __all__ = ["COLUMN_EXTENSIONS", "EXTENSIONS", "open_vectors", "read_column"]
 
+
+# Of NumPy, for a header that is not one; it parses Python.
+HEADER_ERRORS = (ValueError, TypeError, EOFError, SyntaxError, tokenize.TokenError)
 
 # Of a damaged, encrypted or unknown archive.
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
@@ -37,11 +41,10 @@ class _VecsSource(VectorSource):
         d = int(np.frombuffer(head, "<i4")[0])
         if d < 1:
             raise DatasetError(f"{path}: row 0 says dimension {d}; expected at least 1")
+        row_bytes = 4 + d * np.dtype(value).itemsize  # NumPy refuses a record of 2 GiB in words of its own
+        if size % row_bytes:
+            raise DatasetError(f"{path}: {size} bytes; expected a multiple of {row_bytes} (one row of dimension {d})")
         record = np.dtype([("d", "<i4"), ("v", value, (d,))])
-        if size % record.itemsize:
-            raise DatasetError(
-                f"{path}: {size} bytes; expected a multiple of {record.itemsize} (one row of dimension {d})"
-            )
         super().__init__(str(path), (size // record.itemsize, d), np.dtype(value))
         self._records: Any = np.memmap(path, record, mode="r")
 
@@ -111,7 +114,7 @@ def _npy_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np
             raise DatasetError(f"{name}: .npy version {version}; expected 1.0 or 2.0")
     except DatasetError:
         raise
-    except (ValueError, EOFError) as error:
+    except HEADER_ERRORS as error:
         raise DatasetError(f"{name}: not a .npy array ({error}); expected a header from np.save") from error
     if dtype.hasobject:
         raise DatasetError(f"{name}: dtype {dtype} needs pickle, which is never loaded; expected floats or integers")
@@ -155,7 +158,7 @@ def _pick(path: Path, shapes: dict[str, tuple[int, ...]], dataset: str | None, p
 def _open_npz(path: Path, dataset: str | None) -> VectorSource:
     try:
         archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError) as error:
         raise DatasetError(f"{path}: not a zip archive ({error}); expected a file from np.savez") from error
     try:
         shapes: dict[str, tuple[int, ...]] = {}
@@ -182,9 +185,10 @@ def _open_hdf5(path: Path, dataset: str | None) -> VectorSource:
                 # A data set without a shape (h5py.Empty) counts as 0-D, so that `_pick` never returns it.
                 shapes[name] = tuple(node.shape or ())
 
-        file.visititems(note)
-        name = _pick(path, shapes, dataset, ("train",))
-        return ArraySource(file[name], f"{path}[{name}]", file.close)
+        with reading_hdf5(path):
+            file.visititems(note)
+            name = _pick(path, shapes, dataset, ("train",))
+            return ArraySource(file[name], f"{path}[{name}]", file.close)
     except BaseException:
         file.close()
         raise
@@ -198,12 +202,12 @@ def _npz_column(path: Path, name: str) -> NDArray[Any]:
             return np.asarray(archive[name])
     except DatasetError:
         raise
-    except (ValueError, *_ZIP_ERRORS) as error:
+    except (*HEADER_ERRORS, *_ZIP_ERRORS) as error:
         raise DatasetError(f"{path}[{name}]: can't be read ({error}); expected integers or strings") from error
 
 
 def _hdf5_column(path: Path, name: str) -> NDArray[Any]:
-    with open_hdf5(path) as file:
+    with open_hdf5(path) as file, reading_hdf5(path):
         names: list[str] = []
         file.visititems(lambda found, node: names.append(found) if isinstance(node, h5py.Dataset) else None)
         if name.strip("/") not in names:

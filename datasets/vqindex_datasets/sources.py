@@ -153,7 +153,7 @@ class ArraySource(VectorSource):
     def _rows(self, start: int, stop: int) -> NDArray[Any]:
         try:
             return np.array(self._array[start:stop], order="C", subok=False)
-        except OSError as error:  # of HDF5, which names neither the file nor the rows
+        except (OSError, RuntimeError) as error:  # of HDF5, which names neither the file nor the rows
             raise DatasetError(f"{self.name}: rows {start}:{stop} can't be read ({error})") from error
 
     def _release(self) -> None:
