@@ -4,6 +4,7 @@ import json
 import os
 
 import cli_tools
+import h5py
 import numpy as np
 import pytest
 from cli_tools import DIM, no_constant, one_object, truth, vectors, write_annbench, write_fvecs
@@ -61,6 +62,16 @@ def test_the_distance_of_a_file_comes_before_its_norms(folder, ok, distance, met
         summary = one_object(ok("build", "a.hdf5", "-o", "a.vqi", "--force", *dataset, "--json"))
         assert summary["metric"] == metric
         assert summary["metric_reason"].startswith("the distance in a.hdf5 is '")
+
+
+def test_the_distance_counts_without_true_neighbors(folder, ok):
+    with h5py.File("x.h5", "w") as file:
+        file["vectors"] = vectors(60)
+        file.attrs["distance"] = "euclidean"
+    assert one_object(ok("build", "x.h5", "-o", "a.vqi", "--json"))["metric"] == "l2"
+    with h5py.File("x.h5", "a") as file:
+        file.attrs["distance"] = "of my own"
+    assert one_object(ok("build", "x.h5", "-o", "a.vqi", "--force", "--json"))["metric"] == "cosine"
 
 
 def test_a_given_metric_is_taken_without_a_word(folder, ok):
@@ -261,7 +272,6 @@ def test_ids_come_from_a_column_of_another_file(folder, ok, table):
 
 
 def test_ids_come_from_hdf5_and_npz(folder, ok):
-    h5py = pytest.importorskip("h5py")
     with h5py.File("x.h5", "w") as file:
         file["train"], file["id"], file["name"] = vectors(60), np.arange(60) * 2, [f"doc {i}" for i in range(60)]
     np.savez("x.npz", train=vectors(60), id=np.arange(60) * 2)

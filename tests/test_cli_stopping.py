@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import weakref
 
@@ -239,6 +241,35 @@ def test_other_threads_and_ignored_signals_keep_their_handlers(folder, run):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     look()
     assert seen[2] not in (signal.default_int_handler, signal.SIG_IGN)
+
+
+IN_TERMINAL = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from vqindex_cli.source_rows import SourceRows
+from vqindex_cli.main import main
+read = SourceRows.__getitem__
+def pressed(self, at):
+    rows = read(self, at)
+    signal.raise_signal(signal.SIGINT)
+    return rows
+SourceRows.__getitem__ = pressed
+main()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a terminal of POSIX")
+def test_a_terminal_is_told_that_the_stop_is_near(folder):
+    outer, inner = os.openpty()
+    command = [sys.executable, "-c", IN_TERMINAL, "build", "base.npy", "-o", "a.vqi"]
+    done = subprocess.run(command, stderr=inner, stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(inner)
+    text = os.read(outer, 100_000).decode()
+    os.close(outer)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert text.count("stopping at the next block; Ctrl-C again stops at once") == 1
+    assert text.rstrip().endswith("stopped: a.vqi was not written")
+    assert "Traceback" not in text
 
 
 def test_a_press_of_an_earlier_command_does_not_stop_the_next(folder, run, at_read):

@@ -92,10 +92,9 @@ def reranking(
 
 def _fits(index: vqindex.VQIndex, source: VectorSource) -> bool:
     """Whether the rows of a file are the vectors of an index, by id, as far as a sample tells."""
-    ids = index.ids
-    if ids.dtype.kind != "i" or source.shape[1] != index.dim or not len(ids):
-        return True  # the search refuses these by name
-    sampled = np.unique(ids[np.linspace(0, len(ids) - 1, _SAMPLED).astype(np.int64)])
-    sampled = sampled[sampled < source.shape[0]]
+    if source.shape[1] != index.dim:
+        return True  # the search refuses it by name
+    spread = np.unique(np.linspace(0, source.shape[0] - 1, min(_SAMPLED, source.shape[0]), dtype=np.int64))
+    sampled = np.array([i for i in spread.tolist() if i in index], np.int64)
     rows = [np.asarray(source.read(int(i), int(i) + 1), np.float32) for i in sampled]
     return not rows or not holds_others(index, sampled, np.concatenate(rows))

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 import vqindex
 from vqindex.codes.codec import Codec
-from vqindex_datasets import VectorSource, is_annbench, load_annbench
+from vqindex_datasets import DISTANCES, VectorSource, is_annbench, load_annbench
+from vqindex_datasets.annbench import stated_distance
 
 __all__ = [
     "DIGEST",
@@ -72,8 +73,10 @@ def sample_of(source: VectorSource) -> Sample:
 def choose_metric(data: Path, dataset: str | None, sample: Sample) -> tuple[str, str]:
     """Return the metric for the vectors of a file, and why it was chosen."""
     if dataset in (None, "train") and is_annbench(data):
-        known = load_annbench(data)
-        return known.metric, f"the distance in {data.name} is {known.distance!r}"
+        load_annbench(data)  # refuses unknown distances and a damaged layout
+    distance = stated_distance(data)
+    if distance is not None:
+        return DISTANCES[distance], f"the distance in {data.name} is {distance!r}"
     norms = np.linalg.norm(sample.vectors.astype(np.float64), axis=1)
     if not len(norms):
         return "cosine", f"{data.name} has no vectors to look at; --metric ip or l2 chooses another"

@@ -8,7 +8,9 @@ checkpoint, so that no write is torn in the middle. A second Ctrl-C raises at on
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,6 +50,9 @@ def _handle(number: int, frame: FrameType | None) -> None:
     _Presses.count += 1
     if _Presses.count > 1 or not _Presses.in_blocks:
         raise KeyboardInterrupt
+    if sys.stderr is not None and sys.stderr.isatty():
+        # Not by sys.stderr, which may be in the middle of a write.
+        os.write(2, b"\nstopping at the next block; Ctrl-C again stops at once\n")
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from .files import DamagedFileError, check_content, check_file, is_hdf5, open_hd
 from .readers import open_vectors
 from .sources import VectorSource
 
-__all__ = ["DISTANCES", "Dataset", "is_annbench", "load_annbench", "write_annbench"]
+__all__ = ["DISTANCES", "Dataset", "is_annbench", "load_annbench", "stated_distance", "write_annbench"]
 
 DISTANCES: dict[str, str] = {
     "angular": "cosine",
@@ -120,6 +120,27 @@ def is_annbench(path: str | Path) -> bool:
 
 def _has_layout(file: Any) -> bool:
     return all(isinstance(file.get(name), h5py.Dataset) for name in _PARTS)
+
+
+def stated_distance(path: str | Path) -> str | None:
+    """Return the distance for which an HDF5 file says that its vectors are meant, also without the whole layout.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    str or None
+        A key of `DISTANCES`; None if the file is not HDF5, says nothing or something else.
+    """
+    if not is_hdf5(Path(path)):
+        return None
+    with open_hdf5(Path(path)) as file, reading_hdf5(Path(path)):
+        value = file.attrs.get("distance")
+        text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return text if text in DISTANCES else None
 
 
 def load_annbench(path: str | Path) -> Dataset:
