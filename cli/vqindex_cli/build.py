@@ -157,7 +157,7 @@ def _read_center(center: str) -> NDArray[Any]:
 @click.option("-o", "--output", type=OutputPath(), required=True, help="Index file to write (.vqi).")
 @click.option("--bits", type=click.IntRange(1, 8), default=4, show_default=True, help="Bits per coordinate.")
 @click.option("--metric", type=click.Choice(("auto", *METRICS)), default="auto", show_default=True,
-    help="auto: the metric of an ann-benchmarks file; else ip for vectors of length 1, and cosine for others.",
+    help="auto: the distance that an HDF5 file states; else ip for vectors of length 1, and cosine for others.",
 )  # fmt: skip
 @click.option("--codec", type=click.Choice(CODECS), default="turboquant-prod", show_default=True)
 @click.option("--sketch", type=click.Choice(SKETCHES), help="For turboquant-prod. Default: shared.")
