@@ -47,12 +47,15 @@ class IndexState(NamedTuple):
         So many of the first rows are in files, or are being written. They keep their places (`Contents.trimmed`).
     files : object
         What a store knows about these files.
+    changes : int
+        How many changes led here.
     """
 
     encoder: Encoder
     contents: Contents
     filed_rows: int = 0
     files: Any = None
+    changes: int = 0
 
 
 class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be registered as one
@@ -213,6 +216,14 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         return True
 
     @property
+    def changes(self) -> int:
+        """How often vectors were added, replaced, removed or compacted since the index was made or opened.
+
+        It grows with every call that changes anything, and only then. So it tells whether there is something to save.
+        """
+        return self._state.changes
+
+    @property
     def meta(self) -> dict[str, Any]:
         """Notes in JSON types that are saved with the index (the CLI stores build times in them)."""
         return self._meta
@@ -251,6 +262,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         """
         if self._state is not before:
             raise InvalidInputError("the index was changed in the middle of another change; expected one at a time")
+        if after.contents.ids is not before.contents.ids:
+            after = after._replace(changes=before.changes + 1)
         self._state = after
 
     def train(self, vectors: Any = None) -> None:  # noqa: B027

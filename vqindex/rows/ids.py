@@ -276,6 +276,8 @@ class IdMap:
         words = -(-self._count // WORD)
         live = np.full(words, ~np.uint64(0), np.uint64) if self._live is None else self._live.copy()
         removed = clear_rows(live, rows)
+        if not removed:
+            return self
         return self._replace(live=live, removed=self._removed + removed)
 
     def removed_from(self, first: int) -> int:
