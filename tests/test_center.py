@@ -406,6 +406,13 @@ def test_an_offset_that_dwarfs_the_spread_is_warned_of_and_the_remedy_helps(metr
     assert recall(centered) > 0.75
 
 
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("ratio", [1e3, 1e4, 1e5])
+def test_the_worst_offsets_are_warned_of(metric, ratio):
+    with pytest.warns(OffsetWarning, match=r"mean is .* times as long as their spread"):
+        VQIndex(32, metric=metric).add(with_offset(ratio)[0])
+
+
 @pytest.mark.parametrize(
     ("metric", "ratio", "settings"),
     [

@@ -7,7 +7,8 @@ memory of a backend's device (`OnDevice`) passes the same checks and stays on th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, MappingView, Set
+from numbers import Number
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
@@ -93,13 +94,20 @@ def _kind_of_no_array(value: Any) -> str | None:
         return None
     if isinstance(value, str | bytes):
         return f"{value!r}"
-    if isinstance(value, set | frozenset | dict):
+    if isinstance(value, Set | Mapping | MappingView):
         return f"a {type(value).__name__}"
     if isinstance(value, Iterator):
         return f"a {type(value).__name__}, which can be read only once"
     if callable(value) and not hasattr(value, "shape"):
         return "a function"
     return None
+
+
+def _refuse_one(value: Any, shape: tuple[int, ...], what: str, expected: str) -> None:
+    """Raise InvalidInputError for a value that became an array of no dimension, naming it or its kind."""
+    if shape == ():
+        shown = repr(value) if value is None or isinstance(value, Number) else f"a {type(value).__name__}"
+        raise InvalidInputError(f"{what} is {shown}; expected {expected}")
 
 
 def _column_of_arrow(column: Any) -> NDArray[Any]:
@@ -176,7 +184,8 @@ def as_matrix(array: Any, dim: int, what: str) -> Any:
         If the array is not two-dimensional or not real-valued, or has another number of columns.
     """
     refuse_no_array(array, what, f"an array of shape (n, {dim})")
-    array = _to_host(array)
+    given, array = array, _to_host(array)
+    _refuse_one(given, array.shape, what, f"an array of shape (n, {dim})")
     if array.shape == (0,):
         array = np.empty((0, dim), np.float32)
     if array.shape == (dim,):
@@ -286,8 +295,10 @@ def float_rows(matrix: Any, rows: NDArray[np.int64], what: str) -> F32:
 
 def as_queries(array: Any, dim: int) -> tuple[F32 | OnDevice, bool]:
     """Return float32 queries of shape (nq, dim), and whether the input is a single 1-D query."""
-    refuse_no_array(array, "queries", f"an array of shape (nq, {dim}) or ({dim},)")
-    array = _to_host(array)
+    expected = f"an array of shape (nq, {dim}) or ({dim},)"
+    refuse_no_array(array, "queries", expected)
+    given, array = array, _to_host(array)
+    _refuse_one(given, array.shape, "queries", expected)
     single = len(array.shape) == 1 and array.shape[0] != 0
     if single:
         array = array[:][None, :]
@@ -307,6 +318,7 @@ def as_ids(ids: Any, count: int | None = None) -> NDArray[np.int64]:
     """
     refuse_no_array(ids, "ids", "a list or an array of ids, in order")
     array = np.asarray(_to_host(ids))
+    _refuse_one(ids, array.shape, "ids", "a list or an array of ids")
     if array.ndim != 1:
         raise InvalidInputError(f"ids have shape {array.shape}; expected one dimension")
     if array.size and array.dtype.kind not in "iu":

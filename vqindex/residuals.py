@@ -29,6 +29,7 @@ _FEWEST, _SAMPLE = 64, 256  # rows that show an offset; takes a fraction of a mi
 # An offset this many times as long as the spread is warned of. Recall@10 of 4 bits then falls from .85 to .65, for l2
 # and cosine, in 16 to 384 dimensions.
 _OFFSET = 2.0
+_ROUNDING = 1e-6  # a spread so small, in multiples of the offset, is that of equal float32 vectors, up to rounding
 
 
 def _chunk_rows(dim: int) -> int:
@@ -97,11 +98,11 @@ def warn_of_offset(rows: F32, unit: bool) -> None:
     norm2 = np.einsum("ij,ij->i", sample, sample)
     if unit:
         sample *= np.divide(1, np.sqrt(norm2), out=np.zeros_like(norm2), where=norm2 > 0)[:, None]
-        norm2 = (norm2 > 0).astype(np.float64)
-    offset2 = float((sample.mean(axis=0) ** 2).sum())
-    spread2 = max(0.0, float(norm2.mean()) - offset2)
-    offset, spread = offset2**0.5, (spread2 if spread2 > 1e-9 * offset2 else 0.0) ** 0.5  # less is rounding
-    if 0 < _OFFSET * spread < offset:
+    mean = sample.mean(axis=0)
+    offset2 = float((mean**2).sum())
+    spread2 = float(((sample - mean) ** 2).sum(axis=1).mean())  # not mean(norm2) - offset2, which cancels
+    offset, spread = offset2**0.5, spread2**0.5
+    if _ROUNDING * offset < spread and _OFFSET * spread < offset:
         warnings.warn(
             f"the vectors' mean is {offset / spread:.3g} times as long as their spread around it, so searches miss "
             'many neighbors; center="mean" subtracts it before vectors are encoded',

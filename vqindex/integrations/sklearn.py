@@ -7,9 +7,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,7 @@ try:
     from joblib import effective_n_jobs
     from scipy.sparse import csr_matrix
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-    from sklearn.utils.validation import check_is_fitted, validate_data
+    from sklearn.utils.validation import check_array, check_is_fitted, check_random_state, validate_data
 except ImportError as error:
     raise missing("scikit-learn", "sklearn", error) from error
 
@@ -32,7 +30,7 @@ __all__ = ["VQKNeighborsTransformer", "VQNearestNeighbors"]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-_METRIC = {"euclidean": "l2", "sqeuclidean": "l2", "cosine": "cosine"}
+_METRIC = {"euclidean": "l2", "l2": "l2", "sqeuclidean": "l2", "cosine": "cosine"}
 _MODES = ("distance", "connectivity")
 
 
@@ -43,18 +41,18 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
     ----------
     n_neighbors : int, default 5
         Default number of neighbors per query.
-    metric : {"euclidean", "sqeuclidean", "cosine"}, default "euclidean"
-        Distance by its scikit-learn name; cosine is 1 - cos.
+    metric : {"euclidean", "l2", "sqeuclidean", "cosine"}, default "euclidean"
+        Distance by its scikit-learn name; "l2" is another name of "euclidean", cosine is 1 - cos.
     bits : int, default 4
         Bits per coordinate of the index, 1 to 8.
     codec : str, default "turboquant-prod"
         See `vqindex.VQIndex`.
     oversample : float or None, default 2.0
-        The best ``oversample * n_neighbors`` rows by their codes get exact distances, in float32, from the training
-        rows, which the estimator keeps. With None it keeps only codes, and distances are the index's estimates: the
-        distance of a row to itself is about 0, not 0.
-    random_state : int, default 0
-        Seed of the index's rotation.
+        The best ``oversample * n_neighbors`` rows by their codes get exact distances, in float32, from a copy of the
+        training rows, which the estimator keeps. With None it keeps only codes, and distances are the index's
+        estimates: the distance of a row to itself is about 0, not 0.
+    random_state : int, RandomState or None, default 0
+        Seed of the index's rotation, or what draws it in `fit`.
     n_jobs : int, optional
         Threads of a search, by scikit-learn's convention (-1: all processors). None: all processors. Results do not
         depend on it.
@@ -63,6 +61,8 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
     ----------
     index_ : vqindex.VQIndex
         The index over the training rows; ids are row numbers.
+    effective_metric_ : str
+        The metric at the time of `fit`, which all results have, also after ``set_params(metric=...)``.
     n_samples_fit_ : int
         Number of training rows.
     n_features_in_ : int
@@ -77,6 +77,11 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
     >>> found[:, 0].tolist(), distances[:, 0].tolist()
     ([0, 1], [0.0, 0.0])
     """
+
+    index_: VQIndex
+    n_samples_fit_: int
+    effective_metric_: str
+    _rows: Any  # float32 (n, dim), or None
 
     def __init__(
         self,
@@ -111,16 +116,20 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
         -------
         self
         """
-        self._check_parameters()
-        rows = validate_data(self, X, dtype=np.float32, order="C")
+        metric, seed = self._check_parameters()
+        # A copy: the caller may change X afterwards, and distances would then be those of other rows.
+        rows = check_array(X, dtype=np.float32, order="C", copy=True, estimator=self, input_name="X")
         # Features of a table have offsets of their own, which would drown the differences between rows.
-        index = VQIndex(
-            rows.shape[1], self.bits, _METRIC[self.metric], codec=self.codec, seed=self.random_state, center="mean"
-        )
+        index = VQIndex(rows.shape[1], self.bits, _METRIC[metric], codec=self.codec, seed=seed, center="mean")
         index.add(rows)
-        self.index_ = index
-        self.n_samples_fit_ = len(rows)
-        self._rows = None if self.oversample is None else rows
+        validate_data(self, X, skip_check_array=True)  # sets the names and the number of features
+        # At once, so that a fit that fails or is interrupted leaves the estimator as it was.
+        self.__dict__.update(
+            index_=index,
+            n_samples_fit_=len(rows),
+            effective_metric_="euclidean" if metric == "l2" else metric,
+            _rows=None if self.oversample is None else rows,
+        )
         return self
 
     def kneighbors(
@@ -192,13 +201,18 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
         starts = np.arange(0, rows * k + 1, k)
         return csr_matrix((values, found.ravel(), starts), shape=(rows, self.n_samples_fit_))
 
-    def _check_parameters(self) -> None:
-        """Check parameters that the index does not; scikit-learn requires this in `fit`, not in the constructor."""
+    def _check_parameters(self) -> tuple[str, int]:
+        """Check parameters that the index does not, and return the metric and the seed of the index.
+
+        Scikit-learn requires this in `fit`, not in the constructor.
+        """
         self._neighbor_count(None)
-        if self.metric not in _METRIC:
+        if not isinstance(self.metric, str) or self.metric not in _METRIC:
             raise InvalidInputError(f"metric is {self.metric!r}; expected one of {', '.join(_METRIC)}")
         if self.oversample is not None and not (isinstance(self.oversample, Real) and self.oversample >= 1):
             raise InvalidInputError(f"oversample is {self.oversample!r}; expected a number of at least 1, or None")
+        state = self.random_state
+        return self.metric, int(state if isinstance(state, Integral) else check_random_state(state).randint(2**31 - 1))
 
     def _neighbor_count(self, n_neighbors: object) -> int:
         count = self.n_neighbors if n_neighbors is None else n_neighbors
@@ -211,25 +225,7 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
         threads = effective_n_jobs(-1 if self.n_jobs is None else self.n_jobs)
         rerank = {} if self._rows is None else {"rerank": self._rows, "oversample": self.oversample}
         scores, found = self.index_.search(queries, k, threads=threads, **rerank)
-        return _distances(scores.astype(np.float64), self.metric), found
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return a state without native objects; the index becomes the bytes of its file."""
-        state = dict(super().__getstate__())
-        if "index_" in state:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "index.vqi"
-                self.index_.save(path)
-                state["index_"] = path.read_bytes()
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if isinstance(state.get("index_"), bytes):
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "index.vqi"
-                path.write_bytes(state["index_"])
-                state = {**state, "index_": VQIndex.load(path)}
-        super().__setstate__(state)
+        return _distances(scores.astype(np.float64), self.effective_metric_), found
 
 
 class VQKNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VQNearestNeighbors):  # type: ignore[misc]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -172,7 +173,7 @@ class IdMap:
         InvalidInputError
             As `parse_ids`.
         """
-        if isinstance(ids, set | frozenset):
+        if isinstance(ids, Set):
             ids = list(ids)
         elif isinstance(ids, str | int | np.integer) and not isinstance(ids, bool):
             ids = [ids]

@@ -76,6 +76,8 @@ def as_reader(source: Any, oversample: object, return_stderr: bool, contents: Co
     callable or None
         Returns float32 vectors of rows, ascending and distinct.
     """
+    if isinstance(source, np.bool_):
+        source = bool(source)
     if source is None or source is False:
         if oversample is not None:
             raise InvalidInputError(f"oversample is {oversample!r}, but there is no rerank=")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arguments import MAX_K, as_confidence, as_count, as_shortlist, as_thresholds
+from ..arguments import MAX_K, as_confidence, as_count, as_shortlist, as_threads, as_thresholds
 from ..arrays import OnDevice, as_queries, on_host
 from ..codes.encoded import Encoded, Queries
 from ..codes.top_k import RangeHits, TopK
@@ -95,7 +95,7 @@ class Searcher(NamedTuple):
 
     @staticmethod
     def _limits(threads: int | None, confidence: float | None) -> tuple[int | None, float]:
-        return None if threads is None else as_count("threads", threads), as_confidence(confidence)
+        return as_threads(threads), as_confidence(confidence)
 
     def _prepare(self, queries: Any) -> tuple[F32 | OnDevice, Queries, Delivery]:
         """Check queries; return them, prepared ones for a backend, and the form of their results."""
