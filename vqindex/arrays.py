@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ._native import all_finite
 from .errors import InvalidInputError
+from .native_calls import call_native
 
 __all__ = [
     "OnDevice",
@@ -100,6 +101,8 @@ def _kind_of_no_array(value: Any) -> str | None:
         return f"a {type(value).__name__}, which can be read only once"
     if callable(value) and not hasattr(value, "shape"):
         return "a function"
+    if hasattr(value, "nnz") and hasattr(value, "toarray"):
+        return f"a sparse {type(value).__name__}"
     return None
 
 
@@ -166,8 +169,18 @@ def _to_host(array: Any) -> Any:
         return np.from_dlpack(array)
     try:
         return np.asarray(array)
-    except ValueError as error:
-        raise InvalidInputError(f"nested lists are ragged; expected rows of equal length ({error})") from None
+    except ValueError:
+        raise InvalidInputError(f"nested lists are ragged{_first_odd(array)}; expected rows of equal length") from None
+
+
+def _first_odd(rows: Any) -> str:
+    """Return what is odd about the first of some rows that is unlike row 0, as text after a colon."""
+    counts = [len(row) if hasattr(row, "__len__") else None for row in rows]
+    odd = next((row for row, count in enumerate(counts) if count is None or count != counts[0]), None)
+    if odd is None:
+        return ""
+    shown = f"is {rows[odd]!r}" if counts[odd] is None else f"has {counts[odd]} entries"
+    return f": row {odd} {shown}" + ("" if counts[0] is None else f" and row 0 has {counts[0]}")
 
 
 def as_host(array: Any) -> NDArray[Any]:
@@ -215,7 +228,7 @@ def _checked_float32(block: Any, rows: range | NDArray[np.int64], what: str) -> 
     else:
         with np.errstate(over="ignore", under="ignore"):
             out = np.ascontiguousarray(raw, np.float32)
-    if not all_finite(out):
+    if not call_native(all_finite, out):
         row, column = np.argwhere(~np.isfinite(out))[0]
         raise InvalidInputError(f"{what}[{rows[row]}, {column}] is {raw[row, column]}; expected a finite float32 value")
     return out
@@ -322,7 +335,9 @@ def as_ids(ids: Any, count: int | None = None) -> NDArray[np.int64]:
     if array.ndim != 1:
         raise InvalidInputError(f"ids have shape {array.shape}; expected one dimension")
     if array.size and array.dtype.kind not in "iu":
-        raise InvalidInputError(f"ids have dtype {array.dtype}; expected an integer type")
+        odd = next((id for id in array.tolist() if not isinstance(id, int | str)), None)
+        shown = f", the first of another kind is {odd!r}" if array.dtype.kind == "O" else ""
+        raise InvalidInputError(f"ids have dtype {array.dtype}{shown}; expected an integer type, or strings")
     if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
         raise InvalidInputError(f"id {array.max()} does not fit int64")
     out = array.astype(np.int64)

@@ -168,7 +168,8 @@ class Centering:
         """
         if not self.pending or not source.rows:
             return self
-        return Centering(self.spec, _as_vector(mean_of(source, self._unit), self.spec.dim))
+        with np.errstate(under="ignore"):  # tiny numbers become 0
+            return Centering(self.spec, _as_vector(mean_of(source, self._unit), self.spec.dim))
 
     # ---- from vectors to the engine
 

@@ -70,8 +70,9 @@ class Encoder(NamedTuple):
         for first_row, chunk in source.chunks():
             if is_first and first_row == 0 and isinstance(chunk, np.ndarray):
                 self.centering.warn_of_offset(chunk)
-            rounded = None if originals is None else originals.rounded(on_host(chunk), first_row)
-            codes = self._encode_chunk(chunk)
+            with np.errstate(under="ignore"):  # tiny numbers become 0
+                rounded = None if originals is None else originals.rounded(on_host(chunk), first_row)
+                codes = self._encode_chunk(chunk)
             _check_norms(codes.norm, "vectors", first_row)
             yield NewRows(codes, rounded)
 

@@ -108,3 +108,18 @@ def test_what_is_no_filter_is_an_error_and_never_ignored():
             INDEX.search(X[0], 5, filter=wrong)
     with pytest.raises(InvalidInputError, match=r"all 0 or 1.*expected a bool mask"):
         INDEX.search(X[0], 5, filter=np.arange(200) % 2)
+
+
+# faiss-serving #4: places without a result were looked up as if they were ids.
+def test_a_source_of_vectors_is_never_asked_for_missing_results():
+    asked = []
+
+    def vectors_of(ids):
+        asked.append(ids)
+        assert len(ids)
+        assert (ids >= 0).all()
+        return X[ids]
+
+    assert INDEX.search(X[:2], 5, filter=[], rerank=vectors_of).ids.tolist() == [[-1] * 5] * 2
+    assert INDEX.search(X[:2], 5, filter=[3, 4], rerank=vectors_of).ids[:, 2:].max() == -1
+    assert [ids.tolist() for ids in asked] == [[3, 4]]

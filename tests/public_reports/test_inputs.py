@@ -156,3 +156,34 @@ def test_adding_nothing_changes_nothing():
     assert len(index) == 60
     index.add(X[:1])
     assert index.ids[-1] == 60
+
+
+# librosa #1484 and numpy #23003: with errors of NumPy turned on, tiny numbers ended in FloatingPointError.
+@pytest.mark.parametrize("device", ["cpu", "reference"])
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+def test_tiny_numbers_are_no_errors_of_numpy(metric, device):
+    x = X.copy()
+    x[3:6] *= np.array([[1e-38], [1e-30], [0]], np.float32)
+    before = np.seterr(all="raise")
+    try:
+        center = None if metric == "ip" else "mean"
+        index = index_of(x, metric=metric, device=device, center=center, keep_vectors="int8")
+        found = index.search(x, 60, return_stderr=True)
+        assert (np.sort(found.ids, axis=1) == np.arange(60)).all()
+        assert np.isfinite(index.search(x, 60, rerank=True).scores).all()
+        assert np.isfinite(index.reconstruct(range(60))).all()
+        assert np.isfinite(index.estimate(x, range(60))).all()
+        assert index.range_search(x[:1], np.inf if metric == "l2" else -np.inf).ids.size == 60
+    finally:
+        np.seterr(**before)
+
+
+# faiss #655: "did not recognize array type" named neither the array nor its type.
+def test_rows_of_unequal_length_and_ids_of_another_kind_are_named():
+    index = VQIndex(2)
+    for wrong, message in (([[1, 2], [3]], "row 1 has 1 entries and row 0 has 2"), ([[1, 2], None], "row 1 is None")):
+        with pytest.raises(InvalidInputError, match=f"ragged: {message}"):
+            index.add(wrong)
+    with pytest.raises(InvalidInputError, match=r"the first of another kind is b'a'; expected an integer type, or str"):
+        index.add([[1, 2]], ids=np.array([b"a"], object))
+    assert len(index) == 0

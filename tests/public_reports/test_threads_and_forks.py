@@ -104,6 +104,25 @@ def test_searches_during_adds_find_whole_calls_alone():
     assert nearest(index, X[:1000]) == list(range(1000))
 
 
+# pytorch #38228 and pybind11 #2215: a process with daemon threads aborted when it ended.
+# aalink #3: the same with nanobind.
+def test_a_process_whose_daemon_threads_search_ends_well():
+    code = """
+import threading, time, numpy as np, vqindex
+x = np.random.default_rng(0).standard_normal((3000, 16)).astype("f4")
+index = vqindex.VQIndex(16, metric="l2")
+index.add(x)
+def search():
+    while True:
+        index.search(x, 5)
+for _ in range(4):
+    threading.Thread(target=search, daemon=True).start()
+time.sleep(0.1)
+print(index.search(x[7], 1).ids)
+"""
+    assert run(code) == "[7]"
+
+
 # arangodb #23253: results were right with OMP_NUM_THREADS=1 alone.
 def test_results_do_not_depend_on_variables_of_thread_pools():
     code = """

@@ -154,7 +154,8 @@ def rerank(metric: str, queries: F32, rows: I64, read: Reader, k: int) -> tuple[
         is_present = rows[at] >= 0
         distinct, place = np.unique(rows[at][is_present], return_inverse=True)
         vectors = np.zeros((*is_present.shape, queries.shape[1]), np.float32)
-        vectors[is_present] = read(distinct)[place.reshape(-1)]
+        if distinct.size:  # a function is never asked for no vectors
+            vectors[is_present] = read(distinct)[place.reshape(-1)]
         ascending = sign * exact_scores(metric, queries[at], vectors)
         ascending[~is_present] = np.inf
         tie_break = np.where(is_present, rows[at], np.iinfo(np.int64).max)
