@@ -189,9 +189,26 @@ def test_a_source_whose_slices_contradict_it_is_refused():
     liar._array = WHOLE.astype(complex)
     with pytest.raises(InvalidInputError, match="complex"):
         through(liar)
-    liar._array = WHOLE[:, 0]
-    with pytest.raises(InvalidInputError, match=r"shape \(4,\)"):
-        through(liar)
+    for wrong, shape in ((WHOLE[:, 0], r"4,"), (WHOLE[:, :5], "4, 5"), (WHOLE[:2], "2, 6")):
+        liar._array = wrong
+        with pytest.raises(InvalidInputError, match=rf"shape \({shape}\); expected numbers of shape \(4, 6\)"):
+            through(liar)
+
+
+@pytest.mark.parametrize("short", [lambda block: block[:10], lambda block: np.repeat(block, 2, axis=0)])
+def test_a_source_of_fewer_or_more_rows_than_it_said_changes_nothing(short):
+    class Liar(Sliced):
+        def __getitem__(self, at):
+            return short(super().__getitem__(at))
+
+    liar, index = Liar(np.resize(WHOLE, (300, DIM))), VQIndex(DIM)
+    for ids in (None, range(300)):
+        with pytest.raises(InvalidInputError, match=r"vectors slice to .*; expected numbers of shape \(300, 6\)"):
+            index.add(liar, ids)
+    assert len(index) == 0
+    index.add(np.resize(WHOLE, (300, DIM)))
+    with pytest.raises(InvalidInputError, match="vectors of rerank slice to"):
+        index.search(WHOLE, 300, rerank=liar)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -212,17 +212,31 @@ def as_matrix(array: Any, dim: int, what: str) -> Any:
     return array
 
 
-def _checked_float32(block: Any, rows: range | NDArray[np.int64], what: str) -> Any:
+def _check_slice(block: NDArray[Any], shape: tuple[int, int], what: str) -> None:
+    """Raise InvalidInputError for a slice of an object that differs from the shape and type that the object has."""
+    if block.shape != shape or block.dtype.kind not in "fiu":
+        raise InvalidInputError(
+            f"{what} slice to {block.dtype} of shape {block.shape}; expected numbers of shape {shape}"
+        )
+
+
+def _sliced(matrix: Any, run: NDArray[np.int64], what: str) -> NDArray[Any]:
+    """Return the rows of a checked matrix from the first to the last of a run."""
+    block = np.asarray(matrix[run[0] : run[-1] + 1])
+    _check_slice(block, (int(run[-1] + 1 - run[0]), matrix.shape[1]), what)
+    return block
+
+
+def _checked_float32(block: Any, rows: range | NDArray[np.int64], dim: int, what: str) -> Any:
     """Return a block of rows as float32; errors call its rows by the numbers `rows`."""
     if is_on_device(block):
         converted, position = block.float32()
         if position >= 0:  # check the row again on the host, which raises the error
             row = position // block.shape[1]
-            _checked_float32(block[row : row + 1].host(), rows[row : row + 1], what)
+            _checked_float32(block[row : row + 1].host(), rows[row : row + 1], dim, what)
         return converted
     raw = np.asarray(block)
-    if raw.ndim != 2 or raw.dtype.kind not in "fiu":  # slices of an object may differ from its own shape and dtype
-        raise InvalidInputError(f"{what} slice to {raw.dtype} of shape {raw.shape}; expected two-dimensional numbers")
+    _check_slice(raw, (len(rows), dim), what)
     if raw.dtype == np.float32:
         out = np.ascontiguousarray(raw)
     else:
@@ -242,8 +256,9 @@ def float_chunks(matrix: Any, rows: int, what: str) -> Iterator[F32 | OnDevice]:
     InvalidInputError
         At a chunk with a NaN or an infinity, before or after the cast to float32; the message names row and column.
     """
-    for start in range(0, matrix.shape[0], rows):
-        yield _checked_float32(matrix[start : start + rows], range(start, matrix.shape[0]), what)
+    n, dim = matrix.shape
+    for start in range(0, n, rows):
+        yield _checked_float32(matrix[start : start + rows], range(start, min(start + rows, n)), dim, what)
 
 
 class VectorSource:
@@ -301,8 +316,8 @@ def float_rows(matrix: Any, rows: NDArray[np.int64], what: str) -> F32:
         selected = matrix[rows] if rows.size else np.empty((0, matrix.shape[1]), np.float32)
     else:
         runs = np.split(rows, np.flatnonzero(np.diff(rows) > _GAP) + 1)
-        selected = np.concatenate([matrix[run[0] : run[-1] + 1][run - run[0]] for run in runs])
-    out: F32 = _checked_float32(selected, rows, what)
+        selected = np.concatenate([_sliced(matrix, run, what)[run - run[0]] for run in runs])
+    out: F32 = _checked_float32(selected, rows, matrix.shape[1], what)
     return out
 
 
@@ -316,7 +331,7 @@ def as_queries(array: Any, dim: int) -> tuple[F32 | OnDevice, bool]:
     if single:
         array = array[:][None, :]
     matrix = as_matrix(array, dim, "queries")
-    return _checked_float32(matrix[:], range(matrix.shape[0]), "queries"), single
+    return _checked_float32(matrix[:], range(matrix.shape[0]), dim, "queries"), single
 
 
 def as_ids(ids: Any, count: int | None = None) -> NDArray[np.int64]:
