@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import h5py
 import numpy as np
@@ -58,6 +59,30 @@ except OSError as error:
     assert run(code, tmp_path / "a.vqi", os.path.dirname(sys.modules["reports"].__file__)) == "File too large"
     same(VQIndex.load(tmp_path / "a.vqi").search(X, 5), index_of(X).search(X, 5))
     assert os.listdir(tmp_path) == ["a.vqi"]
+
+
+# faiss #861: a process read a file that another was writing, and failed or crashed.
+# zarrs-python #185: a writer that was killed left a file cut short.
+def test_a_file_that_is_saved_again_and_again_is_always_whole(tmp_path):
+    small, large = index_of(X[:20]), index_of(X)
+    small.save(tmp_path / "a.vqi")
+    stop = threading.Event()
+
+    def save():
+        while not stop.is_set():
+            for index in (large, small):
+                index.save(tmp_path / "a.vqi")
+
+    thread = threading.Thread(target=save)
+    thread.start()
+    try:
+        for _ in range(40):
+            loaded = VQIndex.load(tmp_path / "a.vqi")
+            assert len(loaded) in (20, 60)
+            assert nearest(loaded, X[: len(loaded)]) == list(range(len(loaded)))
+    finally:
+        stop.set()
+        thread.join()
 
 
 # annoy #335: a process that had mapped a file died of a bus error when the file was written anew.

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -46,6 +47,52 @@ def test_batches_of_any_size_work_in_a_forked_child():
         return nearest(index, X[:1003]) == list(range(1003))
 
     assert in_fork(work) == 0
+
+
+# OpenBLAS #343 and gperftools #178: a lock that another thread held at the fork stayed locked in the child.
+@forks
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_forked_at_any_line_of_another_threads_change_can_search():
+    index = index_of(X[:200], range(200))
+    states = [index.search(X[:9], 3)]
+    lines, where, done, paused, go_on = set(), [], [], threading.Semaphore(0), threading.Semaphore(0)
+
+    def pause(frame, event, _):
+        if not frame.f_globals.get("__name__", "").startswith("vqindex."):
+            return None
+        if event == "line" and (frame.f_code, frame.f_lineno) not in lines and not done:
+            lines.add((frame.f_code, frame.f_lineno))
+            where[:] = [frame.f_code.co_filename, frame.f_lineno]
+            paused.release()
+            go_on.acquire()
+        return pause
+
+    def change():
+        sys.settrace(pause)
+        index.upsert(range(0, 200, 3), X[200:400:3])
+        sys.settrace(None)
+        done.append(True)
+        paused.release()
+
+    def work():
+        found = index.search(X[:9], 3)
+        return any(all(np.array_equal(*pair) for pair in zip(found, state, strict=True)) for state in states)
+
+    after = index_of(X[:200], range(200))
+    after.upsert(range(0, 200, 3), X[200:400:3])
+    states.append(after.search(X[:9], 3))
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        while paused.acquire() and not done:
+            assert in_fork(work) == 0, where
+            go_on.release()
+    finally:
+        done.append(True)
+        go_on.release()
+        thread.join()
+    assert len(lines) > 50
+    same(index.search(X[:9], 3), states[1])
 
 
 def _nearest_of(index, start):
