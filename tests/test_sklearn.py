@@ -219,6 +219,23 @@ def test_a_fit_that_fails_leaves_the_estimator_as_it_was(wrong):
         np.testing.assert_array_equal(got, before)
 
 
+def test_a_fit_in_the_middle_of_a_search_changes_nothing(monkeypatch):
+    rows = rows_of(60)
+    estimator = VQNearestNeighbors(n_neighbors=60).fit(rows)
+    want = [*estimator.kneighbors(rows[:5]), estimator.kneighbors_graph(rows[:5]).toarray()]
+
+    def fit_another(n_jobs):
+        estimator.fit(rows_of(7, dim=24, seed=3))
+        return 1
+
+    monkeypatch.setattr(vqindex.integrations.sklearn, "effective_n_jobs", fit_another)
+    got = [*estimator.kneighbors(rows[:5])]
+    estimator.fit(rows)
+    got.append(estimator.kneighbors_graph(rows[:5]).toarray())
+    for one, before in zip(got, want, strict=True):
+        np.testing.assert_array_equal(one, before)
+
+
 def test_seeds_of_every_form_of_scikit_learn_are_taken():
     rows = rows_of(60)
     for state in (None, np.int64(3), np.random.RandomState(3)):

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,14 @@ I64 = NDArray[np.int64]
 
 _METRIC = {"euclidean": "l2", "l2": "l2", "sqeuclidean": "l2", "cosine": "cosine"}
 _MODES = ("distance", "connectivity")
+
+
+class _Fitted(NamedTuple):
+    """What one `fit` made. A search reads it once, so that a `fit` in another thread changes nothing in between."""
+
+    vectors: VQIndex
+    rows: Any  # float32 (n, dim), or None
+    metric: str
 
 
 class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
@@ -81,7 +89,7 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
     index_: VQIndex
     n_samples_fit_: int
     effective_metric_: str
-    _rows: Any  # float32 (n, dim), or None
+    _fitted: _Fitted
 
     def __init__(
         self,
@@ -123,13 +131,10 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
         index = VQIndex(rows.shape[1], self.bits, _METRIC[metric], codec=self.codec, seed=seed, center="mean")
         index.add(rows)
         validate_data(self, X, skip_check_array=True)  # sets the names and the number of features
+        kept = None if self.oversample is None else rows
+        fitted = _Fitted(index, kept, "euclidean" if metric == "l2" else metric)
         # At once, so that a fit that fails or is interrupted leaves the estimator as it was.
-        self.__dict__.update(
-            index_=index,
-            n_samples_fit_=len(rows),
-            effective_metric_="euclidean" if metric == "l2" else metric,
-            _rows=None if self.oversample is None else rows,
-        )
+        self.__dict__.update(_fitted=fitted, index_=index, n_samples_fit_=len(rows), effective_metric_=fitted.metric)
         return self
 
     def kneighbors(
@@ -159,25 +164,31 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
         ValueError
             If `n_neighbors` is greater than the number of training rows.
         """
+        distances, found, _ = self._neighbors(X, n_neighbors)
+        return (distances, found) if return_distance else found
+
+    def _neighbors(self, X: Any, n_neighbors: object) -> tuple[F64, I64, int]:
+        """Return distances and neighbors, as `kneighbors`, and the number of training rows."""
         check_is_fitted(self, "index_")
-        k = self._neighbor_count(n_neighbors)
+        k, fitted = self._neighbor_count(n_neighbors), self._fitted
         others = X is not None
         if others:
             queries = validate_data(self, X, dtype=np.float32, order="C", reset=False)
-        elif self._rows is None:
+        elif fitted.rows is None:
             raise InvalidInputError("X is None; with oversample=None training rows are not kept, so expected queries")
         else:
-            queries = self._rows
-        most = self.n_samples_fit_ - (not others)
+            queries = fitted.rows
+        n = len(fitted.vectors)
+        most = n - (not others)
         if k > most:
             raise InvalidInputError(
                 f"Expected n_neighbors <= {'n_samples_fit' if others else 'n_samples_fit - 1'}, but n_neighbors = {k}, "
-                f"n_samples_fit = {self.n_samples_fit_}, n_samples = {len(queries)}"
+                f"n_samples_fit = {n}, n_samples = {len(queries)}"
             )
-        distances, found = self._nearest(queries, k if others else k + 1)
+        distances, found = self._nearest(fitted, queries, k if others else k + 1)
         if not others:
             distances, found = _without_self(distances, found)
-        return (distances, found) if return_distance else found
+        return distances, found, n
 
     def kneighbors_graph(self, X: Any = None, n_neighbors: int | None = None, mode: str = "connectivity") -> csr_matrix:
         """Return the k-neighbors graph as a sparse matrix, each row sorted by distance.
@@ -195,11 +206,11 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
         """
         if mode not in _MODES:
             raise InvalidInputError(f"mode is {mode!r}; expected one of {', '.join(_MODES)}")
-        distances, found = self.kneighbors(X, n_neighbors)
+        distances, found, n = self._neighbors(X, n_neighbors)
         rows, k = found.shape
         values = distances.ravel() if mode == "distance" else np.ones(rows * k)
         starts = np.arange(0, rows * k + 1, k)
-        return csr_matrix((values, found.ravel(), starts), shape=(rows, self.n_samples_fit_))
+        return csr_matrix((values, found.ravel(), starts), shape=(rows, n))
 
     def _check_parameters(self) -> tuple[str, int]:
         """Check parameters that the index does not, and return the metric and the seed of the index.
@@ -220,12 +231,12 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
             raise InvalidInputError(f"n_neighbors is {count!r}; expected an integer of at least 1")
         return int(count)
 
-    def _nearest(self, queries: NDArray[np.float32], k: int) -> tuple[F64, I64]:
+    def _nearest(self, fitted: _Fitted, queries: NDArray[np.float32], k: int) -> tuple[F64, I64]:
         """Return the distances and rows of the k nearest rows, (nq, k); at least k rows exist."""
         threads = effective_n_jobs(-1 if self.n_jobs is None else self.n_jobs)
-        rerank = {} if self._rows is None else {"rerank": self._rows, "oversample": self.oversample}
-        scores, found = self.index_.search(queries, k, threads=threads, **rerank)
-        return _distances(scores.astype(np.float64), self.effective_metric_), found
+        rerank = {} if fitted.rows is None else {"rerank": fitted.rows, "oversample": self.oversample}
+        scores, found = fitted.vectors.search(queries, k, threads=threads, **rerank)
+        return _distances(scores.astype(np.float64), fitted.metric), found
 
 
 class VQKNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VQNearestNeighbors):  # type: ignore[misc]
