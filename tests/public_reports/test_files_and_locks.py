@@ -64,20 +64,19 @@ except OSError as error:
 # faiss #861: a process read a file that another was writing, and failed or crashed.
 # zarrs-python #185: a writer that was killed left a file cut short.
 def test_a_file_that_is_saved_again_and_again_is_always_whole(tmp_path):
-    small, large = index_of(X[:20]), index_of(X)
-    small.save(tmp_path / "a.vqi")
+    index_of(X[:20]).save(tmp_path / "a.vqi")
     stop = threading.Event()
 
     def save():
         while not stop.is_set():
-            for index in (large, small):
-                index.save(tmp_path / "a.vqi")
+            for vectors in (X, X[:20]):
+                index_of(vectors).save(tmp_path / "a.vqi")
 
     thread = threading.Thread(target=save)
     thread.start()
     try:
-        for _ in range(40):
-            loaded = VQIndex.load(tmp_path / "a.vqi")
+        for mmap in [False, True] * 40:
+            loaded = VQIndex.load(tmp_path / "a.vqi", mmap=mmap)
             assert len(loaded) in (20, 60)
             assert nearest(loaded, X[: len(loaded)]) == list(range(len(loaded)))
     finally:
@@ -234,6 +233,21 @@ with store:
     assert [process.communicate(timeout=60)[1] for process in processes] == ["", "", ""]
     with vqindex.open(tmp_path / "s") as reader:
         assert sorted(reader.ids.tolist()) == [i * 10 + j for i in range(3) for j in range(3)]
+
+
+# defradb.rs #1599: two writers of the same data were both told that they had written it, and one was not.
+# zarr-python #328: of two that write at the same time, one is lost.
+def test_a_save_over_the_changes_of_another_is_refused_and_loses_neither(tmp_path):
+    index_of(X[:20]).save(tmp_path / "a.vqi")
+    mine, theirs = (VQIndex.load(tmp_path / "a.vqi") for _ in range(2))
+    theirs.add(X[20:40])
+    theirs.save(tmp_path / "a.vqi")
+    mine.add(X[40:], range(40, 60))
+    with pytest.raises(StoreError, match=r"a\.vqi"):
+        mine.save(tmp_path / "a.vqi")
+    assert nearest(VQIndex.load(tmp_path / "a.vqi"), X[:40]) == list(range(40))
+    mine.save(tmp_path / "b.vqi")
+    assert nearest(VQIndex.load(tmp_path / "b.vqi"), X[40:]) == list(range(40, 60))
 
 
 # localOllamaRAG #35: an index was replaced before its metadata, which then could not be written.

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from reports import in_fork, index_of, nearest, rows, run, same
 
+import vqindex
 from vqindex import VQIndex
 
 X = rows(3000)
@@ -149,6 +150,38 @@ def test_searches_during_adds_find_whole_calls_alone():
     thread.join()
     assert wrong == []
     assert nearest(index, X[:1000]) == list(range(1000))
+
+
+@pytest.fixture
+def quick_switches():
+    """Let threads take turns a hundred times as often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(5e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+# turbovec #186: of two adds at the same time, one was lost.
+# faiss #861: adds and searches at the same time ended in broken indexes.
+@pytest.mark.usefixtures("quick_switches")
+def test_changes_by_several_threads_are_all_made(tmp_path):
+    with vqindex.open(tmp_path / "s", "a", dim=16, metric="l2") as store:
+
+        def change(first):
+            for start in range(first, first + 150, 10):
+                ids = np.arange(start, start + 10)
+                store.add(X[ids], ids)
+                store.upsert(ids[:5], -X[ids[:5]])
+                store.remove(ids[9:])
+                store.commit()
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(change, (0, 500, 1000, 1500)))
+    ids = np.array([i for first in (0, 500, 1000, 1500) for i in range(first, first + 150) if i % 10 != 9])
+    wanted = np.where(ids[:, None] % 10 < 5, -X[ids], X[ids])
+    with vqindex.open(tmp_path / "s", mmap=False) as reader:
+        assert sorted(reader.ids.tolist()) == ids.tolist()
+        assert nearest(reader, wanted) == ids.tolist()
 
 
 # pytorch #38228 and pybind11 #2215: a process with daemon threads aborted when it ended.
