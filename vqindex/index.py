@@ -20,6 +20,7 @@ from .changes import ChangeLock
 from .codes.codec import Codec
 from .encoder import Encoder
 from .errors import BackendError, InvalidInputError
+from .residuals import OffsetWatch
 from .result import RangeResult, SearchResult
 from .rows.contents import Contents
 from .rows.ids import IdBatch, IdMap
@@ -143,6 +144,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         self._state = IndexState(Encoder(backend, centering), contents)
         warn_of_numpy_steps(backend, self._spec)
         self._changes = ChangeLock()
+        self._watch = OffsetWatch()
         self._meta: dict[str, Any] = {}
         # Those it was loaded from or saved to, by their real paths; more than one after a save that failed at its end.
         self._files: dict[str, tuple[Identity, ...]] = {}
@@ -351,8 +353,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         Warns
         -----
         OffsetWarning
-            If the mean of the first vectors is more than twice as long as their spread around it (cosine and l2), and
-            the index has no center. Scores then have large errors.
+            If the mean of the first vectors, 64 or more, is more than twice as long as their spread around it (cosine
+            and l2), and the index has no center. Scores then have large errors.
         """
         with self._changes.lock:
             before = self._state
@@ -372,7 +374,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         """Encode and append vectors, and remove the rows they replace; the first vectors may set the center."""
         encoder, contents = before.encoder, before.contents
         encoder = encoder._replace(centering=encoder.centering.settled(source))
-        batches = encoder.encode(source, contents.originals, is_first=not contents.ids.rows_ever)
+        watch = self._watch if contents.ids.rows_ever < OffsetWatch.FEWEST else None
+        batches = encoder.encode(source, contents.originals, watch)
         contents = contents.changed(batches, new_ids, source.rows, replaces).trimmed(before.filed_rows)
         self._take(before, before._replace(encoder=encoder, contents=contents))
 

@@ -12,6 +12,7 @@ of one index share it, and `find` gives each map its own answer.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -159,7 +160,7 @@ class IdMap:
         InvalidInputError
             As `parse_ids`.
         """
-        if isinstance(ids, set | frozenset):
+        if isinstance(ids, Set):
             ids = list(ids)
         elif isinstance(ids, str | int | np.integer) and not isinstance(ids, bool):
             ids = [ids]
