@@ -34,6 +34,7 @@ class Journal:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         self._read = 0
         self._writes = []
+        self._moves = []  # [writer, start, end]
         self.restored = False
 
     def clock(self):
@@ -67,6 +68,10 @@ class Journal:
         """Record that a writer that began to look at `start` found a state."""
         self._append({"found": state.number, "start": start, "writer": writer})
 
+    def move(self, writer, moving):
+        """Record that a writer begins or has ended to move folders; a move also ends by `bury`."""
+        self._append({"moving": moving, "writer": writer})
+
     def _append(self, record):
         # A process killed here may leave half a line, which the line break before the next record ends.
         os.write(self._file, b"\n" + json.dumps(record).encode() + b"\n")
@@ -94,6 +99,15 @@ class Journal:
         if "found" in record:
             state = next(write.state for write in self._writes if write.state.number == record["found"])
             self._writes.append(_Write(writer, state, None, record["start"], now, certain=True))
+            return
+        if record.get("moving"):
+            self._moves.append([writer, now, math.inf])
+            return
+        if "moving" in record or "dead" in record:
+            for move in self._moves:
+                if move[0] == writer:
+                    move[2] = min(move[2], now)
+        if "moving" in record:
             return
         for write in self._writes:
             if write.writer == writer and write.end == math.inf:
@@ -123,6 +137,11 @@ class Journal:
             f"state {number} was found, {'which is a former one' if known else 'which nobody wrote'}; "
             f"expected one of {sorted(allowed)}"
         )
+
+    def was_moving(self, start, end):
+        """Return whether folders were moved between two moments, so that files may have been missing."""
+        self._catch_up()
+        return any(first <= end and last >= start for _, first, last in self._moves)
 
     def overwritten(self):
         """Return the numbers of acknowledged states that another writer replaced without having read them."""

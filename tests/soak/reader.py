@@ -13,7 +13,6 @@ from .model import Loss, check_index
 __all__ = ["Reader"]
 
 _HELD = 3  # opened indexes that it keeps, to search them again when their files have been replaced
-_PATIENCE = 20  # seconds to wait for a folder that is being moved
 
 
 class Reader:
@@ -23,30 +22,23 @@ class Reader:
         self.round, self.random = round, random
         self.subject, self.setup, self.journal = round.subject, round.setup, round.journal
         self.count = round.board.counter(slot)
-        self.interrupts = troubles.Interrupts()
+        self.interrupts = troubles.Interrupts(random)
         self.scratch = round.folder / f"{name}.vqi"
         self.held = []
-        self.missing_since = None
 
     def run(self):
         while not self.round.board.stopping:
-            self.look_or_wait()
+            self.look_or_miss()
+            time.sleep(self.random.uniform(0, 0.02))  # so that writers get on
 
-    def look_or_wait(self):
+    def look_or_miss(self):
+        start = self.journal.clock()
         try:
             self.look()
-        except FileNotFoundError as error:
-            self.wait_for_folder(error)
-        else:
-            self.missing_since = None
-
-    def wait_for_folder(self, error):
-        """Only a store that is being moved may be missing, for a moment."""
-        now = time.monotonic()
-        self.missing_since = self.missing_since or now
-        if not self.subject.is_store or now > self.missing_since + _PATIENCE:
-            raise error
-        time.sleep(0.001)
+        except (FileNotFoundError, FileFormatError):
+            if not self.journal.was_moving(start, self.journal.clock()):
+                raise
+            self.count("missed moved folders")
 
     def look(self):
         index, state = self.open()
@@ -95,8 +87,8 @@ class Reader:
         self.check(other, state)
 
     def search_interrupted(self, index, state):
-        self.interrupts.run(self.random.uniform(0, 0.004), lambda: self.check(index, state))
-        self.interrupts.run(self.random.uniform(0, 0.008), self.open)
+        self.interrupts.run("search", lambda: self.check(index, state))
+        self.interrupts.run("open", self.open)
         self.check(index, state)
         self.count("interrupted searches")
 

@@ -113,8 +113,8 @@ class _Processes:
 
     def _bury(self, process):
         if process.kind is Writer:
-            self._round.journal.bury(process.name)
             troubles.repair(self._round.subject)
+            self._round.journal.bury(process.name)
 
     def check(self):
         """Raise Loss if a process has ended by itself."""

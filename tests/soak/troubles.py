@@ -7,36 +7,72 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 __all__ = ["Interrupts", "decoy", "few_descriptors", "file_size_limit", "full_disk", "moved_away", "repair", "restored"]
 
 
 class Interrupts:
-    """Raises KeyboardInterrupt in this process, once, at a chosen moment of a call."""
+    """Raises KeyboardInterrupt in this process, once, somewhere in a call.
 
-    def __init__(self):
-        self._armed = False
+    A timer does so at a random moment, which is nearly always inside of a long operation. To meet also the moments
+    between two short ones, a trace function does so before a random line of the library.
+    """
+
+    def __init__(self, random):
+        self._random, self._armed = random, False
+        self._lengths = {}  # of calls of a kind, in seconds and in lines
         signal.signal(signal.SIGALRM, self._handle)
+
+    def run(self, kind, work):
+        """Run `work`, a call of some kind, with an interrupt at some moment; return whether it was interrupted."""
+        by, guess = self._random.choice([(self._at_moment, 0.005), (self._at_line, 300)])
+        at = self._random.uniform(0, 1.2 * self._lengths.get((by.__name__, kind), guess))
+        try:
+            self._lengths[by.__name__, kind] = by(at, work)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            sys.settrace(None)
+        return False
 
     def _handle(self, signum, frame):
         if self._armed:
             raise KeyboardInterrupt
 
-    def run(self, delay, work):
-        """Run `work`, with an interrupt after `delay` seconds; return whether it was interrupted."""
+    def _at_moment(self, delay, work):
+        begin = time.monotonic()
         try:
-            try:
-                self._armed = True
-                signal.setitimer(signal.ITIMER_REAL, max(delay, 1e-6))
-                work()
-            finally:
-                self._armed = False
-        except KeyboardInterrupt:
-            return True
+            self._armed = True
+            signal.setitimer(signal.ITIMER_REAL, max(delay, 1e-6))
+            work()
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        return False
+            self._armed = False
+        return time.monotonic() - begin
+
+    def _at_line(self, number, work):
+        lines = 0
+
+        def trace_line(frame, event, arg):
+            nonlocal lines
+            if event == "line":
+                lines += 1
+                if lines > number:
+                    sys.settrace(None)
+                    raise KeyboardInterrupt
+            return trace_line
+
+        def trace_call(frame, event, arg):
+            return trace_line if frame.f_globals.get("__name__", "").startswith("vqindex.") else None
+
+        sys.settrace(trace_call)
+        try:
+            work()
+        finally:
+            sys.settrace(None)
+        return lines
 
 
 @contextmanager

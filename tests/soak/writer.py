@@ -39,8 +39,7 @@ class Writer:
         self.round, self.name, self.slot, self.random = round, name, slot, random
         self.subject, self.setup, self.journal = round.subject, round.setup, round.journal
         self.count = round.board.counter(slot)
-        self.interrupts = troubles.Interrupts()
-        self.durations = {}  # of calls, to interrupt the next one somewhere in its middle
+        self.interrupts = troubles.Interrupts(random)
         self.put = round.broken or Writer.put_safely
         self.puts = 0
         self.refused_since = None
@@ -54,14 +53,8 @@ class Writer:
 
     def session(self):
         start = self.journal.clock()
-        try:
-            index = self.open()
-        except StoreError as error:
-            self.wait_for_lock(error)
-            return
-        except OSError as error:
-            if error.errno not in self.round.may_happen:
-                raise
+        index = self.try_to_open()
+        if index is None:
             return
         self.refused_since = None
         try:
@@ -73,6 +66,22 @@ class Writer:
                     break
         finally:
             self.subject.close(index)
+
+    def try_to_open(self):
+        """Open the subject, perhaps with an interrupt; return None if that failed."""
+        opened = []
+        with self.disturbed() as allowed:
+            try:
+                if not self.call("open", lambda: opened.append(self.open())):
+                    return opened[0]
+            except StoreError as error:
+                self.wait_for_lock(error)
+            except OSError as error:
+                if error.errno not in allowed:
+                    raise
+        for index in opened:
+            self.subject.close(index)
+        return None
 
     def open(self):
         """Open the subject; stores often by a relative path, which must lead to the same folder after a chdir."""
@@ -89,6 +98,8 @@ class Writer:
     def wait_for_lock(self, error):
         if "is open for writing by" not in str(error):
             raise error
+        if f" process {os.getpid()} " in str(error):
+            raise Loss(f"an interrupted open left this process its own lock: {error}")
         now = time.monotonic()
         self.refused_since = self.refused_since or now
         if not self.round.competing and now > self.refused_since + _PATIENCE:
@@ -177,11 +188,9 @@ class Writer:
 
     def call(self, kind, work):
         """Do something, perhaps with an interrupt; return whether it was interrupted."""
-        begin = time.monotonic()
-        if self.random.random() < 0.3:
-            return self.interrupts.run(self.random.uniform(0, 1.2 * self.durations.get(kind, 0.005)), work)
+        if self.random.random() < 0.4:
+            return self.interrupts.run(kind, work)
         work()
-        self.durations[kind] = time.monotonic() - begin
         return False
 
     # ---- commits and saves
@@ -262,7 +271,7 @@ class Writer:
                 if self.subject.is_store:
                     code = 2
                     try:
-                        index.remove([self.rows[0][0]])
+                        index.remove([self.setup.id_of(0)])
                     except StoreError:
                         code = 0
             finally:
@@ -274,8 +283,10 @@ class Writer:
 
     def move(self, index):
         """Move the store away, with a copy in its place: the writer refuses, and goes on when it is back."""
+        self.journal.move(self.name, True)
         with troubles.moved_away(self.subject.path) as folders:
             self.must_refuse(index, folders)
+        self.journal.move(self.name, False)
         self.count("moved folders")
 
     def must_refuse(self, index, folders):
@@ -304,7 +315,9 @@ class Writer:
         state = self.journal.state_numbered(int(saved.read_text()))
         saved.unlink()
         self.journal.intend(self.name, state, None, restores=True)
+        self.journal.move(self.name, True)
         replaced = troubles.restored(self.subject.path, backup)
+        self.journal.move(self.name, False)
         self.journal.acknowledge(self.name)
         self.must_refuse(index, (replaced, self.subject.path))
         shutil.rmtree(replaced)
