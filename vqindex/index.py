@@ -654,9 +654,9 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
 
 def _from_pickle(kind: type[VQIndex], data: bytes, backend: str) -> VQIndex:
     """Return the index of a pickle, on the backend it had, or on the CPU where that backend can't be used."""
-    from .file_format import from_bytes
+    from .file_format import read_bytes
 
-    file = from_bytes(data)
+    file = read_bytes(data)
     try:
         return kind._of_file(file, backend)
     except BackendError:
