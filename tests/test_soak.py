@@ -36,7 +36,7 @@ def counts(report):
     return {event: int(times) for times, event in re.findall(r"^ *(\d+)  (.+)$", report, re.MULTILINE)}
 
 
-@pytest.mark.parametrize("kind", ["store", "store with two writers"])
+@pytest.mark.parametrize("kind", ["store", "file with two writers"])
 def test_a_short_soak_loses_nothing_and_says_what_it_did(tmp_path, kind):
     code, report = soak(tmp_path / "soak", "--only", kind)
     assert code == 0, report

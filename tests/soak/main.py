@@ -24,7 +24,7 @@ __all__ = ["main"]
 EVENTS = (
     "rounds", "killed writers", "killed readers", "acknowledged", "opened to write", "opened to read",
     "checked answers", "verified", "last looks", "interrupted changes", "interrupted commits", "interrupted searches",
-    "commits without room", "few descriptors", "misnamed errors", "forks", "chdirs", "moved folders",
+    "commits without room", "few descriptors", "forks", "chdirs", "moved folders",
     "missed moved folders",
     "restored backups", "refused second writers", "saves over another's refused", "saves over another's",
     "temporary files left",

@@ -100,10 +100,6 @@ class Reader:
         except OSError as error:
             if error.errno != expected:
                 raise
-        except FileFormatError as error:
-            if "Too many open files" not in str(error):
-                raise
-            self.count("misnamed errors")
         else:
             self.subject.close(index)
         free = os.open(os.devnull, os.O_RDONLY)

@@ -145,6 +145,12 @@ def unmount_disk(folder):
     _succeeds("umount", str(folder))
 
 
+def open_files():
+    """Return the paths of all files that this process has open, one for each descriptor."""
+    descriptors = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    return [os.readlink(path) for path in descriptors if os.path.lexists(path)]  # the listing itself is closed by now
+
+
 # ---- folders
 
 

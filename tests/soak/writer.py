@@ -7,6 +7,7 @@ import time
 from contextlib import contextmanager, nullcontext
 
 from vqindex import StoreError, VQIndexError
+from vqindex.directory.lock import LOCK
 
 from . import troubles
 from .board import SLOTS
@@ -17,7 +18,7 @@ __all__ = ["Writer"]
 
 _MOST_ROWS = 220
 _POOL = 400  # ids that writers choose from
-_PATIENCE = 20  # seconds to wait for a lock whose holder is gone
+_PATIENCE = 10  # seconds to wait for a lock whose holder is gone; a forked child may hold it for a moment
 
 
 class Writer:
@@ -81,6 +82,9 @@ class Writer:
                     raise
         for index in opened:
             self.subject.close(index)
+        kept = {str(self.subject.path), str(self.subject.path / LOCK)}  # mapped files stay until nothing refers to them
+        if left := kept & set(troubles.open_files()):
+            raise Loss(f"an open that failed left open: {sorted(left)}")
         return None
 
     def open(self):
@@ -98,8 +102,6 @@ class Writer:
     def wait_for_lock(self, error):
         if "is open for writing by" not in str(error):
             raise error
-        if f" process {os.getpid()} " in str(error):
-            raise Loss(f"an interrupted open left this process its own lock: {error}")
         now = time.monotonic()
         self.refused_since = self.refused_since or now
         if not self.round.competing and now > self.refused_since + _PATIENCE:
