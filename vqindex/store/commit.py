@@ -26,6 +26,7 @@ from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,7 @@ from ..file_format.writer import write_file
 from ..rows.bitmap import bits_of
 from ..rows.contents import Contents
 from ..rows.ids import IdMap
+from ..rows.row_store import RowStore
 from .manifest import (
     MAX_COUNTED,
     NEXT,
@@ -108,6 +110,15 @@ class _SegmentRows:
         return in_range if self.rows is None else in_range[self.rows - self.first]
 
 
+def _segments_of(manifest: Manifest) -> list[_SegmentRows]:
+    """Return which rows the segments of a commit hold, if they are in memory one after the other."""
+    ends = np.cumsum([0, *(entry.rows for entry in manifest.segments)]).tolist()
+    return [
+        _SegmentRows(first, last, None, entry)
+        for first, last, entry in zip(ends[:-1], ends[1:], manifest.segments, strict=True)
+    ]
+
+
 class CommitWriter:
     """Writes the commits of one store.
 
@@ -123,18 +134,20 @@ class CommitWriter:
 
     def __init__(self, directory: Directory, manifest: Manifest, version: str | None) -> None:
         self.directory = directory
+        self.manifest = manifest
         self._version = version
         self._next_file = manifest.next_file
-        self.follow(manifest)
+        self._first_segments = _segments_of(manifest)
+        self._segments: WeakKeyDictionary[RowStore, list[_SegmentRows]] = WeakKeyDictionary()
 
-    def follow(self, manifest: Manifest) -> None:
-        """Take a manifest as the last commit, after the rows in memory were read from its files."""
+    def follow(self, manifest: Manifest, rows: RowStore) -> None:
+        """Learn that rows were read from the files of the last commit, before an index holds them.
+
+        The index may still have its former rows at the next commit, if an interrupt comes in between. So the segments
+        of both are kept: a commit goes by the rows of its state.
+        """
+        self._segments[rows] = _segments_of(manifest)
         self.manifest = manifest
-        self._segments: list[_SegmentRows] = []
-        first = 0
-        for entry in manifest.segments:
-            self._segments.append(_SegmentRows(first, first + entry.rows, None, entry))
-            first += entry.rows
 
     def commit(self, state: State, *, merge: bool) -> bool:
         """Put a state on disk and return whether it differs from the last commit.
@@ -178,10 +191,11 @@ class CommitWriter:
 
     def _all_segments(self, state: State) -> list[_SegmentRows]:
         """Return the segments of the last commit, then segments of the rows that no file holds."""
-        first = self._segments[-1].last if self._segments else 0
+        old = self._segments.get(state.contents.rows, self._first_segments)
+        first = old[-1].last if old else 0
         count, step = state.contents.ids.rows_ever, state.max_segment_rows
         new = [_SegmentRows(start, min(start + step, count), None, None) for start in range(first, count, step)]
-        return [*self._segments, *new]
+        return [*old, *new]
 
     def _has_changes(self, state: State, segments: Sequence[_SegmentRows], live: Bits) -> bool:
         last = self.manifest
@@ -221,7 +235,8 @@ class CommitWriter:
                     with suppress(OSError):
                         self.directory.remove(name)
             raise
-        self.manifest, self._segments, self._version = manifest, after, version
+        self._segments[state.contents.rows] = after
+        self.manifest, self._version = manifest, version
         self.sweep()
 
     def _write_segments(

@@ -94,8 +94,9 @@ class DurableIndex(_Promised):
     def _attach(self, manifest: Manifest, segments: Sequence[Segment]) -> None:
         """Hold the contents of a commit."""
         rows = RowStore(self._index._codec.spec, self._index._backend.put)
-        self._index._contents = join_segments(rows, manifest, segments, str(self._folder))
-        self._commits.follow(manifest)
+        contents = join_segments(rows, manifest, segments, str(self._folder))
+        self._commits.follow(manifest, rows)
+        self._index._contents = contents
         self._mapped_rows = self._index._ids.rows_ever
 
     def __vqindex__(self) -> VQIndex:
