@@ -28,7 +28,7 @@ from .search.searcher import Searcher
 from .spec import IndexSpec
 
 if TYPE_CHECKING:
-    from .file_format import FileContents
+    from .file_format import FileContents, Identity
 
 __all__ = ["VQIndex"]
 
@@ -117,6 +117,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         warn_of_numpy_steps(self._backend, self._spec)
         self._contents = Contents(RowStore(self._codec.spec, self._backend.put), IdMap(), originals)
         self._meta: dict[str, Any] = {}
+        self._files: dict[str, Identity] = {}  # those it was loaded from or saved to, by their real paths
 
     @property
     def _backend(self) -> Backend:
@@ -365,7 +366,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         index = type(self)._empty(self._centering, self._backend.name)
         index._contents = contents.copied()
         index._rows.write_with(index._backend.put)
-        index._meta = deepcopy(self._meta)
+        index._meta, index._files = deepcopy(self._meta), dict(self._files)
         return index
 
     def __copy__(self) -> VQIndex:
@@ -577,24 +578,41 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
 
     # ---- files
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the index to one ``.vqi`` file, atomically: an old file stays until the new one is on disk.
 
         Removed vectors are not written: the file equals that of the compacted index.
 
+        Two processes that load a file, change it and save it would lose the changes of the first. So an index, and its
+        copies, remember which file they were loaded from or saved to. A save that finds another file at that path
+        raises an error, and changes nothing. A pickle does not remember. A save to any other path replaces what is
+        there.
+
         Parameters
         ----------
         path : str or path
-            The file to write or replace.
+            The file to write or replace. A symbolic link stays, and the file that it leads to is replaced.
+        overwrite : bool, default False
+            Replace the file also if another writer changed it since this index was loaded from it or saved to it.
 
         Raises
         ------
         OSError
             If the file can't be written; an old file at `path` is then unchanged.
+        StoreError
+            If another writer changed the file; it is unchanged.
         """
         from . import file_format  # here, since h5py is most of the time that importing vqindex would take
 
-        file_format.write(as_path(path), self._codec, self._file_contents())
+        path = as_path(path)
+        real = os.path.realpath(path)
+        file_format.write(
+            path,
+            self._codec,
+            self._file_contents(),
+            replaces=None if overwrite else self._files.get(real),
+            published=lambda identity: self._files.__setitem__(real, identity),
+        )
 
     def _file_contents(self) -> FileContents:
         """Return what a file of this moment holds, also while another thread changes the index."""
@@ -638,7 +656,12 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         path = as_path(path)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "a folder is no .vqi file; vqindex.open opens a store", str(path))
-        return cls._of_file(file_format.read(path, mmap=mmap, verify=not mmap if verify is None else verify), device)
+        real = os.path.realpath(path)
+        file = file_format.read(path, mmap=mmap, verify=not mmap if verify is None else verify)
+        index = cls._of_file(file, device)
+        if file.identity is not None:
+            index._files[real] = file.identity
+        return index
 
     @classmethod
     def _of_file(cls, file: FileContents, device: str) -> VQIndex:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import FileFormatError
 
-__all__ = ["kind_of", "open_for_reading", "system_error"]
+__all__ = ["kind_of", "naming", "open_for_reading", "system_error"]
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -42,7 +44,17 @@ def system_error(error: OSError, where: object) -> OSError:
     if error.errno is None:
         return error
     # The constructor chooses the subclass: FileNotFoundError, PermissionError, ...
-    return OSError(error.errno, _TEXTS.get(error.errno, os.strerror(error.errno)), str(where))
+    text = _TEXTS.get(error.errno) or error.strerror or os.strerror(error.errno)
+    return OSError(error.errno, text, str(where))
+
+
+@contextmanager
+def naming(where: object) -> Iterator[None]:
+    """Give errors of the system the path that the user knows."""
+    try:
+        yield
+    except OSError as error:
+        raise system_error(error, where) from None
 
 
 def open_for_reading(path: Path, where: object = None, *, follow_links: bool = True) -> int:
@@ -84,7 +96,7 @@ def open_for_reading(path: Path, where: object = None, *, follow_links: bool = T
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, "a folder is no .vqi file; vqindex.open opens a store", str(where))
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(where))
         if not stat.S_ISREG(mode):
             raise FileFormatError(f"{where} is {kind_of(mode)}; expected a regular file")
     except BaseException:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 import threading
 import zlib
@@ -20,25 +19,20 @@ from ..codes.bitplanes import BLOCK_ROWS
 from ..codes.codec import Codec
 from ..codes.trellis import TABLE_VERSION
 from ..directory.local import LocalDirectory
-from ..directory.protocol import Directory, OutputFile
-from ..errors import InvalidInputError
+from ..directory.protocol import OutputFile
+from ..directory.system import kind_of, naming
+from ..errors import FileFormatError, InvalidInputError, StoreError
 from ..rows.originals import KINDS
 from ..version import __version__
-from .contents import FileContents
+from .contents import FileContents, Identity
 from .layout import FORMAT_NAME, FORMAT_VERSION, HEADER, PAGE, Checksummer, canonical_json
-from .seal import write_seal
+from .reader import read_identity
+from .seal import Seal, write_seal
 
 __all__ = ["write", "write_file"]
 
 
 Check = Callable[[], None]
-_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-}
 
 
 def _put(
@@ -232,6 +226,11 @@ def _wait(finished: threading.Event, output: _Hdf5Output) -> None:
 
 def write_file(file: OutputFile, codec: Codec, contents: FileContents) -> int:
     """Write an index into an empty file and sync it; arguments as for `write`. Return the CRC-32 of the header."""
+    return _write_sealed(file, codec, contents)[0]
+
+
+def _write_sealed(file: OutputFile, codec: Codec, contents: FileContents) -> tuple[int, Seal]:
+    """Write an index into an empty file and sync it; return the CRC-32 of the header and the seal."""
     output = _Hdf5Output(file)
 
     def write_hdf5() -> int:
@@ -252,9 +251,9 @@ def write_file(file: OutputFile, codec: Codec, contents: FileContents) -> int:
         output.check()  # the first error, rather than what HDF5 made of it
         raise
     output.check()
-    write_seal(file)
+    seal = write_seal(file)
     file.sync()
-    return crc
+    return crc, seal
 
 
 def _target(path: Path) -> tuple[Path, int | None]:
@@ -270,12 +269,35 @@ def _target(path: Path) -> tuple[Path, int | None]:
             raise FileNotFoundError(errno.ENOENT, "there is no such folder to save to", str(path.parent)) from None
         return target, None
     if not stat.S_ISREG(mode):
-        raise InvalidInputError(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'no file')}; expected a file or a new name")
+        raise InvalidInputError(f"{path} is {kind_of(mode)}; expected a file or a new name")
     return target, stat.S_IMODE(mode)
 
 
+def _check_replaced(path: Path, target: Path, expected: Identity | None) -> None:
+    """Raise StoreError if a save would replace another file than the expected one; None expects nothing."""
+    if expected is None:
+        return
+    try:
+        found: Identity | None = read_identity(target)
+    except FileNotFoundError:
+        return
+    except FileFormatError:
+        found = None
+    if found != expected:
+        raise StoreError(
+            f"{path} was changed by another writer since this index was loaded from it or saved to it; nothing was "
+            "written; load it again, save to another path, or pass overwrite=True"
+        )
+
+
 def write(
-    path: str | os.PathLike[str], codec: Codec, contents: FileContents, *, directory: Directory | None = None
+    path: str | os.PathLike[str],
+    codec: Codec,
+    contents: FileContents,
+    *,
+    replaces: Identity | None = None,
+    directory: LocalDirectory | None = None,
+    published: Callable[[Identity], object] = lambda identity: None,
 ) -> None:
     """Write an index file atomically and durably.
 
@@ -288,24 +310,41 @@ def write(
         Tables of the index.
     contents : FileContents
         What to write.
-    directory : Directory, optional
+    replaces : Identity, optional
+        The file that must be at `path`, if there is one; by default any file is replaced.
+    directory : LocalDirectory, optional
         The folder of `path`, for tests.
+    published : callable, optional
+        Called with the identity of the new file once it has its name, even if an error follows.
+
+    Raises
+    ------
+    OSError
+        If the file can't be written; the error names `path`.
+    StoreError
+        If another file than `replaces` is there.
     """
-    target, mode = _target(Path(path))
-    directory = LocalDirectory(target.parent) if directory is None else directory
-    # Only the beginning of the name, so that a long name does not become too long.
-    temporary = f".{target.name[:32]}.{secrets.token_hex(4)}.tmp"
-    try:
-        file = directory.create(temporary)
+    path = Path(path)
+    target, mode = _target(path)
+    with naming(path):
+        directory = LocalDirectory(target.parent) if directory is None else directory
+        _check_replaced(path, target, replaces)  # here too, before much is written in vain
+        temporary, file = directory.create_temporary(target.name)
         try:
-            if mode is not None and os.name == "posix":  # on Windows a read-only file could not be renamed
-                os.chmod(directory.fetch(temporary), mode)
-            write_file(file, codec, contents)
-        finally:
-            file.close()
-        directory.publish(temporary, target.name, directory.version(target.name))
-    except BaseException:
-        with suppress(OSError):
-            directory.remove(temporary)
-        raise
-    directory.sync()  # the rename itself
+            try:
+                if mode is not None and os.name == "posix":  # on Windows a read-only file could not be renamed
+                    os.chmod(directory.fetch(temporary), mode)
+                seal = _write_sealed(file, codec, contents)[1]
+                if os.name != "posix":
+                    file.close()  # Windows renames no open file
+                with directory.exclusive():
+                    _check_replaced(path, target, replaces)
+                    directory.publish(temporary, target.name, directory.version(target.name))
+            finally:
+                file.close()  # only now, since a sweep could take a closed file for a leftover
+        except BaseException:
+            with suppress(OSError):
+                directory.remove(temporary)
+            raise
+        published(Identity(*seal))
+        directory.sync()  # the rename itself
