@@ -7,10 +7,6 @@ import time
 from pathlib import Path
 from random import Random
 
-import numpy as np
-
-from vqindex import VQIndex, VQIndexError
-
 from . import troubles
 from .board import Board
 from .journal import Journal
@@ -24,10 +20,8 @@ __all__ = ["main"]
 EVENTS = (
     "rounds", "killed writers", "killed readers", "acknowledged", "opened to write", "opened to read",
     "checked answers", "verified", "last looks", "interrupted changes", "interrupted commits", "interrupted searches",
-    "commits without room", "few descriptors", "forks", "chdirs", "moved folders",
-    "missed moved folders",
-    "restored backups", "refused second writers", "saves over another's refused", "saves over another's",
-    "temporary files left",
+    "commits without room", "few descriptors", "forks", "chdirs", "moved folders", "missed moved folders",
+    "restored backups", "refused second writers", "refused saves",
 )  # fmt: skip
 SMALL_DISK = 2**22  # bytes
 
@@ -44,23 +38,6 @@ def parse(arguments):
     return parser.parse_args(arguments)
 
 
-def saves_notice_others(folder):
-    """Return whether a save is refused over a file that another process has replaced since it was loaded."""
-    path = folder / "probe.vqi"
-    VQIndex(8).save(path)
-    first, second = VQIndex.load(path), VQIndex.load(path)
-    for index in (first, second):
-        index.add(np.eye(8)[:1])
-    first.save(path)
-    try:
-        second.save(path)
-    except VQIndexError:
-        return True
-    finally:
-        path.unlink()
-    return False
-
-
 def main(arguments=None):
     options = parse(arguments)
     seed = int(time.time()) if options.seed is None else options.seed
@@ -69,41 +46,41 @@ def main(arguments=None):
     disk = base / "small-disk"
     disk.mkdir()
     has_disk = options.in_namespace and troubles.mount_disk(disk, SMALL_DISK)
-    notice = saves_notice_others(base)
     print(f"soak: seed {seed}, {options.seconds:g} s, in {base}")
-    print(f"full disks: {'a tmpfs of 4 MiB, and ' if has_disk else ''}limits of file sizes")
-    print(f"a save over another process's save is {'refused' if notice else 'not noticed'}", flush=True)
+    print(f"full disks: {'a tmpfs of 4 MiB, and ' if has_disk else ''}limits of file sizes", flush=True)
     board = Board(EVENTS)
     until, number, failure = time.monotonic() + options.seconds, 0, None
-    kinds = [options.only] if options.only else KINDS
     while failure is None and time.monotonic() < until:
-        random = Random(f"{seed}/{number}")
-        kind, setup = kinds[number % len(kinds)], Setup.draw(random)
-        small = has_disk and random.random() < 0.5
-        folder = base / f"round-{number}"
-        folder.mkdir()
-        home = disk / folder.name if small else folder / "subject"
-        subject = (StoreSubject if kind.startswith("store") else FileSubject)(home, setup)
-        subject.create()
-        round = Round(
-            folder, subject, setup, Journal(folder / "journal"), board, "two" in kind, small, notice,
-            BROKEN.get(options.broken),
-        )  # fmt: skip
-        print(f"round {number}: {kind}{', small disk' if small else ''}, {setup}", flush=True)
-        try:
-            run_round(round, f"{seed}/{number}", min(options.round, max(1, until - time.monotonic())))
-        except Loss as loss:
-            failure = loss
-            if small:
-                shutil.copytree(home, folder / "subject")
-        else:
-            shutil.rmtree(folder)
-            shutil.rmtree(home, ignore_errors=True)
+        seconds = min(options.round, max(1, until - time.monotonic()))
+        failure = soak_once(number, f"{seed}/{number}", seconds, board, options, base, disk if has_disk else None)
         number += 1
     if has_disk:
         troubles.unmount_disk(disk)
     report(board, seed, base, failure)
     return 0 if failure is None else 1
+
+
+def soak_once(number, seed, seconds, board, options, base, disk):
+    """Run one round; return the Loss, or None. Its folder stays if anything was lost."""
+    random = Random(seed)
+    kind, setup = options.only or KINDS[number % len(KINDS)], Setup.draw(random)
+    is_small = disk is not None and random.random() < 0.5
+    folder = base / f"round-{number}"
+    folder.mkdir()
+    home = disk / folder.name if is_small else folder / "subject"
+    subject = (StoreSubject if kind.startswith("store") else FileSubject)(home, setup)
+    subject.create()
+    journal, broken = Journal(folder / "journal"), BROKEN.get(options.broken)
+    print(f"round {number}: {kind}{', small disk' if is_small else ''}, {setup}", flush=True)
+    try:
+        run_round(Round(folder, subject, setup, journal, board, "two" in kind, is_small, broken), seed, seconds)
+    except Loss as loss:
+        if is_small:
+            shutil.copytree(home, folder / "subject")
+        return loss
+    shutil.rmtree(folder)
+    shutil.rmtree(home, ignore_errors=True)
+    return None
 
 
 def report(board, seed, base, failure):

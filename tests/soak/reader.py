@@ -88,7 +88,7 @@ class Reader:
 
     def search_interrupted(self, index, state):
         self.interrupts.run("search", lambda: self.check(index, state))
-        self.interrupts.run("open", self.open)
+        self.interrupts.run("open", lambda: self.subject.open(mmap=self.random.random() < 0.6))
         self.check(index, state)
         self.count("interrupted searches")
 

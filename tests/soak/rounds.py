@@ -1,6 +1,7 @@
 """One round: a subject, processes that write and read it, and kills; then a last look at what is left."""
 
 import errno
+import faulthandler
 import os
 import signal
 import sys
@@ -49,8 +50,6 @@ class Round:
         Whether there are two writers.
     on_small_disk : bool
         Whether the subject's disk may be filled.
-    saves_notice_others : bool
-        Whether a save over a file that another process has replaced is refused.
     broken : function or None
         A wrong `Writer.put`.
     """
@@ -62,7 +61,6 @@ class Round:
     board: Board
     competing: bool
     on_small_disk: bool
-    saves_notice_others: bool
     broken: Any
 
     @property
@@ -140,7 +138,10 @@ class _Processes:
     def _await(self, process, until):
         while not self._has_ended(process):
             if time.monotonic() > until:
-                raise Loss(f"{process.name} hangs: it did not end within {_PATIENCE} seconds")
+                os.kill(process.pid, signal.SIGUSR1)
+                time.sleep(1)
+                log = (self._round.folder / "stderr.log").read_text()
+                raise Loss(f"{process.name} hangs: it did not end within {_PATIENCE} seconds\n{log}")
             time.sleep(0.005)
 
     def end(self):
@@ -173,6 +174,7 @@ def start(round, work):
     log = os.open(round.folder / "stderr.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 2)
     os.close(log)
+    faulthandler.register(signal.SIGUSR1, file=2)  # where it hangs
     try:
         work()
     except BaseException:
@@ -224,13 +226,9 @@ def finish(round, random):
         check_index(subject.open(), state, round.setup, random)
         subject.verify()
         if left := subject.leftovers():
-            if subject.is_store:
-                raise Loss(f"files are left that no commit names: {left}")
-            round.board.counter(-1)("temporary files left", len(left))
-        replaced = [] if journal.restored else journal.overwritten()
-        if replaced and (subject.is_store or round.saves_notice_others):
+            raise Loss(f"files are left that nobody needs: {left}")
+        if not journal.restored and (replaced := journal.overwritten()):
             raise Loss(f"states {replaced} were acknowledged, and replaced by writers that had not read them")
-        round.board.counter(-1)("saves over another's", len(replaced))
         round.board.counter(-1)("last looks")
 
     pid = start(round, look)

@@ -6,7 +6,7 @@ import signal
 import time
 from contextlib import contextmanager, nullcontext
 
-from vqindex import StoreError, VQIndexError
+from vqindex import StoreError
 from vqindex.directory.lock import LOCK
 
 from . import troubles
@@ -204,29 +204,32 @@ class Writer:
         """
         state = self.intended(index)
         self.journal.intend(self.name, state, self.base)
-        with self.disturbed() as allowed:
-            try:
-                was_interrupted = self.call("put", lambda: self.subject.put(index, self.random))
-            except OSError as error:
-                if error.errno not in allowed:
-                    raise
-                was_interrupted = None
-            except VQIndexError:
-                if not (self.round.competing and self.round.saves_notice_others):
-                    raise
-                self.journal.fail(self.name)
-                self.count("saves over another's refused")
-                return False
-        if was_interrupted is False:
+        failure = self.try_to_put(index)
+        if failure is None:
             self.journal.acknowledge(self.name)
             self.count("acknowledged")
             self.base, self.is_settled = state.number, True
             return True
         self.is_settled = False
         self.journal.fail(self.name)
-        self.count("interrupted commits" if was_interrupted else "commits without room")
+        self.count(failure)
         check_index(index, state, self.setup, self.random)
-        return self.random.random() < 0.7
+        return failure != "refused saves" and self.random.random() < 0.7
+
+    def try_to_put(self, index):
+        """Put the changes on disk, perhaps in difficulties; return None, or what happened."""
+        with self.disturbed() as allowed:
+            try:
+                was_interrupted = self.call("put", lambda: self.subject.put(index, self.random))
+            except OSError as error:
+                if error.errno not in allowed:
+                    raise
+                return "commits without room"
+            except StoreError:
+                if self.subject.is_store or not self.round.competing:
+                    raise
+                return "refused saves"
+        return "interrupted commits" if was_interrupted else None
 
     def intended(self, index):
         """Return the state of the index, and note its number in it."""

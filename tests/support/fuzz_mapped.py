@@ -16,8 +16,7 @@ import h5py
 import numpy as np
 
 import vqindex
-from vqindex import FileFormatError, VQIndex, file_format
-from vqindex.store import verify_store
+from vqindex import FileFormatError, VQIndex
 
 DIM, N = 8, 150
 X = np.random.default_rng(0).standard_normal((N, DIM)).astype(np.float32)
@@ -95,9 +94,13 @@ def calls(index, known, folder):
         return len(VQIndex.load(folder / "again.vqi"))
 
     def merged():
-        other = VQIndex(DIM, **{k: v for k, v in index.spec.as_dict().items() if k not in ("dim", "sketch")}
-                        | ({"sketch": index.spec.sketch} if index.spec.sketch != "none" else {}),
-                        keep_vectors=index.keep_vectors, center=index.center)
+        other = VQIndex(
+            DIM,
+            **{k: v for k, v in index.spec.as_dict().items() if k not in ("dim", "sketch")}
+            | ({"sketch": index.spec.sketch} if index.spec.sketch != "none" else {}),
+            keep_vectors=index.keep_vectors,
+            center=index.center,
+        )
         other.merge(index)
 
     yield "search", lambda: index.search(Q, 5)
@@ -141,7 +144,7 @@ class Report:
             self.returned += 1
         except FileFormatError:
             self.refused += 1
-        except Exception as error:  # noqa: BLE001 - any other is a fault
+        except Exception as error:
             self.wrong += 1
             print("WRONG", what, type(error).__name__, str(error)[:150].replace("\n", " "), flush=True)
 
