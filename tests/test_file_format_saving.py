@@ -451,3 +451,24 @@ def test_a_lock_or_manifest_that_is_a_pipe_is_refused_at_once(tmp_path):
         (tmp_path / "store" / name).unlink()
         (tmp_path / "kept").rename(tmp_path / "store" / name)
     vqindex.open(tmp_path / "store", "a").close()
+
+
+@posix_only
+@pytest.mark.parametrize("mode", ["r", "a"])
+def test_a_folder_that_cannot_be_searched_is_not_called_empty(tmp_path, monkeypatch, mode):
+    vqindex.open(tmp_path / "store", "a", dim=DIM).close()
+    real = os.lstat
+
+    def fail(path, *args, **kwargs):
+        if str(path).endswith("manifest"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "lstat", fail)
+        with pytest.raises(PermissionError, match=r"store/manifest'$"):
+            vqindex.open(tmp_path / "store", mode)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(OSError, match="loop") as caught:
+        vqindex.open(tmp_path / "loop", mode)
+    assert caught.value.errno == errno.ELOOP

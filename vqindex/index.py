@@ -633,6 +633,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             The file.
         mmap : bool, default False
             Map codes, scalars and originals instead of reading them; the time to open does not depend on the size.
+            The map is of the file that was opened, also after a save replaces it. Other programs must replace the file
+            too, and never change it in place.
         verify : bool, optional
             Check every block against its checksum, which reads the whole file. Default: True, or False with `mmap`.
             The header and the codebook are always checked.
@@ -649,7 +651,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         FileNotFoundError
             If the file does not exist.
         FileFormatError
-            If the file is not an index, is truncated or damaged (the message names the block), or of unknown version.
+            If the file is not an index, is truncated or damaged (the message names the block), of unknown version, or
+            changed in place while it is read.
         """
         from . import file_format
 

@@ -243,7 +243,8 @@ def _ids(
         if loaded[1:]:
             StringIds(*loaded[1:]).check(blocks.path, loaded[0] if check_numbers else None)
     ids, *strings = mapped or loaded or []
-    return ids.astype(np.int64, copy=False), StringIds(*strings) if strings else None
+    strings_of = StringIds(*strings, is_verified=verify) if strings else None
+    return ids.astype(np.int64, copy=False), strings_of
 
 
 def _originals(blocks: Blocks, dim: int, mmap: bool, verify: bool) -> Originals | None:
@@ -290,8 +291,8 @@ def read_identity(path: str | os.PathLike[str]) -> Identity:
 def verify(path: str | os.PathLike[str]) -> list[tuple[str, int]]:
     """Check every byte of a file; return (name, bytes) of each block.
 
-    It needs little memory, except for a sort of the ids. Files of versions 1 and 2 have no checksums for the bytes
-    between their blocks.
+    It needs little memory, except for the ids, their sort, and the names. Files of versions 1 and 2 have no checksums
+    for the bytes between their blocks.
 
     Raises
     ------

@@ -186,11 +186,18 @@ class IdMap:
 
     def find(self, ids: IdBatch) -> I64:
         """Return the row of each id, -1 where it is not in the index."""
+        self._check_ids()
         rows = self._table.find(self._ids, self._count, ids.numbers, self._live)
         if self._string_ids is not None and ids.string_ids is not None:
             self._string_ids.check_same(rows, ids.string_ids)
         self._check_table()
         return rows
+
+    def _check_ids(self) -> None:
+        """Refuse negative ids, of a mapped file, before they come into the table."""
+        new = None if self._ids is None else self._ids[self._table.rows : self._count]
+        if new is not None and new.size and new.min() < 0:
+            raise FileFormatError(f"id {new.min()} is negative: the index came from a damaged file")
 
     def _check_table(self) -> None:
         # Read in this order: another thread may add rows to the table in between.
@@ -202,6 +209,7 @@ class IdMap:
         if ids.string_ids is not None:
             rows = self.find(ids)
             return of_rows(rows[rows >= 0], self._count)
+        self._check_ids()
         words = self._table.mark(self._ids, self._count, ids.numbers, self._live)
         self._check_table()
         return words
@@ -210,6 +218,8 @@ class IdMap:
         """Return the row of each id; raises UnknownIdError naming the first that is missing."""
         rows = self.find(ids)
         if (rows < 0).any():
+            if self._string_ids is not None:
+                self._string_ids.check_unverified(self._ids)
             raise UnknownIdError(f"id {ids.describe(np.argmin(rows))} is not in the index of {len(self)} vectors")
         return rows
 
@@ -225,7 +235,11 @@ class IdMap:
         """Return the int64 id of each row; row -1 gives -1."""
         if self._ids is None or self._count == 0:
             return rows
-        return np.where(rows >= 0, self._ids[rows], -1)
+        ids = self._ids[rows]
+        is_row = rows >= 0
+        if (ids[is_row] < 0).any():
+            raise FileFormatError(f"id {ids[is_row].min()} is negative: the index came from a damaged file")
+        return np.where(is_row, ids, -1)
 
     def check_new(self, ids: IdBatch | None) -> None:
         """Raise InvalidInputError if ids can't be added; `ids` are distinct already."""

@@ -79,13 +79,16 @@ class StringIds:
         All strings in UTF-8, concatenated.
     ends : ndarray of int64, shape (n,), optional
         The end of each string in `text`.
+    is_verified : bool
+        Whether they were checked; False for those of a mapped file, which are checked where something seems wrong.
     """
 
-    def __init__(self, text: U8 | None = None, ends: I64 | None = None) -> None:
+    def __init__(self, text: U8 | None = None, ends: I64 | None = None, *, is_verified: bool = True) -> None:
         # Plain arrays map the same pages as a memory map, and slicing them is faster.
         self._text = np.empty(0, np.uint8) if text is None else np.asarray(text)
         self._ends = np.empty(0, np.int64) if ends is None else np.asarray(ends)
         self._count, self._size = len(self._ends), len(self._text)
+        self._unverified = 0 if is_verified else self._count  # rows, from the first on
 
     def __len__(self) -> int:
         return self._count
@@ -106,9 +109,11 @@ class StringIds:
         return self._text.nbytes + self._ends.nbytes
 
     def _string(self, row: int) -> str:
-        start = 0 if row == 0 else int(self._ends[row - 1])
+        start, end = 0 if row == 0 else int(self._ends[row - 1]), int(self._ends[row])
+        if not 0 <= start <= end <= self._size:
+            raise FileFormatError(f"the name of row {row} is out of order: the index came from a damaged file")
         try:
-            return self._text[start : int(self._ends[row])].tobytes().decode()
+            return self._text[start:end].tobytes().decode()
         except UnicodeDecodeError:
             raise FileFormatError(f"the name of row {row} is no UTF-8: the index came from a damaged file") from None
 
@@ -123,6 +128,8 @@ class StringIds:
         for row, string in zip(rows.tolist(), strings, strict=True):
             if row >= 0 and self._string(row) != string:
                 other = self._string(row)
+                if not np.array_equal(numbers_of([other]), numbers_of([string])):
+                    raise FileFormatError(f"{other!r} has the number of {string!r}: the index came from a damaged file")
                 raise InvalidInputError(f"id {string!r} has the same number as {other!r}; expected another id")
 
     def append(self, strings: Sequence[str]) -> None:
@@ -134,6 +141,8 @@ class StringIds:
 
     def extend(self, other: StringIds) -> None:
         """Append the strings of other rows."""
+        if other._unverified:
+            self._unverified = self._count + other._unverified
         self._put(other.text, other.ends + self._size)
 
     def _put(self, text: U8, ends: I64) -> None:
@@ -167,6 +176,19 @@ class StringIds:
     def rollback(self, savepoint: Any) -> None:
         """Return to a savepoint; `append` is the only change since."""
         self._size, self._count = savepoint
+
+    def check_unverified(self, numbers: I64 | None) -> None:
+        """Check the rows of a mapped file, before a string that was not found is called unknown.
+
+        Raises
+        ------
+        FileFormatError
+            As `check`.
+        """
+        if self._unverified and numbers is not None:
+            first = self.slice_rows(0, self._unverified)
+            first.check("names of the index", numbers[: self._unverified])
+            self._unverified = 0
 
     def check(self, where: Any, numbers: I64 | None = None) -> None:
         """Check that an index could have written these strings: their ends ascend, and `numbers` are theirs.
