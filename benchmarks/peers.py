@@ -1,6 +1,6 @@
 """Recall, bytes and speed of vqindex and its peers on one data set, in one process, turn by turn.
 
-    python benchmarks/peers.py --data FILE.hdf5 [--bits 1 2 4] [--threads 1] [--rounds 5] [--only ...] [--opq] [--plot]
+    python benchmarks/peers.py --data FILE.hdf5 [--bits 1 2 4] [--threads 1] [--only ...] [--graphs] [--plot]
     python benchmarks/peers.py --synthetic 1000000 768
 
 In every round each index has one turn with all queries in a call and one turn with a query per call, so that a
@@ -32,6 +32,7 @@ from vqindex_datasets import exact_neighbors
 F32 = NDArray[np.float32]
 K = 10
 ALL = {**OURS, **CENTERED, **PEERS}
+GRAPHS = [name for name, peer in PEERS.items() if peer.is_graph]
 
 
 def pin(threads: int) -> None:
@@ -103,6 +104,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=list(ALL), help="these kinds only")
     parser.add_argument("--skip", nargs="+", choices=list(ALL), default=[], help="all but these kinds")
     parser.add_argument("--opq", action="store_true", help="also OPQ, which trains for minutes")
+    parser.add_argument(
+        "--graphs", action="store_true", help="also faiss HNSW and hnswlib, which take minutes to build"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--turn-seconds", type=float, default=0.3, help="least length of a turn")
@@ -122,7 +126,7 @@ def say(text: str) -> None:
 def measure_all(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Build, search and time all indexes; return one line per index, in JSON types."""
     settings = Settings(K, args.threads, search_args=dict(args.search_args))
-    names = args.only or [*OURS, *DEFAULT, *(["faiss-opq"] if args.opq else [])]
+    names = args.only or [*OURS, *DEFAULT, *(["faiss-opq"] if args.opq else []), *(GRAPHS if args.graphs else [])]
     contenders = contenders_of([ALL[name] for name in names if name not in args.skip], args.bits)
     lines = measure(
         contenders,

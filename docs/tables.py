@@ -31,8 +31,9 @@ def lines(name: str) -> list[dict[str, Any]]:
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a Markdown table; all columns but the first are right-aligned."""
-    rule = ["---", *["--:"] * (len(head) - 1)]
+    """Return a Markdown table; columns of numbers, but not the first, are right-aligned."""
+    words = [any(str(row[i])[:1].isalpha() for row in rows) for i in range(len(head))]
+    rule = ["---" if i == 0 or words[i] else "--:" for i in range(len(head))]
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, rule, *rows))
 
 

@@ -148,6 +148,18 @@ def answers(index: vqindex.VQIndex, texts: Sequence[Entry], question: NDArray[np
     return table
 
 
+def show(console: Console, table: Table) -> None:
+    """Print a table: fitted to a terminal, or else as whole lines without trailing blanks."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    wide = Console(width=1000, color_system=None)
+    with wide.capture() as captured:
+        wide.print(table)
+    for line in captured.get().splitlines():
+        print(line.rstrip())
+
+
 def questions(console: Console) -> Iterator[str]:
     """Yield questions from the prompt until an empty line."""
     while True:
@@ -183,7 +195,7 @@ def main(arguments: Sequence[str] | None = None, load: Callable[[], Embed] = loa
         if options.query:
             console.print()
             console.print(Text(question, "bold"))
-        console.print(answers(index, texts, embed([question])[0], options.k))
+        show(console, answers(index, texts, embed([question])[0], options.k))
 
 
 if __name__ == "__main__":

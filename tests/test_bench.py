@@ -1,14 +1,18 @@
 """`vqindex bench`: its lines are true, its frontier is a Pareto frontier, and its report loads nothing else."""
 
 import json
+import math
 import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import cli_tools
+import click
 import numpy as np
 import pytest
 from cli_tools import DIM, no_constant, truth, vectors, write_annbench
@@ -16,8 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vqindex
+from vqindex_bench import report
 from vqindex_bench.contest import on_processors
 from vqindex_bench.pareto import PANELS, frontier
+from vqindex_bench.peers import DEFAULT, PEERS, SLOW, Settings
+from vqindex_cli.bench import bench
 
 run, ok, folder = map(pytest.fixture, (cli_tools.run, cli_tools.ok, cli_tools.folder))
 QUICK = ("--rounds", 1, "--seconds", 0)
@@ -65,6 +72,7 @@ def test_benchmark_lines_equal_what_the_library_gives(folder, ok, metric):
 
 def test_only_prod_varies_the_sketch_and_only_sign_bits_the_confidence(folder, ok):
     args = ("--bits", 2, "--codecs", "turboquant-prod,turboquant-mse,qjl", "--sketches", "shared,gaussian")
+    args = (*args, "--metric", "ip")
     lines = parsed(
         ok("bench", "base.npy", "--queries", "queries.npy", "--confidences", "0.9,1", *args, "--json", *QUICK)
     )
@@ -77,6 +85,20 @@ def test_only_prod_varies_the_sketch_and_only_sign_bits_the_confidence(folder, o
         ("vqindex qjl", None, None),
     ]
     assert {line["metric"] for line in lines} == {"ip"}
+
+
+@pytest.mark.parametrize(("scale", "metric"), [(1.0, "ip"), (1.0005, "ip"), (1.01, "cosine"), (None, "cosine")])
+def test_the_default_metric_is_ip_for_rows_of_length_1_and_else_cosine(folder, ok, scale, metric):
+    rows = vectors(60)
+    rows = rows if scale is None else scale * rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    np.save("rows.npy", rows.astype(np.float32))
+    args = ("bench", "rows.npy", "--bits", 2, "--codecs", "trellis", *QUICK)
+    (line,) = parsed(ok(*args, "--json"))
+    assert line["metric"] == metric
+    assert ok(*args).splitlines()[-1] == (
+        f"metric {metric}, by default; --metric gives another; rows: 54 rows, 6 queries"
+    )
+    assert ok(*args, "--metric", "l2").splitlines()[-1] == "metric l2; rows: 54 rows, 6 queries"
 
 
 def test_reranking_all_rows_is_exact(folder, ok):
@@ -149,15 +171,95 @@ def test_skipped_indexes_are_reported_with_the_reason(folder, run):
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == "error: no index could be built"
     code, out, err = run(
-        "bench", "base.npy", "--queries", "queries.npy", "--bits", 2, "--peers", "turbovec,usearch,scann", *QUICK
-    )
+        "bench", "base.npy", "--queries", "queries.npy", "--bits", 2, "--metric", "ip", "--peers",
+        "turbovec,usearch,scann", *QUICK,
+    )  # fmt: skip
     assert code == 0
     assert err.count("no form here for metric ip") == 3
+
+
+# ---- graphs
+
+
+@pytest.fixture(params=["hnsw", "hnswlib"])
+def graph(request):
+    """Give a graph's name among the peers."""
+    module = {"hnsw": "faiss", "hnswlib": "hnswlib"}[request.param]
+    pytest.importorskip(module, reason=f"{module} is not installed")
+    return request.param
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+def test_a_graph_is_built_once_and_searched_at_each_ef(folder, run, monkeypatch, graph, metric):
+    rows = np.random.default_rng(0).standard_normal((2000, 16), dtype=np.float32)
+    np.save("rows.npy", rows + 0.5 * (metric == "l2"))
+    peer, builds = PEERS[graph], []
+
+    def build(rows, bits, settings):
+        builds.append(settings.threads)
+        return peer.build(rows, bits, settings)
+
+    monkeypatch.setitem(PEERS, graph, replace(peer, build=build))
+    code, out, err = run(
+        "bench", "rows.npy", "--metric", metric, "--num-queries", 50, "--bits", 2, "--codecs", "turboquant-prod",
+        "--peers", graph, "--efs", "200,4,10,200", "--json", "--html", "a.html", *QUICK,
+    )  # fmt: skip
+    assert code == 0
+    assert err.splitlines() == [f"skipped {peer.label} 32 bits: ef 4 is less than k, 10"]
+    lines = parsed(out)[1:]
+    assert builds == [1]
+    assert [(line["index"], line["bits"], line["ef"]) for line in lines] == [
+        (f"{peer.label}, ef 10", 32, 10),
+        (f"{peer.label}, ef 200", 32, 200),
+    ]
+    low, high = (line["recall_at_k"] for line in lines)
+    assert 0.3 < low < high
+    assert high > 0.97
+    assert lines[0]["build_seconds"] == lines[1]["build_seconds"] > 0
+    # The vectors, and at least the links of the lowest level, of which a row has 32.
+    assert 4 * 16 + 4 * 32 < lines[0]["bytes_per_vector"] == lines[1]["bytes_per_vector"] < 4 * 16 + 4 * 32 + 40
+    legend = re.findall(r"<label>.*?</span>(.*?)</label>", Path("a.html").read_text())
+    assert legend == ["vqindex prod", peer.label]
+
+
+def test_bytes_of_a_graph_are_those_of_its_file():
+    faiss = pytest.importorskip("faiss", reason="faiss is not installed: pip install 'vqindex[faiss]'")
+    rows = np.random.default_rng(0).standard_normal((3000, 16), dtype=np.float32)
+    index = faiss.IndexHNSWFlat(16, 16, faiss.METRIC_L2)
+    index.add(rows)
+    built = PEERS["hnsw"].build(rows, 32, Settings(5, 1, "l2"))
+    assert built.bytes_per_vector == pytest.approx(faiss.serialize_index(index).nbytes / 3000, abs=1)
+
+
+def test_a_missing_library_is_said_once_with_the_package_to_install(folder, run, monkeypatch):
+    for module in ("faiss", "hnswlib", "usearch"):
+        monkeypatch.setitem(sys.modules, module, None)
+    code, _, err = run(
+        "bench", "base.npy", "--metric", "cosine", "--bits", 8, "--peers", "hnsw,hnswlib,usearch", "--json", *QUICK
+    )
+    assert code == 0
+    assert err.splitlines() == [
+        "skipped vqindex trellis 8 bits: bits is 8; codec 'trellis' expects an integer from 1 to 4",
+        "skipped usearch i8 exact 8 bits: usearch is not installed: pip install usearch",
+        "skipped faiss HNSW 32 bits: faiss is not installed: pip install 'vqindex[faiss]'",
+        "skipped hnswlib 32 bits: hnswlib is not installed: pip install hnswlib",
+    ]
+
+
+def test_all_peers_leave_out_those_that_are_slow_to_build(ok):
+    assert set(PEERS) == {*DEFAULT, *SLOW}
+    assert set(SLOW) == {"faiss-opq", "hnsw", "hnswlib"}
+    help = re.sub(r"\s+", " ", ok("bench", "--help"))
+    assert "all means all but faiss-opq, hnsw, hnswlib, slow to build" in help
+    parameter = next(each for each in bench.params if each.name == "peers")
+    context = click.Context(bench)
+    assert parameter.process_value(context, "all,hnsw") == (*DEFAULT, "hnsw")
 
 
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
+        ("bench base.npy --efs 0", 2, "--efs"),
         ("bench base.npy --bits 2,9", 2, "--bits"),
         ("bench base.npy --bits two", 2, "--bits"),
         ("bench base.npy --codecs none", 2, "--codecs"),
@@ -259,7 +361,7 @@ def test_the_report_holds_the_lines_and_nothing_from_elsewhere(folder, ok):
     assert page.loads == []
     assert not re.search(r"https?:|url\(|@import|\{\{", text)
     assert json.loads(page.text["lines"]) == lines
-    assert page.text["title"].startswith("<!--<script>&quot;: 54 x 10, ip, 1 thread")
+    assert page.text["title"].startswith("<!--<script>&quot;: 54 x 10, cosine, 1 thread")
     assert len(page.rows) == len(lines) >= 9
     for row, line in zip(page.rows, lines, strict=True):
         for key, cell in row.items():
@@ -287,6 +389,33 @@ def test_points_of_the_report_are_ordered_as_their_values(folder, ok):
                 if lines[i]["recall_at_k"] < lines[j]["recall_at_k"]:
                     assert float(y) >= float(other_y)
         assert all(0 < float(x) < 480 and 0 < float(y) < 360 for _, x, y in dots)
+
+
+@pytest.mark.parametrize("low", [0.02, 1.0, 1.5, 9.9, 123.0, 4.1e4, 5e4, 2.3e7])
+@pytest.mark.parametrize("factor", [1.0, 1.04, 3.0, 1e4])
+def test_an_axis_has_at_least_three_ticks_that_do_not_overlap(low, factor):
+    scale = report._Scale([math.log10(low), math.log10(low * factor)], 0.0, 400.0)
+    ticks = report._value_ticks(scale)
+    places = [place for place, _ in ticks]
+    assert len(places) >= 3
+    assert min(b - a for a, b in pairwise(places)) >= 42
+    assert len({text for _, text in ticks}) == len(ticks)
+    for place, text in ticks:
+        value = float(text.rstrip("kM")) * {"k": 1e3, "M": 1e6}.get(text[-1], 1)
+        assert scale(math.log10(value)) == pytest.approx(place, abs=0.1)
+
+
+@pytest.mark.parametrize("low", [0.002, 0.1, 0.5, 0.6, 0.84, 0.97, 0.994])
+@pytest.mark.parametrize("factor", [1.0, 1.05, 3.0, 1e3])
+def test_an_axis_of_recall_has_at_least_three_ticks_that_do_not_overlap(low, factor):
+    odds = low / (1 - low) * factor
+    scale = report._Scale([report._logit(low), report._logit(odds / (1 + odds))], 300.0, 0.0)
+    ticks = report._recall_ticks(scale)
+    places = [place for place, _ in ticks]
+    assert len(places) >= 3
+    assert min(a - b for a, b in pairwise(places)) >= 24
+    for place, text in ticks:
+        assert scale(report._logit(float(text))) == pytest.approx(place, abs=0.1)
 
 
 def test_plot_is_written_as_png(folder, ok):

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import cli_tools
@@ -14,7 +16,9 @@ import pytest
 from cli_tools import DIM, no_constant, one_object, vectors, write_annbench
 
 import vqindex
+import vqindex_cli.demo
 import vqindex_datasets
+from vqindex_bench import compare, peers
 
 run, ok, folder = map(pytest.fixture, (cli_tools.run, cli_tools.ok, cli_tools.folder))
 
@@ -144,6 +148,49 @@ def test_demo_compares_every_index_at_each_width(folder, run):
     assert sorted(os.listdir("out")) == [f"glove-{name}-{bits}.vqi" for name in names for bits in (2, 4)]
 
 
+def test_demo_shows_a_result_before_faiss_trains(folder, run, monkeypatch, capsys):
+    before = {}
+
+    def trains(train, bits, metric):
+        before[bits] = capsys.readouterr()
+        return compare.build_ours("vqindex default", train, bits, metric)
+
+    monkeypatch.setattr(vqindex_cli.demo, "has_faiss", lambda: True)
+    monkeypatch.setattr(vqindex_cli.demo, "build_faiss_pq", trains)
+    assert run("demo", "--no-plot", "--output", "out")[0] == 0
+    assert list(before) == [2, 4]
+    out, err = before[2]
+    assert "nearest to query 0, as id:cosine" in out
+    assert re.search(r"recall@10 of all queries: 0\.8\d\d, with 55 bytes per vector; float32 takes 400\n$", out)
+    assert "trains, for about half a minute" in err.splitlines()[-1]
+    assert "warning" not in err
+
+
+def test_neighbors_of_the_demo_are_what_the_saved_index_finds(folder, run):
+    code, out, _ = run("demo", "--quick", "--no-plot", "--output", "out")
+    assert code == 0
+    data = vqindex_datasets.load_annbench(vqindex_datasets.sample_path())
+    result = vqindex.VQIndex.load("out/glove-default-4.vqi").search(data.test[0], 5)
+    (found,) = re.findall(r"as id:cosine +(.*)\n", out)
+    assert found.split() == [f"{id}:{score:.3f}" for id, score in zip(result.ids, result.scores, strict=True)]
+    (true,) = re.findall(r"its true nearest +(.*)\n", out)
+    assert [int(id) for id in true.split()] == data.neighbors[0, :5].tolist()
+
+
+def test_faiss_pq_trains_no_order_of_centroids_that_this_search_does_not_use(monkeypatch):
+    faiss = pytest.importorskip("faiss", reason="faiss is not installed: pip install 'vqindex[faiss]'")
+    made, factory = [], faiss.index_factory
+    monkeypatch.setattr(faiss, "index_factory", lambda *args: made.append(factory(*args)) or made[-1])
+    rows = np.random.default_rng(0).standard_normal((300, 8), dtype=np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compare.build_faiss_pq(rows, 4, "ip")
+        peers.PEERS["faiss-pq"].build(rows, 4, peers.Settings(3, 1, "ip"))
+        peers.PEERS["faiss-opq"].build(rows, 4, peers.Settings(3, 1, "ip"))
+    inner = [index if isinstance(index, faiss.IndexPQ) else faiss.downcast_index(index.index) for index in made]
+    assert [(index.ntotal, index.do_polysemous_training) for index in inner] == [(300, False)] * 3
+
+
 # ---- wrong inputs: exit code 1 for data, 2 for usage
 
 
@@ -230,6 +277,15 @@ def test_every_command_has_help(ok):
     for command in ((), ("build",), ("search",), ("eval",), ("info",), ("verify",), ("datasets",), ("demo",)):
         assert "Usage:" in ok(*command, "--help")
         assert "Usage:" in ok(*command, "-h")
+
+
+@pytest.mark.parametrize("group", [(), ("datasets",)])
+def test_lists_of_commands_cut_no_sentence(ok, group):
+    lines = ok(*group, "--help").split("Commands:\n")[1].splitlines()
+    assert len(lines) >= 3
+    for line in lines:
+        assert line.endswith("."), line
+        assert not line.endswith("..."), line
 
 
 def test_an_interrupted_build_leaves_no_file(folder, run, monkeypatch):

@@ -1,5 +1,6 @@
 """Every public name documents its parameters, results and errors in NumPy's sections."""
 
+import ast
 import inspect
 import re
 
@@ -90,3 +91,101 @@ def test_arrays_have_shapes_and_dtypes(name):
             if any(word in kind for word in ARRAYS):
                 assert "shape" in kind, f"{entry} : {kind}"
                 assert "array-like" in kind or re.search("int|float|bool", kind), f"{entry} : {kind}"
+
+
+# ---- the table of parameters on the site, whose parser (griffe) reads types and defaults in its own way
+
+
+def shown(kind):
+    """Return type and default (None: not said) that the site reads in the type of a parameter.
+
+    Braces stand for choices, of which the first is the default, whatever follows them.
+    """
+    choices = re.match(r"\{(.+)\}", kind)
+    if choices:
+        return choices[1], choices[1].split(", ")[0]
+    said = re.match(r"(.+),\s+default(?: |: |=)(.+)$", kind)
+    text, default = said.groups() if said else (kind, None)
+    return text.removesuffix(", optional"), default
+
+
+def wrong_defaults(function, entries):
+    """Yield the parameters for which the site would show another default than that of the signature."""
+    parameters = inspect.signature(function).parameters
+    for names, kind in entries:
+        default = shown(kind)[1]
+        first = parameters[names[0]].default
+        for name in names:
+            true = parameters[name].default
+            if default is not None and (true is inspect.Parameter.empty or ast.literal_eval(default) != true):
+                yield f"{name} has default {true!r}, shown as {default}"
+            elif default is None and first is not true and first != true:
+                yield f"{name} has default {true!r}, shown as {first!r}, that of {names[0]}"
+
+
+def wrong_types(entries):
+    """Yield the types that the site would show as Python code with another look, such as tuples."""
+    for names, kind in entries:
+        text = shown(kind)[0]
+        try:
+            expression = ast.parse(text, mode="eval").body
+        except SyntaxError:
+            continue  # shown as it is
+        names_only = (ast.Name, ast.Attribute, ast.BoolOp, ast.Load, ast.Or, ast.Expression)
+        if text == "optional" or not all(isinstance(node, names_only) for node in ast.walk(expression)):
+            yield f"{names[0]} : {kind} is shown as {ast.unparse(expression)}"
+
+
+def entries_of(thing):
+    return [
+        (names.split(", "), kind)
+        for names, kind in re.findall(r"^(\w+(?:, \w+)*) : (.*)$", sections(thing).get("Parameters", ""), re.MULTILINE)
+    ]
+
+
+CALLABLES = {
+    name: thing
+    for name, thing in THINGS.items()
+    if (inspect.isfunction(thing) or inspect.isclass(thing)) and entries_of(thing)
+}
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_the_site_shows_types_and_defaults_as_they_are(name):
+    entries = entries_of(CALLABLES[name])
+    assert [*wrong_defaults(CALLABLES[name], entries), *wrong_types(entries)] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [
+        ("int, default 4", "a has default 5, shown as 4"),
+        ('{"f32", "f16"}, optional', 'a has default 5, shown as "f32"'),
+        ("{4, 5}, default 5", "a has default 5, shown as 4"),
+    ],
+)
+def test_the_check_of_defaults_sees_each_form(kind, fault):
+    def function(a=5, b=6, c=None):
+        pass
+
+    assert list(wrong_defaults(function, [(["a"], kind)])) == [fault]
+    assert list(wrong_defaults(function, [(["a", "b"], "int, optional")])) == ["b has default 6, shown as 5, that of a"]
+    assert list(wrong_defaults(function, [(["c"], "float, default 0.5")])) == ["c has default None, shown as 0.5"]
+    assert list(wrong_defaults(function, [(["a"], "int, default 5"), (["c"], "int, optional")])) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "right"),
+    [
+        ("array-like, shape (n, d)", False),
+        ('{"a", "b"}', False),
+        ("float, int", False),
+        ("optional", False),
+        ("array-like of shape (n, d)", True),
+        ('one of {"a", "b"}, default "a"', True),
+        ("str or path", True),
+        ("int, default 4", True),
+    ],
+)
+def test_the_check_of_types_sees_what_the_site_would_garble(kind, right):
+    assert (list(wrong_types([(["a"], kind)])) == []) == right

@@ -75,6 +75,17 @@ def test_own_texts_are_shown_as_they_are_with_line_numbers(example, tmp_path, ca
     assert shown.index("notes.txt:3") < shown.index("notes.txt:1"), "lines are numbered as in the file"
 
 
+def test_redirected_answers_are_whole_lines_without_padding(example, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    says = "zebras " * 20 + "jazz"
+    notes = tmp_path / "a file of notes with a long name.txt"
+    notes.write_text(f"apples\n{says}\n")
+    shown = run(example, capsys, Letters(), "--texts", str(notes), "--index", str(tmp_path / "n.vqi"), "-q", "zebra")
+    lines = shown.splitlines()
+    assert sum(line.endswith(f"{notes.name}:2  {says}") for line in lines) == 1
+    assert all(line == line.rstrip() for line in lines)
+
+
 def test_questions_at_the_prompt_are_answered(example, tmp_path, monkeypatch, capsys):
     asked = iter(["dumps", ""])
     monkeypatch.setattr("builtins.input", lambda *_: next(asked))

@@ -35,6 +35,7 @@ def test_a_sound_site_has_no_faults(check_site, site):
         ('<a href="missing.html">x</a>', "'missing.html', which does not exist"),
         ('<a href="other.html#nowhere">x</a>', "'other.html#nowhere', which has no such anchor"),
         ('<img src="figures/none.svg">', "'figures/none.svg', which does not exist"),
+        ('<h3 id="vqindex.VQIndex.__copy__" class="doc doc-heading">x</h3>', "documents vqindex.VQIndex.__copy__"),
     ],
 )
 def test_each_kind_of_fault_is_named(check_site, site, html, fault):
@@ -44,6 +45,37 @@ def test_each_kind_of_fault_is_named(check_site, site, html, fault):
     assert found[0].startswith("index.html ")
     assert fault in found[0]
     assert check_site.main(site) == 1
+
+
+ROW = (
+    '<h2 id="{}" class="doc doc-heading">x</h2><table><tr class="doc-section-item"><td><code>{}</code></td>'
+    "<td><code>int</code></td><td>text</td><td> <code>{}</code> </td></tr></table>"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "shown", "fault"),
+    [
+        ("vqindex.VQIndex", "bits", "4", None),
+        ("vqindex.VQIndex", "bits", "8", "'bits' of vqindex.VQIndex with default 8; it is 4"),
+        ("vqindex.VQIndex", "dim", "required", None),
+        ("vqindex.VQIndex", "dim", "8", "'dim' of vqindex.VQIndex with default 8; it has none"),
+        ("vqindex.VQIndex", "metric", "&#34;ip&#34;", None),
+        ("vqindex.VQIndex", "keep_vectors", "&#34;f32&#34;", 'with default "f32"; it is None'),
+        ("vqindex.VQIndex.search", "confidence", "0.995", "with default 0.995; it is None"),
+        ("vqindex_datasets.write_annbench", "dtype", "float64", "with default float64; it is <class 'numpy.float32'>"),
+        ("vqindex_datasets.write_annbench", "dtype", "float32", None),
+        ("vqindex.VQIndex.load", "memory_map", "True", "vqindex.VQIndex.load has no parameter 'memory_map'"),
+    ],
+)
+def test_shown_defaults_are_those_of_the_signature(check_site, site, name, parameter, shown, fault):
+    (site / "index.html").write_text(ROW.format(name, parameter, shown))
+    found = list(check_site.faults(site))
+    if fault is None:
+        assert found == []
+    else:
+        assert len(found) == 1
+        assert fault in found[0]
 
 
 def test_a_folder_without_a_site_is_refused(check_site, tmp_path, capsys):

@@ -567,33 +567,3 @@ def test_an_opened_store_moves_merges_and_answers_like_its_index(tmp_path):
         index.merge(index)
         assert len(plain) == len(index) == 100
         np.testing.assert_array_equal(index.search(x, 5).ids, plain.search(x, 5).ids)
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("way", ["compact", "commit"])
-def test_an_interrupt_while_committed_rows_are_mapped_anew_loses_nothing(folder, monkeypatch, way, when):
-    """The numbers of rows change when removed ones are dropped from memory; the next commit must know which it has."""
-    monkeypatch.setattr(durable, "REMAP_ROWS", 1)
-    follow = commit.CommitWriter.follow
-    with vqindex.open(folder, "a") as index:
-        index.remove([9, 10, 33])
-        index.upsert([14, *range(50, 60)], vectors(11, 3))  # an eighth of all, so that commits map them
-
-        def interrupted(writer, *args):
-            if when == "after":
-                follow(writer, *args)
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(commit.CommitWriter, "follow", interrupted)
-        before = content(index)
-        with pytest.raises(KeyboardInterrupt):
-            getattr(index, way)()
-        monkeypatch.undo()
-        assert content(index) == before
-        index.add(vectors(5, 4), list(range(60, 65)))
-        index.remove([0, 15, 38])
-        after = content(index)
-        index.commit(merge=False)
-        assert content(index) == after
-    assert committed(folder) == after
-    verify_store(folder)

@@ -229,7 +229,7 @@ class VectorSource:
 
     Parameters
     ----------
-    vectors : array-like, shape (n, dim), or OnDevice
+    vectors : array-like of shape (n, dim), or OnDevice
         A user's array, or the one that `Backend.adopt` returned.
     dim : int
         Expected number of columns.

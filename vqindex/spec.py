@@ -56,13 +56,13 @@ class IndexSpec:
         Number of coordinates, 1 to 16384.
     bits : int
         Bits per coordinate, 1 to 8, the sign bit of the residual included.
-    metric : {"ip", "cosine", "l2"}
+    metric : one of {"ip", "cosine", "l2"}
         Inner product, cosine similarity, or squared Euclidean distance.
-    codec : {"turboquant-prod", "turboquant-mse", "qjl", "trellis"}
+    codec : one of {"turboquant-prod", "turboquant-mse", "qjl", "trellis"}
         Quantizer of the coordinates (arXiv 2504.19874 and 2406.03482; ``trellis.py``). ``trellis`` has 1 to 4 bits.
-    sketch : {"shared", "orthogonal", "gaussian"}, optional
+    sketch : one of {"shared", "orthogonal", "gaussian"}, optional
         The matrix that projects the residual for the sketch signs of turboquant-prod; ``None`` is the codec's default.
-    rotation : {"hadamard", "haar"}
+    rotation : one of {"hadamard", "haar"}
         ``haar`` is a dense rotation, for fidelity tests only.
     seed : int
         0 to 2**64 - 1.

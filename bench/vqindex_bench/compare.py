@@ -70,6 +70,9 @@ def build_ours(label: str, train: F32, bits: int, metric: str, *, seed: int = 0,
 def build_faiss_pq(train: F32, bits: int, metric: str) -> Built:
     """Train and fill faiss ``PQ{d*bits/8}x8``, whose codes have as many bytes as ours; normalizes vectors for cosine.
 
+    Without the order of centroids that makes codes polysemous ("np"): it only serves faiss's Hamming filter, changes no
+    result of this search, and took about four fifths of the training.
+
     Raises
     ------
     ValueError
@@ -86,7 +89,7 @@ def build_faiss_pq(train: F32, bits: int, metric: str) -> Built:
     kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
     vectors = normalize(train)
     start = time.perf_counter()
-    index: Any = faiss.index_factory(d, f"PQ{d * bits // 8}x8", kind)
+    index: Any = faiss.index_factory(d, f"PQ{d * bits // 8}x8np", kind)
     index.train(vectors)
     trained = time.perf_counter()
     index.add(vectors)

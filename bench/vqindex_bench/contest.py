@@ -12,7 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from vqindex.backends.cpu import chosen_isa
 from vqindex_datasets.recall import recall_1_at_k, recall_at_k
 
-from .peers import Built, Peer, Settings, UnavailableError
+from .peers import EFS, Built, Peer, Settings, UnavailableError
 
 __all__ = [
     "MODES",
@@ -42,7 +42,7 @@ F32 = NDArray[np.float32]
 SINGLE_CALLS = 200
 MODES = ("batch", "single")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
-_PACKAGES = ("vqindex", "numpy", "turbovec", "faiss-cpu", "usearch", "numkong", "scann")
+_PACKAGES = ("vqindex", "numpy", "turbovec", "faiss-cpu", "usearch", "numkong", "scann", "hnswlib")
 
 Step = Callable[[int, "int | None"], None]
 Note = Callable[[str], None]
@@ -61,27 +61,68 @@ class Data:
 
 @dataclass(frozen=True)
 class Contender:
-    """One index of a run: its label, bits per coordinate, builder, and more fields for its line."""
+    """One index of a run: its label, bits per coordinate, builder, and more fields for its line.
+
+    Contenders of one ``family`` share a builder, which is reported once if it fails, and a color.
+    """
 
     label: str
     bits: int
     build: Callable[[F32, int, Settings], Built]
     fields: Mapping[str, Any] = field(default_factory=dict)
+    family: str = ""
 
 
-def contenders_of(peers: Sequence[Peer], widths: Sequence[int]) -> list[Contender]:
-    """Return every peer at every width, narrow ones first; `measure` skips widths that a peer does not have."""
+def contenders_of(peers: Sequence[Peer], widths: Sequence[int], efs: Sequence[int] = EFS) -> list[Contender]:
+    """Return every peer at every width, narrow ones first; `measure` skips widths that a peer does not have.
 
-    def build(peer: Peer) -> Callable[[F32, int, Settings], Built]:
-        def checked(rows: F32, bits: int, settings: Settings) -> Built:
+    A graph is one contender for each of `efs`; they share one build.
+    """
+
+    def checked(peer: Peer) -> Callable[[F32, int, Settings], Built]:
+        def build(rows: F32, bits: int, settings: Settings) -> Built:
             if bits not in peer.widths:
                 raise UnavailableError(f"no {bits}-bit form")
             return peer.build(rows, bits, settings)
 
-        return checked
+        return build
 
-    pairs = sorted({(b, i) for i, peer in enumerate(peers) for b in (*widths, *peer.reference)})
-    return [Contender(peers[i].label, bits, build(peers[i])) for bits, i in pairs]
+    contenders: list[Contender] = []
+    pairs = sorted({(b, i) for i, peer in enumerate(peers) for b in _widths_of(peer, widths)})
+    for bits, i in pairs:
+        build = checked(peers[i])
+        if peers[i].is_graph:
+            contenders += _sweep(peers[i].label, bits, build, efs)
+        else:
+            contenders.append(Contender(peers[i].label, bits, build))
+    return contenders
+
+
+def _widths_of(peer: Peer, widths: Sequence[int]) -> Sequence[int]:
+    return peer.reference if peer.is_graph else (*widths, *peer.reference)
+
+
+def _sweep(
+    label: str, bits: int, build: Callable[[F32, int, Settings], Built], efs: Sequence[int]
+) -> Iterator[Contender]:
+    """Yield a contender for each ef; the first that is asked builds, for all."""
+    shared: list[tuple[F32, Settings, Built]] = []
+
+    def at(ef: int) -> Callable[[F32, int, Settings], Built]:
+        def search_at(rows: F32, bits: int, settings: Settings) -> Built:
+            if ef < settings.k:
+                raise UnavailableError(f"ef {ef} is less than k, {settings.k}")
+            if not (shared and shared[0][0] is rows and shared[0][1] == settings):
+                shared[:] = [(rows, settings, build(rows, bits, settings))]
+            built = shared[0][2]
+            if built.at_ef is None:
+                raise TypeError(f"{label} has no at_ef; expected a graph")
+            return replace(built, search=built.at_ef(ef))
+
+        return search_at
+
+    for ef in sorted(set(efs)):
+        yield Contender(f"{label}, ef {ef}", bits, at(ef), {"ef": ef}, family=label)
 
 
 @contextlib.contextmanager
@@ -142,14 +183,18 @@ def _build_all(
 ) -> list[tuple[Contender, Built]]:
     """Build all available indexes; report the others to `skip`."""
     built = []
+    reported: set[str] = set()
     for number, contender in enumerate(contenders):
         step(number, len(contenders))
-        what = f"{contender.label} {contender.bits} bits"
+        what = f"{contender.family or contender.label} {contender.bits} bits"
         try:
             built.append((contender, contender.build(rows, contender.bits, settings)))
             note(f"built {what}: {built[-1][1].build_seconds:.2f} s")
         except UnavailableError as reason:
-            skip(f"skipped {what}: {reason}")
+            text = f"skipped {what}: {reason}"
+            if text not in reported:
+                skip(text)
+            reported.add(text)
     step(len(contenders), len(contenders))
     return built
 
@@ -272,6 +317,7 @@ def measure(
     lines = []
     for (contender, index), recall, rate in zip(built, recalls, rates, strict=True):
         mine = {"index": contender.label, "bits": contender.bits, **contender.fields}
+        mine |= {"family": contender.family} if contender.family else {}
         mine |= {"bytes_per_vector": index.bytes_per_vector, "counted": index.counted, **recall}
         mine["build_seconds"] = float(f"{index.build_seconds:.4g}")
         lines.append({**head, **mine, **_speed(rate, turbovec.get(contender.bits)), **run})

@@ -55,8 +55,9 @@ def read_file(
         queries and are not searched: at most `queries`, and a tenth of the rows.
     dataset : str, optional
         Dataset, key or column of `path` with the rows.
-    metric : {"ip", "cosine", "l2"}, optional
-        By default the metric of an ann-benchmarks file, else ip.
+    metric : one of {"ip", "cosine", "l2"}, optional
+        By default the metric of an ann-benchmarks file; else ip for rows of length 1, which then ranks as cosine does,
+        and cosine for others.
     rows, queries : int
         Most rows and queries; the first ones are used.
     phase : callable
@@ -73,8 +74,8 @@ def read_file(
         If a file can't be read, or has fewer than k rows or no queries.
     """
     known = load_annbench(path) if dataset is None and is_annbench(path) else None
-    used_metric = metric or (known.metric if known else "ip")
     base, test = _rows_and_queries(path, known, queries_path, dataset, rows, queries)
+    used_metric = metric or (known.metric if known else _metric_of(base))
     if not len(test):
         raise DatasetError(f"{queries_path or path} holds no queries")
     if k > len(base):
@@ -88,6 +89,12 @@ def read_file(
     if used_metric == "cosine":
         base, test = unit(base), unit(test)
     return Data(path.stem, base, test, truth, used_metric)
+
+
+def _metric_of(rows: F32) -> str:
+    """Return the metric for rows of which nothing is known; embeddings that have no length of 1 are meant by cosine."""
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    return "ip" if len(lengths) and np.abs(lengths - 1).max() <= 1e-3 else "cosine"
 
 
 def _rows_and_queries(

@@ -12,8 +12,17 @@ from .pareto import PANELS, Panel, frontier
 
 __all__ = ["plot_peers"]
 
-_COLORS = {"vqindex": "#0b6e4f", "turbovec": "#c1364b", "faiss": "#4f5d75", "usearch": "#7a5195", "ScaNN": "#d07a00"}
-_MARKERS = {1: "v", 2: "o", 3: "^", 4: "s", 8: "D"}
+# By the beginning of the label; the first that fits.
+_COLORS = {
+    "vqindex": "#0b6e4f",
+    "turbovec": "#c1364b",
+    "faiss HNSW": "#2f62c4",
+    "faiss": "#4f5d75",
+    "usearch": "#7a5195",
+    "ScaNN": "#d07a00",
+    "hnswlib": "#1a9bb5",
+}
+_MARKERS = {1: "v", 2: "o", 3: "^", 4: "s", 8: "D", 32: "P"}
 _Point = tuple[float, float, str, str, tuple[float, float]]  # rate, recall, label, color, quartiles of the rate
 _MOST_RECALL = 0.9995  # the logit scale has no 1
 # Positions of a label relative to its marker, in points, nearest first.

@@ -16,10 +16,28 @@ from numpy.typing import NDArray
 
 import vqindex
 
-__all__ = ["CENTERED", "DEFAULT", "OURS", "PEERS", "Built", "Peer", "Settings", "UnavailableError", "ours"]
+__all__ = [
+    "CENTERED",
+    "DEFAULT",
+    "EFS",
+    "OURS",
+    "PEERS",
+    "SLOW",
+    "Built",
+    "Peer",
+    "Settings",
+    "UnavailableError",
+    "ours",
+]
 
 F32 = NDArray[np.float32]
 _CHUNK = 65536  # rows per conversion
+_PACKAGES = {"faiss": "'vqindex[faiss]'"}  # what pip installs, if it has another name than the module
+# Both graphs: links of a row on every level but the lowest, which has twice as many; and ef while building.
+_LINKS, _BUILDING_EF = 16, 200
+
+EFS = (16, 32, 64, 128, 256)
+"""How many candidates a search of a graph keeps, by default; one line each."""
 
 
 class UnavailableError(Exception):
@@ -44,7 +62,8 @@ class Built:
     """An index ready to search.
 
     ``prepare(queries)`` converts float32 queries (nq, d) to the library's form and is not timed. ``search(prepared)``
-    returns row numbers (nq, k). ``counted`` says what ``bytes_per_vector`` consists of.
+    returns row numbers (nq, k). ``counted`` says what ``bytes_per_vector`` consists of. ``at_ef`` is for graphs:
+    ``at_ef(ef)`` is a search that keeps `ef` candidates, and ``search`` keeps k.
     """
 
     bytes_per_vector: float
@@ -52,26 +71,34 @@ class Built:
     build_seconds: float
     search: Callable[[Any], NDArray[Any]]
     prepare: Callable[[F32], Any] = lambda queries: queries
+    at_ef: Callable[[int], Callable[[Any], NDArray[Any]]] | None = None
 
 
 @dataclass(frozen=True)
 class Peer:
     """A kind of index: its label, its widths, and its builder, which takes rows (n, d), bits and settings.
 
-    ``reference`` widths are built for any value of ``--bits``, to compare narrow codes with 8-bit scans.
+    ``reference`` widths are built for any value of ``--bits``, to compare narrow codes with 8-bit scans and graphs over
+    float32. A graph is built once and searched at several ef.
     """
 
     label: str
     widths: tuple[int, ...]
     build: Callable[[F32, int, Settings], Built]
     reference: tuple[int, ...] = ()
+    is_graph: bool = False
 
 
 def _need(module: str) -> Any:
     try:
         return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        if (error.name or package).partition(".")[0] != package:
+            raise UnavailableError(f"{package} needs {error.name}, which is not installed") from None
+        raise UnavailableError(f"{package} is not installed: pip install {_PACKAGES.get(package, package)}") from None
     except ImportError as error:
-        raise UnavailableError(f"{module} is not installed ({error})") from None
+        raise UnavailableError(f"{module} can't be imported: {error}") from None
 
 
 def _only(metrics: tuple[str, ...], settings: Settings) -> None:
@@ -151,7 +178,8 @@ def _subquantizers(d: int, bits: int, each: int) -> int:
 
 
 def _pq(d: int, bits: int) -> str:
-    return f"PQ{_subquantizers(d, bits, 8)}x8"
+    # "np": no order of centroids for polysemous codes, which costs most of the training and changes no result.
+    return f"PQ{_subquantizers(d, bits, 8)}x8np"
 
 
 def _opq(d: int, bits: int) -> str:
@@ -232,6 +260,57 @@ def _scann(rows: F32, bits: int, settings: Settings) -> Built:
     return Built(size, "packed 4-bit codes", seconds, search)
 
 
+def _faiss_hnsw(rows: F32, bits: int, settings: Settings) -> Built:
+    faiss = _need("faiss")
+    faiss.omp_set_num_threads(settings.threads)
+    kind = faiss.METRIC_L2 if settings.metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    start = time.perf_counter()
+    index = faiss.IndexHNSWFlat(rows.shape[1], _LINKS, kind)
+    index.hnsw.efConstruction = _BUILDING_EF
+    index.add(rows)
+    seconds = time.perf_counter() - start
+    # Links are int32, the places where a row's links begin 8 bytes, levels int32.
+    graph = 4 * index.hnsw.neighbors.size() + 8 * index.hnsw.offsets.size() + 4 * index.hnsw.levels.size()
+
+    def at_ef(ef: int) -> Callable[[F32], NDArray[Any]]:
+        kept = faiss.SearchParametersHNSW(efSearch=ef)
+
+        def search(queries: F32) -> NDArray[Any]:
+            found: NDArray[Any] = index.search(queries, settings.k, params=kept)[1]
+            return found
+
+        return search
+
+    size = 4.0 * rows.shape[1] + graph / len(rows)
+    return Built(size, _GRAPH, seconds, at_ef(settings.k), at_ef=at_ef)
+
+
+def _hnswlib(rows: F32, bits: int, settings: Settings) -> Built:
+    hnswlib = _need("hnswlib")
+    n, d = rows.shape
+    start = time.perf_counter()
+    index = hnswlib.Index(space="l2" if settings.metric == "l2" else "ip", dim=d)
+    index.init_index(max_elements=n, ef_construction=_BUILDING_EF, M=_LINKS)
+    index.add_items(rows, num_threads=settings.threads)
+    seconds = time.perf_counter() - start
+
+    def at_ef(ef: int) -> Callable[[F32], NDArray[Any]]:
+        def search(queries: F32) -> NDArray[Any]:
+            index.set_ef(ef)
+            try:
+                labels = index.knn_query(queries, settings.k, num_threads=settings.threads)[0]
+            except RuntimeError as error:  # also if the graph leads to fewer than k rows
+                raise ValueError(f"hnswlib gives no {settings.k} neighbors at ef {ef}: {error}") from None
+            found: NDArray[Any] = labels.astype(np.int64)
+            return found
+
+        return search
+
+    # Its file is its memory, with 8 bytes of label per row.
+    return Built(index.index_file_size() / n, f"{_GRAPH}, labels", seconds, at_ef(settings.k), at_ef=at_ef)
+
+
+_GRAPH = "float32 vectors and links of the graph"
 _SCALARS = "code_size: codes and scalars"
 _CODES = "code_size: codes, no scalars"
 
@@ -260,8 +339,13 @@ PEERS: dict[str, Peer] = {
     "faiss-tqmse": Peer("faiss TurboQuant-mse", (1, 2, 3, 4, 8), _scalar("tqmse", _CODES)),
     "usearch": Peer("usearch i8 exact", (8,), _usearch, reference=(8,)),
     "scann": Peer("ScaNN AH", (1, 2, 4), _scann),
+    "hnsw": Peer("faiss HNSW", (32,), _faiss_hnsw, reference=(32,), is_graph=True),
+    "hnswlib": Peer("hnswlib", (32,), _hnswlib, reference=(32,), is_graph=True),
 }
 """Indexes of other libraries, by their names in ``--peers``."""
 
-DEFAULT = tuple(name for name in PEERS if name != "faiss-opq")
-"""The peers of ``--peers all``, without OPQ, which trains for minutes."""
+SLOW = ("faiss-opq", "hnsw", "hnswlib")
+"""Peers that take minutes to build on large data: OPQ trains, and graphs link every row."""
+
+DEFAULT = tuple(name for name in PEERS if name not in SLOW)
+"""The peers of ``--peers all``: all but the slow ones."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,10 @@ _RECALLS = (
 _COLUMNS: tuple[tuple[str, tuple[str, ...], int | None], ...] = (
     ("index", ("index",), None),
     ("bits", ("bits",), 0),
-    ("bytes per vector", ("bytes_per_vector",), 0),
+    ("bytes", ("bytes_per_vector",), 0),
     ("recall@{k}", ("recall_at_k",), 4),
-    ("recall 1@{k}", ("recall_1_at_k",), 4),
-    ("recall 1@1", ("recall_1_at_1",), 4),
+    ("1@{k}", ("recall_1_at_k",), 4),
+    ("1@1", ("recall_1_at_1",), 4),
     ("batch q/s", ("batch_qps", "median"), 0),
     ("q1", ("batch_qps", "q1"), 0),
     ("q3", ("batch_qps", "q3"), 0),
@@ -58,7 +58,7 @@ def write_report(path: Path, lines: Sequence[Line]) -> None:
         Result of `contest.measure`, at least one line; the page contains them unchanged.
     """
     head = lines[0]
-    series = list(dict.fromkeys(str(line["index"]) for line in lines))
+    series = list(dict.fromkeys(map(_series, lines)))
     threads = f"{head['threads']} thread{'s' if head['threads'] > 1 else ''}"
     versions = ", ".join(f"{name} {version}" for name, version in head["versions"].items())
     title = f"{head['data']}: {head['n']:,} x {head['dim']}, {head['metric']}, {threads}"
@@ -79,6 +79,11 @@ def write_report(path: Path, lines: Sequence[Line]) -> None:
     for name, text in filled.items():
         page = page.replace("{{" + name + "}}", text)
     path.write_text(page, encoding="utf-8")
+
+
+def _series(line: Line) -> str:
+    """Return what lines of one color have in common: the family of a graph's lines, else the index."""
+    return str(line.get("family", line["index"]))
 
 
 def _legend(number: int, name: str) -> str:
@@ -104,7 +109,7 @@ def _table(lines: Sequence[Line], series: Sequence[str]) -> str:
         head += f"<th{kind}><button>{escape(name.format(k=lines[0]['k']))}</button></th>"
     body = []
     for number, line in enumerate(lines):
-        place = series.index(str(line["index"]))
+        place = series.index(_series(line))
         cells = []
         for _, field, digits in _COLUMNS:
             value = _value(line, field)
@@ -164,6 +169,36 @@ def _ticks(scale: _Scale, at: Sequence[tuple[float, str]], apart: float) -> list
     return ticks
 
 
+def _enough_ticks(scale: _Scale, sets: Iterable[Sequence[tuple[float, str]]], apart: float) -> list[tuple[float, str]]:
+    """Return the ticks of the first, roundest set that has at least 3 on the scale, or else of the last."""
+    ticks: list[tuple[float, str]] = []
+    for at in sets:
+        ticks = _ticks(scale, at, apart)
+        if len(ticks) >= 3:
+            break
+    return ticks
+
+
+def _value_ticks(scale: _Scale) -> list[tuple[float, str]]:
+    """Return ticks of a logarithmic scale."""
+    sets = (
+        [
+            (math.log10(value), _short(value))
+            for exponent in range(-3, 9)
+            for value in [step * 10.0**exponent for step in steps]
+        ]
+        for steps in ((1, 2, 5), range(1, 10), [step / 10 for step in range(10, 100)])
+    )
+    return _enough_ticks(scale, sets, 42)
+
+
+def _recall_ticks(scale: _Scale) -> list[tuple[float, str]]:
+    """Return ticks of a logit scale."""
+    finer = ([step / parts for step in range(1, parts)] for parts in (100, 1000, 10000))
+    sets = ([(_logit(recall), f"{recall:g}") for recall in recalls] for recalls in (_RECALLS, *finer))
+    return _enough_ticks(scale, sets, 24)
+
+
 def _short(value: float) -> str:
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if value >= size:
@@ -172,13 +207,12 @@ def _short(value: float) -> str:
 
 
 def _axes(x: _Scale, y: _Scale, label: str, k: int) -> str:
-    tens = [(math.log10(m * 10.0**e), _short(m * 10.0**e)) for e in range(-3, 9) for m in (1, 2, 5)]
     bottom = _HEIGHT - _BOTTOM
     elements = []
-    for place, text in _ticks(x, tens, 42):
+    for place, text in _value_ticks(x):
         elements.append(f'<line class="grid" x1="{place:.1f}" x2="{place:.1f}" y1="{_TOP}" y2="{bottom}"/>')
         elements.append(f'<text x="{place:.1f}" y="{bottom + 18}" text-anchor="middle">{text}</text>')
-    for place, text in _ticks(y, [(_logit(r), f"{r:g}") for r in _RECALLS], 24):
+    for place, text in _recall_ticks(y):
         elements.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>')
         elements.append(f'<text x="{_LEFT - 6}" y="{place + 4.5:.1f}" text-anchor="end">{text}</text>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
@@ -199,7 +233,7 @@ def _chart(lines: Sequence[Line], panel: Panel, series: Sequence[str]) -> str:
     best = " ".join(f"{x(values[i]):.1f},{y(recalls[i]):.1f}" for i in frontier(lines, panel))
     dots = []
     for number, (line, value, recall) in enumerate(zip(lines, values, recalls, strict=True)):
-        place = series.index(str(line["index"]))
+        place = series.index(_series(line))
         low, high = (x(math.log10(end)) for end in panel.spread(line))
         told = escape(_told(line, [panel]), quote=True)
         dots.append(

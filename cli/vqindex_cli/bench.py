@@ -14,7 +14,7 @@ from vqindex.arguments import DEFAULT_CONFIDENCE
 from vqindex.spec import CODECS, METRICS, SKETCHES, IndexSpec
 from vqindex_bench.contest import MODES, Contender, contenders_of, measure, on_processors
 from vqindex_bench.data_files import read_file
-from vqindex_bench.peers import DEFAULT, PEERS, Built, Settings, ours
+from vqindex_bench.peers import DEFAULT, EFS, PEERS, SLOW, Built, Settings, ours
 from vqindex_bench.plots import has_matplotlib
 from vqindex_bench.report import write_report
 
@@ -100,7 +100,8 @@ def _widths(context: click.Context, parameter: click.Parameter, value: tuple[int
 
 
 def _peers(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    return DEFAULT if "all" in value else tuple(dict.fromkeys(value))
+    names = [name for each in value for name in (DEFAULT if each == "all" else (each,))]
+    return tuple(dict.fromkeys(names))
 
 
 @click.command()
@@ -108,8 +109,13 @@ def _peers(context: click.Context, parameter: click.Parameter, value: tuple[str,
 @click.option("--queries", type=click.Path(path_type=Path), help="Query vectors. Default: DATA's, or held-out rows.")
 @click.option("--dataset", help="Which dataset, key or column of DATA holds the vectors.")
 @click.option("--rows", type=click.IntRange(1), help="Only the first rows of DATA.")
-@click.option("--num-queries", type=click.IntRange(1), default=1000, show_default=True, help="Most queries.")
-@click.option("--metric", type=click.Choice(METRICS), help="Default: the metric of an ann-benchmarks file, else ip.")
+@click.option(
+    "--num-queries", type=click.IntRange(1), default=1000, show_default=True, help="Use at most so many queries."
+)
+@click.option(
+    "--metric", type=click.Choice(METRICS),
+    help="Default: the metric of an ann-benchmarks file; else ip for rows of length 1, and cosine for others.",
+)  # fmt: skip
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Results per query.")
 @click.option(
     "--bits", type=CommaList(click.IntRange(1, 8)), default="2,4", show_default=True, callback=_widths,
@@ -133,12 +139,18 @@ def _peers(context: click.Context, parameter: click.Parameter, value: tuple[str,
 )  # fmt: skip
 @click.option(
     "--peers", type=CommaList(click.Choice([*PEERS, "all"])), default="", callback=_peers,
-    help=f"Other libraries to measure: {', '.join(PEERS)}; all means all but faiss-opq.",
+    help=f"Other libraries to measure: {', '.join(PEERS)}; all means all but {', '.join(SLOW)}, slow to build.",
 )  # fmt: skip
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Processors for every index.")
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Turns of each index.")
 @click.option(
-    "--seconds", type=click.FloatRange(0), default=0.3, show_default=True, help="Least length of a turn."
+    "--efs", type=CommaList(click.IntRange(1)), default=",".join(map(str, EFS)), show_default=True,
+    help="Candidates that a search of hnsw and hnswlib keeps, at least k; a line each.",
+)  # fmt: skip
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Processors that each index uses."
+)
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Turns that each index has.")
+@click.option(
+    "--seconds", type=click.FloatRange(0), default=0.3, show_default=True, help="A turn lasts at least so long."
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, help="Seed of rotations.")
 @click.option("--device", default="auto", show_default=True, help="Device of vqindex: auto, cpu, or a backend's name.")
@@ -160,6 +172,7 @@ def bench(
     confidences: tuple[float, ...],
     oversamples: tuple[float, ...],
     peers: tuple[str, ...],
+    efs: tuple[int, ...],
     threads: int,
     rounds: int,
     seconds: float,
@@ -170,10 +183,11 @@ def bench(
     html: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure recall, bytes and speed of many indexes on DATA, turn by turn in one process.
+    """Compare recall, bytes and speed of indexes on DATA.
 
-    DATA is an ann-benchmarks file or vectors in any format. All indexes are in memory at the same time and run on the
-    same processors. With --json, prints one line per index.
+    DATA is an ann-benchmarks file or vectors in any format. The indexes are those of vqindex and, with --peers, of
+    other libraries. All are in memory at the same time, run on the same processors, and have their turns one after the
+    other. With --json, prints a JSON object per index, each on a line.
     """
     for path in (output, plot, html):
         if path is not None and not path.parent.is_dir():
@@ -181,7 +195,7 @@ def bench(
     if plot is not None and not has_matplotlib():
         raise click.ClickException("matplotlib is not installed; --plot needs: pip install 'vqindex[plot]'")
     contenders = _sweep(bits, codecs, sketches, confidences, oversamples, {"seed": seed, "device": device})
-    contenders += contenders_of([PEERS[name] for name in peers], bits)
+    contenders += contenders_of([PEERS[name] for name in peers], bits, efs)
     skipped: list[str] = []
     with on_processors(threads):
         found = read_file(
@@ -210,6 +224,8 @@ def bench(
         click.echo(text, nl=False)
         return
     _show(lines, k)
+    chosen = "" if metric else ", by default; --metric gives another"
+    click.echo(f"metric {found.metric}{chosen}; {found.name}: {len(found.rows):,} rows, {len(found.queries):,} queries")
     for path, what in ((output, "lines"), (plot, "plot"), (html, "report")):
         if path is not None:
             click.echo(f"{what}: {path}")

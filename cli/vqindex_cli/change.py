@@ -81,9 +81,9 @@ def delete(index: Path, ids: Path, as_json: bool) -> None:
 @click.argument("index", type=click.Path(path_type=Path))
 @json_option
 def compact(index: Path, as_json: bool) -> None:
-    """Rewrite the files of the store INDEX without removed vectors, as few files as possible.
+    """Rewrite the store INDEX without removed vectors.
 
-    An index file never has removed vectors and stays unchanged.
+    It then has as few files as possible. An index file never has removed vectors and stays unchanged.
     """
     before = _size(index)
     with changing(index) as loaded:

@@ -35,13 +35,16 @@ def list_(as_json: bool) -> None:
 @click.option("-d", "--directory", type=click.Path(path_type=Path), help="Default: VQINDEX_DATA or ~/.cache/vqindex.")
 @click.option("--base-url", help="A mirror of the ann-benchmarks files.")
 def fetch(name: str, directory: Path | None, base_url: str | None) -> None:
-    """Download or make the data set NAME and print its path; an interrupted download resumes where it stopped."""
+    """Download or make the data set NAME. Prints its path.
+
+    An interrupted download resumes where it stopped.
+    """
     with progress_bar(f"fetching {name}") as report:
         path = vd.fetch(name, directory, progress=report, base_url=base_url)
     click.echo(str(path))
 
 
-@datasets.command()
+@datasets.command(short_help="Make a seeded synthetic data set with exact neighbors.")
 @click.argument("kind", type=click.Choice(sorted(vd.SYNTHETIC)), metavar="KIND")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="HDF5 file to write.")
 @click.option("-n", type=click.IntRange(1), default=20000, show_default=True, help="Base vectors.")

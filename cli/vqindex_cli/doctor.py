@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 from typing import Any
 
 import click
+import numpy as np
 
 import vqindex
 from vqindex.backends.cpu import chosen_isa, cpu_count
@@ -46,7 +48,11 @@ def _numpy_codecs(name: str) -> dict[str, list[str]]:
 @click.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Show the processors of this machine, and which requirements of device 'cuda' it meets."""
+    """Show what this machine can use.
+
+    Shows the processors and their instruction set, the backend of device 'auto', the codecs that have no compiled
+    kernels, and what device 'cuda' needs, with what to do about what is missing.
+    """
     found = checks()
     auto = resolve("auto")
     cuda = all(check.ok for check in found)
@@ -63,12 +69,17 @@ def doctor(as_json: bool) -> None:
         }
         show_json(fields)
         return
-    rows = [("processors", "ok", f"{cpu_count()}, instruction set {chosen_isa()}", "")]
-    rows += [(check.name, "ok" if check.ok else "missing", check.found, check.repair) for check in found]
-    show_table(("what", "state", "found", "to repair it"), rows)
+    isa = chosen_isa()
+    click.echo(f"vqindex {vqindex.__version__}, Python {platform.python_version()}, NumPy {np.__version__}")
+    click.echo(
+        f"CPU: {cpu_count()} processors, instruction set {isa}{' (plain loops, slower)' if isa == 'scalar' else ''}"
+    )
     click.echo(f"device 'auto' is backend {auto!r}: {_why()}")
-    for kind, steps in _numpy_codecs(auto).items():
+    slow = _numpy_codecs(auto)
+    if slow:
         click.echo(
-            f"backend {auto!r} has no kernel to {', '.join(steps)} for {kind}; NumPy does it, tens of times slower"
+            f"backend {auto!r} has no compiled kernels for {', '.join(slow)}: NumPy runs them, tens of times slower"
         )
-    click.echo(f"device 'cuda' {'can be used' if cuda else 'cannot be used here'}")
+    click.echo(f"GPU: device 'cuda' {'can be used' if cuda else 'cannot be used here; what it needs:'}")
+    rows = [(check.name, "ok" if check.ok else "missing", check.found, check.repair) for check in found]
+    show_table(("need", "state", "found", "what to do"), rows)

@@ -62,7 +62,7 @@ def _spec_fields(spec: vqindex.IndexSpec, centered: bool) -> dict[str, Any]:
 @click.argument("index", type=click.Path(path_type=Path))
 @json_option
 def info(index: Path, as_json: bool) -> None:
-    """Show the parameters and sizes of INDEX; reads only its header or manifest."""
+    """Show the parameters and sizes of INDEX. Reads only its header or manifest."""
     fields = {"index": str(index), **(_store_fields(index) if index.is_dir() else _file_fields(index))}
     if as_json:
         show_json(fields)
@@ -74,7 +74,10 @@ def info(index: Path, as_json: bool) -> None:
 @click.argument("index", type=click.Path(path_type=Path))
 @json_option
 def verify(index: Path, as_json: bool) -> None:
-    """Check every block of INDEX, or every file of a store, against its checksum; exit code 1 if one is damaged."""
+    """Check INDEX for damage.
+
+    Compares every block of a file, or every file of a store, with its checksum. The exit code is 1 if one is damaged.
+    """
     blocks = verify_store(index) if index.is_dir() else file_format.verify(index)
     if as_json:
         show_json({"index": str(index), "ok": True, "blocks": dict(blocks)})

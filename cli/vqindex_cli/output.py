@@ -1,4 +1,8 @@
-"""Output of the commands: JSON or a table on stdout, and a progress bar on stderr if it is a terminal."""
+"""Output of the commands: JSON or a table on stdout, and a progress bar on stderr if it is a terminal.
+
+Tables are the same text on a terminal and in a file, whatever the width: nothing is cut or wrapped, and no line ends in
+blanks.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
 __all__ = ["CommaList", "json_option", "progress_bar", "show_fields", "show_json", "show_table"]
-
-_ANY_WIDTH = 1_000_000
 
 
 class _JsonOption(click.Option):
@@ -51,6 +53,12 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]
         items = [item.strip() for item in value.split(",")] if value.strip() else []
         return tuple(self._item.convert(item, param, ctx) for item in items)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the list with its last value completed, without the values that it has already."""
+        given, comma, last = incomplete.rpartition(",")
+        found = self._item.shell_complete(ctx, param, last)
+        return [CompletionItem(f"{given}{comma}{item.value}") for item in found if item.value not in given.split(",")]
+
 
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int | None], None]]:
@@ -73,38 +81,38 @@ def show_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
 
 def show_fields(title: str, fields: Mapping[str, Any]) -> None:
     """Print names and values as two columns."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    click.echo(_text(title))
+    width = max((cell_len(name) for name in fields), default=0)
     for name, value in fields.items():
-        table.add_row(Text(name), _text(value))
-    click.echo(title)
-    _print(table)
+        blanks = " " * (width - cell_len(name))
+        click.echo(f"{_bold(name)}{blanks}  {_text(value)}".rstrip())
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print rows under headings; numbers are right-aligned."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, name in enumerate(columns):
-        numeric = all(isinstance(row[i], int | float) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(_text, row))
-    _print(table)
+    cells = [tuple(map(_text, row)) for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
+    numeric = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]
+    for number, row in enumerate((columns, *cells)):
+        padded = [
+            blanks + text if right else text + blanks
+            for text, width, right in zip(row, widths, numeric, strict=True)
+            for blanks in [" " * (width - cell_len(text))]
+        ]
+        line = "  ".join(padded).rstrip()
+        click.echo(line if number else _bold(line))
 
 
-def _print(table: Table) -> None:
-    """Print to stdout; lines are not wrapped if stdout is not a terminal."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_ANY_WIDTH)
-    console.print(table)
+def _bold(text: str) -> str:
+    """Return a text in bold for a terminal that shows it."""
+    plain = not sys.stdout.isatty() or os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
+    return text if plain else click.style(text, bold=True)
 
 
-def _text(value: Any) -> Text:
-    """Return a value as text, not as markup, because paths may have brackets."""
+def _text(value: Any) -> str:
+    """Return a value on one line. Characters that don't print, which ids and paths may have, become escapes."""
     if isinstance(value, float):
-        return Text(f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}")
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, int) and not isinstance(value, bool):
-        return Text(str(value) if abs(value) < 10000 else f"{value:,}")
-    return Text(str(value))
+        return str(value) if abs(value) < 10000 else f"{value:,}"
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(value))

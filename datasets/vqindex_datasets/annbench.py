@@ -222,10 +222,14 @@ def write_annbench(
         The exact neighbors, nearest first; distances as in `Dataset.distances`.
     distance : str
         A key of `DISTANCES`.
-    dtype, point_type : dtype, str
-        Type of the stored vectors, and the attribute ``point_type``.
-    neighbors_dtype, distances_dtype : dtype
-        int64 and float64 as in current files; int32 and float32 take half the space.
+    dtype : numpy dtype
+        Type of the stored vectors.
+    point_type : str
+        The attribute ``point_type``.
+    neighbors_dtype : numpy dtype
+        int64 as in current files; int32 takes half the space.
+    distances_dtype : numpy dtype
+        float64 as in current files; float32 takes half the space.
 
     Returns
     -------

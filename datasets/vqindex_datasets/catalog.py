@@ -228,7 +228,7 @@ def make_synthetic_file(
         As for `make`.
     k : int
         Neighbors per query; fewer if there are fewer rows.
-    metric : {"cosine", "l2", "ip"}, optional
+    metric : one of {"cosine", "l2", "ip"}, optional
         By default the metric that suits the data.
     progress : callable, optional
         ``progress(rows_done, n)`` while the neighbors are computed.

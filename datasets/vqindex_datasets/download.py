@@ -58,9 +58,10 @@ def download(
         The expected checksum, hexadecimal. If None, the actual one is written to ``dest.sha256`` for later checks.
     progress : callable, optional
         Called as ``progress(bytes_done, bytes_total or None)``.
-    timeout, retries : float, int
-        Seconds without a byte before an attempt fails, and number of attempts after the first one. An attempt that
-        received bytes resets the count.
+    timeout : float
+        Seconds without a byte before an attempt fails.
+    retries : int
+        Attempts after the first one. An attempt that received bytes resets the count.
     backoff : float
         Seconds before the first retry, doubled for each further one.
 

@@ -60,8 +60,12 @@ def build_glove100(
         The package's tarball (.tgz) or the JSON file in it. Parsing takes about 2.5 GB of memory.
     out : str or Path
         The HDF5 file to write.
-    queries, k, seed : int
-        Number of queries, neighbors per query, and the seed of the shuffle.
+    queries : int
+        Number of queries.
+    k : int
+        Neighbors per query.
+    seed : int
+        Seed of the shuffle.
     device : str
         Device that computes the exact neighbors, see `exact_knn`.
     progress : callable, optional
@@ -200,8 +204,14 @@ def make_sample(
         The full data set.
     out : str or Path
         The HDF5 file to write.
-    rows, queries, k, seed : int
-        Sizes, neighbors per query, and the seed of the choice (``numpy.random.RandomState``).
+    rows : int
+        Number of rows.
+    queries : int
+        Number of queries.
+    k : int
+        Neighbors per query.
+    seed : int
+        Seed of the choice (``numpy.random.RandomState``).
 
     Returns
     -------

@@ -55,7 +55,7 @@ def exact_knn(
         The queries.
     k : int
         Neighbors per query, 1 <= k <= n.
-    metric : {"ip", "cosine", "l2"}
+    metric : one of {"ip", "cosine", "l2"}
         Inner product, cosine (0 where either vector has norm 0, or a norm whose square underflows float64),
         or squared Euclidean distance.
     device : str
@@ -102,9 +102,13 @@ def exact_neighbors(
         Rows and queries, as for `exact_knn`.
     k : int
         Neighbors per query, 1 <= k <= n.
-    distance : {"angular", "euclidean", "ip"}
+    distance : one of {"angular", "euclidean", "ip"}
         1 - cosine, Euclidean distance (not squared), or minus the inner product.
-    device, block_rows, progress : str, int, callable
+    device : str
+        As for `exact_knn`.
+    block_rows : int
+        As for `exact_knn`.
+    progress : callable, optional
         As for `exact_knn`.
 
     Returns

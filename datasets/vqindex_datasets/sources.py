@@ -75,8 +75,10 @@ class VectorSource(abc.ABC):
 
         Parameters
         ----------
-        start, stop : int
-            First row, and the row after the last; by default all.
+        start : int
+            First row.
+        stop : int, optional
+            The row after the last; by default all are read.
 
         Returns
         -------

@@ -1,6 +1,7 @@
 """What befalls the processes of a soak from inside: interrupts, full disks, limits, and folders that are moved."""
 
 import errno
+import linecache
 import os
 import resource
 import shutil
@@ -53,15 +54,21 @@ class Interrupts:
         return time.monotonic() - begin
 
     def _at_line(self, number, work):
-        lines = 0
+        lines, entered = 0, set()
 
         def trace_line(frame, event, arg):
             nonlocal lines
             if event == "line":
                 lines += 1
-                if lines > number:
+                # Python reports the line of a `with` again before it leaves the block. No signal comes there.
+                is_exit = (id(frame), frame.f_lineno) in entered
+                if linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with "):
+                    entered.add((id(frame), frame.f_lineno))
+                if lines > number and not is_exit:
                     sys.settrace(None)
                     raise KeyboardInterrupt
+            elif event == "return":
+                entered.difference_update([entry for entry in entered if entry[0] == id(frame)])
             return trace_line
 
         def trace_call(frame, event, arg):

@@ -7,7 +7,7 @@ import os
 import stat
 import threading
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ def _put_rows(codec: Codec, contents: FileContents, put: Put) -> None:
         if any(block.rows % BLOCK_ROWS for block in blocks[:-1]):
             raise ValueError(f"segments have {[block.rows for block in blocks]} rows; expected multiples of 64")
         shape = (-(-n // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS)
-        put("signs", "|u1", shape, (block.signs for block in blocks))
+        put("signs", "|u1", shape, (part for block in blocks for part in block.sign_parts()))
     put("codes", "|u1", (n, spec.row_bytes), (block.codes for block in blocks))
     put("factor", "<f4", (n,), (block.rescale for block in blocks))
     if spec.stores_norm:
@@ -131,46 +131,63 @@ def _put_originals(contents: FileContents, put: Put) -> None:
 
 
 class _Hdf5Output:
-    """A new file as HDF5 writes it. No error may pass through the HDF5 library, so `check` raises it afterwards."""
+    """A new file as HDF5 writes it. No error may pass through the HDF5 library, so `check` raises it afterwards.
+
+    HDF5 can't always close a file whose writes fail, and then the process crashes when it exits. So after an error the
+    calls have no effect, but they still return what they would return for a file that takes everything.
+    """
 
     def __init__(self, file: OutputFile) -> None:
         self._file = file
-        self._error: BaseException | None = None
+        self._at = self._size = 0
+        self._error: BaseException | None = None  # of a call
+        self._interrupt: BaseException | None = None
 
-    def _try(self, call: Callable[..., int], *args: Any) -> int:
+    def _try(self, call: Callable[..., int], *args: Any) -> None:
         if self._error is None:
             try:
-                return call(*args)
+                call(*args)
             except BaseException as error:
                 self._error = error
-        return 0
 
-    def abort(self, error: BaseException) -> None:
-        """Write no more, and have `check` raise an error."""
-        self._error = self._error or error
+    def _move(self, count: int) -> int:
+        self._at += count
+        self._size = max(self._size, self._at)
+        return count
+
+    def abort(self, interrupt: BaseException) -> None:
+        """Have the next `check` raise an interrupt; the calls until then go on."""
+        self._interrupt = self._interrupt or interrupt
 
     def check(self) -> None:
-        """Raise the first error."""
-        if self._error is not None:
-            raise self._error
+        """Raise the first error, or an interrupt."""
+        error = self._error or self._interrupt
+        if error is not None:
+            raise error
 
     def write(self, data: Any) -> int:
-        return self._try(self._file.write, data)
+        self._try(self._file.write, data)
+        return self._move(memoryview(data).nbytes)
 
     def read(self, size: int) -> bytes:
         raise NotImplementedError("h5py asks whether there is such a method, and calls readinto")
 
     def readinto(self, room: Any) -> int:
-        return self._try(self._file.readinto, room)
+        self._try(self._file.readinto, room)
+        return self._move(memoryview(room).nbytes)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self._try(self._file.seek, offset, whence)
+        self._at = offset + (0, self._at, self._size)[whence]
+        self._try(self._file.seek, self._at)
+        return self._at
 
     def tell(self) -> int:
-        return self._try(self._file.tell)
+        return self._at
 
     def truncate(self, size: int) -> int:
-        return self._try(self._file.truncate, size)
+        self._try(self._file.truncate, size)
+        self._size = size
+        return size
 
     def flush(self) -> None:
         pass
@@ -200,13 +217,14 @@ def _without_interrupts(work: Callable[[], int], output: _Hdf5Output) -> int:
     thread = threading.Thread(target=run, name="vqindex-write")
     try:
         thread.start()
+        _wait(finished, output)
     except RuntimeError:  # this system or moment has no threads
         return work()
-    except BaseException as error:  # an interrupt; if the thread has started nevertheless, it must end first
+    except BaseException as error:  # an interrupt outside of `_wait`; if the thread has started, it must end first
         output.abort(error)
         if thread.ident is None and not finished.wait(1):
             raise
-    _wait(finished, output)
+        _wait(finished, output)
     if errors:
         raise errors.pop()
     return results[0]
@@ -273,9 +291,9 @@ def _target(path: Path) -> tuple[Path, int | None]:
     return target, stat.S_IMODE(mode)
 
 
-def _check_replaced(path: Path, target: Path, expected: Identity | None) -> None:
-    """Raise StoreError if a save would replace another file than the expected one; None expects nothing."""
-    if expected is None:
+def _check_replaced(path: Path, target: Path, expected: Collection[Identity]) -> None:
+    """Raise StoreError if a save would replace another file than one of the expected ones; none expects nothing."""
+    if not expected:
         return
     try:
         found: Identity | None = read_identity(target)
@@ -283,7 +301,7 @@ def _check_replaced(path: Path, target: Path, expected: Identity | None) -> None
         return
     except FileFormatError:
         found = None
-    if found != expected:
+    if found not in expected:
         raise StoreError(
             f"{path} was changed by another writer since this index was loaded from it or saved to it; nothing was "
             "written; load it again, save to another path, or pass overwrite=True"
@@ -295,10 +313,10 @@ def write(
     codec: Codec,
     contents: FileContents,
     *,
-    replaces: Identity | None = None,
+    replaces: Collection[Identity] = (),
     directory: LocalDirectory | None = None,
-    published: Callable[[Identity], object] = lambda identity: None,
-) -> None:
+    publishing: Callable[[Identity], object] = lambda identity: None,
+) -> Identity:
     """Write an index file atomically and durably.
 
     Parameters
@@ -310,19 +328,25 @@ def write(
         Tables of the index.
     contents : FileContents
         What to write.
-    replaces : Identity, optional
-        The file that must be at `path`, if there is one; by default any file is replaced.
+    replaces : collection of Identity, optional
+        The file at `path`, if there is one, must be one of these; by default any file is replaced.
     directory : LocalDirectory, optional
         The folder of `path`, for tests.
-    published : callable, optional
-        Called with the identity of the new file once it has its name, even if an error follows.
+    publishing : callable, optional
+        Called with the identity of the new file right before it gets its name. An error or interrupt after that leaves
+        open which of the two files is there.
+
+    Returns
+    -------
+    Identity
+        That of the new file.
 
     Raises
     ------
     OSError
         If the file can't be written; the error names `path`.
     StoreError
-        If another file than `replaces` is there.
+        If another file than those of `replaces` is there.
     """
     path = Path(path)
     target, mode = _target(path)
@@ -334,11 +358,12 @@ def write(
             try:
                 if mode is not None and os.name == "posix":  # on Windows a read-only file could not be renamed
                     os.chmod(directory.fetch(temporary), mode)
-                seal = _write_sealed(file, codec, contents)[1]
+                identity = Identity(*_write_sealed(file, codec, contents)[1])
                 if os.name != "posix":
                     file.close()  # Windows renames no open file
                 with directory.exclusive():
                     _check_replaced(path, target, replaces)
+                    publishing(identity)
                     directory.publish(temporary, target.name, directory.version(target.name))
             finally:
                 file.close()  # only now, since a sweep could take a closed file for a leftover
@@ -346,5 +371,5 @@ def write(
             with suppress(OSError):
                 directory.remove(temporary)
             raise
-        published(Identity(*seal))
         directory.sync()  # the rename itself
+        return identity

@@ -294,7 +294,7 @@ class DocStore:
 
         Parameters
         ----------
-        vector : array-like, shape (dim,)
+        vector : array-like of shape (dim,)
             The query.
         k : int
             Most records to return; 0 gives none.

@@ -242,7 +242,7 @@ class VQIndexVectorStore(BasePydanticVectorStore):  # type: ignore[misc]
         ----------
         persist_path : str, optional
             A folder. A StorageContext passes a path that ends in .json; the suffix is removed.
-        fs : optional
+        fs : a file system of fsspec, optional
             Only local file systems are supported.
 
         Raises

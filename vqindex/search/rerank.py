@@ -29,7 +29,7 @@ def exact_scores(metric: str, queries: F32, vectors: F32) -> F32:
 
     Parameters
     ----------
-    metric : {"ip", "cosine", "l2"}
+    metric : one of {"ip", "cosine", "l2"}
         Metric of the index; a zero vector has cosine 0.
     queries : ndarray of float32, shape (nq, d)
         Queries.
@@ -133,7 +133,7 @@ def rerank(metric: str, queries: F32, rows: I64, read: Reader, k: int) -> tuple[
 
     Parameters
     ----------
-    metric : {"ip", "cosine", "l2"}
+    metric : one of {"ip", "cosine", "l2"}
         Metric of the index.
     queries : ndarray of float32, shape (nq, d)
         The caller's queries.

@@ -43,7 +43,7 @@ def open_store(
     ----------
     path : str or path
         The folder.
-    mode : {"r", "a"}
+    mode : one of {"r", "a"}
         "r" reads the last commit and keeps it, whatever a writer does meanwhile. "a" reads and writes. It creates the
         index if `dim` is given and the folder holds none. Only one writer can have an index open at a time.
     dim, bits : int, optional
@@ -54,7 +54,7 @@ def open_store(
         As for `VQIndex`.
     keep_vectors : str, optional
         As for `VQIndex`.
-    center : {"mean"} or array-like of float, shape (dim,), optional
+    center : array-like of float, shape (dim,), or "mean", optional
         As for `VQIndex`. "mean" is the mean of the first vectors added; the next commit stores it. An existing index
         that has a center can also be opened with "mean" and keeps its center.
     device : str, default "auto"

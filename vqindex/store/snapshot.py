@@ -116,7 +116,7 @@ def join_segments(rows: RowStore, manifest: Manifest, segments: Sequence[Segment
         first += segment.rows
     ids = IdMap(first, _join_ids(manifest, segments), manifest.next_id, _join_string_ids(where, segments))
     if removed:
-        ids.remove(np.concatenate(removed))
+        ids = ids.without(np.concatenate(removed))
     return Contents(rows, ids, originals)
 
 
@@ -153,7 +153,7 @@ def _join_string_ids(where: str, segments: Sequence[Segment]) -> StringIds | Non
         return named[0] if named else None
     together = StringIds()
     for string_ids in named:
-        together.extend(string_ids)
+        together = together.joined(string_ids)
     return together
 
 
