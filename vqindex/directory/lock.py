@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import socket
 import stat
@@ -14,11 +15,14 @@ from pathlib import Path
 from ..errors import StoreError
 from .system import system_error
 
-__all__ = ["LOCK", "FolderLock", "lock_folder"]
+__all__ = ["LOCK", "FolderLock", "OpenFolder", "lock_folder"]
 
 LOCK = "lock"
 # What the system says if somebody else has the lock; every other error says that there are no locks.
 _HELD = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK}
+# Without following a link that someone made since: opening it would empty the file it leads to. And without waiting for
+# the other end of a pipe.
+_LOCK_FLAGS = os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _PATIENCE = 1.0  # seconds; a saver holds the lock of a folder for milliseconds
 _held: weakref.WeakSet[FolderLock] = weakref.WeakSet()
 
@@ -64,6 +68,30 @@ else:
             return None
 
 
+class OpenFolder:
+    """A descriptor of a folder. It is closed by `close`, or when nothing refers to the object any more.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    """
+
+    descriptor = -1
+
+    def __init__(self, folder: Path) -> None:
+        self.descriptor = os.open(folder, os.O_RDONLY)
+
+    def close(self) -> None:
+        """Close it; a second call does nothing."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class FolderLock:
     """The right to write to a folder, held until `release`.
 
@@ -73,8 +101,8 @@ class FolderLock:
         The folder.
     name : str
         The folder as messages call it.
-    descriptor : int, optional
-        An open descriptor of the folder; `release` closes it.
+    opened : OpenFolder, optional
+        The same folder, open; `release` closes it.
 
     Raises
     ------
@@ -84,43 +112,52 @@ class FolderLock:
         If the lock can't be opened, or the file system has no locks.
     """
 
-    def __init__(self, folder: Path, name: str, descriptor: int | None = None) -> None:
-        folder_descriptor, path, where = descriptor, folder / LOCK, os.path.join(name, LOCK)
+    def __init__(self, folder: Path, name: str, opened: OpenFolder | None = None) -> None:
+        path, where = folder / LOCK, os.path.join(name, LOCK)
+        wrong_kind = f"{where} is a link or no regular file; expected the lock of a store"
         if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise StoreError(f"{where} is a link or no regular file; expected the lock of a store")
-        # Without following a link that someone made since: opening it would empty the file it leads to. And without
-        # waiting for the other end of a pipe.
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+            raise StoreError(wrong_kind)
+
+        def opener(path: str, flags: int) -> int:
+            if opened is None:
+                return os.open(path, flags | _LOCK_FLAGS, 0o666)
+            return os.open(LOCK, flags | _LOCK_FLAGS, 0o666, dir_fd=opened.descriptor)
+
         try:
-            if folder_descriptor is None:
-                descriptor = os.open(path, flags, 0o666)
-            else:
-                descriptor = os.open(LOCK, flags, 0o666, dir_fd=folder_descriptor)
+            # The object owns the descriptor from the beginning: an interrupt at any point closes it and so releases
+            # the lock.
+            file = io.FileIO(path, "r+", opener=opener)
+        except IsADirectoryError:
+            raise StoreError(wrong_kind) from None
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise StoreError(f"{where} is a link or no regular file; expected the lock of a store") from None
+                raise StoreError(wrong_kind) from None
             raise system_error(error, where) from None
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise StoreError(f"{where} is a link or no regular file; expected the lock of a store")
-            _lock_exclusively(descriptor)
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise StoreError(wrong_kind)
+            _lock_exclusively(file.fileno())
         except OSError as error:
-            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
-            os.close(descriptor)
+            holder = os.read(file.fileno(), 200).decode(errors="replace").strip() or "another process"
+            file.close()
             if error.errno in _HELD:
                 raise StoreError(f"{name} is open for writing by {holder}; expected one writer at a time") from None
             text = f"this file system can't lock files ({os.strerror(error.errno or 0)}); a store needs one that can"
             raise OSError(error.errno, text, where) from None
         except BaseException:
-            os.close(descriptor)
+            file.close()
             raise
-        self._pid = os.getpid()
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {self._pid} on {socket.gethostname()}\n".encode())
-        # Closing the file releases the lock. The file is never removed: a writer that has opened the old file and one
-        # that creates a new file of the same name would both hold a lock.
-        self.release = weakref.finalize(self, _close, descriptor, folder_descriptor)
-        _held.add(self)
+        try:
+            self._pid = os.getpid()
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {self._pid} on {socket.gethostname()}\n".encode())
+            # Closing the file releases the lock. The file is never removed: a writer that has opened the old file and
+            # one that creates a new file of the same name would both hold a lock.
+            self.release = weakref.finalize(self, _close, file, opened)
+            _held.add(self)
+        except BaseException:
+            file.close()
+            raise
 
     @property
     def held(self) -> bool:
@@ -128,10 +165,12 @@ class FolderLock:
         return self.release.alive and self._pid == os.getpid()
 
 
-def _close(*descriptors: int | None) -> None:
-    for descriptor in descriptors:
-        if descriptor is not None:
-            os.close(descriptor)
+def _close(file: io.FileIO, opened: OpenFolder | None) -> None:
+    try:
+        file.close()
+    finally:
+        if opened is not None:
+            opened.close()
 
 
 def _forget_in_child() -> None:
