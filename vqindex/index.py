@@ -141,7 +141,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         warn_of_numpy_steps(backend, self._spec)
         self._changes = ChangeLock()
         self._meta: dict[str, Any] = {}
-        # Those it was loaded from or saved to, by their real paths; more than one after a save that failed at its end.
+        # The files that it was loaded from or saved to, by their real paths; several where saves failed at the rename.
         self._files: dict[str, tuple[Identity, ...]] = {}
 
     @property
