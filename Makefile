@@ -10,13 +10,19 @@ STAMPS := $(VENV)/.stamps
 FRAMEWORKS := .venv-frameworks
 SOURCES := pyproject.toml $(wildcard vqindex/native/*)
 
-.PHONY: demo test mutations frameworks docs example lint types wheel sanitize test-neon check clean
+.PHONY: demo test soak mutations frameworks docs example lint types wheel sanitize test-neon check clean
 
 demo: $(STAMPS)/demo
 	$(BIN)/vqindex demo --output demo
 
 test: $(STAMPS)/test
 	$(BIN)/pytest -m "not gpu"
+
+# Writes and reads files and stores in many processes, kills and disturbs them, and looks for losses (tests/soak/).
+# `SEED=` repeats the choices of a run.
+SOAK_SECONDS ?= 600
+soak: $(STAMPS)/test
+	PYTHONPATH=tests $(BIN)/python -m soak --seconds $(SOAK_SECONDS) $(if $(SEED),--seed $(SEED),)
 
 # Whether the tests notice small mistakes in the library; tests/mutations.py has the list and what may go unnoticed.
 mutations: $(STAMPS)/test

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE / "support"), str(HERE / "emulator")]
+sys.path[:0] = [str(HERE), str(HERE / "support"), str(HERE / "emulator")]
 
 
 @pytest.fixture(scope="session")

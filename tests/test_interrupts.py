@@ -5,6 +5,7 @@ executes, the first and the last time (for commits, only the first). A signal th
 the same.
 """
 
+import gc
 import shutil
 import sys
 from copy import deepcopy
@@ -35,11 +36,14 @@ def traced(call, on_line):
             on_line((frame.f_code.co_filename, frame.f_lineno))
         return trace
 
+    gc.collect()
+    gc.disable()  # a collection may run the library's finalizers, at a moment of its own
     sys.settrace(trace)
     try:
         call()
     finally:
         sys.settrace(None)
+        gc.enable()
 
 
 def moments_of(call, *, only_first=False):
