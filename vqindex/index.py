@@ -146,7 +146,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         self._changes = ChangeLock()
         self._watch = OffsetWatch()
         self._meta: dict[str, Any] = {}
-        # Those it was loaded from or saved to, by their real paths; more than one after a save that failed at its end.
+        # The files that it was loaded from or saved to, by their real paths; several where saves failed at the rename.
         self._files: dict[str, tuple[Identity, ...]] = {}
 
     @property
