@@ -6,7 +6,7 @@ from cases import DIM, built, every_codec, every_metric, vectors
 
 from vqindex import InvalidInputError, UnknownIdError, VQIndex, exclude
 from vqindex.backends.registry import available
-from vqindex.rows import ids as ids_module
+from vqindex.rows.growing import Growing
 from vqindex.rows.ids import IdBatch, IdMap
 from vqindex.rows.originals import Originals
 from vqindex.rows.row_store import RowStore
@@ -136,12 +136,12 @@ def test_upsert_gives_the_index_built_from_what_remains(metric, explicit):
     assert len(index) == 101
 
 
-def failing_the_second_time(real):
+def failing_after(count, real):
     calls = []
 
     def fail(*args):
         calls.append(args)
-        if len(calls) > 1:
+        if len(calls) > count:
             raise MemoryError
         return real(*args)
 
@@ -176,9 +176,9 @@ def test_a_change_that_raises_changes_nothing(monkeypatch):
         unchanged()
     # Memory may run out at any step of an upsert.
     monkeypatch.setattr("vqindex.arrays._CHUNK_VALUES", 600 * DIM)
-    for owner, name in ((RowStore, "append"), (Originals, "append"), (ids_module, "_wider")):
+    for owner, name, calls in ((RowStore, "append", 1), (Originals, "append", 1), (Growing, "extended", 0)):
         with monkeypatch.context() as patch:
-            patch.setattr(owner, name, failing_the_second_time(getattr(owner, name)))
+            patch.setattr(owner, name, failing_after(calls, getattr(owner, name)))
             with pytest.raises(MemoryError):
                 index.upsert(np.arange(4000), vectors(4000))
         unchanged()
@@ -239,13 +239,11 @@ def test_ids_agree_with_a_dict_after_many_changes():
         new = np.unique(rng.integers(0, 500, rng.integers(0, 30))) << 40  # far apart, with equal low bits
         old = ids.find(IdBatch(new))
         assert old.tolist() == [model.get(int(i), -1) for i in new]
-        ids.extend(new.size, IdBatch(new))
-        ids.remove(old[old >= 0])
+        ids = ids.extended(new.size, IdBatch(new)).without(old)
         model.update({int(i): count + place for place, i in enumerate(new)})
         count += new.size
         gone = np.unique(rng.integers(0, 500, 5)) << 40
-        rows = ids.find(IdBatch(gone))
-        ids.remove(rows[rows >= 0])
+        ids = ids.without(ids.find(IdBatch(gone)))
         for i in gone:
             model.pop(int(i), None)
         assert len(ids) == len(model)
@@ -258,12 +256,9 @@ def test_ids_agree_with_a_dict_after_many_changes():
     assert sorted(ids.ids(ids.live_rows()).tolist()) == sorted(model)
 
 
-def test_a_snapshot_of_ids_does_not_see_later_changes():
-    ids = IdMap()
-    ids.extend(3, IdBatch(np.array([50, 6, 700])))
-    ids.remove(np.array([0]))
-    snapshot = ids.snapshot()
-    ids.extend(2, IdBatch(np.array([6, 9])), replaces=np.array([1]))
+def test_ids_do_not_see_later_changes():
+    snapshot = IdMap().extended(3, IdBatch(np.array([50, 6, 700]))).without(np.array([0]))
+    ids = snapshot.extended(2, IdBatch(np.array([6, 9]))).without(np.array([1]))
     batch = IdBatch(np.array([700, 6, 50, 9]))
     assert ids.find(batch).tolist() == [2, 3, -1, 4]  # from now on the table holds the later rows
     assert snapshot.find(batch).tolist() == [2, 1, -1, -1]

@@ -110,11 +110,14 @@ def test_commits_work_in_any_directory(directory):
     for i in range(10):
         index.add(vectors(20, i))
         index.remove([3 * i, 3 * i + 1])
-        assert writer.commit(state_of(index), merge=True)
-        assert not writer.commit(state_of(index), merge=True), "nothing has changed"
+        before, writer = writer, writer.commit(state_of(index), merge=True)
+        assert writer is not before
+        assert writer.commit(state_of(index), merge=True) is writer, "nothing has changed"
         assert_holds(directory, index)
-    assert writer.compact(state_of(index))
+    writer = writer.compact(state_of(index))
     assert_holds(directory, index)
+    assert {MANIFEST, *directory.names()} > writer.manifest.names, "the files of earlier commits"
+    writer.sweep()
     assert {MANIFEST, *directory.names()} == writer.manifest.names
 
 
@@ -122,10 +125,10 @@ def test_second_writer_that_publishes_is_refused_and_leaves_the_first_ones_commi
     directory = ObjectDirectory(tmp_path)
     first, second = VQIndex(DIM, metric="l2"), VQIndex(DIM, metric="l2")
     writer, late = new_writer(directory, first), new_writer(directory, second)
-    late._next_file += 100  # numbers that the first one does not take
+    late._numbers.next += 100  # numbers that the first one does not take
     first.add(vectors(30))
     second.add(vectors(50, 1))
-    writer.commit(state_of(first), merge=True)
+    writer = writer.commit(state_of(first), merge=True)
     with pytest.raises(StoreError, match="changed by another writer"):
         late.commit(state_of(second), merge=True)
     assert {*directory.names()} == writer.manifest.names, "the late one has removed its files"
@@ -141,7 +144,7 @@ def test_file_of_another_writer_is_not_removed_when_its_number_is_taken(tmp_path
     writer, late = new_writer(directory, first), new_writer(directory, second)
     first.add(vectors(30))
     second.add(vectors(50, 1))
-    writer.commit(state_of(first), merge=True)
+    writer = writer.commit(state_of(first), merge=True)
     with pytest.raises(FileExistsError):
         late.commit(state_of(second), merge=True)
     assert_holds(directory, first)

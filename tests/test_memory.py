@@ -123,9 +123,10 @@ def sparse(monkeypatch, path, spec, n):
 
 def unread_seal(file):
     """Seal a file by its length alone."""
-    page = seal.page_of(seal.Seal(file.seek(0, os.SEEK_END), 0))
+    unread = seal.Seal(file.seek(0, os.SEEK_END), 0)
     file.seek(0)
-    file.write(page)
+    file.write(seal.page_of(unread))
+    return unread
 
 
 OPEN = """

@@ -396,7 +396,7 @@ def test_upsert_that_is_interrupted_after_it_removed_rows_brings_them_back(kind,
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("kind", ID_KINDS)
 @pytest.mark.parametrize("removed", [0, 3])
-def test_removal_that_is_interrupted_counts_the_vectors_that_remain(kind, when, removed, monkeypatch):
+def test_removal_that_is_interrupted_removes_nothing(kind, when, removed, monkeypatch):
     index = make(INDEXES["l2-f32"], kind)
     index.remove(index.ids[:removed].tolist())
     count, going = len(index), index.ids[5:12].tolist()
@@ -404,8 +404,8 @@ def test_removal_that_is_interrupted_counts_the_vectors_that_remain(kind, when, 
         failing_removal(patch, KeyboardInterrupt(), when)
         with pytest.raises(KeyboardInterrupt):
             index.remove(going)
-    assert len(index) == index.ids.size == count - (7 if when == "after" else 0)
-    index.remove(going)
+    assert len(index) == index.ids.size == count
+    assert index.remove(going) == 7
     assert len(index) == index.ids.size == count - 7
     assert len(index.search(vectors(1, 5), count, confidence=1).ids[0]) == count
     assert_more_vectors_find_themselves(index, kind)

@@ -42,7 +42,7 @@ class BackendError(VQIndexError, RuntimeError):
 
 
 class StoreError(VQIndexError, RuntimeError):
-    """A store can't be changed or read: another writer has it, it is open for reading only, or it is closed."""
+    """A store or file can't be changed or read: another writer has it or changed it, or it is read-only or closed."""
 
 
 class OffsetWarning(UserWarning):

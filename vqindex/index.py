@@ -6,7 +6,7 @@ import errno
 import os
 from abc import ABCMeta
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from .arrays import VectorSource
 from .backends.protocol import Backend
 from .backends.registry import make_backend, warn_of_numpy_steps
 from .center import Centering
+from .changes import ChangeLock
 from .codes.codec import Codec
 from .encoder import Encoder
 from .errors import BackendError, InvalidInputError
@@ -28,9 +29,30 @@ from .search.searcher import Searcher
 from .spec import IndexSpec
 
 if TYPE_CHECKING:
-    from .file_format import FileContents
+    from .file_format import FileContents, Identity
 
-__all__ = ["VQIndex"]
+__all__ = ["IndexState", "VQIndex"]
+
+
+class IndexState(NamedTuple):
+    """An index at one moment. It never changes: a change makes another one, which the index takes by one assignment.
+
+    Attributes
+    ----------
+    encoder : Encoder
+        The backend and the center.
+    contents : Contents
+        Rows, ids and originals.
+    filed_rows : int
+        So many of the first rows are in files, or are being written. They keep their places (`Contents.trimmed`).
+    files : object
+        What a store knows about these files.
+    """
+
+    encoder: Encoder
+    contents: Contents
+    filed_rows: int = 0
+    files: Any = None
 
 
 class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be registered as one
@@ -113,10 +135,25 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
 
     def _start(self, centering: Centering, device: str, originals: Originals | None) -> None:
         self._codec = Codec(centering.engine_spec)
-        self._encoder = Encoder(make_backend(self._codec, device), centering)
-        warn_of_numpy_steps(self._backend, self._spec)
-        self._contents = Contents(RowStore(self._codec.spec, self._backend.put), IdMap(), originals)
+        backend = make_backend(self._codec, device)
+        contents = Contents(RowStore(self._codec.spec, backend.put), IdMap(), originals)
+        self._state = IndexState(Encoder(backend, centering), contents)
+        warn_of_numpy_steps(backend, self._spec)
+        self._changes = ChangeLock()
         self._meta: dict[str, Any] = {}
+        self._files: dict[str, Identity] = {}  # those it was loaded from or saved to, by their real paths
+
+    @property
+    def _encoder(self) -> Encoder:
+        return self._state.encoder
+
+    @property
+    def _contents(self) -> Contents:
+        return self._state.contents
+
+    @_contents.setter
+    def _contents(self, contents: Contents) -> None:
+        self._state = self._state._replace(contents=contents)
 
     @property
     def _backend(self) -> Backend:
@@ -197,10 +234,23 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         BackendError
             If this machine or build has no backend for the device. The index then stays on the old device.
         """
-        self._encoder = self._encoder._replace(backend=make_backend(self._codec, device))
-        warn_of_numpy_steps(self._backend, self._spec)
-        self._rows.write_with(self._backend.put)
+        backend = make_backend(self._codec, device)
+        warn_of_numpy_steps(backend, self._spec)
+        with self._changes.lock:
+            before = self._state
+            contents = before.contents._replace(rows=before.contents.rows.write_with(backend.put))
+            self._take(before, before._replace(encoder=before.encoder._replace(backend=backend), contents=contents))
         return self
+
+    def _take(self, before: IndexState, after: IndexState) -> None:
+        """Take the result of a change of a state; the caller holds the lock.
+
+        Only the thread that holds the lock can have made another change since: in a signal handler, or because the
+        caller's vectors or ids are objects that change the index when they are read.
+        """
+        if self._state is not before:
+            raise InvalidInputError("the index was changed in the middle of another change; expected one at a time")
+        self._state = after
 
     def train(self, vectors: Any = None) -> None:  # noqa: B027
         """Do nothing; the method exists so that code written for faiss runs unchanged.
@@ -233,7 +283,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
     @property
     def ids(self) -> NDArray[Any]:
         """All ids in the order in which vectors were added, int64 or str objects, shape (ntotal,)."""
-        ids = self._ids.snapshot()
+        ids = self._ids
         return ids.ids(ids.live_rows())
 
     def stats(self) -> dict[str, Any]:
@@ -241,21 +291,25 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
 
         ``numpy_steps`` lists which of "encode", "prepare" and "search" have no kernel on this backend for the codec.
         """
-        originals = self._contents.originals
+        return self._stats_of(self._state)
+
+    def _stats_of(self, state: IndexState) -> dict[str, Any]:
+        encoder, contents = state.encoder, state.contents
+        spec, engine, originals = encoder.centering.spec, self._codec, contents.originals
         return {
-            **self._spec.as_dict(),
-            "ntotal": self.ntotal,
-            "backend": self._backend.name,
-            "numpy_steps": list(self._backend.numpy_steps),
-            "code_bytes": self._spec.sign_bytes + self._spec.row_bytes,
-            "bytes_per_vector": self._codec.spec.bytes_per_vector,
-            "center": self._centering.describe(),
-            "removed": self._ids.rows_ever - len(self._ids),
-            "id_bytes": 0 if self._ids.explicit is None else 8,
-            "keep_vectors": self.keep_vectors,
+            **spec.as_dict(),
+            "ntotal": len(contents.ids),
+            "backend": encoder.backend.name,
+            "numpy_steps": list(encoder.backend.numpy_steps),
+            "code_bytes": spec.sign_bytes + spec.row_bytes,
+            "bytes_per_vector": engine.spec.bytes_per_vector,
+            "center": encoder.centering.describe(),
+            "removed": contents.ids.rows_ever - len(contents.ids),
+            "id_bytes": 0 if contents.ids.explicit is None else 8,
+            "keep_vectors": None if originals is None else originals.kind,
             "vector_bytes": 0 if originals is None else originals.bytes_per_vector,
-            "memory_bytes": self._contents.nbytes,
-            "expected_mse": None if np.isnan(self._codec.expected_mse) else self._codec.expected_mse,
+            "memory_bytes": contents.nbytes,
+            "expected_mse": None if np.isnan(engine.expected_mse) else engine.expected_mse,
         }
 
     # ---- add
@@ -286,23 +340,27 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             If the mean of the first vectors is more than twice as long as their spread around it (cosine and l2), and
             the index has no center. Scores then have large errors.
         """
-        source = self._encoder.source(vectors)
-        new_ids = None if ids is None else self._ids.parse_ids(ids, source.rows)
-        if source.rows:
-            self._ids.check_new(new_ids)
-        self._append(source, new_ids)
+        with self._changes.lock:
+            before = self._state
+            source = before.encoder.source(vectors)
+            new_ids = None if ids is None else before.contents.ids.parse_ids(ids, source.rows)
+            if source.rows:
+                before.contents.ids.check_new(new_ids)
+            self._append(before, source, new_ids)
 
-    def _append(self, source: VectorSource, new_ids: IdBatch | None, replaces: NDArray[np.int64] | None = None) -> None:
+    def _append(
+        self,
+        before: IndexState,
+        source: VectorSource,
+        new_ids: IdBatch | None,
+        replaces: NDArray[np.int64] | None = None,
+    ) -> None:
         """Encode and append vectors, and remove the rows they replace; the first vectors may set the center."""
-        before, is_first = self._encoder, not self._ids.rows_ever
-        self._encoder = before._replace(centering=before.centering.settled(source))
-        try:
-            batches = self._encoder.encode(source, self._contents.originals, is_first=is_first)
-            self._contents.append(batches, new_ids, source.rows, replaces)
-        except BaseException:
-            if not self._ids.rows_ever:
-                self._encoder = before
-            raise
+        encoder, contents = before.encoder, before.contents
+        encoder = encoder._replace(centering=encoder.centering.settled(source))
+        batches = encoder.encode(source, contents.originals, is_first=not contents.ids.rows_ever)
+        contents = contents.changed(batches, new_ids, source.rows, replaces).trimmed(before.filed_rows)
+        self._take(before, before._replace(encoder=encoder, contents=contents))
 
     def upsert(self, ids: Any, vectors: Any) -> None:
         """Add vectors, replacing those whose ids are in the index.
@@ -319,14 +377,17 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         InvalidInputError
             As for `add`; the index is then unchanged.
         """
-        source = self._encoder.source(vectors)
-        new_ids = self._ids.parse_ids(ids, source.rows)
-        self._append(source, new_ids, self._ids.find(new_ids))
+        with self._changes.lock:
+            before = self._state
+            source = before.encoder.source(vectors)
+            new_ids = before.contents.ids.parse_ids(ids, source.rows)
+            self._append(before, source, new_ids, before.contents.ids.find(new_ids))
 
     def remove(self, ids: Any) -> int:
-        """Remove vectors, each in constant time; the ids and the order of all others stay.
+        """Remove vectors; the ids and the order of all others stay.
 
-        `compact` reclaims their memory; `save` writes only the remaining vectors.
+        A call copies a bit for each vector, and does constant work for each id. Removed vectors leave memory once they
+        outnumber the remaining ones, or by `compact`; `save` writes only the remaining vectors.
 
         Parameters
         ----------
@@ -343,7 +404,13 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         InvalidInputError
             Negative ids, or ids of another kind than the index has. The index is then unchanged.
         """
-        return self._ids.remove(self._ids.find(self._ids.parse_id_set(ids)))
+        with self._changes.lock:
+            before = self._state
+            id_map = before.contents.ids
+            contents = before.contents.without(id_map.find(id_map.parse_id_set(ids)))
+            removed = len(id_map) - len(contents.ids)
+            self._take(before, before._replace(contents=contents.trimmed(before.filed_rows)))
+        return removed
 
     def compact(self) -> int:
         """Reclaim the memory of removed vectors; ids, their order and all results stay the same.
@@ -353,19 +420,21 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         int
             Number of removed vectors whose memory was reclaimed.
         """
-        removed = self._ids.rows_ever - len(self._ids)
-        self._contents = self._contents.compacted()
-        return removed
+        with self._changes.lock:
+            before = self._state
+            id_map = before.contents.ids
+            self._take(before, before._replace(contents=before.contents.compacted(), filed_rows=0))
+        return id_map.rows_ever - len(id_map)
 
     # ---- copies
 
     def __deepcopy__(self, memo: Any = None) -> VQIndex:
         """Return an index of its own with the same vectors, ids and results."""
-        contents = self._contents.snapshot()  # before the center is read, which is set before the first rows come
-        index = type(self)._empty(self._centering, self._backend.name)
-        index._contents = contents.copied()
-        index._rows.write_with(index._backend.put)
-        index._meta = deepcopy(self._meta)
+        encoder, contents, *_ = self._state
+        index = type(self)._empty(encoder.centering, encoder.backend.name)
+        copied = contents.copied()
+        index._contents = copied._replace(rows=copied.rows.write_with(index._backend.put))
+        index._meta, index._files = deepcopy(self._meta), dict(self._files)
         return index
 
     def __copy__(self) -> VQIndex:
@@ -398,23 +467,29 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             other = other.__vqindex__()
         if not isinstance(other, VQIndex):
             raise InvalidInputError(f"other is {other!r}; expected a VQIndex")
-        ours, theirs = (
-            {**index.spec.as_dict(), "keep_vectors": index.keep_vectors, "center": index._centering.describe()}
-            for index in (self, other)
-        )
-        differ = [
-            f"{name} is {theirs[name]!r} in the other index and {ours[name]!r} in this one"
-            for name in ours
-            if theirs[name] != ours[name]
-        ]
-        if differ or self._centering.text != other._centering.text:
-            raise InvalidInputError(f"{'; '.join(differ)}; expected equal parameters")
-        added = other._contents.snapshot()
-        rows = added.ids.live_rows()
-        automatic = self._ids.next_id is not None and added.ids.next_id is not None
-        ids = None if automatic else added.ids.ids_of_rows(rows)
-        self._ids.check_new(ids)
-        self._contents.append(added.batches(rows), ids)
+        with self._changes.lock:
+            before, added = self._state, other._state
+            ours, theirs = (
+                {
+                    **centering.spec.as_dict(),
+                    "keep_vectors": None if contents.originals is None else contents.originals.kind,
+                    "center": centering.describe(),
+                }
+                for (_, centering), contents, *_ in (before, added)
+            )
+            differ = [
+                f"{name} is {theirs[name]!r} in the other index and {ours[name]!r} in this one"
+                for name in ours
+                if theirs[name] != ours[name]
+            ]
+            if differ or before.encoder.centering.text != added.encoder.centering.text:
+                raise InvalidInputError(f"{'; '.join(differ)}; expected equal parameters")
+            id_map, new = before.contents.ids, added.contents.ids
+            rows = new.live_rows()
+            ids = None if id_map.next_id is not None and new.next_id is not None else new.ids_of_rows(rows)
+            id_map.check_new(ids)
+            contents = before.contents.changed(added.contents.batches(rows), ids, rows.size)
+            self._take(before, before._replace(contents=contents))
 
     # ---- search
 
@@ -525,8 +600,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         return self._searcher().range_search(queries, threshold, filter=filter, threads=threads, confidence=confidence)
 
     def _searcher(self) -> Searcher:
-        contents = self._contents.snapshot()  # before the encoder is read: the center is set before the first rows
-        return Searcher(self._encoder, contents)
+        encoder, contents, *_ = self._state
+        return Searcher(encoder, contents)
 
     def estimate(self, queries: Any, ids: Any) -> NDArray[np.float32]:
         """Return the score of every query with every id of a list.
@@ -577,31 +652,49 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
 
     # ---- files
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the index to one ``.vqi`` file, atomically: an old file stays until the new one is on disk.
 
         Removed vectors are not written: the file equals that of the compacted index.
 
+        Two processes that load a file, change it and save it would lose the changes of the first. So an index, and its
+        copies, remember which file they were loaded from or saved to. A save that finds another file at that path
+        raises an error, and changes nothing. A pickle does not remember. A save to any other path replaces what is
+        there.
+
         Parameters
         ----------
         path : str or path
-            The file to write or replace.
+            The file to write or replace. A symbolic link stays, and the file that it leads to is replaced.
+        overwrite : bool, default False
+            Replace the file also if another writer changed it since this index was loaded from it or saved to it.
 
         Raises
         ------
         OSError
             If the file can't be written; an old file at `path` is then unchanged.
+        StoreError
+            If another writer changed the file; it is unchanged.
         """
         from . import file_format  # here, since h5py is most of the time that importing vqindex would take
 
-        file_format.write(as_path(path), self._codec, self._file_contents())
+        path = as_path(path)
+        real = os.path.realpath(path)
+        file_format.write(
+            path,
+            self._codec,
+            self._file_contents(),
+            replaces=None if overwrite else self._files.get(real),
+            published=lambda identity: self._files.__setitem__(real, identity),
+        )
 
     def _file_contents(self) -> FileContents:
         """Return what a file of this moment holds, also while another thread changes the index."""
         from .file_format import FileContents
 
-        contents = self._contents.snapshot().compacted()  # before the center is read, which the first rows decide
-        return FileContents(self._centering, contents.segments(), self._meta, contents.ids.next_id)
+        encoder, contents, *_ = self._state
+        contents = contents.compacted()
+        return FileContents(encoder.centering, contents.segments(), self._meta, contents.ids.next_id)
 
     @classmethod
     def load(
@@ -638,25 +731,31 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         path = as_path(path)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "a folder is no .vqi file; vqindex.open opens a store", str(path))
-        return cls._of_file(file_format.read(path, mmap=mmap, verify=not mmap if verify is None else verify), device)
+        real = os.path.realpath(path)
+        file = file_format.read(path, mmap=mmap, verify=not mmap if verify is None else verify)
+        index = cls._of_file(file, device, is_mapped=mmap)
+        if file.identity is not None:
+            index._files[real] = file.identity
+        return index
 
     @classmethod
-    def _of_file(cls, file: FileContents, device: str) -> VQIndex:
+    def _of_file(cls, file: FileContents, device: str, *, is_mapped: bool = False) -> VQIndex:
         """Return an index that holds what was read from a file."""
         segment = file.segment
         index = cls._empty(file.centering, device)
         index._rows.seal(segment.stored)
         ids = IdMap(segment.rows, segment.ids, file.next_id, segment.string_ids)
-        index._contents = Contents(index._rows, ids, segment.originals)
+        contents = Contents(index._rows, ids, segment.originals)
+        index._state = index._state._replace(contents=contents, filed_rows=segment.rows if is_mapped else 0)
         index._meta = file.meta
         return index
 
 
 def _from_pickle(kind: type[VQIndex], data: bytes, backend: str) -> VQIndex:
     """Return the index of a pickle, on the backend it had, or on the CPU where that backend can't be used."""
-    from .file_format import from_bytes
+    from .file_format import read_bytes
 
-    file = from_bytes(data)
+    file = read_bytes(data)
     try:
         return kind._of_file(file, backend)
     except BackendError:

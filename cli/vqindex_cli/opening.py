@@ -66,4 +66,9 @@ def changing(path: Path, *, device: str = "auto") -> Iterator[vqindex.VQIndex]:
         yield index
         checkpoint()
         if index.stats()["removed"] or (len(index), index.meta) != before:
-            index.save(path)
+            try:
+                index.save(path)
+            except vqindex.StoreError:
+                raise vqindex.StoreError(
+                    f"{path} was changed by another writer meanwhile; nothing was written; run the command again"
+                ) from None

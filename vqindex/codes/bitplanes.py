@@ -59,6 +59,28 @@ class StoredRows(NamedTuple):
         """Number of rows n (len() of a tuple is its number of fields)."""
         return len(self.codes)
 
+    def first(self, count: int) -> StoredRows:
+        """Return the first rows, as views."""
+        if count == self.rows:
+            return self
+        signs = None if self.signs is None else self.signs[: -(-count // BLOCK_ROWS)]
+        norm = None if self.norm is None else self.norm[:count]
+        return StoredRows(signs, self.codes[:count], self.rescale[:count], norm)
+
+    def sign_parts(self) -> list[U8]:
+        """Return the sign bits in one part or two, with zeros in the unused columns of the last block.
+
+        In the block itself these columns may belong to rows that are being added. So the last part is a copy.
+        """
+        if self.signs is None:
+            return []
+        full, used = divmod(self.rows, BLOCK_ROWS)
+        if not used:
+            return [self.signs]
+        last = self.signs[full:].copy()
+        last[:, :, used:] = 0
+        return [self.signs[:full], last]
+
 
 def empty_sign_bits(spec: IndexSpec, rows: int) -> U8:
     """Return zero sign bits for `rows` rows; every line of 64 bytes is aligned to a cache line."""

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import FileFormatError, StoreError
-from .lock import FolderLock
+from .leftovers import hold, sweep, temporary_name
+from .lock import FolderLock, lock_folder
+from .system import naming, open_for_reading
 
 __all__ = ["LocalDirectory", "LocalFile"]
 
@@ -39,7 +43,8 @@ class LocalFile:
                 return os.open(path, flags, 0o666)
             return os.open(os.path.basename(path), flags, 0o666, dir_fd=folder)
 
-        self._raw = open(path, "x+b", buffering=0, opener=opener)  # noqa: SIM115 - the caller of `create` closes it
+        with naming(path):
+            self._raw = open(path, "x+b", buffering=0, opener=opener)  # noqa: SIM115 - the caller of `create` closes it
 
     def write(self, data: Any) -> int:
         """Write all bytes; a single system call may write fewer."""
@@ -52,6 +57,10 @@ class LocalFile:
     def sync(self) -> None:
         """Return when the bytes are on disk."""
         _fsync(self._raw.fileno())
+
+    def hold(self) -> bool:
+        """Keep sweeps of temporary files from removing this one; False if one has done so already."""
+        return hold(self._raw.fileno())
 
     def close(self) -> None:
         """Close the file. This does not put its bytes on disk."""
@@ -130,11 +139,46 @@ class LocalDirectory:
         self._check_folder()
         return LocalFile(self.path / name, self._descriptor)
 
+    def create_temporary(self, target: str) -> tuple[str, LocalFile]:
+        """Create a file that will be renamed to `target`, and remove those that killed processes left there.
+
+        It is held until it is closed, which should be after it has its final name.
+        """
+        sweep(self.path, target)
+        while True:
+            name = temporary_name(target)
+            file = self.create(name)
+            if file.hold():
+                return name, file
+            file.close()
+            with suppress(OSError):  # of a sweep that has locked it, but not removed it yet
+                self.remove(name)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep other savers from renaming files here for a moment, in which the caller looks at a file and replaces it.
+
+        It locks the folder itself, which writes nothing. A lock that somebody else holds for longer than a save does is
+        not waited for, and file systems without locks go without.
+        """
+        descriptor = lock_folder(self.path)
+        try:
+            yield
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
     def read(self, name: str, start: int, size: int) -> bytes:
         """Return at most `size` bytes from offset `start`."""
-        with self._regular(name).open("rb") as file:
+        path = self._regular(name)
+        descriptor = open_for_reading(path, self.describe(name), follow_links=False)
+        with os.fdopen(descriptor, "rb", buffering=0) as file, naming(self.describe(name)):
             file.seek(start)
-            return file.read(size)
+            parts = []
+            while size > 0 and (part := file.read(size)):
+                parts.append(part)
+                size -= len(part)
+            return b"".join(parts)
 
     def size(self, name: str) -> int:
         """Return the size of a file in bytes."""
@@ -150,10 +194,11 @@ class LocalDirectory:
 
     def remove(self, name: str) -> None:
         """Remove a name. Open and mapped files stay readable; on Windows the call fails instead."""
-        if self._descriptor is None:
-            (self.path / name).unlink()
-        else:
-            os.unlink(name, dir_fd=self._descriptor)
+        with naming(self.describe(name)):
+            if self._descriptor is None:
+                (self.path / name).unlink()
+            else:
+                os.unlink(name, dir_fd=self._descriptor)
 
     def version(self, name: str) -> str | None:
         """Return a constant, or None if there is no such file."""
@@ -162,10 +207,11 @@ class LocalDirectory:
     def publish(self, source: str, target: str, expected: str | None) -> str:
         """Rename a file over another, atomically. The lock excludes other writers, so versions are not compared."""
         self._check_folder()
-        if self._descriptor is None:
-            os.replace(self.path / source, self.path / target)
-        else:
-            os.replace(source, target, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+        with naming(self.describe(target)):
+            if self._descriptor is None:
+                os.replace(self.path / source, self.path / target)
+            else:
+                os.replace(source, target, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
         return _PRESENT
 
     def sync(self) -> None:
@@ -180,7 +226,10 @@ class LocalDirectory:
         if os.open not in os.supports_dir_fd:
             lock, found = FolderLock(self.path, str(self.folder)), os.stat(self.path)
         else:
-            descriptor = os.open(self.path, os.O_RDONLY)  # the lock is taken relative to it: of this folder, no other
+            with naming(self.folder):
+                descriptor = os.open(
+                    self.path, os.O_RDONLY
+                )  # the lock is taken relative to it: of this folder, no other
             try:
                 lock, found = FolderLock(self.path, str(self.folder), descriptor), os.fstat(descriptor)
             except BaseException:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import stat
 import sys
+import time
 import weakref
 from pathlib import Path
 
 from ..errors import StoreError
+from .system import system_error
 
-__all__ = ["LOCK", "FolderLock"]
+__all__ = ["LOCK", "FolderLock", "lock_folder"]
 
 LOCK = "lock"
+# What the system says if somebody else has the lock; every other error says that there are no locks.
+_HELD = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK}
+_PATIENCE = 1.0  # seconds; a saver holds the lock of a folder for milliseconds
 _held: weakref.WeakSet[FolderLock] = weakref.WeakSet()
 
 if sys.platform == "win32":
@@ -25,12 +32,36 @@ if sys.platform == "win32":
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         os.lseek(descriptor, 0, os.SEEK_SET)
 
+    def lock_folder(folder: Path) -> int | None:
+        """Return None: folders can't be locked."""
+        return None
+
 else:
     import fcntl
 
     def _lock_exclusively(descriptor: int) -> None:
         # flock belongs to the open file, so it also refuses a second lock in this process.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def lock_folder(folder: Path) -> int | None:
+        """Lock a folder itself, and return the descriptor that holds the lock; None if that can't be done soon."""
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+        except OSError:  # a folder may be writable and not readable
+            return None
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                _lock_exclusively(descriptor)
+                return descriptor
+            except BlockingIOError:
+                if time.monotonic() < until:
+                    time.sleep(0.001)
+                    continue
+            except OSError:
+                pass
+            os.close(descriptor)
+            return None
 
 
 class FolderLock:
@@ -49,24 +80,40 @@ class FolderLock:
     ------
     StoreError
         If another writer has it (the message names its process), or if the lock is a link or no regular file.
+    OSError
+        If the lock can't be opened, or the file system has no locks.
     """
 
     def __init__(self, folder: Path, name: str, descriptor: int | None = None) -> None:
-        folder_descriptor, path = descriptor, folder / LOCK
+        folder_descriptor, path, where = descriptor, folder / LOCK, os.path.join(name, LOCK)
         if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise StoreError(f"{os.path.join(name, LOCK)} is a link or no regular file; expected the lock of a store")
-        # Without following a link that someone made since: opening it would empty the file it leads to.
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-        if folder_descriptor is None:
-            descriptor = os.open(path, flags, 0o666)
-        else:
-            descriptor = os.open(LOCK, flags, 0o666, dir_fd=folder_descriptor)
+            raise StoreError(f"{where} is a link or no regular file; expected the lock of a store")
+        # Without following a link that someone made since: opening it would empty the file it leads to. And without
+        # waiting for the other end of a pipe.
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
+            if folder_descriptor is None:
+                descriptor = os.open(path, flags, 0o666)
+            else:
+                descriptor = os.open(LOCK, flags, 0o666, dir_fd=folder_descriptor)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise StoreError(f"{where} is a link or no regular file; expected the lock of a store") from None
+            raise system_error(error, where) from None
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise StoreError(f"{where} is a link or no regular file; expected the lock of a store")
             _lock_exclusively(descriptor)
-        except OSError:
+        except OSError as error:
             holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
             os.close(descriptor)
-            raise StoreError(f"{name} is open for writing by {holder}; expected one writer at a time") from None
+            if error.errno in _HELD:
+                raise StoreError(f"{name} is open for writing by {holder}; expected one writer at a time") from None
+            text = f"this file system can't lock files ({os.strerror(error.errno or 0)}); a store needs one that can"
+            raise OSError(error.errno, text, where) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
         self._pid = os.getpid()
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {self._pid} on {socket.gethostname()}\n".encode())

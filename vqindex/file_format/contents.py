@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..center import Centering
 from ..rows.segment import Segment
 
-__all__ = ["FileContents"]
+__all__ = ["FileContents", "Identity"]
+
+
+class Identity(NamedTuple):
+    """Which file it is: two files of equal identity have the same bytes, or at least the same blocks.
+
+    Attributes
+    ----------
+    size : int
+        Bytes of the file.
+    crc32 : int
+        That of its seal, which covers all bytes; of a version without a seal that of its header.
+    """
+
+    size: int
+    crc32: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +44,8 @@ class FileContents:
         The next automatic id, where ids are explicit although they were given automatically.
     crc32 : int or None
         CRC-32 of the header, which holds those of all blocks. None before the file is written.
+    identity : Identity or None
+        Which file the contents were read from.
     """
 
     centering: Centering
@@ -36,6 +53,7 @@ class FileContents:
     meta: dict[str, Any]
     next_id: int | None = None
     crc32: int | None = None
+    identity: Identity | None = None
 
     @property
     def segment(self) -> Segment:

@@ -2,14 +2,17 @@
 
 HDF5 is a file system in a file, and more of it is dangerous than useful here. A damaged or hostile file could
 
-* make the library raise errors of a dozen kinds: `open_hdf5` turns them all into FileFormatError;
-* read other files, by external links, external storage or virtual datasets: `dataset` accepts only hard links to
+* make the library raise errors of a dozen kinds: `format_errors` turns them all into FileFormatError, and leaves
+  errors of the system as they are;
+* read other files, by external links, external storage or virtual datasets: `_extent` accepts only hard links to
   contiguous storage in this file;
-* run filters on its data, or claim more data than it has: `dataset` refuses filters, and compares offset and size with
+* run filters on its data, or claim more data than it has: `_extent` refuses filters, and compares offset and size with
   the length of the file before any memory is allocated;
-* hold Python objects or strings of any length: `dataset` and `attribute` refuse types with object fields and long
+* hold Python objects or strings of any length: `_extent` and `_attribute` refuse types with object fields and long
   attributes, so nothing is unpickled;
 * describe a block in one way and store it in another: `Blocks` compares shape, type and checksums with the header.
+
+HDF5 only says where the blocks lie. `Blocks` reads their bytes from the descriptor that everything else comes from.
 """
 
 from __future__ import annotations
@@ -19,39 +22,102 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FileFormatError
-from .layout import CHECK_BYTES, HEADER, Checksummer, dtypes_of
+from .layout import BLOCKS, CHECK_BYTES, HEADER, Checksummer, dtypes_of
+from .source import Source, bytes_of
 
-__all__ = ["Blocks", "attribute", "dataset", "open_hdf5", "parse_header"]
+__all__ = ["Blocks", "Extent", "Structure", "format_errors", "parse_header", "read_structure"]
 
 _MAX_ATTRIBUTE_BYTES = 64
 _MAX_HEADER_BYTES = 2**26
 
 
 @contextmanager
-def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open a file for reading; every error that HDF5 or its contents cause becomes a FileFormatError."""
+def format_errors(path: object) -> Iterator[None]:
+    """Make a FileFormatError of every error that HDF5 or the contents of a file cause."""
     try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise FileFormatError(f"{path}: not an HDF5 file, or truncated ({error})") from None
-    try:
-        with file:
-            yield file
+        yield
     except (FileFormatError, MemoryError):
         raise
     except (OSError, RuntimeError, LookupError, ArithmeticError, ValueError, TypeError, AttributeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not HDF5's
+            raise
         raise FileFormatError(f"{path}: damaged HDF5 structure ({error})") from error
 
 
-def attribute(where: h5py.HLObject, name: str) -> Any:
+class Extent(NamedTuple):
+    """Where the bytes of a dataset lie.
+
+    Attributes
+    ----------
+    offset : int
+        Their first byte in the file.
+    shape : tuple of int
+        Shape.
+    dtype : dtype
+        Type of the numbers.
+    """
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class Structure(NamedTuple):
+    """What HDF5 says of a file.
+
+    Attributes
+    ----------
+    format, format_version : object
+        The attributes of the root group, a description where they are no short value, None where they are missing.
+    header_crc32 : object
+        The same of the header's attribute.
+    names : frozenset of str
+        All names in the root group.
+    extents : dict
+        For each name that a file may hold its extent, or the error that refuses it.
+    """
+
+    format: Any
+    format_version: Any
+    header_crc32: Any
+    names: frozenset[str]
+    extents: Mapping[str, Extent | FileFormatError]
+
+    def extent(self, path: object, name: str) -> Extent:
+        """Return the extent of a dataset; FileFormatError if it is missing or must not be read."""
+        found = self.extents.get(name)
+        if found is None:
+            raise FileFormatError(f"{path}: block {name!r} is missing")
+        if isinstance(found, FileFormatError):
+            raise found
+        return found
+
+
+def read_structure(source: Source) -> Structure:
+    """Read the structure of a file with HDF5, and nothing of its blocks."""
+    with format_errors(source.path), source.open_hdf5() as file:
+        names = frozenset(file)
+        extents: dict[str, Extent | FileFormatError] = {}
+        for name in (HEADER, *BLOCKS):
+            if name in names:
+                try:
+                    with format_errors(source.path):
+                        extents[name] = _extent(source, file, name)
+                except FileFormatError as error:
+                    extents[name] = error
+        has_header = isinstance(extents.get(HEADER), Extent)
+        crc = _attribute(file[HEADER], "crc32") if has_header else None
+        return Structure(_attribute(file, "format"), _attribute(file, "format_version"), crc, names, extents)
+
+
+def _attribute(where: h5py.HLObject, name: str) -> Any:
     """Return an attribute if it is a single short value, otherwise a description; None if it is missing."""
     if name not in where.attrs:
         return None
@@ -61,11 +127,10 @@ def attribute(where: h5py.HLObject, name: str) -> Any:
     return where.attrs[name]
 
 
-def dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
-    """Return a dataset whose bytes are in this file, contiguous, and as many as it claims."""
+def _extent(source: Source, file: h5py.File, name: str) -> Extent:
+    """Return where a dataset lies whose bytes are in this file, contiguous, and as many as it claims."""
+    path = source.path
     link = file.get(name, getlink=True)
-    if link is None:
-        raise FileFormatError(f"{path}: block {name!r} is missing")
     found = file[name] if isinstance(link, h5py.HardLink) else None
     if not isinstance(found, h5py.Dataset):
         raise FileFormatError(f"{path}: {name!r} is a link or a group; expected a block")
@@ -77,25 +142,28 @@ def dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
     if found.dtype.hasobject or found.shape is None:
         raise FileFormatError(f"{path}: block {name!r} has dtype {found.dtype}; expected numbers")
     size = math.prod(found.shape) * found.dtype.itemsize
-    if size and not found.id.get_storage_size():
+    stored = found.id.get_storage_size()
+    if size and not stored:
         raise FileFormatError(f"{path}: block {name!r} was never written")
     offset = found.id.get_offset() if size else 0
-    if offset is None or offset + size > path.stat().st_size:
-        raise FileFormatError(f"{path}: block {name!r} claims {size} bytes from {offset} on, past the file's end")
-    return found
+    if offset is None or offset + size > source.size or size != stored:
+        raise FileFormatError(
+            f"{path}: block {name!r} claims {size} bytes from {offset} on, past the file's end or its own"
+        )
+    return Extent(offset, tuple(map(int, found.shape)), found.dtype)
 
 
-def parse_header(path: Path, file: h5py.File) -> tuple[dict[str, Any], int]:
+def parse_header(source: Source, structure: Structure) -> tuple[dict[str, Any], int]:
     """Return the header, checked against its checksum, and the checksum. Its values are not checked."""
-    block = dataset(path, file, HEADER)
-    if block.dtype != np.uint8 or block.ndim != 1 or block.size > _MAX_HEADER_BYTES:
+    path, block = source.path, structure.extent(source.path, HEADER)
+    if block.dtype != np.uint8 or len(block.shape) != 1 or block.shape[0] > _MAX_HEADER_BYTES:
         raise FileFormatError(
             f"{path}: block 'header' has dtype {block.dtype.str} and shape {block.shape}; "
             f"expected |u1, of at most {_MAX_HEADER_BYTES} bytes"
         )
-    raw = block[()].tobytes()
+    raw = source.read(block.offset, block.shape[0])
     crc = zlib.crc32(raw)
-    if crc != attribute(block, "crc32"):
+    if crc != structure.header_crc32:
         raise FileFormatError(f"{path}: block 'header' is damaged (its CRC-32 differs)")
     header: dict[str, Any] = json.loads(raw)
     return header, crc
@@ -106,10 +174,10 @@ class Blocks:
 
     Parameters
     ----------
-    path : Path
+    source : Source
         The file.
-    file : h5py.File
-        The same, open.
+    structure : Structure
+        What HDF5 says of it.
     entries : mapping
         The header's entry of each block: dtype, shape and checksums.
     shapes : mapping
@@ -117,21 +185,21 @@ class Blocks:
     """
 
     def __init__(
-        self, path: Path, file: h5py.File, entries: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+        self, source: Source, structure: Structure, entries: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
     ) -> None:
-        self.path, self.shapes = path, shapes
-        self._file, self._entries = file, entries
-        unknown = sorted(set(file) - {HEADER, *shapes})
+        self.path, self.shapes = source.path, shapes
+        self._source, self._structure, self._entries = source, structure, entries
+        unknown = sorted(structure.names - {HEADER, *shapes})
         if unknown:
-            raise FileFormatError(f"{path}: holds {unknown}, which its header does not name")
+            raise FileFormatError(f"{self.path}: holds {unknown}, which its header does not name")
 
     def __contains__(self, name: str) -> bool:
         return name in self.shapes
 
-    def dataset(self, name: str) -> h5py.Dataset:
-        """Return the dataset of a block, with the right shape and type. Its bytes are not read."""
+    def extent(self, name: str) -> Extent:
+        """Return where a block lies, with the right shape and type. Its bytes are not read."""
         entry = self._entries[name]
-        found = dataset(self.path, self._file, name)
+        found = self._structure.extent(self.path, name)
         if found.shape != self.shapes[name] or list(found.shape) != entry["shape"]:
             raise FileFormatError(f"{self.path}: block {name!r} has shape {found.shape}; expected {self.shapes[name]}")
         if found.dtype.str != entry["dtype"] or entry["dtype"] not in dtypes_of(name):
@@ -146,35 +214,48 @@ class Blocks:
 
     def load(self, name: str, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Read a block into memory, into `out` if that is given, and check it."""
-        found = self.dataset(name)
+        array = self._read(name, out)
+        checks = Checksummer()
+        checks.update(array)
+        self._check(name, checks, array.nbytes)
+        return array
+
+    def _read(self, name: str, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        found = self.extent(name)
         array = np.empty(found.shape, found.dtype) if out is None else out
         if array.size:
-            found.read_direct(array)
-        self._check(name, array)
+            self._source.read_into(found.offset, bytes_of(array))
         return array
 
     def map(self, name: str, verify: bool) -> NDArray[Any]:
-        """Memory-map a block."""
-        found = self.dataset(name)
+        """Memory-map a block. A check reads the file and not the map, which a file cut off by others would crash."""
+        found = self.extent(name)
         if 0 in found.shape:
             return self.load(name)
-        offset = found.id.get_offset()
-        array: NDArray[Any] = np.memmap(self.path, found.dtype, "r", offset, found.shape)
-        if offset % found.dtype.itemsize:  # HDF5 aligns only large blocks, and kernels read aligned values
-            array = np.array(array)
-            array.flags.writeable = False
         if verify:
-            self._check(name, array)
-        return array
+            self._check_file(name, found)
+        if found.offset % found.dtype.itemsize:  # HDF5 aligns only large blocks, and kernels read aligned values
+            small = self._read(name)
+            small.flags.writeable = False
+            return small
+        array: NDArray[Any] = np.ndarray(found.shape, found.dtype, self._source.map(), found.offset)
+        return array.view(np.memmap)  # of that type, so that it can be told from memory
 
-    def _check(self, name: str, array: NDArray[Any]) -> None:
-        checks = Checksummer()
-        checks.update(array)
+    def _check_file(self, name: str, found: Extent) -> None:
+        size = math.prod(found.shape) * found.dtype.itemsize
+        checks, buffer = Checksummer(), np.empty(min(size, CHECK_BYTES), np.uint8)
+        for start in range(0, size, CHECK_BYTES):
+            part = buffer[: size - start]
+            self._source.read_into(found.offset + start, bytes_of(part))
+            checks.update(part)
+        self._check(name, checks, size)
+
+    def _check(self, name: str, checks: Checksummer, size: int) -> None:
         found, stored = checks.sums(), self._entries[name]["crc32"]
         if found == stored:
             return
         if len(found) != len(stored):
             raise FileFormatError(f"{self.path}: block {name!r} has {len(stored)} checksums; expected {len(found)}")
         first = next(i for i, (a, b) in enumerate(zip(found, stored, strict=True)) if a != b) * CHECK_BYTES
-        last = min(first + CHECK_BYTES, array.nbytes) - 1
+        last = min(first + CHECK_BYTES, size) - 1
         raise FileFormatError(f"{self.path}: block {name!r} is damaged in bytes {first} to {last} (CRC-32 differs)")

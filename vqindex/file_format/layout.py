@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..rows.originals import KINDS
 
 __all__ = [
+    "BLOCKS",
     "CHECK_BYTES",
     "FORMAT_NAME",
     "FORMAT_VERSION",

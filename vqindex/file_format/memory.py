@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import io
-import tempfile
-from pathlib import Path
 
 from ..codes.codec import Codec
 from .contents import FileContents
-from .reader import read
 from .writer import write_file
 
-__all__ = ["from_bytes", "to_bytes"]
+__all__ = ["to_bytes"]
 
 
 class _Buffer(io.BytesIO):
@@ -29,17 +26,3 @@ def to_bytes(codec: Codec, contents: FileContents) -> bytes:
     buffer = _Buffer()
     write_file(buffer, codec, contents)
     return buffer.getvalue()
-
-
-def from_bytes(data: bytes) -> FileContents:
-    """Read the bytes of a file and check all of them.
-
-    Raises
-    ------
-    FileFormatError
-        If the bytes are no index, are damaged, or are of an unknown version.
-    """
-    with tempfile.TemporaryDirectory(prefix="vqindex-") as folder:
-        path = Path(folder) / "index.vqi"
-        path.write_bytes(data)
-        return read(path)

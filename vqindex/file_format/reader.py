@@ -1,20 +1,19 @@
 """Reading a ``.vqi`` file. What does not check is refused by the names of file and block; nothing is guessed.
 
-`read` goes from the outside in: seal and version, header, spec, tables, codebook, center, rows, ids. Each step checks
-what the next one relies on. ``hardened.py`` reads all objects of the file, and ``versions.py`` says what differs from
-one format version to another.
+`read` opens a file once and goes from the outside in: seal and version, header, spec, tables, codebook, center, rows,
+ids. Each step checks what the next one relies on. ``source.py`` holds the opened file, ``hardened.py`` reads all
+objects of it, and ``versions.py`` says what differs from one format version to another.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,13 +26,18 @@ from ..rows.originals import KINDS, Originals, Rounded
 from ..rows.segment import Segment
 from ..rows.string_ids import StringIds
 from ..spec import IndexSpec
-from .contents import FileContents
-from .hardened import Blocks, open_hdf5, parse_header
-from .seal import check_bytes, read_seal
+from .contents import FileContents, Identity
+from .hardened import Blocks, Structure, format_errors, parse_header, read_structure
+from .layout import PAGE
+from .seal import Seal, check_bytes, read_seal
+from .source import BytesSource, FileSource, Replaced, Source
 from .versions import VERSIONS, block_shapes, version_of
 
-__all__ = ["check_ids", "read", "read_header", "verify"]
+__all__ = ["check_ids", "read", "read_bytes", "read_header", "read_identity", "read_verified", "verify"]
 
+Answer = TypeVar("Answer")
+
+_TRIES = 100  # a saver takes far longer to write a file than a reader takes to open it
 _KIND_OF = {dtype: kind for kind, dtype in KINDS.items()}
 
 
@@ -52,20 +56,64 @@ def _definition(spec: IndexSpec) -> _Definition:
     return _Definition(spec, codec.codebook, codec.fingerprint)
 
 
+class _Opened(NamedTuple):
+    """An open file whose version and seal fit together.
+
+    Attributes
+    ----------
+    source : Source
+        Its bytes.
+    structure : Structure
+        What HDF5 says of it.
+    version : int
+        Its format version.
+    seal : Seal or None
+        Its seal, if the version has one.
+    """
+
+    source: Source
+    structure: Structure
+    version: int
+    seal: Seal | None
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[h5py.File, int]]:
-    """Open a file and return its version; it has a seal if its version demands one, and none otherwise."""
-    seal = read_seal(path)  # a missing or unreadable file keeps the system's own error
-    with open_hdf5(path) as file:
-        version = version_of(path, file)
+def _opened(source: Source) -> Iterator[_Opened]:
+    """Read seal and structure of a file, and give it to be read on; close it and check that it did not change."""
+    try:
+        seal = read_seal(source)
+        structure = read_structure(source)
+        version = version_of(source.path, structure)
         if (seal is not None) != VERSIONS[version].sealed:
             found = "no seal" if seal is None else "a seal"
-            raise FileFormatError(f"{path}: format version is {version}, but its first page holds {found}")
-        yield file, version
+            raise FileFormatError(f"{source.path}: format version is {version}, but its first page holds {found}")
+        with format_errors(source.path):
+            yield _Opened(source, structure, version, seal)
+        source.check_unchanged()
+    finally:
+        source.close()
 
 
-def read(path: str | os.PathLike[str], *, mmap: bool = False, verify: bool = True) -> FileContents:
+def _of_one_file(
+    path: str | os.PathLike[str], work: Callable[[_Opened], Answer], *, follow_links: bool = True
+) -> Answer:
+    """Return what `work` makes of a file; begin again with the next one if a saver replaces it meanwhile."""
+    where = Path(path)
+    for _ in range(_TRIES):
+        try:
+            with _opened(FileSource(where, follow_links=follow_links)) as opened:
+                return work(opened)
+        except Replaced:  # noqa: PERF203
+            continue
+    raise FileFormatError(f"{where}: was replaced {_TRIES} times while it was opened; expected one file")
+
+
+def read(
+    path: str | os.PathLike[str], *, mmap: bool = False, verify: bool = True, follow_links: bool = True
+) -> FileContents:
     """Read an index file.
+
+    All of it comes from one opening: if a saver replaces the file meanwhile, it is the old one or the new one, whole.
 
     Parameters
     ----------
@@ -75,6 +123,8 @@ def read(path: str | os.PathLike[str], *, mmap: bool = False, verify: bool = Tru
         Map the per-vector blocks instead of reading them.
     verify : bool
         Also check mapped blocks, and that no id occurs twice. Blocks that are read are always checked.
+    follow_links : bool
+        Whether the file may be a symbolic link.
 
     Returns
     -------
@@ -83,46 +133,62 @@ def read(path: str | os.PathLike[str], *, mmap: bool = False, verify: bool = Tru
 
     Raises
     ------
-    FileNotFoundError, PermissionError
-        From the system.
+    OSError
+        From the system: FileNotFoundError, PermissionError, or too many open files.
     FileFormatError
-        If the file is not an index, damaged or of an unknown version.
+        If the file is not an index, damaged, of an unknown version, or changed in place while it is read.
     """
-    where = Path(path)
-    with _opened(where) as (file, number):
-        version = VERSIONS[number]
-        header, crc = parse_header(where, file)
-        n, entries, next_id = _row_count(where, header), header["blocks"], _next_id(where, header)
-        spec = _spec(where, header)
-        _check_tables(where, header, spec)
-        definition = _definition(engine_spec(spec, "center" in version.optional and "center" in entries))
-        shapes = block_shapes(where, version, definition.spec, definition.codebook, n, entries)
-        blocks = Blocks(where, file, entries, shapes)
-        _check_definition(blocks, header, definition)
-        centering = _centering(blocks, spec)
-        mmap = mmap and version.can_map
-        verify = verify or not mmap
-        stored = version.read_rows(blocks, definition.spec, mmap, verify)
-        ids, string_ids = _ids(blocks, next_id, mmap, verify)
-        segment = Segment(stored, ids, string_ids, _originals(blocks, spec.dim, mmap, verify))
-        return FileContents(centering, (segment,), header["meta"], next_id, crc)
+    return _of_one_file(path, lambda opened: _contents(opened, mmap, verify), follow_links=follow_links)
 
 
-def _row_count(path: Path, header: dict[str, Any]) -> int:
+def read_bytes(data: bytes) -> FileContents:
+    """Read the bytes of a file and check all of them.
+
+    Raises
+    ------
+    FileFormatError
+        If the bytes are no index, are damaged, or are of an unknown version.
+    """
+    with _opened(BytesSource(data)) as opened:
+        return _contents(opened, mmap=False, verify=True)
+
+
+def _contents(opened: _Opened, mmap: bool, verify: bool, check_numbers: bool = False) -> FileContents:
+    source, version = opened.source, VERSIONS[opened.version]
+    where = source.path
+    header, crc = parse_header(source, opened.structure)
+    n, entries, next_id = _row_count(where, header), header["blocks"], _next_id(where, header)
+    spec = _spec(where, header)
+    _check_tables(where, header, spec)
+    definition = _definition(engine_spec(spec, "center" in version.optional and "center" in entries))
+    shapes = block_shapes(where, version, definition.spec, definition.codebook, n, entries)
+    blocks = Blocks(source, opened.structure, entries, shapes)
+    _check_definition(blocks, header, definition)
+    centering = _centering(blocks, spec)
+    mmap = mmap and version.can_map
+    verify = verify or not mmap
+    stored = version.read_rows(blocks, definition.spec, mmap, verify)
+    ids, string_ids = _ids(blocks, next_id, mmap, verify, check_numbers)
+    segment = Segment(stored, ids, string_ids, _originals(blocks, spec.dim, mmap, verify))
+    identity = Identity(source.size, crc if opened.seal is None else opened.seal.crc32)
+    return FileContents(centering, (segment,), header["meta"], next_id, crc, identity)
+
+
+def _row_count(path: object, header: dict[str, Any]) -> int:
     n = header["ntotal"]
     if type(n) is not int or n < 0:
         raise FileFormatError(f"{path}: ntotal is {n!r}; expected an integer from 0 on")
     return n
 
 
-def _next_id(path: Path, header: dict[str, Any]) -> int | None:
+def _next_id(path: object, header: dict[str, Any]) -> int | None:
     value = header.get("next_id")
     if value is not None and (type(value) is not int or not 0 <= value < 2**63):
         raise FileFormatError(f"{path}: next_id is {value!r}; expected an integer from 0 to 2**63 - 1")
     return value
 
 
-def _spec(path: Path, header: dict[str, Any]) -> IndexSpec:
+def _spec(path: object, header: dict[str, Any]) -> IndexSpec:
     try:
         spec = IndexSpec(**header["spec"])
     except (InvalidInputError, TypeError) as error:
@@ -132,7 +198,7 @@ def _spec(path: Path, header: dict[str, Any]) -> IndexSpec:
     return spec
 
 
-def _check_tables(path: Path, header: dict[str, Any], spec: IndexSpec) -> None:
+def _check_tables(path: object, header: dict[str, Any], spec: IndexSpec) -> None:
     """Refuse a trellis file of other tables by their version, which says more than a codebook that differs."""
     if spec.codec == "trellis" and header.get("tables") != TABLE_VERSION:
         version = repr(header["tables"]) if "tables" in header else "missing"
@@ -164,20 +230,21 @@ def _centering(blocks: Blocks, spec: IndexSpec) -> Centering:
 
 
 def _ids(
-    blocks: Blocks, next_id: int | None, mmap: bool, verify: bool
+    blocks: Blocks, next_id: int | None, mmap: bool, verify: bool, check_numbers: bool
 ) -> tuple[NDArray[np.int64] | None, StringIds | None]:
-    """Return explicit ids, and the strings whose numbers they are."""
+    """Return explicit ids, and the strings whose numbers they are. Checks read the file, and never a map of it."""
     if "ids" not in blocks:
         return None, None
-    ids = blocks.fetch("ids", mmap=mmap, verify=verify).astype(np.int64, copy=False)
-    if verify:
-        check_ids(blocks.path, ids, next_id)
-    if "names" not in blocks:
-        return ids, None
-    string_ids = StringIds(*(blocks.fetch(name, mmap=mmap, verify=verify) for name in ("names", "name_ends")))
-    if verify:
-        string_ids.check(blocks.path)
-    return ids, string_ids
+    names = [name for name in ("ids", "names", "name_ends") if name in blocks]
+    mapped = [blocks.map(name, verify=False) for name in names] if mmap else None
+    loaded = [blocks.load(name) for name in names] if verify else None
+    if loaded is not None:
+        check_ids(blocks.path, loaded[0], next_id)
+        if loaded[1:]:
+            StringIds(*loaded[1:]).check(blocks.path, loaded[0] if check_numbers else None)
+    ids, *strings = mapped or loaded or []
+    strings_of = StringIds(*strings, is_verified=verify) if strings else None
+    return ids.astype(np.int64, copy=False), strings_of
 
 
 def _originals(blocks: Blocks, dim: int, mmap: bool, verify: bool) -> Originals | None:
@@ -206,9 +273,19 @@ def check_ids(where: object, ids: NDArray[np.int64], next_id: int | None) -> Non
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the checked header of a file (spec, ntotal, blocks, meta, writer) with its ``format_version``."""
-    where = Path(path)
-    with _opened(where) as (file, version):
-        return {"format_version": version, **parse_header(where, file)[0]}
+    return _of_one_file(
+        path, lambda opened: {"format_version": opened.version, **parse_header(opened.source, opened.structure)[0]}
+    )
+
+
+def read_identity(path: str | os.PathLike[str]) -> Identity:
+    """Return which file a path leads to: cheap, and nothing of it is checked but its seal."""
+
+    def work(opened: _Opened) -> Identity:
+        crc = parse_header(opened.source, opened.structure)[1] if opened.seal is None else opened.seal.crc32
+        return Identity(opened.source.size, crc)
+
+    return _of_one_file(path, work)
 
 
 def verify(path: str | os.PathLike[str]) -> list[tuple[str, int]]:
@@ -222,11 +299,32 @@ def verify(path: str | os.PathLike[str]) -> list[tuple[str, int]]:
     FileFormatError
         At the first block that does not check, or if the bytes between blocks do not.
     """
-    segment = read(path, mmap=True, verify=True).segment
-    header = read_header(path)
+    return _of_one_file(path, lambda opened: _verified(opened)[1])
+
+
+def read_verified(
+    path: str | os.PathLike[str], file_crc32: int | None = None, *, follow_links: bool = True
+) -> FileContents:
+    """Read an index file as a map, and check every byte of it as `verify` does, all from one opening.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    file_crc32 : int, optional
+        The CRC-32 of all bytes, for a file without a seal.
+    follow_links : bool
+        Whether the file may be a symbolic link.
+    """
+    return _of_one_file(path, lambda opened: _verified(opened, file_crc32)[0], follow_links=follow_links)
+
+
+def _verified(opened: _Opened, file_crc32: int | None = None) -> tuple[FileContents, list[tuple[str, int]]]:
+    contents = _contents(opened, mmap=True, verify=True, check_numbers=True)
+    header = parse_header(opened.source, opened.structure)[0]
     sizes = {name: int(np.prod(e["shape"])) * np.dtype(e["dtype"]).itemsize for name, e in header["blocks"].items()}
-    if segment.string_ids is not None:
-        segment.string_ids.check(path, segment.ids)
-    if VERSIONS[header["format_version"]].sealed:
-        check_bytes(Path(path))
-    return list(sizes.items())
+    if file_crc32 is not None:
+        check_bytes(opened.source, 0, file_crc32)
+    elif opened.seal is not None:
+        check_bytes(opened.source, PAGE, opened.seal.crc32)
+    return contents, list(sizes.items())

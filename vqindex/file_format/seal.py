@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import struct
 import zlib
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ..errors import FileFormatError
 from .layout import PAGE
+from .source import Source
 
 __all__ = ["Seal", "check_bytes", "page_of", "read_seal", "write_seal"]
 
@@ -61,14 +61,15 @@ def page_of(seal: Seal) -> bytes:
     return (fields + _CRC.pack(zlib.crc32(fields))).ljust(PAGE, b"\0")
 
 
-def write_seal(file: _Writable) -> None:
-    """Fill the first page of a file that is otherwise complete."""
-    page = page_of(_measured(file, PAGE))
+def write_seal(file: _Writable) -> Seal:
+    """Fill the first page of a file that is otherwise complete, and return its seal."""
+    seal = _measured(file, PAGE)
     file.seek(0)
-    file.write(page)
+    file.write(page_of(seal))
+    return seal
 
 
-def read_seal(path: Path) -> Seal | None:
+def read_seal(source: Source) -> Seal | None:
     """Return the seal of a file; None if it does not begin with one.
 
     Raises
@@ -76,31 +77,29 @@ def read_seal(path: Path) -> Seal | None:
     FileFormatError
         If the page is damaged, or the length of the file differs from the one in the page.
     """
-    with path.open("rb") as file:
-        page = file.read(PAGE)
-        size = file.seek(0, 2)
+    path, page = source.path, source.read(0, PAGE)
     if not page.startswith(MAGIC):
         return None
     seal = Seal(*_FIELDS.unpack_from(page.ljust(_FIELDS.size))[1:])
     if page != page_of(seal):
         raise FileFormatError(f"{path}: its first page is damaged or cut off (its CRC-32, or what fills it, differs)")
-    if size != seal.size:
-        raise FileFormatError(f"{path}: has {size} bytes, truncated or grown; expected {seal.size}")
+    if source.size != seal.size:
+        raise FileFormatError(f"{path}: has {source.size} bytes, truncated or grown; expected {seal.size}")
     return seal
 
 
-def check_bytes(path: Path, file_crc32: int | None = None) -> None:
-    """Read a whole file in bounded memory. Compare it with its seal, or with the CRC-32 of all its bytes if given.
+def check_bytes(source: Source, start: int, crc32: int) -> None:
+    """Read a file from a byte on in bounded memory, and compare it with a CRC-32.
 
     Raises
     ------
     FileFormatError
         If it differs.
     """
-    if file_crc32 is None:
-        seal, start = read_seal(path), PAGE
-    else:
-        seal, start = Seal(path.stat().st_size, file_crc32), 0
-    with path.open("rb", buffering=0) as file:
-        if _measured(file, start) != seal:
-            raise FileFormatError(f"{path}: damaged outside its blocks (the CRC-32 of all its bytes differs)")
+    crc, buffer = 0, memoryview(bytearray(_CHUNK))
+    for at in range(start, source.size, _CHUNK):
+        part = buffer[: source.size - at]
+        source.read_into(at, part)
+        crc = zlib.crc32(part, crc)
+    if crc != crc32:
+        raise FileFormatError(f"{source.path}: damaged outside its blocks (the CRC-32 of all its bytes differs)")

@@ -6,10 +6,8 @@ A new version gets a new entry, and old entries stay: files of all versions are 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 
 from ..codes.bitplanes import BLOCK_ROWS, StoredRows, empty_sign_bits, split
@@ -18,7 +16,7 @@ from ..codes.encoded import Encoded
 from ..errors import FileFormatError
 from ..rows.originals import KINDS
 from ..spec import IndexSpec
-from .hardened import Blocks, attribute
+from .hardened import Blocks, Structure
 from .layout import FORMAT_NAME
 
 __all__ = ["VERSIONS", "FormatVersion", "block_shapes", "version_of"]
@@ -73,7 +71,7 @@ def _read_split_rows(blocks: Blocks, spec: IndexSpec, mmap: bool, verify: bool) 
     if spec.has_sign_bits and mmap:
         signs = blocks.map("signs", verify)
     elif spec.has_sign_bits:
-        blocks.dataset("signs")  # checks the shape before memory is allocated for it
+        blocks.extent("signs")  # checks the shape before memory is allocated for it
         signs = blocks.load("signs", empty_sign_bits(spec, blocks.shapes["codes"][0]))
     codes, factor = (blocks.fetch(name, mmap=mmap, verify=verify) for name in ("codes", "factor"))
     norm = blocks.fetch("norm", mmap=mmap, verify=verify) if spec.stores_norm else None
@@ -87,12 +85,11 @@ VERSIONS = {
 }
 
 
-def version_of(path: Path, file: h5py.File) -> int:
-    """Return the format version of an open file; FileFormatError if it is none that this build reads."""
-    name = attribute(file, "format")
+def version_of(path: object, structure: Structure) -> int:
+    """Return the format version of a file; FileFormatError if it is none that this build reads."""
+    name, version = structure.format, structure.format_version
     if not isinstance(name, bytes) or name != FORMAT_NAME.encode():
         raise FileFormatError(f"{path}: format is {name!r}; expected an index written by vqindex")
-    version = attribute(file, "format_version")
     if not isinstance(version, np.integer) or int(version) not in VERSIONS:
         known = ", ".join(map(str, sorted(VERSIONS)))
         raise FileFormatError(f"{path}: format version is {version}; this vqindex reads: {known}")
@@ -100,13 +97,13 @@ def version_of(path: Path, file: h5py.File) -> int:
 
 
 def block_shapes(
-    path: Path, version: FormatVersion, spec: IndexSpec, book: Codebook, n: int, entries: dict[str, Any]
+    path: object, version: FormatVersion, spec: IndexSpec, book: Codebook, n: int, entries: dict[str, Any]
 ) -> Shapes:
     """Return the shapes that the blocks of a file must have.
 
     Parameters
     ----------
-    path : Path
+    path : object
         The file, for errors.
     version : FormatVersion
         Its version.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 import threading
 import zlib
@@ -20,25 +19,20 @@ from ..codes.bitplanes import BLOCK_ROWS
 from ..codes.codec import Codec
 from ..codes.trellis import TABLE_VERSION
 from ..directory.local import LocalDirectory
-from ..directory.protocol import Directory, OutputFile
-from ..errors import InvalidInputError
+from ..directory.protocol import OutputFile
+from ..directory.system import kind_of, naming
+from ..errors import FileFormatError, InvalidInputError, StoreError
 from ..rows.originals import KINDS
 from ..version import __version__
-from .contents import FileContents
+from .contents import FileContents, Identity
 from .layout import FORMAT_NAME, FORMAT_VERSION, HEADER, PAGE, Checksummer, canonical_json
-from .seal import write_seal
+from .reader import read_identity
+from .seal import Seal, write_seal
 
 __all__ = ["write", "write_file"]
 
 
 Check = Callable[[], None]
-_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-}
 
 
 def _put(
@@ -108,7 +102,7 @@ def _put_rows(codec: Codec, contents: FileContents, put: Put) -> None:
         if any(block.rows % BLOCK_ROWS for block in blocks[:-1]):
             raise ValueError(f"segments have {[block.rows for block in blocks]} rows; expected multiples of 64")
         shape = (-(-n // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS)
-        put("signs", "|u1", shape, (block.signs for block in blocks))
+        put("signs", "|u1", shape, (part for block in blocks for part in block.sign_parts()))
     put("codes", "|u1", (n, spec.row_bytes), (block.codes for block in blocks))
     put("factor", "<f4", (n,), (block.rescale for block in blocks))
     if spec.stores_norm:
@@ -137,46 +131,63 @@ def _put_originals(contents: FileContents, put: Put) -> None:
 
 
 class _Hdf5Output:
-    """A new file as HDF5 writes it. No error may pass through the HDF5 library, so `check` raises it afterwards."""
+    """A new file as HDF5 writes it. No error may pass through the HDF5 library, so `check` raises it afterwards.
+
+    HDF5 can't always close a file whose writes fail, and then the process crashes when it exits. So after an error the
+    calls have no effect, but they still return what they would return for a file that takes everything.
+    """
 
     def __init__(self, file: OutputFile) -> None:
         self._file = file
-        self._error: BaseException | None = None
+        self._at = self._size = 0
+        self._error: BaseException | None = None  # of a call
+        self._interrupt: BaseException | None = None
 
-    def _try(self, call: Callable[..., int], *args: Any) -> int:
+    def _try(self, call: Callable[..., int], *args: Any) -> None:
         if self._error is None:
             try:
-                return call(*args)
+                call(*args)
             except BaseException as error:
                 self._error = error
-        return 0
 
-    def abort(self, error: BaseException) -> None:
-        """Write no more, and have `check` raise an error."""
-        self._error = self._error or error
+    def _move(self, count: int) -> int:
+        self._at += count
+        self._size = max(self._size, self._at)
+        return count
+
+    def abort(self, interrupt: BaseException) -> None:
+        """Have the next `check` raise an interrupt; the calls until then go on."""
+        self._interrupt = self._interrupt or interrupt
 
     def check(self) -> None:
-        """Raise the first error."""
-        if self._error is not None:
-            raise self._error
+        """Raise the first error, or an interrupt."""
+        error = self._error or self._interrupt
+        if error is not None:
+            raise error
 
     def write(self, data: Any) -> int:
-        return self._try(self._file.write, data)
+        self._try(self._file.write, data)
+        return self._move(memoryview(data).nbytes)
 
     def read(self, size: int) -> bytes:
         raise NotImplementedError("h5py asks whether there is such a method, and calls readinto")
 
     def readinto(self, room: Any) -> int:
-        return self._try(self._file.readinto, room)
+        self._try(self._file.readinto, room)
+        return self._move(memoryview(room).nbytes)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self._try(self._file.seek, offset, whence)
+        self._at = offset + (0, self._at, self._size)[whence]
+        self._try(self._file.seek, self._at)
+        return self._at
 
     def tell(self) -> int:
-        return self._try(self._file.tell)
+        return self._at
 
     def truncate(self, size: int) -> int:
-        return self._try(self._file.truncate, size)
+        self._try(self._file.truncate, size)
+        self._size = size
+        return size
 
     def flush(self) -> None:
         pass
@@ -206,13 +217,14 @@ def _without_interrupts(work: Callable[[], int], output: _Hdf5Output) -> int:
     thread = threading.Thread(target=run, name="vqindex-write")
     try:
         thread.start()
+        _wait(finished, output)
     except RuntimeError:  # this system or moment has no threads
         return work()
-    except BaseException as error:  # an interrupt; if the thread has started nevertheless, it must end first
+    except BaseException as error:  # an interrupt outside of `_wait`; if the thread has started, it must end first
         output.abort(error)
         if thread.ident is None and not finished.wait(1):
             raise
-    _wait(finished, output)
+        _wait(finished, output)
     if errors:
         raise errors.pop()
     return results[0]
@@ -232,6 +244,11 @@ def _wait(finished: threading.Event, output: _Hdf5Output) -> None:
 
 def write_file(file: OutputFile, codec: Codec, contents: FileContents) -> int:
     """Write an index into an empty file and sync it; arguments as for `write`. Return the CRC-32 of the header."""
+    return _write_sealed(file, codec, contents)[0]
+
+
+def _write_sealed(file: OutputFile, codec: Codec, contents: FileContents) -> tuple[int, Seal]:
+    """Write an index into an empty file and sync it; return the CRC-32 of the header and the seal."""
     output = _Hdf5Output(file)
 
     def write_hdf5() -> int:
@@ -252,9 +269,9 @@ def write_file(file: OutputFile, codec: Codec, contents: FileContents) -> int:
         output.check()  # the first error, rather than what HDF5 made of it
         raise
     output.check()
-    write_seal(file)
+    seal = write_seal(file)
     file.sync()
-    return crc
+    return crc, seal
 
 
 def _target(path: Path) -> tuple[Path, int | None]:
@@ -270,12 +287,35 @@ def _target(path: Path) -> tuple[Path, int | None]:
             raise FileNotFoundError(errno.ENOENT, "there is no such folder to save to", str(path.parent)) from None
         return target, None
     if not stat.S_ISREG(mode):
-        raise InvalidInputError(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'no file')}; expected a file or a new name")
+        raise InvalidInputError(f"{path} is {kind_of(mode)}; expected a file or a new name")
     return target, stat.S_IMODE(mode)
 
 
+def _check_replaced(path: Path, target: Path, expected: Identity | None) -> None:
+    """Raise StoreError if a save would replace another file than the expected one; None expects nothing."""
+    if expected is None:
+        return
+    try:
+        found: Identity | None = read_identity(target)
+    except FileNotFoundError:
+        return
+    except FileFormatError:
+        found = None
+    if found != expected:
+        raise StoreError(
+            f"{path} was changed by another writer since this index was loaded from it or saved to it; nothing was "
+            "written; load it again, save to another path, or pass overwrite=True"
+        )
+
+
 def write(
-    path: str | os.PathLike[str], codec: Codec, contents: FileContents, *, directory: Directory | None = None
+    path: str | os.PathLike[str],
+    codec: Codec,
+    contents: FileContents,
+    *,
+    replaces: Identity | None = None,
+    directory: LocalDirectory | None = None,
+    published: Callable[[Identity], object] = lambda identity: None,
 ) -> None:
     """Write an index file atomically and durably.
 
@@ -288,24 +328,41 @@ def write(
         Tables of the index.
     contents : FileContents
         What to write.
-    directory : Directory, optional
+    replaces : Identity, optional
+        The file that must be at `path`, if there is one; by default any file is replaced.
+    directory : LocalDirectory, optional
         The folder of `path`, for tests.
+    published : callable, optional
+        Called with the identity of the new file once it has its name, even if an error follows.
+
+    Raises
+    ------
+    OSError
+        If the file can't be written; the error names `path`.
+    StoreError
+        If another file than `replaces` is there.
     """
-    target, mode = _target(Path(path))
-    directory = LocalDirectory(target.parent) if directory is None else directory
-    # Only the beginning of the name, so that a long name does not become too long.
-    temporary = f".{target.name[:32]}.{secrets.token_hex(4)}.tmp"
-    try:
-        file = directory.create(temporary)
+    path = Path(path)
+    target, mode = _target(path)
+    with naming(path):
+        directory = LocalDirectory(target.parent) if directory is None else directory
+        _check_replaced(path, target, replaces)  # here too, before much is written in vain
+        temporary, file = directory.create_temporary(target.name)
         try:
-            if mode is not None and os.name == "posix":  # on Windows a read-only file could not be renamed
-                os.chmod(directory.fetch(temporary), mode)
-            write_file(file, codec, contents)
-        finally:
-            file.close()
-        directory.publish(temporary, target.name, directory.version(target.name))
-    except BaseException:
-        with suppress(OSError):
-            directory.remove(temporary)
-        raise
-    directory.sync()  # the rename itself
+            try:
+                if mode is not None and os.name == "posix":  # on Windows a read-only file could not be renamed
+                    os.chmod(directory.fetch(temporary), mode)
+                seal = _write_sealed(file, codec, contents)[1]
+                if os.name != "posix":
+                    file.close()  # Windows renames no open file
+                with directory.exclusive():
+                    _check_replaced(path, target, replaces)
+                    directory.publish(temporary, target.name, directory.version(target.name))
+            finally:
+                file.close()  # only now, since a sweep could take a closed file for a leftover
+        except BaseException:
+            with suppress(OSError):
+                directory.remove(temporary)
+            raise
+        published(Identity(*seal))
+        directory.sync()  # the rename itself

@@ -1,4 +1,9 @@
-"""Contents: the codes, ids and originals of an index, and the changes that keep them row for row in step."""
+"""Contents: the codes, ids and originals of an index, and the changes that keep them row for row in step.
+
+Contents never change. A change prepares other contents aside, which share all arrays with the old ones, and the index
+takes them by one assignment. So a change that fails or is interrupted has no effect, and a search, a save or a copy
+works on the contents of one moment without a lock.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +24,7 @@ __all__ = ["Contents", "NewRows"]
 I64 = NDArray[np.int64]
 
 _CHUNK_VALUES = 2**22  # coordinates in a batch of copied rows
+_FEW_ROWS = 64  # so many removed rows are always kept
 
 
 class NewRows(NamedTuple):
@@ -37,7 +43,7 @@ class NewRows(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """Codes, ids and originals of an index; a row is the same vector in all of them.
+    """Codes, ids and originals of an index at one moment; a row is the same vector in all of them.
 
     Attributes
     ----------
@@ -58,16 +64,14 @@ class Contents(NamedTuple):
         """Bytes of codes, ids and originals."""
         return self.rows.nbytes + self.ids.nbytes + (0 if self.originals is None else self.originals.nbytes)
 
-    def snapshot(self) -> Contents:
-        """Return the contents as they are now, for reading while another thread changes the index."""
-        ids = self.ids.snapshot()  # first: `append` adds rows and originals before their ids
-        originals = None if self.originals is None else self.originals.snapshot()
-        return Contents(self.rows.first(ids.rows_ever), ids, originals)
-
-    def append(
-        self, batches: Iterable[NewRows], ids: IdBatch | None, expected_rows: int = 0, replaces: I64 | None = None
-    ) -> None:
-        """Append rows whose ids passed `IdMap.check_new`; if anything is raised, none of them.
+    def changed(
+        self,
+        batches: Iterable[NewRows],
+        ids: IdBatch | None,
+        expected_rows: int = 0,
+        replaces: I64 | None = None,
+    ) -> Contents:
+        """Return contents with more rows, whose ids passed `IdMap.check_new`.
 
         Parameters
         ----------
@@ -80,25 +84,21 @@ class Contents(NamedTuple):
         replaces : ndarray of int64, optional
             Rows to remove in the same change; -1 is none.
         """
-        savepoints = [(part, part.savepoint()) for part in self if part is not None]
-        try:
-            self.rows.reserve(expected_rows)
-            count = self._fill(batches)
-            if count:
-                self.ids.extend(count, ids, replaces)
-        except BaseException:
-            for part, savepoint in savepoints:
-                part.rollback(savepoint)
-            raise
+        rows, originals, count = self.rows.fork(), None if self.originals is None else self.originals.fork(), 0
+        rows.reserve(expected_rows)
+        for new in batches:
+            rows.append(new.codes)
+            if originals is not None and new.originals is not None:
+                originals.append(new.originals)
+            count += new.codes.rows
+        if not count:
+            return self
+        id_map = self.ids.extended(count, ids)
+        return Contents(rows, id_map if replaces is None else id_map.without(replaces), originals)
 
-    def _fill(self, batches: Iterable[NewRows]) -> int:
-        count = 0
-        for codes, originals in batches:
-            self.rows.append(codes)
-            if self.originals is not None and originals is not None:
-                self.originals.append(originals)
-            count += codes.rows
-        return count
+    def without(self, rows: I64) -> Contents:
+        """Return contents in which some more rows are removed; -1 is none."""
+        return self._replace(ids=self.ids.without(rows))
 
     def batches(self, rows: I64) -> Iterator[NewRows]:
         """Yield some rows, shape (m,), ascending, in batches."""
@@ -115,6 +115,25 @@ class Contents(NamedTuple):
         live = self.ids.live_rows()
         originals = None if self.originals is None else self.originals.select(live)
         return Contents(self.rows.select(live), self.ids.compacted(), originals)
+
+    def trimmed(self, first: int) -> Contents:
+        """Return the contents without the removed rows from `first` on, if they outnumber the live ones there.
+
+        So the rows in memory are at most twice as many as the live ones, and each removed row has paid for the copy of
+        at most one live row. A few removed rows stay, since copying takes time of its own.
+        """
+        removed, later = self.ids.removed_from(first), self.ids.rows_ever - first
+        if removed < _FEW_ROWS or 2 * removed <= later:
+            return self
+        if not first:
+            return self.compacted()
+        live = self.ids.live_rows()
+        live = live[np.searchsorted(live, first) :]
+        originals = self.originals
+        if originals is not None:
+            originals, kept = originals.slice_rows(0, first), originals.select(live)
+            originals.parts += kept.parts
+        return Contents(self.rows.first(first).joined(self.rows.select(live)), self.ids.compacted(first), originals)
 
     def copied(self) -> Contents:
         """Return a copy without removed rows that shares no array with these contents."""

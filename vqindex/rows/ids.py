@@ -1,16 +1,16 @@
 """IdMap: the external id of each row, and the rows that are live.
 
-Rows are numbered in the order in which they were added and never move. Removing a row clears its bit. Without explicit
-ids row i has id i, and the map stores nothing.
+Rows are numbered in the order in which they were added. Removing a row clears its bit. Without explicit ids row i has
+id i, and the map stores nothing.
 
 If ids are strings, the map works with their numbers, and `StringIds` holds the strings.
 
-One thread may change a map while others read snapshots of it. A lock makes each change atomic for `snapshot`.
+A map never changes: a change returns another map, which shares what is equal. Only the hash table grows in place. Maps
+of one index share it, and `find` gives each map its own answer.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from .._native import IdTable, clear_rows
 from ..arrays import as_ids
 from ..errors import FileFormatError, InvalidInputError, UnknownIdError
-from .bitmap import WORD, of_rows, rows_of
+from .bitmap import WORD, bits_of, full, of_rows, rows_of, slice_rows
 from .bitmap import count as count_bits
+from .growing import Growing
 from .string_ids import StringIds, as_string_ids, numbers_of
 
 __all__ = ["IdBatch", "IdMap"]
@@ -49,15 +50,6 @@ class IdBatch(NamedTuple):
         return str(self.numbers[at]) if self.string_ids is None else repr(self.string_ids[int(at)])
 
 
-def _wider(array: NDArray[Any], size: int, fill: Any) -> NDArray[Any]:
-    """Return an array with at least `size` entries: this one, or a longer copy with `fill` past the old entries."""
-    if size <= array.size:
-        return array
-    wider = np.full(max(size, array.size * 3 // 2), fill, array.dtype)
-    wider[: array.size] = array
-    return wider
-
-
 class IdMap:
     """Two-way map between rows and ids.
 
@@ -77,13 +69,19 @@ class IdMap:
         self, count: int = 0, ids: I64 | None = None, next_id: int | None = None, string_ids: StringIds | None = None
     ) -> None:
         self._count = count
-        self._ids = ids  # may be longer than the number of rows
+        self._ids = None if ids is None else Growing(ids)
         self._next = next_id
         self._string_ids = string_ids
         self._live: U64 | None = None  # a bit for each row, 1 past the last row; None: all rows are live
         self._removed = 0
         self._table = IdTable()  # of explicit ids; `find` adds new rows to it
-        self._lock = threading.Lock()
+
+    def _replace(self, **fields: Any) -> IdMap:
+        """Return a copy with some fields replaced, without their underscores."""
+        other = IdMap.__new__(IdMap)
+        vars(other).update(vars(self))
+        vars(other).update({f"_{name}": value for name, value in fields.items()})
+        return other
 
     def __len__(self) -> int:
         return self._count - self._removed
@@ -96,7 +94,7 @@ class IdMap:
     @property
     def explicit(self) -> I64 | None:
         """Explicit ids of all rows, removed ones included, or None."""
-        return None if self._ids is None else self._ids[: self._count]
+        return None if self._ids is None else self._ids.array[: self._count]
 
     @property
     def string_ids(self) -> StringIds | None:
@@ -122,17 +120,6 @@ class IdMap:
         """Bytes of ids, of their hash table, and of the bits of live rows."""
         parts = (self._ids, self._live, self._table, self._string_ids)
         return sum(part.nbytes for part in parts if part is not None)
-
-    def snapshot(self) -> IdMap:
-        """Return a read-only view of the map as it is now; later changes do not affect it."""
-        view = IdMap.__new__(IdMap)  # not by the constructor, which makes a table that is not needed
-        view._lock = self._lock
-        with self._lock:
-            # The entries of these rows never change.
-            view._count, view._ids, view._next, view._string_ids = self._count, self._ids, self._next, self._string_ids
-            view._live = None if self._live is None else self._live[: -(-self._count // WORD)].copy()
-            view._removed, view._table = self._removed, self._table
-        return view
 
     def live_rows(self) -> I64:
         """Return the live rows, ascending."""
@@ -186,11 +173,18 @@ class IdMap:
 
     def find(self, ids: IdBatch) -> I64:
         """Return the row of each id, -1 where it is not in the index."""
-        rows = self._table.find(self._ids, self._count, ids.numbers, self._live)
+        self._check_ids()
+        rows = self._table.find(self.explicit, self._count, ids.numbers, self._live)
         if self._string_ids is not None and ids.string_ids is not None:
             self._string_ids.check_same(rows, ids.string_ids)
         self._check_table()
         return rows
+
+    def _check_ids(self) -> None:
+        """Refuse negative ids, of a mapped file, before they come into the table."""
+        new = None if self.explicit is None else self.explicit[self._table.rows :]
+        if new is not None and new.size and new.min() < 0:
+            raise FileFormatError(f"id {new.min()} is negative: the index came from a damaged file")
 
     def _check_table(self) -> None:
         # Read in this order: another thread may add rows to the table in between.
@@ -202,7 +196,8 @@ class IdMap:
         if ids.string_ids is not None:
             rows = self.find(ids)
             return of_rows(rows[rows >= 0], self._count)
-        words = self._table.mark(self._ids, self._count, ids.numbers, self._live)
+        self._check_ids()
+        words = self._table.mark(self.explicit, self._count, ids.numbers, self._live)
         self._check_table()
         return words
 
@@ -210,6 +205,8 @@ class IdMap:
         """Return the row of each id; raises UnknownIdError naming the first that is missing."""
         rows = self.find(ids)
         if (rows < 0).any():
+            if self._string_ids is not None:
+                self._string_ids.check_unverified(self.explicit)
             raise UnknownIdError(f"id {ids.describe(np.argmin(rows))} is not in the index of {len(self)} vectors")
         return rows
 
@@ -223,9 +220,13 @@ class IdMap:
 
     def numbers(self, rows: I64) -> I64:
         """Return the int64 id of each row; row -1 gives -1."""
-        if self._ids is None or self._count == 0:
+        known = self.explicit
+        if known is None or not known.size:
             return rows
-        return np.where(rows >= 0, self._ids[rows], -1)
+        ids, is_row = known[rows], rows >= 0
+        if (ids[is_row] < 0).any():
+            raise FileFormatError(f"id {ids[is_row].min()} is negative: the index came from a damaged file")
+        return np.where(is_row, ids, -1)
 
     def check_new(self, ids: IdBatch | None) -> None:
         """Raise InvalidInputError if ids can't be added; `ids` are distinct already."""
@@ -241,19 +242,11 @@ class IdMap:
             count = f"{known.size} of {ids.numbers.size} given are"
             raise InvalidInputError(f"id {ids.describe(known[0])} is already in the index ({count})")
 
-    def extend(self, count: int, ids: IdBatch | None, replaces: I64 | None = None) -> None:
-        """Append `count` rows whose ids passed `check_new`, and remove the rows they replace; -1 is none.
+    def extended(self, count: int, ids: IdBatch | None) -> IdMap:
+        """Return a map with `count` more rows, whose ids passed `check_new`.
 
         Automatic numbering continues until a caller passes an id that it has not reached yet.
         """
-        with self._lock:
-            self._extend(count, ids)
-            if replaces is not None:
-                if self._live is not None:
-                    self._live = self._live.copy()  # `rollback` restores the old words
-                self._remove(replaces)
-
-    def _extend(self, count: int, ids: IdBatch | None) -> None:
         first, last, following = self._count, self._count + count, self.next_id
         if ids is None:
             assert following is not None
@@ -263,63 +256,49 @@ class IdMap:
             new = ids.numbers
             if following is not None and new.max(initial=-1) >= following:
                 following = None
+        fields: dict[str, Any] = {"count": last}
         if self._ids is not None or ids is not None:
-            old = np.arange(first, dtype=np.int64) if self._ids is None else self._ids
-            wider = _wider(old, last, -1)
-            wider[first:last] = new
-            self._ids, self._next = wider, following
+            old = Growing(np.arange(first, dtype=np.int64)) if self._ids is None else self._ids
+            fields |= {"ids": old.extended(first, new), "next": following}
         if ids is not None and ids.string_ids is not None:
-            self._string_ids = StringIds() if self._string_ids is None else self._string_ids
-            self._string_ids.append(ids.string_ids)
-        if self._live is not None:
-            self._live = _wider(self._live, -(-last // WORD), ~np.uint64(0))
-        self._count = last
+            strings = StringIds() if self._string_ids is None else self._string_ids
+            fields["string_ids"] = strings.extended(ids.string_ids)
+        words = -(-last // WORD)
+        if self._live is not None and words > self._live.size:
+            fields["live"] = np.full(max(words, self._live.size * 3 // 2), ~np.uint64(0), np.uint64)
+            fields["live"][: self._live.size] = self._live
+        return self._replace(**fields)
 
-    def remove(self, rows: I64) -> int:
-        """Take rows out and return how many were there; row -1 is none."""
-        with self._lock:
-            return self._remove(rows)
+    def without(self, rows: I64) -> IdMap:
+        """Return a map without some rows; row -1 is none."""
+        if (rows < 0).all():
+            return self
+        words = -(-self._count // WORD)
+        live = np.full(words, ~np.uint64(0), np.uint64) if self._live is None else self._live.copy()
+        removed = clear_rows(live, rows)
+        return self._replace(live=live, removed=self._removed + removed)
 
-    def _remove(self, rows: I64) -> int:
-        if self._live is None:
-            if (rows < 0).all():
-                return 0
-            self._live = np.full(-(-self._count // WORD), ~np.uint64(0), np.uint64)
-        try:
-            removed = clear_rows(self._live, rows)
-            self._removed += removed
-        except BaseException:  # an interrupt may come between the two
-            self._removed = WORD * self._live.size - count_bits(self._live)
-            raise
-        return removed
+    def removed_from(self, first: int) -> int:
+        """Return how many rows from `first` on are removed."""
+        if self._live is None or not first:
+            return self._removed
+        return self._count - first - count_bits(slice_rows(self._live, first, self._count) & full(self._count - first))
 
-    def compacted(self) -> IdMap:
-        """Return a map of the live rows alone, renumbered from 0 with the same ids."""
+    def compacted(self, first: int = 0) -> IdMap:
+        """Return a map without the removed rows from `first` on, with the same ids; rows before `first` stay."""
         if self._live is None:
             return self
-        rows = self.live_rows()
+        later = self.live_rows()
+        later = later[np.searchsorted(later, first) :]
+        rows = np.concatenate([np.arange(first), later])
         strings = None if self._string_ids is None or not rows.size else self._string_ids.select(rows)
-        return IdMap(rows.size, self.numbers(rows), self.next_id, strings)
+        compact = IdMap(rows.size, self.numbers(rows), self.next_id, strings)
+        return compact.without(np.flatnonzero(~bits_of(self._live, first))) if first else compact
 
     def copied(self) -> IdMap:
         """Return a map of the live rows that shares no array with this one."""
         if self._live is not None:
             return self.compacted()
         strings = None if self._string_ids is None else self._string_ids.select(np.arange(self._count))
-        ids = None if self._ids is None else self._ids[: self._count].copy()
+        ids = None if self.explicit is None else self.explicit.copy()
         return IdMap(self._count, ids, self._next, strings)
-
-    # ---- savepoint and rollback of a change
-
-    def savepoint(self) -> Any:
-        """Return the state that `rollback` restores after `extend`."""
-        strings = None if self._string_ids is None else self._string_ids.savepoint()
-        return self._count, self._ids, self._next, self._live, self._removed, self._string_ids, strings
-
-    def rollback(self, savepoint: Any) -> None:
-        """Return to a savepoint."""
-        with self._lock:
-            self._count, self._ids, self._next, self._live, self._removed, self._string_ids, strings = savepoint
-            if self._string_ids is not None:
-                self._string_ids.rollback(strings)
-            self._table = IdTable()

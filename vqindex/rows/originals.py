@@ -108,11 +108,11 @@ class Originals:
             scale = None if before.scale is None or last.scale is None else np.concatenate([before.scale, last.scale])
             self.parts[-2:] = [Rounded(np.concatenate([before.values, last.values]), scale)]
 
-    def snapshot(self) -> Originals:
-        """Return the originals as they are now; later appends do not affect them."""
-        view = Originals(self.dim, self.kind)
-        view.parts = list(self.parts)
-        return view
+    def fork(self) -> Originals:
+        """Return the same originals, for a change to append to; these stay as they are."""
+        fork = Originals(self.dim, self.kind)
+        fork.parts = list(self.parts)
+        return fork
 
     def slice_rows(self, start: int, stop: int) -> Originals:
         """Return the rows from `start` to before `stop`, as views."""
@@ -152,11 +152,3 @@ class Originals:
             selected.append(Rounded(part.values[at], None if part.scale is None else part.scale[at]))
             offset += len(part.values)
         return selected
-
-    def savepoint(self) -> Any:
-        """Return the state that `rollback` restores after `append`."""
-        return list(self.parts)
-
-    def rollback(self, savepoint: Any) -> None:
-        """Return to a savepoint; `append` is the only change since."""
-        self.parts = savepoint

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,17 +19,20 @@ SEGMENT_BYTES = 2**26  # a block has at most so many bytes; `append` copies at m
 _FIRST_ROWS = 1024
 
 
-def _first(block: StoredRows, rows: int) -> StoredRows:
-    """Return the first rows of a block, as views."""
-    if rows == block.rows:
-        return block
-    signs, codes, rescale, norm = block
-    signs = None if signs is None else signs[: -(-rows // BLOCK_ROWS)]
-    return StoredRows(signs, codes[:rows], rescale[:rows], None if norm is None else norm[:rows])
+class _Tail:
+    """The last block, with room behind its rows: from row `claimed` on, nothing has been written."""
+
+    def __init__(self, block: StoredRows, claimed: int = 0) -> None:
+        self.block = block
+        self.claimed = claimed
 
 
 class RowStore:
-    """The rows of one index, as a list of blocks. Full blocks are never copied or moved."""
+    """The rows of one index, as a list of blocks. Full blocks are never copied or moved.
+
+    The store of an index never changes. A change appends to a `fork` of it. A fork shares all blocks, and it alone
+    writes to the room of the last one. Room is given out once, as in `Growing`.
+    """
 
     def __init__(self, spec: IndexSpec, put: Callable[[Encoded, StoredRows, int], None]) -> None:
         self._spec = spec
@@ -38,7 +40,7 @@ class RowStore:
         full = SEGMENT_BYTES // spec.bytes_per_vector // BLOCK_ROWS * BLOCK_ROWS
         self._full = max(BLOCK_ROWS, min(SEGMENT_ROWS, full))  # most rows of a block
         self._sealed: list[StoredRows] = []
-        self._tail = self._allocate(0)
+        self._tail = _Tail(self._allocate(0))
         self._used = 0
         self._expected_rows = 0  # of `reserve`
 
@@ -56,14 +58,16 @@ class RowStore:
     def __len__(self) -> int:
         return sum(block.rows for block in self._sealed) + self._used
 
-    def write_with(self, put: Callable[[Encoded, StoredRows, int], None]) -> None:
-        """Write code rows with another backend from now on."""
-        self._put = put
+    def write_with(self, put: Callable[[Encoded, StoredRows, int], None]) -> RowStore:
+        """Return a store of the same rows that writes code rows with another backend."""
+        fork = self.fork()
+        fork._put = put
+        return fork
 
     @property
     def nbytes(self) -> int:
         """Bytes of all blocks, spare rows included."""
-        return sum(array.nbytes for block in [*self._sealed, self._tail] for array in block if array is not None)
+        return sum(array.nbytes for block in [*self._sealed, self._tail.block] for array in block if array is not None)
 
     def seal(self, block: StoredRows, *, whole: bool = False) -> None:
         """Add a block without copying it (a memory map stays one); only before rows are appended.
@@ -77,7 +81,7 @@ class RowStore:
             return
         full = block.rows // BLOCK_ROWS * BLOCK_ROWS
         if full:
-            self._sealed.append(_first(block, full))
+            self._sealed.append(block.first(full))
         if full < block.rows:
             self.append(join_rows(self._spec, block, np.arange(full, block.rows)))
 
@@ -85,6 +89,30 @@ class RowStore:
     def has_whole_blocks(self) -> bool:
         """Whether all blocks but the last have a multiple of 64 rows."""
         return all(block.rows % BLOCK_ROWS == 0 for block in self.stored()[:-1])
+
+    def fork(self) -> RowStore:
+        """Return a store of the same rows, for a change to append to; this one stays as it is."""
+        return self._view(list(self._sealed), self._tail, self._used)
+
+    def first(self, count: int) -> RowStore:
+        """Return a store of the first rows, without copying them."""
+        sealed = []
+        for block in self.stored():
+            if count <= 0:
+                break
+            sealed.append(block.first(min(count, block.rows)))
+            count -= block.rows
+        return self._view(sealed, _Tail(self._allocate(0)), 0)
+
+    def joined(self, other: RowStore) -> RowStore:
+        """Return a store of these rows and then those of another store of this index, without copying them."""
+        return self._view([*self.stored(), *other._sealed], other._tail, other._used)
+
+    def _view(self, sealed: list[StoredRows], tail: _Tail, used: int) -> RowStore:
+        view = RowStore.__new__(RowStore)
+        view._spec, view._put, view._full, view._expected_rows = self._spec, self._put, self._full, 0
+        view._sealed, view._tail, view._used = sealed, tail, used
+        return view
 
     def reserve(self, rows: int) -> None:
         """Expect so many more rows: `append` allocates them at once."""
@@ -94,46 +122,41 @@ class RowStore:
         """Append copies of code rows."""
         start = 0
         while start < rows.rows:
-            if self._used == self._tail.rows:
+            if self._used == self._tail.block.rows or self._used != self._tail.claimed:
                 self._grow(max(rows.rows - start, self._expected_rows))
-            stop = min(rows.rows, start + self._tail.rows - self._used)
-            self._put(rows.select(slice(start, stop)), self._tail, self._used)
+            stop = min(rows.rows, start + self._tail.block.rows - self._used)
+            self._tail.claimed = self._used + stop - start
+            self._put(rows.select(slice(start, stop)), self._tail.block, self._used)
             self._used += stop - start
             self._expected_rows = max(0, self._expected_rows - (stop - start))
             start = stop
 
     def _grow(self, more: int) -> None:
-        if 2 * self._tail.rows > self._full:
-            self._sealed.append(self._tail)
-            self._tail, self._used = self._allocate(0), 0
-        rows = max(_FIRST_ROWS, 2 * self._tail.rows, self._used + more)
+        """Start a block, or copy the last one to a larger one."""
+        block, is_full = self._tail.block, self._used == self._tail.block.rows
+        if is_full and 2 * block.rows > self._full:
+            self._sealed.append(block)
+            block, self._used = self._allocate(0), 0
+        rows = max(_FIRST_ROWS, 2 * block.rows if is_full else block.rows, self._used + more)
         bigger = self._allocate(min(-(-rows // BLOCK_ROWS) * BLOCK_ROWS, self._full))
-        for target, source in zip(bigger, self._tail, strict=True):
+        old, first = block.first(self._used), 0
+        for part in old.sign_parts():
+            assert bigger.signs is not None
+            bigger.signs[first : first + len(part)] = part
+            first += len(part)
+        for target, source in zip(bigger[1:], old[1:], strict=True):
             if target is not None and source is not None:
                 target[: len(source)] = source
-        self._tail = bigger
-
-    def savepoint(self) -> Any:
-        """Return the state that `rollback` restores after `append`."""
-        return list(self._sealed), self._tail, self._used
-
-    def rollback(self, savepoint: Any) -> None:
-        """Return to a savepoint; `append` is the only change since."""
-        self._sealed, self._tail, self._used = savepoint
-        self._expected_rows = 0
-        if self._tail.signs is not None:  # a file stores the unused columns of the last 64 rows, as zeros
-            block, column = divmod(self._used, BLOCK_ROWS)
-            self._tail.signs[block : block + 1, :, column:] = 0
-            self._tail.signs[block + 1 :] = 0
+        self._tail = _Tail(bigger, self._used)
 
     def select(self, rows: NDArray[np.int64]) -> RowStore:
         """Return a store with copies of some rows, shape (m,), ascending."""
         store = RowStore(self._spec, self._put)
         for start in range(0, rows.size, SEGMENT_ROWS):
             if store._used:
-                store._sealed.append(store._tail)
+                store._sealed.append(store._tail.block)
             batch = rows[start : start + SEGMENT_ROWS]
-            store._tail, store._used = self._copied(batch), batch.size
+            store._tail, store._used = _Tail(self._copied(batch), batch.size), batch.size
         return store
 
     def _copied(self, rows: NDArray[np.int64]) -> StoredRows:
@@ -154,7 +177,7 @@ class RowStore:
 
     def stored(self) -> list[StoredRows]:
         """Return views of the stored rows, in order."""
-        return [*self._sealed, _first(self._tail, self._used)] if self._used else list(self._sealed)
+        return [*self._sealed, self._tail.block.first(self._used)] if self._used else list(self._sealed)
 
     def empty_block(self) -> StoredRows:
         """Return a block without rows."""
@@ -163,22 +186,6 @@ class RowStore:
     def segments(self) -> list[Segment]:
         """Return the rows as segments to scan, in order and without copying."""
         return [Segment(stored) for stored in self.stored()]
-
-    def first(self, count: int) -> RowStore:
-        """Return a store of the first rows, for reading while another thread appends to this one.
-
-        `append` neither moves nor changes these rows: it copies the last block before it grows.
-        """
-        view = RowStore.__new__(RowStore)
-        view._spec, view._put, view._full, view._expected_rows = self._spec, self._put, self._full, 0
-        view._tail, view._used = self._tail, 0  # before `_sealed`: a block sealed in between is then in both
-        view._sealed = []
-        for block in [*self._sealed, view._tail]:
-            if count <= 0:
-                break
-            view._sealed.append(_first(block, min(count, block.rows)))
-            count -= block.rows
-        return view
 
     def gather(self, rows: NDArray[np.int64]) -> Encoded:
         """Return rows, shape (m,), as code rows."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..arrays import as_host
 from ..errors import FileFormatError, InvalidInputError
+from .growing import Growing
 
 __all__ = ["StringIds", "as_string_ids", "numbers_of"]
 
@@ -61,17 +62,8 @@ def numbers_of(strings: Sequence[str]) -> I64:
     return (np.frombuffer(digests, "<u8") & np.uint64(2**63 - 1)).astype(np.int64)
 
 
-def _wider(array: NDArray[Any], size: int) -> NDArray[Any]:
-    """Return an array with at least `size` entries: this one, or a longer copy."""
-    if size <= array.size:
-        return array
-    wider = np.empty(max(size, array.size * 3 // 2), array.dtype)
-    wider[: array.size] = array
-    return wider
-
-
 class StringIds:
-    """The string ids of rows, in order. Existing entries never change: threads may read them while one appends.
+    """The string ids of rows, in order. `extended` returns another value and leaves this one as it is.
 
     Parameters
     ----------
@@ -79,13 +71,16 @@ class StringIds:
         All strings in UTF-8, concatenated.
     ends : ndarray of int64, shape (n,), optional
         The end of each string in `text`.
+    is_verified : bool
+        Whether they were checked; False for those of a mapped file, which are checked where something seems wrong.
     """
 
-    def __init__(self, text: U8 | None = None, ends: I64 | None = None) -> None:
+    def __init__(self, text: U8 | None = None, ends: I64 | None = None, *, is_verified: bool = True) -> None:
         # Plain arrays map the same pages as a memory map, and slicing them is faster.
-        self._text = np.empty(0, np.uint8) if text is None else np.asarray(text)
-        self._ends = np.empty(0, np.int64) if ends is None else np.asarray(ends)
-        self._count, self._size = len(self._ends), len(self._text)
+        self._text = Growing(np.empty(0, np.uint8) if text is None else np.asarray(text))
+        self._ends = Growing(np.empty(0, np.int64) if ends is None else np.asarray(ends))
+        self._count, self._size = len(self._ends.array), len(self._text.array)
+        self._unverified = 0 if is_verified else self._count  # rows, from the first on
 
     def __len__(self) -> int:
         return self._count
@@ -93,12 +88,12 @@ class StringIds:
     @property
     def text(self) -> U8:
         """All strings in UTF-8, concatenated."""
-        return self._text[: self._size]
+        return self._text.array[: self._size]
 
     @property
     def ends(self) -> I64:
         """The end of each string in `text`."""
-        return self._ends[: self._count]
+        return self._ends.array[: self._count]
 
     @property
     def nbytes(self) -> int:
@@ -106,9 +101,12 @@ class StringIds:
         return self._text.nbytes + self._ends.nbytes
 
     def _string(self, row: int) -> str:
-        start = 0 if row == 0 else int(self._ends[row - 1])
+        ends = self._ends.array
+        start, end = 0 if row == 0 else int(ends[row - 1]), int(ends[row])
+        if not 0 <= start <= end <= self._size:
+            raise FileFormatError(f"the name of row {row} is out of order: the index came from a damaged file")
         try:
-            return self._text[start : int(self._ends[row])].tobytes().decode()
+            return self._text.array[start:end].tobytes().decode()
         except UnicodeDecodeError:
             raise FileFormatError(f"the name of row {row} is no UTF-8: the index came from a damaged file") from None
 
@@ -123,27 +121,27 @@ class StringIds:
         for row, string in zip(rows.tolist(), strings, strict=True):
             if row >= 0 and self._string(row) != string:
                 other = self._string(row)
+                if not np.array_equal(numbers_of([other]), numbers_of([string])):
+                    raise FileFormatError(f"{other!r} has the number of {string!r}: the index came from a damaged file")
                 raise InvalidInputError(f"id {string!r} has the same number as {other!r}; expected another id")
 
-    def append(self, strings: Sequence[str]) -> None:
-        """Append strings."""
+    def extended(self, strings: Sequence[str]) -> StringIds:
+        """Return these strings and then others."""
         encoded = [string.encode() for string in strings]
-        text = np.frombuffer(b"".join(encoded), np.uint8)
-        ends = np.cumsum([len(string) for string in encoded], dtype=np.int64) + self._size
-        self._put(text, ends)
+        return self.joined(
+            StringIds(
+                np.frombuffer(b"".join(encoded), np.uint8),
+                np.cumsum([len(string) for string in encoded], dtype=np.int64),
+            )
+        )
 
-    def extend(self, other: StringIds) -> None:
-        """Append the strings of other rows."""
-        self._put(other.text, other.ends + self._size)
-
-    def _put(self, text: U8, ends: I64) -> None:
-        size, count = self._size + len(text), self._count + len(ends)
-        self._text, self._ends = _wider(self._text, size), _wider(self._ends, count)
-        if len(text):  # without new text, `_text` may be a memory map, which is not writable
-            self._text[self._size : size] = text
-        if len(ends):
-            self._ends[self._count : count] = ends
-        self._size, self._count = size, count
+    def joined(self, other: StringIds) -> StringIds:
+        """Return the strings of these rows and then those of others."""
+        both = StringIds.__new__(StringIds)
+        both._text, both._size = self._text.extended(self._size, other.text), self._size + len(other.text)
+        both._ends, both._count = self._ends.extended(self._count, other.ends + self._size), self._count + len(other)
+        both._unverified = self._count + other._unverified if other._unverified else self._unverified
+        return both
 
     def slice_rows(self, start: int, stop: int) -> StringIds:
         """Return the strings of the rows from `start` to before `stop`; their text is a view."""
@@ -160,13 +158,18 @@ class StringIds:
         at = np.arange(lengths.sum()) + np.repeat(starts - (ends - lengths), lengths)
         return StringIds(self.text[at], ends)
 
-    def savepoint(self) -> Any:
-        """Return the state that `rollback` restores after `append`."""
-        return self._size, self._count
+    def check_unverified(self, numbers: I64 | None) -> None:
+        """Check the rows of a mapped file, before a string that was not found is called unknown.
 
-    def rollback(self, savepoint: Any) -> None:
-        """Return to a savepoint; `append` is the only change since."""
-        self._size, self._count = savepoint
+        Raises
+        ------
+        FileFormatError
+            As `check`.
+        """
+        if self._unverified and numbers is not None:
+            first = self.slice_rows(0, self._unverified)
+            first.check("names of the index", numbers[: self._unverified])
+            self._unverified = 0
 
     def check(self, where: Any, numbers: I64 | None = None) -> None:
         """Check that an index could have written these strings: their ends ascend, and `numbers` are theirs.

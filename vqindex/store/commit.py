@@ -13,8 +13,11 @@ manifest does not name. FORMAT.md describes the order of writes and syncs that m
 
 A commit fails in one of two ways. Before the manifest is published, or if another writer published instead, the new
 files are removed and nothing has changed. Otherwise the manifest on disk may be the old or the new one, so the new
-files stay; the next commit or the next writer removes those that are not named. In both cases the rows in memory are
-untouched, and the commit can be repeated.
+files stay; a later sweep removes those that are not named. In both cases the rows in memory are untouched, and the
+commit can be repeated.
+
+A `CommitWriter` never changes: a commit returns the next one. The store takes it by one assignment together with the
+rows in memory, and only then sweeps. So an interrupt at any point leaves a writer whose files all exist.
 
 This module knows directories only as `Directory`, and no index: it is given a `State`.
 """
@@ -108,8 +111,21 @@ class _SegmentRows:
         return in_range if self.rows is None else in_range[self.rows - self.first]
 
 
+class _FileNumbers:
+    """The numbers of files. A commit that fails does not free its numbers."""
+
+    def __init__(self, first: int) -> None:
+        self.next = first
+
+    def take(self) -> int:
+        """Return the next number."""
+        number = self.next
+        self.next += 1
+        return number
+
+
 class CommitWriter:
-    """Writes the commits of one store.
+    """The last commit of a store, and how the next one is written.
 
     Parameters
     ----------
@@ -123,21 +139,27 @@ class CommitWriter:
 
     def __init__(self, directory: Directory, manifest: Manifest, version: str | None) -> None:
         self.directory = directory
-        self._version = version
-        self._next_file = manifest.next_file
-        self.follow(manifest)
-
-    def follow(self, manifest: Manifest) -> None:
-        """Take a manifest as the last commit, after the rows in memory were read from its files."""
         self.manifest = manifest
+        self._version = version
+        self._numbers = _FileNumbers(manifest.next_file)
         self._segments: list[_SegmentRows] = []
         first = 0
         for entry in manifest.segments:
             self._segments.append(_SegmentRows(first, first + entry.rows, None, entry))
             first += entry.rows
 
-    def commit(self, state: State, *, merge: bool) -> bool:
-        """Put a state on disk and return whether it differs from the last commit.
+    def _next(self, manifest: Manifest, version: str | None) -> CommitWriter:
+        """Return the writer after a commit, for rows in memory that were read from its files."""
+        following = CommitWriter(self.directory, manifest, version)
+        following._numbers = self._numbers
+        return following
+
+    def reread(self, manifest: Manifest) -> CommitWriter:
+        """Return the writer of the same commit for rows in memory that were read from its files again."""
+        return self._next(manifest, self._version)
+
+    def commit(self, state: State, *, merge: bool) -> CommitWriter:
+        """Put a state on disk and return the next writer: this one if the last commit has that state.
 
         Parameters
         ----------
@@ -149,23 +171,22 @@ class CommitWriter:
         live = state.live
         segments = self._all_segments(state)
         if not self._has_changes(state, segments, live):
-            return False
+            return self
         selected = [segment.select(live) for segment in segments]
         rows, live_rows = [bits.size for bits in selected], [int(np.count_nonzero(bits)) for bits in selected]
-        self._write(state, segments, merge_runs(rows, live_rows, state.max_segment_rows) if merge else [], live)
-        return True
+        runs = merge_runs(rows, live_rows, state.max_segment_rows) if merge else []
+        return self._write(state, segments, runs, live)
 
-    def compact(self, state: State) -> bool:
-        """Put a state on disk without removed rows, in as few segments as possible; return whether that wrote any."""
+    def compact(self, state: State) -> CommitWriter:
+        """Put a state on disk without removed rows, in as few segments as possible; return the next writer."""
         live = state.live
         segments = self._all_segments(state)
         is_compact = all(segment.select(live).all() for segment in segments) and all(
             segment.select(live).size == state.max_segment_rows for segment in segments[:-1]
         )
         if is_compact and not self._has_changes(state, segments, live):
-            return False
-        self._write(state, segments, [slice(0, len(segments))], live)
-        return True
+            return self
+        return self._write(state, segments, [slice(0, len(segments))], live)
 
     def sweep(self) -> None:
         """Remove the store's files that the manifest does not name. A failure is harmless: a later sweep repeats it."""
@@ -193,8 +214,8 @@ class CommitWriter:
                 return True
         return False
 
-    def _write(self, state: State, segments: Sequence[_SegmentRows], runs: Sequence[slice], live: Bits) -> None:
-        """Write a commit in which each run of segments is rewritten."""
+    def _write(self, state: State, segments: Sequence[_SegmentRows], runs: Sequence[slice], live: Bits) -> CommitWriter:
+        """Write a commit in which each run of segments is rewritten; return the next writer."""
         created: list[str] = []
         published = False
         try:
@@ -204,7 +225,7 @@ class CommitWriter:
                 state.centering.spec,
                 None if originals is None else originals.kind,
                 self.manifest.commit + 1,
-                self._next_file,
+                self._numbers.next,
                 state.contents.ids.next_id,
                 tuple(segment.entry for segment in after if segment.entry is not None),
                 deepcopy(dict(state.meta)),  # a later change inside of it must count as a change
@@ -221,8 +242,9 @@ class CommitWriter:
                     with suppress(OSError):
                         self.directory.remove(name)
             raise
-        self.manifest, self._segments, self._version = manifest, after, version
-        self.sweep()
+        following = self._next(manifest, version)
+        following._segments = after
+        return following
 
     def _write_segments(
         self, state: State, segments: Sequence[_SegmentRows], runs: Sequence[slice], live: Bits, created: list[str]
@@ -245,9 +267,8 @@ class CommitWriter:
         return after
 
     def _create(self, ending: str, created: list[str]) -> tuple[int, str, OutputFile]:
-        """Create the next file, and return its number and name, too. A failed commit does not free its numbers."""
-        number = self._next_file
-        self._next_file += 1
+        """Create the next file, and return its number and name, too."""
+        number = self._numbers.take()
         name = f"{number:010d}.{ending}"
         file = self.directory.create(name)
         created.append(name)  # only now: a name that is taken belongs to another commit

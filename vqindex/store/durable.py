@@ -1,13 +1,16 @@
 """DurableIndex: an index whose contents a store keeps.
 
     DurableIndex   checks that it may change, commits, and remaps; it has
-      VQIndex        the rows of all segments, mapped one after the other, then those added since
-      CommitWriter   the directory and the last manifest; compares and writes (``commit.py``)
+      VQIndex        the rows of all segments, mapped one after the other, then those added since; its state has
+        CommitWriter   the directory and the last manifest; compares and writes (``commit.py``)
       WriterLock     held by a writer, None for a reader
 
-It has a VQIndex and passes calls on to it. Everything about files is in the CommitWriter, which knows no index. It
-promises all of VQIndex: every search, every change, `save` and `merge` work as they do in memory. So it is registered
-as a VQIndex: `isinstance` and type checkers accept it where they accept one.
+It has a VQIndex and passes calls on to it. Everything about files is in the CommitWriter, which knows no index. Both
+rows and CommitWriter are in the state of the index. So neither an interrupt nor another thread can separate rows from
+the files that hold them.
+
+It promises all of VQIndex: every search, every change, `save` and `merge` work as they do in memory. So it is
+registered as a VQIndex: `isinstance` and type checkers accept it where they accept one.
 """
 
 from __future__ import annotations
@@ -21,10 +24,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..center import Centering
+from ..changes import ChangeLock
 from ..directory.local import LocalDirectory
 from ..directory.protocol import WriterLock
 from ..errors import BackendError, StoreError
-from ..index import VQIndex
+from ..index import IndexState, VQIndex
 from ..rows.row_store import RowStore
 from ..rows.segment import Segment
 from .commit import CommitWriter, State
@@ -33,10 +37,12 @@ from .snapshot import join_segments, read_snapshot
 
 __all__ = ["DurableIndex"]
 
-# Rows committed from memory are mapped from their files, and removed rows are dropped from memory, once an eighth as
-# many as are mapped have been added: then opening all files again costs little per row. At least REMAP_ROWS, so that
-# small stores do not do it often, and at most REMAP_MAX_ROWS, which bounds the memory of a long session.
+# Rows committed from memory are mapped from their files once an eighth as many as are mapped have been added: then
+# opening all files again costs little per row. At least REMAP_ROWS, so that small stores do not do it often, and at
+# most REMAP_MAX_ROWS, which bounds the memory of a long session.
 REMAP_ROWS, REMAP_MAX_ROWS = 2**16, 2**22
+# Files are opened again, too, once the removed rows that only memory still holds outnumber the live ones, and FEW_ROWS.
+FEW_ROWS = 64
 
 
 class _Closed:
@@ -85,18 +91,24 @@ class DurableIndex(_Promised):
         version = directory.version(MANIFEST)
         manifest, segments = read_snapshot(directory, mmap, verify)
         self._index = VQIndex._empty(Centering.from_text(manifest.spec, manifest.center), device)
-        self._commits = CommitWriter(directory, manifest, version)
-        self._attach(manifest, segments)
+        self._committing = ChangeLock()
+        self._attach(CommitWriter(directory, manifest, version), segments)
         self._index._meta = deepcopy(dict(manifest.meta))
         if lock is not None:
             self._commits.sweep()
 
-    def _attach(self, manifest: Manifest, segments: Sequence[Segment]) -> None:
+    def _attach(self, commits: CommitWriter, segments: Sequence[Segment]) -> None:
         """Hold the contents of a commit."""
         rows = RowStore(self._index._codec.spec, self._index._backend.put)
-        self._index._contents = join_segments(rows, manifest, segments, str(self._folder))
-        self._commits.follow(manifest)
-        self._mapped_rows = self._index._ids.rows_ever
+        contents = join_segments(rows, commits.manifest, segments, str(self._folder))
+        count = contents.ids.rows_ever
+        self._mapped_rows = count
+        self._index._state = self._index._state._replace(contents=contents, filed_rows=count, files=commits)
+
+    @property
+    def _commits(self) -> CommitWriter:
+        commits: CommitWriter = self._index._state.files
+        return commits
 
     def __vqindex__(self) -> VQIndex:
         """Return the index that it has, for `VQIndex.merge`."""
@@ -135,10 +147,12 @@ class DurableIndex(_Promised):
 
     def stats(self) -> dict[str, Any]:
         """Return what `VQIndex.stats` does, and the number of commits and segments, and the bytes of their files."""
-        segments = self._commits.manifest.segments
+        state = self._index._state
+        manifest: Manifest = state.files.manifest
+        segments = manifest.segments
         return {
-            **self._index.stats(),
-            "commit": self._commits.manifest.commit,
+            **self._index._stats_of(state),
+            "commit": manifest.commit,
             "segments": len(segments),
             "file_bytes": sum(segment.size for segment in segments),
         }
@@ -196,12 +210,13 @@ class DurableIndex(_Promised):
         OSError
             If the disk is full or fails. What is in memory is unchanged, and `commit` can be called again.
         """
-        self._check_writable()
-        if self._commits.commit(self._state, merge=merge) and self._mmap:
-            added = self._index._ids.rows_ever - self._mapped_rows
-            if added >= max(REMAP_ROWS, min(self._mapped_rows // 8, REMAP_MAX_ROWS)):
-                self._remap()
-        return self._commits.manifest.commit
+        with self._committing.lock:
+            self._check_writable()
+            state = self._keep_rows()
+            self._take_commit(state.files.commit(self._state_of(state), merge=merge))
+            if self._is_worth_remapping(state):
+                self._remap(state)
+            return self._commits.manifest.commit
 
     def compact(self) -> int:
         """Commit, and rewrite all files without removed vectors, in as few files as possible.
@@ -213,18 +228,21 @@ class DurableIndex(_Promised):
         int
             How many removed vectors took up space.
         """
-        self._check_writable()
-        ids = self._index._ids
-        removed = ids.rows_ever - len(ids)
-        if self._commits.compact(self._state) or removed:  # removed rows may never have reached a file
-            self._remap()
-        return removed
+        with self._committing.lock:
+            self._check_writable()
+            state = self._keep_rows()
+            self._take_commit(state.files.compact(self._state_of(state)))
+            removed = state.contents.ids.rows_ever - len(state.contents.ids)
+            if self._commits is not state.files or removed:  # removed rows may never have reached a file
+                self._remap(state)
+            return removed
 
     def close(self) -> None:
         """Release the files and the right to write. Changes since the last commit are lost."""
-        self._index._contents = _Closed(self._folder)  # type: ignore[assignment]
-        if self._lock is not None:
-            self._lock.release()
+        with self._committing.lock, self._index._changes.lock:  # another thread finishes its commit or change first
+            self._index._contents = _Closed(self._folder)  # type: ignore[assignment]
+            if self._lock is not None:
+                self._lock.release()
 
     def __enter__(self) -> DurableIndex:
         return self
@@ -240,15 +258,40 @@ class DurableIndex(_Promised):
 
     # ---- how a commit is made
 
-    @property
-    def _state(self) -> State:
+    def _keep_rows(self) -> IndexState:
+        """Return the state of the index. Its rows keep their places from now on, while a commit writes them."""
         index = self._index
-        return State(index._codec, index._centering, index._contents, index._meta)
+        with index._changes.lock:
+            index._state = index._state._replace(filed_rows=index._state.contents.ids.rows_ever)
+            return index._state
 
-    def _remap(self) -> None:
-        """Map what was committed from its files, which frees memory, also that of removed rows."""
+    def _state_of(self, state: IndexState) -> State:
+        return State(self._index._codec, state.encoder.centering, state.contents, self._index._meta)
+
+    def _take_commit(self, commits: CommitWriter) -> None:
+        """Take the writer of the next commit, and then remove the files that it no longer needs."""
+        index = self._index
+        with index._changes.lock:
+            is_new, index._state = commits is not index._state.files, index._state._replace(files=commits)
+        if is_new:
+            commits.sweep()
+
+    def _is_worth_remapping(self, committed: IndexState) -> bool:
+        """Return whether mapping a committed state again from its files frees enough memory."""
+        ids = committed.contents.ids
+        added = ids.rows_ever - self._mapped_rows
+        if self._mmap and added >= max(REMAP_ROWS, min(self._mapped_rows // 8, REMAP_MAX_ROWS)):
+            return True
+        in_files = sum(entry.rows - entry.live for entry in self._commits.manifest.segments)
+        return ids.rows_ever - len(ids) - in_files > max(FEW_ROWS, len(ids))
+
+    def _remap(self, committed: IndexState) -> None:
+        """Map a committed state again from its files, which frees memory, also that of removed rows."""
         with suppress(OSError, MemoryError, StoreError):  # what is in memory is as good
-            self._attach(*read_snapshot(self._commits.directory, self._mmap, not self._mmap))
+            manifest, segments = read_snapshot(self._commits.directory, self._mmap, not self._mmap)
+            with self._index._changes.lock:
+                if self._index._contents is committed.contents:  # else another thread's change would be lost
+                    self._attach(self._commits.reread(manifest), segments)
 
 
 def _passed_on(name: str) -> Any:

@@ -18,8 +18,8 @@ from .. import file_format
 from ..directory.local import LocalDirectory
 from ..directory.protocol import Directory
 from ..errors import FileFormatError
-from ..file_format.reader import check_ids
-from ..file_format.seal import check_bytes
+from ..file_format.contents import FileContents
+from ..file_format.reader import check_ids, read_verified
 from ..rows.contents import Contents
 from ..rows.ids import IdMap
 from ..rows.originals import Originals
@@ -54,12 +54,17 @@ def _with_steady_files(directory: Directory, work: Callable[[Manifest], Answer])
 
 def _read_segment(directory: Directory, manifest: Manifest, entry: SegmentEntry, mmap: bool, verify: bool) -> Segment:
     """Read a segment and its removed rows; refuse another file than the one that the manifest names."""
-    where = directory.describe(entry.name)
-    size = directory.size(entry.name)
-    if size != entry.size:
-        raise FileFormatError(f"{where}: has {size} bytes; expected {entry.size}")
-    file = file_format.read(directory.fetch(entry.name), mmap=mmap, verify=verify)
-    segment = file.segment
+    path = directory.fetch(entry.name)
+    return _named_segment(
+        directory, manifest, entry, file_format.read(path, mmap=mmap, verify=verify, follow_links=False)
+    )
+
+
+def _named_segment(directory: Directory, manifest: Manifest, entry: SegmentEntry, file: FileContents) -> Segment:
+    """Return the rows of a file with its removed rows; refuse another file than the one that the manifest names."""
+    where, segment = directory.describe(entry.name), file.segment
+    if file.identity is not None and file.identity.size != entry.size:
+        raise FileFormatError(f"{where}: has {file.identity.size} bytes; expected {entry.size}")
     kind = None if segment.originals is None else segment.originals.kind
     found = (file.crc32, file.centering.spec, file.centering.text, segment.rows, kind)
     if found != (entry.crc32, manifest.spec, manifest.center, entry.rows, manifest.keep_vectors):
@@ -111,7 +116,7 @@ def join_segments(rows: RowStore, manifest: Manifest, segments: Sequence[Segment
         first += segment.rows
     ids = IdMap(first, _join_ids(manifest, segments), manifest.next_id, _join_string_ids(where, segments))
     if removed:
-        ids.remove(np.concatenate(removed))
+        ids = ids.without(np.concatenate(removed))
     return Contents(rows, ids, originals)
 
 
@@ -148,7 +153,7 @@ def _join_string_ids(where: str, segments: Sequence[Segment]) -> StringIds | Non
         return named[0] if named else None
     together = StringIds()
     for string_ids in named:
-        together.extend(string_ids)
+        together = together.joined(string_ids)
     return together
 
 
@@ -170,12 +175,9 @@ def verify_store(folder: Path) -> list[tuple[str, int]]:
         names, segments = [], []
         ids = [np.empty(0, np.int64)]
         for entry in manifest.segments:
-            segment = _read_segment(directory, manifest, entry, mmap=True, verify=True)
-            path = directory.fetch(entry.name)
-            check_bytes(path, entry.file_crc32)
+            file = read_verified(directory.fetch(entry.name), entry.file_crc32, follow_links=False)
+            segment = _named_segment(directory, manifest, entry, file)
             segments.append(segment)
-            if segment.string_ids is not None:
-                segment.string_ids.check(path, segment.ids)
             names.append((entry.name, entry.size))
             if entry.removed is not None:
                 names.append((entry.removed.name, directory.size(entry.removed.name)))

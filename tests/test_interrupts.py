@@ -1,0 +1,216 @@
+"""Ctrl-C at any line of a change: the index is as before it or as after it, and later changes work.
+
+A trace function raises KeyboardInterrupt before a line that a change executes in the library: before every line that it
+executes, the first and the last time (for commits, only the first). A signal that Python handles between two lines does
+the same.
+"""
+
+import shutil
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vqindex
+from vqindex import VQIndex
+
+# An interrupt between opening a file and storing it leaves the closing to the garbage collector.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*unclosed file:ResourceWarning", "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"
+)
+DIM = 8
+ROWS = np.random.default_rng(0).standard_normal((400, DIM)).astype(np.float32)
+PACKAGE = str(Path(vqindex.__file__).parent)
+
+
+def traced(call, on_line):
+    """Call something, and call on_line(location) before each line of the library."""
+
+    def trace(frame, event, arg):
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        if event == "line":
+            on_line((frame.f_code.co_filename, frame.f_lineno))
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(None)
+
+
+def moments_of(call, *, only_first=False):
+    """Call something; return the numbers of the lines, in the order of execution, before which to interrupt it."""
+    lines = []
+    traced(call, lines.append)
+    first, last = {}, {}
+    for number, location in enumerate(lines):
+        first.setdefault(location, number)
+        last[location] = number
+    return sorted(first.values() if only_first else {*first.values(), *last.values()})
+
+
+def interrupt(moment, call):
+    """Call something, and interrupt it."""
+    remaining = moment
+
+    def on_line(location):
+        nonlocal remaining
+        if remaining == 0:
+            raise KeyboardInterrupt
+        remaining -= 1
+
+    with pytest.raises(KeyboardInterrupt):
+        traced(call, on_line)
+
+
+def observed(index):
+    """Return everything that a user can see, in a form that can be compared."""
+    scores, ids = index.search(ROWS[:2], len(index) + 1, confidence=1)
+    found = index.search(ROWS[2], 3, rerank=True) if index.keep_vectors and len(index) else ()
+    seen = [len(index), index.ids.tolist(), scores.tolist(), ids.tolist(), [a.tolist() for a in found]]
+    return [*seen, None if index.center is None else index.center.tolist(), index.reconstruct(index.ids).tolist()]
+
+
+def made(kind, removed=0):
+    """Return an index of 30 vectors; `removed` of them are removed again."""
+    index = VQIndex(DIM, 4, "l2", keep_vectors=None if kind == "automatic" else "int8")
+    index.add(ROWS[:30], ids_of(kind, 0, 30))
+    index.remove(index.ids[:removed].tolist())
+    return index
+
+
+def ids_of(kind, first, count):
+    numbers = range(first, first + count)
+    return None if kind == "automatic" else [str(i) for i in numbers] if kind == "strings" else [7 * i for i in numbers]
+
+
+def named(kind, first, count):
+    return list(range(first, first + count)) if kind == "automatic" else ids_of(kind, first, count)
+
+
+CHANGES = {
+    "add": lambda index, kind: index.add(ROWS[30:40], ids_of(kind, 30, 10)),
+    "upsert": lambda index, kind: index.upsert(named(kind, 20, 10), ROWS[100:110]),
+    "remove": lambda index, kind: index.remove(named(kind, 10, 4)),
+    "remove of most": lambda index, kind: index.remove(named(kind, 5, 20)),
+    "compact": lambda index, kind: index.compact(),
+    "to": lambda index, kind: index.to("reference"),
+}
+
+
+def merge(index, kind):
+    index.merge(OTHERS[kind])
+
+
+def other(kind):
+    index = VQIndex(DIM, 4, "l2", keep_vectors=None if kind == "automatic" else "int8")
+    index.add(ROWS[200:208], ids_of(kind, 200, 8))
+    return index
+
+
+CHANGES["merge"] = merge
+KINDS = ("automatic", "integers", "strings")
+OTHERS = {kind: other(kind) for kind in KINDS}
+
+
+@pytest.mark.parametrize("removed", [0, 4])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_interrupt_at_any_line_of_a_change_leaves_the_index_before_or_after_it(change, kind, removed, monkeypatch):
+    monkeypatch.setattr("vqindex.rows.contents._FEW_ROWS", 4)
+    template = made(kind, removed)
+    wanted = [deepcopy(template), deepcopy(template)]
+    moments = moments_of(lambda: CHANGES[change](wanted[1], kind))
+    assert len(moments) > 10
+    before, after = map(observed, wanted)
+    for one in wanted:
+        one.add(ROWS[300:305], ids_of(kind, 300, 5))
+    later = [observed(one) for one in wanted]
+    outcomes = []
+    for moment in moments:
+        index = deepcopy(template)
+        interrupt(moment, lambda: CHANGES[change](index, kind))  # noqa: B023
+        seen = observed(index)
+        assert seen in (before, after), moment
+        outcomes.append(seen != before)
+        # The next change writes where the interrupted one may have written.
+        index.add(ROWS[300:305], ids_of(kind, 300, 5))
+        assert observed(index) == later[outcomes[-1]], moment
+    assert not outcomes[0]
+    assert outcomes == sorted(outcomes), "it takes effect at one line"
+
+
+@pytest.mark.parametrize("center", [None, "mean"])
+def test_an_interrupt_at_any_line_of_the_first_add_leaves_an_empty_index(center):
+    def empty():
+        return VQIndex(DIM, 4, "l2", center=center)
+
+    whole = empty()
+    for moment in moments_of(lambda: whole.add(ROWS[:50])):
+        index = empty()
+        interrupt(moment, lambda: index.add(ROWS[:50]))  # noqa: B023
+        if not len(index):
+            assert index.center is None
+            index.add(ROWS[:50])
+        assert observed(index) == observed(whole)
+
+
+def test_an_interrupt_at_any_line_of_a_save_leaves_the_old_file_or_the_new_one(tmp_path):
+    old, new = made("integers"), made("integers", 20)
+    wanted = [observed(old), observed(new)]
+    path = tmp_path / "a.vqi"
+    old.save(path)
+    for moment in moments_of(lambda: new.save(path)):
+        old.save(path)
+        interrupt(moment, lambda: new.save(path))
+        assert observed(VQIndex.load(path)) in wanted, moment
+        new.save(path)
+        assert observed(VQIndex.load(path)) == wanted[1], moment
+
+
+@pytest.mark.parametrize("change", ["compact", "commit and map again"])
+def test_an_interrupt_at_any_line_of_a_commit_loses_nothing(change, tmp_path, monkeypatch):
+    """Afterwards the rows in memory are the same, another commit works, and what it wrote is found again."""
+    if change == "commit and map again":
+        monkeypatch.setattr("vqindex.store.durable.REMAP_ROWS", 1)
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # test_store_faults.py looks at what is synced when
+    kept = tmp_path / "kept"
+    with vqindex.open(kept, "a", dim=DIM, metric="l2", keep_vectors="f16") as store:
+        for first in (0, 30, 60):
+            store.add(ROWS[first : first + 30], ids_of("strings", first, 30))
+            store.commit(merge=False)
+
+    def opened(folder):
+        shutil.copytree(kept, folder)
+        store = vqindex.open(folder, "a")
+        store.upsert(ids_of("strings", 20, 30), ROWS[100:130])
+        store.remove(ids_of("strings", 70, 5))
+        return store
+
+    def make(store):
+        return store.compact() if change == "compact" else store.commit()
+
+    with opened(tmp_path / "wanted") as store:
+        wanted = observed(store)
+        moments = moments_of(lambda: make(store), only_first=True)
+        store.add(ROWS[300:310], ids_of("strings", 300, 10))
+        later = observed(store)
+    assert len(moments) > 200
+    for moment in moments:
+        folder = tmp_path / str(moment)
+        store = opened(folder)
+        interrupt(moment, lambda: make(store))  # noqa: B023
+        assert observed(store) == wanted, moment
+        with vqindex.open(folder) as reader:
+            assert len(reader) in (90, len(store)), moment
+        store.add(ROWS[300:310], ids_of("strings", 300, 10))
+        store.commit()
+        assert {p.name for p in folder.iterdir()} == {"lock", *store._commits.manifest.names}, moment
+        store.close()
+        with vqindex.open(folder, verify=True) as reader:
+            assert observed(reader) == later, moment
+        shutil.rmtree(folder)
