@@ -220,20 +220,30 @@ def test_a_folder_that_somebody_else_has_locked_is_not_waited_for_long(path, mon
         os.close(held)
 
 
-def test_an_error_after_the_rename_leaves_a_file_that_can_be_saved_again(path, monkeypatch):
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+@pytest.mark.parametrize("step", ["publish", "sync"])
+def test_after_an_error_or_interrupt_at_the_rename_the_index_can_be_saved_again(path, monkeypatch, step, error):
+    """Whether the file has its name by then or not, it is not taken for one of another writer."""
     index = VQIndex.load(path)
     index.add(X[:3])
-    real = LocalDirectory.sync
+    real = LocalDirectory.publish
 
-    def fail(self):
-        monkeypatch.setattr(LocalDirectory, "sync", real)
-        raise OSError(errno.EIO, "Input/output error")
+    def fail(self, *args):
+        raise error
 
-    monkeypatch.setattr(LocalDirectory, "sync", fail)
-    with pytest.raises(OSError, match="Input/output error"):
+    for rename in (True, False):
+        with monkeypatch.context() as patched:
+            if step == "publish" and rename:
+                patched.setattr(LocalDirectory, "publish", lambda *args: (real(*args), fail(*args)))
+            else:
+                patched.setattr(LocalDirectory, step, fail)
+            with pytest.raises(type(error)):
+                index.save(path)
         index.save(path)
-    index.save(path)
     assert len(VQIndex.load(path)) == 13
+    another_writer_adds(path)
+    with pytest.raises(StoreError, match=CHANGED):
+        index.save(path)
 
 
 def test_errors_of_a_save_name_the_path_that_was_given(path, monkeypatch):
@@ -451,3 +461,24 @@ def test_a_lock_or_manifest_that_is_a_pipe_is_refused_at_once(tmp_path):
         (tmp_path / "store" / name).unlink()
         (tmp_path / "kept").rename(tmp_path / "store" / name)
     vqindex.open(tmp_path / "store", "a").close()
+
+
+@posix_only
+@pytest.mark.parametrize("mode", ["r", "a"])
+def test_a_folder_that_cannot_be_searched_is_not_called_empty(tmp_path, monkeypatch, mode):
+    vqindex.open(tmp_path / "store", "a", dim=DIM).close()
+    real = os.lstat
+
+    def fail(path, *args, **kwargs):
+        if str(path).endswith("manifest"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "lstat", fail)
+        with pytest.raises(PermissionError, match=r"store/manifest'$"):
+            vqindex.open(tmp_path / "store", mode)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(OSError, match="loop") as caught:
+        vqindex.open(tmp_path / "loop", mode)
+    assert caught.value.errno == errno.ELOOP

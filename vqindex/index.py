@@ -141,7 +141,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         warn_of_numpy_steps(backend, self._spec)
         self._changes = ChangeLock()
         self._meta: dict[str, Any] = {}
-        self._files: dict[str, Identity] = {}  # those it was loaded from or saved to, by their real paths
+        # Those it was loaded from or saved to, by their real paths; more than one after a save that failed at its end.
+        self._files: dict[str, tuple[Identity, ...]] = {}
 
     @property
     def _encoder(self) -> Encoder:
@@ -680,13 +681,16 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
 
         path = as_path(path)
         real = os.path.realpath(path)
-        file_format.write(
-            path,
-            self._codec,
-            self._file_contents(),
-            replaces=None if overwrite else self._files.get(real),
-            published=lambda identity: self._files.__setitem__(real, identity),
-        )
+        known = self._files.get(real, ())
+
+        def publishing(identity: Identity) -> None:
+            if known:
+                self._files[real] = (*known, identity)
+
+        replaces = () if overwrite else known
+        contents = self._file_contents()
+        saved = file_format.write(path, self._codec, contents, replaces=replaces, publishing=publishing)
+        self._files[real] = (saved,)
 
     def _file_contents(self) -> FileContents:
         """Return what a file of this moment holds, also while another thread changes the index."""
@@ -708,6 +712,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             The file.
         mmap : bool, default False
             Map codes, scalars and originals instead of reading them; the time to open does not depend on the size.
+            The map is of the file that was opened, also after a save replaces it. Other programs must replace the file
+            too, and never change it in place.
         verify : bool, optional
             Check every block against its checksum, which reads the whole file. Default: True, or False with `mmap`.
             The header and the codebook are always checked.
@@ -724,7 +730,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         FileNotFoundError
             If the file does not exist.
         FileFormatError
-            If the file is not an index, is truncated or damaged (the message names the block), or of unknown version.
+            If the file is not an index, is truncated or damaged (the message names the block), of unknown version, or
+            changed in place while it is read.
         """
         from . import file_format
 
@@ -735,7 +742,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         file = file_format.read(path, mmap=mmap, verify=not mmap if verify is None else verify)
         index = cls._of_file(file, device, is_mapped=mmap)
         if file.identity is not None:
-            index._files[real] = file.identity
+            index._files[real] = (file.identity,)
         return index
 
     @classmethod

@@ -202,7 +202,13 @@ class LocalDirectory:
 
     def version(self, name: str) -> str | None:
         """Return a constant, or None if there is no such file."""
-        return _PRESENT if self._regular(name).exists() else None
+        path = self._regular(name)
+        with naming(self.describe(name)):  # of a folder that may not be searched, too: it is not an empty one
+            try:
+                os.lstat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return _PRESENT
 
     def publish(self, source: str, target: str, expected: str | None) -> str:
         """Rename a file over another, atomically. The lock excludes other writers, so versions are not compared."""

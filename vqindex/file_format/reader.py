@@ -291,8 +291,8 @@ def read_identity(path: str | os.PathLike[str]) -> Identity:
 def verify(path: str | os.PathLike[str]) -> list[tuple[str, int]]:
     """Check every byte of a file; return (name, bytes) of each block.
 
-    It needs little memory, except for a sort of the ids. Files of versions 1 and 2 have no checksums for the bytes
-    between their blocks.
+    It needs little memory, except for the ids, their sort, and the names. Files of versions 1 and 2 have no checksums
+    for the bytes between their blocks.
 
     Raises
     ------

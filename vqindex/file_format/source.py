@@ -119,11 +119,14 @@ class FileSource(Source):
         self.path = path
         descriptor = open_for_reading(path, follow_links=follow_links)
         self._file = os.fdopen(descriptor, "rb", buffering=0)
-        status = os.fstat(descriptor)
-        self.size = status.st_size
-        self._written = status.st_mtime_ns
-        self._first_page = self.read(0, PAGE)
         self._map: mmap.mmap | None = None
+        try:
+            status = os.fstat(descriptor)
+            self.size, self._written = status.st_size, status.st_mtime_ns
+            self._first_page = self.read(0, PAGE)
+        except BaseException:
+            self.close()
+            raise
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill a buffer; FileFormatError if the file ends before."""

@@ -7,7 +7,7 @@ import os
 import stat
 import threading
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -291,9 +291,9 @@ def _target(path: Path) -> tuple[Path, int | None]:
     return target, stat.S_IMODE(mode)
 
 
-def _check_replaced(path: Path, target: Path, expected: Identity | None) -> None:
-    """Raise StoreError if a save would replace another file than the expected one; None expects nothing."""
-    if expected is None:
+def _check_replaced(path: Path, target: Path, expected: Collection[Identity]) -> None:
+    """Raise StoreError if a save would replace another file than one of the expected ones; none expects nothing."""
+    if not expected:
         return
     try:
         found: Identity | None = read_identity(target)
@@ -301,7 +301,7 @@ def _check_replaced(path: Path, target: Path, expected: Identity | None) -> None
         return
     except FileFormatError:
         found = None
-    if found != expected:
+    if found not in expected:
         raise StoreError(
             f"{path} was changed by another writer since this index was loaded from it or saved to it; nothing was "
             "written; load it again, save to another path, or pass overwrite=True"
@@ -313,10 +313,10 @@ def write(
     codec: Codec,
     contents: FileContents,
     *,
-    replaces: Identity | None = None,
+    replaces: Collection[Identity] = (),
     directory: LocalDirectory | None = None,
-    published: Callable[[Identity], object] = lambda identity: None,
-) -> None:
+    publishing: Callable[[Identity], object] = lambda identity: None,
+) -> Identity:
     """Write an index file atomically and durably.
 
     Parameters
@@ -328,19 +328,25 @@ def write(
         Tables of the index.
     contents : FileContents
         What to write.
-    replaces : Identity, optional
-        The file that must be at `path`, if there is one; by default any file is replaced.
+    replaces : collection of Identity, optional
+        The file at `path`, if there is one, must be one of these; by default any file is replaced.
     directory : LocalDirectory, optional
         The folder of `path`, for tests.
-    published : callable, optional
-        Called with the identity of the new file once it has its name, even if an error follows.
+    publishing : callable, optional
+        Called with the identity of the new file right before it gets its name. An error or interrupt after that leaves
+        open which of the two files is there.
+
+    Returns
+    -------
+    Identity
+        That of the new file.
 
     Raises
     ------
     OSError
         If the file can't be written; the error names `path`.
     StoreError
-        If another file than `replaces` is there.
+        If another file than those of `replaces` is there.
     """
     path = Path(path)
     target, mode = _target(path)
@@ -352,11 +358,12 @@ def write(
             try:
                 if mode is not None and os.name == "posix":  # on Windows a read-only file could not be renamed
                     os.chmod(directory.fetch(temporary), mode)
-                seal = _write_sealed(file, codec, contents)[1]
+                identity = Identity(*_write_sealed(file, codec, contents)[1])
                 if os.name != "posix":
                     file.close()  # Windows renames no open file
                 with directory.exclusive():
                     _check_replaced(path, target, replaces)
+                    publishing(identity)
                     directory.publish(temporary, target.name, directory.version(target.name))
             finally:
                 file.close()  # only now, since a sweep could take a closed file for a leftover
@@ -364,5 +371,5 @@ def write(
             with suppress(OSError):
                 directory.remove(temporary)
             raise
-        published(Identity(*seal))
         directory.sync()  # the rename itself
+        return identity

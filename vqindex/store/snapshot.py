@@ -160,7 +160,7 @@ def _join_string_ids(where: str, segments: Sequence[Segment]) -> StringIds | Non
 def verify_store(folder: Path) -> list[tuple[str, int]]:
     """Check every byte of every file of the last commit; return (name, bytes) of each.
 
-    It needs little memory, except for a sort of all ids.
+    It needs little memory, except for all ids, their sort, and the names of one segment at a time.
 
     Raises
     ------
