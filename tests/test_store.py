@@ -299,7 +299,7 @@ def test_notes_that_are_not_json_change_nothing(folder):
     with vqindex.open(folder, "a") as index:
         index.add(vectors(3))
         index.meta["x"] = object()
-        with pytest.raises(TypeError):
+        with pytest.raises(InvalidInputError, match=r"meta\['x'\] is <object"):
             index.commit()
         assert committed(folder) == before
         assert not [p for p in folder.iterdir() if p.name not in {"lock", *read_manifest(folder).names}]
