@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 import vqindex
 from vqindex.arrays import as_ids
+from vqindex.backends.registry import Device
 from vqindex.rows.ids import IdMap
 from vqindex.rows.originals import KINDS
 from vqindex.spec import CODECS, METRICS, ROTATIONS, SKETCHES
@@ -186,7 +187,7 @@ def build(
     keep_vectors: str | None,
     center: str | None,
     dataset: str | None,
-    device: str,
+    device: Device,
     force: bool,
     store: bool,
     commit_every: int | None,
