@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import FileFormatError, StoreError
 from .leftovers import hold, sweep, temporary_name
 from .lock import FolderLock, lock_folder
-from .system import naming, open_for_reading
+from .system import OpenFolder, naming, open_for_reading
 
 __all__ = ["LocalDirectory", "LocalFile"]
 
@@ -233,15 +233,13 @@ class LocalDirectory:
             lock, found = FolderLock(self.path, str(self.folder)), os.stat(self.path)
         else:
             with naming(self.folder):
-                descriptor = os.open(
-                    self.path, os.O_RDONLY
-                )  # the lock is taken relative to it: of this folder, no other
+                opened = OpenFolder(self.path)  # the lock is taken relative to it: of this folder, no other
             try:
-                lock, found = FolderLock(self.path, str(self.folder), descriptor), os.fstat(descriptor)
+                lock, found = FolderLock(self.path, str(self.folder), opened), os.fstat(opened.number)
             except BaseException:
-                os.close(descriptor)
+                opened.close()
                 raise
-            self._descriptor = descriptor
+            self._descriptor = opened.number
         self._identity = (found.st_dev, found.st_ino)
         return lock
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import socket
 import stat
@@ -10,9 +11,10 @@ import sys
 import time
 import weakref
 from pathlib import Path
+from typing import Any
 
 from ..errors import StoreError
-from .system import system_error
+from .system import OpenFolder, system_error
 
 __all__ = ["LOCK", "FolderLock", "lock_folder"]
 
@@ -73,8 +75,8 @@ class FolderLock:
         The folder.
     name : str
         The folder as messages call it.
-    descriptor : int, optional
-        An open descriptor of the folder; `release` closes it.
+    opened : OpenFolder, optional
+        The folder, open; `release` closes it.
 
     Raises
     ------
@@ -84,54 +86,66 @@ class FolderLock:
         If the lock can't be opened, or the file system has no locks.
     """
 
-    def __init__(self, folder: Path, name: str, descriptor: int | None = None) -> None:
-        folder_descriptor, path, where = descriptor, folder / LOCK, os.path.join(name, LOCK)
+    _file: io.FileIO | None = None
+    _opened: OpenFolder | None = None
+
+    def __init__(self, folder: Path, name: str, opened: OpenFolder | None = None) -> None:
+        path, where = folder / LOCK, os.path.join(name, LOCK)
+        self._opened, self._pid = opened, os.getpid()
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise StoreError(f"{where} is a link or no regular file; expected the lock of a store")
         # Without following a link that someone made since: opening it would empty the file it leads to. And without
         # waiting for the other end of a pipe.
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        name_here: Any = path if opened is None else LOCK
+        options: dict[str, Any] = {} if opened is None else {"dir_fd": opened.number}
         try:
-            if folder_descriptor is None:
-                descriptor = os.open(path, flags, 0o666)
-            else:
-                descriptor = os.open(LOCK, flags, 0o666, dir_fd=folder_descriptor)
+            # A file object, which closes itself if an interrupt comes before anybody else could.
+            file = io.FileIO(os.open(name_here, flags, 0o666, **options), "r+")
         except OSError as error:
-            if error.errno == errno.ELOOP:
+            if error.errno in (errno.ELOOP, errno.EISDIR):
                 raise StoreError(f"{where} is a link or no regular file; expected the lock of a store") from None
             raise system_error(error, where) from None
+        self._file = file
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise StoreError(f"{where} is a link or no regular file; expected the lock of a store")
-            _lock_exclusively(descriptor)
+            self._take(file, name, where)
+        except BaseException:
+            file.close()
+            raise
+        _held.add(self)
+
+    def _take(self, file: io.FileIO, name: str, where: str) -> None:
+        """Lock the file, and write into it who has it."""
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise StoreError(f"{where} is a link or no regular file; expected the lock of a store")
+        try:
+            _lock_exclusively(file.fileno())
         except OSError as error:
-            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
-            os.close(descriptor)
+            holder = (file.read(200) or b"").decode(errors="replace").strip() or "another process"
             if error.errno in _HELD:
                 raise StoreError(f"{name} is open for writing by {holder}; expected one writer at a time") from None
             text = f"this file system can't lock files ({os.strerror(error.errno or 0)}); a store needs one that can"
             raise OSError(error.errno, text, where) from None
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self._pid = os.getpid()
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {self._pid} on {socket.gethostname()}\n".encode())
-        # Closing the file releases the lock. The file is never removed: a writer that has opened the old file and one
-        # that creates a new file of the same name would both hold a lock.
-        self.release = weakref.finalize(self, _close, descriptor, folder_descriptor)
-        _held.add(self)
+        file.truncate(0)
+        file.write(f"process {self._pid} on {socket.gethostname()}\n".encode())
+
+    def release(self) -> None:
+        """Let the next writer in. It can be called again, also after an interrupt in an earlier call.
+
+        Closing the file releases the lock. The file is never removed: a writer that has opened the old file and one
+        that creates a new file of the same name would both hold a lock.
+        """
+        if self._file is not None:
+            self._file.close()
+        if self._opened is not None:
+            self._opened.close()
+
+    __del__ = release
 
     @property
     def held(self) -> bool:
         """Whether this process holds the lock; a child of a fork does not."""
-        return self.release.alive and self._pid == os.getpid()
-
-
-def _close(*descriptors: int | None) -> None:
-    for descriptor in descriptors:
-        if descriptor is not None:
-            os.close(descriptor)
+        return self._file is not None and not self._file.closed and self._pid == os.getpid()
 
 
 def _forget_in_child() -> None:
