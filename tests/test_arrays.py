@@ -168,9 +168,9 @@ def test_empty_arrays_of_any_form_add_no_rows():
         ([[1.0] * DIM, 1.0], "ragged"),
         (np.zeros(DIM), r"shape (6,), one vector; expected (n, 6), here vectors[None]"),
         (np.zeros((2, 3, DIM)), r"shape (2, 3, 6); expected (n, 6)"),
-        (1.5, r"shape (); expected (n, 6)"),
+        (1.5, r"vectors is 1.5; expected an array of shape (n, 6)"),
         ("vectors.npy", r"vectors is 'vectors.npy'; expected an array of shape (n, 6)"),
-        (None, r"shape (); expected (n, 6)"),
+        (None, "vectors is None; expected an array of shape (n, 6)"),
         ({1: 2}, r"vectors is a dict; expected an array of shape (n, 6)"),
         (np.zeros((3, DIM + 1)), "7 columns; the index has dim 6"),
         (np.zeros((3, 0)), "0 columns; the index has dim 6"),
@@ -189,9 +189,26 @@ def test_a_source_whose_slices_contradict_it_is_refused():
     liar._array = WHOLE.astype(complex)
     with pytest.raises(InvalidInputError, match="complex"):
         through(liar)
-    liar._array = WHOLE[:, 0]
-    with pytest.raises(InvalidInputError, match=r"shape \(4,\)"):
-        through(liar)
+    for wrong, shape in ((WHOLE[:, 0], r"4,"), (WHOLE[:, :5], "4, 5"), (WHOLE[:2], "2, 6")):
+        liar._array = wrong
+        with pytest.raises(InvalidInputError, match=rf"shape \({shape}\); expected numbers of shape \(4, 6\)"):
+            through(liar)
+
+
+@pytest.mark.parametrize("short", [lambda block: block[:10], lambda block: np.repeat(block, 2, axis=0)])
+def test_a_source_of_fewer_or_more_rows_than_it_said_changes_nothing(short):
+    class Liar(Sliced):
+        def __getitem__(self, at):
+            return short(super().__getitem__(at))
+
+    liar, index = Liar(np.resize(WHOLE, (300, DIM))), VQIndex(DIM)
+    for ids in (None, range(300)):
+        with pytest.raises(InvalidInputError, match=r"vectors slice to .*; expected numbers of shape \(300, 6\)"):
+            index.add(liar, ids)
+    assert len(index) == 0
+    index.add(np.resize(WHOLE, (300, DIM)))
+    with pytest.raises(InvalidInputError, match="vectors of rerank slice to"):
+        index.search(WHOLE, 300, rerank=liar)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -268,7 +285,7 @@ def test_ids_of_every_form_keep_their_values():
         (["a", "b", "\ud800"], "has no UTF-8 form"),
         ([b"a", b"b", b"c"], "dtype |S1"),
         ([[0, 1, 2]], "shape (1, 3)"),
-        (5, "shape ()"),
+        (5, "ids is 5; expected a list or an array of ids"),
         ([2**63, 2**63 + 1, 2**63 + 2], "9223372036854775810 does not fit int64"),
         ([0, 1, 2**64], "dtype object"),
         (np.array([0, 1, 2**64 - 1], np.uint64), "18446744073709551615 does not fit int64"),

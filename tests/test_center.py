@@ -1,5 +1,8 @@
 """center=: an index that subtracts a vector before it encodes equals an index of residuals computed by hand."""
 
+import copy
+import warnings
+
 import fake_cupy
 import gate
 import gpu_checks as gpu
@@ -404,6 +407,31 @@ def test_an_offset_that_dwarfs_the_spread_is_warned_of_and_the_remedy_helps(metr
 
     assert recall(plain) < 0.6
     assert recall(centered) > 0.75
+
+
+@pytest.mark.parametrize("size", [1, 2, 32, 63])
+def test_an_offset_is_warned_of_once_however_few_vectors_come_at_a_time(size, tmp_path):
+    x = with_offset(5)[0][: 4 * 64]
+    index, warned_at = VQIndex(32, metric="l2"), []
+    for start in range(0, len(x), size):
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            index.add(x[start : start + size])
+        warned_at += [len(index)] * sum(warning.category is OffsetWarning for warning in seen)
+    assert warned_at == [-(-64 // size) * size]
+    index.save(tmp_path / "a.vqi")
+    for later in (VQIndex.load(tmp_path / "a.vqi"), copy.copy(index)):
+        later.add(x)  # a second warning would be an error here
+    centered = VQIndex(32, metric="l2", center=x.mean(axis=0))
+    for start in range(0, len(x), size):
+        centered.add(x[start : start + size])
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("ratio", [1e3, 1e4, 1e5])
+def test_the_worst_offsets_are_warned_of(metric, ratio):
+    with pytest.warns(OffsetWarning, match=r"mean is .* times as long as their spread"):
+        VQIndex(32, metric=metric).add(with_offset(ratio)[0])
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_build_takes_the_metric_of_the_file(folder, ok, metric):
 def test_build_keeps_given_ids(folder, ok, run):
     ids = np.random.default_rng(0).permutation(1000)[:60]
     np.save("ids.npy", ids)
-    ok("build", "base.npy", "-o", "a.vqi", "--ids", "ids.npy")
+    ok("build", "base.npy", "-o", "a.vqi", "--metric", "ip", "--ids", "ids.npy")
     np.testing.assert_array_equal(vqindex.VQIndex.load("a.vqi").ids, ids)
     assert one_object(ok("info", "a.vqi", "--json"))["id_bytes"] == 8
     report = one_object(ok("eval", "a.vqi", "base.npy", "--queries", "queries.npy", "-k", 5, "--json"))
@@ -175,7 +175,7 @@ def test_norm_too_large_is_named_by_the_row_of_the_file(folder, run, monkeypatch
     x = vectors(60)
     x[53] = 1e19
     np.save("bad.npy", x)
-    code, _, err = run("build", "bad.npy", "-o", "a.vqi")
+    code, _, err = run("build", "bad.npy", "-o", "a.vqi", "--metric", "l2")
     assert code == 1
     assert "vectors[53] has norm" in err
 

@@ -79,7 +79,9 @@ def test_a_failed_change_leaves_the_file_as_it_was(folder, ok, run, command):
 
 @pytest.mark.parametrize("kind", ["f32", "f16", "int8"])
 def test_rerank_of_all_rows_finds_the_true_neighbors(folder, ok, kind):
-    built = one_object(ok("build", "base.npy", "-o", "a.vqi", "--bits", 1, "--keep-vectors", kind, "--json"))
+    built = one_object(
+        ok("build", "base.npy", "-o", "a.vqi", "--metric", "ip", "--bits", 1, "--keep-vectors", kind, "--json")
+    )
     assert built["vector_bytes"] == {"f32": 40, "f16": 20, "int8": 14}[kind]
     assert one_object(ok("info", "a.vqi", "--json"))["keep_vectors"] == kind
     assert "vectors" in one_object(ok("verify", "a.vqi", "--json"))["blocks"]

@@ -28,7 +28,7 @@ in_a_process = pytest.mark.skipif(VQINDEX is None, reason="the command is not in
 
 @pytest.fixture
 def index_file(folder, ok):
-    ok("build", "base.npy", "-o", "a.vqi")
+    ok("build", "base.npy", "-o", "a.vqi", "--metric", "ip")
     return folder / "a.vqi"
 
 
@@ -209,6 +209,26 @@ def test_faiss_pq_trains_no_order_of_centroids_that_this_search_does_not_use(mon
         ("search none.vqi queries.npy", ["none.vqi"]),
         ("search base.npy queries.npy", ["base.npy", "not an HDF5 file"]),
         ("search . queries.npy", ["holds no index"]),
+        ("search empty.vqi queries.npy", ["empty.vqi", "empty file"]),
+        ("search a.vqi/b.vqi queries.npy", ["a.vqi/b.vqi: no such file"]),
+        ("search a.vqi queries.npy -o no/x.npz", ["no is not a folder"]),
+        ("search a.vqi queries.npy -o x.npz", ["x.npz is a folder"]),
+        ("build x.npz -o b.vqi", ["x.npz: no such file, but a folder"]),
+        ("build empty.vqi.npy -o b.vqi", ["empty.vqi.npy: an empty file"]),
+        ("build base.npy -o a.vqi/b.vqi", ["a.vqi is not a folder"]),
+        ("build base.npy -o b.vqi --center none.npy", ["center is 'none.npy'", "expected 'mean' or a .npy file"]),
+        ("build base.npy -o b.vqi --ids-column id", ["base.npy: has no columns"]),
+        ("info .", [".: a folder that holds no index; expected an index file (.vqi) or the folder of a store"]),
+        ("verify .", [".: a folder that holds no index"]),
+        ("compact .", [".: a folder that holds no index"]),
+        ("add . base.npy", [".: a folder that holds no index"]),
+        ("delete . --ids base.npy", [".: a folder that holds no index"]),
+        ("compact none.vqi", ["none.vqi: no such file; expected an index file"]),
+        ("add a.vqi none.npy", ["none.npy: no such file"]),
+        ("add none.vqi base.npy", ["none.vqi: no such file"]),
+        ("delete a.vqi --ids none.npy", ["none.npy: no such file; expected a .npy file of integers or strings"]),
+        ("datasets make gaussian -o no/x.h5", ["no is not a folder"]),
+        ("datasets fetch glove-100-angular -d a.vqi", ["a.vqi: "]),
         ("search a.vqi none.npy", ["none.npy"]),
         ("search a.vqi wide.npy", ["11 columns", "dim 10"]),
         ("search a.vqi nan.npy", ["queries[3, 2] is nan"]),
@@ -231,6 +251,9 @@ def test_wrong_data_is_named_and_writes_nothing(index_file, run, args, words):
     np.save("bool.npy", np.zeros((3, DIM), bool))
     Path("text.npy").write_text("1,2,3\n")
     Path("base.csv").write_text("1,2,3\n")
+    Path("empty.vqi").touch()
+    Path("empty.vqi.npy").touch()
+    Path("x.npz").mkdir()
     x = vectors(7)
     x[3, 2] = np.nan
     np.save("nan.npy", x)
@@ -261,6 +284,8 @@ def test_wrong_data_is_named_and_writes_nothing(index_file, run, args, words):
         ("eval a.vqi base.npy", "--queries"),
         ("datasets make no-such-kind -o x.hdf5", "no-such-kind"),
         ("datasets make gaussian -o x.hdf5 -n 0", "-n"),
+        ("datasets make gaussian -o x.npy", ".hdf5"),
+        ("delete a.vqi", "--ids"),
         ("no-such-command", "no-such-command"),
     ],
 )
@@ -294,8 +319,8 @@ def test_an_interrupted_build_leaves_no_file(folder, run, monkeypatch):
 
     monkeypatch.setattr(vqindex.VQIndex, "add", stop)
     code, out, err = run("build", "base.npy", "-o", "a.vqi")
-    assert (code, out) == (1, "")
-    assert err.strip() == "stopped"
+    assert (code, out) == (130, "")
+    assert err == "stopped: a.vqi was not written\n"
     assert not os.path.exists("a.vqi")
 
 
@@ -365,6 +390,44 @@ def test_a_reader_that_stops_early_causes_no_error(index_file):
     assert done.stderr == ""
 
 
+@pytest.mark.skipif(os.name != "posix", reason="pipes differ")
+@pytest.mark.parametrize(
+    "args",
+    [
+        "search a.vqi queries.npy --json",
+        "search a.vqi queries.npy",
+        "info a.vqi",
+        "info a.vqi --json",
+        "verify a.vqi",
+        "datasets list",
+        "doctor",
+        "--help",
+        "search --help",
+        "--version",
+    ],
+)
+def test_a_pipe_without_a_reader_ends_every_command_quietly(index_file, args):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe:
+        command = [sys.executable, "-m", "vqindex", *args.split()]
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_and_a_closed_stdout_are_no_tracebacks(index_file):
+    command = [sys.executable, "-m", "vqindex", "info", "a.vqi"]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        for args in ("info a.vqi", f"build base.npy -o '{closed}.vqi'"):
+            shell = f"'{sys.executable}' -m vqindex {args} {closed}"
+            done = subprocess.run(shell, shell=True, capture_output=True, text=True, timeout=60, check=False)
+            assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("output", "message"),
     [
@@ -390,3 +453,108 @@ def test_the_package_runs_as_a_module(folder):
     for module in ("vqindex", "vqindex_cli"):
         done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
         assert done.stdout.startswith("vqindex, version ")
+
+
+@pytest.mark.parametrize(
+    ("args", "name"),
+    [
+        ("build ? -o b.vqi", "data"),
+        ("build base.npy -o b.vqi --ids ?", "ids"),
+        ("build base.npy -o b.vqi --center ?", "name"),
+        ("add ? base.npy", "index"),
+        ("add a.vqi ?", "data"),
+        ("delete a.vqi --ids ?", "ids"),
+        ("compact ?", "index"),
+        ("search ? queries.npy", "index"),
+        ("search a.vqi ?", "queries"),
+        ("search a.vqi queries.npy --rerank-from ?", "rerank-from"),
+        ("search a.vqi queries.npy -o ?", "output"),
+        ("eval ? base.npy", "index"),
+        ("eval a.vqi ? --queries queries.npy", "data"),
+        ("eval a.vqi base.npy --queries ?", "queries"),
+        ("info ?", "index"),
+        ("verify ?", "index"),
+        ("bench ?", "data"),
+        ("bench base.npy --queries ?", "queries"),
+        ("bench base.npy --queries queries.npy -o ?", "output"),
+        ("bench base.npy --queries queries.npy --html ?", "html"),
+        ("demo --output ?", "output"),
+        ("datasets make gaussian -o ?", "output"),
+    ],
+)
+def test_dashes_urls_and_pipes_are_refused_by_every_path(index_file, run, args, name):
+    """None of them waits for stdin, for a pipe without a writer, or makes a file of that name."""
+    before = sorted(os.listdir())
+
+    def refused(typed):
+        code, out, err = run(*args.replace("?", typed).split())
+        assert (code, out) == (1, "")
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert sorted(os.listdir()) == before
+        return err
+
+    assert f"{name} is '-'" in refused("-")
+    assert "s3://bucket/x.npz is a URL; expected a path of the local file system" in refused("s3://bucket/x.npz")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo("pipe.npz")
+        before = sorted(os.listdir())
+        if "make" not in args:
+            assert "pipe.npz" in refused("pipe.npz")
+
+
+def test_errors_of_the_system_name_the_file_without_a_number(index_file, run, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", "a.vqi")
+
+    monkeypatch.setattr(vqindex.VQIndex, "load", refuse)
+    assert run("search", "a.vqi", "queries.npy") == (1, "", "error: a.vqi: Permission denied\n")
+
+
+def complete(**variables):
+    """Run the command under its own name, as a shell does for completion, and return its output."""
+    code = "import sys; sys.argv[0] = 'vqindex'; from vqindex_cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **variables}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])  # that of bash asks bash for its version
+def test_scripts_for_completion_are_made(shell):
+    script = complete(_VQINDEX_COMPLETE=f"{shell}_source")
+    assert f"_VQINDEX_COMPLETE={shell}_complete" in script
+    assert "vqindex" in script
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_bash_completes_a_command(tmp_path):
+    script = complete(_VQINDEX_COMPLETE="bash_source")
+    name = script[script.index("complete -o") :].split("-F")[1].split()[0]
+    command = tmp_path / "vqindex"
+    code = "import sys; sys.argv[0] = 'vqindex'; from vqindex_cli.main import main; main()"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{code}"\n')
+    command.chmod(0o755)
+    pressed = f'COMP_WORDS=(vqindex se)\nCOMP_CWORD=1\n{name} vqindex\necho "${{COMPREPLY[@]}}"\n'
+    (tmp_path / "session").write_text(script + "\n" + pressed)
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", str(tmp_path / "session")], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr) == ("search\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("vqindex build --metr", {"--metric"}),
+        ("vqindex build --metric ", {"auto", "ip", "cosine", "l2"}),
+        ("vqindex datasets f", {"fetch"}),
+        ("vqindex datasets fetch glove-100-s", {"glove-100-sample"}),
+    ],
+)
+def test_options_and_values_are_completed(words, expected):
+    variables = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
+    lines = complete(_VQINDEX_COMPLETE="bash_complete", **variables).splitlines()
+    assert {line.split(",", 1)[1] for line in lines} == expected

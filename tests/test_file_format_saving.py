@@ -246,6 +246,23 @@ def test_after_an_error_or_interrupt_at_the_rename_the_index_can_be_saved_again(
         index.save(path)
 
 
+@pytest.mark.parametrize("is_loaded", [True, False])
+def test_saves_that_failed_at_the_rename_can_be_repeated_until_they_succeed(path, monkeypatch, is_loaded):
+    index = VQIndex.load(path) if is_loaded else VQIndex(DIM)
+
+    def fail(self, *args):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalDirectory, "publish", fail)
+        for rows in (X[:3], X[3:5], X[5:9]):
+            index.add(rows)
+            with pytest.raises(OSError, match="Input/output error"):
+                index.save(path)
+    index.save(path)
+    assert len(VQIndex.load(path)) == len(index)
+
+
 def test_errors_of_a_save_name_the_path_that_was_given(path, monkeypatch):
     def fail(self, data):
         raise OSError(errno.ENOSPC, "No space left on device")

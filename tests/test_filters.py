@@ -154,7 +154,7 @@ def test_filtered_results_have_standard_errors_at_any_confidence(confidence):
         ([[1, 2], [3]], "2 entries for 6 queries"),
         (np.zeros((NQ, N, 1), bool), "mask of shape"),
         ([-3], "id -3 is negative"),
-        ([1.5, 2.5, 1.0, 1.0, 1.0, 1.0], "ids have shape"),
+        ([1.5, 2.5, 1.0, 1.0, 1.0, 1.0], "ids have dtype float64"),
         (np.array([0.5]), "ids have dtype float64"),
         ("all", "filter is 'all'; expected a bool mask"),
         (vqindex.exclude([-1]), "id -1 is negative"),

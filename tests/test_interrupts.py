@@ -5,6 +5,7 @@ executes, the first and the last time (for commits, only the first). A signal th
 the same.
 """
 
+import gc
 import shutil
 import sys
 from copy import deepcopy
@@ -35,11 +36,14 @@ def traced(call, on_line):
             on_line((frame.f_code.co_filename, frame.f_lineno))
         return trace
 
+    gc.collect()
+    gc.disable()  # a collection may run the library's finalizers, at a moment of its own
     sys.settrace(trace)
     try:
         call()
     finally:
         sys.settrace(None)
+        gc.enable()
 
 
 def moments_of(call, *, only_first=False):
@@ -160,16 +164,24 @@ def test_an_interrupt_at_any_line_of_the_first_add_leaves_an_empty_index(center)
 
 
 def test_an_interrupt_at_any_line_of_a_save_leaves_the_old_file_or_the_new_one(tmp_path):
-    old, new = made("integers"), made("integers", 20)
-    wanted = [observed(old), observed(new)]
-    path = tmp_path / "a.vqi"
-    old.save(path)
-    for moment in moments_of(lambda: new.save(path)):
-        old.save(path)
-        interrupt(moment, lambda: new.save(path))
+    path, kept = tmp_path / "a.vqi", tmp_path / "b.vqi"
+    made("integers").save(kept)
+
+    def changed():
+        shutil.copy(kept, path)
+        index = VQIndex.load(path)
+        index.remove(index.ids[:20].tolist())
+        return index
+
+    first = changed()
+    wanted = [observed(VQIndex.load(path)), observed(first)]
+    for moment in moments_of(lambda: first.save(path)):
+        index = changed()
+        interrupt(moment, lambda: index.save(path))  # noqa: B023
         assert observed(VQIndex.load(path)) in wanted, moment
-        new.save(path)
+        index.save(path)  # which knows the file that is there
         assert observed(VQIndex.load(path)) == wanted[1], moment
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.vqi", "b.vqi"]
 
 
 @pytest.mark.parametrize("change", ["compact", "commit and map again"])

@@ -145,3 +145,49 @@ def test_what_are_no_queries_is_named(queries):
     index.add(X)
     with pytest.raises(InvalidInputError, match=r"queries is .*; expected an array of shape \(nq, 8\) or \(8,\)"):
         index.search(queries, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda i: i.add(5), r"vectors is 5; expected an array of shape \(n, 8\)"),
+        (lambda i: i.add(None), "vectors is None; expected"),
+        (lambda i: i.add(X[:1], ids=7), "ids is 7; expected a list or an array of ids"),
+        (lambda i: i.add(X[:1], ids=object()), "ids is a object; expected a list"),
+        (lambda i: i.upsert(None, X[:1]), "ids is None; expected a list"),
+        (lambda i: i.remove(None), "ids is None; expected a list"),
+        (lambda i: i.remove({"a": 1}.values()), "ids is a dict_values; expected a list"),
+        (lambda i: i.estimate(X[0], 3), "ids is 3; expected a list"),
+        (lambda i: i.search(None), "queries is None; expected an array"),
+        (lambda i: i.search(X, filter=[1.5]), "ids have dtype float64; expected an integer"),
+        (lambda i: i.search(X, filter=vqindex.exclude(None)), "ids is None; expected a list"),
+    ],
+)
+def test_one_value_where_many_are_meant_is_named(call, message):
+    index = VQIndex(DIM, metric="cosine")
+    index.add(X)
+    with pytest.raises(InvalidInputError, match=message):
+        call(index)
+    assert index.search(X[3], 1).ids.tolist() == [3]
+    assert len(index) == 20
+
+
+def test_keys_of_a_dictionary_are_a_set_of_ids(index):
+    texts = {index.ids[3]: "three", index.ids[4]: "four"}
+    assert set(index.search(X, 5, filter=texts.keys()).ids[0, :2]) == set(texts)
+    assert not np.isin(index.search(X, 5, filter=vqindex.exclude(texts.keys())).ids, list(texts)).any()
+    assert index.remove(texts.keys()) == 2
+    assert len(index) == 18
+
+
+def test_a_mask_of_zeros_and_ones_is_not_taken_for_ids():
+    index = VQIndex(DIM, metric="cosine")
+    index.add(X)
+    mask = np.arange(20) % 3 == 0
+    for dtype in (np.uint8, np.int64):
+        with pytest.raises(InvalidInputError, match=r"filter has 20 integers, all 0 or 1.*expected a bool mask"):
+            index.search(X, 5, filter=mask.astype(dtype))
+        with pytest.raises(InvalidInputError, match="all 0 or 1"):
+            index.search(X[:2], 5, filter=np.stack([mask, ~mask]).astype(dtype))
+    assert set(index.search(X[0], 20, filter=mask).ids.tolist()) == {-1, *np.flatnonzero(mask).tolist()}
+    assert index.search(X[0], 2, filter=[0, 1, 0]).ids.tolist() == [0, 1], "repeated ids are ids"

@@ -19,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import vqindex.integrations.sklearn
+from vqindex import InvalidInputError
 from vqindex.integrations.sklearn import VQKNeighborsTransformer, VQNearestNeighbors
 
 METRICS = ("euclidean", "sqeuclidean", "cosine")
@@ -186,3 +187,62 @@ def test_neighbors_of_rows_with_a_common_offset_are_found(metric, offset):
     found = VQNearestNeighbors(n_neighbors=5, metric=metric).fit(rows).kneighbors(queries, return_distance=False)
     recall = np.mean([np.isin(line, want).mean() for line, want in zip(found, truth, strict=True)])
     assert recall > (0.95 if metric == "euclidean" or offset <= 100 else 0.5)  # float32 holds little of the angles
+
+
+def test_rows_that_change_after_fit_change_no_distance():
+    rows = rows_of(60)
+    estimator = VQNearestNeighbors(n_neighbors=3).fit(rows)
+    want = estimator.kneighbors(rows_of(60)[:5])
+    rows[:] = 0  # as a scaler with copy=False does
+    for got, before in zip(estimator.kneighbors(rows_of(60)[:5]), want, strict=True):
+        np.testing.assert_array_equal(got, before)
+
+
+def test_distances_are_of_the_metric_at_fit():
+    rows = rows_of(60)
+    estimator = VQNearestNeighbors(n_neighbors=3, metric="l2").fit(rows)
+    assert estimator.effective_metric_ == "euclidean"
+    want = NearestNeighbors(n_neighbors=3).fit(rows.astype(np.float64)).kneighbors(rows[:5].astype(np.float64))
+    estimator.set_params(metric="cosine")
+    for got, true in zip(estimator.kneighbors(rows[:5]), want, strict=True):
+        np.testing.assert_allclose(got, true, rtol=1e-6)  # distances are float32
+
+
+@pytest.mark.parametrize("wrong", [np.full((40, 3), np.nan), np.full((40, 3), 1e30)])
+def test_a_fit_that_fails_leaves_the_estimator_as_it_was(wrong):
+    rows = rows_of(60)
+    estimator = VQNearestNeighbors(n_neighbors=3).fit(rows)
+    want = estimator.kneighbors(rows[:5])
+    with pytest.raises(ValueError, match=r"NaN|norm"):
+        estimator.fit(wrong)
+    for got, before in zip(estimator.kneighbors(rows[:5]), want, strict=True):
+        np.testing.assert_array_equal(got, before)
+
+
+def test_a_fit_in_the_middle_of_a_search_changes_nothing(monkeypatch):
+    rows = rows_of(60)
+    estimator = VQNearestNeighbors(n_neighbors=60).fit(rows)
+    want = [*estimator.kneighbors(rows[:5]), estimator.kneighbors_graph(rows[:5]).toarray()]
+
+    def fit_another(n_jobs):
+        estimator.fit(rows_of(7, dim=24, seed=3))
+        return 1
+
+    monkeypatch.setattr(vqindex.integrations.sklearn, "effective_n_jobs", fit_another)
+    got = [*estimator.kneighbors(rows[:5])]
+    estimator.fit(rows)
+    got.append(estimator.kneighbors_graph(rows[:5]).toarray())
+    for one, before in zip(got, want, strict=True):
+        np.testing.assert_array_equal(one, before)
+
+
+def test_seeds_of_every_form_of_scikit_learn_are_taken():
+    rows = rows_of(60)
+    for state in (None, np.int64(3), np.random.RandomState(3)):
+        estimator = VQNearestNeighbors(n_neighbors=1, random_state=state).fit(rows)
+        assert estimator.kneighbors(rows)[1].ravel().tolist() == list(range(60)), state
+    for wrong, message in ((2.5, "cannot be used to seed"), (-1, "seed is -1")):
+        with pytest.raises(ValueError, match=message):
+            VQNearestNeighbors(random_state=wrong).fit(rows)
+    with pytest.raises(InvalidInputError, match=r"metric is \['l2'\]"):
+        VQNearestNeighbors(metric=["l2"]).fit(rows)

@@ -22,20 +22,34 @@ __all__ = [
     "as_count",
     "as_path",
     "as_shortlist",
+    "as_threads",
     "as_thresholds",
 ]
 
 DEFAULT_CONFIDENCE = 0.995
 DEFAULT_OVERSAMPLE = 4
 MAX_K = 2**31 - 1
+_MAX_THREADS = 1024  # more than any scan profits from, and few enough to start
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:
-    """Return a path of the local file system."""
-    slashes = "//" if isinstance(path, str) else "/"  # a Path has lost the second one
-    if re.match(rf"[a-zA-Z][a-zA-Z0-9+.-]+:{slashes}", os.fspath(path)):
-        raise InvalidInputError(f"{path} is a URL; expected a path of the local file system")
-    return Path(path)
+    """Return a path of the local file system, given as text, as bytes in the file system's encoding, or as an object.
+
+    Raises
+    ------
+    InvalidInputError
+        For what is no path, for a URL, and for an empty path, which would stand for the current folder.
+    """
+    try:
+        text = os.fsdecode(path)
+    except TypeError:
+        raise InvalidInputError(f"path is {path!r}; expected the path of a file or folder") from None
+    if not text or "\0" in text:
+        raise InvalidInputError(f"path is {text!r}; expected the path of a file or folder")
+    slashes = "/" if isinstance(path, os.PathLike) else "//"  # a Path has lost the second one
+    if re.match(rf"[a-zA-Z][a-zA-Z0-9+.-]+:{slashes}", text):
+        raise InvalidInputError(f"{text} is a URL; expected a path of the local file system")
+    return Path(text)
 
 
 def as_count(name: str, value: object, most: int | None = None) -> int:
@@ -44,6 +58,11 @@ def as_count(name: str, value: object, most: int | None = None) -> int:
         expected = "of at least 1, or None" if most is None else f"from 1 to {most}"
         raise InvalidInputError(f"{name} is {value!r}; expected an integer {expected}")
     return int(value)
+
+
+def as_threads(value: object) -> int | None:
+    """Return the most threads to use, or None for as many as processors."""
+    return None if value is None else min(as_count("threads", value), _MAX_THREADS)
 
 
 def as_confidence(value: object) -> float:

@@ -7,7 +7,8 @@ memory of a backend's device (`OnDevice`) passes the same checks and stays on th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, MappingView, Set
+from numbers import Number
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from ._native import all_finite
 from .errors import InvalidInputError
+from .native_calls import call_native
 
 __all__ = [
     "OnDevice",
@@ -93,13 +95,22 @@ def _kind_of_no_array(value: Any) -> str | None:
         return None
     if isinstance(value, str | bytes):
         return f"{value!r}"
-    if isinstance(value, set | frozenset | dict):
+    if isinstance(value, Set | Mapping | MappingView):
         return f"a {type(value).__name__}"
     if isinstance(value, Iterator):
         return f"a {type(value).__name__}, which can be read only once"
     if callable(value) and not hasattr(value, "shape"):
         return "a function"
+    if hasattr(value, "nnz") and hasattr(value, "toarray"):
+        return f"a sparse {type(value).__name__}"
     return None
+
+
+def _refuse_one(value: Any, shape: tuple[int, ...], what: str, expected: str) -> None:
+    """Raise InvalidInputError for a value that became an array of no dimension, naming it or its kind."""
+    if shape == ():
+        shown = repr(value) if value is None or isinstance(value, Number) else f"a {type(value).__name__}"
+        raise InvalidInputError(f"{what} is {shown}; expected {expected}")
 
 
 def _column_of_arrow(column: Any) -> NDArray[Any]:
@@ -158,8 +169,18 @@ def _to_host(array: Any) -> Any:
         return np.from_dlpack(array)
     try:
         return np.asarray(array)
-    except ValueError as error:
-        raise InvalidInputError(f"nested lists are ragged; expected rows of equal length ({error})") from None
+    except ValueError:
+        raise InvalidInputError(f"nested lists are ragged{_first_odd(array)}; expected rows of equal length") from None
+
+
+def _first_odd(rows: Any) -> str:
+    """Return what is odd about the first of some rows that is unlike row 0, as text after a colon."""
+    counts = [len(row) if hasattr(row, "__len__") else None for row in rows]
+    odd = next((row for row, count in enumerate(counts) if count is None or count != counts[0]), None)
+    if odd is None:
+        return ""
+    shown = f"is {rows[odd]!r}" if counts[odd] is None else f"has {counts[odd]} entries"
+    return f": row {odd} {shown}" + ("" if counts[0] is None else f" and row 0 has {counts[0]}")
 
 
 def as_host(array: Any) -> NDArray[Any]:
@@ -176,7 +197,8 @@ def as_matrix(array: Any, dim: int, what: str) -> Any:
         If the array is not two-dimensional or not real-valued, or has another number of columns.
     """
     refuse_no_array(array, what, f"an array of shape (n, {dim})")
-    array = _to_host(array)
+    given, array = array, _to_host(array)
+    _refuse_one(given, array.shape, what, f"an array of shape (n, {dim})")
     if array.shape == (0,):
         array = np.empty((0, dim), np.float32)
     if array.shape == (dim,):
@@ -190,23 +212,37 @@ def as_matrix(array: Any, dim: int, what: str) -> Any:
     return array
 
 
-def _checked_float32(block: Any, rows: range | NDArray[np.int64], what: str) -> Any:
+def _check_slice(block: NDArray[Any], shape: tuple[int, int], what: str) -> None:
+    """Raise InvalidInputError for a slice of an object that differs from the shape and type that the object has."""
+    if block.shape != shape or block.dtype.kind not in "fiu":
+        raise InvalidInputError(
+            f"{what} slice to {block.dtype} of shape {block.shape}; expected numbers of shape {shape}"
+        )
+
+
+def _sliced(matrix: Any, run: NDArray[np.int64], what: str) -> NDArray[Any]:
+    """Return the rows of a checked matrix from the first to the last of a run."""
+    block = np.asarray(matrix[run[0] : run[-1] + 1])
+    _check_slice(block, (int(run[-1] + 1 - run[0]), matrix.shape[1]), what)
+    return block
+
+
+def _checked_float32(block: Any, rows: range | NDArray[np.int64], dim: int, what: str) -> Any:
     """Return a block of rows as float32; errors call its rows by the numbers `rows`."""
     if is_on_device(block):
         converted, position = block.float32()
         if position >= 0:  # check the row again on the host, which raises the error
             row = position // block.shape[1]
-            _checked_float32(block[row : row + 1].host(), rows[row : row + 1], what)
+            _checked_float32(block[row : row + 1].host(), rows[row : row + 1], dim, what)
         return converted
     raw = np.asarray(block)
-    if raw.ndim != 2 or raw.dtype.kind not in "fiu":  # slices of an object may differ from its own shape and dtype
-        raise InvalidInputError(f"{what} slice to {raw.dtype} of shape {raw.shape}; expected two-dimensional numbers")
+    _check_slice(raw, (len(rows), dim), what)
     if raw.dtype == np.float32:
         out = np.ascontiguousarray(raw)
     else:
         with np.errstate(over="ignore", under="ignore"):
             out = np.ascontiguousarray(raw, np.float32)
-    if not all_finite(out):
+    if not call_native(all_finite, out):
         row, column = np.argwhere(~np.isfinite(out))[0]
         raise InvalidInputError(f"{what}[{rows[row]}, {column}] is {raw[row, column]}; expected a finite float32 value")
     return out
@@ -220,8 +256,9 @@ def float_chunks(matrix: Any, rows: int, what: str) -> Iterator[F32 | OnDevice]:
     InvalidInputError
         At a chunk with a NaN or an infinity, before or after the cast to float32; the message names row and column.
     """
-    for start in range(0, matrix.shape[0], rows):
-        yield _checked_float32(matrix[start : start + rows], range(start, matrix.shape[0]), what)
+    n, dim = matrix.shape
+    for start in range(0, n, rows):
+        yield _checked_float32(matrix[start : start + rows], range(start, min(start + rows, n)), dim, what)
 
 
 class VectorSource:
@@ -279,20 +316,22 @@ def float_rows(matrix: Any, rows: NDArray[np.int64], what: str) -> F32:
         selected = matrix[rows] if rows.size else np.empty((0, matrix.shape[1]), np.float32)
     else:
         runs = np.split(rows, np.flatnonzero(np.diff(rows) > _GAP) + 1)
-        selected = np.concatenate([matrix[run[0] : run[-1] + 1][run - run[0]] for run in runs])
-    out: F32 = _checked_float32(selected, rows, what)
+        selected = np.concatenate([_sliced(matrix, run, what)[run - run[0]] for run in runs])
+    out: F32 = _checked_float32(selected, rows, matrix.shape[1], what)
     return out
 
 
 def as_queries(array: Any, dim: int) -> tuple[F32 | OnDevice, bool]:
     """Return float32 queries of shape (nq, dim), and whether the input is a single 1-D query."""
-    refuse_no_array(array, "queries", f"an array of shape (nq, {dim}) or ({dim},)")
-    array = _to_host(array)
+    expected = f"an array of shape (nq, {dim}) or ({dim},)"
+    refuse_no_array(array, "queries", expected)
+    given, array = array, _to_host(array)
+    _refuse_one(given, array.shape, "queries", expected)
     single = len(array.shape) == 1 and array.shape[0] != 0
     if single:
         array = array[:][None, :]
     matrix = as_matrix(array, dim, "queries")
-    return _checked_float32(matrix[:], range(matrix.shape[0]), "queries"), single
+    return _checked_float32(matrix[:], range(matrix.shape[0]), dim, "queries"), single
 
 
 def as_ids(ids: Any, count: int | None = None) -> NDArray[np.int64]:
@@ -307,10 +346,13 @@ def as_ids(ids: Any, count: int | None = None) -> NDArray[np.int64]:
     """
     refuse_no_array(ids, "ids", "a list or an array of ids, in order")
     array = np.asarray(_to_host(ids))
+    _refuse_one(ids, array.shape, "ids", "a list or an array of ids")
     if array.ndim != 1:
         raise InvalidInputError(f"ids have shape {array.shape}; expected one dimension")
     if array.size and array.dtype.kind not in "iu":
-        raise InvalidInputError(f"ids have dtype {array.dtype}; expected an integer type")
+        odd = next((id for id in array.tolist() if not isinstance(id, int | str)), None)
+        shown = f", the first of another kind is {odd!r}" if array.dtype.kind == "O" else ""
+        raise InvalidInputError(f"ids have dtype {array.dtype}{shown}; expected an integer type, or strings")
     if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
         raise InvalidInputError(f"id {array.max()} does not fit int64")
     out = array.astype(np.int64)

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from .arrays import VectorSource, as_host
 from .codes.estimator import MAX_NORM, sum64
 from .errors import InvalidInputError
-from .residuals import mean_of, residuals_of, warn_of_offset
+from .residuals import OffsetWatch, mean_of, residuals_of
 from .spec import IndexSpec
 
 __all__ = ["Centering", "engine_spec"]
@@ -153,10 +153,10 @@ class Centering:
             f"vector of norm {_norm(self.vector):.4g} and CRC-32 {zlib.crc32(self.vector.astype('<f4').tobytes()):08x}"
         )
 
-    def warn_of_offset(self, rows: F32) -> None:
-        """Warn of first rows that get no center although their mean is much longer than their spread around it."""
+    def look_for_offset(self, rows: F32, watch: OffsetWatch) -> None:
+        """Show first rows to a watch, which warns if they get no center although they need one."""
         if not self.on and self.spec.metric != "ip":
-            warn_of_offset(rows, self._unit)
+            watch.see(rows, self._unit)
 
     def settled(self, source: VectorSource) -> Centering:
         """Return the centering with the mean of the vectors if it is pending and `source` has rows, else itself.
@@ -168,7 +168,8 @@ class Centering:
         """
         if not self.pending or not source.rows:
             return self
-        return Centering(self.spec, _as_vector(mean_of(source, self._unit), self.spec.dim))
+        with np.errstate(under="ignore"):  # tiny numbers become 0
+            return Centering(self.spec, _as_vector(mean_of(source, self._unit), self.spec.dim))
 
     # ---- from vectors to the engine
 

@@ -15,6 +15,7 @@ from .center import Centering
 from .codes.encoded import Encoded, Queries
 from .codes.estimator import MAX_NORM
 from .errors import InvalidInputError
+from .residuals import OffsetWatch
 from .rows.contents import NewRows
 from .rows.originals import Originals
 
@@ -57,10 +58,12 @@ class Encoder(NamedTuple):
         on_device = self.backend.adopt(vectors)
         return VectorSource(vectors if on_device is None else on_device, self.centering.spec.dim)
 
-    def encode(self, source: VectorSource, originals: Originals | None, *, is_first: bool = False) -> Iterator[NewRows]:
+    def encode(
+        self, source: VectorSource, originals: Originals | None, watch: OffsetWatch | None = None
+    ) -> Iterator[NewRows]:
         """Encode vectors lazily, chunk by chunk, and round them if the index keeps originals.
 
-        The first vectors of an index are looked at for an offset that needs a center.
+        A watch looks at the vectors for an offset that needs a center.
 
         Raises
         ------
@@ -68,10 +71,11 @@ class Encoder(NamedTuple):
             At a chunk that can't be encoded; the message names the row.
         """
         for first_row, chunk in source.chunks():
-            if is_first and first_row == 0 and isinstance(chunk, np.ndarray):
-                self.centering.warn_of_offset(chunk)
-            rounded = None if originals is None else originals.rounded(on_host(chunk), first_row)
-            codes = self._encode_chunk(chunk)
+            if watch is not None and isinstance(chunk, np.ndarray):
+                self.centering.look_for_offset(chunk, watch)
+            with np.errstate(under="ignore"):  # tiny numbers become 0
+                rounded = None if originals is None else originals.rounded(on_host(chunk), first_row)
+                codes = self._encode_chunk(chunk)
             _check_norms(codes.norm, "vectors", first_row)
             yield NewRows(codes, rounded)
 

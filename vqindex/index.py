@@ -20,6 +20,7 @@ from .changes import ChangeLock
 from .codes.codec import Codec
 from .encoder import Encoder
 from .errors import BackendError, InvalidInputError
+from .residuals import OffsetWatch
 from .result import RangeResult, SearchResult
 from .rows.contents import Contents
 from .rows.ids import IdBatch, IdMap
@@ -47,12 +48,15 @@ class IndexState(NamedTuple):
         So many of the first rows are in files, or are being written. They keep their places (`Contents.trimmed`).
     files : object
         What a store knows about these files.
+    changes : int
+        How many changes led here.
     """
 
     encoder: Encoder
     contents: Contents
     filed_rows: int = 0
     files: Any = None
+    changes: int = 0
 
 
 class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be registered as one
@@ -140,8 +144,9 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         self._state = IndexState(Encoder(backend, centering), contents)
         warn_of_numpy_steps(backend, self._spec)
         self._changes = ChangeLock()
+        self._watch = OffsetWatch()
         self._meta: dict[str, Any] = {}
-        # Those it was loaded from or saved to, by their real paths; more than one after a save that failed at its end.
+        # The files that it was loaded from or saved to, by their real paths; several where saves failed at the rename.
         self._files: dict[str, tuple[Identity, ...]] = {}
 
     @property
@@ -213,6 +218,14 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         return True
 
     @property
+    def changes(self) -> int:
+        """How often vectors were added, replaced, removed or compacted since the index was made or opened.
+
+        It grows with every call that changes anything, and only then. So it tells whether there is something to save.
+        """
+        return self._state.changes
+
+    @property
     def meta(self) -> dict[str, Any]:
         """Notes in JSON types that are saved with the index (the CLI stores build times in them)."""
         return self._meta
@@ -251,6 +264,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         """
         if self._state is not before:
             raise InvalidInputError("the index was changed in the middle of another change; expected one at a time")
+        if after.contents.ids is not before.contents.ids:
+            after = after._replace(changes=before.changes + 1)
         self._state = after
 
     def train(self, vectors: Any = None) -> None:  # noqa: B027
@@ -338,8 +353,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         Warns
         -----
         OffsetWarning
-            If the mean of the first vectors is more than twice as long as their spread around it (cosine and l2), and
-            the index has no center. Scores then have large errors.
+            If the mean of the first vectors, 64 or more, is more than twice as long as their spread around it (cosine
+            and l2), and the index has no center. Scores then have large errors.
         """
         with self._changes.lock:
             before = self._state
@@ -359,7 +374,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         """Encode and append vectors, and remove the rows they replace; the first vectors may set the center."""
         encoder, contents = before.encoder, before.contents
         encoder = encoder._replace(centering=encoder.centering.settled(source))
-        batches = encoder.encode(source, contents.originals, is_first=not contents.ids.rows_ever)
+        watch = self._watch if contents.ids.rows_ever < OffsetWatch.FEWEST else None
+        batches = encoder.encode(source, contents.originals, watch)
         contents = contents.changed(batches, new_ids, source.rows, replaces).trimmed(before.filed_rows)
         self._take(before, before._replace(encoder=encoder, contents=contents))
 

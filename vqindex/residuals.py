@@ -17,7 +17,7 @@ from .arrays import VectorSource, on_host
 from .codes.estimator import flush, sum64
 from .errors import OffsetWarning, outside_of_package
 
-__all__ = ["mean_of", "residuals_of", "warn_of_offset"]
+__all__ = ["OffsetWatch", "mean_of", "residuals_of"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -25,10 +25,11 @@ F64 = NDArray[np.float64]
 _CHUNK_VALUES = 2**17  # values in a chunk of shifted rows
 _READ_CHUNKS = 32  # chunks per read for the mean: 16 MiB of float32
 _TINY2 = float(np.finfo(np.float32).tiny) ** 2  # squared norm below which a vector counts as zero
-_FEWEST, _SAMPLE = 64, 256  # rows that show an offset; takes a fraction of a millisecond
+_SAMPLE = 256  # first rows of a call to look at, which takes a fraction of a millisecond
 # An offset this many times as long as the spread is warned of. Recall@10 of 4 bits then falls from .85 to .65, for l2
 # and cosine, in 16 to 384 dimensions.
 _OFFSET = 2.0
+_ROUNDING = 1e-6  # a spread so small, in multiples of the offset, is that of equal float32 vectors, up to rounding
 
 
 def _chunk_rows(dim: int) -> int:
@@ -89,19 +90,34 @@ def mean_of(source: VectorSource, unit: bool) -> F32:
     return flush(total / source.rows)
 
 
-def warn_of_offset(rows: F32, unit: bool) -> None:
-    """Warn of rows whose mean is much longer than their spread around it, judged by the first of them."""
-    sample = rows[:_SAMPLE].astype(np.float64)
-    if len(sample) < _FEWEST:
-        return
+class OffsetWatch:
+    """Looks at the first vectors of an index, however few come at a time, for an offset that needs a center."""
+
+    FEWEST = 64  # rows that show an offset
+
+    def __init__(self) -> None:
+        self._seen: list[F32] | None = []  # None once they were judged
+
+    def see(self, rows: F32, unit: bool) -> None:
+        """Look at new vectors; warns, once, if their mean is much longer than their spread around it."""
+        if self._seen is None:
+            return
+        self._seen.append(rows[:_SAMPLE].copy())
+        if sum(map(len, self._seen)) >= self.FEWEST:
+            sample, self._seen = np.concatenate(self._seen), None
+            _warn_of_offset(sample, unit)
+
+
+def _warn_of_offset(rows: F32, unit: bool) -> None:
+    sample = rows.astype(np.float64)
     norm2 = np.einsum("ij,ij->i", sample, sample)
     if unit:
         sample *= np.divide(1, np.sqrt(norm2), out=np.zeros_like(norm2), where=norm2 > 0)[:, None]
-        norm2 = (norm2 > 0).astype(np.float64)
-    offset2 = float((sample.mean(axis=0) ** 2).sum())
-    spread2 = max(0.0, float(norm2.mean()) - offset2)
-    offset, spread = offset2**0.5, (spread2 if spread2 > 1e-9 * offset2 else 0.0) ** 0.5  # less is rounding
-    if 0 < _OFFSET * spread < offset:
+    mean = sample.mean(axis=0)
+    offset2 = float((mean**2).sum())
+    spread2 = float(((sample - mean) ** 2).sum(axis=1).mean())  # not mean(norm2) - offset2, which cancels
+    offset, spread = offset2**0.5, spread2**0.5
+    if _ROUNDING * offset < spread and _OFFSET * spread < offset:
         warnings.warn(
             f"the vectors' mean is {offset / spread:.3g} times as long as their spread around it, so searches miss "
             'many neighbors; center="mean" subtracts it before vectors are encoded',

@@ -19,6 +19,7 @@ from vqindex_bench.plots import has_matplotlib
 from vqindex_bench.report import write_report
 
 from .output import CommaList, json_option, progress_bar, show_table
+from .paths import InputPath, OutputPath, check_output
 
 __all__ = ["bench"]
 
@@ -105,8 +106,8 @@ def _peers(context: click.Context, parameter: click.Parameter, value: tuple[str,
 
 
 @click.command()
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("--queries", type=click.Path(path_type=Path), help="Query vectors. Default: DATA's, or held-out rows.")
+@click.argument("data", type=InputPath())
+@click.option("--queries", type=InputPath(), help="Query vectors. Default: DATA's, or held-out rows.")
 @click.option("--dataset", help="Which dataset, key or column of DATA holds the vectors.")
 @click.option("--rows", type=click.IntRange(1), help="Only the first rows of DATA.")
 @click.option(
@@ -154,9 +155,16 @@ def _peers(context: click.Context, parameter: click.Parameter, value: tuple[str,
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, help="Seed of rotations.")
 @click.option("--device", default="auto", show_default=True, help="Device of vqindex: auto, cpu, or a backend's name.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON lines here.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Write a picture here (needs matplotlib).")
-@click.option("--html", type=click.Path(path_type=Path), help="Write a report here, one HTML page.")
+@click.option(
+    "-o",
+    "--output",
+    type=OutputPath("lines are written to a file; --json writes them to stdout"),
+    help="Write the JSON lines here.",
+)
+@click.option(
+    "--plot", type=OutputPath("a picture is not written to stdout"), help="Write a picture here (needs matplotlib)."
+)
+@click.option("--html", type=OutputPath("a page is not written to stdout"), help="Write a report here, one HTML page.")
 @json_option
 def bench(
     data: Path,
@@ -190,8 +198,8 @@ def bench(
     other. With --json, prints a JSON object per index, each on a line.
     """
     for path in (output, plot, html):
-        if path is not None and not path.parent.is_dir():
-            raise click.ClickException(f"{path.parent} is not a folder")
+        if path is not None:
+            check_output(path)
     if plot is not None and not has_matplotlib():
         raise click.ClickException("matplotlib is not installed; --plot needs: pip install 'vqindex[plot]'")
     contenders = _sweep(bits, codecs, sketches, confidences, oversamples, {"seed": seed, "device": device})

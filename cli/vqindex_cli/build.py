@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
 import vqindex
-from vqindex.arguments import as_path
 from vqindex.arrays import as_ids
 from vqindex.rows.ids import IdMap
 from vqindex.rows.originals import KINDS
 from vqindex.spec import CODECS, METRICS, ROTATIONS, SKETCHES
-from vqindex_datasets import VectorSource, is_annbench, load_annbench, open_vectors
+from vqindex_datasets import VectorSource, open_vectors, read_column
+from vqindex_datasets.files import check_file
+from vqindex_datasets.readers import COLUMN_EXTENSIONS, HEADER_ERRORS
 
-from .build_store import BEGUN, build_store
-from .output import json_option, progress_bar, show_fields, show_json
+from .build_store import BEGUN, build_store, metric_of_store, rows_done
+from .options import ids_options
+from .output import is_terminal, json_option, progress_bar, show_fields, show_json
+from .paths import InputPath, OutputPath, check_output
+from .samples import DIGEST, choose_metric, note_origin, sample_of
 from .source_rows import SourceRows
+from .stopping import checkpoint, identity_of, in_blocks
 
-__all__ = ["build", "build_index", "read_ids"]
+__all__ = ["build", "build_index", "ids_file", "read_ids"]
+
+_IDS = "integers or strings"
 
 
 def build_index(
@@ -51,32 +60,59 @@ def build_index(
     index.meta["build_seconds"] = seconds
 
 
-@overload
-def read_ids(path: Path, count: int | None = None) -> NDArray[Any]: ...
-@overload
-def read_ids(path: Path | None, count: int | None = None) -> NDArray[Any] | None: ...
+def read_ids(path: Path | None, column: str | None, count: int | None = None) -> NDArray[Any] | None:
+    """Read ids, int64 or str, and check them; with `count`, also their number and that they differ.
 
-
-def read_ids(path: Path | None, count: int | None = None) -> NDArray[Any] | None:
-    """Read ids, int64 or str, from a .npy file and check them; with `count`, also their number and that they differ."""
+    Parameters
+    ----------
+    path : Path, optional
+        A .npy file, or with `column` a file with columns.
+    column : str, optional
+        The column of `path`.
+    count : int, optional
+        The number of vectors.
+    """
     if path is None:
         return None
     try:
-        ids = read_array(path, "integers or strings")
+        ids = read_array(path, _IDS) if column is None else read_column(path, column)
         if ids.dtype.kind != "U":
             return as_ids(ids, count)
         IdMap().parse_ids(ids, count)
         return ids
     except vqindex.InvalidInputError as error:
-        raise click.ClickException(f"{path}: {error}") from None
+        name = path if column is None else f"{path}[{column}]"
+        raise click.ClickException(f"{name}: {error}") from None
+
+
+def ids_file(ids: Path | None, column: str | None, data: Path | None) -> Path | None:
+    """Return the file of --ids and --ids-column: a column is one of DATA unless --ids names another file."""
+    if ids is None:
+        return None if column is None else data
+    if column is None and data is not None and not ids.exists() and _has_column(data, str(ids)):
+        raise click.ClickException(
+            f"{ids}: no such file; for the column {str(ids)!r} of {data} give --ids-column {ids}"
+        )
+    return ids
+
+
+def _has_column(data: Path, name: str) -> bool:
+    try:
+        read_column(data, name)
+    except ValueError:
+        return False
+    return True
 
 
 def read_array(path: Path, what: str) -> NDArray[Any]:
     """Read the array of a .npy file."""
+    check_file(path, f"a .npy file of {what}")
+    if path.suffix.lower() in COLUMN_EXTENSIONS and what == _IDS:
+        raise click.ClickException(f"{path}: not a .npy file; give --ids-column NAME for a column of it")
     try:
         with path.open("rb") as file:
             array = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (*HEADER_ERRORS, zipfile.BadZipFile) as error:
         raise click.ClickException(f"{path}: not a .npy file of {what} ({error})") from None
     if not isinstance(array, np.ndarray):
         array.close()
@@ -84,16 +120,50 @@ def read_array(path: Path, what: str) -> NDArray[Any]:
     return array
 
 
+def _check_output(output: Path, store: bool, force: bool) -> None:
+    if not output.is_dir():
+        check_output(output)
+    if output.exists() and not force and not store:
+        raise click.ClickException(f"{output} exists; choose another name or give --force")
+
+
+def _left_of(data: Path, output: Path, store: bool, force: bool) -> Callable[[], str]:
+    """Return a function that says what a stopped build left."""
+    before = identity_of(output)
+
+    def left() -> str:
+        if store:
+            done, rows = rows_done(output)
+            if done == rows:
+                return f"{output} is complete" if rows else f"{output} was not begun"
+            command = "the same command without --force" if force else "the same command"
+            return f"{output} holds {done} of {rows} vectors; {command} goes on after them"
+        if identity_of(output) != before:
+            return f"{output} is complete"
+        return f"{output} was not written" if before is None else f"{output} is unchanged"
+
+    return left
+
+
+def _read_center(center: str) -> NDArray[Any]:
+    path = InputPath().convert(center, None, None)
+    if not path.exists():
+        raise click.ClickException(f"center is {center!r}, which is no file; expected 'mean' or a .npy file of numbers")
+    return read_array(path, "numbers")
+
+
 @click.command()
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Index file to write (.vqi).")
+@click.argument("data", type=InputPath())
+@click.option("-o", "--output", type=OutputPath(), required=True, help="Index file to write (.vqi).")
 @click.option("--bits", type=click.IntRange(1, 8), default=4, show_default=True, help="Bits per coordinate.")
-@click.option("--metric", type=click.Choice(METRICS), help="Default: the metric of an ann-benchmarks file, else ip.")
+@click.option("--metric", type=click.Choice(("auto", *METRICS)), default="auto", show_default=True,
+    help="auto: the distance that an HDF5 file states; else ip for vectors of length 1, and cosine for others.",
+)  # fmt: skip
 @click.option("--codec", type=click.Choice(CODECS), default="turboquant-prod", show_default=True)
 @click.option("--sketch", type=click.Choice(SKETCHES), help="For turboquant-prod. Default: shared.")
 @click.option("--rotation", type=click.Choice(ROTATIONS), default="hadamard", show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
-@click.option("--ids", type=click.Path(path_type=Path), help="File of ids, int64 or str (.npy), one per vector.")
+@ids_options
 @click.option("--keep-vectors", type=click.Choice(tuple(KINDS)), help="Keep the vectors too, for --rerank of a search.")
 @click.option("--center", metavar="mean|FILE", help="Subtract the vectors' mean, or the vector in FILE (.npy), first.")
 @click.option("--dataset", help="Which dataset, key or column of DATA holds the vectors.")
@@ -106,12 +176,13 @@ def build(
     data: Path,
     output: Path,
     bits: int,
-    metric: str | None,
+    metric: str,
     codec: str,
     sketch: str | None,
     rotation: str,
     seed: int,
     ids: Path | None,
+    ids_column: str | None,
     keep_vectors: str | None,
     center: str | None,
     dataset: str | None,
@@ -132,34 +203,37 @@ def build(
     store = store or output.is_dir()
     if commit_every is not None and not store:
         raise click.UsageError("--commit-every needs --store")
-    if str(output) == "-":
-        raise click.ClickException("output is '-', but an index is not written to stdout; expected the name of a file")
-    as_path(output)  # no URL
-    if output.exists() and not output.is_file() and not output.is_dir():
-        raise click.ClickException(f"{output} is no regular file; expected a file or a new name")
-    if output.exists() and not force and not store:
-        raise click.ClickException(f"{output} exists; choose another name or give --force")
-    if not output.parent.is_dir():
-        raise click.ClickException(f"{output.parent} is not a folder")
-    if metric is None:
-        metric = load_annbench(data).metric if dataset is None and is_annbench(data) else "ip"
+    _check_output(output, store, force)
     parameters: dict[str, Any] = {
         "bits": bits,
-        "metric": metric,
         "codec": codec,
         "sketch": sketch,
         "rotation": rotation,
         "seed": seed,
         "keep_vectors": keep_vectors,
-        "center": center if center in (None, "mean") else read_array(Path(center), "numbers"),
+        "center": center if center in (None, "mean") else _read_center(center),
     }
-    with open_vectors(data, dataset) as source:
-        explicit = read_ids(ids, source.shape[0])
+    with in_blocks(_left_of(data, output, store, force)), open_vectors(data, dataset) as source:
+        sample = sample_of(source)
+        meta: dict[str, Any] = {}
+        note_origin(meta, data, source, sample)
+        known = metric_of_store(output) if store and not force else None
+        if metric == "auto" and known is not None:
+            metric = known
+        elif metric == "auto":
+            metric, why = choose_metric(data, dataset, sample)
+            meta["metric_reason"] = why
+            if is_terminal(sys.stderr):  # the summary says it too, but a long build ends late
+                click.echo(f"metric {metric}: {why}", err=True)
+        parameters["metric"] = metric
+        explicit = read_ids(ids_file(ids, ids_column, data), ids_column, source.shape[0])
         if store:
-            index, seconds = build_store(output, source, data, parameters, explicit, device, commit_every, force)
+            index, seconds = build_store(output, source, data, parameters, explicit, device, commit_every, force, meta)
         else:
             index = vqindex.VQIndex(source.shape[1], device=device, **parameters)
+            index.meta.update(meta)
             build_index(index, source, f"encoding {data.name}", explicit)
+            checkpoint()
             start = time.perf_counter()
             index.save(output)
             seconds = time.perf_counter() - start
@@ -181,7 +255,7 @@ def build(
             )
         },
         "file_bytes": stats["file_bytes"] if store else output.stat().st_size,
-        **{key: value for key, value in index.meta.items() if key != BEGUN},
+        **{key: value for key, value in index.meta.items() if key not in (BEGUN, DIGEST)},
         "save_seconds": seconds,
     }
     if as_json:

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 import vqindex
 from vqindex.store import discard_store
+from vqindex.store.manifest import Manifest, read_manifest
 from vqindex_datasets import VectorSource
 
 from .output import progress_bar
 from .source_rows import SourceRows
+from .stopping import checkpoint
 
-__all__ = ["BEGUN", "build_store"]
+__all__ = ["BEGUN", "build_store", "metric_of_store", "rows_done"]
 
 BEGUN = "building"  # key in a store's notes: the source of the build, and the rows that are done
 _COMMIT_VALUES = 2**26  # float32 values between two commits: 256 MiB of input
@@ -41,6 +43,26 @@ def _origin(source: VectorSource, data: Path, ids: NDArray[Any] | None) -> dict[
     }
 
 
+def rows_done(output: Path) -> tuple[int, int]:
+    """Return how many vectors of its data a store that `build_store` makes holds, and their number; else zeros."""
+    manifest = _manifest(output)
+    begun = {} if manifest is None else manifest.meta.get(BEGUN, {})
+    return int(begun.get("done", 0)), int(begun.get("rows", 0))
+
+
+def metric_of_store(output: Path) -> str | None:
+    """Return the metric of the store in a folder; None if it holds none."""
+    manifest = _manifest(output)
+    return None if manifest is None else manifest.spec.metric
+
+
+def _manifest(folder: Path) -> Manifest | None:
+    try:
+        return read_manifest(folder) if folder.is_dir() else None
+    except FileNotFoundError:
+        return None
+
+
 def build_store(
     output: Path,
     source: VectorSource,
@@ -50,8 +72,12 @@ def build_store(
     device: str,
     every: int | None,
     force: bool,
+    meta: dict[str, Any],
 ) -> tuple[vqindex.VQIndex, float]:
-    """Build or resume a store; return it, open for reading, and the seconds that commits took."""
+    """Build or resume a store; return it, open for reading, and the seconds that commits took.
+
+    A new store gets the notes `meta`.
+    """
     if force:
         discard_store(output)
     explicit = {name: value for name, value in parameters.items() if value is not None}
@@ -60,7 +86,7 @@ def build_store(
         begun = index.meta.get(BEGUN)
         if begun is None and len(index) == 0 and not index.meta:
             begun = index.meta[BEGUN] = {**origin, "done": 0}
-            index.meta.update(encode_seconds=0.0, build_seconds=0.0)
+            index.meta.update(meta, encode_seconds=0.0, build_seconds=0.0)
             index.commit()
         if begun is None or {**begun, "done": 0} != {**origin, "done": 0}:
             raise click.ClickException(
@@ -79,6 +105,7 @@ def _fill(index: vqindex.DurableIndex, source: VectorSource, data: Path, ids: ND
     with progress_bar(f"encoding {data.name}") as report:
         for start in range(notes[BEGUN]["done"], source.shape[0], every):
             stop = min(start + every, source.shape[0])
+            checkpoint()
             begun = time.perf_counter()
             rows = SourceRows(source, report, start, stop)
             try:

@@ -9,9 +9,12 @@ import click
 
 from vqindex_datasets import open_vectors
 
-from .build import build_index, read_ids
-from .opening import changing
+from .build import build_index, ids_file, read_ids
+from .opening import changing, check_index
+from .options import ids_options
 from .output import json_option, show_fields, show_json
+from .paths import InputPath
+from .samples import note_change
 
 __all__ = ["add", "compact", "delete"]
 
@@ -26,27 +29,37 @@ def _report(summary: dict[str, Any], title: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("index", type=click.Path(path_type=Path))
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("--ids", type=click.Path(path_type=Path), help="File of ids, int64 or str (.npy), one per vector.")
-@click.option("--upsert", is_flag=True, help="Replace vectors whose ids are in INDEX; needs --ids.")
+@click.argument("index", type=InputPath())
+@click.argument("data", type=InputPath())
+@ids_options
+@click.option("--upsert", is_flag=True, help="Replace vectors whose ids are in INDEX; needs --ids or --ids-column.")
 @click.option("--dataset", help="Which dataset, key or column of DATA holds the vectors.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, or a backend's name.")
 @json_option
 def add(
-    index: Path, data: Path, ids: Path | None, upsert: bool, dataset: str | None, device: str, as_json: bool
+    index: Path,
+    data: Path,
+    ids: Path | None,
+    ids_column: str | None,
+    upsert: bool,
+    dataset: str | None,
+    device: str,
+    as_json: bool,
 ) -> None:
     """Add the vectors of DATA to INDEX.
 
     A file is replaced after the new one is on disk. A store keeps its files and gets one more.
     """
-    if upsert and ids is None:
-        raise click.UsageError("--upsert needs --ids, which say what to replace")
+    if upsert and ids is None and ids_column is None:
+        raise click.UsageError("--upsert needs --ids or --ids-column, which say what to replace")
     with changing(index, device=device) as loaded:
         before, spent = len(loaded), {key: loaded.meta.get(key) for key in _SECONDS}
         with open_vectors(data, dataset) as source:
             count = source.shape[0]
-            build_index(loaded, source, f"encoding {data.name}", read_ids(ids, count), upsert=upsert)
+            explicit = read_ids(ids_file(ids, ids_column, data), ids_column, count)
+            build_index(loaded, source, f"encoding {data.name}", explicit, upsert=upsert)
+        if count:
+            note_change(loaded.meta)
         seconds, after = loaded.meta["build_seconds"], len(loaded)
         for key in _SECONDS:  # the sum over all vectors; unknown if it was unknown before
             earlier = spent[key]
@@ -63,28 +76,33 @@ def add(
 
 
 @click.command()
-@click.argument("index", type=click.Path(path_type=Path))
-@click.option("--ids", type=click.Path(path_type=Path), required=True, help="File of the ids to delete (.npy).")
+@click.argument("index", type=InputPath())
+@click.option("--ids", type=InputPath(), required=True, help="File of the ids to delete (.npy).")
+@click.option("--ids-column", metavar="NAME", help="Column of the file of --ids with the ids.")
 @json_option
-def delete(index: Path, ids: Path, as_json: bool) -> None:
+def delete(index: Path, ids: Path, ids_column: str | None, as_json: bool) -> None:
     """Delete vectors from INDEX.
 
     Ids that are not in INDEX are ignored; if none is, INDEX stays unchanged. A file is replaced after the new one is on
     disk; a store marks the vectors as removed.
     """
     with changing(index) as loaded:
-        removed, after = loaded.remove(read_ids(ids)), len(loaded)
+        removed = loaded.remove(read_ids(ids, ids_column))
+        after = len(loaded)
+        if removed:
+            note_change(loaded.meta)
     _report({"index": str(index), "removed": removed, "ntotal": after}, f"changed {index}", as_json)
 
 
 @click.command()
-@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("index", type=InputPath())
 @json_option
 def compact(index: Path, as_json: bool) -> None:
     """Rewrite the store INDEX without removed vectors.
 
     It then has as few files as possible. An index file never has removed vectors and stays unchanged.
     """
+    check_index(index)
     before = _size(index)
     with changing(index) as loaded:
         removed, after = loaded.compact(), len(loaded)

@@ -9,6 +9,7 @@ import click
 import vqindex_datasets as vd
 
 from .output import json_option, progress_bar, show_json, show_table
+from .paths import InputPath, OutputPath, check_output
 
 __all__ = ["datasets"]
 
@@ -32,7 +33,7 @@ def list_(as_json: bool) -> None:
 
 @datasets.command()
 @click.argument("name", type=click.Choice(sorted(vd.CATALOG)), metavar="NAME")
-@click.option("-d", "--directory", type=click.Path(path_type=Path), help="Default: VQINDEX_DATA or ~/.cache/vqindex.")
+@click.option("-d", "--directory", type=InputPath(), help="Default: VQINDEX_DATA or ~/.cache/vqindex.")
 @click.option("--base-url", help="A mirror of the ann-benchmarks files.")
 def fetch(name: str, directory: Path | None, base_url: str | None) -> None:
     """Download or make the data set NAME. Prints its path.
@@ -46,7 +47,9 @@ def fetch(name: str, directory: Path | None, base_url: str | None) -> None:
 
 @datasets.command(short_help="Make a seeded synthetic data set with exact neighbors.")
 @click.argument("kind", type=click.Choice(sorted(vd.SYNTHETIC)), metavar="KIND")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="HDF5 file to write.")
+@click.option(
+    "-o", "--output", type=OutputPath("HDF5 is not written to stdout"), required=True, help="HDF5 file to write."
+)
 @click.option("-n", type=click.IntRange(1), default=20000, show_default=True, help="Base vectors.")
 @click.option("--dim", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--queries", type=click.IntRange(1), default=500, show_default=True)
@@ -58,6 +61,9 @@ def make(
     kind: str, output: Path, n: int, dim: int, queries: int, seed: int, k: int, metric: str | None, force: bool
 ) -> None:
     """Make a seeded synthetic data set of a KIND with exact neighbors; `datasets list` shows the kinds."""
+    if output.suffix.lower() not in (".hdf5", ".h5"):
+        raise click.BadParameter(f"{output} should end in .hdf5 or .h5", param_hint="--output")
+    check_output(output)
     if output.exists() and not force:
         raise click.ClickException(f"{output} exists; choose another name or give --force")
     with progress_bar("exact neighbors") as report:

@@ -19,6 +19,7 @@ from vqindex_datasets import load_annbench, sample_path
 from vqindex_datasets.recall import recall_1_at_k, recall_at_k
 
 from .output import json_option, show_json, show_table
+from .paths import OutputPath
 
 __all__ = ["demo"]
 
@@ -72,7 +73,7 @@ def _left_out(quick: bool, plot: bool) -> Iterator[str]:
 
 @click.command()
 @click.option(
-    "--output", type=click.Path(path_type=Path), default=Path("demo"), show_default=True,
+    "--output", type=OutputPath("it names a folder for files"), default=Path("demo"), show_default=True,
     help="Folder for the index files and the plot.",
 )  # fmt: skip
 @click.option("--quick", is_flag=True, help="A quarter of the queries and no faiss: done in two seconds.")
@@ -85,6 +86,8 @@ def demo(output: Path, quick: bool, plot: bool, as_json: bool) -> None:
     after a second. Then faiss PQ with codes of the same size, if it is installed, trains for about half a minute on two
     processors. Writes the index files and a plot to the output folder.
     """
+    if output.exists() and not output.is_dir():
+        raise click.ClickException(f"{output} is no folder; expected a folder or a new name")
     data = load_annbench(sample_path())
     with data.train as source:
         train = np.asarray(source.read(), np.float32)

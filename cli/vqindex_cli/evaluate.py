@@ -13,24 +13,29 @@ from numpy.typing import NDArray
 import vqindex
 from vqindex.arguments import DEFAULT_OVERSAMPLE
 from vqindex_bench.measure import time_search
-from vqindex_datasets import exact_knn, is_annbench, load_annbench, open_vectors
+from vqindex_datasets import VectorSource, exact_knn, is_annbench, load_annbench, open_vectors
 from vqindex_datasets.recall import recall_1_at_k, recall_at_k
 
 from .opening import open_index
 from .options import confidence_option, rerank_options, reranking, threads_option
 from .output import json_option, progress_bar, show_fields, show_json
+from .paths import InputPath
+from .samples import differs_from_origin, holds_others, origin_of, sample_of
+from .stopping import checkpoint
 
 __all__ = ["evaluate"]
 
 
 def _truth(
-    index: vqindex.VQIndex, data: Path, queries: Path | None, k: int, exact: bool
+    index: vqindex.VQIndex, path: Path, data: Path, queries: Path | None, k: int, exact: bool, other: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return the queries and the rows of their true neighbors, which are read from the file or computed."""
     metric = index.spec.metric
+    dataset = None
     if is_annbench(data) and queries is None:
         known = load_annbench(data)
-        _check_size(index, data, known.n, known.dim)
+        with known.train as source:
+            _check_data(index, path, data, source, other)
         if not exact:
             if known.metric != metric:
                 raise click.ClickException(
@@ -47,29 +52,41 @@ def _truth(
         raise click.UsageError(f"{data} holds no queries of its own: give them with --queries FILE")
     else:
         with open_vectors(queries, "test" if is_annbench(queries) else None) as source:
-            test, dataset = np.asarray(source.read(), np.float32), None
+            test = np.asarray(source.read(), np.float32)
     with open_vectors(data, dataset) as source:
-        _check_size(index, data, source.shape[0], source.shape[1])
+        _check_data(index, path, data, source, other)
         with progress_bar("exact neighbors") as report:
             truth, _ = exact_knn(source, test, k, metric, progress=report)
     return test, truth
 
 
-def _check_size(index: vqindex.VQIndex, data: Path, n: int, dim: int) -> None:
-    if (n, dim) != (index.ntotal, index.dim):
+def _check_data(index: vqindex.VQIndex, path: Path, data: Path, source: VectorSource, other: bool) -> None:
+    """Raise for data whose rows are not those of the index; with `other`, only for another number or dimension."""
+    origin = origin_of(index)
+    known = f" ({path} was {origin})" if origin else ""
+    if source.shape != (index.ntotal, index.dim):
         raise click.ClickException(
-            f"{data} holds {n} vectors of dim {dim}, the index {index.ntotal} of dim {index.dim}; "
-            "expected the data the index was built from"
+            f"{data} holds {source.shape[0]} vectors of dim {source.shape[1]}, the index {index.ntotal} of dim "
+            f"{index.dim}; expected the data the index was built from{known}"
         )
+    if other:
+        return
+    sample = sample_of(source)
+    if holds_others(index, index.ids[sample.rows], sample.vectors):
+        raise click.ClickException(
+            f"{data} holds other vectors than {path}: the codes of sampled rows do not fit; expected the data the "
+            f"index was built from{known}, or --other-data to measure anyway"
+        )
+    if differs_from_origin(index, sample):
+        click.echo(f"warning: {data} is not what {path} was built from: {path} was {origin}", err=True)
 
 
 @click.command("eval")
-@click.argument("index", type=click.Path(path_type=Path))
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("index", type=InputPath())
+@click.argument("data", type=InputPath())
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True)
-@click.option(
-    "--queries", type=click.Path(path_type=Path), help="Query vectors, if DATA is not an ann-benchmarks file."
-)
+@click.option("--queries", type=InputPath(), help="Query vectors, if DATA is not an ann-benchmarks file.")
+@click.option("--other-data", is_flag=True, help="Measure also if DATA holds other vectors than INDEX.")
 @click.option("--exact", is_flag=True, help="Compute the true neighbors instead of reading them from DATA.")
 @click.option("--mmap/--no-mmap", default=False, show_default=True, help="Map the index instead of reading it.")
 @rerank_options
@@ -82,6 +99,7 @@ def evaluate(
     data: Path,
     k: int,
     queries: Path | None,
+    other_data: bool,
     exact: bool,
     mmap: bool,
     rerank: bool,
@@ -101,14 +119,15 @@ def evaluate(
     loaded = open_index(index, mmap=mmap, device=device)
     if k > loaded.ntotal:
         raise click.ClickException(f"k is {k}, but the index holds {loaded.ntotal} vectors")
-    test, rows = _truth(loaded, data, queries, k, exact)
+    test, rows = _truth(loaded, index, data, queries, k, exact, other_data)
     if len(test) == 0:
         raise click.ClickException(f"{queries or data} holds no queries")
     truth = loaded.ids[rows]
 
-    with reranking(rerank, rerank_from, oversample) as exactly:
+    with reranking(loaded, rerank, rerank_from, oversample) as exactly:
 
         def search(vectors: NDArray[np.float32]) -> vqindex.SearchResult:
+            checkpoint()
             result: vqindex.SearchResult = loaded.search(vectors, k, threads=threads, confidence=confidence, **exactly)
             return result
 

@@ -14,7 +14,9 @@ from vqindex.rows.originals import KINDS
 from vqindex.store import verify_store
 from vqindex.store.manifest import STORE_VERSION, read_manifest
 
+from .opening import check_index
 from .output import json_option, show_fields, show_json, show_table
+from .paths import InputPath
 
 __all__ = ["info", "verify"]
 
@@ -59,10 +61,11 @@ def _spec_fields(spec: vqindex.IndexSpec, centered: bool) -> dict[str, Any]:
 
 
 @click.command()
-@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("index", type=InputPath())
 @json_option
 def info(index: Path, as_json: bool) -> None:
     """Show the parameters and sizes of INDEX. Reads only its header or manifest."""
+    check_index(index)
     fields = {"index": str(index), **(_store_fields(index) if index.is_dir() else _file_fields(index))}
     if as_json:
         show_json(fields)
@@ -71,13 +74,14 @@ def info(index: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("index", type=InputPath())
 @json_option
 def verify(index: Path, as_json: bool) -> None:
     """Check INDEX for damage.
 
     Compares every block of a file, or every file of a store, with its checksum. The exit code is 1 if one is damaged.
     """
+    check_index(index)
     blocks = verify_store(index) if index.is_dir() else file_format.verify(index)
     if as_json:
         show_json({"index": str(index), "ok": True, "blocks": dict(blocks)})

@@ -11,10 +11,16 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+import vqindex
 from vqindex.arguments import DEFAULT_CONFIDENCE, DEFAULT_OVERSAMPLE
 from vqindex_datasets import VectorSource, is_annbench, open_vectors
 
-__all__ = ["confidence_option", "rerank_options", "reranking", "threads_option"]
+from .paths import InputPath
+from .samples import holds_others
+
+__all__ = ["confidence_option", "ids_options", "rerank_options", "reranking", "threads_option"]
+
+_SAMPLED = 64  # rows of the file of --rerank-from that are compared with the index
 
 threads_option = click.option(
     "--threads", type=click.IntRange(1), help="Most threads to search with. Default: one for each processor."
@@ -29,6 +35,13 @@ confidence_option = click.option(
 )
 
 
+def ids_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --ids and --ids-column."""
+    column = click.option("--ids-column", metavar="NAME", help="Column of DATA, or of the file of --ids, with the ids.")
+    file = click.option("--ids", type=InputPath(), help="File of ids, int64 or str (.npy), one per vector.")
+    return file(column(command))
+
+
 def rerank_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --rerank, --rerank-from and --oversample."""
     for option in (
@@ -37,9 +50,7 @@ def rerank_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.FloatRange(1),
             help=f"Length of the shortlist to re-rank, in multiples of k.  [default: {DEFAULT_OVERSAMPLE}]",
         ),
-        click.option(
-            "--rerank-from", type=click.Path(path_type=Path), help="Re-rank with the vectors of this file, by id."
-        ),
+        click.option("--rerank-from", type=InputPath(), help="Re-rank with the vectors of this file, by id."),
         click.option("--rerank", is_flag=True, help="Re-rank with the vectors kept in INDEX."),
     ):
         command = option(command)
@@ -58,7 +69,9 @@ class _Rows:
 
 
 @contextmanager
-def reranking(rerank: bool, rerank_from: Path | None, oversample: float | None) -> Iterator[dict[str, Any]]:
+def reranking(
+    index: vqindex.VQIndex, rerank: bool, rerank_from: Path | None, oversample: float | None
+) -> Iterator[dict[str, Any]]:
     """Give the arguments of `VQIndex.search` for these options; the file is open inside the context."""
     if rerank and rerank_from is not None:
         raise click.UsageError("--rerank and --rerank-from: give one of the two")
@@ -68,4 +81,20 @@ def reranking(rerank: bool, rerank_from: Path | None, oversample: float | None) 
         yield {"rerank": True, "oversample": oversample} if rerank else {}
         return
     with open_vectors(rerank_from, "train" if is_annbench(rerank_from) else None) as source:
+        if not _fits(index, source):
+            click.echo(
+                f"warning: {rerank_from} holds other vectors than the index: the codes of sampled ids do not fit its "
+                "rows; expected the vectors of the index, row by row at their ids",
+                err=True,
+            )
         yield {"rerank": _Rows(source), "oversample": oversample}
+
+
+def _fits(index: vqindex.VQIndex, source: VectorSource) -> bool:
+    """Whether the rows of a file are the vectors of an index, by id, as far as a sample tells."""
+    if source.shape[1] != index.dim:
+        return True  # the search refuses it by name
+    spread = np.unique(np.linspace(0, source.shape[0] - 1, min(_SAMPLED, source.shape[0]), dtype=np.int64))
+    sampled = np.array([i for i in spread.tolist() if i in index], np.int64)
+    rows = [np.asarray(source.read(int(i), int(i) + 1), np.float32) for i in sampled]
+    return not rows or not holds_others(index, sampled, np.concatenate(rows))

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -19,7 +19,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-__all__ = ["CommaList", "json_option", "progress_bar", "show_fields", "show_json", "show_table"]
+from .stopping import checkpoint
+
+__all__ = ["CommaList", "is_terminal", "json_option", "progress_bar", "show_fields", "show_json", "show_table"]
 
 
 class _JsonOption(click.Option):
@@ -60,15 +62,21 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]
         return [CompletionItem(f"{given}{comma}{item.value}") for item in found if item.value not in given.split(",")]
 
 
+def is_terminal(stream: IO[str] | None) -> bool:
+    """Whether stdout or stderr is a terminal; Python has None for one that the shell closed."""
+    return stream is not None and stream.isatty()
+
+
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Give ``report(done, total)``, which draws a bar on stderr if stderr is a terminal."""
+    """Give ``report(done, total)``, which draws a bar on stderr if it is a terminal; a report is a `checkpoint`."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as progress:
+    with Progress(*columns, console=console, disable=not is_terminal(sys.stderr), transient=True) as progress:
         task = progress.add_task(label, total=None)
 
         def report(done: int, total: int | None) -> None:
+            checkpoint()
             progress.update(task, completed=done, total=total)
 
         yield report
@@ -105,7 +113,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 def _bold(text: str) -> str:
     """Return a text in bold for a terminal that shows it."""
-    plain = not sys.stdout.isatty() or os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
+    plain = not is_terminal(sys.stdout) or os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
     return text if plain else click.style(text, bold=True)
 
 

@@ -16,6 +16,7 @@ from vqindex_datasets import is_annbench, open_vectors
 from .opening import open_index
 from .options import confidence_option, rerank_options, reranking, threads_option
 from .output import json_option, show_table
+from .paths import InputPath, OutputPath, check_output
 
 __all__ = ["search"]
 
@@ -28,10 +29,15 @@ def _plain(ids: NDArray[Any]) -> NDArray[Any]:
 
 
 @click.command()
-@click.argument("index", type=click.Path(path_type=Path))
-@click.argument("queries", type=click.Path(path_type=Path))
+@click.argument("index", type=InputPath())
+@click.argument("queries", type=InputPath())
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Results per query.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write scores and ids here (.npz).")
+@click.option(
+    "-o",
+    "--output",
+    type=OutputPath("results are written to a file; --json writes them to stdout"),
+    help="Write scores and ids here (.npz).",
+)
 @click.option("--dataset", help="Which dataset of QUERIES to use. Default: test, if it is an ann-benchmarks file.")
 @click.option("--mmap/--no-mmap", default=False, show_default=True, help="Map the index instead of reading it.")
 @rerank_options
@@ -60,10 +66,12 @@ def search(
     """
     if output is not None and output.suffix != ".npz":
         raise click.BadParameter(f"{output} should end in .npz", param_hint="--output")
+    if output is not None:
+        check_output(output)
     if dataset is None and is_annbench(queries):
         dataset = "test"
     loaded = open_index(index, mmap=mmap, device=device)
-    with open_vectors(queries, dataset) as source, reranking(rerank, rerank_from, oversample) as exact:
+    with open_vectors(queries, dataset) as source, reranking(loaded, rerank, rerank_from, oversample) as exact:
         result = loaded.search(source.read(), k, threads=threads, confidence=confidence, **exact)
     if output is not None:
         temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp.npz")

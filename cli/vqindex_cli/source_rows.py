@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 
 from vqindex_datasets import VectorSource
 
+from .stopping import checkpoint
+
 __all__ = ["SourceRows"]
 
 
 class SourceRows:
     """Rows [start, stop) of a source. Each read reports progress and adds its seconds to `read_seconds`.
+
+    A read is a `checkpoint`: Ctrl-C takes effect there.
 
     Errors of `VQIndex.add` name rows of the file if `start` is 0.
     """
@@ -32,6 +36,7 @@ class SourceRows:
         self.read_seconds = 0.0
 
     def __getitem__(self, at: slice) -> NDArray[Any]:
+        checkpoint()
         start, stop, _ = at.indices(self.shape[0])
         self._report(self._start + start, self._source.shape[0])
         before = time.perf_counter()

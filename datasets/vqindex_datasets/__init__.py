@@ -11,7 +11,7 @@ from .download import download
 from .errors import DatasetError, DownloadError
 from .glove import build_glove100, fetch_glove100, make_sample
 from .groundtruth import exact_knn, exact_neighbors
-from .readers import EXTENSIONS, open_vectors
+from .readers import EXTENSIONS, open_vectors, read_column
 from .sources import ArraySource, VectorSource
 from .synthetic import SYNTHETIC, Synthetic, make
 
@@ -41,6 +41,7 @@ __all__ = [
     "make_sample",
     "make_synthetic_file",
     "open_vectors",
+    "read_column",
     "sample_path",
     "write_annbench",
 ]

@@ -11,17 +11,79 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DatasetError
+from .files import reason
 from .sources import VectorSource
 
-__all__ = ["ParquetSource"]
+__all__ = ["ParquetSource", "parquet_column"]
 
 
 # Arrow's names of float types that differ from NumPy's; pyarrow's own conversion needs pandas in some versions.
 _FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
 
 
+_BATCH_ROWS = 65536
+_BATCH_VALUES = 2**22  # of a batch of vectors
+_Batches = Iterator[Any]
+
+
+def _open(path: Path) -> tuple[Any, Any]:
+    """Return the module pyarrow and the open file."""
+    try:
+        arrow: Any = importlib.import_module("pyarrow")
+        parquet: Any = importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise DatasetError(
+            f"{path}: .parquet needs pyarrow, which is not installed: pip install 'vqindex[parquet]'"
+        ) from error
+    try:
+        return arrow, parquet.ParquetFile(path)
+    except (arrow.ArrowException, OSError) as error:
+        why = reason(error) if isinstance(error, OSError) else None
+        if why is None and _begins_like_parquet(path):
+            why = f"truncated or damaged ({error}); expected a whole parquet file"
+        raise DatasetError(f"{path}: {why or f'not a parquet file ({error}); expected one'}") from error
+
+
+def _begins_like_parquet(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PAR1"
+
+
+def parquet_column(path: Path, name: str) -> NDArray[Any]:
+    """Read one column of integers or strings, batch by batch; a column of other values raises DatasetError."""
+    arrow, file = _open(path)
+    with file:
+        fields = {field.name: field.type for field in file.schema_arrow}
+        if name not in fields:
+            raise DatasetError(f"{path}: no column {name!r}; expected one of {list(fields)}")
+        kind, types = fields[name], arrow.types
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        is_text = any(str(kind) == text for text in ("string", "large_string", "string_view"))
+        if not is_text and not types.is_integer(kind):
+            raise DatasetError(f"{path}: column {name!r} holds {fields[name]}; expected integers or strings")
+        parts: list[NDArray[Any]] = []
+        first = 0
+        try:
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=[name]):
+                column = batch.column(0)
+                if column.null_count:
+                    row = first + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+                    raise DatasetError(f"{path}: column {name!r} is null in row {row}; expected an id")
+                parts.append(np.array(column.to_pylist(), str) if is_text else _integers(column))
+                first += len(column)
+        except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise DatasetError(f"{path}[{name}]: damaged ({error}); expected a readable parquet file") from error
+    return np.concatenate(parts) if parts else np.empty(0, str if is_text else np.int64)
+
+
+def _integers(column: Any) -> NDArray[Any]:
+    decoded = column.dictionary_decode() if hasattr(column, "dictionary_decode") else column
+    out: NDArray[Any] = decoded.to_numpy(zero_copy_only=False)
+    return out
+
+
 class ParquetSource(VectorSource):
-    """A column of lists of numbers of equal length, read by row groups.
+    """A column of lists of numbers of equal length, read in batches.
 
     Parameters
     ----------
@@ -37,27 +99,21 @@ class ParquetSource(VectorSource):
     """
 
     def __init__(self, path: Path, column: str | None) -> None:
-        try:
-            self._arrow: Any = importlib.import_module("pyarrow")
-            parquet: Any = importlib.import_module("pyarrow.parquet")
-        except ImportError as error:
-            raise DatasetError(
-                f"{path}: .parquet needs pyarrow, which is not installed: pip install 'vqindex[parquet]'"
-            ) from error
-        try:
-            self._file: Any = parquet.ParquetFile(path)
-        except (self._arrow.ArrowException, OSError) as error:
-            raise DatasetError(f"{path}: cannot be opened ({error}); expected a parquet file") from error
+        self._arrow, self._file = _open(path)
         try:
             self._column = self._pick(path, column)
             kind = self._file.schema_arrow.field(self._column).type
-            name = f"{path}[{self._column}]"
+            self.name = name = f"{path}[{self._column}]"
             super().__init__(name, (self._file.metadata.num_rows, self._dimension(kind, name)), _dtype(kind))
         except BaseException:
             self._file.close()
             raise
         groups = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
         self._starts = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)])
+        # Reads in order go on in the same batches, because a row group may be larger than memory.
+        self._batches: _Batches | None = None
+        self._batch: NDArray[Any] = np.empty((0, self.shape[1]), self.dtype)
+        self._position = 0  # row of the file that `_batch` begins with
 
     def _pick(self, path: Path, column: str | None) -> str:
         fields = {field.name: field.type for field in self._file.schema_arrow}
@@ -81,7 +137,8 @@ class ParquetSource(VectorSource):
         """Return the length of the lists, from the type or, for lists of variable length, from the first row."""
         if self._arrow.types.is_fixed_size_list(kind):
             return int(kind.list_size)
-        for batch in self._file.iter_batches(batch_size=1, columns=[self._column]):
+        batches = self._decode(lambda: iter(self._file.iter_batches(batch_size=1, columns=[self._column])))
+        while (batch := self._decode(lambda: next(batches, None))) is not None:
             if batch.column(0).null_count:
                 break
             return len(batch.column(0)[0])
@@ -99,19 +156,48 @@ class ParquetSource(VectorSource):
             first += batch.num_rows
 
     def _rows(self, start: int, stop: int) -> NDArray[Any]:
+        out = np.empty((stop - start, self.shape[1]), self.dtype)
         if start == stop:
-            return np.empty((0, self.shape[1]), self.dtype)
-        first = int(np.searchsorted(self._starts, start, "right")) - 1
-        last = int(np.searchsorted(self._starts, stop, "left"))
-        arrays = []
-        for group in range(first, last):
-            table = self._decode(lambda group=group: self._file.read_row_group(group, columns=[self._column]))
-            begin = int(self._starts[group])
-            low, high = max(start - begin, 0), min(stop - begin, table.num_rows)
-            for chunk in table.column(0).slice(low, high - low).chunks:
-                arrays.append(self._to_numpy(chunk, begin + low))
-                low += len(chunk)
-        return np.concatenate(arrays)
+            return out
+        if self._batches is None or not self._position <= start:
+            self._seek(start)
+        elif (group := self._group_of(start)) > self._group_of(self._position + len(self._batch)):
+            self._seek(int(self._starts[group]))
+        done = start
+        while done < stop:
+            end = self._position + len(self._batch)
+            if done < end:
+                rows = self._batch[done - self._position : stop - self._position]
+                out[done - start : done - start + len(rows)] = rows
+                done += len(rows)
+            else:
+                self._position, self._batch = end, self._next_batch(end)
+        return out
+
+    def _group_of(self, row: int) -> int:
+        return int(np.searchsorted(self._starts, row, "right")) - 1
+
+    def _seek(self, row: int) -> None:
+        """Begin anew with the row group that holds a row."""
+        group = self._group_of(row)
+        groups = list(range(group, self._file.num_row_groups))
+        self._batches = iter(
+            self._file.iter_batches(batch_size=self._batch_rows, row_groups=groups, columns=[self._column])
+        )
+        self._batch, self._position = self._batch[:0], int(self._starts[group])
+
+    def _next_batch(self, first: int) -> NDArray[Any]:
+        batches, self._batches = self._batches or iter(()), None  # an error ends the batches
+        batch = self._decode(lambda: next(batches, None))
+        if batch is None:
+            raise DatasetError(f"{self.name}: ends before row {first}; expected {self.shape[0]} rows")
+        rows = self._to_numpy(batch.column(0), first)
+        self._batches = batches
+        return rows
+
+    @property
+    def _batch_rows(self) -> int:
+        return max(1, min(_BATCH_ROWS, _BATCH_VALUES // self.shape[1]))
 
     def _decode(self, action: Any) -> Any:
         try:
@@ -135,6 +221,7 @@ class ParquetSource(VectorSource):
         return np.array(values.to_numpy(zero_copy_only=False), self.dtype).reshape(len(column), self.shape[1])
 
     def _release(self) -> None:
+        self._batches = None
         self._file.close()
 
 

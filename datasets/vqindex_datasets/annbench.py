@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .errors import DatasetError
+from .files import DamagedFileError, check_content, check_file, is_hdf5, open_hdf5, reading_hdf5
 from .readers import open_vectors
 from .sources import VectorSource
 
-__all__ = ["DISTANCES", "Dataset", "is_annbench", "load_annbench", "write_annbench"]
+__all__ = ["DISTANCES", "Dataset", "is_annbench", "load_annbench", "stated_distance", "write_annbench"]
 
 DISTANCES: dict[str, str] = {
     "angular": "cosine",
@@ -86,7 +87,7 @@ class Dataset:
 
 
 def _read(path: Path, name: str) -> Any:
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file, reading_hdf5(path):
         return file[name][()]
 
 
@@ -96,20 +97,50 @@ def is_annbench(path: str | Path) -> bool:
     Parameters
     ----------
     path : str or Path
-        The file. The result is False if it does not exist, or is not HDF5.
+        The file. The result is False if it does not exist, is damaged, or is not HDF5.
 
     Returns
     -------
     bool
         Whether the file has this layout.
+
+    Raises
+    ------
+    DatasetError
+        If the file is HDF5, but another process has it open for writing, or this user may not read it.
     """
-    if not Path(path).is_file() or not h5py.is_hdf5(path):
+    if not is_hdf5(Path(path)):
         return False
     try:
-        with h5py.File(path, "r") as file:
-            return all(isinstance(file.get(name), h5py.Dataset) for name in _PARTS)
-    except OSError:  # truncated after the signature
+        with open_hdf5(Path(path)) as file, reading_hdf5(Path(path)):
+            return _has_layout(file)
+    except DamagedFileError:
         return False
+
+
+def _has_layout(file: Any) -> bool:
+    return all(isinstance(file.get(name), h5py.Dataset) for name in _PARTS)
+
+
+def stated_distance(path: str | Path) -> str | None:
+    """Return the distance for which an HDF5 file says that its vectors are meant, also without the whole layout.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    str or None
+        A key of `DISTANCES`; None if the file is not HDF5, says nothing or something else.
+    """
+    if not is_hdf5(Path(path)):
+        return None
+    with open_hdf5(Path(path)) as file, reading_hdf5(Path(path)):
+        value = file.attrs.get("distance")
+        text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return text if text in DISTANCES else None
 
 
 def load_annbench(path: str | Path) -> Dataset:
@@ -128,15 +159,15 @@ def load_annbench(path: str | Path) -> Dataset:
     Raises
     ------
     DatasetError
-        If the file is missing, not in this layout, sparse or binary, has an unknown distance or inconsistent shapes, or
-        if a neighbor is not a train row.
+        If the file can't be read, is not in this layout, sparse or binary, has an unknown distance or inconsistent
+        shapes, or if a neighbor is not a train row.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such file; expected an ann-benchmarks HDF5 file")
-    if not is_annbench(path):
-        raise DatasetError(f"{path}: not in the ann-benchmarks layout; expected HDF5 with {', '.join(_PARTS)}")
-    with h5py.File(path, "r") as file:
+    check_file(path, "an ann-benchmarks HDF5 file")
+    check_content(path, "an ann-benchmarks HDF5 file")
+    with open_hdf5(path) as file, reading_hdf5(path):
+        if not _has_layout(file):
+            raise DatasetError(f"{path}: not in the ann-benchmarks layout; expected HDF5 with {', '.join(_PARTS)}")
         distance = _text(file, path, "distance")
         if distance not in DISTANCES:
             raise DatasetError(f"{path}: distance {distance!r}; expected one of {', '.join(DISTANCES)}")

@@ -6,7 +6,9 @@ No reader unpickles, and no reader has the whole file in memory.
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -15,11 +17,19 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ._parquet import ParquetSource
+from ._parquet import ParquetSource, parquet_column
 from .errors import DatasetError
+from .files import check_content, check_file, open_hdf5, reading_hdf5, reason
 from .sources import ArraySource, VectorSource
 
-__all__ = ["EXTENSIONS", "open_vectors"]
+__all__ = ["COLUMN_EXTENSIONS", "EXTENSIONS", "open_vectors", "read_column"]
+
+
+# Of NumPy, for a header that is not one; it parses Python.
+HEADER_ERRORS = (ValueError, TypeError, EOFError, SyntaxError, tokenize.TokenError)
+
+# Of a damaged, encrypted or unknown archive.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
 
 
 class _VecsSource(VectorSource):
@@ -31,11 +41,10 @@ class _VecsSource(VectorSource):
         d = int(np.frombuffer(head, "<i4")[0])
         if d < 1:
             raise DatasetError(f"{path}: row 0 says dimension {d}; expected at least 1")
+        row_bytes = 4 + d * np.dtype(value).itemsize  # NumPy refuses a record of 2 GiB in words of its own
+        if size % row_bytes:
+            raise DatasetError(f"{path}: {size} bytes; expected a multiple of {row_bytes} (one row of dimension {d})")
         record = np.dtype([("d", "<i4"), ("v", value, (d,))])
-        if size % record.itemsize:
-            raise DatasetError(
-                f"{path}: {size} bytes; expected a multiple of {record.itemsize} (one row of dimension {d})"
-            )
         super().__init__(str(path), (size // record.itemsize, d), np.dtype(value))
         self._records: Any = np.memmap(path, record, mode="r")
 
@@ -72,7 +81,7 @@ class _NpzSource(VectorSource):
             # In order the seek costs nothing; a seek backwards restarts the decompression.
             self._stream.seek(self._offset + start * row_bytes)
             data = self._stream.read(want)
-        except (zipfile.BadZipFile, EOFError, OSError) as error:
+        except _ZIP_ERRORS as error:
             raise DatasetError(f"{self.name}: damaged archive ({error}); expected rows {start}:{stop}") from error
         if len(data) != want:
             raise DatasetError(f"{self.name}: rows {start}:{stop} hold {len(data)} bytes; expected {want}")
@@ -105,7 +114,7 @@ def _npy_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np
             raise DatasetError(f"{name}: .npy version {version}; expected 1.0 or 2.0")
     except DatasetError:
         raise
-    except (ValueError, EOFError) as error:
+    except HEADER_ERRORS as error:
         raise DatasetError(f"{name}: not a .npy array ({error}); expected a header from np.save") from error
     if dtype.hasobject:
         raise DatasetError(f"{name}: dtype {dtype} needs pickle, which is never loaded; expected floats or integers")
@@ -149,7 +158,7 @@ def _pick(path: Path, shapes: dict[str, tuple[int, ...]], dataset: str | None, p
 def _open_npz(path: Path, dataset: str | None) -> VectorSource:
     try:
         archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError) as error:
         raise DatasetError(f"{path}: not a zip archive ({error}); expected a file from np.savez") from error
     try:
         shapes: dict[str, tuple[int, ...]] = {}
@@ -158,16 +167,16 @@ def _open_npz(path: Path, dataset: str | None) -> VectorSource:
                 with archive.open(member) as stream:
                     shapes[member[:-4]] = _npy_header(stream, f"{path}[{member[:-4]}]")[0]
         return _NpzSource(path, archive, _pick(path, shapes, dataset, ("train", "vectors")))
+    except _ZIP_ERRORS as error:
+        archive.close()
+        raise DatasetError(f"{path}: damaged archive ({error}); expected a file from np.savez") from error
     except BaseException:
         archive.close()
         raise
 
 
 def _open_hdf5(path: Path, dataset: str | None) -> VectorSource:
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be opened ({error}); expected an HDF5 file") from error
+    file = open_hdf5(path)
     try:
         shapes: dict[str, tuple[int, ...]] = {}
 
@@ -176,12 +185,37 @@ def _open_hdf5(path: Path, dataset: str | None) -> VectorSource:
                 # A data set without a shape (h5py.Empty) counts as 0-D, so that `_pick` never returns it.
                 shapes[name] = tuple(node.shape or ())
 
-        file.visititems(note)
-        name = _pick(path, shapes, dataset, ("train",))
-        return ArraySource(file[name], f"{path}[{name}]", file.close)
+        with reading_hdf5(path):
+            file.visititems(note)
+            name = _pick(path, shapes, dataset, ("train",))
+            return ArraySource(file[name], f"{path}[{name}]", file.close)
     except BaseException:
         file.close()
         raise
+
+
+def _npz_column(path: Path, name: str) -> NDArray[Any]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if name not in archive.files:
+                raise DatasetError(f"{path}: no array {name!r}; expected one of {sorted(archive.files)}")
+            return np.asarray(archive[name])
+    except DatasetError:
+        raise
+    except (*HEADER_ERRORS, *_ZIP_ERRORS) as error:
+        raise DatasetError(f"{path}[{name}]: can't be read ({error}); expected integers or strings") from error
+
+
+def _hdf5_column(path: Path, name: str) -> NDArray[Any]:
+    with open_hdf5(path) as file, reading_hdf5(path):
+        names: list[str] = []
+        file.visititems(lambda found, node: names.append(found) if isinstance(node, h5py.Dataset) else None)
+        if name.strip("/") not in names:
+            raise DatasetError(f"{path}: no data set {name!r}; expected one of {sorted(names)}")
+        node = file[name]
+        if h5py.check_string_dtype(node.dtype) is not None:
+            return np.array(node.asstr()[()], str)
+        return np.asarray(node[()])
 
 
 def _vecs(value: str) -> Callable[[Path, str | None], VectorSource]:
@@ -226,6 +260,16 @@ _OPENERS: dict[str, Callable[[Path, str | None], VectorSource]] = {
     ".parquet": _open_parquet,
 }
 
+_COLUMNS: dict[str, Callable[[Path, str], NDArray[Any]]] = {
+    ".npz": _npz_column,
+    ".hdf5": _hdf5_column,
+    ".h5": _hdf5_column,
+    ".parquet": parquet_column,
+}
+
+COLUMN_EXTENSIONS: tuple[str, ...] = tuple(_COLUMNS)
+"""The file extensions of `read_column`."""
+
 EXTENSIONS: tuple[str, ...] = tuple(_OPENERS)
 """The file extensions of `open_vectors`."""
 
@@ -249,12 +293,53 @@ def open_vectors(path: str | Path, dataset: str | None = None) -> VectorSource:
     Raises
     ------
     DatasetError
-        If the file is missing, damaged, of an unknown format, or has no 2-D array of numbers.
+        If the file is missing, locked, damaged, not readable by this user, or of an unknown format, or has no 2-D
+        array of numbers.
     """
     path = Path(path)
+    check_file(path, "a file of vectors")
     opener = _OPENERS.get(path.suffix.lower())
     if opener is None:
         raise DatasetError(f"{path}: extension {path.suffix!r}; expected one of {', '.join(EXTENSIONS)}")
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such file; expected a file of vectors")
-    return opener(path, dataset)
+    check_content(path, "a file of vectors")
+    try:
+        return opener(path, dataset)
+    except OSError as error:
+        raise DatasetError(f"{path}: {reason(error) or error}") from error
+
+
+def read_column(path: str | Path, name: str) -> NDArray[Any]:
+    """Read one column of a file as a whole, such as the ids that lie beside the vectors.
+
+    Parameters
+    ----------
+    path : str or Path
+        A .parquet, .npz or HDF5 file.
+    name : str
+        The column, key or data set.
+
+    Returns
+    -------
+    ndarray of any integer type or of str, shape (n,)
+        The values.
+
+    Raises
+    ------
+    DatasetError
+        If the file can't be read, has no columns or no such column, or the column does not hold integers or strings.
+    """
+    path = Path(path)
+    check_file(path, "a file with columns")
+    reader = _COLUMNS.get(path.suffix.lower())
+    if reader is None:
+        raise DatasetError(f"{path}: has no columns with names; expected one of {', '.join(_COLUMNS)}")
+    check_content(path, "a file with columns")
+    try:
+        column = reader(path, name)
+    except OSError as error:
+        raise DatasetError(f"{path}: {reason(error) or error}") from error
+    if column.dtype.kind not in "iuU" or column.ndim != 1:
+        raise DatasetError(
+            f"{path}[{name}]: dtype {column.dtype} and shape {column.shape}; expected integers or strings of shape (n,)"
+        )
+    return column

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["recall_1_at_k", "recall_at_k"]
@@ -14,14 +15,16 @@ def recall_at_k(found: NDArray[Any], truth: NDArray[Any], k: int) -> float:
 
     Parameters
     ----------
-    found : ndarray of int, shape (nq, >= k)
-        Found ids, best first; -1 marks an empty place and never counts.
-    truth : ndarray of int, shape (nq, >= k)
+    found : ndarray of int or of str, shape (nq, >= k)
+        Found ids, best first; -1 or None marks an empty place and never counts.
+    truth : ndarray of int or of str, shape (nq, >= k)
         True ids, best first.
     k : int
         Length of both lists.
     """
-    hits = (found[:, :k, None] == truth[:, None, :k]) & (found[:, :k, None] >= 0)
+    empty = -1 if found.dtype.kind in "iu" else None
+    filled = np.asarray(found[:, :k] != empty)
+    hits = (found[:, :k, None] == truth[:, None, :k]) & filled[:, :, None]
     return float(hits.any(axis=2).sum() / (found.shape[0] * k))
 
 

@@ -151,7 +151,10 @@ class ArraySource(VectorSource):
         self._on_release = release
 
     def _rows(self, start: int, stop: int) -> NDArray[Any]:
-        return np.array(self._array[start:stop], order="C", subok=False)
+        try:
+            return np.array(self._array[start:stop], order="C", subok=False)
+        except (OSError, RuntimeError) as error:  # of HDF5, which names neither the file nor the rows
+            raise DatasetError(f"{self.name}: rows {start}:{stop} can't be read ({error})") from error
 
     def _release(self) -> None:
         self._array = None

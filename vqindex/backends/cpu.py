@@ -24,6 +24,7 @@ from ..codes.sign_bound import SignBoundTerms, quantile
 from ..codes.top_k import RangeHits, TopK
 from ..codes.trellis import FRACTION, Trellis
 from ..errors import BackendError
+from ..native_calls import call_native
 from ..rows.request import SearchRequest, Selection
 from ..rows.segment import Segment
 from .reference import ReferenceBackend
@@ -125,7 +126,8 @@ class NativeBackend(ReferenceBackend):
         if self._tables is None:
             return self._encode_shares(vectors)
         few = _FEW_TRELLIS_VALUES if self.codec.trellis is not None else _FEW_VALUES
-        return Encoded(*encode(self._tables, np.ascontiguousarray(vectors), _threads(vectors.size, few), self.isa))
+        threads = _threads(vectors.size, few)
+        return Encoded(*call_native(encode, self._tables, np.ascontiguousarray(vectors), threads, self.isa))
 
     def _encode_shares(self, vectors: F32) -> Encoded:
         """Encode with NumPy in threads, each with a share of the rows."""
@@ -146,7 +148,8 @@ class NativeBackend(ReferenceBackend):
             super().put(rows, into, start)
             return
         spec, codes = self.spec, np.ascontiguousarray(rows.codes)
-        split_rows(codes, spec.dim, spec.warmup_fields, spec.bits, start, into.signs, into.codes)
+        fields = spec.dim, spec.warmup_fields, spec.bits
+        call_native(split_rows, codes, *fields, start, into.signs, into.codes)
         put_scalars(rows, into, start)
 
     def prepare(self, queries: F32) -> Queries:
@@ -154,14 +157,15 @@ class NativeBackend(ReferenceBackend):
         if self._tables is None:
             return super().prepare(queries)
         threads = _threads(queries.size, _FEW_VALUES)
-        code_query, scale, norm = prepare(self._tables, np.ascontiguousarray(queries), threads, self.isa)
+        prepared = call_native(prepare, self._tables, np.ascontiguousarray(queries), threads, self.isa)
+        code_query, scale, norm = prepared
         return Queries(code_query, scale, None, None, norm)
 
     def _search_trellis(self, values: NDArray[np.int16], trellis: Trellis) -> NDArray[np.uint8]:
         levels = trellis.table.astype(np.int16) * np.int16(FRACTION)
         limits = trellis.limit, trellis.gain, trellis.start_mask
-        fields, starts = trellis_encode(
-            np.ascontiguousarray(values.T), levels, trellis.bits, trellis.window, *limits, self.isa
+        fields, starts = call_native(
+            trellis_encode, np.ascontiguousarray(values.T), levels, trellis.bits, trellis.window, *limits, self.isa
         )
         shifts = np.arange(trellis.warmup_fields, dtype=np.uint16) * np.uint16(trellis.bits)
         first = starts[:, None] >> shifts & np.uint16(2**trellis.bits - 1)
@@ -177,7 +181,7 @@ class NativeBackend(ReferenceBackend):
         for batch in self._batches(request, segments, _HITS // max(1, request.k)):
             queries, words = batch.queries, None if batch.selection is None else self._words(batch.selection)
             args = stored, queries.code_query, queries.code_scale, queries.norm
-            found.append(TopK(*self._scanner.search(*args, request.k, sign_bound, threads, words)))
+            found.append(TopK(*call_native(self._scanner.search, *args, request.k, sign_bound, threads, words)))
         return TopK.of_queries(found)
 
     def range_search(self, request: SearchRequest, segments: Sequence[Segment]) -> RangeHits:
@@ -191,7 +195,8 @@ class NativeBackend(ReferenceBackend):
             queries, words = batch.queries, self._words(batch.selection)
             assert batch.thresholds is not None
             args = stored, queries.code_query, queries.code_scale, queries.norm, self._signed(batch.thresholds)
-            found.append(RangeHits.of_counts(*self._scanner.range_search(*args, sign_bound, threads, words)))
+            hits = call_native(self._scanner.range_search, *args, sign_bound, threads, words)
+            found.append(RangeHits.of_counts(*hits))
         return RangeHits.of_queries(found)
 
     def _sign_bound(self, confidence: float) -> tuple[float, float, float, float] | None:
@@ -224,9 +229,9 @@ class NativeBackend(ReferenceBackend):
     def _levels(self, codes: NDArray[np.uint8]) -> NDArray[Any]:
         if self._decoder is None or self.codec.codebook.levels.dtype != np.int8:
             return super()._levels(codes)
-        return self._decoder.decode(np.ascontiguousarray(codes), None)[:, : self.spec.dim]
+        return call_native(self._decoder.decode, np.ascontiguousarray(codes), None)[:, : self.spec.dim]
 
     def _sums(self, queries: NDArray[np.int16], levels: NDArray[Any]) -> F32:
         if self._scanner is None or levels.dtype != np.int8 or levels.shape[1] != self.spec.dim:
             return super()._sums(queries, levels)
-        return self._scanner.sums(queries, np.ascontiguousarray(levels))
+        return call_native(self._scanner.sums, queries, np.ascontiguousarray(levels))

@@ -63,7 +63,7 @@ def resolve(device: str = "auto") -> str:
         name = os.environ.get("VQINDEX_BACKEND") or "native"
         if device == "cpu" and name in _NEED_DEVICES:
             name = "native"
-    if name not in _FACTORIES:
+    if not isinstance(name, str) or name not in _FACTORIES:
         origin = f"VQINDEX_BACKEND is {name!r}" if name != device else f"device is {device!r}"
         raise BackendError(f"{origin}; this build has: auto, cpu, {', '.join(_FACTORIES)}")
     return name

@@ -292,7 +292,7 @@ def _target(path: Path) -> tuple[Path, int | None]:
 
 
 def _check_replaced(path: Path, target: Path, expected: Collection[Identity]) -> None:
-    """Raise StoreError if a save would replace another file than one of the expected ones; none expects nothing."""
+    """Raise StoreError if a save would replace another file than the expected ones; () expects nothing."""
     if not expected:
         return
     try:
@@ -329,12 +329,12 @@ def write(
     contents : FileContents
         What to write.
     replaces : collection of Identity, optional
-        The file at `path`, if there is one, must be one of these; by default any file is replaced.
+        One of these files must be at `path`, if there is one; by default any file is replaced.
     directory : LocalDirectory, optional
         The folder of `path`, for tests.
     publishing : callable, optional
-        Called with the identity of the new file right before it gets its name. An error or interrupt after that leaves
-        open which of the two files is there.
+        Called with the identity of the new file just before it gets its name. After an error or an interrupt, the file
+        at `path` may be the old or the new one.
 
     Returns
     -------

@@ -7,10 +7,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from numbers import Integral, Real
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +21,7 @@ try:
     from joblib import effective_n_jobs
     from scipy.sparse import csr_matrix
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-    from sklearn.utils.validation import check_is_fitted, validate_data
+    from sklearn.utils.validation import check_array, check_is_fitted, check_random_state, validate_data
 except ImportError as error:
     raise missing("scikit-learn", "sklearn", error) from error
 
@@ -32,8 +30,16 @@ __all__ = ["VQKNeighborsTransformer", "VQNearestNeighbors"]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-_METRIC = {"euclidean": "l2", "sqeuclidean": "l2", "cosine": "cosine"}
+_METRIC = {"euclidean": "l2", "l2": "l2", "sqeuclidean": "l2", "cosine": "cosine"}
 _MODES = ("distance", "connectivity")
+
+
+class _Fitted(NamedTuple):
+    """What one `fit` made. A search reads it once, so that a `fit` in another thread changes nothing in between."""
+
+    vectors: VQIndex
+    rows: Any  # float32 (n, dim), or None
+    metric: str
 
 
 class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
@@ -43,18 +49,18 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
     ----------
     n_neighbors : int, default 5
         Default number of neighbors per query.
-    metric : {"euclidean", "sqeuclidean", "cosine"}, default "euclidean"
-        Distance by its scikit-learn name; cosine is 1 - cos.
+    metric : {"euclidean", "l2", "sqeuclidean", "cosine"}, default "euclidean"
+        Distance by its scikit-learn name; "l2" is another name of "euclidean", cosine is 1 - cos.
     bits : int, default 4
         Bits per coordinate of the index, 1 to 8.
     codec : str, default "turboquant-prod"
         See `vqindex.VQIndex`.
     oversample : float or None, default 2.0
-        The best ``oversample * n_neighbors`` rows by their codes get exact distances, in float32, from the training
-        rows, which the estimator keeps. With None it keeps only codes, and distances are the index's estimates: the
-        distance of a row to itself is about 0, not 0.
-    random_state : int, default 0
-        Seed of the index's rotation.
+        The best ``oversample * n_neighbors`` rows by their codes get exact distances, in float32, from a copy of the
+        training rows, which the estimator keeps. With None it keeps only codes, and distances are the index's
+        estimates: the distance of a row to itself is about 0, not 0.
+    random_state : int, RandomState or None, default 0
+        Seed of the index's rotation, or what draws it in `fit`.
     n_jobs : int, optional
         Threads of a search, by scikit-learn's convention (-1: all processors). None: all processors. Results do not
         depend on it.
@@ -63,6 +69,8 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
     ----------
     index_ : vqindex.VQIndex
         The index over the training rows; ids are row numbers.
+    effective_metric_ : str
+        The metric at the time of `fit`, which all results have, also after ``set_params(metric=...)``.
     n_samples_fit_ : int
         Number of training rows.
     n_features_in_ : int
@@ -77,6 +85,11 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
     >>> found[:, 0].tolist(), distances[:, 0].tolist()
     ([0, 1], [0.0, 0.0])
     """
+
+    index_: VQIndex
+    n_samples_fit_: int
+    effective_metric_: str
+    _fitted: _Fitted
 
     def __init__(
         self,
@@ -111,16 +124,17 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
         -------
         self
         """
-        self._check_parameters()
-        rows = validate_data(self, X, dtype=np.float32, order="C")
+        metric, seed = self._check_parameters()
+        # A copy: the caller may change X afterwards, and distances would then be those of other rows.
+        rows = check_array(X, dtype=np.float32, order="C", copy=True, estimator=self, input_name="X")
         # Features of a table have offsets of their own, which would drown the differences between rows.
-        index = VQIndex(
-            rows.shape[1], self.bits, _METRIC[self.metric], codec=self.codec, seed=self.random_state, center="mean"
-        )
+        index = VQIndex(rows.shape[1], self.bits, _METRIC[metric], codec=self.codec, seed=seed, center="mean")
         index.add(rows)
-        self.index_ = index
-        self.n_samples_fit_ = len(rows)
-        self._rows = None if self.oversample is None else rows
+        validate_data(self, X, skip_check_array=True)  # sets the names and the number of features
+        kept = None if self.oversample is None else rows
+        fitted = _Fitted(index, kept, "euclidean" if metric == "l2" else metric)
+        # At once, so that a fit that fails or is interrupted leaves the estimator as it was.
+        self.__dict__.update(_fitted=fitted, index_=index, n_samples_fit_=len(rows), effective_metric_=fitted.metric)
         return self
 
     def kneighbors(
@@ -150,25 +164,31 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
         ValueError
             If `n_neighbors` is greater than the number of training rows.
         """
+        distances, found, _ = self._neighbors(X, n_neighbors)
+        return (distances, found) if return_distance else found
+
+    def _neighbors(self, X: Any, n_neighbors: object) -> tuple[F64, I64, int]:
+        """Return distances and neighbors, as `kneighbors`, and the number of training rows."""
         check_is_fitted(self, "index_")
-        k = self._neighbor_count(n_neighbors)
+        k, fitted = self._neighbor_count(n_neighbors), self._fitted
         others = X is not None
         if others:
             queries = validate_data(self, X, dtype=np.float32, order="C", reset=False)
-        elif self._rows is None:
+        elif fitted.rows is None:
             raise InvalidInputError("X is None; with oversample=None training rows are not kept, so expected queries")
         else:
-            queries = self._rows
-        most = self.n_samples_fit_ - (not others)
+            queries = fitted.rows
+        n = len(fitted.vectors)
+        most = n - (not others)
         if k > most:
             raise InvalidInputError(
                 f"Expected n_neighbors <= {'n_samples_fit' if others else 'n_samples_fit - 1'}, but n_neighbors = {k}, "
-                f"n_samples_fit = {self.n_samples_fit_}, n_samples = {len(queries)}"
+                f"n_samples_fit = {n}, n_samples = {len(queries)}"
             )
-        distances, found = self._nearest(queries, k if others else k + 1)
+        distances, found = self._nearest(fitted, queries, k if others else k + 1)
         if not others:
             distances, found = _without_self(distances, found)
-        return (distances, found) if return_distance else found
+        return distances, found, n
 
     def kneighbors_graph(self, X: Any = None, n_neighbors: int | None = None, mode: str = "connectivity") -> csr_matrix:
         """Return the k-neighbors graph as a sparse matrix, each row sorted by distance.
@@ -186,19 +206,24 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
         """
         if mode not in _MODES:
             raise InvalidInputError(f"mode is {mode!r}; expected one of {', '.join(_MODES)}")
-        distances, found = self.kneighbors(X, n_neighbors)
+        distances, found, n = self._neighbors(X, n_neighbors)
         rows, k = found.shape
         values = distances.ravel() if mode == "distance" else np.ones(rows * k)
         starts = np.arange(0, rows * k + 1, k)
-        return csr_matrix((values, found.ravel(), starts), shape=(rows, self.n_samples_fit_))
+        return csr_matrix((values, found.ravel(), starts), shape=(rows, n))
 
-    def _check_parameters(self) -> None:
-        """Check parameters that the index does not; scikit-learn requires this in `fit`, not in the constructor."""
+    def _check_parameters(self) -> tuple[str, int]:
+        """Check parameters that the index does not, and return the metric and the seed of the index.
+
+        Scikit-learn requires this in `fit`, not in the constructor.
+        """
         self._neighbor_count(None)
-        if self.metric not in _METRIC:
+        if not isinstance(self.metric, str) or self.metric not in _METRIC:
             raise InvalidInputError(f"metric is {self.metric!r}; expected one of {', '.join(_METRIC)}")
         if self.oversample is not None and not (isinstance(self.oversample, Real) and self.oversample >= 1):
             raise InvalidInputError(f"oversample is {self.oversample!r}; expected a number of at least 1, or None")
+        state = self.random_state
+        return self.metric, int(state if isinstance(state, Integral) else check_random_state(state).randint(2**31 - 1))
 
     def _neighbor_count(self, n_neighbors: object) -> int:
         count = self.n_neighbors if n_neighbors is None else n_neighbors
@@ -206,30 +231,12 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
             raise InvalidInputError(f"n_neighbors is {count!r}; expected an integer of at least 1")
         return int(count)
 
-    def _nearest(self, queries: NDArray[np.float32], k: int) -> tuple[F64, I64]:
+    def _nearest(self, fitted: _Fitted, queries: NDArray[np.float32], k: int) -> tuple[F64, I64]:
         """Return the distances and rows of the k nearest rows, (nq, k); at least k rows exist."""
         threads = effective_n_jobs(-1 if self.n_jobs is None else self.n_jobs)
-        rerank = {} if self._rows is None else {"rerank": self._rows, "oversample": self.oversample}
-        scores, found = self.index_.search(queries, k, threads=threads, **rerank)
-        return _distances(scores.astype(np.float64), self.metric), found
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return a state without native objects; the index becomes the bytes of its file."""
-        state = dict(super().__getstate__())
-        if "index_" in state:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "index.vqi"
-                self.index_.save(path)
-                state["index_"] = path.read_bytes()
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if isinstance(state.get("index_"), bytes):
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "index.vqi"
-                path.write_bytes(state["index_"])
-                state = {**state, "index_": VQIndex.load(path)}
-        super().__setstate__(state)
+        rerank = {} if fitted.rows is None else {"rerank": fitted.rows, "oversample": self.oversample}
+        scores, found = fitted.vectors.search(queries, k, threads=threads, **rerank)
+        return _distances(scores.astype(np.float64), fitted.metric), found
 
 
 class VQKNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VQNearestNeighbors):  # type: ignore[misc]

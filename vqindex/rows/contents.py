@@ -98,7 +98,8 @@ class Contents(NamedTuple):
 
     def without(self, rows: I64) -> Contents:
         """Return contents in which some more rows are removed; -1 is none."""
-        return self._replace(ids=self.ids.without(rows))
+        ids = self.ids.without(rows)
+        return self if ids is self.ids else self._replace(ids=ids)
 
     def batches(self, rows: I64) -> Iterator[NewRows]:
         """Yield some rows, shape (m,), ascending, in batches."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from .segment import Segment
 __all__ = ["Filter", "bitmap", "exclude"]
 
 U64 = NDArray[np.uint64]
+_MASK = 8  # so many zeros and ones, one for each vector, are a mask of the wrong type and no ids
 _WORDS = 2**23  # words of per-query filters in memory at a time: 64 MiB
 
 
@@ -87,7 +88,7 @@ class Filter:
     @staticmethod
     def _split(filter: Any) -> list[Any] | None:
         """Return a filter for each query, or None if one filter applies to all."""
-        if isinstance(filter, exclude | set | frozenset):
+        if isinstance(filter, exclude | Set):
             return None
         refuse_no_array(
             filter,
@@ -98,7 +99,7 @@ class Filter:
             bits = as_host(filter.bits)
             return [bitmap(row) for row in bits] if bits.ndim == 2 else None
         if isinstance(filter, list | tuple) and not all(
-            isinstance(entry, int | np.integer | np.bool_ | str) for entry in filter
+            isinstance(entry, int | float | np.generic | str) for entry in filter
         ):
             return list(filter)
         array = as_host(filter)
@@ -106,7 +107,7 @@ class Filter:
 
     def _words(self, filter: Any) -> U64:
         """Return the words of one filter; the bits of removed rows are 0."""
-        if isinstance(filter, set | frozenset):
+        if isinstance(filter, Set):
             return self._rows_of(filter)
         if isinstance(filter, exclude):
             return self._live() & ~self._rows_of(filter.ids)
@@ -119,6 +120,11 @@ class Filter:
                     f"filter is a mask of shape {array.shape}; expected ({len(self._ids)},), a value for each vector"
                 )
             return self._words_of_mask(array)
+        if array.dtype.kind in "iu" and array.shape == (len(self._ids),) and array.size >= _MASK and array.max() <= 1:
+            raise InvalidInputError(
+                f"filter has {array.size} integers, all 0 or 1, one for each vector; expected a bool mask, as "
+                "filter.astype(bool), or ids"
+            )
         return self._rows_of(filter)
 
     def _live(self) -> U64:

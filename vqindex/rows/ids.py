@@ -12,6 +12,7 @@ of one index share it, and `find` gives each map its own answer.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -159,7 +160,7 @@ class IdMap:
         InvalidInputError
             As `parse_ids`.
         """
-        if isinstance(ids, set | frozenset):
+        if isinstance(ids, Set):
             ids = list(ids)
         elif isinstance(ids, str | int | np.integer) and not isinstance(ids, bool):
             ids = [ids]
@@ -276,6 +277,8 @@ class IdMap:
         words = -(-self._count // WORD)
         live = np.full(words, ~np.uint64(0), np.uint64) if self._live is None else self._live.copy()
         removed = clear_rows(live, rows)
+        if not removed:
+            return self
         return self._replace(live=live, removed=self._removed + removed)
 
     def removed_from(self, first: int) -> int:

@@ -76,6 +76,8 @@ def as_reader(source: Any, oversample: object, return_stderr: bool, contents: Co
     callable or None
         Returns float32 vectors of rows, ascending and distinct.
     """
+    if isinstance(source, np.bool_):
+        source = bool(source)
     if source is None or source is False:
         if oversample is not None:
             raise InvalidInputError(f"oversample is {oversample!r}, but there is no rerank=")
@@ -152,7 +154,8 @@ def rerank(metric: str, queries: F32, rows: I64, read: Reader, k: int) -> tuple[
         is_present = rows[at] >= 0
         distinct, place = np.unique(rows[at][is_present], return_inverse=True)
         vectors = np.zeros((*is_present.shape, queries.shape[1]), np.float32)
-        vectors[is_present] = read(distinct)[place.reshape(-1)]
+        if distinct.size:  # a function is never asked for no vectors
+            vectors[is_present] = read(distinct)[place.reshape(-1)]
         ascending = sign * exact_scores(metric, queries[at], vectors)
         ascending[~is_present] = np.inf
         tie_break = np.where(is_present, rows[at], np.iinfo(np.int64).max)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arguments import MAX_K, as_confidence, as_count, as_shortlist, as_thresholds
+from ..arguments import MAX_K, as_confidence, as_count, as_shortlist, as_threads, as_thresholds
 from ..arrays import OnDevice, as_queries, on_host
 from ..codes.encoded import Encoded, Queries
 from ..codes.top_k import RangeHits, TopK
@@ -23,6 +25,19 @@ __all__ = ["Searcher"]
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _ignoring_underflow(method: Callable[P, T]) -> Callable[P, T]:
+    """Return a method in which tiny numbers become 0, also after a caller's ``np.seterr(all="raise")``."""
+
+    @wraps(method)
+    def quiet(*args: P.args, **kwargs: P.kwargs) -> T:
+        with np.errstate(under="ignore"):
+            return method(*args, **kwargs)
+
+    return quiet
 
 
 class Searcher(NamedTuple):
@@ -39,6 +54,7 @@ class Searcher(NamedTuple):
     encoder: Encoder
     contents: Contents
 
+    @_ignoring_underflow
     def search(
         self,
         queries: Any,
@@ -66,6 +82,7 @@ class Searcher(NamedTuple):
         errors = self._stderr(prepared, rows, self.contents.rows) if return_stderr else None
         return deliver(SearchResult, scores, self.contents.ids.ids(rows), errors)
 
+    @_ignoring_underflow
     def range_search(
         self, queries: Any, threshold: Any, *, filter: Any, threads: int | None, confidence: float | None
     ) -> RangeResult:
@@ -77,6 +94,7 @@ class Searcher(NamedTuple):
         scores = self.encoder.centering.scores(hits.scores)
         return deliver._replace(single=False)(RangeResult, hits.lims, scores, self.contents.ids.ids(hits.rows))
 
+    @_ignoring_underflow
     def estimate(self, queries: Any, ids: Any) -> F32:
         """Return the scores of every query with every id of a list; as `VQIndex.estimate`."""
         _, prepared, deliver = self._prepare(queries)
@@ -84,6 +102,7 @@ class Searcher(NamedTuple):
         scores: F32 = deliver.array(self.encoder.centering.scores(self.encoder.backend.scores(prepared, codes)))
         return scores
 
+    @_ignoring_underflow
     def reconstruct(self, ids: Any) -> F32:
         """Return the decoded vectors of ids, (m, dim); as `VQIndex.reconstruct`."""
         return self.encoder.centering.decoded(self.encoder.backend.decode(self._codes(ids)))
@@ -95,7 +114,7 @@ class Searcher(NamedTuple):
 
     @staticmethod
     def _limits(threads: int | None, confidence: float | None) -> tuple[int | None, float]:
-        return None if threads is None else as_count("threads", threads), as_confidence(confidence)
+        return as_threads(threads), as_confidence(confidence)
 
     def _prepare(self, queries: Any) -> tuple[F32 | OnDevice, Queries, Delivery]:
         """Check queries; return them, prepared ones for a backend, and the form of their results."""

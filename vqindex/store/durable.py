@@ -57,8 +57,8 @@ class _Closed:
 
 # Members of VQIndex that are passed on as they are: copies are indexes in memory. What changes it is a method below.
 _READS = (
-    "spec", "dim", "ntotal", "keep_vectors", "center", "is_trained", "meta", "ids", "train", "__len__", "__contains__",
-    "search", "range_search", "estimate", "reconstruct", "save", "__copy__", "__deepcopy__",
+    "spec", "dim", "ntotal", "changes", "keep_vectors", "center", "is_trained", "meta", "ids", "train", "__len__",
+    "__contains__", "search", "range_search", "estimate", "reconstruct", "save", "__copy__", "__deepcopy__",
 )  # fmt: skip
 
 if TYPE_CHECKING:

@@ -1,0 +1,49 @@
+"""Calls of compiled code that end before the interpreter does.
+
+Compiled code works without the interpreter's lock and asks for it at the end. In an interpreter that is ending, CPython
+before 3.14 answers a daemon thread by unwinding it, and C++ answers that by aborting the process. So at exit running
+calls of daemon threads are awaited, and no more of them begin. Other threads have ended by then.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+__all__ = ["call_native"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_LONGEST = 10.0  # seconds; a call that takes longer is not worth waiting for
+_running: set[object] = set()
+_ending = threading.Event()
+
+
+def call_native(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function of the extension that releases the interpreter's lock."""
+    call = object()
+    _running.add(call)  # before looking at _ending: then no call comes in between
+    try:
+        if _ending.is_set() and threading.current_thread() is not threading.main_thread():
+            _running.discard(call)
+            threading.Event().wait()  # until the process has ended
+        return function(*args, **kwargs)
+    finally:
+        _running.discard(call)
+
+
+def _end() -> None:
+    _ending.set()
+    stop = time.monotonic() + _LONGEST
+    while _running and time.monotonic() < stop:
+        time.sleep(0.001)
+
+
+atexit.register(_end)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_running.clear)  # the threads of these calls are in the parent
