@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,11 @@ def test_a_short_soak_loses_nothing_and_says_what_it_did(tmp_path, kind):
     ("broken", "kind", "message"),
     [
         ("acknowledges-first", "store", "was found, which is a former one"),
-        ("writes-in-place", "file", "FileFormatError"),
+        (
+            "writes-in-place",
+            "file",
+            f"FileFormatError|ended with -{int(getattr(signal, 'SIGBUS', 7))}",
+        ),  # of a file cut under its map
         ("forgets-a-change", "file", "1 missing ids"),
         ("mixes-versions", "store", "answers otherwise than a new index"),
     ],
@@ -60,7 +65,7 @@ def test_a_soak_notices_what_a_broken_writer_loses(tmp_path, broken, kind, messa
     code, report = soak(tmp_path / "soak", "--only", kind, "--broken", broken, seconds=60)
     assert code == 1, report
     assert re.search(r"^LOST with --seed 1; everything is kept in ", report, re.MULTILINE)
-    assert message in report
+    assert re.search(message, report), report
     assert (tmp_path / "soak" / "round-0" / "journal").exists()
 
 
