@@ -94,7 +94,7 @@ def calls(index, known, folder):
         ids = index.ids
         index.estimate(Q, ids)
         index.reconstruct(ids)
-        return index.search(Q, 5, filter=ids)
+        return index.search(Q, 5, filter=set(ids.tolist()))  # an array of zeros could be meant as a mask
 
     def saved():
         index.save(folder / "again.vqi")
