@@ -10,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+pytest.importorskip("resource", reason="the soak sets limits of POSIX")
+
 from soak.journal import Journal
 from soak.model import Loss, Setup, State, check_index
 from soak.writer import BROKEN
