@@ -82,7 +82,7 @@ class Writer:
                     raise
         for index in opened:
             self.subject.close(index)
-        if self.subject.is_store and str(self.subject.path / LOCK) in troubles.open_files():
+        if self.subject.is_store and str(self.subject.path / LOCK) in troubles.locked_files():
             raise Loss("an open that failed keeps the lock")
         return None
 
