@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import vqindex
-from vqindex import FileFormatError, StoreError, VQIndex
+from vqindex import FileFormatError, InvalidInputError, StoreError, VQIndex
 
 DIM = 12
 X = np.random.default_rng(0).standard_normal((300, DIM)).astype(np.float32)
@@ -143,3 +143,58 @@ def test_a_save_while_another_thread_adds_is_of_one_moment(tmp_path):
     finally:
         stop.set()
         thread.join()
+
+
+class Named(VQIndex):
+    def __init__(self, name):
+        super().__init__(DIM, metric="l2")
+        self.name, self.tags = name, [name]
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_attributes_of_users_and_subclasses_are_copied(how):
+    index = Named("mine")
+    index.add(X)
+    index.note = {"a": 1}
+    index.self = index
+    twin = COPIES[how](index)
+    assert (type(twin), twin.name, twin.tags, twin.note) == (Named, "mine", ["mine"], {"a": 1})
+    assert (twin.tags is index.tags) == (how == "copy")
+    assert twin.self is (index if how == "copy" else twin)
+    assert_same(twin, index)
+    assert vars(VQIndex(DIM)).keys() == vqindex.index._OWN
+
+
+@pytest.mark.parametrize(
+    ("note", "message"),
+    [
+        (object(), r"meta\['a'\] is <object .* of type object; expected JSON types"),
+        ([1, np.float32(2)], r"meta\['a'\]\[1\] is .* of type float32; expected JSON"),
+        ({"b": float("nan")}, r"meta\['a'\]\['b'\] is nan of type float; expected JSON types: text, finite"),
+        ({1: 2}, r"meta\['a'\] has the key 1; expected text"),
+        ({1, 2}, r"meta\['a'\] is \{1, 2\} of type set"),
+        (..., r"meta(\['a'\])+ holds itself; expected JSON types"),
+    ],
+)
+def test_notes_that_would_not_come_back_are_refused_by_name(note, message, tmp_path):
+    index = make("plain")
+    index.save(tmp_path / "a.vqi")
+    index.meta["a"] = index.meta if note is ... else note
+    for call in (lambda: index.save(tmp_path / "a.vqi"), lambda: pickle.dumps(index)):
+        with pytest.raises(InvalidInputError, match=message):
+            call()
+    with vqindex.open(tmp_path / "s", "a", dim=DIM) as store:
+        store.meta["a"] = store.meta if note is ... else note
+        with pytest.raises(InvalidInputError, match=message):
+            store.commit()
+        del store.meta["a"]
+    assert VQIndex.load(tmp_path / "a.vqi").meta == {"notes": {"a": [1]}}
+    index.meta["a"] = (1, [None, True, 2.5, "\u00fc"])
+    index.save(tmp_path / "a.vqi")
+    assert VQIndex.load(tmp_path / "a.vqi").meta["a"] == [1, [None, True, 2.5, "\u00fc"]]
+
+
+def test_a_closed_store_says_so(tmp_path):
+    with vqindex.open(tmp_path / "s", "a", dim=DIM) as store:
+        store.add(X)
+    assert repr(store) == f"<DurableIndex of {str(tmp_path / 's')!r}, closed>"

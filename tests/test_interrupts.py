@@ -8,6 +8,7 @@ the same.
 import gc
 import shutil
 import sys
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 
 import vqindex
 from vqindex import VQIndex
+from vqindex.directory.local import LocalDirectory
 
 # An interrupt between opening a file and storing it leaves the closing to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -226,3 +228,43 @@ def test_an_interrupt_at_any_line_of_a_commit_loses_nothing(change, tmp_path, mo
         with vqindex.open(folder, verify=True) as reader:
             assert observed(reader) == later, moment
         shutil.rmtree(folder)
+
+
+def test_an_interrupt_at_any_line_of_taking_and_releasing_the_lock_leaves_it_free(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+    def lock_and_release():
+        lock = LocalDirectory(tmp_path).lock()
+        lock.release()
+
+    moments = moments_of(lock_and_release)
+    assert len(moments) > 30
+    for moment in moments:
+        with suppress(AssertionError, pytest.fail.Exception):  # a finalizer swallows the interrupt
+            interrupt(moment, lock_and_release)
+        gc.collect()  # of what the interrupted call had opened
+        lock_and_release()
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+def test_an_interrupted_opening_leaves_the_lock_free(is_new, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    kept, folder = tmp_path / "kept", tmp_path / "store"
+    kept.mkdir()
+    if not is_new:
+        with vqindex.open(kept, "a", dim=DIM) as store:
+            store.add(ROWS[:20])
+
+    def open_and_close():
+        shutil.copytree(kept, folder)
+        vqindex.open(folder, "a", dim=DIM).close()
+
+    moments = moments_of(open_and_close, only_first=True)
+    assert len(moments) > 100
+    for moment in moments[::7]:
+        shutil.rmtree(folder)
+        with suppress(AssertionError, pytest.fail.Exception):
+            interrupt(moment, open_and_close)
+        gc.collect()
+        with vqindex.open(folder, "a", dim=DIM) as store:
+            assert len(store) == (0 if is_new else 20), moment

@@ -208,7 +208,7 @@ def test_distances_are_of_the_metric_at_fit():
         np.testing.assert_allclose(got, true, rtol=1e-6)  # distances are float32
 
 
-@pytest.mark.parametrize("wrong", [np.full((40, 3), np.nan), np.full((40, 3), 1e30)])
+@pytest.mark.parametrize("wrong", [np.full((40, 3), np.nan), np.arange(120.0).reshape(40, 3) * 1e30])
 def test_a_fit_that_fails_leaves_the_estimator_as_it_was(wrong):
     rows = rows_of(60)
     estimator = VQNearestNeighbors(n_neighbors=3).fit(rows)
@@ -234,6 +234,32 @@ def test_a_fit_in_the_middle_of_a_search_changes_nothing(monkeypatch):
     got.append(estimator.kneighbors_graph(rows[:5]).toarray())
     for one, before in zip(got, want, strict=True):
         np.testing.assert_array_equal(one, before)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean"])
+@pytest.mark.parametrize("offset", [1e5, 1e7, 1.7e9])
+def test_offsets_beyond_the_digits_of_float32_lose_no_neighbor(metric, offset):
+    rows = rows_of(500).astype(np.float64)
+    rows[:, 0] = rows[:, 0] * 10 + offset  # a time among other features
+    rows[:, 1:] += offset / 1000
+    ours = VQNearestNeighbors(n_neighbors=5, metric=metric, oversample=8).fit(rows)
+    exact = NearestNeighbors(n_neighbors=5, metric="euclidean", algorithm="kd_tree").fit(rows)
+    for asked in (rows[:50], None):
+        distances, found = ours.kneighbors(asked)
+        true_distances, true = exact.kneighbors(asked)
+        np.testing.assert_array_equal(found, true)
+        power = 1 if metric == "euclidean" else 2
+        np.testing.assert_allclose(distances, true_distances**power, rtol=1e-5)  # float32 differences
+    np.testing.assert_allclose(ours.offset_, rows.mean(axis=0))
+
+
+def test_values_too_large_for_float32_are_named():
+    rows = rows_of(60).astype(np.float64)
+    estimator = VQNearestNeighbors(n_neighbors=2).fit(rows)
+    rows[7, 3] = 1e300
+    for call in (estimator.fit, estimator.kneighbors):
+        with pytest.raises(InvalidInputError, match=r"(vectors|queries)\[\d+, 3\] is -?inf; expected a finite float32"):
+            call(rows)
 
 
 def test_seeds_of_every_form_of_scikit_learn_are_taken():

@@ -299,7 +299,7 @@ def test_notes_that_are_not_json_change_nothing(folder):
     with vqindex.open(folder, "a") as index:
         index.add(vectors(3))
         index.meta["x"] = object()
-        with pytest.raises(TypeError):
+        with pytest.raises(InvalidInputError, match=r"meta\['x'\] is <object"):
             index.commit()
         assert committed(folder) == before
         assert not [p for p in folder.iterdir() if p.name not in {"lock", *read_manifest(folder).names}]
@@ -567,44 +567,3 @@ def test_an_opened_store_moves_merges_and_answers_like_its_index(tmp_path):
         index.merge(index)
         assert len(plain) == len(index) == 100
         np.testing.assert_array_equal(index.search(x, 5).ids, plain.search(x, 5).ids)
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of what closes itself
-@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="no list of open files here")
-def test_an_interrupt_at_any_line_of_locking_and_closing_leaves_no_lock(folder):
-    """A caught Ctrl-C in `open` or `close` must not keep this process from opening the store again."""
-
-    def interrupted_at(number):
-        lines = 0
-
-        def trace_line(frame, event, arg):
-            nonlocal lines
-            lines += event == "line"
-            if lines == number:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-            return trace_line
-
-        def trace_call(frame, event, arg):
-            return trace_line if frame.f_globals.get("__name__") == "vqindex.directory.lock" else None
-
-        sys.settrace(trace_call)
-        try:
-            vqindex.open(folder, "a").close()
-        except KeyboardInterrupt:
-            return True
-        finally:
-            sys.settrace(None)
-        return False
-
-    def locks():
-        descriptors = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
-        paths = [os.readlink(path) for path in descriptors if os.path.lexists(path)]
-        return [path for path in paths if path in (str(folder), str(folder / "lock"))]
-
-    number = 1
-    while interrupted_at(number):
-        assert locks() == [], number
-        vqindex.open(folder, "a").close()
-        number += 1
-    assert number > 20

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["IndexState", "VQIndex"]
 
+_OWN = frozenset({"_codec", "_state", "_changes", "_watch", "_meta", "_files"})  # attributes of a VQIndex
+
 
 class IndexState(NamedTuple):
     """An index at one moment. It never changes: a change makes another one, which the index takes by one assignment.
@@ -445,8 +447,11 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
 
     # ---- copies
 
-    def __deepcopy__(self, memo: Any = None) -> VQIndex:
-        """Return an index of its own with the same vectors, ids and results."""
+    def _more(self) -> dict[str, Any]:
+        """Return the attributes that users and subclasses gave the index."""
+        return {name: value for name, value in vars(self).items() if name not in _OWN}
+
+    def _copied(self) -> VQIndex:
         encoder, contents, *_ = self._state
         index = type(self)._empty(encoder.centering, encoder.backend.name)
         copied = contents.copied()
@@ -454,15 +459,25 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         index._meta, index._files = deepcopy(self._meta), dict(self._files)
         return index
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> VQIndex:
+        """Return an index of its own with the same vectors, ids and results."""
+        memo[id(self)] = index = self._copied()
+        vars(index).update(deepcopy(self._more(), memo))
+        return index
+
     def __copy__(self) -> VQIndex:
-        """Return a deep copy: two indexes never share what a change of one would change in the other."""
-        return self.__deepcopy__()
+        """Return an index of its own: two indexes never share what a change of one would change in the other."""
+        index = self._copied()
+        vars(index).update(self._more())
+        return index
 
     def __reduce__(self) -> Any:
         """Pickle as the bytes of a ``.vqi`` file, which every later version reads."""
         from .file_format import to_bytes
 
-        return _from_pickle, (type(self), to_bytes(self._codec, self._file_contents()), self._backend.name)
+        data = to_bytes(self._codec, self._file_contents())
+        made = _from_pickle, (type(self), data, self._backend.name)
+        return (*made, more) if (more := self._more()) else made
 
     def merge(self, other: VQIndex) -> None:
         """Add all vectors of another index, without encoding them again.

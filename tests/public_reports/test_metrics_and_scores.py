@@ -96,7 +96,7 @@ def test_euclidean_distances_are_roots():
 # cleanlab #1113: distances between points far from the origin lost all their digits.
 def test_distances_far_from_the_origin_keep_their_digits():
     neighbors = pytest.importorskip("vqindex.integrations.sklearn").VQNearestNeighbors
-    data = np.round(X * 4) + 1e5  # exact in float32
+    data = np.round(X * 4) + 1e8
     true = np.sqrt(np.sort(((data[:, None] - data) ** 2).sum(axis=2), axis=1))[:, :3]
     np.testing.assert_allclose(neighbors(n_neighbors=3, oversample=20).fit(data).kneighbors(data)[0], true, rtol=1e-7)
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from ..errors import FileFormatError, StoreError
 from .leftovers import hold, sweep, temporary_name
-from .lock import FolderLock, lock_folder
-from .system import OpenFolder, naming, open_for_reading
+from .lock import FolderLock, OpenFolder, lock_folder
+from .system import naming, open_for_reading
 
 __all__ = ["LocalDirectory", "LocalFile"]
 
@@ -233,13 +233,13 @@ class LocalDirectory:
             lock, found = FolderLock(self.path, str(self.folder)), os.stat(self.path)
         else:
             with naming(self.folder):
-                opened = OpenFolder(self.path)  # the lock is taken relative to it: of this folder, no other
-            try:
-                lock, found = FolderLock(self.path, str(self.folder), opened), os.fstat(opened.number)
+                opened = OpenFolder(self.path)
+            try:  # the lock is taken relative to it: of this folder, no other
+                lock, found = FolderLock(self.path, str(self.folder), opened), os.fstat(opened.descriptor)
             except BaseException:
                 opened.close()
                 raise
-            self._descriptor = opened.number
+            self._descriptor = opened.descriptor
         self._identity = (found.st_dev, found.st_ino)
         return lock
 

@@ -11,16 +11,18 @@ import sys
 import time
 import weakref
 from pathlib import Path
-from typing import Any
 
 from ..errors import StoreError
-from .system import OpenFolder, system_error
+from .system import system_error
 
-__all__ = ["LOCK", "FolderLock", "lock_folder"]
+__all__ = ["LOCK", "FolderLock", "OpenFolder", "lock_folder"]
 
 LOCK = "lock"
 # What the system says if somebody else has the lock; every other error says that there are no locks.
 _HELD = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK}
+# Without following a link that someone made since: opening it would empty the file it leads to. And without waiting for
+# the other end of a pipe.
+_LOCK_FLAGS = os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _PATIENCE = 1.0  # seconds; a saver holds the lock of a folder for milliseconds
 _held: weakref.WeakSet[FolderLock] = weakref.WeakSet()
 
@@ -66,6 +68,30 @@ else:
             return None
 
 
+class OpenFolder:
+    """A descriptor of a folder. It is closed by `close`, or when nothing refers to the object any more.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    """
+
+    descriptor = -1
+
+    def __init__(self, folder: Path) -> None:
+        self.descriptor = os.open(folder, os.O_RDONLY)
+
+    def close(self) -> None:
+        """Close it; a second call does nothing."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class FolderLock:
     """The right to write to a folder, held until `release`.
 
@@ -76,7 +102,7 @@ class FolderLock:
     name : str
         The folder as messages call it.
     opened : OpenFolder, optional
-        The folder, open; `release` closes it.
+        The same folder, open; `release` closes it.
 
     Raises
     ------
@@ -86,66 +112,65 @@ class FolderLock:
         If the lock can't be opened, or the file system has no locks.
     """
 
-    _file: io.FileIO | None = None
-    _opened: OpenFolder | None = None
-
     def __init__(self, folder: Path, name: str, opened: OpenFolder | None = None) -> None:
         path, where = folder / LOCK, os.path.join(name, LOCK)
-        self._opened, self._pid = opened, os.getpid()
+        wrong_kind = f"{where} is a link or no regular file; expected the lock of a store"
         if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise StoreError(f"{where} is a link or no regular file; expected the lock of a store")
-        # Without following a link that someone made since: opening it would empty the file it leads to. And without
-        # waiting for the other end of a pipe.
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-        name_here: Any = path if opened is None else LOCK
-        options: dict[str, Any] = {} if opened is None else {"dir_fd": opened.number}
-        try:
-            # A file object, which closes itself if an interrupt comes before anybody else could.
-            file = io.FileIO(os.open(name_here, flags, 0o666, **options), "r+")
-        except OSError as error:
-            if error.errno in (errno.ELOOP, errno.EISDIR):
-                raise StoreError(f"{where} is a link or no regular file; expected the lock of a store") from None
-            raise system_error(error, where) from None
-        self._file = file
-        try:
-            self._take(file, name, where)
-        except BaseException:
-            file.close()
-            raise
-        _held.add(self)
+            raise StoreError(wrong_kind)
 
-    def _take(self, file: io.FileIO, name: str, where: str) -> None:
-        """Lock the file, and write into it who has it."""
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise StoreError(f"{where} is a link or no regular file; expected the lock of a store")
+        def opener(path: str, flags: int) -> int:
+            if opened is None:
+                return os.open(path, flags | _LOCK_FLAGS, 0o666)
+            return os.open(LOCK, flags | _LOCK_FLAGS, 0o666, dir_fd=opened.descriptor)
+
         try:
+            # The object owns the descriptor from the beginning: an interrupt at any point closes it and so releases
+            # the lock.
+            file = io.FileIO(path, "r+", opener=opener)
+        except IsADirectoryError:
+            raise StoreError(wrong_kind) from None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise StoreError(wrong_kind) from None
+            raise system_error(error, where) from None
+        try:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise StoreError(wrong_kind)
             _lock_exclusively(file.fileno())
         except OSError as error:
-            holder = (file.read(200) or b"").decode(errors="replace").strip() or "another process"
+            holder = os.read(file.fileno(), 200).decode(errors="replace").strip() or "another process"
+            file.close()
             if error.errno in _HELD:
                 raise StoreError(f"{name} is open for writing by {holder}; expected one writer at a time") from None
             text = f"this file system can't lock files ({os.strerror(error.errno or 0)}); a store needs one that can"
             raise OSError(error.errno, text, where) from None
-        file.truncate(0)
-        file.write(f"process {self._pid} on {socket.gethostname()}\n".encode())
-
-    def release(self) -> None:
-        """Let the next writer in. It can be called again, also after an interrupt in an earlier call.
-
-        Closing the file releases the lock. The file is never removed: a writer that has opened the old file and one
-        that creates a new file of the same name would both hold a lock.
-        """
-        if self._file is not None:
-            self._file.close()
-        if self._opened is not None:
-            self._opened.close()
-
-    __del__ = release
+        except BaseException:
+            file.close()
+            raise
+        try:
+            self._pid = os.getpid()
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {self._pid} on {socket.gethostname()}\n".encode())
+            # Closing the file releases the lock. The file is never removed: a writer that has opened the old file and
+            # one that creates a new file of the same name would both hold a lock.
+            self.release = weakref.finalize(self, _close, file, opened)
+            _held.add(self)
+        except BaseException:
+            file.close()
+            raise
 
     @property
     def held(self) -> bool:
         """Whether this process holds the lock; a child of a fork does not."""
-        return self._file is not None and not self._file.closed and self._pid == os.getpid()
+        return self.release.alive and self._pid == os.getpid()
+
+
+def _close(file: io.FileIO, opened: OpenFolder | None) -> None:
+    try:
+        file.close()
+    finally:
+        if opened is not None:
+            opened.close()
 
 
 def _forget_in_child() -> None:

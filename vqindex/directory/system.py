@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import FileFormatError
 
-__all__ = ["OpenFolder", "kind_of", "naming", "open_for_reading", "system_error"]
+__all__ = ["kind_of", "naming", "open_for_reading", "system_error"]
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -55,34 +55,6 @@ def naming(where: object) -> Iterator[None]:
         yield
     except OSError as error:
         raise system_error(error, where) from None
-
-
-class OpenFolder:
-    """An open descriptor of a folder. It is closed when nothing refers to it any more.
-
-    Parameters
-    ----------
-    path : Path
-        The folder.
-
-    Attributes
-    ----------
-    number : int
-        The descriptor; -1 once it was closed.
-    """
-
-    number = -1
-
-    def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY)
-
-    def close(self) -> None:
-        """Close the descriptor, if it is open."""
-        number, self.number = self.number, -1
-        if number >= 0:
-            os.close(number)
-
-    __del__ = close
 
 
 def open_for_reading(path: Path, where: object = None, *, follow_links: bool = True) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InvalidInputError
 from ..rows.originals import KINDS
 
 __all__ = [
@@ -89,7 +91,36 @@ class Checksummer:
         return [*self._done, self._crc] if self._filled else list(self._done)
 
 
+def _check_json(value: Any, name: str, within: tuple[int, ...] = ()) -> None:
+    """Raise InvalidInputError for what would not be the same after a way through JSON; tuples become lists."""
+    if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return
+    if id(value) in within:
+        raise InvalidInputError(f"{name} holds itself; expected JSON types")
+    inner = (*within, id(value))
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise InvalidInputError(f"{name} has the key {key!r}; expected text")
+            _check_json(item, f"{name}[{key!r}]", inner)
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            _check_json(item, f"{name}[{number}]", inner)
+    else:
+        raise InvalidInputError(
+            f"{name} is {value!r} of type {type(value).__name__}; expected JSON types: text, finite numbers, True, "
+            "False, None, lists, or dicts of these"
+        )
+
+
 def canonical_json(value: dict[str, Any]) -> NDArray[np.uint8]:
-    """Return the UTF-8 bytes of a JSON object with sorted keys and no spaces."""
+    """Return the UTF-8 bytes of a JSON object with sorted keys and no spaces.
+
+    Raises
+    ------
+    InvalidInputError
+        If a user's notes, its "meta", are no JSON; the message names the entry.
+    """
+    _check_json(value["meta"], "meta")
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return np.frombuffer(text.encode(), np.uint8)

@@ -40,6 +40,7 @@ class _Fitted(NamedTuple):
     vectors: VQIndex
     rows: Any  # float32 (n, dim), or None
     metric: str
+    offset: F64 | None
 
 
 class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
@@ -68,7 +69,9 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     index_ : vqindex.VQIndex
-        The index over the training rows; ids are row numbers.
+        The index over the training rows, less `offset_`; ids are row numbers.
+    offset_ : ndarray of float64, shape (n_features,), or None
+        The mean of the training rows, subtracted from rows and queries before they become float32. None for cosine.
     effective_metric_ : str
         The metric at the time of `fit`, which all results have, also after ``set_params(metric=...)``.
     n_samples_fit_ : int
@@ -89,6 +92,7 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
     index_: VQIndex
     n_samples_fit_: int
     effective_metric_: str
+    offset_: F64 | None
     _fitted: _Fitted
 
     def __init__(
@@ -125,16 +129,21 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
         self
         """
         metric, seed = self._check_parameters()
-        # A copy: the caller may change X afterwards, and distances would then be those of other rows.
-        rows = check_array(X, dtype=np.float32, order="C", copy=True, estimator=self, input_name="X")
-        # Features of a table have offsets of their own, which would drown the differences between rows.
+        given = check_array(X, dtype=_dtypes(metric), estimator=self, input_name="X")
+        # Features of a table have offsets of their own, which would drown the differences between rows: times, for
+        # example, are equal in float32.
+        with np.errstate(over="ignore"):
+            offset = None if metric == "cosine" else given.mean(axis=0, dtype=np.float64)
+        rows = _float32(given, offset)
         index = VQIndex(rows.shape[1], self.bits, _METRIC[metric], codec=self.codec, seed=seed, center="mean")
         index.add(rows)
         validate_data(self, X, skip_check_array=True)  # sets the names and the number of features
         kept = None if self.oversample is None else rows
-        fitted = _Fitted(index, kept, "euclidean" if metric == "l2" else metric)
+        fitted = _Fitted(index, kept, "euclidean" if metric == "l2" else metric, offset)
         # At once, so that a fit that fails or is interrupted leaves the estimator as it was.
-        self.__dict__.update(_fitted=fitted, index_=index, n_samples_fit_=len(rows), effective_metric_=fitted.metric)
+        self.__dict__.update(
+            _fitted=fitted, index_=index, n_samples_fit_=len(rows), effective_metric_=fitted.metric, offset_=offset
+        )
         return self
 
     def kneighbors(
@@ -173,7 +182,7 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
         k, fitted = self._neighbor_count(n_neighbors), self._fitted
         others = X is not None
         if others:
-            queries = validate_data(self, X, dtype=np.float32, order="C", reset=False)
+            queries = _float32(validate_data(self, X, dtype=_dtypes(fitted.metric), reset=False), fitted.offset)
         elif fitted.rows is None:
             raise InvalidInputError("X is None; with oversample=None training rows are not kept, so expected queries")
         else:
@@ -300,6 +309,19 @@ class VQKNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
     @property
     def _n_features_out(self) -> int:
         return self.n_samples_fit_
+
+
+def _dtypes(metric: str) -> list[type]:
+    """Return the types that data are checked as; distances of a difference need all digits of its terms."""
+    return [np.float32] if metric == "cosine" else [np.float64, np.float32]
+
+
+def _float32(rows: NDArray[Any], offset: F64 | None) -> NDArray[np.float32]:
+    """Return a C-contiguous copy of rows, less an offset, which no later change of `rows` affects."""
+    out = np.empty(rows.shape, np.float32)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # the index names what is not finite
+        np.subtract(rows, 0 if offset is None else offset, out=out, casting="same_kind")
+    return out
 
 
 def _distances(scores: F64, metric: str) -> F64:

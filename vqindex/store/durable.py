@@ -132,6 +132,8 @@ class DurableIndex(_Promised):
         return "r" if self._lock is None else "a"
 
     def __repr__(self) -> str:
+        if isinstance(self._index._contents, _Closed):
+            return f"<DurableIndex of {str(self._folder)!r}, closed>"
         return f"{repr(self._index)[:-1]}, path={str(self._folder)!r}, mode={self.mode!r})".replace("VQ", "Durable", 1)
 
     def __reduce__(self) -> Any:

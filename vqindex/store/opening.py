@@ -110,8 +110,8 @@ def _open(
             if not directory.path.parent.is_dir():
                 raise FileNotFoundError(errno.ENOENT, "there is no such folder to make a store in", str(folder.parent))
             directory.make_folder()
-        lock = directory.lock()
     try:
+        lock = directory.lock() if mode == "a" else None
         if lock is not None and is_new and directory.version(MANIFEST) is None:
             prepare_manifest(directory, first)
             publish_manifest(directory, expected=None)
