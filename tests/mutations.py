@@ -388,7 +388,7 @@ MUTATIONS = [
         "changes",
         "        changes.lock = threading.RLock()\n\n\nif",
         "        pass\n\n\nif",
-        "public_reports/test_threads_and_forks.py -k 'any_size or any_line'",
+        "test_processes.py -k another_threads_change",
     ),
     # ---- center
     Mutation(
@@ -691,7 +691,7 @@ MUTATIONS = [
         "cli opening",
         "        if (index.changes, index.meta) != before:\n",
         "        if index.meta != before[1]:\n",
-        "test_cli_change.py",
+        "test_cli_change.py -k without_notes",
     ),
 ]
 

@@ -133,6 +133,12 @@ def test_copies_remember_the_file_and_pickles_do_not(path):
         with pytest.raises(StoreError, match=CHANGED):
             each.save(path)
     pickled.save(path)
+    copies[0].add(X[:1])
+    copies[0].save(path)  # the file is again the one that they were loaded from
+    with pytest.raises(StoreError, match=CHANGED):
+        copies[1].save(path)
+    with pytest.raises(StoreError, match=CHANGED):
+        index.save(path)
 
 
 def test_an_export_of_a_store_says_so_too(path, tmp_path):
