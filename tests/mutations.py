@@ -4,7 +4,7 @@
 
 Each mutation changes a copy of the package in a temporary folder, and the tests named with it run there. A mutation
 that no test notices is an error unless it has an explanation. So is one whose text does not occur exactly once in the
-package. The text alone finds the file, so that modules may move.
+library and the commands. The text alone finds the file, so that modules may move.
 """
 
 import argparse
@@ -21,17 +21,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+MUTATED = ("vqindex", "cli")
 COPIED = ("tests", "gpu", "cli", "datasets", "bench", "benchmarks", "pyproject.toml")
 TIMEOUT = 180  # seconds; a mutation that makes a test run forever counts as noticed
 
-# The code of each mutation's interpreter: it imports the copy rather than an editable installation of the library.
-CHILD = """
+# Every interpreter of a mutation, also those that tests start, begins with this: it imports the copy rather than an
+# editable installation of the library.
+SITE = """
 import sys
 sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "ScikitBuildRedirectingFinder"]
+"""
+CHILD = """
+import sys
 root = sys.argv.pop(1)
-sys.path[:0] = [root, *(f"{root}/{name}" for name in ("gpu", "cli", "datasets", "bench"))]
-import vqindex
+import vqindex, vqindex_cli
 assert vqindex.__file__.startswith(root), vqindex.__file__
+assert vqindex_cli.__file__.startswith(root), vqindex_cli.__file__
 import pytest
 sys.exit(pytest.main(sys.argv[1:]))
 """
@@ -46,7 +51,7 @@ class Mutation:
     where : str
         The module, for the reader.
     old, new : str
-        The text, which occurs exactly once in the package, and its replacement.
+        The text, which occurs exactly once in the library and the commands, and its replacement.
     tests : str
         Arguments of pytest, relative to tests/, of the tests that must fail.
     why : str
@@ -63,30 +68,80 @@ class Mutation:
 REFUSED = "test_refused_changes.py"
 SAVED = f"{REFUSED} -k 'trace or sealed'"
 TAKEN = f"{REFUSED} -k ids_were_taken_in"
+TRIMMED = "test_changes.py -k leave_memory"
+MIDDLE = "test_threads.py -k middle_of_an_add"
 CHANGES = "test_changes.py test_index.py test_refused_changes.py"
 STORE = "test_store.py test_store_machine.py test_store_faults.py"
+OPENING = "test_file_format_opening.py"
+SAVING = "test_file_format_saving.py"
 
 MUTATIONS = [
-    # ---- contents: a failed change rolls back everything
-    Mutation("contents", "                part.rollback(savepoint)\n", "                pass\n", REFUSED),
+    # ---- contents: a change works aside, and nobody sees its rows before it is taken
     Mutation(
         "contents",
-        "                self.originals.append(originals)\n",
-        "                pass\n",
-        "test_rerank.py",
+        "rows, originals, count = self.rows.fork(), None",
+        "rows, originals, count = self.rows, None",
+        "test_threads.py test_refused_changes.py -k 'middle_of_an_add or made_again'",
     ),
-    Mutation("contents", "            count += codes.rows\n", "            count = codes.rows\n", CHANGES),
+    Mutation("contents", "self.originals.fork(), 0\n", "self.originals, 0\n", f"{REFUSED} -k 'late_chunk and f32'"),
+    Mutation(
+        "contents", "                originals.append(new.originals)\n", "                pass\n", "test_rerank.py"
+    ),
+    Mutation("contents", "            count += new.codes.rows\n", "            count = new.codes.rows\n", CHANGES),
     Mutation(
         "contents",
-        "        return Contents(self.rows.first(ids.rows_ever), ids, originals)\n",
-        "        return Contents(self.rows, ids, originals)\n",
-        "test_threads.py test_refused_changes.py",
+        "id_map if replaces is None else id_map.without(replaces)",
+        "id_map",
+        "test_changes.py",
     ),
     Mutation(
         "contents",
         "at = rows[start : start + step]\n",
         "at = rows[:step]\n",
         f"{REFUSED} -k merge",
+    ),
+    Mutation(
+        "contents",
+        "        if self.ids.live is None and self.rows.has_whole_blocks:\n",
+        "        if self.ids.live is None:\n",
+        "test_store.py -k end_between_blocks",
+    ),
+    # ---- contents: removed rows leave memory
+    Mutation(
+        "contents trimmed",
+        "        if removed < _FEW_ROWS or 2 * removed <= later:\n",
+        "        if 2 * removed <= later:\n",
+        TRIMMED,
+    ),
+    Mutation(
+        "contents trimmed",
+        "        if removed < _FEW_ROWS or 2 * removed <= later:\n",
+        "        if removed < _FEW_ROWS or removed <= later:\n",
+        TRIMMED,
+    ),
+    Mutation(
+        "contents trimmed",
+        "        if removed < _FEW_ROWS or 2 * removed <= later:\n",
+        "        if removed < _FEW_ROWS:\n",
+        TRIMMED,
+    ),
+    Mutation(
+        "contents trimmed",
+        "        removed, later = self.ids.removed_from(first), self.ids.rows_ever - first\n",
+        "        first = 0\n        removed, later = self.ids.removed_from(first), self.ids.rows_ever - first\n",
+        TRIMMED,
+    ),
+    Mutation(
+        "contents trimmed",
+        "            originals.parts += kept.parts\n",
+        "            pass\n",
+        TRIMMED,
+    ),
+    Mutation(
+        "contents trimmed",
+        "self.ids.compacted(first), originals)",
+        "self.ids.compacted(), originals)",
+        TRIMMED,
     ),
     # ---- encoder
     Mutation(
@@ -100,66 +155,75 @@ MUTATIONS = [
     ),
     Mutation("arrays", "            yield number * rows, chunk\n", "            yield 0, chunk\n", "test_index.py"),
     # ---- rows
-    Mutation("rows", "self._sealed, self._tail, self._used = savepoint\n", "pass\n", REFUSED),
     Mutation(
-        "rows",
-        "        return list(self._sealed), self._tail, self._used\n",
-        "        return self._sealed, self._tail, self._used\n",
+        "row store",
+        "            if self._used == self._tail.block.rows or self._used != self._tail.claimed:\n",
+        "            if self._used == self._tail.block.rows:\n",
+        "test_changes.py -k versions",
+    ),
+    Mutation(
+        "row store",
+        "            self._tail.claimed = self._used + stop - start\n",
+        "            self._tail.claimed = max(self._tail.claimed, 1)\n",
+        "test_changes.py -k copied_few",
+    ),
+    Mutation(
+        "row store",
+        "        return self._view(list(self._sealed), self._tail, self._used)\n",
+        "        return self._view(self._sealed, self._tail, self._used)\n",
         SAVED,
     ),
-    Mutation("rows", "self._tail.signs[block : block + 1, :, column:] = 0", "pass", SAVED),
-    Mutation("rows", "            self._tail.signs[block + 1 :] = 0\n", "", SAVED),
     Mutation(
-        "rows",
-        "            self._sealed.append(self._tail)\n            self._tail,",
-        "            self._tail,",
+        "row store",
+        "            self._sealed.append(block)\n            block, self._used",
+        "            block, self._used",
         "test_memory.py test_changes.py test_index.py",
     ),
+    Mutation("bitplanes", "        last = self.signs[full:].copy()\n", "        last = self.signs[full:]\n", MIDDLE),
+    Mutation("bitplanes", "        last[:, :, used:] = 0\n", "", SAVED),
     Mutation(
-        "rows",
+        "row store",
         "                target[: len(source)] = source\n",
         "                pass\n",
         "test_index.py -k memory_grows",
     ),
     Mutation(
-        "rows",
+        "row store",
         "            offset += source.rows\n        return block\n",
         "        return block\n",
         "test_changes.py test_store.py",
     ),
     Mutation(
-        "rows", "at, to = rows[start:stop] - offset,", "at, to = rows[start:stop],", "test_changes.py test_store.py"
+        "row store",
+        "at, to = rows[start:stop] - offset,",
+        "at, to = rows[start:stop],",
+        "test_changes.py test_store.py",
+    ),
+    # ---- arrays that versions share
+    Mutation(
+        "growing",
+        "        if self._claimed != count or size > len(self.array):\n",
+        "        if size > len(self.array):\n",
+        "test_changes.py -k versions",
+    ),
+    Mutation("growing", "        target._claimed = size\n", "", "test_changes.py -k 'versions or copied_few'"),
+    Mutation(
+        "growing",
+        "np.empty(max(size, count * 3 // 2), self.array.dtype)",
+        "np.empty(size, self.array.dtype)",
+        "test_changes.py -k copied_few",
     ),
     # ---- ids
-    Mutation(
-        "ids",
-        "            self._count, self._ids, self._next, self._live, self._removed, self._string_ids, strings = ",
-        "            strings = savepoint[-1]\n            ignored = ",
-        TAKEN,
-    ),
-    Mutation("ids", "                self._string_ids.rollback(strings)\n", "                pass\n", TAKEN),
-    Mutation(
-        "ids",
-        "            self._table = IdTable()\n",
-        "            pass\n",
-        TAKEN,
-        why="the table adds rows when an id is looked up, and no change looks up one before it fails; the new table is "
-        "for a change that would",
-    ),
     Mutation("ids", "                following = None\n", "                pass\n", "test_changes.py test_index.py"),
     Mutation("ids", "            following += count\n", "            pass\n", "test_changes.py test_index.py"),
-    Mutation("ids", "                self._remove(replaces)\n", "                pass\n", "test_changes.py"),
-    Mutation("ids", "            self._removed += removed\n", "", "test_changes.py test_index.py"),
+    Mutation("ids", "removed=self._removed + removed)", "removed=removed)", "test_changes.py test_index.py"),
     Mutation(
-        "ids",
-        "            self._removed = WORD * self._live.size - count_bits(self._live)\n",
-        "            pass\n",
-        f"{REFUSED} -k removal_that_is_interrupted",
+        "ids", "if self._live is None else self._live.copy()\n", "if self._live is None else self._live\n", CHANGES
     ),
     Mutation(
         "ids",
-        "_wider(self._live, -(-last // WORD), ~np.uint64(0))",
-        "_wider(self._live, -(-last // WORD), np.uint64(0))",
+        "np.full(max(words, self._live.size * 3 // 2), ~np.uint64(0), np.uint64)",
+        "np.full(max(words, self._live.size * 3 // 2), np.uint64(0), np.uint64)",
         "test_changes.py test_index.py",
     ),
     Mutation(
@@ -170,15 +234,9 @@ MUTATIONS = [
     ),
     Mutation(
         "ids",
-        "        if (rows < 0).any():\n            raise UnknownIdError",
-        "        if False:\n            raise UnknownIdError",
+        "        if (rows < 0).any():\n            if self._string_ids is not None:\n",
+        "        if False:\n            if self._string_ids is not None:\n",
         "test_index.py test_search.py",
-    ),
-    Mutation(
-        "ids",
-        "self._live[: -(-self._count // WORD)].copy()\n",
-        "self._live[: -(-self._count // WORD)]\n",
-        "test_changes.py -k search_keeps",
     ),
     Mutation(
         "ids",
@@ -188,19 +246,36 @@ MUTATIONS = [
     ),
     Mutation(
         "ids",
-        "        return IdMap(rows.size, self.numbers(rows), self.next_id, strings)\n",
-        "        return IdMap(rows.size, self.numbers(rows), None, strings)\n",
+        "        compact = IdMap(rows.size, self.numbers(rows), self.next_id, strings)\n",
+        "        compact = IdMap(rows.size, self.numbers(rows), None, strings)\n",
         "test_changes.py",
     ),
-    # ---- ids that are strings
     Mutation(
-        "string ids",
-        "        self._size, self._count = savepoint\n",
-        "        self._count = mark[1]\n",
-        TAKEN,
-        why="the next strings follow those of the failed change, and each is found by its end and the end of the one "
-        "before it",
+        "ids",
+        "compact.without(np.flatnonzero(~bits_of(self._live, first))) if first else compact",
+        "compact",
+        TRIMMED,
     ),
+    Mutation(
+        "ids",
+        "slice_rows(self._live, first, self._count) & full(self._count - first))",
+        "slice_rows(self._live, first, self._count))",
+        TRIMMED,
+    ),
+    Mutation("ids", "new.size and new.min() < 0:", "False:", "test_mapped_damage.py -k negative"),
+    Mutation(
+        "ids",
+        "        if self._table.rows >= self._count >= len(self) > self._table.distinct:\n",
+        "        if False:\n",
+        "test_file_format_damage.py -k could_have",
+    ),
+    Mutation(
+        "ids",
+        "                self._string_ids.check_unverified(self.explicit)\n",
+        "                pass\n",
+        "test_mapped_damage.py -k names",
+    ),
+    # ---- ids that are strings
     Mutation(
         "string ids",
         "            if row >= 0 and self._string(row) != string:\n",
@@ -209,15 +284,15 @@ MUTATIONS = [
     ),
     Mutation(
         "string ids",
-        ", dtype=np.int64) + self._size\n",
-        ", dtype=np.int64)\n",
+        "extended(self._count, other.ends + self._size)",
+        "extended(self._count, other.ends)",
         "test_string_ids.py test_refused_changes.py",
     ),
     Mutation(
         "string ids",
-        "        self._put(other.text, other.ends + self._size)\n",
-        "        self._put(other.text, other.ends)\n",
-        "test_string_ids.py test_store.py",
+        "self._count + other._unverified if other._unverified else self._unverified",
+        "self._unverified",
+        "test_mapped_damage.py",
     ),
     Mutation(
         "string ids",
@@ -226,16 +301,7 @@ MUTATIONS = [
         "test_string_ids.py test_refused_changes.py",
     ),
     # ---- originals
-    Mutation("originals", "        self.parts = savepoint\n", "        pass\n", REFUSED),
-    Mutation("originals", "        return list(self.parts)\n", "        return self.parts\n", REFUSED),
-    Mutation(
-        "originals",
-        "        view.parts = list(self.parts)\n",
-        "        view.parts = self.parts\n",
-        "test_threads.py test_rerank.py",
-        why="later rows come after the rows that a search sees, joined or not; only a thread that reads the list while "
-        "it changes could see it",
-    ),
+    Mutation("originals", "        fork.parts = list(self.parts)\n", "        fork.parts = self.parts\n", REFUSED),
     Mutation(
         "originals",
         "            offset += len(part.values)\n        return out\n",
@@ -255,15 +321,76 @@ MUTATIONS = [
         "test_refused_changes.py test_rerank.py",
     ),
     Mutation("originals", "(peak / 127)", "(peak / 126)", "test_rerank.py"),
-    # ---- center
-    Mutation("index", "                self._encoder = before\n", "                pass\n", f"{REFUSED} -k first_add"),
+    # ---- the state of an index: taken by one assignment, read once
+    Mutation("index", "        if self._state is not before:\n", "        if False:\n", "test_changes.py -k middle_of"),
     Mutation(
         "index",
-        "            if not self._ids.rows_ever:\n",
-        "            if True:\n",
-        f"{REFUSED} -k mean",
-        why="once there are rows the center is final, and `before` has the same one",
+        "after._replace(changes=before.changes + 1)",
+        "after._replace(changes=before.changes)",
+        "test_changes.py -k counts_its_changes",
     ),
+    Mutation(
+        "index",
+        "        if after.contents.ids is not before.contents.ids:\n",
+        "        if True:\n",
+        "test_changes.py -k counts_its_changes",
+    ),
+    Mutation(
+        "index",
+        "        self._take(before, before._replace(encoder=encoder, contents=contents))\n\n    def upsert",
+        "        self._state = before._replace(encoder=encoder)\n"
+        "        self._take(self._state, self._state._replace(contents=contents))\n\n    def upsert",
+        "test_interrupts.py -k first_add",
+    ),
+    Mutation(
+        "index",
+        "        return Searcher(encoder, contents)\n",
+        "        return Searcher(self._encoder, self._contents)\n",
+        "test_threads.py -k before_any_line",
+    ),
+    Mutation(
+        "index",
+        "        encoder, contents, *_ = self._state\n        contents = contents.compacted()\n",
+        "        encoder, contents = self._encoder, self._contents\n        contents = contents.compacted()\n",
+        "test_threads.py -k before_any_line",
+    ),
+    Mutation(
+        "index",
+        "        encoder, contents, *_ = self._state\n        index = type(self)",
+        "        encoder, contents = self._encoder, self._contents\n        index = type(self)",
+        "test_threads.py -k before_any_line",
+    ),
+    Mutation(
+        "index",
+        ").trimmed(before.filed_rows)\n",
+        ")\n",
+        TRIMMED,
+    ),
+    Mutation(
+        "index",
+        "contents=contents.trimmed(before.filed_rows)))",
+        "contents=contents))",
+        TRIMMED,
+    ),
+    Mutation(
+        "index",
+        "contents=before.contents.compacted(), filed_rows=0)",
+        "contents=before.contents.compacted())",
+        TRIMMED,
+    ),
+    Mutation(
+        "index",
+        "filed_rows=segment.rows if is_mapped else 0)",
+        "filed_rows=0)",
+        TRIMMED,
+    ),
+    Mutation(
+        "changes",
+        "        changes.lock = threading.RLock()\n\n\nif",
+        "        pass\n\n\nif",
+        "test_processes.py -k another_threads_change",
+    ),
+    # ---- center
     Mutation(
         "center",
         "        if not self.pending or not source.rows:\n",
@@ -343,7 +470,7 @@ MUTATIONS = [
         "    version = directory.publish(NEXT, MANIFEST, expected)\n",
         STORE,
     ),
-    Mutation("store", "        self._next_file += 1\n", "        pass\n", "test_store.py"),
+    Mutation("store", "        self.next += 1\n", "        pass\n", "test_store.py -k only_what_changed"),
     Mutation("store", "deepcopy(dict(state.meta)),", "state.meta,", "test_store.py"),
     Mutation("store", "        if live_rows == entry.live:\n            return [segment]\n", "", "test_store.py"),
     Mutation(
@@ -386,15 +513,195 @@ MUTATIONS = [
         "            if True:\n",
         "test_store.py test_store_faults.py test_processes.py",
     ),
-    Mutation("store", "        if not self._lock.held:\n", "        if False:\n", "test_processes.py test_store.py"),
+    Mutation("store", "        if not self._lock.held:\n", "        if False:\n", "test_store.py -k leaves_the_lock"),
+    # ---- store: rows and files stay together, whatever happens during a commit
+    Mutation(
+        "durable",
+        "            index._state = index._state._replace(filed_rows=index._state.contents.ids.rows_ever)\n",
+        "",
+        "test_store.py -k during_a_commit",
+    ),
+    Mutation(
+        "durable",
+        "                if self._index._contents is committed.contents:",
+        "                if True:",
+        "test_store.py -k during_a_commit",
+    ),
+    Mutation(
+        "durable",
+        "            is_new, index._state = commits is not index._state.files, index._state._replace(files=commits)\n"
+        "        if is_new:\n            commits.sweep()\n",
+        "            if commits is not index._state.files:\n                commits.sweep()\n"
+        "            index._state = index._state._replace(files=commits)\n",
+        "test_interrupts.py -k loses_nothing",
+    ),
+    Mutation(
+        "durable",
+        "        return ids.rows_ever - len(ids) - in_files > max(FEW_ROWS, len(ids))\n",
+        "        return False\n",
+        "test_store.py -k leave_memory",
+    ),
+    Mutation(
+        "durable",
+        "        return ids.rows_ever - len(ids) - in_files > max(FEW_ROWS, len(ids))\n",
+        "        return ids.rows_ever - len(ids) > max(FEW_ROWS, len(ids))\n",
+        "test_store.py -k leave_memory",
+    ),
+    Mutation(
+        "durable",
+        "            if self._commits is not state.files or removed:  #",
+        "            if self._commits is not state.files:  #",
+        "test_store.py test_store_machine.py",
+    ),
+    Mutation(
+        "durable",
+        "_replace(contents=contents, filed_rows=count, files=commits)",
+        "_replace(contents=contents, files=commits)",
+        "test_store.py test_store_machine.py",
+    ),
+    Mutation(
+        "durable",
+        "            if kind is None and self._lock is not None and not",
+        "            if self._lock is not None and not",
+        "test_store.py -k not_committed",
+    ),
+    Mutation(
+        "commit",
+        "        created.append(name)  # only now: a name that is taken belongs to another commit\n",
+        "",
+        "test_store_faults.py -k 'error_at_any_call or full_disk_at'",
+    ),
+    Mutation(
+        "commit",
+        "        file = self.directory.create(name)\n        created.append(name)",
+        "        created.append(name)\n        file = self.directory.create(name)",
+        "test_directory.py",
+    ),
+    Mutation("snapshot", "rows.seal(segment.stored, whole=True)", "rows.seal(segment.stored)", "test_store.py"),
+    # ---- folders, locks and temporary files
+    Mutation("lock", "            _held.add(self)\n", "            pass\n", "test_store.py -k lives_on"),
+    Mutation(
+        "lock",
+        '            file = io.FileIO(path, "r+", opener=opener)\n',
+        '            file = io.FileIO(opener(str(path), os.O_RDWR), "r+", closefd=False)\n',
+        "test_interrupts.py -k lock",
+    ),
+    Mutation("lock", "            if error.errno in _HELD:\n", "            if True:\n", f"{SAVING} -k without_locks"),
+    Mutation(
+        "leftovers", "        if _is_left(descriptor) and ", "        if ", f"{SAVING} -k 'killed or swept or held'"
+    ),
+    Mutation(
+        "leftovers",
+        "        return os.fstat(descriptor).st_nlink > 0\n",
+        "        return True\n",
+        f"{SAVING} -k sweep_between",
+    ),
+    Mutation(
+        "leftovers",
+        "not (is_ours or time.time() - status.st_mtime > _FOREIGN_AGE)",
+        "False",
+        f"{SAVING} -k not_swept",
+    ),
+    Mutation(
+        "leftovers",
+        "_is_left(descriptor) and os.path.samestat(os.fstat(descriptor), os.lstat(path)):",
+        "_is_left(descriptor):",
+        f"{SAVING} -k swept_name",
+    ),
+    Mutation("local", "        sweep(self.path, target)\n", "", f"{SAVING} -k next_save_removes"),
+    # ---- reading a file: one opening, and errors of the system stay what they are
+    Mutation("source", ' "EMFILE",', "", f"{OPENING} -k too_many"),
+    Mutation("source", "                raise Replaced\n", "                pass\n", f"{OPENING} -k wherever"),
+    Mutation(
+        "source",
+        "        if now != (self.size, self._written) or",
+        "        if",
+        f"{OPENING} -k byte_changed",
+    ),
+    Mutation(
+        "source",
+        " or self.read(0, PAGE) != self._first_page:",
+        ":",
+        f"{OPENING} -k byte_changed",
+    ),
+    Mutation(
+        "reader", "is_verified=verify) if strings", "is_verified=True) if strings", "test_mapped_damage.py -k names"
+    ),
+    # ---- saving a file
+    Mutation(
+        "writer",
+        "        _check_replaced(path, target, replaces)  # here too, before much is written in vain\n",
+        "",
+        f"{SAVING} -k before_anything",
+    ),
+    Mutation(
+        "writer",
+        "                    _check_replaced(path, target, replaces)\n                    publishing",
+        "                    publishing",
+        f"{SAVING} -k before_it_is_published",
+    ),
+    Mutation("writer", "                    publishing(identity)\n", "", f"{SAVING} -k at_the_rename"),
+    Mutation("index", "(*known, identity)", "(identity,)", f"{SAVING} -k at_the_rename"),
+    Mutation(
+        "writer",
+        "                with directory.exclusive():\n",
+        "                if True:\n",
+        f"{SAVING} -k two_savers",
+    ),
+    Mutation(
+        "writer",
+        '                if os.name != "posix":\n                    file.close()',
+        "                if True:\n                    file.close()",
+        f"{SAVING} -k held_until",
+    ),
+    Mutation(
+        "index", "deepcopy(self._meta), dict(self._files)", "deepcopy(self._meta), self._files", f"{SAVING} -k copies"
+    ),
+    Mutation(
+        "index",
+        "        replaces = () if overwrite else known\n",
+        "        replaces = known\n",
+        f"{SAVING} -k 'says_so'",
+    ),
+    # ---- commands
+    Mutation("cli samples", "    if distance is not None:\n", "    if False:\n", "test_cli_data.py -k distance"),
+    Mutation(
+        "cli samples", "    if np.abs(norms - 1).max() <= 1e-3:\n", "    if False:\n", "test_cli_data.py -k chooses"
+    ),
+    Mutation("cli samples", "    meta.pop(DIGEST, None)\n", "    pass\n", "test_cli_data.py -k drop"),
+    Mutation(
+        "cli eval",
+        "    if holds_others(index, index.ids[sample.rows], sample.vectors):\n        raise",
+        "    if False:\n        raise",
+        "test_cli_data.py -k refuses_other_data",
+    ),
+    Mutation(
+        "cli eval",
+        "    if differs_from_origin(index, sample):\n",
+        "    if False:\n",
+        "test_cli_data.py -k nearly",
+    ),
+    Mutation(
+        "cli opening",
+        "        if (index.changes, index.meta) != before:\n",
+        "        if True:\n",
+        "test_cli_change.py -k writes_nothing",
+    ),
+    Mutation(
+        "cli opening",
+        "        if (index.changes, index.meta) != before:\n",
+        "        if index.meta != before[1]:\n",
+        "test_cli_change.py -k without_notes",
+    ),
 ]
 
 
-def find(mutation, package=ROOT / "vqindex"):
+def find(mutation):
     """Return the one file that holds a mutation's text; LookupError if there is none or several."""
-    counts = {path: path.read_text().count(mutation.old) for path in sorted(package.rglob("*.py"))}
+    paths = [path for name in MUTATED for path in sorted((ROOT / name).rglob("*.py"))]
+    counts = {path: path.read_text().count(mutation.old) for path in paths}
     if sum(counts.values()) != 1:
-        places = [f"{path.relative_to(package)} ({count})" for path, count in counts.items() if count]
+        places = [f"{path.relative_to(ROOT)} ({count})" for path, count in counts.items() if count]
         raise LookupError(f"found {sum(counts.values())} times: {', '.join(places) or 'nowhere'}")
     return next(path for path, count in counts.items() if count)
 
@@ -413,14 +720,20 @@ def copy_to(folder):
         assert native is not None
         assert native.origin is not None
         shutil.copy(native.origin, folder / "vqindex")
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text(SITE)
 
 
 def run_tests(folder, tests, timeout=TIMEOUT):
     """Return pytest's exit status and output."""
-    paths = [f"tests/{word}" if word.startswith("test_") else word for word in shlex.split(tests)]
+    paths = [f"tests/{word}" if word.endswith(".py") else word for word in shlex.split(tests)]
     command = [sys.executable, "-B", "-c", CHILD, str(folder), "-x", "-q", "-p", "no:cacheprovider", "-m", "not gpu"]
+    places = [folder / name for name in ("site", "", "gpu", "cli", "datasets", "bench")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}
     try:
-        done = subprocess.run([*command, *paths], cwd=folder, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(
+            [*command, *paths], cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout
+        )
     except subprocess.TimeoutExpired:
         return 1, "FAILED by taking too long"
     return done.returncode, done.stdout + done.stderr
@@ -461,9 +774,7 @@ def main():
             folder = Path(name).resolve()
             copy_to(folder)
             words = dict.fromkeys(" ".join(mutation.tests for mutation in selection).split())
-            status, output = run_tests(
-                folder, " ".join(word for word in words if word.startswith("test_")), 3 * TIMEOUT
-            )
+            status, output = run_tests(folder, " ".join(word for word in words if word.endswith(".py")), 3 * TIMEOUT)
         if status:
             print(f"the tests fail without a mutation:\n{output[-3000:]}")
             return 1

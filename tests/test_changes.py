@@ -1,5 +1,7 @@
 """Changes of an index in memory: remove, upsert, compact, merge. test_index_machine.py mixes them at random."""
 
+import pickle
+
 import numpy as np
 import pytest
 from cases import DIM, built, every_codec, every_metric, vectors
@@ -284,7 +286,159 @@ def test_search_keeps_to_the_vectors_of_its_beginning_while_some_are_removed():
     assert index.search(x[5], 80).ids.tolist().count(5) == 0
 
 
-# ---- memory, and changes in the middle of a change
+# ---- versions of an index share arrays
+
+
+def ids_of(kind, first, count):
+    numbers = range(first, first + count)
+    return None if kind == "automatic" else [f"document {i}" for i in numbers] if kind == "strings" else [*numbers]
+
+
+@pytest.mark.parametrize("kind", ["automatic", "integers", "strings"])
+def test_two_versions_that_follow_one_keep_their_own_rows(kind):
+    """The room behind the rows of a version is given out once; the other one gets a copy."""
+    index = built(vectors(60), "l2", ids=ids_of(kind, 0, 60), keep_vectors="f16")
+    index.add(vectors(70)[60:], ids_of(kind, 60, 10))  # makes room for more
+    before, after = index._state, []
+    for number in (1, 2):
+        index._state = before
+        for part in (0, 10):
+            index.add(vectors(10, seed=number + part), ids_of(kind, 1000 * number + part, 10))
+        after.append(index._state)
+    for number, state in enumerate(after, 1):
+        index._state = state
+        x = np.concatenate([vectors(70), vectors(10, seed=number), vectors(10, seed=number + 10)])
+        ids = None if kind == "automatic" else ids_of(kind, 0, 70) + ids_of(kind, 1000 * number, 20)
+        assert pickle.dumps(index) == pickle.dumps(built(x, "l2", ids=ids, keep_vectors="f16"))
+
+
+@pytest.mark.parametrize("kind", ["integers", "strings"])
+def test_rows_added_one_by_one_are_copied_few_times(kind, monkeypatch):
+    copies = {Growing: 0, RowStore: 0}
+    init, grow = Growing.__init__, RowStore._grow
+
+    def counting_init(self, entries):
+        copies[Growing] += len(entries) > 9  # the new entries of a call are not copies
+        init(self, entries)
+
+    def counting_grow(self, more):
+        copies[RowStore] += 1
+        grow(self, more)
+
+    monkeypatch.setattr(Growing, "__init__", counting_init)
+    monkeypatch.setattr(RowStore, "_grow", counting_grow)
+    index, x = VQIndex(8), vectors(900, 8)
+    for i in range(900):
+        index.add(x[i : i + 1], [f"abc{i:06}"] if kind == "strings" else [7 * i])
+    assert copies[RowStore] == 1
+    assert 5 < copies[Growing] < (20 if kind == "integers" else 60), "each copy has half as much room again"
+
+
+# ---- removed vectors leave memory
+
+
+def removed_of(index):
+    return index.stats()["removed"]
+
+
+def test_removed_vectors_leave_memory_once_they_are_many_and_most():
+    x = vectors(260)
+    index = built(x[:100])
+    index.remove(range(63))
+    assert removed_of(index) == 63, "few"
+    index.remove([63])
+    assert removed_of(index) == 0
+    same(index, built(x[64:100], ids=range(64, 100)))
+    index = built(x[:200])
+    index.remove(range(100))
+    assert removed_of(index) == 100, "not most"
+    index.remove([100])
+    assert removed_of(index) == 0
+    index = built(x[:100])
+    index.upsert(range(64), x[100:164])
+    assert removed_of(index) == 64, "not most"
+    index.upsert(range(64), x[164:228])
+    assert removed_of(index) == 0
+    same(index, built(np.concatenate([x[64:100], x[164:228]]), ids=[*range(64, 100), *range(64)]))
+
+
+@pytest.mark.parametrize("kind", ["automatic", "integers", "strings"])
+def test_rows_in_a_mapped_file_keep_their_places_while_later_ones_leave_memory(kind, tmp_path):
+    x, number = vectors(230), {"automatic": 0, "integers": 1000, "strings": 1000}[kind]
+
+    def ids(first, count):
+        return [*range(first, first + count)] if kind == "automatic" else ids_of(kind, number + first, count)
+
+    built(x[:100], ids=ids_of(kind, number, 100), keep_vectors="f16").save(tmp_path / "a.vqi")
+    index = VQIndex.load(tmp_path / "a.vqi", mmap=True)
+    mapped = index._rows.stored()[0].codes
+    index.remove(ids(0, 90))
+    assert removed_of(index) == 90
+    index.add(x[100:], None if kind == "automatic" else ids(100, 130))
+    index.remove(ids(101, 70))
+    assert removed_of(index) == 90, "of the later ones they are most"
+    assert np.shares_memory(index._rows.stored()[0].codes, mapped)
+    left = [*range(90, 101), *range(171, 230)]
+    rest = built(x[left], ids=[name for i in left for name in ids(i, 1)], keep_vectors="f16")
+    same(index, rest)
+    for one, other in zip(index.search(Q, 20, rerank=True), rest.search(Q, 20, rerank=True), strict=True):
+        np.testing.assert_array_equal(one, other)
+    index = VQIndex.load(tmp_path / "a.vqi", mmap=True)
+    index.compact()
+    index.remove(ids(0, 70))
+    assert removed_of(index) == 0, "after `compact` no row need keep its place"
+
+
+# ---- one change at a time, and each counts
+
+
+def test_a_change_in_the_middle_of_another_one_is_kept_and_the_other_refused():
+    x = vectors(40)
+
+    class Changing:
+        """Vectors or ids that change the index when they are read."""
+
+        def __init__(self, values):
+            self.values = values
+
+        def __array__(self, dtype=None, copy=None):
+            index.add(x[30:31], ids=[len(index) + 1000])
+            return np.asarray(self.values, dtype)
+
+    calls = {
+        "add": lambda: index.add(Changing(x[31:33]), ids=[50, 51]),
+        "upsert": lambda: index.upsert([3, 50], Changing(x[31:33])),
+        "remove": lambda: index.remove(Changing([3, 4])),
+    }
+    for call in calls.values():
+        index = built(x[:30], ids=range(30))
+        with pytest.raises(InvalidInputError, match="was changed in the middle of another change; expected one at a"):
+            call()
+        same(index, built(x[:31], ids=[*range(30), 1030]))
+
+
+def test_an_index_counts_its_changes():
+    x = vectors(40)
+    index, other = built(x[:20]), built(x[20:])
+    counts = [index.changes]
+    assert counts == [1]
+    for change in (
+        lambda: index.add(x[20:30]),
+        lambda: index.upsert([3, 90], x[30:32]),
+        lambda: index.remove([4, 5]),
+        lambda: index.compact(),
+        lambda: index.merge(VQIndex(DIM)) or index.upsert([1], x[:1]),
+        lambda: VQIndex.merge(other, built(x[:2])) or index.remove([6]),
+    ):
+        change()
+        counts.append(index.changes)
+        index.add(x[:0], ids=[])
+        index.remove([1234])
+        index.search(Q, 3)
+        index.to("cpu")
+        assert index.changes == counts[-1], "nothing changed"
+    assert counts == [1, 2, 3, 4, 5, 6, 7]
+    assert other.changes == 2
 
 
 @pytest.mark.parametrize("kind", ["integers", "strings"])
@@ -299,81 +453,3 @@ def test_replacing_the_same_vectors_for_ever_takes_the_memory_of_twice_as_many(k
         assert index.stats()["removed"] <= len(index)
     assert index.stats()["memory_bytes"] < 4 * once
     same(index, built(x, ids=ids, keep_vectors=keep))
-
-
-def test_removed_vectors_are_dropped_once_they_outnumber_the_others_and_are_64():
-    index = built(vectors(100))
-    index.remove(range(50))
-    assert index.stats()["removed"] == 50
-    index.remove(range(50, 60))
-    assert index.stats()["removed"] == 60, "few"
-    index.remove(range(60, 70))
-    assert index.stats()["removed"] == 0
-    want = built(vectors(100)[70:], ids=np.arange(70, 100))
-    same(index, want)
-    index.add(vectors(1))
-    assert index.ids[-1] == 100
-
-
-def test_rows_of_a_mapped_file_stay_where_they_are(tmp_path):
-    built(vectors(200), ids=np.arange(200), keep_vectors="f32").save(tmp_path / "a.vqi")
-    index = VQIndex.load(tmp_path / "a.vqi", mmap=True)
-    index.remove(range(150))
-    index.upsert(np.arange(300, 390), vectors(90))
-    assert index.stats()["removed"] == 150, "they take no memory"
-    for _ in range(3):
-        index.upsert(np.arange(300, 390), vectors(90, seed=3))
-    assert index.stats()["removed"] <= 150 + 90
-    want = built(vectors(200)[150:], ids=np.arange(150, 200), keep_vectors="f32")
-    want.add(vectors(90, seed=3), ids=np.arange(300, 390))
-    same(index, want)
-    np.testing.assert_array_equal(index.search(Q, 9, rerank=True).ids, want.search(Q, 9, rerank=True).ids)
-    assert index.compact() > 0
-    same(index, want)
-
-
-def test_changes_counts_what_changed_something():
-    index = built(vectors(10))
-    seen = [index.changes]
-    for change in (
-        lambda: index.remove([70]),
-        lambda: index.add(vectors(0)),
-        lambda: index.search(Q, 3),
-        lambda: index.compact(),
-        lambda: index.to("reference"),
-    ):
-        change()
-        assert index.changes == seen[-1]
-    for change in (
-        lambda: index.remove([7]),
-        lambda: index.compact(),
-        lambda: index.add(vectors(1)),
-        lambda: index.upsert([2], vectors(1)),
-        lambda: index.merge(built(vectors(3))),
-    ):
-        change()
-        assert index.changes == seen[-1] + 1
-        seen.append(index.changes)
-
-
-@pytest.mark.parametrize("outer", ["add", "upsert", "remove"])
-def test_change_in_the_middle_of_a_change_is_kept_and_the_outer_one_refused(outer):
-    index = built(vectors(20), ids=np.arange(20))
-
-    class Adding:
-        """Ids that add vectors when they are read."""
-
-        def __array__(self, dtype=None, copy=None):
-            index.add(vectors(5, seed=4), ids=np.arange(100, 105))
-            return np.array([30, 31], dtype)
-
-    change = {
-        "add": lambda: index.add(vectors(2), Adding()),
-        "upsert": lambda: index.upsert(Adding(), vectors(2)),
-        "remove": lambda: index.remove(Adding()),
-    }[outer]
-    with pytest.raises(InvalidInputError, match="in the middle of another change"):
-        change()
-    want = built(vectors(20), ids=np.arange(20))
-    want.add(vectors(5, seed=4), ids=np.arange(100, 105))
-    same(index, want)

@@ -59,6 +59,15 @@ def test_delete_removes_ids_and_writes_nothing_without_any(folder, ok, run):
     assert run("delete", "a.vqi")[0] == 2
 
 
+def test_delete_changes_an_index_without_notes(folder, ok):
+    index = vqindex.VQIndex(DIM)
+    index.add(vectors(60))
+    index.save("a.vqi")
+    np.save("ids.npy", np.array([3]))
+    ok("delete", "a.vqi", "--ids", "ids.npy")
+    assert vqindex.VQIndex.load("a.vqi").ids.tolist() == [i for i in range(60) if i != 3]
+
+
 @pytest.mark.parametrize("command", [("add", "a.vqi", "bad.npy"), ("delete", "a.vqi", "--ids", "bad.npy")])
 def test_a_failed_change_leaves_the_file_as_it_was(folder, ok, run, command):
     ok("build", "base.npy", "-o", "a.vqi")

@@ -188,6 +188,28 @@ def test_a_file_overwritten_in_place_while_it_is_mapped_is_refused_by_name(versi
         VQIndex.load(path, mmap=True)
 
 
+@posix_only
+@pytest.mark.parametrize("what", ["time stamp", "first page"])
+def test_a_byte_changed_in_place_shows_in_the_time_stamp_or_the_first_page(versions, tmp_path, monkeypatch, what):
+    path = tmp_path / "a.vqi"
+    shutil.copy(versions[0][0], path)
+    os.utime(path, ns=(0, 0))
+    real = h5py.File
+
+    def changed(*args, **kwargs):
+        file = real(*args, **kwargs)
+        with open(path, "r+b") as same:
+            same.seek(source.PAGE - 1 if what == "first page" else source.PAGE)
+            same.write(b"x")
+        if what == "first page":
+            os.utime(path, ns=(0, 0))
+        return file
+
+    monkeypatch.setattr(source.h5py, "File", changed)
+    with pytest.raises(FileFormatError, match=r"a\.vqi: was changed in place"):
+        VQIndex.load(path, mmap=True)
+
+
 # ---- descriptors
 
 

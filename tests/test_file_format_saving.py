@@ -133,6 +133,12 @@ def test_copies_remember_the_file_and_pickles_do_not(path):
         with pytest.raises(StoreError, match=CHANGED):
             each.save(path)
     pickled.save(path)
+    copies[0].add(X[:1])
+    copies[0].save(path)  # the file is again the one that they were loaded from
+    with pytest.raises(StoreError, match=CHANGED):
+        copies[1].save(path)
+    with pytest.raises(StoreError, match=CHANGED):
+        index.save(path)
 
 
 def test_an_export_of_a_store_says_so_too(path, tmp_path):
@@ -159,6 +165,16 @@ def test_a_change_while_the_new_file_is_written_is_found_before_it_is_published(
         index.save(path)
     assert len(VQIndex.load(path)) == 20
     assert os.listdir(path.parent) == ["a.vqi"]
+
+
+def test_a_file_that_was_changed_is_found_before_anything_is_written(path, monkeypatch):
+    index = VQIndex.load(path)
+    another_writer_adds(path)
+    created = []
+    monkeypatch.setattr(LocalDirectory, "create_temporary", lambda self, target: created.append(target))
+    with pytest.raises(StoreError, match=CHANGED):
+        index.save(path)
+    assert not created
 
 
 @posix_only
@@ -412,6 +428,22 @@ def test_a_file_is_held_until_it_has_its_final_name(path, monkeypatch):
     monkeypatch.setattr(LocalDirectory, "publish", publish)
     VQIndex.load(path).save(path)
     assert len(VQIndex.load(path)) == 10
+
+
+@posix_only
+def test_a_file_that_has_come_to_a_swept_name_stays(path, monkeypatch):
+    left = path.parent / leftovers.temporary_name("a.vqi")
+    left.write_text("left")
+    real = leftovers._is_left
+
+    def is_left(descriptor):
+        left.unlink()
+        left.write_text("of somebody else")
+        return real(descriptor)
+
+    monkeypatch.setattr(leftovers, "_is_left", is_left)
+    leftovers.sweep(path.parent, "a.vqi")
+    assert left.read_text() == "of somebody else"
 
 
 @posix_only

@@ -5,16 +5,14 @@ executes, the first and the last time. A signal that Python handles between two 
 long, so only every fourth line of it is interrupted; the environment variable VQINDEX_TEST_EVERY=1 takes all.
 """
 
-import gc
 import os
 import shutil
-import sys
 from contextlib import suppress
 from copy import deepcopy
-from pathlib import Path
 
 import numpy as np
 import pytest
+from tracing import moments_of, traced
 
 import vqindex
 from vqindex import VQIndex
@@ -26,37 +24,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 DIM = 8
 ROWS = np.random.default_rng(0).standard_normal((400, DIM)).astype(np.float32)
-PACKAGE = str(Path(vqindex.__file__).parent)
-
-
-def traced(call, on_line):
-    """Call something, and call on_line(location) before each line of the library."""
-
-    def trace(frame, event, arg):
-        if not frame.f_code.co_filename.startswith(PACKAGE):
-            return None
-        if event == "line":
-            on_line((frame.f_code.co_filename, frame.f_lineno))
-        return trace
-
-    gc.disable()  # a collection may run the library's finalizers, at a moment of its own
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(None)
-        gc.enable()
-
-
-def moments_of(call, *, only_first=False):
-    """Call something; return the numbers of the lines, in the order of execution, before which to interrupt it."""
-    lines = []
-    traced(call, lines.append)
-    first, last = {}, {}
-    for number, location in enumerate(lines):
-        first.setdefault(location, number)
-        last[location] = number
-    return sorted(first.values() if only_first else {*first.values(), *last.values()})
 
 
 def interrupt(moment, call):

@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from reports import in_fork
 
 from vqindex import VQIndex
 
@@ -157,6 +159,38 @@ def test_concurrent_searches_give_the_results_of_one_thread():
         for i, got in enumerate(pool.map(search, range(10 * len(calls)))):
             for one, other in zip(got, want[i % len(calls)], strict=True):
                 np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_forked_during_another_threads_change_can_change_the_index():
+    rows = np.random.default_rng(0).standard_normal((30, 16)).astype(np.float32)
+    reading, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        shape, dtype = rows.shape, rows.dtype
+
+        def __getitem__(self, at):
+            reading.set()
+            go_on.wait()
+            return rows[at]
+
+    index = VQIndex(16)
+    index.add(rows)
+
+    def work():
+        index.add(rows[:5])
+        return index.remove([3]) == 1 and len(index) == 34
+
+    thread = threading.Thread(target=index.add, args=[Slow()])
+    thread.start()
+    try:
+        reading.wait()
+        assert in_fork(work) == 0
+    finally:
+        go_on.set()
+        thread.join()
+    assert len(index) == 60
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

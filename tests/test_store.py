@@ -164,6 +164,28 @@ def test_a_child_reads_and_leaves_the_lock_to_its_parent(folder):
     index.close()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_that_lives_on_does_not_keep_the_lock_of_its_parent(folder):
+    index = vqindex.open(folder, "a")
+    (started, start), (ended, end) = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(end)
+        os.write(start, b"x")
+        os.read(ended, 1)
+        os._exit(0)
+    os.close(ended)
+    try:
+        assert os.read(started, 1) == b"x"
+        index.close()
+        vqindex.open(folder, "a").close()
+    finally:
+        os.close(end)
+        os.waitpid(child, 0)
+        os.close(started)
+        os.close(start)
+
+
 def test_a_reader_keeps_its_commit(folder):
     before = committed(folder)
     readers = [vqindex.open(folder, mmap=mmap) for mmap in (True, False)]
@@ -363,6 +385,52 @@ def test_long_sessions_map_what_they_committed(tmp_path, monkeypatch):
     assert committed(tmp_path / "s") == expected
 
 
+def test_removed_vectors_that_only_memory_holds_leave_memory(tmp_path):
+    with vqindex.open(tmp_path / "s", "a", dim=DIM) as index:
+        index.add(vectors(300))
+        index.commit()
+        index.remove(range(200))
+        before = content(index)
+        contents = index._index._contents
+        index.commit(merge=False)
+        assert index._index._contents is contents, "the file holds them too"
+        assert index.stats()["removed"] == 200
+        index.commit()
+        assert index.stats()["removed"] == 200, "nothing is new"
+        index.remove([200])
+        before = content(index)
+        index.commit()
+        assert index.stats()["removed"] == 0, "the file was rewritten without them"
+        assert content(index) == before
+    assert committed(tmp_path / "s") == before
+
+
+@pytest.mark.parametrize("call", ["commit", "compact"])
+def test_changes_during_a_commit_are_kept_for_the_next_one(tmp_path, monkeypatch, call):
+    """Another thread removes most vectors and adds some, while the files of a commit are written."""
+    monkeypatch.setattr(durable, "REMAP_ROWS", 1)
+    with vqindex.open(tmp_path / "s", "a", dim=DIM) as index:
+        index.add(vectors(200))
+        index.remove([3])
+        before = content(index)
+        real = commit.prepare_manifest
+
+        def prepare(*args):
+            monkeypatch.setattr(commit, "prepare_manifest", real)
+            index.remove(range(150))
+            index.add(vectors(20, 7))
+            return real(*args)
+
+        monkeypatch.setattr(commit, "prepare_manifest", prepare)
+        getattr(index, call)()
+        assert committed(tmp_path / "s") == before
+        assert index.ids.tolist() == list(range(150, 220))
+        before = content(index)
+        getattr(index, call)()
+        assert content(index) == before
+    assert committed(tmp_path / "s") == before
+
+
 def test_large_commits_are_cut_into_segments_of_the_largest_size(tmp_path, monkeypatch):
     monkeypatch.setattr(commit, "MERGE_BYTES", 100 * 16)
     with vqindex.open(tmp_path / "s", "a", dim=16, metric="cosine") as index:
@@ -403,6 +471,20 @@ def test_saving_a_store_gives_a_file_with_the_same_content(folder, tmp_path):
     with vqindex.open(folder) as index:
         index.save(tmp_path / "a.vqi")
         assert content(VQIndex.load(tmp_path / "a.vqi")) == content(index)
+
+
+def test_saving_segments_that_end_between_blocks_gives_the_file_of_the_same_vectors(tmp_path):
+    with vqindex.open(tmp_path / "s", "a", dim=DIM) as index:
+        for count, seed in ((20, 1), (70, 2), (5, 3)):
+            index.add(vectors(count, seed))
+            index.commit(merge=False)
+    plain = VQIndex(DIM)
+    plain.add(np.concatenate([vectors(20, 1), vectors(70, 2), vectors(5, 3)]))
+    plain.save(tmp_path / "plain.vqi")
+    with vqindex.open(tmp_path / "s") as index:
+        assert index.stats()["segments"] == 3
+        index.save(tmp_path / "a.vqi")
+    assert (tmp_path / "a.vqi").read_bytes() == (tmp_path / "plain.vqi").read_bytes()
 
 
 def test_representation_and_stats_say_what_the_store_is(folder):

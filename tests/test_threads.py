@@ -1,10 +1,13 @@
 """Searches while another thread changes the index: each sees the index as it was before or after a change."""
 
+import copy
+import pickle
 import sys
 import threading
 
 import numpy as np
 import pytest
+from tracing import moments_of, traced
 
 from vqindex import VQIndex, exclude
 from vqindex.rows.row_store import RowStore
@@ -155,3 +158,66 @@ def test_searches_during_other_changes_see_one_state_of_the_index(small_segments
         np.testing.assert_array_equal(index.reconstruct(int(best[0, 0])), decoded)
 
     while_changing(change, look)
+
+
+def test_a_save_in_the_middle_of_an_add_leaves_the_new_rows_alone(monkeypatch):
+    """A file ends with zeros where the block in memory has the sign bits of rows that are being added."""
+    index, wanted = VQIndex(DIM, 4, "l2"), VQIndex(DIM, 4, "l2")
+    index.add(X[:70])
+    wanted.add(X[:100])
+    before, saved = pickle.dumps(index), []
+    real = RowStore.append
+
+    def append(self, rows):
+        real(self, rows)
+        saved.append(pickle.dumps(index))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RowStore, "append", append)
+        index.add(X[70:100])
+    assert saved == [before]
+    np.testing.assert_array_equal(index.reconstruct(index.ids), wanted.reconstruct(wanted.ids))
+    assert pickle.dumps(index) == pickle.dumps(wanted)
+
+
+CALLS = {
+    "search": lambda index: index.search(QUERIES, 5, confidence=1),
+    "range search": lambda index: index.range_search(QUERIES, np.inf, confidence=1),
+    "file": pickle.dumps,
+    "copy": lambda index: pickle.dumps(copy.copy(index)),
+    "deep copy": lambda index: pickle.dumps(copy.deepcopy(index)),
+    "stats": lambda index: {name: value for name, value in index.stats().items() if name != "memory_bytes"},
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_change_before_any_line_of_a_call_leaves_it_with_one_state_of_the_index(call):
+    """The change is a first addition, which sets the center: rows and center are of one moment.
+
+    It comes before lines of ``index.py``, which alone has the state; other modules are given what it read.
+    """
+
+    def empty():
+        return VQIndex(DIM, 4, "l2", center="mean")
+
+    def result(index):
+        found = CALLS[call](index)
+        return [array.tolist() for array in found] if "search" in call else found
+
+    before, full = empty(), empty()
+    full.add(X[:70])
+    states = [result(full), result(before)]
+    outcomes = []
+    for moment in moments_of(lambda: result(before), module="index.py"):
+        index, remaining, seen = empty(), [moment], []
+
+        def on_line(location, index=index, remaining=remaining):
+            remaining[0] -= 1
+            if remaining[0] == -1:
+                index.add(X[:70])
+
+        traced(lambda: seen.append(result(index)), on_line)  # noqa: B023
+        assert seen[0] in states, moment
+        outcomes.append(states.index(seen[0]))
+    assert set(outcomes) == {0, 1}
+    assert outcomes == sorted(outcomes), "it reads the state once"
