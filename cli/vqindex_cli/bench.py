@@ -199,7 +199,7 @@ def bench(
     """
     for path in (output, plot, html):
         if path is not None:
-            check_output(path)
+            check_output(path, data, queries)
     if plot is not None and not has_matplotlib():
         raise click.ClickException("matplotlib is not installed; --plot needs: pip install 'vqindex[plot]'")
     contenders = _sweep(bits, codecs, sketches, confidences, oversamples, {"seed": seed, "device": device})
