@@ -15,6 +15,7 @@ registered as a VQIndex: `isinstance` and type checkers accept it where they acc
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -138,6 +139,7 @@ class DurableIndex(_Promised):
 
     def __reduce__(self) -> Any:
         """Pickle as the path, to be opened for reading; the other process sees the last commit."""
+        len(self)  # raises if closed
         if self._lock is not None:
             raise StoreError(f"{self._folder} is open for writing; expected mode 'r', whose pickles hold the path")
         return _reopen, (str(self._path), self._index._backend.name, self._mmap)
@@ -328,6 +330,8 @@ VQIndex.register(DurableIndex)
 def _reopen(path: str, backend: str, mmap: bool) -> DurableIndex:
     """Return the index of a pickle, on the backend it had, or on the CPU where that backend can't be used."""
     directory = LocalDirectory(Path(path))
+    if directory.version(MANIFEST) is None:
+        raise FileNotFoundError(errno.ENOENT, "the store of this pickle is not here", path)
     try:
         return DurableIndex(directory, None, backend, mmap, not mmap)
     except BackendError:
