@@ -289,7 +289,10 @@ class Presser:
 sys.meta_path.insert(0, Presser())
 sys.argv = ["vqindex", "--version"]
 """
-STARTS = {"script": "from vqindex_cli.start import main; main()", "module": "runpy.run_module('vqindex', None, '__main__')"}
+STARTS = {
+    "script": "from vqindex_cli.start import main; main()",
+    "module": "runpy.run_module('vqindex', None, '__main__')",
+}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
