@@ -254,6 +254,7 @@ def test_all_peers_leave_out_those_that_are_slow_to_build(ok):
     parameter = next(each for each in bench.params if each.name == "peers")
     context = click.Context(bench)
     assert parameter.process_value(context, "all,hnsw") == (*DEFAULT, "hnsw")
+    assert parameter.process_value(context, "faiss-hnsw,hnswlib,hnsw") == ("hnsw", "hnswlib")
 
 
 @pytest.mark.parametrize(

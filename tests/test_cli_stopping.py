@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import vqindex
 import vqindex_cli.main
-from vqindex_cli import stopping
+from vqindex_cli import start, stopping
 from vqindex_cli.source_rows import SourceRows
 from vqindex_datasets import VectorSource
 
@@ -276,3 +276,37 @@ def test_a_press_of_an_earlier_command_does_not_stop_the_next(folder, run, at_re
     at_read(1, press)
     assert run("build", "base.npy", "-o", "a.vqi")[0] == 130
     assert run("build", "base.npy", "-o", "a.vqi")[0] == 0
+
+
+STARTING = """
+import os, runpy, signal, sys
+
+class Presser:
+    def find_spec(self, name, path=None, target=None):
+        if name == "vqindex_cli.evaluate":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Presser())
+sys.argv = ["vqindex", "--version"]
+"""
+STARTS = {
+    "script": "from vqindex_cli.start import main; main()",
+    "module": "runpy.run_module('vqindex', None, '__main__')",
+}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("how", STARTS)
+def test_ctrl_c_while_modules_are_imported_stops_without_a_traceback(how):
+    done = subprocess.run(
+        [sys.executable, "-c", STARTING + STARTS[how]], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
+
+
+def test_the_start_leaves_the_handler_of_ctrl_c_as_it_was(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["vqindex", "--version"])
+    before = signal.getsignal(signal.SIGINT)
+    start.main()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert capsys.readouterr().out.startswith("vqindex")

@@ -558,3 +558,30 @@ def test_options_and_values_are_completed(words, expected):
     variables = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
     lines = complete(_VQINDEX_COMPLETE="bash_complete", **variables).splitlines()
     assert {line.split(",", 1)[1] for line in lines} == expected
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "build x.npy -o x.npy --force",
+        "build x.npy -o other.npy --force",
+        "build x.npy --ids ids.npy -o ids.npy --force",
+        "build x.npy --metric l2 --center c.npy -o c.npy --force",
+        "search a.vqi q.npz -o q.npz",
+        "bench x.npy -o x.npy",
+        "bench x.npy --html x.npy",
+    ],
+)
+def test_no_command_writes_over_what_it_reads(folder, run, ok, command):
+    np.save("x.npy", np.eye(8, dtype=np.float32))
+    np.save("ids.npy", np.arange(8))
+    np.save("c.npy", np.ones(8, np.float32))
+    np.savez("q.npz", np.eye(8, dtype=np.float32))
+    os.link("x.npy", "other.npy")
+    ok("build", "x.npy", "-o", "a.vqi")
+    before = {name: Path(name).read_bytes() for name in os.listdir() if Path(name).is_file()}
+    code, _, err = run(*command.split())
+    assert code == 1
+    assert err.startswith("error: ")
+    assert "is read by this command; expected another name to write to" in err
+    assert {name: Path(name).read_bytes() for name in os.listdir() if Path(name).is_file()} == before

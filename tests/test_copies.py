@@ -198,3 +198,14 @@ def test_a_closed_store_says_so(tmp_path):
     with vqindex.open(tmp_path / "s", "a", dim=DIM) as store:
         store.add(X)
     assert repr(store) == f"<DurableIndex of {str(tmp_path / 's')!r}, closed>"
+
+
+def test_the_pickle_of_a_store_that_is_gone_or_closed_says_so(tmp_path):
+    with vqindex.open(tmp_path / "s", "a", dim=DIM) as writer:
+        writer.add(X)
+    with pytest.raises(StoreError, match="was closed"):
+        pickle.dumps(writer)
+    pickled = pickle.dumps(vqindex.open(tmp_path / "s"))
+    (tmp_path / "s").rename(tmp_path / "moved")
+    with pytest.raises(FileNotFoundError, match=r"the store of this pickle is not here: '.*s'"):
+        pickle.loads(pickled)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import vqindex
-from vqindex import StoreError, VQIndex
+from vqindex import InvalidInputError, StoreError, VQIndex
 from vqindex.directory import leftovers, lock
 from vqindex.directory.local import LocalDirectory
 from vqindex.file_format import writer
@@ -531,3 +531,19 @@ def test_a_folder_that_cannot_be_searched_is_not_called_empty(tmp_path, monkeypa
     with pytest.raises(OSError, match="loop") as caught:
         vqindex.open(tmp_path / "loop", mode)
     assert caught.value.errno == errno.ELOOP
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need a right on Windows")
+def test_a_save_through_a_link_into_a_missing_folder_names_that_folder(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "none" / "x.vqi")
+    with pytest.raises(FileNotFoundError, match=r"no such folder to save to: '.*none'"):
+        VQIndex(4).save(tmp_path / "link")
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_path_that_ends_in_a_slash_is_no_file_to_save_to(tmp_path, exists):
+    if exists:
+        (tmp_path / "x").write_bytes(b"a file of the user")
+    with pytest.raises(InvalidInputError, match="ends in a slash; expected the path of a file"):
+        VQIndex(4).save(f"{tmp_path}/x/")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"a file of the user"] * exists

@@ -208,3 +208,96 @@ def test_missing_stores_and_folders_are_named_as_they_were_given(tmp_path, monke
         vqindex.open("no/store", "a", dim=DIM)
     with pytest.raises(IsADirectoryError, match=r"a folder is no \.vqi file; vqindex.open opens a store: 'empty'"):
         VQIndex.load("empty")
+
+
+@posix
+def test_a_folder_is_found_as_the_system_finds_it_also_behind_a_link(tmp_path, monkeypatch):
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "deep")
+    monkeypatch.chdir(tmp_path)
+    for path in ("link/../store", str(tmp_path / "link" / ".." / "other")):
+        new_store(path)
+    assert sorted(path.name for path in (tmp_path / "real").iterdir()) == ["deep", "other", "store"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+def restored(folder, backup):
+    """Put the files of a backup into the same folder, as `rsync --delete` does."""
+    for path in folder.iterdir():
+        if path.name != "lock":
+            path.unlink()
+    for name, data in backup.items():
+        (folder / name).write_bytes(data)
+
+
+@posix
+@pytest.mark.parametrize("call", ["commit", "compact"])
+@pytest.mark.parametrize("what", ["an older commit", "no manifest"])
+def test_a_writer_refuses_when_a_backup_is_copied_over_its_files(tmp_path, what, call):
+    folder = tmp_path / "store"
+    new_store(folder)
+    with vqindex.open(folder, "a") as index:
+        backup = content(folder)
+        index.add(X[10:20])
+        index.commit()
+        restored(folder, backup)
+        if what == "no manifest":
+            (folder / "manifest").unlink()
+        before = content(folder)
+        index.add(X[20:30])
+        for _ in range(2):
+            with pytest.raises(StoreError, match=r"while .* open for writing"):
+                getattr(index, call)()
+            assert content(folder) == before
+        index.save(tmp_path / "rescued.vqi")
+        index.close()
+    assert len(VQIndex.load(tmp_path / "rescued.vqi")) == 30
+    if what == "an older commit":
+        assert vectors_in(folder) == 10
+
+
+@posix
+@pytest.mark.parametrize("damage", ["removed", "cut off"])
+def test_a_writer_refuses_to_name_a_segment_that_is_gone(tmp_path, damage):
+    folder = tmp_path / "store"
+    new_store(folder)
+    with vqindex.open(folder, "a", mmap=False) as index:
+        segment = next(folder.glob("*.vqi"))
+        data = segment.read_bytes()
+        segment.unlink()
+        if damage == "cut off":
+            segment.write_bytes(data[:-1])
+        index.add(X[10:13])
+        before = content(folder)
+        with pytest.raises(StoreError, match=rf"{segment.name} .* was removed or replaced while"):
+            index.commit()
+        assert content(folder) == before
+        segment.write_bytes(data)
+        index.commit()
+    assert vectors_in(folder) == 13
+
+
+def test_a_lock_that_holds_something_else_is_left_alone(tmp_path):
+    new_store(tmp_path / "store")
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"not a lock")
+    lock = tmp_path / "store" / "lock"
+    lock.unlink()
+    os.link(precious, lock)
+    with pytest.raises(StoreError, match="lock holds something else than the lock of a store"):
+        vqindex.open(tmp_path / "store", "a")
+    assert precious.read_bytes() == b"not a lock"
+    lock.unlink()
+    lock.write_bytes(bytes(30))  # a power cut may leave zeros
+    with vqindex.open(tmp_path / "store", "a"):
+        assert lock.read_bytes().startswith(b"process ")
+    with vqindex.open(tmp_path / "store", "a"):
+        pass
+
+
+@posix
+def test_a_store_at_a_link_to_no_folder_is_refused_by_the_name_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.symlink("none", "dangling")
+    with pytest.raises(FileNotFoundError, match="is a link to a folder that does not exist: 'dangling'"):
+        vqindex.open("dangling", "a", dim=4)

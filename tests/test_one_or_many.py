@@ -191,3 +191,18 @@ def test_a_mask_of_zeros_and_ones_is_not_taken_for_ids():
             index.search(X[:2], 5, filter=np.stack([mask, ~mask]).astype(dtype))
     assert set(index.search(X[0], 20, filter=mask).ids.tolist()) == {-1, *np.flatnonzero(mask).tolist()}
     assert index.search(X[0], 2, filter=[0, 1, 0]).ids.tolist() == [0, 1], "repeated ids are ids"
+
+
+def test_tensors_of_fixed_shape_of_pyarrow_are_vectors():
+    arrow = pytest.importorskip("pyarrow")
+    found, expected = VQIndex(DIM), VQIndex(DIM)
+    found.add(arrow.FixedShapeTensorArray.from_numpy_ndarray(X)[3:9])
+    expected.add(X[3:9])
+    np.testing.assert_array_equal(found.search(X, 6).scores, expected.search(X, 6).scores)
+
+
+def test_a_column_of_arrays_is_refused_with_the_remedy():
+    column = np.empty(len(X), object)
+    column[:] = list(X)
+    with pytest.raises(InvalidInputError, match=r"shape \(20,\); expected \(n, 8\), here np\.stack\(vectors\)"):
+        VQIndex(DIM).add(column)

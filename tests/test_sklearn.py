@@ -272,3 +272,12 @@ def test_seeds_of_every_form_of_scikit_learn_are_taken():
             VQNearestNeighbors(random_state=wrong).fit(rows)
     with pytest.raises(InvalidInputError, match=r"metric is \['l2'\]"):
         VQNearestNeighbors(metric=["l2"]).fit(rows)
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_few_neighbors_of_clusters_far_apart_are_true(k):
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((2000, 4)) + rng.uniform(-10, 10, (5, 4))[np.arange(2000) % 5]
+    found = VQNearestNeighbors(k).fit(rows).kneighbors(rows[:200])[1]
+    exact = NearestNeighbors(n_neighbors=k).fit(rows).kneighbors(rows[:200])[1]
+    assert np.mean([len({*a} & {*b}) / k for a, b in zip(found, exact, strict=True)]) > 0.95

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import zlib
 from pathlib import Path
 
@@ -691,3 +692,29 @@ def test_another_threads_vectors_survive_a_commit_that_maps_again(tmp_path, monk
         assert store.search(x[25], 1).ids.tolist() == [25]
     with vqindex.open(tmp_path / "s", verify=True) as reader:
         assert reader.ids.tolist() == list(range(30))
+
+
+def test_a_commit_frees_the_memory_of_replaced_rows_also_while_other_threads_change_the_index(tmp_path, monkeypatch):
+    rows, ids = vectors(200), np.arange(200)
+    real, changed = durable.read_snapshot, []
+
+    def read_snapshot(*args):
+        found = real(*args)
+        if not changed and threading.current_thread() is threading.main_thread():
+            changed.append(True)
+            other = threading.Thread(target=index.upsert, args=(ids[:1], rows[:1]))
+            other.start()
+            other.join()
+        return found
+
+    with vqindex.open(tmp_path / "store", "a", dim=DIM) as index:
+        index.add(rows, ids)
+        monkeypatch.setattr(durable, "read_snapshot", read_snapshot)
+        for _ in range(20):
+            changed.clear()
+            index.upsert(ids, rows)
+            index.commit()
+            assert index.stats()["removed"] <= 400
+        assert len(index) == 200
+    with vqindex.open(tmp_path / "store") as index:
+        assert sorted(index.ids) == ids.tolist()

@@ -14,7 +14,7 @@ from stores import DIM, committed, content, make_store, vectors
 
 import vqindex
 from vqindex import FileFormatError, InvalidInputError, VQIndex, file_format
-from vqindex.store import verify_store
+from vqindex.store import discard_store, verify_store
 from vqindex.store.manifest import read_manifest
 
 HERE = Path(__file__).parent
@@ -220,3 +220,30 @@ def test_bad_arguments_for_kept_vectors_are_refused(tmp_path):
     vqindex.open(tmp_path / "new", "a", dim=3, keep_vectors="f16").close()
     with pytest.raises(InvalidInputError, match=r"keep_vectors is 'f32'; the index in .* has 'f16'"):
         vqindex.open(tmp_path / "new", keep_vectors="f32")
+
+
+@pytest.mark.parametrize("mode", ["r", "a"])
+def test_segments_without_their_manifest_are_refused_and_kept(tmp_path, mode):
+    folder = make_store(tmp_path / "store")
+    manifest = (folder / "manifest").read_bytes()
+    (folder / "manifest").unlink()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for parameters in ({}, {"dim": DIM, "metric": "l2"}):
+        with pytest.raises(
+            FileNotFoundError, match=r"is missing, but .* holds files of an index \(\d+\.\w+\); expected"
+        ):
+            vqindex.open(folder, mode, **parameters)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (folder / "manifest").write_bytes(manifest)
+    assert len(vqindex.open(folder)) > 0
+
+
+def test_discarding_a_store_without_its_manifest_leaves_room_for_a_new_one(tmp_path):
+    folder = make_store(tmp_path / "store")
+    (folder / "manifest").unlink()
+    (folder / "notes").write_bytes(b"of the user")
+    discard_store(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["lock", "notes"]
+    (folder / "notes").unlink()
+    with vqindex.open(folder, "a", dim=DIM) as index:
+        assert len(index) == 0

@@ -1,6 +1,6 @@
 """``python -m vqindex`` runs the command line."""
 
-from vqindex_cli.main import main
+from vqindex_cli.start import main
 
 if __name__ == "__main__":
     main()

@@ -20,6 +20,7 @@ __all__ = [
     "MAX_K",
     "as_confidence",
     "as_count",
+    "as_file_path",
     "as_path",
     "as_shortlist",
     "as_threads",
@@ -50,6 +51,14 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     if re.match(rf"[a-zA-Z][a-zA-Z0-9+.-]+:{slashes}", text):
         raise InvalidInputError(f"{text} is a URL; expected a path of the local file system")
     return Path(text)
+
+
+def as_file_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a file to be written, as `as_path`; one that ends in a slash could only be a folder."""
+    found = as_path(path)
+    if os.fsdecode(path).endswith(("/", os.sep)):
+        raise InvalidInputError(f"path is {os.fsdecode(path)!r}, which ends in a slash; expected the path of a file")
+    return found
 
 
 def as_count(name: str, value: object, most: int | None = None) -> int:

@@ -130,6 +130,7 @@ def _column_of_arrow(column: Any) -> NDArray[Any]:
 
 
 def _chunk_of_arrow(chunk: Any) -> NDArray[Any]:
+    chunk = getattr(chunk, "storage", chunk)  # of an extension type, such as tensors of fixed shape
     if not hasattr(chunk, "flatten") or not hasattr(chunk.type, "value_type"):
         values = chunk.to_pylist() if str(chunk.type).endswith(("string", "string_view")) else None
         return chunk.to_numpy(zero_copy_only=False) if values is None else np.array(values, object)
@@ -204,7 +205,8 @@ def as_matrix(array: Any, dim: int, what: str) -> Any:
     if array.shape == (dim,):
         raise InvalidInputError(f"{what} have shape ({dim},), one vector; expected (n, {dim}), here {what}[None]")
     if len(array.shape) != 2:
-        raise InvalidInputError(f"{what} have shape {tuple(array.shape)}; expected (n, {dim})")
+        hint = f", here np.stack({what})" if array.dtype == object and len(array.shape) == 1 else ""
+        raise InvalidInputError(f"{what} have shape {tuple(array.shape)}; expected (n, {dim}){hint}")
     if array.dtype.kind not in "fiu":
         raise InvalidInputError(f"{what} have dtype {array.dtype}; expected a float or integer type")
     if array.shape[1] != dim:

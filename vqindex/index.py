@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import as_path
+from .arguments import as_file_path, as_path
 from .arrays import VectorSource
 from .backends.protocol import Backend
 from .backends.registry import Device, make_backend, warn_of_numpy_steps
@@ -710,7 +710,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         """
         from . import file_format  # here, since h5py is most of the time that importing vqindex would take
 
-        path = as_path(path)
+        path = as_file_path(path)
         real = os.path.realpath(path)
         known = self._files.get(real, ())
 

@@ -96,12 +96,15 @@ def _show(lines: Sequence[dict[str, Any]], k: int) -> None:
     )
 
 
+_ALIASES = {"faiss-hnsw": "hnsw"}  # names that people look for
+
+
 def _widths(context: click.Context, parameter: click.Parameter, value: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(set(value)))
 
 
 def _peers(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    names = [name for each in value for name in (DEFAULT if each == "all" else (each,))]
+    names = [_ALIASES.get(name, name) for each in value for name in (DEFAULT if each == "all" else (each,))]
     return tuple(dict.fromkeys(names))
 
 
@@ -139,7 +142,7 @@ def _peers(context: click.Context, parameter: click.Parameter, value: tuple[str,
     help="Lengths of the re-ranked shortlist in multiples of k, at least 1; 0 for no re-ranking.",
 )  # fmt: skip
 @click.option(
-    "--peers", type=CommaList(click.Choice([*PEERS, "all"])), default="", callback=_peers,
+    "--peers", type=CommaList(click.Choice([*PEERS, *_ALIASES, "all"])), default="", callback=_peers,
     help=f"Other libraries to measure: {', '.join(PEERS)}; all means all but {', '.join(SLOW)}, slow to build.",
 )  # fmt: skip
 @click.option(
@@ -199,7 +202,7 @@ def bench(
     """
     for path in (output, plot, html):
         if path is not None:
-            check_output(path)
+            check_output(path, data, queries)
     if plot is not None and not has_matplotlib():
         raise click.ClickException("matplotlib is not installed; --plot needs: pip install 'vqindex[plot]'")
     contenders = _sweep(bits, codecs, sketches, confidences, oversamples, {"seed": seed, "device": device})

@@ -121,9 +121,9 @@ def read_array(path: Path, what: str) -> NDArray[Any]:
     return array
 
 
-def _check_output(output: Path, store: bool, force: bool) -> None:
+def _check_output(output: Path, store: bool, force: bool, *inputs: Path | None) -> None:
     if not output.is_dir():
-        check_output(output)
+        check_output(output, *inputs)
     if output.exists() and not force and not store:
         raise click.ClickException(f"{output} exists; choose another name or give --force")
 
@@ -204,7 +204,7 @@ def build(
     store = store or output.is_dir()
     if commit_every is not None and not store:
         raise click.UsageError("--commit-every needs --store")
-    _check_output(output, store, force)
+    _check_output(output, store, force, data, ids, None if center in (None, "mean") else Path(center))
     parameters: dict[str, Any] = {
         "bits": bits,
         "codec": codec,

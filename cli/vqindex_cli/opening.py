@@ -25,8 +25,10 @@ _EXPECTED = "an index file (.vqi) or the folder of a store"
 def check_index(path: Path) -> None:
     """Raise for a path that is neither a file nor the folder of a store; opening a pipe would wait for its writer."""
     if path.is_dir():
-        if not any(name == MANIFEST or is_ours(name) for name in os.listdir(path)):
-            raise click.ClickException(f"{path}: a folder that holds no index; expected {_EXPECTED}")
+        names = os.listdir(path)
+        if MANIFEST not in names:
+            found = "holds files of an index, but not its manifest" if any(map(is_ours, names)) else "holds no index"
+            raise click.ClickException(f"{path}: a folder that {found}; expected {_EXPECTED}")
         return
     try:
         check_file(path, _EXPECTED)

@@ -54,11 +54,13 @@ class OutputPath(_LocalPath):
         self.dash = dash or self.dash
 
 
-def check_output(path: Path) -> None:
-    """Raise for an output that is no regular file, or whose folder does not exist."""
+def check_output(path: Path, *inputs: Path | None) -> None:
+    """Raise for an output that is no regular file, whose folder does not exist, or that is one of the inputs."""
     if path.is_dir():
         raise click.ClickException(f"{path} is a folder; expected the name of a file")
     if path.exists() and not path.is_file():
         raise click.ClickException(f"{path} is no regular file; expected a file or a new name")
     if not path.parent.is_dir():
         raise click.ClickException(f"{path.parent} is not a folder")
+    if path.exists() and any(each is not None and each.exists() and path.samefile(each) for each in inputs):
+        raise click.ClickException(f"{path} is read by this command; expected another name to write to")

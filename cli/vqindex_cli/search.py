@@ -68,7 +68,7 @@ def search(
     if output is not None and output.suffix != ".npz":
         raise click.BadParameter(f"{output} should end in .npz", param_hint="--output")
     if output is not None:
-        check_output(output)
+        check_output(output, index, queries, rerank_from)
     if dataset is None and is_annbench(queries):
         dataset = "test"
     loaded = open_index(index, mmap=mmap, device=device)

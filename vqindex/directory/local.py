@@ -6,8 +6,10 @@ bytes were promised to be on disk (``tests/support/faulty.py``).
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +22,7 @@ from .system import naming, open_for_reading
 
 __all__ = ["LocalDirectory", "LocalFile"]
 
-_PRESENT = "present"  # the version of every file: the lock's holder is the only writer, so there is nothing to compare
+_HEAD = 4096  # bytes; the first line of a manifest holds the checksum of all others
 
 
 def _fsync(descriptor: int) -> None:
@@ -98,14 +100,19 @@ class LocalDirectory:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder  # as given, for messages
-        self.path = Path(os.path.abspath(folder))  # for everything else
+        # For everything else. Not `abspath`, which takes "link/.." for the folder of the link.
+        self.path = folder if folder.is_absolute() else Path.cwd() / folder
         self._descriptor: int | None = None  # of the locked folder, where the system has calls relative to one
         self._identity: tuple[int, int] | None = None  # of the locked folder
+        self._published: set[str | None] = set()  # versions that a name may have by this holder's own doing
 
     def make_folder(self) -> None:
         """Create the folder if it is missing; its parent must exist."""
         if not self.path.exists():
-            self.path.mkdir()
+            if self.path.is_symlink():
+                raise FileNotFoundError(errno.ENOENT, "is a link to a folder that does not exist", str(self.folder))
+            with naming(self.folder):
+                self.path.mkdir()
             _sync_names(self.path.parent)
 
     def _regular(self, name: str) -> Path:
@@ -201,24 +208,38 @@ class LocalDirectory:
                 os.unlink(name, dir_fd=self._descriptor)
 
     def version(self, name: str) -> str | None:
-        """Return a constant, or None if there is no such file."""
+        """Return what tells the contents apart for the holder of the lock, for others a constant; None for no file."""
         path = self._regular(name)
         with naming(self.describe(name)):  # of a folder that may not be searched, too: it is not an empty one
             try:
-                os.lstat(path)
+                size = os.lstat(path).st_size
             except (FileNotFoundError, NotADirectoryError):
                 return None
-        return _PRESENT
+        if self._identity is None:
+            return "present"
+        return f"{size} {zlib.crc32(self.read(name, 0, _HEAD)):08x}"
 
     def publish(self, source: str, target: str, expected: str | None) -> str:
-        """Rename a file over another, atomically. The lock excludes other writers, so versions are not compared."""
+        """Rename a file over another, atomically.
+
+        The lock excludes other writers, but not somebody who copies a backup over the files. So the holder of the lock
+        compares versions. A call that failed may have renamed its file: that one is accepted, too.
+        """
         self._check_folder()
+        version, found = self.version(source), self.version(target)
+        if self._identity is not None and found != expected and found not in self._published:
+            raise StoreError(
+                f"{self.describe(target)} was replaced or removed while {self.folder} was open for writing; nothing "
+                "was written to what is there now; expected the files of the last commit"
+            )
+        self._published = {found, version}  # until the call has succeeded
         with naming(self.describe(target)):
             if self._descriptor is None:
                 os.replace(self.path / source, self.path / target)
             else:
                 os.replace(source, target, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
-        return _PRESENT
+        self._published = {version}
+        return str(version)
 
     def sync(self) -> None:
         """Return when the names in the folder are on disk."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import socket
 import stat
 import sys
@@ -23,6 +24,8 @@ _HELD = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK}
 # Without following a link that someone made since: opening it would empty the file it leads to. And without waiting for
 # the other end of a pipe.
 _LOCK_FLAGS = os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+# What a lock may hold: what a writer wrote, nothing, or zeros after a power cut.
+_OURS = re.compile(rb"process \d+ on [^\n]*\n|\0*")
 _PATIENCE = 1.0  # seconds; a saver holds the lock of a folder for milliseconds
 _held: weakref.WeakSet[FolderLock] = weakref.WeakSet()
 
@@ -149,8 +152,7 @@ class FolderLock:
             raise
         try:
             self._pid = os.getpid()
-            os.ftruncate(file.fileno(), 0)
-            os.write(file.fileno(), f"process {self._pid} on {socket.gethostname()}\n".encode())
+            _sign(file.fileno(), where, self._pid)
             # Closing the file releases the lock. The file is never removed: a writer that has opened the old file and
             # one that creates a new file of the same name would both hold a lock.
             self.release = weakref.finalize(self, _close, file, opened)
@@ -163,6 +165,15 @@ class FolderLock:
     def held(self) -> bool:
         """Whether this process holds the lock; a child of a fork does not."""
         return self.release.alive and self._pid == os.getpid()
+
+
+def _sign(descriptor: int, where: str, pid: int) -> None:
+    """Write into a lock who holds it. StoreError if it is a file of another kind, perhaps by a hard link."""
+    if _OURS.fullmatch(os.read(descriptor, 400)) is None:
+        raise StoreError(f"{where} holds something else than the lock of a store; it was left as it is")
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"process {pid} on {socket.gethostname()}\n".encode())
 
 
 def _close(file: io.FileIO, opened: OpenFolder | None) -> None:

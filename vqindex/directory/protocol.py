@@ -7,8 +7,8 @@ read a range, list, remove, publish, sync, and lock.
 `publish` is the commit point. It gives a finished file the name that readers look for, if that name still holds what
 the writer read before. Two kinds of directory keep two writers from overwriting each other in two ways:
 
-* A folder has an exclusive lock (``lock.py``). Its holder is the only writer, so `publish` is an atomic rename and
-  compares nothing.
+* A folder has an exclusive lock (``lock.py``). Its holder is the only writer, so `publish` is an atomic rename. It
+  compares which file has the name only because somebody may copy a backup over the files.
 * Object storage has no lock that survives a crash, but a conditional put. There, `version` is the entity tag of an
   object, `publish` succeeds only if the tag is still the expected one, and `sync` has nothing to do.
 
@@ -112,8 +112,7 @@ class Directory(Protocol):
         target : str
             The name to replace.
         expected : str or None
-            What `version` returned before the caller read `target`. A directory in which the caller's lock excludes
-            all other writers need not compare it.
+            What `version` returned before the caller read `target`.
 
         Raises
         ------

@@ -284,7 +284,8 @@ def _target(path: Path) -> tuple[Path, int | None]:
         mode = target.stat().st_mode
     except FileNotFoundError:
         if not target.parent.is_dir():
-            raise FileNotFoundError(errno.ENOENT, "there is no such folder to save to", str(path.parent)) from None
+            missing = path.parent if target is path else target.parent  # of a link: where it leads
+            raise FileNotFoundError(errno.ENOENT, "there is no such folder to save to", str(missing)) from None
         return target, None
     if not stat.S_ISREG(mode):
         raise InvalidInputError(f"{path} is {kind_of(mode)}; expected a file or a new name")

@@ -32,6 +32,7 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 _METRIC: dict[str, Metric] = {"euclidean": "l2", "l2": "l2", "sqeuclidean": "l2", "cosine": "cosine"}
+_FEWEST = 50  # rows of a shortlist: of clusters far apart, codes tell near rows apart badly, and 50 cost nothing
 _MODES = ("distance", "connectivity")
 
 
@@ -58,8 +59,8 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
     codec : str, default "turboquant-prod"
         See `vqindex.VQIndex`.
     oversample : float or None, default 2.0
-        The best ``oversample * n_neighbors`` rows by their codes get exact distances, in float32, from a copy of the
-        training rows, which the estimator keeps. With None it keeps only codes, and distances are the index's
+        The best ``oversample * n_neighbors`` rows by their codes, and at least 50, get exact distances, in float32,
+        from a copy of the training rows, which the estimator keeps. With None it keeps only codes, and distances are the index's
         estimates: the distance of a row to itself is about 0, not 0.
     random_state : int, RandomState or None, default 0
         Seed of the index's rotation, or what draws it in `fit`.
@@ -244,7 +245,9 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
     def _nearest(self, fitted: _Fitted, queries: NDArray[np.float32], k: int) -> tuple[F64, I64]:
         """Return the distances and rows of the k nearest rows, (nq, k); at least k rows exist."""
         threads = effective_n_jobs(-1 if self.n_jobs is None else self.n_jobs)
-        rerank = {} if fitted.rows is None else {"rerank": fitted.rows, "oversample": self.oversample}
+        rerank: dict[str, Any] = {}
+        if fitted.rows is not None and self.oversample is not None:
+            rerank = {"rerank": fitted.rows, "oversample": max(self.oversample, _FEWEST / k)}
         scores, found = fitted.vectors.search(queries, k, threads=threads, **rerank)
         return _distances(scores.astype(np.float64), fitted.metric), found
 

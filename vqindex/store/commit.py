@@ -220,6 +220,7 @@ class CommitWriter:
         published = False
         try:
             after = self._write_segments(state, segments, runs, live, created)
+            self._check_kept(after, created)
             originals = state.contents.originals
             manifest = Manifest(
                 state.centering.spec,
@@ -245,6 +246,23 @@ class CommitWriter:
         following = self._next(manifest, version)
         following._segments = after
         return following
+
+    def _check_kept(self, after: Sequence[_SegmentRows], created: Sequence[str]) -> None:
+        """Raise StoreError if a file that the next manifest names, and that is not new, is gone or another one."""
+        for segment in after:
+            entry = segment.entry
+            if entry is None or entry.name in created:
+                continue
+            try:
+                found = self.directory.size(entry.name)
+            except FileNotFoundError:
+                found = None
+            if found != entry.size:
+                shown = "is missing" if found is None else f"has {found} bytes; expected {entry.size}"
+                raise StoreError(
+                    f"{self.directory.describe(entry.name)} {shown}: it was removed or replaced while the store was "
+                    "open for writing; what is in memory can be saved to a file with `save`"
+                )
 
     def _write_segments(
         self, state: State, segments: Sequence[_SegmentRows], runs: Sequence[slice], live: Bits, created: list[str]

@@ -15,6 +15,7 @@ registered as a VQIndex: `isinstance` and type checkers accept it where they acc
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -139,6 +140,7 @@ class DurableIndex(_Promised):
 
     def __reduce__(self) -> Any:
         """Pickle as the path, to be opened for reading; the other process sees the last commit."""
+        len(self)  # raises if closed
         if self._lock is not None:
             raise StoreError(f"{self._folder} is open for writing; expected mode 'r', whose pickles hold the path")
         return _reopen, (str(self._path), self._index._backend.name, self._mmap)
@@ -215,11 +217,17 @@ class DurableIndex(_Promised):
         """
         with self._committing.lock:
             self._check_writable()
-            state = self._keep_rows()
-            self._take_commit(state.files.commit(self._state_of(state), merge=merge))
-            if self._is_worth_remapping(state):
-                self._remap(state)
+            state = self._commit(merge)
+            if self._is_worth_remapping(state) and not self._remap(state):
+                with self._index._changes.lock:  # threads that change the index all the time wait for once
+                    self._remap(self._commit(merge))
             return self._commits.manifest.commit
+
+    def _commit(self, merge: bool) -> IndexState:
+        """Put the state of this moment on disk and return it."""
+        state = self._keep_rows()
+        self._take_commit(state.files.commit(self._state_of(state), merge=merge))
+        return state
 
     def compact(self) -> int:
         """Commit, and rewrite all files without removed vectors, in as few files as possible.
@@ -288,13 +296,18 @@ class DurableIndex(_Promised):
         in_files = sum(entry.rows - entry.live for entry in self._commits.manifest.segments)
         return ids.rows_ever - len(ids) - in_files > max(FEW_ROWS, len(ids))
 
-    def _remap(self, committed: IndexState) -> None:
-        """Map a committed state again from its files, which frees memory, also that of removed rows."""
+    def _remap(self, committed: IndexState) -> bool:
+        """Map a committed state again from its files, which frees memory, also that of removed rows.
+
+        Return False if another thread has changed the index since; nothing is mapped then.
+        """
         with suppress(OSError, MemoryError, StoreError):  # what is in memory is as good
             manifest, segments = read_snapshot(self._commits.directory, self._mmap, not self._mmap)
             with self._index._changes.lock:
-                if self._index._contents is committed.contents:  # else another thread's change would be lost
-                    self._attach(self._commits.reread(manifest), segments)
+                if self._index._contents is not committed.contents:  # that change would be lost
+                    return False
+                self._attach(self._commits.reread(manifest), segments)
+        return True
 
 
 def _passed_on(name: str) -> Any:
@@ -318,6 +331,8 @@ VQIndex.register(DurableIndex)
 def _reopen(path: str, backend: str, mmap: bool) -> DurableIndex:
     """Return the index of a pickle, on the backend it had, or on the CPU where that backend can't be used."""
     directory = LocalDirectory(Path(path))
+    if directory.version(MANIFEST) is None:
+        raise FileNotFoundError(errno.ENOENT, "the store of this pickle is not here", path)
     try:
         return DurableIndex(directory, None, backend, mmap, not mmap)
     except BackendError:

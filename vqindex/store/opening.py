@@ -16,7 +16,7 @@ from ..errors import FileFormatError, InvalidInputError
 from ..rows.originals import Kind, as_kind
 from ..spec import CodecName, IndexSpec, Metric, RotationName, SketchName
 from .durable import DurableIndex
-from .manifest import MANIFEST, Manifest, is_ours, load_manifest, prepare_manifest, publish_manifest
+from .manifest import MANIFEST, NEXT, Manifest, is_ours, load_manifest, prepare_manifest, publish_manifest
 
 __all__ = ["discard_store", "open_store"]
 
@@ -97,12 +97,8 @@ def _open(
         raise InvalidInputError(f"mode is {mode!r}; expected 'r' or 'a'")
     if folder.is_file():
         raise FileFormatError(f"{folder} is a file; expected a folder (VQIndex.load reads a .vqi file)")
-    if mode == "r" and directory.version(MANIFEST) is None:
-        found = "does not exist"
-        if directory.path.is_dir():
-            is_damaged = any(is_ours(name) for name in directory.names())
-            found = "holds files of an index, but its manifest is missing" if is_damaged else "holds no index"
-        raise FileNotFoundError(errno.ENOENT, f"{found}; mode 'a' with dim= makes an index in a folder", str(folder))
+    if directory.version(MANIFEST) is None:
+        _check_absent(directory, may_create=mode == "a" and "dim" in parameters)
     lock = None
     if mode == "a":
         is_new = directory.version(MANIFEST) is None
@@ -124,10 +120,26 @@ def _open(
         raise
 
 
+def _check_absent(directory: LocalDirectory, may_create: bool) -> None:
+    """Raise for a folder without a manifest in which no index can be made, or may be.
+
+    One with segments had an index, perhaps until its manifest was lost: a new index would remove them.
+    """
+    folder, found = directory.folder, "does not exist"
+    if directory.path.is_dir():
+        segments = [name for name in directory.names() if is_ours(name) and name != NEXT]
+        if directory.version(MANIFEST) is not None:  # another process has made an index since
+            return
+        if segments:
+            text = f"is missing, but {folder} holds files of an index ({segments[0]}); expected the manifest with them"
+            raise FileNotFoundError(errno.ENOENT, text, directory.describe(MANIFEST))
+        found = "holds no index"
+    if not may_create:
+        raise FileNotFoundError(errno.ENOENT, f"{found}; mode 'a' with dim= makes an index in a folder", str(folder))
+
+
 def _first_commit(folder: Path, parameters: dict[str, Any]) -> Manifest:
     """Return the manifest of a new store; FileFormatError if its folder holds files of another kind."""
-    if "dim" not in parameters:
-        raise FileNotFoundError(f"{folder} holds no index; give dim= to make one")
     spec = IndexSpec(**{name: value for name, value in parameters.items() if name not in ("keep_vectors", "center")})
     first = Manifest(
         spec, as_kind(parameters.get("keep_vectors")), center=Centering.of(spec, parameters.get("center")).text
@@ -157,12 +169,14 @@ def _check_parameters(directory: LocalDirectory, parameters: dict[str, Any]) -> 
 def discard_store(path: str | os.PathLike[str]) -> None:
     """Remove the index in a folder, if there is one: its manifest first, then its other files. The folder stays."""
     directory = LocalDirectory(Path(path))
-    if directory.version(MANIFEST) is None:
+    is_whole = directory.version(MANIFEST) is not None
+    if not is_whole and not (directory.path.is_dir() and any(map(is_ours, directory.names()))):
         return
     lock = directory.lock()
     try:
-        directory.remove(MANIFEST)
-        directory.sync()
+        if is_whole:
+            directory.remove(MANIFEST)
+            directory.sync()
         for name in filter(is_ours, directory.names()):
             directory.remove(name)
     finally:
