@@ -217,7 +217,7 @@ def test_a_folder_that_somebody_else_has_locked_is_not_waited_for_long(path, mon
         assert lock.lock_folder(path.parent) is None
         VQIndex.load(path).save(path)
     finally:
-        os.close(held)
+        held.close()
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])

@@ -99,8 +99,13 @@ class LocalDirectory:
     def __init__(self, folder: Path) -> None:
         self.folder = folder  # as given, for messages
         self.path = Path(os.path.abspath(folder))  # for everything else
-        self._descriptor: int | None = None  # of the locked folder, where the system has calls relative to one
+        self._opened: OpenFolder | None = None  # the locked folder, where the system has calls relative to one
         self._identity: tuple[int, int] | None = None  # of the locked folder
+
+    @property
+    def _descriptor(self) -> int | None:
+        """The descriptor of the locked folder; -1, which every call refuses, after the lock was released."""
+        return None if self._opened is None else self._opened.descriptor
 
     def make_folder(self) -> None:
         """Create the folder if it is missing; its parent must exist."""
@@ -161,12 +166,13 @@ class LocalDirectory:
         It locks the folder itself, which writes nothing. A lock that somebody else holds for longer than a save does is
         not waited for, and file systems without locks go without.
         """
-        descriptor = lock_folder(self.path)
+        opened = None
         try:
+            opened = lock_folder(self.path)
             yield
         finally:
-            if descriptor is not None:
-                os.close(descriptor)
+            if opened is not None:
+                opened.close()
 
     def read(self, name: str, start: int, size: int) -> bytes:
         """Return at most `size` bytes from offset `start`."""
@@ -239,7 +245,7 @@ class LocalDirectory:
             except BaseException:
                 opened.close()
                 raise
-            self._descriptor = opened.descriptor
+            self._opened = opened
         self._identity = (found.st_dev, found.st_ino)
         return lock
 
