@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import vqindex
-from vqindex import StoreError, VQIndex
+from vqindex import StoreError, VQIndex, file_format
 from vqindex.directory import leftovers, lock
 from vqindex.directory.local import LocalDirectory
 from vqindex.file_format import writer
@@ -193,6 +193,30 @@ def test_of_two_savers_at_the_same_moment_only_one_wins(path, monkeypatch):
     second.join()
     assert sorted(results) == ["refused", "saved"]
     assert len(VQIndex.load(path)) == 13
+
+
+def test_threads_that_save_one_index_are_no_other_writers_and_the_last_save_has_the_last_word(path, monkeypatch):
+    index, write, second, errors = VQIndex.load(path), file_format.write, [], []
+
+    def save():
+        try:
+            index.save(path)
+        except StoreError as error:
+            errors.append(error)
+
+    def write_after_the_second(*args, **options):
+        if not second:
+            index.add(X[20:30])
+            second.append(threading.Thread(target=save))
+            second[0].start()
+            second[0].join(0.5)  # the second one could overtake now, if nothing kept it from that
+        return write(*args, **options)
+
+    monkeypatch.setattr(file_format, "write", write_after_the_second)
+    save()
+    second[0].join()
+    assert errors == []
+    assert len(VQIndex.load(path)) == 20
 
 
 @posix_only

@@ -80,8 +80,7 @@ class IdMap:
     def _replace(self, **fields: Any) -> IdMap:
         """Return a copy with some fields replaced, without their underscores."""
         other = IdMap.__new__(IdMap)
-        vars(other).update(vars(self))
-        vars(other).update({f"_{name}": value for name, value in fields.items()})
+        vars(other).update(vars(self), **{f"_{name}": value for name, value in fields.items()})
         return other
 
     def __len__(self) -> int:
