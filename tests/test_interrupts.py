@@ -130,7 +130,7 @@ OTHERS = {kind: other(kind) for kind in KINDS}
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("change", CHANGES)
 def test_an_interrupt_at_any_line_of_a_change_leaves_the_index_before_or_after_it(change, kind, removed, monkeypatch):
-    monkeypatch.setattr("vqindex.rows.contents._FEW_ROWS", 4)
+    monkeypatch.setattr("vqindex.rows.contents.FEW_ROWS", 4)
     template = made(kind, removed)
     wanted = [deepcopy(template), deepcopy(template)]
     moments = moments_of(lambda: CHANGES[change](wanted[1], kind))
