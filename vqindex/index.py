@@ -294,11 +294,12 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         return self.ntotal
 
     def __contains__(self, id: object) -> bool:
+        ids = self._ids  # of one moment, also while another thread changes the index
         if isinstance(id, str):
-            return self._ids.string_ids is not None and bool(self._ids.find(self._ids.parse_ids([id]))[0] >= 0)
-        if not isinstance(id, int | np.integer) or isinstance(id, bool) or self._ids.string_ids is not None:
+            return ids.string_ids is not None and bool(ids.find(ids.parse_ids([id]))[0] >= 0)
+        if not isinstance(id, int | np.integer) or isinstance(id, bool) or ids.string_ids is not None:
             return False
-        return bool(0 <= id < 2**63) and bool(self._ids.find(IdBatch(np.array([id], np.int64)))[0] >= 0)
+        return bool(0 <= id < 2**63) and bool(ids.find(IdBatch(np.array([id], np.int64)))[0] >= 0)
 
     def __repr__(self) -> str:
         s = self._spec
