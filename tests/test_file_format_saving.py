@@ -219,6 +219,20 @@ def test_threads_that_save_one_index_are_no_other_writers_and_the_last_save_has_
     assert len(VQIndex.load(path)) == 20
 
 
+def test_a_save_writes_the_notes_of_its_beginning(path, monkeypatch):
+    index, write = VQIndex.load(path), file_format.write
+    index.meta["before"] = 1
+
+    def write_later(*args, **options):
+        index.meta["meanwhile"] = 2
+        return write(*args, **options)
+
+    monkeypatch.setattr(file_format, "write", write_later)
+    index.save(path)
+    assert VQIndex.load(path).meta == {"before": 1}
+    assert index.meta == {"before": 1, "meanwhile": 2}
+
+
 @posix_only
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF])
 def test_saves_work_where_folders_cannot_be_locked(path, monkeypatch, number):

@@ -743,7 +743,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
 
         encoder, contents, *_ = self._state
         contents = contents.compacted()
-        return FileContents(encoder.centering, contents.segments(), self._meta, contents.ids.next_id)
+        return FileContents(encoder.centering, contents.segments(), dict(self._meta), contents.ids.next_id)
 
     @classmethod
     def load(

@@ -177,8 +177,7 @@ class LocalDirectory:
     def read(self, name: str, start: int, size: int) -> bytes:
         """Return at most `size` bytes from offset `start`."""
         path = self._regular(name)
-        descriptor = open_for_reading(path, self.describe(name), follow_links=False)
-        with os.fdopen(descriptor, "rb", buffering=0) as file, naming(self.describe(name)):
+        with open_for_reading(path, self.describe(name), follow_links=False) as file, naming(self.describe(name)):
             file.seek(start)
             parts = []
             while size > 0 and (part := file.read(size)):
