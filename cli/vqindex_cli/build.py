@@ -85,6 +85,19 @@ def _read_center(center: str) -> NDArray[Any]:
     return read_array(path, "numbers")
 
 
+def _summary(index: vqindex.VQIndex, output: Path, save_seconds: float) -> dict[str, Any]:
+    """Return what a build made and how long it took."""
+    stats = index.stats()
+    shown = ("ntotal", "dim", "bits", "metric", "codec", "sketch", "center", "bytes_per_vector", "vector_bytes")
+    return {
+        "index": str(output),
+        **{key: stats[key] for key in shown},
+        "file_bytes": stats["file_bytes"] if "file_bytes" in stats else output.stat().st_size,
+        **{key: value for key, value in index.meta.items() if key not in (BEGUN, DIGEST)},
+        "save_seconds": save_seconds,
+    }
+
+
 @click.command()
 @click.argument("data", type=InputPath())
 @click.option("-o", "--output", type=OutputPath(), required=True, help="Index file to write (.vqi).")
@@ -170,27 +183,7 @@ def build(
             start = time.perf_counter()
             index.save(output)
             seconds = time.perf_counter() - start
-    stats = index.stats()
-    summary = {
-        "index": str(output),
-        **{
-            key: stats[key]
-            for key in (
-                "ntotal",
-                "dim",
-                "bits",
-                "metric",
-                "codec",
-                "sketch",
-                "center",
-                "bytes_per_vector",
-                "vector_bytes",
-            )
-        },
-        "file_bytes": stats["file_bytes"] if store else output.stat().st_size,
-        **{key: value for key, value in index.meta.items() if key not in (BEGUN, DIGEST)},
-        "save_seconds": seconds,
-    }
+    summary = _summary(index, output, seconds)
     if as_json:
         show_json(summary)
     else:
