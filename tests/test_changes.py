@@ -282,3 +282,98 @@ def test_search_keeps_to_the_vectors_of_its_beginning_while_some_are_removed():
     assert found[0] == 5
     assert 60 not in found
     assert index.search(x[5], 80).ids.tolist().count(5) == 0
+
+
+# ---- memory, and changes in the middle of a change
+
+
+@pytest.mark.parametrize("kind", ["integers", "strings"])
+@pytest.mark.parametrize("keep", [None, "f16"])
+def test_replacing_the_same_vectors_for_ever_takes_the_memory_of_twice_as_many(kind, keep):
+    x = vectors(300)
+    ids = np.arange(300) if kind == "integers" else [str(i) for i in range(300)]
+    index = built(x, ids=ids, keep_vectors=keep)
+    once = index.stats()["memory_bytes"]
+    for _ in range(30):
+        index.upsert(ids, x)
+        assert index.stats()["removed"] <= len(index)
+    assert index.stats()["memory_bytes"] < 4 * once
+    same(index, built(x, ids=ids, keep_vectors=keep))
+
+
+def test_removed_vectors_are_dropped_once_they_outnumber_the_others_and_are_64():
+    index = built(vectors(100))
+    index.remove(range(50))
+    assert index.stats()["removed"] == 50
+    index.remove(range(50, 60))
+    assert index.stats()["removed"] == 60, "few"
+    index.remove(range(60, 70))
+    assert index.stats()["removed"] == 0
+    want = built(vectors(100)[70:], ids=np.arange(70, 100))
+    same(index, want)
+    index.add(vectors(1))
+    assert index.ids[-1] == 100
+
+
+def test_rows_of_a_mapped_file_stay_where_they_are(tmp_path):
+    built(vectors(200), ids=np.arange(200), keep_vectors="f32").save(tmp_path / "a.vqi")
+    index = VQIndex.load(tmp_path / "a.vqi", mmap=True)
+    index.remove(range(150))
+    index.upsert(np.arange(300, 390), vectors(90))
+    assert index.stats()["removed"] == 150, "they take no memory"
+    for _ in range(3):
+        index.upsert(np.arange(300, 390), vectors(90, seed=3))
+    assert index.stats()["removed"] <= 150 + 90
+    want = built(vectors(200)[150:], ids=np.arange(150, 200), keep_vectors="f32")
+    want.add(vectors(90, seed=3), ids=np.arange(300, 390))
+    same(index, want)
+    np.testing.assert_array_equal(index.search(Q, 9, rerank=True).ids, want.search(Q, 9, rerank=True).ids)
+    assert index.compact() > 0
+    same(index, want)
+
+
+def test_changes_counts_what_changed_something():
+    index = built(vectors(10))
+    seen = [index.changes]
+    for change in (
+        lambda: index.remove([70]),
+        lambda: index.add(vectors(0)),
+        lambda: index.search(Q, 3),
+        lambda: index.compact(),
+        lambda: index.to("reference"),
+    ):
+        change()
+        assert index.changes == seen[-1]
+    for change in (
+        lambda: index.remove([7]),
+        lambda: index.compact(),
+        lambda: index.add(vectors(1)),
+        lambda: index.upsert([2], vectors(1)),
+        lambda: index.merge(built(vectors(3))),
+    ):
+        change()
+        assert index.changes == seen[-1] + 1
+        seen.append(index.changes)
+
+
+@pytest.mark.parametrize("outer", ["add", "upsert", "remove"])
+def test_change_in_the_middle_of_a_change_is_kept_and_the_outer_one_refused(outer):
+    index = built(vectors(20), ids=np.arange(20))
+
+    class Adding:
+        """Ids that add vectors when they are read."""
+
+        def __array__(self, dtype=None, copy=None):
+            index.add(vectors(5, seed=4), ids=np.arange(100, 105))
+            return np.array([30, 31], dtype)
+
+    change = {
+        "add": lambda: index.add(vectors(2), Adding()),
+        "upsert": lambda: index.upsert(Adding(), vectors(2)),
+        "remove": lambda: index.remove(Adding()),
+    }[outer]
+    with pytest.raises(InvalidInputError, match="in the middle of another change"):
+        change()
+    want = built(vectors(20), ids=np.arange(20))
+    want.add(vectors(5, seed=4), ids=np.arange(100, 105))
+    same(index, want)

@@ -3,12 +3,16 @@
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+pytest.importorskip("resource", reason="the soak sets limits of POSIX")
+
 from soak.journal import Journal
 from soak.model import Loss, Setup, State, check_index
 from soak.writer import BROKEN
@@ -51,7 +55,11 @@ def test_a_short_soak_loses_nothing_and_says_what_it_did(tmp_path, kind):
     ("broken", "kind", "message"),
     [
         ("acknowledges-first", "store", "was found, which is a former one"),
-        ("writes-in-place", "file", "FileFormatError"),
+        (
+            "writes-in-place",
+            "file",
+            f"FileFormatError|ended with -{int(getattr(signal, 'SIGBUS', 7))}",
+        ),  # of a file cut under its map
         ("forgets-a-change", "file", "1 missing ids"),
         ("mixes-versions", "store", "answers otherwise than a new index"),
     ],
@@ -60,7 +68,7 @@ def test_a_soak_notices_what_a_broken_writer_loses(tmp_path, broken, kind, messa
     code, report = soak(tmp_path / "soak", "--only", kind, "--broken", broken, seconds=60)
     assert code == 1, report
     assert re.search(r"^LOST with --seed 1; everything is kept in ", report, re.MULTILINE)
-    assert message in report
+    assert re.search(message, report), report
     assert (tmp_path / "soak" / "round-0" / "journal").exists()
 
 

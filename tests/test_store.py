@@ -567,3 +567,45 @@ def test_an_opened_store_moves_merges_and_answers_like_its_index(tmp_path):
         index.merge(index)
         assert len(plain) == len(index) == 100
         np.testing.assert_array_equal(index.search(x, 5).ids, plain.search(x, 5).ids)
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+@pytest.mark.parametrize("commits", [True, False])
+def test_replacing_the_same_vectors_for_ever_takes_the_memory_of_a_few_times_as_many(tmp_path, mmap, commits):
+    x = np.random.default_rng(0).standard_normal((300, 16)).astype(np.float32)
+    names = [str(i) for i in range(300)]
+    with vqindex.open(tmp_path / "s", "a", dim=16, keep_vectors="f16", mmap=mmap) as store:
+        store.upsert(names, x)
+        once = store.stats()["memory_bytes"]
+        for turn in range(40):
+            store.upsert(names, x[::-1] if turn % 2 else x)
+            if commits:
+                store.commit()
+            assert store.stats()["removed"] <= 3 * len(store)
+        assert store.stats()["memory_bytes"] < 6 * once
+        assert store.search(x[5], 1).ids.tolist() == ["294"]
+    with vqindex.open(tmp_path / "s", verify=True) as reader:
+        assert len(reader) == 300
+        assert reader.search(x[5], 1).ids.tolist() == ["294"]
+
+
+def test_another_threads_vectors_survive_a_commit_that_maps_again(tmp_path, monkeypatch):
+    """They are added between the commit and the mapping of its files."""
+    monkeypatch.setattr("vqindex.store.durable.REMAP_ROWS", 1)
+    x = np.random.default_rng(0).standard_normal((50, 16)).astype(np.float32)
+    with vqindex.open(tmp_path / "s", "a", dim=16) as store:
+        store.add(x[:20])
+        real = durable.read_snapshot
+
+        def read_snapshot(*args):
+            store.add(x[20:30])
+            return real(*args)
+
+        monkeypatch.setattr(durable, "read_snapshot", read_snapshot)
+        store.commit()
+        monkeypatch.setattr(durable, "read_snapshot", real)
+        assert len(store) == 30
+        store.commit()
+        assert store.search(x[25], 1).ids.tolist() == [25]
+    with vqindex.open(tmp_path / "s", verify=True) as reader:
+        assert reader.ids.tolist() == list(range(30))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .arguments import as_path
 from .arrays import VectorSource
 from .backends.protocol import Backend
-from .backends.registry import make_backend, warn_of_numpy_steps
+from .backends.registry import Device, make_backend, warn_of_numpy_steps
 from .center import Centering
 from .changes import ChangeLock
 from .codes.codec import Codec
@@ -24,10 +24,10 @@ from .residuals import OffsetWatch
 from .result import RangeResult, SearchResult
 from .rows.contents import Contents
 from .rows.ids import IdBatch, IdMap
-from .rows.originals import Originals, as_kind
+from .rows.originals import Kind, Originals, as_kind
 from .rows.row_store import RowStore
 from .search.searcher import Searcher
-from .spec import IndexSpec
+from .spec import CodecName, IndexSpec, Metric, RotationName, SketchName
 
 if TYPE_CHECKING:
     from .file_format import FileContents, Identity
@@ -119,15 +119,15 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         self,
         dim: int,
         bits: int = 4,
-        metric: str = "ip",
+        metric: Metric = "ip",
         *,
-        codec: str = "turboquant-prod",
-        sketch: str | None = None,
-        rotation: str = "hadamard",
+        codec: CodecName = "turboquant-prod",
+        sketch: SketchName | None = None,
+        rotation: RotationName = "hadamard",
         seed: int = 0,
-        keep_vectors: str | None = None,
+        keep_vectors: Kind | None = None,
         center: Any = None,
-        device: str = "auto",
+        device: Device = "auto",
     ) -> None:
         spec, kind = IndexSpec(dim, bits, metric, codec, sketch, rotation, seed), as_kind(keep_vectors)
         self._start(Centering.of(spec, center), device, None if kind is None else Originals(spec.dim, kind))
@@ -233,7 +233,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         """Notes in JSON types that are saved with the index (the CLI stores build times in them)."""
         return self._meta
 
-    def to(self, device: str) -> VQIndex:
+    def to(self, device: Device) -> VQIndex:
         """Search and encode on another device from now on; codes and results are the same on all devices.
 
         Parameters
@@ -747,7 +747,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], *, mmap: bool = False, verify: bool | None = None, device: str = "auto"
+        cls, path: str | os.PathLike[str], *, mmap: bool = False, verify: bool | None = None, device: Device = "auto"
     ) -> VQIndex:
         """Open a ``.vqi`` file.
 

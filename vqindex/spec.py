@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import operator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from .codes.trellis import MAX_BITS as TRELLIS_BITS
 from .codes.trellis import Trellis
 from .errors import InvalidInputError
 
-__all__ = ["CODECS", "MAX_DIM", "METRICS", "ROTATIONS", "SKETCHES", "IndexSpec"]
+__all__ = [
+    "CODECS",
+    "MAX_DIM",
+    "METRICS",
+    "ROTATIONS",
+    "SKETCHES",
+    "CodecName",
+    "IndexSpec",
+    "Metric",
+    "RotationName",
+    "SketchName",
+]
 
-METRICS = ("ip", "cosine", "l2")
-CODECS = ("turboquant-prod", "turboquant-mse", "qjl", "trellis")
-SKETCHES = ("shared", "orthogonal", "gaussian")
-ROTATIONS = ("hadamard", "haar")
+# The names that users pass, for type checkers; `IndexSpec` checks them at run time.
+Metric = Literal["ip", "cosine", "l2"]
+CodecName = Literal["turboquant-prod", "turboquant-mse", "qjl", "trellis"]
+SketchName = Literal["shared", "orthogonal", "gaussian"]
+RotationName = Literal["hadamard", "haar"]
+METRICS: tuple[str, ...] = get_args(Metric)
+CODECS: tuple[str, ...] = get_args(CodecName)
+SKETCHES: tuple[str, ...] = get_args(SketchName)
+ROTATIONS: tuple[str, ...] = get_args(RotationName)
 MAX_DIM = 16384
 MAX_BITS = 8
 

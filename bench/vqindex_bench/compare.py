@@ -19,7 +19,7 @@ __all__ = ["OURS", "Built", "build_faiss_pq", "build_ours", "has_faiss", "unit"]
 F32 = NDArray[np.float32]
 
 # Label and the spec's fields beyond dim, bits and metric.
-OURS: dict[str, dict[str, str]] = {
+OURS: dict[str, dict[str, Any]] = {
     "vqindex default": {},
     "vqindex trellis": {"codec": "trellis"},
     "prod as in the paper": {"sketch": "gaussian"},
@@ -56,7 +56,7 @@ def has_faiss() -> bool:
 def build_ours(label: str, train: F32, bits: int, metric: str, *, seed: int = 0, save_to: Path | None = None) -> Built:
     """Build one of `OURS`; with `save_to`, save it and return the index loaded from the file."""
     start = time.perf_counter()
-    index = vqindex.VQIndex(train.shape[1], bits, metric, seed=seed, **OURS[label])
+    index = vqindex.VQIndex(train.shape[1], bits, seed=seed, **{"metric": metric, **OURS[label]})
     index.add(train)
     seconds = time.perf_counter() - start
     if save_to is not None:

@@ -111,7 +111,7 @@ def ours(codec: str, **options: Any) -> Callable[[F32, int, Settings], Built]:
 
     def build(rows: F32, bits: int, settings: Settings) -> Built:
         try:
-            index = vqindex.VQIndex(rows.shape[1], bits, settings.metric, codec=codec, **options)
+            index = vqindex.VQIndex(rows.shape[1], bits, **{"metric": settings.metric, "codec": codec, **options})
         except vqindex.InvalidInputError as error:
             raise UnavailableError(str(error)) from None
         start = time.perf_counter()

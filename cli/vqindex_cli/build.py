@@ -12,6 +12,7 @@ import click
 from numpy.typing import NDArray
 
 import vqindex
+from vqindex.backends.registry import Device
 from vqindex.rows.originals import KINDS
 from vqindex.spec import CODECS, METRICS, ROTATIONS, SKETCHES
 from vqindex_datasets import VectorSource, open_vectors
@@ -132,7 +133,7 @@ def build(
     keep_vectors: str | None,
     center: str | None,
     dataset: str | None,
-    device: str,
+    device: Device,
     force: bool,
     store: bool,
     commit_every: int | None,

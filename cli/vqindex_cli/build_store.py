@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import vqindex
+from vqindex.backends.registry import Device
 from vqindex.store import discard_store
 from vqindex.store.manifest import Manifest, read_manifest
 from vqindex_datasets import VectorSource
@@ -69,7 +70,7 @@ def build_store(
     data: Path,
     parameters: dict[str, Any],
     ids: NDArray[Any] | None,
-    device: str,
+    device: Device,
     every: int | None,
     force: bool,
     meta: dict[str, Any],

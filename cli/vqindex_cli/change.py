@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from vqindex.backends.registry import Device
 from vqindex_datasets import open_vectors
 
 from .arrays import ids_file, read_ids
@@ -44,7 +45,7 @@ def add(
     ids_column: str | None,
     upsert: bool,
     dataset: str | None,
-    device: str,
+    device: Device,
     as_json: bool,
 ) -> None:
     """Add the vectors of DATA to INDEX.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import vqindex
 from vqindex.arguments import DEFAULT_OVERSAMPLE
+from vqindex.backends.registry import Device
 from vqindex_bench.measure import time_search
 from vqindex_datasets import VectorSource, exact_knn, is_annbench, load_annbench, open_vectors
 from vqindex_datasets.recall import recall_1_at_k, recall_at_k
@@ -107,7 +108,7 @@ def evaluate(
     oversample: float | None,
     threads: int | None,
     confidence: float,
-    device: str,
+    device: Device,
     as_json: bool,
 ) -> None:
     """Measure recall, speed and size of INDEX, built from DATA.

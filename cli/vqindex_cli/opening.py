@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 import vqindex
+from vqindex.backends.registry import Device
 from vqindex.store.manifest import MANIFEST, is_ours
 from vqindex_datasets import DatasetError
 from vqindex_datasets.files import check_content, check_file
@@ -34,7 +35,7 @@ def check_index(path: Path) -> None:
         raise click.ClickException(str(error)) from None
 
 
-def open_index(path: Path, *, mmap: bool = False, device: str = "auto") -> vqindex.VQIndex:
+def open_index(path: Path, *, mmap: bool = False, device: Device = "auto") -> vqindex.VQIndex:
     """Open an index for reading."""
     check_index(path)
     if path.is_dir():
@@ -43,7 +44,7 @@ def open_index(path: Path, *, mmap: bool = False, device: str = "auto") -> vqind
 
 
 @contextmanager
-def changing(path: Path, *, device: str = "auto") -> Iterator[vqindex.VQIndex]:
+def changing(path: Path, *, device: Device = "auto") -> Iterator[vqindex.VQIndex]:
     """Give an index, and write its changes to disk at the end, unless an exception is raised.
 
     A file is replaced as a whole if the index changed; a store gets a commit.

@@ -11,6 +11,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from vqindex.backends.registry import Device
 from vqindex_datasets import is_annbench, open_vectors
 
 from .opening import open_index
@@ -57,7 +58,7 @@ def search(
     oversample: float | None,
     threads: int | None,
     confidence: float,
-    device: str,
+    device: Device,
     as_json: bool,
 ) -> None:
     """Search INDEX for the vectors of QUERIES.

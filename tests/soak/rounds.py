@@ -51,7 +51,7 @@ class Round:
     on_small_disk : bool
         Whether the subject's disk may be filled.
     broken : function or None
-        A wrong `Writer.put`.
+        A wrong `Writer.put`. Nothing else disturbs such a round.
     """
 
     folder: Path
@@ -199,7 +199,8 @@ def run_round(round, seed, seconds):
         while time.monotonic() < until:
             time.sleep(random.uniform(0.01, 0.4))
             processes.check()
-            count(f"killed {processes.kill_one(random)}s")
+            if round.broken is None:
+                count(f"killed {processes.kill_one(random)}s")
         round.board.stop()
         processes.end()
         finish(round, random)

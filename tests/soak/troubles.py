@@ -11,7 +11,10 @@ import sys
 import time
 from contextlib import contextmanager
 
-__all__ = ["Interrupts", "decoy", "few_descriptors", "file_size_limit", "full_disk", "moved_away", "repair", "restored"]
+__all__ = [
+    "Interrupts", "decoy", "few_descriptors", "file_size_limit", "full_disk", "in_namespace", "locked_files",
+    "mount_disk", "moved_away", "repair", "restored", "unmount_disk",
+]  # fmt: skip
 
 
 class Interrupts:
@@ -126,6 +129,17 @@ def full_disk(folder, left):
         ballast.unlink(missing_ok=True)
 
 
+def locked_files():
+    """Return the paths of all files on which a descriptor of this process has a lock."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        if os.path.lexists(f"/proc/self/fd/{number}"):  # the descriptor of the listing itself is closed by now
+            path = os.readlink(f"/proc/self/fd/{number}")
+            with open(f"/proc/self/fdinfo/{number}") as file:
+                found += [path for line in file if line.startswith("lock:")]
+    return found
+
+
 # ---- a small disk, which only the processes of the soak see
 
 
@@ -150,12 +164,6 @@ def mount_disk(folder, size):
 def unmount_disk(folder):
     """Undo `mount_disk`."""
     _succeeds("umount", str(folder))
-
-
-def open_files():
-    """Return the paths of all files that this process has open, one for each descriptor."""
-    descriptors = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
-    return [os.readlink(path) for path in descriptors if os.path.lexists(path)]  # the listing itself is closed by now
 
 
 # ---- folders

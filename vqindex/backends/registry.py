@@ -6,14 +6,18 @@ import os
 import warnings
 from collections.abc import Callable
 from functools import cache
+from typing import Literal
 
 from ..codes.codec import Codec
 from ..errors import BackendError, SlowCodecWarning, outside_of_package
 from ..spec import IndexSpec
 from .protocol import Backend
 
-__all__ = ["available", "make_backend", "resolve", "warn_of_numpy_steps"]
+__all__ = ["Device", "available", "make_backend", "resolve", "warn_of_numpy_steps"]
 
+
+# The names that users pass, for type checkers; `resolve` checks them at run time.
+Device = Literal["auto", "cpu", "cuda", "native", "reference"]
 
 # Factories import their backends when called: importing vqindex stays quick, and only a GPU needs CuPy.
 

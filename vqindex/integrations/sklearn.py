@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import InvalidInputError
 from ..index import VQIndex
+from ..spec import CodecName, Metric
 from ._extras import missing
 
 try:
@@ -30,7 +31,7 @@ __all__ = ["VQKNeighborsTransformer", "VQNearestNeighbors"]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-_METRIC = {"euclidean": "l2", "l2": "l2", "sqeuclidean": "l2", "cosine": "cosine"}
+_METRIC: dict[str, Metric] = {"euclidean": "l2", "l2": "l2", "sqeuclidean": "l2", "cosine": "cosine"}
 _MODES = ("distance", "connectivity")
 
 
@@ -101,7 +102,7 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
         *,
         metric: str = "euclidean",
         bits: int = 4,
-        codec: str = "turboquant-prod",
+        codec: CodecName = "turboquant-prod",
         oversample: float | None = 2.0,
         random_state: int = 0,
         n_jobs: int | None = None,
@@ -275,7 +276,7 @@ class VQKNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         n_neighbors: int = 5,
         metric: str = "euclidean",
         bits: int = 4,
-        codec: str = "turboquant-prod",
+        codec: CodecName = "turboquant-prod",
         oversample: float | None = 2.0,
         random_state: int = 0,
         n_jobs: int | None = None,

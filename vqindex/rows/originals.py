@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidInputError
 
-__all__ = ["KINDS", "Originals", "Rounded", "as_kind"]
+__all__ = ["KINDS", "Kind", "Originals", "Rounded", "as_kind"]
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
+Kind = Literal["f32", "f16", "int8"]  # for type checkers
 # Values of keep_vectors=, and the type of a coordinate for each.
 KINDS = {"f32": "<f4", "f16": "<f2", "int8": "|i1"}
 _PART_BYTES = 2**28  # arrays of at least this size are no longer merged with others

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ..backends.registry import Device
 from ..center import Centering
 from ..changes import ChangeLock
 from ..directory.local import LocalDirectory
@@ -142,7 +143,7 @@ class DurableIndex(_Promised):
             raise StoreError(f"{self._folder} is open for writing; expected mode 'r', whose pickles hold the path")
         return _reopen, (str(self._path), self._index._backend.name, self._mmap)
 
-    def to(self, device: str) -> DurableIndex:
+    def to(self, device: Device) -> DurableIndex:
         """Search and encode on another device from now on, as `VQIndex.to`."""
         self._index.to(device)
         return self

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ..arguments import as_path
+from ..backends.registry import Device
 from ..center import Centering
 from ..directory.local import LocalDirectory
 from ..directory.lock import LOCK
 from ..errors import FileFormatError, InvalidInputError
-from ..rows.originals import as_kind
-from ..spec import IndexSpec
+from ..rows.originals import Kind, as_kind
+from ..spec import CodecName, IndexSpec, Metric, RotationName, SketchName
 from .durable import DurableIndex
 from .manifest import MANIFEST, Manifest, is_ours, load_manifest, prepare_manifest, publish_manifest
 
@@ -26,14 +27,14 @@ def open_store(
     *,
     dim: int | None = None,
     bits: int | None = None,
-    metric: str | None = None,
-    codec: str | None = None,
-    sketch: str | None = None,
-    rotation: str | None = None,
+    metric: Metric | None = None,
+    codec: CodecName | None = None,
+    sketch: SketchName | None = None,
+    rotation: RotationName | None = None,
     seed: int | None = None,
-    keep_vectors: str | None = None,
+    keep_vectors: Kind | None = None,
     center: Any = None,
-    device: str = "auto",
+    device: Device = "auto",
     mmap: bool = True,
     verify: bool | None = None,
 ) -> DurableIndex:
