@@ -427,6 +427,19 @@ def test_an_offset_is_warned_of_once_however_few_vectors_come_at_a_time(size, tm
         centered.add(x[start : start + size])
 
 
+@pytest.mark.parametrize("size", [40, 256])
+def test_an_offset_warning_that_is_an_error_refuses_every_call_until_it_is_heeded(size):
+    x = with_offset(5)[0]
+    index = VQIndex(32, metric="l2")
+    if size < 64:
+        index.add(x[:size])
+    count = len(index)
+    for _ in range(2):
+        with pytest.raises(OffsetWarning):  # the tests turn warnings into errors
+            index.add(x[size : 2 * size])
+    assert len(index) == count
+
+
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 @pytest.mark.parametrize("ratio", [1e3, 1e4, 1e5])
 def test_the_worst_offsets_are_warned_of(metric, ratio):

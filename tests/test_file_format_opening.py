@@ -343,7 +343,7 @@ def test_errors_of_the_system_stay_what_they_are_and_name_the_path(tmp_path, mon
 def test_a_read_that_fails_keeps_the_systems_error(tmp_path, monkeypatch):
     path = tmp_path / "a.vqi"
     make(1).save(path)
-    real = source.os.fdopen
+    real = source.open_for_reading
 
     class Failing:
         def __init__(self, file):
@@ -358,7 +358,7 @@ def test_a_read_that_fails_keeps_the_systems_error(tmp_path, monkeypatch):
                 raise OSError(errno.EIO, "Input/output error")
             return self.file.readinto(buffer)
 
-    monkeypatch.setattr(source.os, "fdopen", lambda *args, **kwargs: Failing(real(*args, **kwargs)))
+    monkeypatch.setattr(source, "open_for_reading", lambda *args, **kwargs: Failing(real(*args, **kwargs)))
     for mmap in (False, True):
         with pytest.raises(OSError, match=r"a\.vqi'$") as caught:
             VQIndex.load(path, mmap=mmap)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import vqindex
-from vqindex import InvalidInputError, StoreError, VQIndex
+from vqindex import InvalidInputError, StoreError, VQIndex, file_format
 from vqindex.directory import leftovers, lock
 from vqindex.directory.local import LocalDirectory
 from vqindex.file_format import writer
@@ -211,6 +211,44 @@ def test_of_two_savers_at_the_same_moment_only_one_wins(path, monkeypatch):
     assert len(VQIndex.load(path)) == 13
 
 
+def test_threads_that_save_one_index_are_no_other_writers_and_the_last_save_has_the_last_word(path, monkeypatch):
+    index, write, second, errors = VQIndex.load(path), file_format.write, [], []
+
+    def save():
+        try:
+            index.save(path)
+        except StoreError as error:
+            errors.append(error)
+
+    def write_after_the_second(*args, **options):
+        if not second:
+            index.add(X[20:30])
+            second.append(threading.Thread(target=save))
+            second[0].start()
+            second[0].join(0.5)  # the second one could overtake now, if nothing kept it from that
+        return write(*args, **options)
+
+    monkeypatch.setattr(file_format, "write", write_after_the_second)
+    save()
+    second[0].join()
+    assert errors == []
+    assert len(VQIndex.load(path)) == 20
+
+
+def test_a_save_writes_the_notes_of_its_beginning(path, monkeypatch):
+    index, write = VQIndex.load(path), file_format.write
+    index.meta["before"] = 1
+
+    def write_later(*args, **options):
+        index.meta["meanwhile"] = 2
+        return write(*args, **options)
+
+    monkeypatch.setattr(file_format, "write", write_later)
+    index.save(path)
+    assert VQIndex.load(path).meta == {"before": 1}
+    assert index.meta == {"before": 1, "meanwhile": 2}
+
+
 @posix_only
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF])
 def test_saves_work_where_folders_cannot_be_locked(path, monkeypatch, number):
@@ -233,7 +271,7 @@ def test_a_folder_that_somebody_else_has_locked_is_not_waited_for_long(path, mon
         assert lock.lock_folder(path.parent) is None
         VQIndex.load(path).save(path)
     finally:
-        os.close(held)
+        held.close()
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])

@@ -5,8 +5,11 @@ executes, the first and the last time. A signal that Python handles between two 
 long, so only every fourth line of it is interrupted; the environment variable VQINDEX_TEST_EVERY=1 takes all.
 """
 
+import gc
+import inspect
 import os
 import shutil
+import sys
 from contextlib import suppress
 from copy import deepcopy
 
@@ -16,7 +19,9 @@ from tracing import moments_of, traced
 
 import vqindex
 from vqindex import VQIndex
+from vqindex.directory import lock
 from vqindex.directory.local import LocalDirectory
+from vqindex.directory.lock import OpenFolder, lock_folder
 
 # An interrupt between opening a file and storing it leaves the closing to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -94,7 +99,7 @@ OTHERS = {kind: other(kind) for kind in KINDS}
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("change", CHANGES)
 def test_an_interrupt_at_any_line_of_a_change_leaves_the_index_before_or_after_it(change, kind, removed, monkeypatch):
-    monkeypatch.setattr("vqindex.rows.contents._FEW_ROWS", 4)
+    monkeypatch.setattr("vqindex.rows.contents.FEW_ROWS", 4)
     template = made(kind, removed)
     wanted = [deepcopy(template), deepcopy(template)]
     moments = moments_of(lambda: CHANGES[change](wanted[1], kind))
@@ -201,8 +206,8 @@ def test_an_interrupt_at_any_line_of_taking_and_releasing_the_lock_leaves_it_fre
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
     def lock_and_release():
-        lock = LocalDirectory(tmp_path).lock()
-        lock.release()
+        held = LocalDirectory(tmp_path).lock()
+        held.release()
 
     moments = moments_of(lock_and_release)
     assert len(moments) > 30
@@ -210,6 +215,50 @@ def test_an_interrupt_at_any_line_of_taking_and_releasing_the_lock_leaves_it_fre
         with suppress(AssertionError, pytest.fail.Exception):  # a finalizer swallows the interrupt
             interrupt(moment, lock_and_release)
         lock_and_release()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders can't be locked there")
+def test_an_interrupt_at_any_line_of_an_exclusive_moment_leaves_the_folder_free(tmp_path, monkeypatch):
+    monkeypatch.setattr("vqindex.directory.lock._PATIENCE", 0)
+    closing, lines = set(), []
+    for method in (OpenFolder.close, OpenFolder.__del__):
+        source, first = inspect.getsourcelines(method)
+        closing |= {(inspect.getsourcefile(method), first + number) for number in range(len(source))}
+
+    def exclusive():
+        with LocalDirectory(tmp_path).exclusive():
+            pass
+
+    traced(exclusive, lines.append)
+    # CPython handles signals when a function begins and between calls, so not between the lines of `close`; and it
+    # swallows what a finalizer raises.
+    moments = [number for number, location in enumerate(lines) if location not in closing]
+    assert len(moments) > 15
+    for moment in moments:
+        interrupt(moment, exclusive)
+        gc.collect()
+        held = lock_folder(tmp_path)
+        assert held is not None, lines[moment]
+        held.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders can't be locked there")
+def test_an_interrupt_while_a_folder_is_locked_frees_it_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("vqindex.directory.lock._PATIENCE", 0)
+    take = lock._lock_exclusively
+
+    def take_and_interrupt(descriptor):
+        take(descriptor)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lock, "_lock_exclusively", take_and_interrupt)
+        with pytest.raises(KeyboardInterrupt) as kept:  # the traceback keeps all frames alive
+            lock_folder(tmp_path)
+    held = lock_folder(tmp_path)
+    assert held is not None
+    held.close()
+    del kept
 
 
 @pytest.mark.parametrize("is_new", [False, True])

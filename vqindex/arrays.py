@@ -64,9 +64,12 @@ class OnDevice(Protocol):
         """Return a result on this device, as an array of the caller's library."""
 
 
+_PLAIN = (np.ndarray, list, tuple)  # the usual cases, by a quick test; a test for a protocol or an ABC takes long
+
+
 def is_on_device(array: Any) -> TypeGuard[OnDevice]:
-    """Whether an array is an OnDevice; NumPy arrays, the usual case, take the quick test."""
-    return not isinstance(array, np.ndarray) and isinstance(array, OnDevice)
+    """Whether an array is an OnDevice."""
+    return not isinstance(array, _PLAIN) and isinstance(array, OnDevice)
 
 
 def on_host(rows: F32 | OnDevice) -> F32:
@@ -91,7 +94,7 @@ def refuse_no_array(value: Any, what: str, expected: str) -> None:
 
 def _kind_of_no_array(value: Any) -> str | None:
     """Return what kind of thing a value is that NumPy would wrap in an array of no dimension; None for other values."""
-    if isinstance(value, np.ndarray):  # the usual case takes the quick test
+    if isinstance(value, _PLAIN):
         return None
     if isinstance(value, str | bytes):
         return f"{value!r}"

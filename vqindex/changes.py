@@ -1,4 +1,4 @@
-"""ChangeLock: one change of an index at a time. Searches and saves need no lock."""
+"""ChangeLock: one change, one save and one commit of an index at a time. Searches need no lock."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ _locks: weakref.WeakSet[ChangeLock] = weakref.WeakSet()
 
 
 class ChangeLock:
-    """A lock for the changes of one index, used as ``with changes.lock:``.
+    """A lock for the changes, the saves or the commits of one index, used as ``with changes.lock:``.
 
-    In the child of a fork it is free, also if another thread of the parent held it: changes take effect by one
+    A thread that holds the lock of commits may take that of changes, but not the other way round.
+
+    In the child of a fork the lock is free, also if another thread of the parent held it: changes take effect by one
     assignment, so the child has the index as it was before or after that thread's change.
     """
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IndexState", "VQIndex"]
 
-_OWN = frozenset({"_codec", "_state", "_changes", "_watch", "_meta", "_files"})  # attributes of a VQIndex
+_OWN = frozenset({"_codec", "_state", "_changes", "_saves", "_watch", "_meta", "_files"})  # attributes of a VQIndex
 
 
 class IndexState(NamedTuple):
@@ -146,6 +146,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         self._state = IndexState(Encoder(backend, centering), contents)
         warn_of_numpy_steps(backend, self._spec)
         self._changes = ChangeLock()
+        self._saves = ChangeLock()  # held for a whole save, so that the last of several saves has the last word
         self._watch = OffsetWatch()
         self._meta: dict[str, Any] = {}
         # The files that it was loaded from or saved to, by their real paths; several where saves failed at the rename.
@@ -255,20 +256,30 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         with self._changes.lock:
             before = self._state
             contents = before.contents._replace(rows=before.contents.rows.write_with(backend.put))
-            self._take(before, before._replace(encoder=before.encoder._replace(backend=backend), contents=contents))
+            self._take(before, contents, before.encoder._replace(backend=backend))
         return self
 
-    def _take(self, before: IndexState, after: IndexState) -> None:
-        """Take the result of a change of a state; the caller holds the lock.
+    def _take(
+        self,
+        before: IndexState,
+        contents: Contents,
+        encoder: Encoder | None = None,
+        filed_rows: int | None = None,
+    ) -> None:
+        """Take the result of a change of a state; the caller holds the lock. What is None stays.
 
         Only the thread that holds the lock can have made another change since: in a signal handler, or because the
         caller's vectors or ids are objects that change the index when they are read.
         """
         if self._state is not before:
             raise InvalidInputError("the index was changed in the middle of another change; expected one at a time")
-        if after.contents.ids is not before.contents.ids:
-            after = after._replace(changes=before.changes + 1)
-        self._state = after
+        self._state = IndexState(
+            before.encoder if encoder is None else encoder,
+            contents,
+            before.filed_rows if filed_rows is None else filed_rows,
+            before.files,
+            before.changes + (contents.ids is not before.contents.ids),
+        )
 
     def train(self, vectors: Any = None) -> None:  # noqa: B027
         """Do nothing; the method exists so that code written for faiss runs unchanged.
@@ -283,11 +294,12 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         return self.ntotal
 
     def __contains__(self, id: object) -> bool:
+        ids = self._ids  # of one moment, also while another thread changes the index
         if isinstance(id, str):
-            return self._ids.string_ids is not None and bool(self._ids.find(self._ids.parse_ids([id]))[0] >= 0)
-        if not isinstance(id, int | np.integer) or isinstance(id, bool) or self._ids.string_ids is not None:
+            return ids.string_ids is not None and bool(ids.find(ids.parse_ids([id]))[0] >= 0)
+        if not isinstance(id, int | np.integer) or isinstance(id, bool) or ids.string_ids is not None:
             return False
-        return bool(0 <= id < 2**63) and bool(self._ids.find(IdBatch(np.array([id], np.int64)))[0] >= 0)
+        return bool(0 <= id < 2**63) and bool(ids.find(IdBatch(np.array([id], np.int64)))[0] >= 0)
 
     def __repr__(self) -> str:
         s = self._spec
@@ -375,11 +387,12 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
     ) -> None:
         """Encode and append vectors, and remove the rows they replace; the first vectors may set the center."""
         encoder, contents = before.encoder, before.contents
-        encoder = encoder._replace(centering=encoder.centering.settled(source))
+        if encoder.centering.pending:
+            encoder = encoder._replace(centering=encoder.centering.settled(source))
         watch = self._watch if contents.ids.rows_ever < OffsetWatch.FEWEST else None
         batches = encoder.encode(source, contents.originals, watch)
         contents = contents.changed(batches, new_ids, source.rows, replaces).trimmed(before.filed_rows)
-        self._take(before, before._replace(encoder=encoder, contents=contents))
+        self._take(before, contents, encoder)
 
     def upsert(self, ids: Any, vectors: Any) -> None:
         """Add vectors, replacing those whose ids are in the index.
@@ -428,7 +441,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             id_map = before.contents.ids
             contents = before.contents.without(id_map.find(id_map.parse_id_set(ids)))
             removed = len(id_map) - len(contents.ids)
-            self._take(before, before._replace(contents=contents.trimmed(before.filed_rows)))
+            self._take(before, contents.trimmed(before.filed_rows))
         return removed
 
     def compact(self) -> int:
@@ -442,7 +455,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         with self._changes.lock:
             before = self._state
             id_map = before.contents.ids
-            self._take(before, before._replace(contents=before.contents.compacted(), filed_rows=0))
+            self._take(before, before.contents.compacted(), filed_rows=0)
         return id_map.rows_ever - len(id_map)
 
     # ---- copies
@@ -521,7 +534,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             ids = None if id_map.next_id is not None and new.next_id is not None else new.ids_of_rows(rows)
             id_map.check_new(ids)
             contents = before.contents.changed(added.contents.batches(rows), ids, rows.size)
-            self._take(before, before._replace(contents=contents))
+            self._take(before, contents)
 
     # ---- search
 
@@ -712,16 +725,17 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
 
         path = as_file_path(path)
         real = os.path.realpath(path)
-        known = self._files.get(real, ())
+        with self._saves.lock:
+            known = self._files.get(real, ())
 
-        def publishing(identity: Identity) -> None:
-            if known:
-                self._files[real] = (*known, identity)
+            def publishing(identity: Identity) -> None:
+                if known:
+                    self._files[real] = (*known, identity)
 
-        replaces = () if overwrite else known
-        contents = self._file_contents()
-        saved = file_format.write(path, self._codec, contents, replaces=replaces, publishing=publishing)
-        self._files[real] = (saved,)
+            replaces = () if overwrite else known
+            contents = self._file_contents()
+            saved = file_format.write(path, self._codec, contents, replaces=replaces, publishing=publishing)
+            self._files[real] = (saved,)
 
     def _file_contents(self) -> FileContents:
         """Return what a file of this moment holds, also while another thread changes the index."""
@@ -729,7 +743,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
 
         encoder, contents, *_ = self._state
         contents = contents.compacted()
-        return FileContents(encoder.centering, contents.segments(), self._meta, contents.ids.next_id)
+        return FileContents(encoder.centering, contents.segments(), dict(self._meta), contents.ids.next_id)
 
     @classmethod
     def load(

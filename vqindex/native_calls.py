@@ -2,7 +2,8 @@
 
 Compiled code works without the interpreter's lock and asks for it at the end. In an interpreter that is ending, CPython
 before 3.14 answers a daemon thread by unwinding it, and C++ answers that by aborting the process. So at exit running
-calls of daemon threads are awaited, and no more of them begin. Other threads have ended by then.
+calls of daemon threads are awaited, and no more of them begin. Other threads have ended by then. The main thread is the
+one that ends the interpreter, so its calls need no such care.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ _ending = threading.Event()
 
 def call_native(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function of the extension that releases the interpreter's lock."""
+    if threading.get_ident() == threading.main_thread().ident:
+        return function(*args, **kwargs)
     call = object()
-    _running.add(call)  # before looking at _ending: then no call comes in between
     try:
-        if _ending.is_set() and threading.current_thread() is not threading.main_thread():
+        _running.add(call)  # before looking at _ending: then no call comes in between
+        if _ending.is_set():
             _running.discard(call)
             threading.Event().wait()  # until the process has ended
         return function(*args, **kwargs)

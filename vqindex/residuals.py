@@ -102,10 +102,11 @@ class OffsetWatch:
         """Look at new vectors; warns, once, if their mean is much longer than their spread around it."""
         if self._seen is None:
             return
-        self._seen.append(rows[:_SAMPLE].copy())
-        if sum(map(len, self._seen)) >= self.FEWEST:
-            sample, self._seen = np.concatenate(self._seen), None
-            _warn_of_offset(sample, unit)
+        seen = [*self._seen, rows[:_SAMPLE].copy()]
+        enough = sum(map(len, seen)) >= self.FEWEST
+        if enough:
+            _warn_of_offset(np.concatenate(seen), unit)  # first, since it raises where warnings are errors
+        self._seen = None if enough else seen
 
 
 def _warn_of_offset(rows: F32, unit: bool) -> None:

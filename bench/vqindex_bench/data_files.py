@@ -15,7 +15,7 @@ from vqindex_datasets import Dataset, DatasetError, exact_knn, is_annbench, load
 from .compare import unit
 from .contest import Data, Step
 
-__all__ = ["read_file", "read_rows"]
+__all__ = ["are_normalized", "read_file", "read_rows"]
 
 F32 = NDArray[np.float32]
 
@@ -91,10 +91,14 @@ def read_file(
     return Data(path.stem, base, test, truth, used_metric)
 
 
+def are_normalized(lengths: NDArray[np.float64]) -> bool:
+    """Whether vectors of these lengths have length 1, up to rounding; inner product and cosine then rank alike."""
+    return bool(len(lengths)) and bool(np.abs(lengths - 1).max() <= 1e-3)
+
+
 def _metric_of(rows: F32) -> str:
     """Return the metric for rows of which nothing is known; embeddings that have no length of 1 are meant by cosine."""
-    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
-    return "ip" if len(lengths) and np.abs(lengths - 1).max() <= 1e-3 else "cosine"
+    return "ip" if are_normalized(np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))) else "cosine"
 
 
 def _rows_and_queries(

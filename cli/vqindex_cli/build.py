@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 from numpy.typing import NDArray
 
 import vqindex
-from vqindex.arrays import as_ids
 from vqindex.backends.registry import Device
-from vqindex.rows.ids import IdMap
 from vqindex.rows.originals import KINDS
 from vqindex.spec import CODECS, METRICS, ROTATIONS, SKETCHES
-from vqindex_datasets import VectorSource, open_vectors, read_column
-from vqindex_datasets.files import check_file
-from vqindex_datasets.readers import COLUMN_EXTENSIONS, HEADER_ERRORS
+from vqindex_datasets import VectorSource, open_vectors
 
+from .arrays import ids_file, read_array, read_ids
 from .build_store import BEGUN, build_store, metric_of_store, rows_done
 from .options import ids_options
 from .output import is_terminal, json_option, progress_bar, show_fields, show_json
@@ -31,9 +26,7 @@ from .samples import DIGEST, choose_metric, note_origin, sample_of
 from .source_rows import SourceRows
 from .stopping import checkpoint, identity_of, in_blocks
 
-__all__ = ["build", "build_index", "ids_file", "read_ids"]
-
-_IDS = "integers or strings"
+__all__ = ["build", "build_index"]
 
 
 def build_index(
@@ -59,66 +52,6 @@ def build_index(
     seconds = time.perf_counter() - start
     index.meta["encode_seconds"] = seconds - rows.read_seconds
     index.meta["build_seconds"] = seconds
-
-
-def read_ids(path: Path | None, column: str | None, count: int | None = None) -> NDArray[Any] | None:
-    """Read ids, int64 or str, and check them; with `count`, also their number and that they differ.
-
-    Parameters
-    ----------
-    path : Path, optional
-        A .npy file, or with `column` a file with columns.
-    column : str, optional
-        The column of `path`.
-    count : int, optional
-        The number of vectors.
-    """
-    if path is None:
-        return None
-    try:
-        ids = read_array(path, _IDS) if column is None else read_column(path, column)
-        if ids.dtype.kind != "U":
-            return as_ids(ids, count)
-        IdMap().parse_ids(ids, count)
-        return ids
-    except vqindex.InvalidInputError as error:
-        name = path if column is None else f"{path}[{column}]"
-        raise click.ClickException(f"{name}: {error}") from None
-
-
-def ids_file(ids: Path | None, column: str | None, data: Path | None) -> Path | None:
-    """Return the file of --ids and --ids-column: a column is one of DATA unless --ids names another file."""
-    if ids is None:
-        return None if column is None else data
-    if column is None and data is not None and not ids.exists() and _has_column(data, str(ids)):
-        raise click.ClickException(
-            f"{ids}: no such file; for the column {str(ids)!r} of {data} give --ids-column {ids}"
-        )
-    return ids
-
-
-def _has_column(data: Path, name: str) -> bool:
-    try:
-        read_column(data, name)
-    except ValueError:
-        return False
-    return True
-
-
-def read_array(path: Path, what: str) -> NDArray[Any]:
-    """Read the array of a .npy file."""
-    check_file(path, f"a .npy file of {what}")
-    if path.suffix.lower() in COLUMN_EXTENSIONS and what == _IDS:
-        raise click.ClickException(f"{path}: not a .npy file; give --ids-column NAME for a column of it")
-    try:
-        with path.open("rb") as file:
-            array = np.load(file, allow_pickle=False)
-    except (*HEADER_ERRORS, zipfile.BadZipFile) as error:
-        raise click.ClickException(f"{path}: not a .npy file of {what} ({error})") from None
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise click.ClickException(f"{path}: a .npz archive; expected a .npy file of {what}")
-    return array
 
 
 def _check_output(output: Path, store: bool, force: bool, *inputs: Path | None) -> None:
@@ -151,6 +84,19 @@ def _read_center(center: str) -> NDArray[Any]:
     if not path.exists():
         raise click.ClickException(f"center is {center!r}, which is no file; expected 'mean' or a .npy file of numbers")
     return read_array(path, "numbers")
+
+
+def _summary(index: vqindex.VQIndex, output: Path, save_seconds: float) -> dict[str, Any]:
+    """Return what a build made and how long it took."""
+    stats = index.stats()
+    shown = ("ntotal", "dim", "bits", "metric", "codec", "sketch", "center", "bytes_per_vector", "vector_bytes")
+    return {
+        "index": str(output),
+        **{key: stats[key] for key in shown},
+        "file_bytes": stats["file_bytes"] if "file_bytes" in stats else output.stat().st_size,
+        **{key: value for key, value in index.meta.items() if key not in (BEGUN, DIGEST)},
+        "save_seconds": save_seconds,
+    }
 
 
 @click.command()
@@ -238,27 +184,7 @@ def build(
             start = time.perf_counter()
             index.save(output)
             seconds = time.perf_counter() - start
-    stats = index.stats()
-    summary = {
-        "index": str(output),
-        **{
-            key: stats[key]
-            for key in (
-                "ntotal",
-                "dim",
-                "bits",
-                "metric",
-                "codec",
-                "sketch",
-                "center",
-                "bytes_per_vector",
-                "vector_bytes",
-            )
-        },
-        "file_bytes": stats["file_bytes"] if store else output.stat().st_size,
-        **{key: value for key, value in index.meta.items() if key not in (BEGUN, DIGEST)},
-        "save_seconds": seconds,
-    }
+    summary = _summary(index, output, seconds)
     if as_json:
         show_json(summary)
     else:

@@ -10,7 +10,8 @@ import click
 from vqindex.backends.registry import Device
 from vqindex_datasets import open_vectors
 
-from .build import build_index, ids_file, read_ids
+from .arrays import ids_file, read_ids
+from .build import build_index
 from .opening import changing, check_index
 from .options import ids_options
 from .output import json_option, show_fields, show_json

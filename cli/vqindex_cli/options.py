@@ -1,4 +1,4 @@
-"""Options of all commands that search."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 

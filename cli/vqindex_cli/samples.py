@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import vqindex
 from vqindex.codes.codec import Codec
+from vqindex_bench.data_files import are_normalized
 from vqindex_datasets import DISTANCES, VectorSource, is_annbench, load_annbench
 from vqindex_datasets.annbench import stated_distance
 
@@ -80,7 +81,7 @@ def choose_metric(data: Path, dataset: str | None, sample: Sample) -> tuple[str,
     norms = np.linalg.norm(sample.vectors.astype(np.float64), axis=1)
     if not len(norms):
         return "cosine", f"{data.name} has no vectors to look at; --metric ip or l2 chooses another"
-    if np.abs(norms - 1).max() <= 1e-3:
+    if are_normalized(norms):
         return "ip", "vectors are normalized, so inner product and cosine rank alike"
     return "cosine", f"norms range from {norms.min():.3g} to {norms.max():.3g}; --metric ip or l2 chooses another"
 

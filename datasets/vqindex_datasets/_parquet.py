@@ -138,9 +138,8 @@ class ParquetSource(VectorSource):
         if self._arrow.types.is_fixed_size_list(kind):
             return int(kind.list_size)
         batches = self._decode(lambda: iter(self._file.iter_batches(batch_size=1, columns=[self._column])))
-        while (batch := self._decode(lambda: next(batches, None))) is not None:
-            if batch.column(0).null_count:
-                break
+        batch = self._decode(lambda: next(batches, None))
+        if batch is not None and batch.num_rows and not batch.column(0).null_count:
             return len(batch.column(0)[0])
         raise DatasetError(f"{name}: the first row has no vector; expected one, to know the dimension")
 

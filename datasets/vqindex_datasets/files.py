@@ -42,7 +42,7 @@ def reason(error: OSError) -> str | None:
         return "permission denied; expected a file that this user may read"
     if isinstance(error, IsADirectoryError):
         return "no such file, but a folder"
-    if error.errno in (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.ETXTBSY):
+    if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK, errno.ETXTBSY):
         return _LOCKED
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return "too many open files; expected a higher limit (`ulimit -n`), or fewer files at a time"

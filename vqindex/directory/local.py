@@ -102,9 +102,14 @@ class LocalDirectory:
         self.folder = folder  # as given, for messages
         # For everything else. Not `abspath`, which takes "link/.." for the folder of the link.
         self.path = folder if folder.is_absolute() else Path.cwd() / folder
-        self._descriptor: int | None = None  # of the locked folder, where the system has calls relative to one
+        self._opened: OpenFolder | None = None  # the locked folder, where the system has calls relative to one
         self._identity: tuple[int, int] | None = None  # of the locked folder
         self._published: set[str | None] = set()  # versions that a name may have by this holder's own doing
+
+    @property
+    def _descriptor(self) -> int | None:
+        """The descriptor of the locked folder; -1, which every call refuses, after the lock was released."""
+        return None if self._opened is None else self._opened.descriptor
 
     def make_folder(self) -> None:
         """Create the folder if it is missing; its parent must exist."""
@@ -168,18 +173,18 @@ class LocalDirectory:
         It locks the folder itself, which writes nothing. A lock that somebody else holds for longer than a save does is
         not waited for, and file systems without locks go without.
         """
-        descriptor = lock_folder(self.path)
+        opened = None
         try:
+            opened = lock_folder(self.path)
             yield
         finally:
-            if descriptor is not None:
-                os.close(descriptor)
+            if opened is not None:
+                opened.close()
 
     def read(self, name: str, start: int, size: int) -> bytes:
         """Return at most `size` bytes from offset `start`."""
         path = self._regular(name)
-        descriptor = open_for_reading(path, self.describe(name), follow_links=False)
-        with os.fdopen(descriptor, "rb", buffering=0) as file, naming(self.describe(name)):
+        with open_for_reading(path, self.describe(name), follow_links=False) as file, naming(self.describe(name)):
             file.seek(start)
             parts = []
             while size > 0 and (part := file.read(size)):
@@ -260,7 +265,7 @@ class LocalDirectory:
             except BaseException:
                 opened.close()
                 raise
-            self._descriptor = opened.descriptor
+            self._opened = opened
         self._identity = (found.st_dev, found.st_ino)
         return lock
 

@@ -38,37 +38,12 @@ if sys.platform == "win32":
         os.lseek(descriptor, _FAR, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         os.lseek(descriptor, 0, os.SEEK_SET)
-
-    def lock_folder(folder: Path) -> int | None:
-        """Return None: folders can't be locked."""
-        return None
-
 else:
     import fcntl
 
     def _lock_exclusively(descriptor: int) -> None:
         # flock belongs to the open file, so it also refuses a second lock in this process.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def lock_folder(folder: Path) -> int | None:
-        """Lock a folder itself, and return the descriptor that holds the lock; None if that can't be done soon."""
-        try:
-            descriptor = os.open(folder, os.O_RDONLY)
-        except OSError:  # a folder may be writable and not readable
-            return None
-        until = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                _lock_exclusively(descriptor)
-                return descriptor
-            except BlockingIOError:
-                if time.monotonic() < until:
-                    time.sleep(0.001)
-                    continue
-            except OSError:
-                pass
-            os.close(descriptor)
-            return None
 
 
 class OpenFolder:
@@ -93,6 +68,40 @@ class OpenFolder:
 
     def __del__(self) -> None:
         self.close()
+
+
+def lock_folder(folder: Path) -> OpenFolder | None:
+    """Lock a folder itself, and return it open: `close` frees the lock. None if it can't be locked soon.
+
+    Windows does not open folders, so it never locks them.
+    """
+    try:
+        opened = OpenFolder(folder)
+    except OSError:  # a folder may be writable and not readable
+        return None
+    until = time.monotonic() + _PATIENCE
+    try:
+        while not _is_locked(opened):
+            if time.monotonic() >= until:
+                opened.close()
+                return None
+            time.sleep(0.001)
+    except OSError:  # this file system has no locks
+        opened.close()
+        return None
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def _is_locked(opened: OpenFolder) -> bool:
+    """Lock an open folder; False if somebody else has locked it."""
+    try:
+        _lock_exclusively(opened.descriptor)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class FolderLock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from collections.abc import Iterator
@@ -57,8 +58,8 @@ def naming(where: object) -> Iterator[None]:
         raise system_error(error, where) from None
 
 
-def open_for_reading(path: Path, where: object = None, *, follow_links: bool = True) -> int:
-    """Open a regular file and return the descriptor.
+def open_for_reading(path: Path, where: object = None, *, follow_links: bool = True) -> io.FileIO:
+    """Open a regular file, unbuffered.
 
     Parameters
     ----------
@@ -86,20 +87,15 @@ def open_for_reading(path: Path, where: object = None, *, follow_links: bool = T
             raise FileFormatError(f"{where} is a symbolic link; expected a regular file")
         flags |= getattr(os, "O_NOFOLLOW", 0)  # one may have been made since
     try:
-        descriptor = os.open(path, flags)
+        file = io.FileIO(path, opener=lambda path, _: os.open(path, flags))
     except OSError as error:
         if error.errno == errno.ELOOP and not follow_links:
             raise FileFormatError(f"{where} is a symbolic link; expected a regular file") from None
         if error.errno == errno.ENXIO:  # a socket
             raise FileFormatError(f"{where} is {kind_of(os.stat(path).st_mode)}; expected a regular file") from None
         raise system_error(error, where) from None
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(where))
-        if not stat.S_ISREG(mode):
-            raise FileFormatError(f"{where} is {kind_of(mode)}; expected a regular file")
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+    mode = os.fstat(file.fileno()).st_mode
+    if not stat.S_ISREG(mode):
+        file.close()
+        raise FileFormatError(f"{where} is {kind_of(mode)}; expected a regular file")
+    return file

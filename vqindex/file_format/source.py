@@ -117,11 +117,10 @@ class FileSource(Source):
 
     def __init__(self, path: Path, *, follow_links: bool = True) -> None:
         self.path = path
-        descriptor = open_for_reading(path, follow_links=follow_links)
-        self._file = os.fdopen(descriptor, "rb", buffering=0)
+        self._file = open_for_reading(path, follow_links=follow_links)
         self._map: mmap.mmap | None = None
         try:
-            status = os.fstat(descriptor)
+            status = os.fstat(self._file.fileno())
             self.size, self._written = status.st_size, status.st_mtime_ns
             self._first_page = self.read(0, PAGE)
         except BaseException:

@@ -52,7 +52,7 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
     ----------
     n_neighbors : int, default 5
         Default number of neighbors per query.
-    metric : {"euclidean", "l2", "sqeuclidean", "cosine"}, default "euclidean"
+    metric : one of {"euclidean", "l2", "sqeuclidean", "cosine"}, default "euclidean"
         Distance by its scikit-learn name; "l2" is another name of "euclidean", cosine is 1 - cos.
     bits : int, default 4
         Bits per coordinate of the index, 1 to 8.
@@ -60,8 +60,8 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
         See `vqindex.VQIndex`.
     oversample : float or None, default 2.0
         The best ``oversample * n_neighbors`` rows by their codes, and at least 50, get exact distances, in float32,
-        from a copy of the training rows, which the estimator keeps. With None it keeps only codes, and distances are the index's
-        estimates: the distance of a row to itself is about 0, not 0.
+        from a copy of the training rows, which the estimator keeps. With None it keeps only codes, and distances are
+        the index's estimates: the distance of a row to itself is about 0, not 0.
     random_state : int, RandomState or None, default 0
         Seed of the index's rotation, or what draws it in `fit`.
     n_jobs : int, optional
@@ -208,7 +208,7 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
         ----------
         X, n_neighbors
             As in `kneighbors`.
-        mode : {"connectivity", "distance"}, default "connectivity"
+        mode : one of {"connectivity", "distance"}, default "connectivity"
             Entries are ones or distances; a distance of 0 is stored.
 
         Returns
@@ -257,7 +257,7 @@ class VQKNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
 
     Parameters
     ----------
-    mode : {"distance", "connectivity"}, default "distance"
+    mode : one of {"distance", "connectivity"}, default "distance"
         Entries of the graph. As in ``KNeighborsTransformer``, a row of the distance graph has `n_neighbors` + 1
         neighbors, because the first neighbor of a training row is itself.
     n_neighbors, metric, bits, codec, oversample, random_state, n_jobs

@@ -19,12 +19,12 @@ from .originals import Originals, Rounded
 from .row_store import RowStore
 from .segment import Segment
 
-__all__ = ["Contents", "NewRows"]
+__all__ = ["FEW_ROWS", "Contents", "NewRows"]
 
 I64 = NDArray[np.int64]
 
 _CHUNK_VALUES = 2**22  # coordinates in a batch of copied rows
-_FEW_ROWS = 64  # so many removed rows are always kept
+FEW_ROWS = 64  # so few removed rows are always kept, since getting rid of them takes time of its own
 
 
 class NewRows(NamedTuple):
@@ -124,7 +124,7 @@ class Contents(NamedTuple):
         at most one live row. A few removed rows stay, since copying takes time of its own.
         """
         removed, later = self.ids.removed_from(first), self.ids.rows_ever - first
-        if removed < _FEW_ROWS or 2 * removed <= later:
+        if removed < FEW_ROWS or 2 * removed <= later:
             return self
         if not first:
             return self.compacted()

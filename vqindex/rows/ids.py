@@ -80,8 +80,7 @@ class IdMap:
     def _replace(self, **fields: Any) -> IdMap:
         """Return a copy with some fields replaced, without their underscores."""
         other = IdMap.__new__(IdMap)
-        vars(other).update(vars(self))
-        vars(other).update({f"_{name}": value for name, value in fields.items()})
+        vars(other).update(vars(self), **{f"_{name}": value for name, value in fields.items()})
         return other
 
     def __len__(self) -> int:
@@ -183,8 +182,11 @@ class IdMap:
 
     def _check_ids(self) -> None:
         """Refuse negative ids, of a mapped file, before they come into the table."""
-        new = None if self.explicit is None else self.explicit[self._table.rows :]
-        if new is not None and new.size and new.min() < 0:
+        first = self._table.rows
+        if self._ids is None or first >= self._count:
+            return
+        new = self._ids.array[first : self._count]
+        if new.min() < 0:
             raise FileFormatError(f"id {new.min()} is negative: the index came from a damaged file")
 
     def _check_table(self) -> None:
@@ -225,7 +227,7 @@ class IdMap:
         if known is None or not known.size:
             return rows
         ids, is_row = known[rows], rows >= 0
-        if (ids[is_row] < 0).any():
+        if np.count_nonzero(is_row & (ids < 0)):
             raise FileFormatError(f"id {ids[is_row].min()} is negative: the index came from a damaged file")
         return np.where(is_row, ids, -1)
 

@@ -31,6 +31,7 @@ from ..directory.local import LocalDirectory
 from ..directory.protocol import WriterLock
 from ..errors import BackendError, StoreError
 from ..index import IndexState, VQIndex
+from ..rows.contents import FEW_ROWS
 from ..rows.row_store import RowStore
 from ..rows.segment import Segment
 from .commit import CommitWriter, State
@@ -44,7 +45,6 @@ __all__ = ["DurableIndex"]
 # most REMAP_MAX_ROWS, which bounds the memory of a long session.
 REMAP_ROWS, REMAP_MAX_ROWS = 2**16, 2**22
 # Files are opened again, too, once the removed rows that only memory still holds outnumber the live ones, and FEW_ROWS.
-FEW_ROWS = 64
 
 
 class _Closed:
