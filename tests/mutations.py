@@ -871,6 +871,19 @@ def outcome(mutation):
     return "BROKEN", f"pytest ended with {status}: {output[-2000:]}"
 
 
+def pass_unmutated(selections, jobs):
+    """Return whether selections of tests pass without a mutation; print the output of one that does not."""
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(jobs) as pool:
+        folder = Path(name).resolve()
+        copy_to(folder)
+        results = pool.map(lambda tests: run_tests(folder, tests, 3 * TIMEOUT), selections)
+        for tests, (status, output) in zip(selections, results, strict=True):
+            if status:
+                print(f"without a mutation {tests} ends with {status}:\n{output[-3000:]}")
+                return False
+    return True
+
+
 def main():
     """Apply all mutations; return 1 if one survives without an explanation or can't be applied."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -879,15 +892,8 @@ def main():
     parser.add_argument("--find", action="store_true", help="only report which texts are not found")
     arguments = parser.parse_args()
     selection = [m for m in MUTATIONS if arguments.only in f"{m.where} {m.old} {m.tests}"]
-    if not arguments.find:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name).resolve()
-            copy_to(folder)
-            words = dict.fromkeys(" ".join(mutation.tests for mutation in selection).split())
-            status, output = run_tests(folder, " ".join(word for word in words if word.endswith(".py")), 3 * TIMEOUT)
-        if status:
-            print(f"the tests fail without a mutation:\n{output[-3000:]}")
-            return 1
+    if not arguments.find and not pass_unmutated(list(dict.fromkeys(m.tests for m in selection)), arguments.jobs):
+        return 1
     bad = 0
 
     def attempt(mutation):
