@@ -334,6 +334,21 @@ def test_rows_added_one_by_one_are_copied_few_times(kind, monkeypatch):
     assert 5 < copies[Growing] < (20 if kind == "integers" else 60), "each copy has half as much room again"
 
 
+def test_an_add_in_chunks_takes_the_memory_of_its_rows_at_once(monkeypatch):
+    """No block is allocated twice, and none is longer than its rows need."""
+    monkeypatch.setattr("vqindex.arrays._CHUNK_VALUES", 100 * DIM)
+    allocated, real = [], RowStore._allocate
+
+    def allocate(self, rows):
+        allocated.append(rows)
+        return real(self, rows)
+
+    monkeypatch.setattr(RowStore, "_allocate", allocate)
+    index = VQIndex(DIM)
+    index.add(vectors(5000))
+    assert [rows for rows in allocated if rows] == [5056]
+
+
 # ---- removed vectors leave memory
 
 

@@ -10,7 +10,7 @@ import pytest
 from cli_tools import DIM, no_constant, one_object, truth, vectors, write_annbench, write_fvecs
 
 import vqindex
-from vqindex_cli.samples import sample_of
+from vqindex_cli.samples import holds_others, sample_of
 from vqindex_datasets import ArraySource
 
 run, ok, folder = map(pytest.fixture, (cli_tools.run, cli_tools.ok, cli_tools.folder))
@@ -221,6 +221,19 @@ def test_coarse_codes_and_offsets_do_not_look_like_other_data(folder, run, offse
         assert run("build", "x.npy", "-o", "a.vqi", *options)[0] == 0
         code, _, err = run("eval", "a.vqi", "x.npy", "--queries", "q.npy")
         assert (code, err) == (0, "")
+
+
+def test_codes_of_others_are_far_and_no_nearer_to_their_own():
+    x, noise = vectors(200, dim=32), vectors(200, dim=32, seed=1)
+    index = vqindex.VQIndex(32)
+    index.add(x)
+    assert not holds_others(index, index.ids, x)
+    assert not holds_others(index, index.ids, x + 0.8 * noise), "far, and nearest to their own"
+    assert holds_others(index, index.ids, noise)
+    alike = np.ones(32, np.float32) + 1e-3 * x
+    index = vqindex.VQIndex(32)
+    index.add(alike)
+    assert not holds_others(index, index.ids, np.roll(alike, 1, axis=0)), "near to all others, as codes are inexact"
 
 
 def test_a_file_to_rerank_from_that_holds_other_vectors_is_named(folder, ok, run):

@@ -11,6 +11,7 @@ import pytest
 
 import vqindex
 from vqindex import FileFormatError, InvalidInputError, StoreError, VQIndex
+from vqindex.store import commit
 
 DIM = 8
 X = np.random.default_rng(0).standard_normal((40, DIM)).astype(np.float32)
@@ -79,6 +80,27 @@ def test_a_writer_whose_folder_is_gone_or_another_one_refuses_and_writes_to_neit
         assert vectors_in(folder) == 20
     else:
         index.close()
+
+
+@posix
+def test_a_folder_that_is_replaced_in_the_middle_of_a_commit_gets_no_manifest(tmp_path, monkeypatch):
+    folder, real = tmp_path / "store", commit.publish_manifest
+    new_store(folder)
+    new_store(tmp_path / "other", X[:3])
+    index = vqindex.open(folder, "a")
+    index.add(X[10:20])
+
+    def publish(*args, **kwargs):
+        folder.rename(tmp_path / "moved")
+        (tmp_path / "other").rename(folder)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(commit, "publish_manifest", publish)
+    with pytest.raises(StoreError, match="was moved, removed or replaced while it was open for writing"):
+        index.commit()
+    index.close()
+    assert vectors_in(folder) == 3
+    assert vectors_in(tmp_path / "moved") == 10
 
 
 @pytest.mark.parametrize("target", ["a file", "nothing"])

@@ -135,10 +135,11 @@ def test_a_second_writer_in_another_process_is_refused_until_the_first_has_close
 def test_an_error_while_opening_frees_the_lock(folder):
     shutil.move(folder / "manifest", folder / "elsewhere")
     (folder / "manifest").write_bytes(b"x")
-    with pytest.raises(FileFormatError):
+    with pytest.raises(FileFormatError) as kept:
         vqindex.open(folder, "a")
     shutil.move(folder / "elsewhere", folder / "manifest")
     vqindex.open(folder, "a").close()
+    assert kept.tb is not None, "the error still refers to all that was opened"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -432,6 +433,38 @@ def test_changes_during_a_commit_are_kept_for_the_next_one(tmp_path, monkeypatch
     assert committed(tmp_path / "s") == before
 
 
+@pytest.mark.parametrize("other", ["commit", "close"])
+def test_of_two_threads_one_waits_until_the_other_has_committed(tmp_path, monkeypatch, other):
+    index = vqindex.open(tmp_path / "s", "a", dim=DIM)
+    index.add(vectors(20))
+    real, errors = commit.publish_manifest, []
+
+    def call():
+        try:
+            if other == "commit":
+                index.add(vectors(10, 1))
+            getattr(index, other)()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call)
+
+    def publish(*args, **kwargs):
+        monkeypatch.setattr(commit, "publish_manifest", real)
+        thread.start()
+        thread.join(0.3)  # it could go on now, if nothing kept it from that
+        assert index._lock.held, "the right to write ends after the last write"
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(commit, "publish_manifest", publish)
+    index.commit()
+    thread.join()
+    assert not errors
+    index.close()
+    with vqindex.open(tmp_path / "s") as reader:
+        assert len(reader) == (30 if other == "commit" else 20)
+
+
 def test_large_commits_are_cut_into_segments_of_the_largest_size(tmp_path, monkeypatch):
     monkeypatch.setattr(commit, "MERGE_BYTES", 100 * 16)
     with vqindex.open(tmp_path / "s", "a", dim=16, metric="cosine") as index:
@@ -505,6 +538,18 @@ def assert_golden(index, expected):
     scores, ids = index.search(gate.queries(17), 5, confidence=1)
     np.testing.assert_array_equal(scores, np.float32([[float.fromhex(s) for s in row] for row in expected["scores"]]))
     assert ids.tolist() == expected["ids"]
+
+
+def test_files_without_a_seal_that_grew_are_refused(tmp_path):
+    for mmap in (False, True):
+        folder = tmp_path / str(mmap)
+        shutil.copytree(GOLDEN / "store1", folder)
+        path = min(folder.glob("*.vqi"))
+        size = path.stat().st_size
+        with path.open("ab") as file:
+            file.write(b"x")
+        with pytest.raises(FileFormatError, match=f"{path.name}: has {size + 1} bytes; expected {size}"):
+            vqindex.open(folder, mmap=mmap)
 
 
 @pytest.mark.parametrize("mmap", [False, True])
