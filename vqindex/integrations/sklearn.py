@@ -59,8 +59,8 @@ class VQNearestNeighbors(BaseEstimator):  # type: ignore[misc]
         See `vqindex.VQIndex`.
     oversample : float or None, default 2.0
         The best ``oversample * n_neighbors`` rows by their codes, and at least 50, get exact distances, in float32,
-        from a copy of the training rows, which the estimator keeps. With None it keeps only codes, and distances are the index's
-        estimates: the distance of a row to itself is about 0, not 0.
+        from a copy of the training rows, which the estimator keeps. With None it keeps only codes, and distances are
+        the index's estimates: the distance of a row to itself is about 0, not 0.
     random_state : int, RandomState or None, default 0
         Seed of the index's rotation, or what draws it in `fit`.
     n_jobs : int, optional
