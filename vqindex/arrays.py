@@ -112,7 +112,10 @@ def _kind_of_no_array(value: Any) -> str | None:
 def _refuse_one(value: Any, shape: tuple[int, ...], what: str, expected: str) -> None:
     """Raise InvalidInputError for a value that became an array of no dimension, naming it or its kind."""
     if shape == ():
-        shown = repr(value) if value is None or isinstance(value, Number) else f"a {type(value).__name__}"
+        if value is None or isinstance(value, Number):
+            shown = repr(value)
+        else:
+            shown = "an array of no dimension" if hasattr(value, "shape") else f"a {type(value).__name__}"
         raise InvalidInputError(f"{what} is {shown}; expected {expected}")
 
 
