@@ -410,7 +410,6 @@ def test_removed_vectors_that_only_memory_holds_leave_memory(tmp_path):
 @pytest.mark.parametrize("call", ["commit", "compact"])
 def test_changes_during_a_commit_are_kept_for_the_next_one(tmp_path, monkeypatch, call):
     """Another thread removes most vectors and adds some, while the files of a commit are written."""
-    monkeypatch.setattr(durable, "REMAP_ROWS", 1)
     with vqindex.open(tmp_path / "s", "a", dim=DIM) as index:
         index.add(vectors(200))
         index.remove([3])
@@ -726,12 +725,12 @@ def test_another_threads_vectors_survive_a_commit_that_maps_again(tmp_path, monk
         real = durable.read_snapshot
 
         def read_snapshot(*args):
+            monkeypatch.setattr(durable, "read_snapshot", real)
             store.add(x[20:30])
             return real(*args)
 
         monkeypatch.setattr(durable, "read_snapshot", read_snapshot)
         store.commit()
-        monkeypatch.setattr(durable, "read_snapshot", real)
         assert len(store) == 30
         store.commit()
         assert store.search(x[25], 1).ids.tolist() == [25]

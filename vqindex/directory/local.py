@@ -24,6 +24,8 @@ __all__ = ["LocalDirectory", "LocalFile"]
 
 _HEAD = 4096  # bytes; the first line of a manifest holds the checksum of all others
 
+_PRESENT = "present"  # the version of every file for those who hold no lock
+
 
 def _fsync(descriptor: int) -> None:
     if sys.platform == "darwin":  # fsync alone leaves the data in the drive's cache there
@@ -221,7 +223,7 @@ class LocalDirectory:
             except (FileNotFoundError, NotADirectoryError):
                 return None
         if self._identity is None:
-            return "present"
+            return _PRESENT
         return f"{size} {zlib.crc32(self.read(name, 0, _HEAD)):08x}"
 
     def publish(self, source: str, target: str, expected: str | None) -> str:
@@ -232,7 +234,7 @@ class LocalDirectory:
         """
         self._check_folder()
         version, found = self.version(source), self.version(target)
-        if self._identity is not None and found != expected and found not in self._published:
+        if self._identity is not None and found not in (expected, *self._published) and expected != _PRESENT:
             raise StoreError(
                 f"{self.describe(target)} was replaced or removed while {self.folder} was open for writing; nothing "
                 "was written to what is there now; expected the files of the last commit"
