@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import vqindex
-from vqindex.codes.codec import Codec
 from vqindex_bench.data_files import are_normalized
 from vqindex_datasets import DISTANCES, VectorSource, is_annbench, load_annbench
 from vqindex_datasets.annbench import stated_distance
@@ -131,8 +129,8 @@ def holds_others(index: vqindex.VQIndex, ids: NDArray[Any], vectors: NDArray[np.
     decoded = index.reconstruct(ids).astype(np.float64) if len(ids) else wide
     usable = np.isfinite(wide).all(axis=1) & (np.linalg.norm(decoded, axis=1) > 0) & (np.linalg.norm(wide, axis=1) > 0)
     given, decoded = _unit(wide[usable]), _unit(decoded[usable])
-    loss = Codec(index.spec).expected_mse
-    if math.isnan(loss):
+    loss = index.stats()["expected_mse"]
+    if loss is None:
         loss = _UNKNOWN_LOSS if index.dim >= _LEAST_DIM else 1.0
     error = 1 - (given * decoded).sum(axis=1) ** 2
     if len(given) < _LEAST or error.mean() <= min(3 * loss + 0.001, 0.4 * loss + 0.6, 1.0):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import h5py
 import numpy as np
@@ -23,6 +23,8 @@ from .files import check_content, check_file, open_hdf5, reading_hdf5, reason
 from .sources import ArraySource, VectorSource
 
 __all__ = ["COLUMN_EXTENSIONS", "EXTENSIONS", "open_vectors", "read_column"]
+
+Read = TypeVar("Read")
 
 
 # Of NumPy, for a header that is not one; it parses Python.
@@ -297,13 +299,20 @@ def open_vectors(path: str | Path, dataset: str | None = None) -> VectorSource:
         array of numbers.
     """
     path = Path(path)
-    check_file(path, "a file of vectors")
-    opener = _OPENERS.get(path.suffix.lower())
-    if opener is None:
-        raise DatasetError(f"{path}: extension {path.suffix!r}; expected one of {', '.join(EXTENSIONS)}")
-    check_content(path, "a file of vectors")
+    return _read(path, dataset, _OPENERS, "a file of vectors", f"extension {path.suffix!r}")
+
+
+def _read(
+    path: Path, name: Any, readers: Mapping[str, Callable[[Path, Any], Read]], expected: str, unknown: str
+) -> Read:
+    """Return what the reader for a file's extension returns; `unknown` is what a message says of other extensions."""
+    check_file(path, expected)
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise DatasetError(f"{path}: {unknown}; expected one of {', '.join(readers)}")
+    check_content(path, expected)
     try:
-        return opener(path, dataset)
+        return reader(path, name)
     except OSError as error:
         raise DatasetError(f"{path}: {reason(error) or error}") from error
 
@@ -329,15 +338,7 @@ def read_column(path: str | Path, name: str) -> NDArray[Any]:
         If the file can't be read, has no columns or no such column, or the column does not hold integers or strings.
     """
     path = Path(path)
-    check_file(path, "a file with columns")
-    reader = _COLUMNS.get(path.suffix.lower())
-    if reader is None:
-        raise DatasetError(f"{path}: has no columns with names; expected one of {', '.join(_COLUMNS)}")
-    check_content(path, "a file with columns")
-    try:
-        column = reader(path, name)
-    except OSError as error:
-        raise DatasetError(f"{path}: {reason(error) or error}") from error
+    column = _read(path, name, _COLUMNS, "a file with columns", "has no columns with names")
     if column.dtype.kind not in "iuU" or column.ndim != 1:
         raise DatasetError(
             f"{path}[{name}]: dtype {column.dtype} and shape {column.shape}; expected integers or strings of shape (n,)"

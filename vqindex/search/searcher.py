@@ -41,7 +41,7 @@ def _ignoring_underflow(method: Callable[P, T]) -> Callable[P, T]:
 
 
 class Searcher(NamedTuple):
-    """Searches one snapshot of an index's contents (`Contents.snapshot`).
+    """Searches the contents of an index at one moment.
 
     Attributes
     ----------
