@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from abc import ABCMeta
+from collections.abc import Callable
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,13 +21,16 @@ from .changes import ChangeLock
 from .codes.codec import Codec
 from .encoder import Encoder
 from .errors import BackendError, InvalidInputError
+from .linking import as_rule, compacted, linked, trimmed
 from .residuals import OffsetWatch
 from .result import RangeResult, SearchResult
 from .rows.contents import Contents
+from .rows.graph import Curve, Graph
 from .rows.ids import IdBatch, IdMap
 from .rows.originals import Kind, Originals, as_kind
 from .rows.row_store import RowStore
 from .search.searcher import Searcher
+from .search.tuning import measure
 from .spec import CodecName, IndexSpec, Metric, RotationName, SketchName
 
 if TYPE_CHECKING:
@@ -93,6 +97,10 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         the vectors of the first `add` or `upsert`, which reads them twice; later calls do not change it. For cosine the
         point is subtracted from vectors divided by their norms, and a vector takes 4 more bytes. The metric ip has no
         center.
+    graph : int, optional
+        Most links of a row, 8 to 128, usually 32: the index has a graph, and a search walks it instead of scanning all
+        rows (`build_graph`). The links take 3 bytes each, 4 from 2**24 - 1 rows on. Not for codec "qjl" and the
+        sketches "orthogonal" and "gaussian".
     device : str, default "auto"
         ``"auto"``, ``"cpu"``, ``"cuda"``, or a backend's name. ``"auto"`` is the CPU unless the environment variable
         VQINDEX_BACKEND names another backend.
@@ -127,10 +135,13 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         seed: int = 0,
         keep_vectors: Kind | None = None,
         center: Any = None,
+        graph: int | None = None,
         device: Device = "auto",
     ) -> None:
         spec, kind = IndexSpec(dim, bits, metric, codec, sketch, rotation, seed), as_kind(keep_vectors)
-        self._start(Centering.of(spec, center), device, None if kind is None else Originals(spec.dim, kind))
+        rule = None if graph is None else as_rule("graph", graph, spec)
+        originals = None if kind is None else Originals(spec.dim, kind)
+        self._start(Centering.of(spec, center), device, originals, None if rule is None else Graph.empty(rule))
 
     @classmethod
     def _empty(cls, centering: Centering, device: str) -> VQIndex:
@@ -139,10 +150,12 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         index._start(centering, device, None)
         return index
 
-    def _start(self, centering: Centering, device: str, originals: Originals | None) -> None:
+    def _start(
+        self, centering: Centering, device: str, originals: Originals | None, graph: Graph | None = None
+    ) -> None:
         self._codec = Codec(centering.engine_spec)
         backend = make_backend(self._codec, device)
-        contents = Contents(RowStore(self._codec.spec, backend.put), IdMap(), originals)
+        contents = Contents(RowStore(self._codec.spec, backend.put), IdMap(), originals, graph)
         self._state = IndexState(Encoder(backend, centering), contents)
         warn_of_numpy_steps(backend, self._spec)
         self._changes = ChangeLock()
@@ -337,6 +350,9 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             "removed": contents.ids.rows_ever - len(contents.ids),
             "id_bytes": 0 if contents.ids.explicit is None else 8,
             "keep_vectors": None if originals is None else originals.kind,
+            "links": None if contents.graph is None else contents.graph.slots,
+            "linked": 0 if contents.graph is None else contents.graph.linked,
+            "link_bytes": 0 if contents.graph is None else contents.graph.bytes_per_row,
             "vector_bytes": 0 if originals is None else originals.bytes_per_vector,
             "memory_bytes": contents.nbytes,
             "expected_mse": None if np.isnan(engine.expected_mse) else engine.expected_mse,
@@ -391,7 +407,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             encoder = encoder._replace(centering=encoder.centering.settled(source))
         watch = self._watch if contents.ids.rows_ever < OffsetWatch.FEWEST else None
         batches = encoder.encode(source, contents.originals, watch)
-        contents = contents.changed(batches, new_ids, source.rows, replaces).trimmed(before.filed_rows)
+        contents = contents.changed(batches, new_ids, source.rows, replaces)
+        contents = linked(trimmed(contents, before.filed_rows, encoder.backend), encoder.backend)
         self._take(before, contents, encoder)
 
     def upsert(self, ids: Any, vectors: Any) -> None:
@@ -441,7 +458,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             id_map = before.contents.ids
             contents = before.contents.without(id_map.find(id_map.parse_id_set(ids)))
             removed = len(id_map) - len(contents.ids)
-            self._take(before, contents.trimmed(before.filed_rows))
+            self._take(before, trimmed(contents, before.filed_rows, before.encoder.backend))
         return removed
 
     def compact(self) -> int:
@@ -455,8 +472,74 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         with self._changes.lock:
             before = self._state
             id_map = before.contents.ids
-            self._take(before, before.contents.compacted(), filed_rows=0)
+            self._take(before, compacted(before.contents, before.encoder.backend), filed_rows=0)
         return id_map.rows_ever - len(id_map)
+
+    # ---- graph
+
+    def build_graph(self, links: int = 32, *, progress: Callable[[int, int], object] | None = None) -> None:
+        """Link the rows, so that searches walk from row to row and score a small share of them.
+
+        Links are made from the codes alone. Later rows join by themselves: searches scan the newest rows, a few
+        thousand at most, until there are enough to link. The links depend on the rows and their order only, not on
+        threads, processor, or the calls by which rows were added. The last incomplete batch of 512 rows stays unlinked.
+
+        Parameters
+        ----------
+        links : int, default 32
+            Most links of a row, 8 to 128. More links find more at equal effort, and take more memory and time.
+        progress : callable, optional
+            Called with the number of rows that are linked so far, and of all that will be.
+
+        Raises
+        ------
+        InvalidInputError
+            If `links` is out of range, or the codec has a second projection ("qjl"; sketches "orthogonal" and
+            "gaussian"). The index is then unchanged.
+        """
+        with self._changes.lock:
+            before = self._state
+            rule = as_rule("links", links, self._spec)
+            contents = before.contents.with_graph(Graph.empty(rule))
+            self._take(before, linked(contents, before.encoder.backend, 0, progress))
+
+    def drop_graph(self) -> None:
+        """Remove the links. Searches scan all rows again."""
+        with self._changes.lock:
+            before = self._state
+            self._take(before, before.contents.with_graph(None))
+
+    def tune(self, queries: Any = None, k: int = 10, *, threads: int | None = None) -> Curve:
+        """Measure how well walks of the graph agree with the scan of all rows, so that searches can ask for a recall.
+
+        Parameters
+        ----------
+        queries : array-like of shape (nq, dim), optional
+            Queries like those to come. By default decoded rows of the index stand for them; their own rows do not count
+            as results.
+        k : int, default 10
+            Number of results to compare.
+        threads : int, optional
+            As for `search`.
+
+        Returns
+        -------
+        Curve
+            Agreement against effort. The index keeps it, and `save` writes it.
+
+        Raises
+        ------
+        InvalidInputError
+            If the index has no linked rows.
+        """
+        before = self._state
+        curve = measure(before.encoder, before.contents, queries, k, threads)
+        with self._changes.lock:
+            state = self._state
+            graph = state.contents.graph
+            if graph is not None:
+                self._take(state, state.contents._replace(graph=graph._replace(curve=curve)))
+        return curve
 
     # ---- copies
 
@@ -534,7 +617,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             ids = None if id_map.next_id is not None and new.next_id is not None else new.ids_of_rows(rows)
             id_map.check_new(ids)
             contents = before.contents.changed(added.contents.batches(rows), ids, rows.size)
-            self._take(before, contents)
+            self._take(before, linked(contents, before.encoder.backend))
 
     # ---- search
 
@@ -549,8 +632,12 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         threads: int | None = None,
         return_stderr: bool = False,
         confidence: float | None = None,
+        effort: int | None = None,
+        recall: float | None = None,
+        exact: bool = False,
+        explain: bool = False,
     ) -> SearchResult:
-        """Find the k best vectors for each query by a scan of the codes.
+        """Find the k best vectors for each query by a scan of the codes, or by walks of the graph if there is one.
 
         Parameters
         ----------
@@ -584,7 +671,19 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             rows whose bound could be among the k best. `confidence` is the one-sided confidence of the bound, above
             0.5 and by default 0.995: each true neighbor is missed with probability at most 1 - confidence, and the
             next-best vector takes its place. 1 scores every row. Codes without sign bits (``trellis`` of one bit,
-            sketches other than ``"shared"``) always score every row.
+            sketches other than ``"shared"``) always score every row. Walks of a graph score every row they visit.
+        effort : int, optional
+            For an index with a graph: how many rows a walk keeps while it looks for better ones, the ``ef`` of HNSW.
+            More effort finds more of the best rows and takes longer. By default, after `tune`, the effort that finds 95
+            % of the scan's results, and 128 otherwise; rows are scanned where that is estimated to take less time.
+        recall : float, optional
+            For an index with a graph that was tuned: the share of the scan's results to find on average, such as 0.95.
+            The search takes the effort from the curve that `tune` measured, or scans all rows where that is estimated
+            to take less time for so many queries.
+        exact : bool, default False
+            Scan all rows, as without a graph.
+        explain : bool, default False
+            The result's ``explanation`` says which effort was used and how many rows were scored.
 
         Returns
         -------
@@ -596,7 +695,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         ------
         InvalidInputError
             Wrong shape, a NaN or infinity, k or threads < 1, a confidence that is not above 0.5 and at most 1, a filter
-            that does not fit the index, or `rerank` without the vectors it needs.
+            that does not fit the index, `rerank` without the vectors it needs, or `effort` or `recall` without a graph.
         """
         return self._searcher().search(
             queries,
@@ -607,6 +706,10 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             threads=threads,
             return_stderr=return_stderr,
             confidence=confidence,
+            effort=effort,
+            recall=recall,
+            exact=exact,
+            explain=explain,
         )
 
     def range_search(
@@ -742,7 +845,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         from .file_format import FileContents
 
         encoder, contents, *_ = self._state
-        contents = contents.compacted()
+        contents = compacted(contents, encoder.backend)
         return FileContents(encoder.centering, contents.segments(), dict(self._meta), contents.ids.next_id)
 
     @classmethod

@@ -13,7 +13,22 @@ from .arrays import OnDevice
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Delivery", "RangeResult", "SearchResult"]
+__all__ = ["Delivery", "Explanation", "RangeResult", "SearchResult"]
+
+
+class Explanation(NamedTuple):
+    """How a search found its results.
+
+    Attributes
+    ----------
+    effort : int or None
+        Effort of the walks of the graph; None if all rows were scanned.
+    scored : ndarray of int64, shape (nq,)
+        How many rows the walk of each query scored; 0 for queries that were scanned.
+    """
+
+    effort: int | None
+    scored: NDArray[np.int64]
 
 
 class SearchResult(tuple[Any, ...]):
@@ -31,9 +46,11 @@ class SearchResult(tuple[Any, ...]):
         Ids; -1, or None, in columns without a result.
     stderr : ndarray of float32, shape (nq, k) or (k,), or None
         Standard error of each score, with ``return_stderr=True``.
+    explanation : Explanation or None
+        How the search found the results, with ``explain=True``.
     """
 
-    __slots__ = ()
+    explanation: Explanation | None = None
 
     def __new__(  # noqa: D102 - the class says it
         cls, scores: NDArray[np.float32], ids: NDArray[Any], stderr: NDArray[np.float32] | None = None

@@ -21,7 +21,9 @@ from vqindex.backends.cpu import NativeBackend
 from vqindex.codes.bitplanes import StoredRows
 from vqindex.codes.codec import Codec
 from vqindex.codes.encoded import Encoded, Queries
-from vqindex.codes.top_k import RangeHits, TopK, merge_top_k
+from vqindex.codes.graph import LinkRule
+from vqindex.codes.top_k import RangeHits, TopK, Walked, merge_top_k
+from vqindex.rows.graph import Graph
 from vqindex.rows.request import SearchRequest
 from vqindex.rows.segment import Segment
 
@@ -120,6 +122,32 @@ class CudaBackend:
         if all(engine.encodes for engine in self._engines):
             return ()
         return tuple(step for step in self._host.numpy_steps if step != "search")
+
+    @property
+    def ascending(self) -> bool:
+        """Whether lower scores are better (l2)."""
+        return self._host.ascending
+
+    @property
+    def walks(self) -> bool:
+        """False: the device scans all rows, also of an index with a graph."""
+        return False
+
+    def walk(self, request: SearchRequest, segments: Sequence[Segment], graph: Graph) -> Walked:
+        """Return the k best rows that walks of the graph find; on the host."""
+        return self._host.walk(request, segments, graph)
+
+    def link(
+        self, segments: Sequence[Segment], links: NDArray[np.uint32], first: int, last: int, rule: LinkRule
+    ) -> None:
+        """Link rows [first, last) to the graph of the rows before them; on the host."""
+        self._host.link(segments, links, first, last, rule)
+
+    def relink(
+        self, segments: Sequence[Segment], links: NDArray[np.uint32], live: NDArray[np.uint64], rule: LinkRule
+    ) -> None:
+        """Give rows that link to removed rows other links; on the host."""
+        self._host.relink(segments, links, live, rule)
 
     # ---- rows and queries
 

@@ -11,13 +11,17 @@ from numpy.typing import NDArray
 from ..arrays import OnDevice
 from ..codes.bitplanes import StoredRows
 from ..codes.encoded import Encoded, Queries
-from ..codes.top_k import RangeHits, TopK
+from ..codes.graph import LinkRule
+from ..codes.top_k import RangeHits, TopK, Walked
+from ..rows.graph import Graph
 from ..rows.request import SearchRequest
 from ..rows.segment import Segment
 
 __all__ = ["Backend"]
 
 F32 = NDArray[np.float32]
+U32 = NDArray[np.uint32]
+U64 = NDArray[np.uint64]
 
 
 class Backend(Protocol):
@@ -28,6 +32,14 @@ class Backend(Protocol):
     @property
     def numpy_steps(self) -> tuple[str, ...]:
         """The steps, of "encode", "prepare" and "search", that NumPy runs for lack of a kernel for this codec."""
+
+    @property
+    def ascending(self) -> bool:
+        """Whether lower scores are better (l2)."""
+
+    @property
+    def walks(self) -> bool:
+        """Whether the backend walks graphs; others scan all rows."""
 
     def adopt(self, array: Any) -> OnDevice | None:
         """Return a caller's array on the backend's own device, without a copy; None for any other array."""
@@ -54,6 +66,19 @@ class Backend(Protocol):
 
         With a confidence below 1 their rank scores are better, too, as in `search`.
         """
+
+    def walk(self, request: SearchRequest, segments: Sequence[Segment], graph: Graph) -> Walked:
+        """Return the k best rows that walks of the graph find, by their exact scores (``codes/graph.py``).
+
+        The selection of the request has a single entry, for the linked rows. A walk goes through rows that are not
+        selected, and returns selected ones only.
+        """
+
+    def link(self, segments: Sequence[Segment], links: U32, first: int, last: int, rule: LinkRule) -> None:
+        """Link rows [first, last) to the graph of the rows before them; `links`, (n, slots), are changed in place."""
+
+    def relink(self, segments: Sequence[Segment], links: U32, live: U64, rule: LinkRule) -> None:
+        """Give rows that link to removed rows other links; `links`, (n, slots), are changed in place."""
 
     def scores(self, queries: Queries, rows: Encoded) -> F32:
         """Return all scores, shape (nq, n)."""

@@ -17,20 +17,25 @@ from ..codes.bitplanes import StoredRows, join_rows, put_rows
 from ..codes.codec import Codec
 from ..codes.encoded import Encoded, Queries
 from ..codes.estimator import Scaled, flush, integer_query, l2_from_ip, renormalized_variance, stderr, sum64, to_scaled
+from ..codes.graph import BATCH, LinkRule
 from ..codes.packing import pack, unpack
 from ..codes.sign_bound import MAX_DIM as SIGN_BOUND_DIM
 from ..codes.sign_bound import SignBoundTerms, bounds, quantile, sign_query
-from ..codes.top_k import RangeHits, TopK, merge_top_k
+from ..codes.top_k import RangeHits, TopK, Walked, merge_top_k
 from ..codes.trellis import Trellis, trellis_values, viterbi
 from ..rows.bitmap import bits_of
+from ..rows.graph import Graph
 from ..rows.request import SearchRequest
 from ..rows.segment import Segment
+from .reference_graph import GraphRows, walk
 
 __all__ = ["ReferenceBackend"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
+U32 = NDArray[np.uint32]
+U64 = NDArray[np.uint64]
 
 _CACHE_VALUES = 2**17  # float32 values of a block to encode, which fits the second-level cache
 _SCORES = 2**23  # most scores in memory during a search
@@ -49,12 +54,17 @@ class ReferenceBackend:
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
         self.spec = codec.spec
-        self._ascending = self.spec.metric == "l2"
+        self.ascending = self.spec.metric == "l2"
 
     @property
     def numpy_steps(self) -> tuple[str, ...]:
         """All steps."""
         return ("encode", "prepare", "search")
+
+    @property
+    def walks(self) -> bool:
+        """Whether the code has a graph: codecs with a second projection have none."""
+        return not self.codec.has_sketch
 
     # ---- encode
 
@@ -224,7 +234,7 @@ class ReferenceBackend:
     def scores(self, queries: Queries, rows: Encoded) -> F32:
         """Return all scores, shape (nq, n)."""
         ip = self._inner_products(queries, rows)
-        if self._ascending and rows.norm is not None:
+        if self.ascending and rows.norm is not None:
             return l2_from_ip(ip, rows.norm, queries.norm)
         return ip
 
@@ -242,7 +252,7 @@ class ReferenceBackend:
         else:  # variance pi/2 / m |r|^2, and rescale = sqrt(pi/2) / m |r|
             variance = rows.rescale.astype(np.float64) ** 2 * codec.signs
         error = stderr(queries.norm[:, None], variance[None, :])
-        return error * np.float32(2) if self._ascending else error
+        return error * np.float32(2) if self.ascending else error
 
     def search(self, request: SearchRequest, segments: Sequence[Segment]) -> TopK:
         """Return the k best rows of every query, best first."""
@@ -252,7 +262,7 @@ class ReferenceBackend:
             self._search_batch(request.select(slice(start, start + size)), segments)
             for start in range(0, request.count, size)
         ]
-        return TopK.of_queries(found) if found else TopK.empty(0, k, ascending=self._ascending)
+        return TopK.of_queries(found) if found else TopK.empty(0, k, ascending=self.ascending)
 
     def _search_batch(self, request: SearchRequest, segments: Sequence[Segment]) -> TopK:
         nq, k = request.count, request.k
@@ -260,9 +270,9 @@ class ReferenceBackend:
         step = max(k, _SCORES // max(nq, 512))
         for first_row, rank_scores, scores in self._scored(request, segments, step):
             best = best.merged(rank_scores, scores, first_row)
-        scores = np.float32(0) - best.scores if self._ascending else best.scores
+        scores = np.float32(0) - best.scores if self.ascending else best.scores
         found = TopK(scores, best.rows, best.rank_scores, np.zeros(nq, np.int64))
-        return merge_top_k([found], k, ascending=self._ascending)
+        return merge_top_k([found], k, ascending=self.ascending)
 
     def _scored(self, request: SearchRequest, segments: Sequence[Segment], step: int) -> Iterator[tuple[int, F32, F32]]:
         """Yield the first row, rank scores and scores, (nq, rows), of `step` rows at a time; larger is better."""
@@ -282,6 +292,26 @@ class ReferenceBackend:
                 yield first_row + start, rank_scores, scores
             first_row += segment.rows
 
+    def walk(self, request: SearchRequest, segments: Sequence[Segment], graph: Graph) -> Walked:
+        """Return the k best rows that walks of the graph find."""
+        rows = GraphRows(self.spec, self._levels, segments, graph.linked)
+        return Walked(*walk(rows, request, graph, self._scores_of, self.ascending))
+
+    def _scores_of(self, request: SearchRequest, rows: Encoded) -> F32:
+        return self.scores(request.queries, rows)
+
+    def link(
+        self, segments: Sequence[Segment], links: NDArray[np.uint32], first: int, last: int, rule: LinkRule
+    ) -> None:
+        """Link rows [first, last) to the graph of the rows before them; `links`, (n, slots), are changed in place."""
+        rows = GraphRows(self.spec, self._levels, segments, last)
+        for start in range(first, last, BATCH):
+            rows.link(links, start, min(start + BATCH, last), rule)
+
+    def relink(self, segments: Sequence[Segment], links: U32, live: U64, rule: LinkRule) -> None:
+        """Give rows that link to removed rows other links; `links`, (n, slots), are changed in place."""
+        GraphRows(self.spec, self._levels, segments, len(links)).relink(links, live, rule)
+
     def range_search(self, request: SearchRequest, segments: Sequence[Segment]) -> RangeHits:
         """Return all rows that are better than the request's thresholds."""
         request = request.without_removed(segments)
@@ -295,8 +325,8 @@ class ReferenceBackend:
                 query, column = np.nonzero(rank_scores > thresholds)
                 found.append((query + start, column + first_row, scores[query, column]))
         query, rows, scores = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
-        scores = np.float32(0) - scores if self._ascending else scores
-        return RangeHits.of_unsorted(query, scores, rows, request.count, ascending=self._ascending)
+        scores = np.float32(0) - scores if self.ascending else scores
+        return RangeHits.of_unsorted(query, scores, rows, request.count, ascending=self.ascending)
 
     @property
     def has_sign_bound(self) -> bool:
@@ -305,7 +335,7 @@ class ReferenceBackend:
 
     def _signed(self, scores: F32) -> F32:
         """Return scores, or negated distances, so that higher is better."""
-        return -scores if self._ascending else scores
+        return -scores if self.ascending else scores
 
     def _bounds(self, queries: Queries, rows: Encoded, z: float) -> F32:
         """Return the bounds of the scores from the rows' signs (sign_bound.py), shape (nq, n)."""
@@ -316,7 +346,7 @@ class ReferenceBackend:
         sums = self._sums(c.astype(np.int16), 2 * signs.astype(np.int8) - 1)
         terms = SignBoundTerms.of(self.spec.dim, self.codec.sign_correlation)
         ip = bounds(terms, z, sums, rounding_error2, queries.code_scale, queries.norm, rows.norm)
-        if self._ascending and rows.norm is not None:
+        if self.ascending and rows.norm is not None:
             return l2_from_ip(ip, rows.norm, queries.norm)
         return ip
 

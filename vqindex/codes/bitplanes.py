@@ -67,6 +67,11 @@ class StoredRows(NamedTuple):
         norm = None if self.norm is None else self.norm[:count]
         return StoredRows(signs, self.codes[:count], self.rescale[:count], norm)
 
+    def after(self, row: int) -> StoredRows:
+        """Return the rows from `row` on, a multiple of 64, as views."""
+        signs = None if self.signs is None else self.signs[row // BLOCK_ROWS :]
+        return StoredRows(signs, self.codes[row:], self.rescale[row:], None if self.norm is None else self.norm[row:])
+
     def sign_parts(self) -> list[U8]:
         """Return the sign bits in one part or two, with zeros in the unused columns of the last block.
 

@@ -24,6 +24,8 @@ Linking. Rows get links in batches of 512, in row order. Each row x of a batch h
     walk of `LinkRule.effort` by distances from x finds in the graph before the batch, and the 32 nearest other rows of
     the batch. `select` chooses its links from them. Then each row y that a row of the batch links to gets a link back.
     If y has more than `slots` links with these, `select` chooses among all of them.
+Removed rows. Walks go through them. When they leave memory, each row that links to some of them gets new links:
+    `select` chooses among its other links and the links of the removed ones, removed rows excluded.
 """
 
 from __future__ import annotations
@@ -48,6 +50,8 @@ __all__ = [
     "narrow_levels",
     "navigation_query",
     "navigation_scores",
+    "relink",
+    "select",
     "walk",
 ]
 
@@ -83,6 +87,11 @@ class LinkRule(NamedTuple):
     alpha: float = 1.2000000476837158
     effort: int = 100
 
+    @classmethod
+    def of(cls, slots: int) -> LinkRule:
+        """Return the rule for graphs of `slots` slots."""
+        return cls(slots, slots * 3 // 4)
+
 
 class NarrowRows(NamedTuple):
     """Rows as the graph sees them.
@@ -113,7 +122,8 @@ class NarrowRows(NamedTuple):
         else:
             squares = self.norm[rows] * self.norm[rows] + self.norm[row] * self.norm[row]
             found = squares - np.float32(2) * ip
-        return np.maximum(found, np.float32(0))
+        positive: F32 = np.maximum(found, np.float32(0))
+        return positive
 
 
 def narrow_levels(levels: NDArray[np.signedinteger[Any]]) -> tuple[I8, int]:
@@ -246,7 +256,8 @@ def select(rows: NarrowRows, row: int, candidates: I64, rule: LinkRule) -> I64:
         later = slice(i + 1, None)
         occluded[later] |= alpha * rows.distances(candidate, candidates[later]) <= distances[later]
     rest = np.flatnonzero(occluded)[: max(0, rule.kept // 2 - len(taken))]
-    return candidates[np.concatenate([np.array(taken, np.int64), rest])]
+    chosen: I64 = candidates[np.concatenate([np.array(taken, np.int64), rest])]
+    return chosen
 
 
 def link_batch(rows: NarrowRows, links: U32, first: int, last: int, rule: LinkRule) -> None:
@@ -272,6 +283,23 @@ def link_batch(rows: NarrowRows, links: U32, first: int, last: int, rule: LinkRu
             both = select(rows, target, both, rule)
         links[target] = NO_ROW
         links[target, : both.size] = both
+
+
+def relink(rows: NarrowRows, links: U32, live: NDArray[np.bool_], rule: LinkRule) -> None:
+    """Replace the links of live rows to removed rows; `links`, (n, slots), are changed in place.
+
+    The rows that were removed keep their links.
+    """
+    old = links.copy()
+    removed = np.append(~live, False)  # NO_ROW becomes -1, the last entry
+    for row in np.flatnonzero(live & removed[np.where(old == NO_ROW, -1, old.astype(np.int64))].any(axis=1)).tolist():
+        own = old[row][old[row] != NO_ROW].astype(np.int64)
+        beyond = old[own[~live[own]]].reshape(-1)
+        beyond = beyond[beyond != NO_ROW].astype(np.int64)
+        candidates = np.unique(np.concatenate([own[live[own]], beyond[live[beyond]]]))
+        chosen = select(rows, row, candidates, rule)
+        links[row] = NO_ROW
+        links[row, : chosen.size] = chosen
 
 
 def _nearest(rows: NarrowRows, row: int, others: I64) -> I64:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RangeHits", "TopK", "merge_top_k"]
+__all__ = ["RangeHits", "TopK", "Walked", "merge_top_k"]
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -61,6 +61,29 @@ class TopK(NamedTuple):
             return np.full(len(self.rank_scores), np.inf, np.float32)
         lowest: F32 = self.rank_scores.min(axis=1)
         return lowest
+
+
+class Walked(NamedTuple):
+    """What walks of a graph found.
+
+    Attributes
+    ----------
+    top_k : TopK
+        The best rows.
+    scored : ndarray of int64, shape (nq,)
+        How many rows each walk scored.
+    """
+
+    top_k: TopK
+    scored: I64
+
+    @classmethod
+    def of_queries(cls, batches: Sequence[Walked]) -> Walked:
+        """Concatenate the results of at least one batch of queries."""
+        if len(batches) == 1:
+            return batches[0]
+        top_k, scored = zip(*batches, strict=True)
+        return cls(TopK.of_queries(top_k), np.concatenate(scored))
 
 
 def merge_top_k(lists: Sequence[TopK], k: int, *, ascending: bool) -> TopK:

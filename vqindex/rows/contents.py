@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..codes.encoded import Encoded
+from .graph import Graph
 from .ids import IdBatch, IdMap
 from .originals import Originals, Rounded
 from .row_store import RowStore
@@ -53,16 +54,21 @@ class Contents(NamedTuple):
         Ids, and the live rows.
     originals : Originals or None
         The rounded vectors, if the index keeps them.
+    graph : Graph or None
+        Links of the first rows, if the index has a graph. ``linking.py`` makes them and repairs them; the methods here
+        return contents with the links of these contents, or none where rows change their numbers.
     """
 
     rows: RowStore
     ids: IdMap
     originals: Originals | None
+    graph: Graph | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of codes, ids and originals."""
-        return self.rows.nbytes + self.ids.nbytes + (0 if self.originals is None else self.originals.nbytes)
+        """Bytes of codes, ids, originals and links."""
+        more = (part.nbytes for part in (self.originals, self.graph) if part is not None)
+        return self.rows.nbytes + self.ids.nbytes + sum(more)
 
     def changed(
         self,
@@ -94,12 +100,16 @@ class Contents(NamedTuple):
         if not count:
             return self
         id_map = self.ids.extended(count, ids)
-        return Contents(rows, id_map if replaces is None else id_map.without(replaces), originals)
+        return Contents(rows, id_map if replaces is None else id_map.without(replaces), originals, self.graph)
 
     def without(self, rows: I64) -> Contents:
         """Return contents in which some more rows are removed; -1 is none."""
         ids = self.ids.without(rows)
         return self if ids is self.ids else self._replace(ids=ids)
+
+    def with_graph(self, graph: Graph | None) -> Contents:
+        """Return the same rows with another graph, or none."""
+        return self._replace(graph=graph)
 
     def batches(self, rows: I64) -> Iterator[NewRows]:
         """Yield some rows, shape (m,), ascending, in batches."""

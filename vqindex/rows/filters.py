@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..arrays import as_host, refuse_no_array
 from ..errors import InvalidInputError
-from .bitmap import WORD, bits_of, from_bytes, full, of_rows, slice_rows, words_of
+from .bitmap import WORD, bits_of, from_bytes, full, of_rows, words_of
 from .ids import IdMap
 from .request import SearchRequest, Selection
 from .segment import Segment
@@ -152,22 +151,31 @@ class Filter:
             return words_of(np.ascontiguousarray(mask))
         return of_rows(self._ids.live_rows()[mask], self._ids.rows_ever)
 
-    def requests(self, request: SearchRequest, segments: Sequence[Segment]) -> Iterator[SearchRequest]:
-        """Add this filter to a request; yield the resulting requests, at least one, in the order of the queries.
+    def batches(self, rows: int) -> Iterator[tuple[slice, U64 | None]]:
+        """Yield batches of queries, at least one, with the words of the rows that they may find.
 
-        The words of all queries may take more memory than the index, so each request has a batch of queries.
+        The words are None for all rows, (m,) for one filter, or (nq, m) for one per query. The words of all queries
+        may take more memory than the index, so a batch has only some of them.
+
+        Parameters
+        ----------
+        rows : int
+            Number of rows of the index.
         """
+        at_once = max(1, self._queries if self._each is None else _WORDS * WORD // max(1, rows))
+        for start in range(0, max(1, self._queries), at_once):
+            at = slice(start, start + at_once)
+            yield at, self._words_of(at)
+
+    def requests(self, request: SearchRequest, segments: Sequence[Segment]) -> Iterator[SearchRequest]:
+        """Add this filter to a request; yield the resulting requests, at least one, in the order of the queries."""
         if self._each is None and self._all is None:
             yield request
             return
-        edges = np.cumsum([0, *(segment.rows for segment in segments)]).tolist()
-        at_once = max(1, self._queries if self._each is None else _WORDS * WORD // max(1, edges[-1]))
-        for start in range(0, max(1, self._queries), at_once):
-            at = slice(start, start + at_once)
-            words = self._words_of(at)
+        rows = [segment.rows for segment in segments]
+        for at, words in self.batches(sum(rows)):
             assert words is not None
-            selection = Selection(tuple(slice_rows(words, a, b) for a, b in itertools.pairwise(edges)))
-            yield replace(request.select(at), selection=selection)
+            yield replace(request.select(at), selection=Selection.of(words, rows))
 
     def _words_of(self, at: slice) -> U64 | None:
         """Return the words of some queries: None for all rows, (m,) for one filter, (nq, m) for one per query."""

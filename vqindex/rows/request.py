@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..codes.encoded import Queries
-from .bitmap import count, full, of_rows
+from .bitmap import count, full, of_rows, slice_rows
 from .segment import Segment
 
 __all__ = ["SearchRequest", "Selection"]
@@ -29,6 +30,12 @@ class Selection:
     """
 
     words: tuple[U64 | None, ...]
+
+    @classmethod
+    def of(cls, words: U64, rows: Sequence[int]) -> Selection:
+        """Divide words of all rows, (m,) or (nq, m), among segments of `rows` rows each."""
+        edges = np.cumsum([0, *rows]).tolist()
+        return cls(tuple(slice_rows(words, a, b) for a, b in itertools.pairwise(edges)))
 
     @property
     def is_per_query(self) -> bool:
@@ -70,6 +77,10 @@ class SearchRequest:
         Most threads to use; None: as many as processors.
     selection : Selection or None
         Rows that the search may return; None: all of them.
+    effort : int
+        For a walk of the graph: how many rows it finds (``codes/graph.py``); a scan ignores it.
+    budget : int
+        For a walk: it ends when at least so many rows were scored; 0 for no limit.
     """
 
     queries: Queries
@@ -78,6 +89,8 @@ class SearchRequest:
     confidence: float = 1.0
     threads: int | None = None
     selection: Selection | None = None
+    effort: int = 0
+    budget: int = 0
 
     def __post_init__(self) -> None:
         if self.thresholds is not None and self.thresholds.shape != (self.queries.count,):

@@ -9,17 +9,19 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arguments import MAX_K, as_confidence, as_count, as_shortlist, as_threads, as_thresholds
+from ..arguments import DEFAULT_CONFIDENCE, MAX_K, as_confidence, as_count, as_shortlist, as_threads, as_thresholds
 from ..arrays import OnDevice, as_queries, on_host
 from ..codes.encoded import Encoded, Queries
-from ..codes.top_k import RangeHits, TopK
+from ..codes.top_k import RangeHits, TopK, Walked
 from ..encoder import Encoder
-from ..result import Delivery, RangeResult, SearchResult
+from ..result import Delivery, Explanation, RangeResult, SearchResult
 from ..rows.contents import Contents
 from ..rows.filters import Filter
 from ..rows.request import SearchRequest
 from ..rows.row_store import RowStore
 from .rerank import as_reader, rerank
+from .router import Effort, as_effort
+from .walker import Walker
 
 __all__ = ["Searcher"]
 
@@ -66,6 +68,10 @@ class Searcher(NamedTuple):
         threads: int | None,
         return_stderr: bool,
         confidence: float | None,
+        effort: int | None = None,
+        exact: bool = False,
+        recall: float | None = None,
+        explain: bool = False,
     ) -> SearchResult:
         """Return the k best results; arguments as of `VQIndex.search`."""
         k = as_count("k", k, MAX_K)
@@ -73,14 +79,19 @@ class Searcher(NamedTuple):
         vectors_of = as_reader(rerank_from, oversample, return_stderr, self.contents)
         vectors, prepared, deliver = self._prepare(queries)
         shortlist = k if vectors_of is None else as_shortlist(k, oversample, len(self.contents.ids))
-        found = self._scan(SearchRequest(prepared, shortlist, None, confidence, threads), filter)
+        request = SearchRequest(prepared, shortlist, None, confidence, threads)
+        walking = self._walking(effort, exact, recall, request)
+        found, scored = self._scan(request, filter) if walking is None else self._walk(request, filter, walking)
         if vectors_of is None:
             scores, rows = self.encoder.centering.scores(found.scores), found.rows
         else:
             metric = self.encoder.centering.spec.metric
             scores, rows = rerank(metric, on_host(vectors), found.rows, vectors_of, k)
         errors = self._stderr(prepared, rows, self.contents.rows) if return_stderr else None
-        return deliver(SearchResult, scores, self.contents.ids.ids(rows), errors)
+        result = deliver(SearchResult, scores, self.contents.ids.ids(rows), errors)
+        if explain:
+            result.explanation = Explanation(None if walking is None else walking.effort, scored)
+        return result
 
     @_ignoring_underflow
     def range_search(
@@ -107,6 +118,19 @@ class Searcher(NamedTuple):
         """Return the decoded vectors of ids, (m, dim); as `VQIndex.reconstruct`."""
         return self.encoder.centering.decoded(self.encoder.backend.decode(self._codes(ids)))
 
+    @_ignoring_underflow
+    def decoded(self, rows: I64) -> F32:
+        """Return decoded vectors of rows, (m, dim)."""
+        codes = self.contents.rows.gather(rows)
+        return self.encoder.centering.decoded(self.encoder.backend.decode(codes))
+
+    @_ignoring_underflow
+    def rows_found(self, queries: Any, k: int, threads: int | None, effort: int | None) -> Walked:
+        """Return the k best rows by walks of an effort, or by a scan for None, and how many rows walks scored."""
+        _, prepared, _ = self._prepare(queries)
+        request = SearchRequest(prepared, k, None, DEFAULT_CONFIDENCE, threads)
+        return self._scan(request, None) if effort is None else self._walk(request, None, Effort(effort, 0))
+
     def _codes(self, ids: Any) -> Encoded:
         """Return the code rows of ids."""
         id_map = self.contents.ids
@@ -122,11 +146,27 @@ class Searcher(NamedTuple):
         matrix, single = as_queries(queries if on_device is None else on_device, self.encoder.centering.spec.dim)
         return matrix, self.encoder.prepare(matrix), Delivery(single, on_device)
 
-    def _scan(self, request: SearchRequest, filter: Any) -> TopK:
+    def _walking(self, effort: object, exact: object, recall: object, request: SearchRequest) -> Effort | None:
+        """Return the effort of walks, or None to scan; the backend may be one that scans all rows."""
+        graph, rows = self.contents.graph, len(self.contents.ids)
+        chosen = as_effort(effort, exact, recall, graph, rows, request.k, request.count)
+        return chosen if self.encoder.backend.walks else None
+
+    def _scan(self, request: SearchRequest, filter: Any) -> Walked:
         """Scan the rows that a filter selects for each query."""
         segments = self.contents.rows.segments()
         batches = Filter(filter, self.contents.ids, request.count).requests(request, segments)
-        return TopK.of_queries([self.encoder.backend.search(batch, segments) for batch in batches])
+        found = TopK.of_queries([self.encoder.backend.search(batch, segments) for batch in batches])
+        return Walked(found, np.zeros(request.count, np.int64))
+
+    def _walk(self, request: SearchRequest, filter: Any, effort: Effort) -> Walked:
+        """Walk the graph for each query, or scan where its filter leaves few rows."""
+        graph, ids = self.contents.graph, self.contents.ids
+        assert graph is not None
+        walker = Walker(self.encoder.backend, self.contents.rows, graph, effort)
+        selected = len(ids) if filter is None else None
+        batches = Filter(filter, ids, request.count).batches(len(self.contents.rows))
+        return Walked.of_queries([walker.search(request.select(at), words, selected) for at, words in batches])
 
     def _scan_range(self, request: SearchRequest, filter: Any) -> RangeHits:
         segments = self.contents.rows.segments()

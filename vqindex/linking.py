@@ -1,0 +1,100 @@
+"""Linking: keeps the graph of an index in step with its rows.
+
+Rows are linked in whole batches, in row order. So the links depend on the order of the rows and not on how they were
+added. The rows after the last linked one are the tail, which searches scan. `linked` links the tail once it is long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .backends.protocol import Backend
+from .codes.graph import BATCH, NO_ROW, LinkRule
+from .errors import InvalidInputError
+from .rows.bitmap import WORD, bits_of, full
+from .rows.contents import Contents
+from .spec import IndexSpec
+
+__all__ = ["TAIL_ROWS", "as_rule", "compacted", "linked", "trimmed"]
+
+TAIL_ROWS = 8 * BATCH  # a longer tail is linked; a scan of it takes about as long as a walk
+_AT_ONCE = 32 * BATCH  # rows between two calls of `progress`
+
+MIN_LINKS, MAX_LINKS = 8, 128
+Progress = Callable[[int, int], object]
+
+
+def as_rule(name: str, links: object, spec: IndexSpec) -> LinkRule:
+    """Return the rule for graphs of so many links a row.
+
+    Raises
+    ------
+    InvalidInputError
+        If the number is out of range, or codes of the spec have no graph.
+    """
+    if isinstance(links, bool) or not isinstance(links, int | np.integer) or not MIN_LINKS <= links <= MAX_LINKS:
+        raise InvalidInputError(f"{name} is {links!r}; expected an integer from {MIN_LINKS} to {MAX_LINKS}")
+    if spec.codec == "qjl" or spec.sketch in ("orthogonal", "gaussian"):
+        code = f"codec {spec.codec!r}" if spec.codec == "qjl" else f"sketch {spec.sketch!r}"
+        raise InvalidInputError(
+            f"{name} is {links}, but codes of {code} have no graph; expected sketch 'shared', turboquant-mse or trellis"
+        )
+    return LinkRule.of(int(links))
+
+
+def linked(contents: Contents, backend: Backend, least: int = TAIL_ROWS, progress: Progress | None = None) -> Contents:
+    """Return the contents with all whole batches of the tail linked, if the tail has `least` rows or more.
+
+    Parameters
+    ----------
+    contents : Contents
+        Contents with or without a graph.
+    backend : Backend
+        It links.
+    least : int
+        Fewer rows stay a tail.
+    progress : callable, optional
+        Called with the number of rows that are linked so far, and of all rows that will be.
+    """
+    graph = contents.graph
+    if graph is None or len(contents.rows) - graph.linked < max(BATCH, least):
+        return contents
+    first = graph.linked
+    last = first + (len(contents.rows) - first) // BATCH * BATCH
+    links = np.full((last, graph.rule.slots), NO_ROW, np.uint32)
+    links[:first] = graph.rows()
+    segments = contents.rows.segments()
+    for start in range(first, last, _AT_ONCE):
+        stop = min(start + _AT_ONCE, last)
+        backend.link(segments, links, start, stop, graph.rule)
+        if progress is not None:
+            progress(stop, last)
+    return contents._replace(graph=graph.of_rows(links))
+
+
+def compacted(contents: Contents, backend: Backend) -> Contents:
+    """Return the contents without removed rows, as `Contents.compacted`; their graph is repaired."""
+    return _repaired(contents.compacted(), contents, 0, backend)
+
+
+def trimmed(contents: Contents, first: int, backend: Backend) -> Contents:
+    """Return the contents without some removed rows, as `Contents.trimmed`; their graph is repaired."""
+    return _repaired(contents.trimmed(first), contents, first, backend)
+
+
+def _repaired(short: Contents, contents: Contents, first: int, backend: Backend) -> Contents:
+    """Give contents without the removed rows from `first` on the graph of contents with them."""
+    graph, live = contents.graph, contents.ids.live
+    if graph is None or short is contents:
+        return short
+    if live is None:  # no row changed its number
+        return short._replace(graph=graph)
+    links, is_live = graph.rows(), bits_of(live, graph.linked)
+    backend.relink(contents.rows.segments(), links, full(graph.linked) & live[: -(-graph.linked // WORD)], graph.rule)
+    keep = is_live | (np.arange(graph.linked) < first)
+    numbers = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)  # the last one is that of NO_ROW
+    new = numbers[np.where(links == NO_ROW, graph.linked, links)[keep]]
+    used_first = np.argsort(new < 0, axis=1, kind="stable")  # removed rows that stay may link to rows that go
+    return short._replace(graph=graph.of_rows(np.take_along_axis(new, used_first, axis=1).astype(np.uint32)))

@@ -1,0 +1,124 @@
+"""Router: whether a query walks the graph or scans the rows, and with which effort.
+
+The choice compares estimated costs in units of one row that a walk scores. It depends on the index, the parameters of
+the search, and the number of selected rows, and never on a clock. Only with `recall` it also depends on the number of
+queries, because a scan of many queries costs less for each.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arguments import MAX_K, as_count
+from ..errors import InvalidInputError
+from ..rows.graph import Graph
+
+__all__ = ["DEFAULT_RECALL", "Effort", "as_effort", "budget_of", "walks"]
+
+DEFAULT_RECALL = 0.95  # of a search that asks for no effort, on an index that was tuned
+_UNTUNED_EFFORT = 128
+# Cost of a scan for each row, in rows that a walk scores (benchmarks/graph.py).
+_ONE = 0.09  # of a scan for one query
+_MANY = 0.025  # for each of many queries
+_GATHERED = 0.4  # of a selected row that a sparse filter leaves
+_SCORED = 24.0  # rows that a walk scores for each unit of its effort, where no curve tells
+
+
+class Effort(NamedTuple):
+    """How to search a graph.
+
+    Attributes
+    ----------
+    effort : int
+        Effort of walks.
+    scored : float
+        About how many rows a walk without a filter scores.
+    """
+
+    effort: int
+    scored: float
+
+
+def as_effort(
+    effort: object, exact: object, recall: object, graph: Graph | None, rows: int, shortlist: int, queries: int
+) -> Effort | None:
+    """Check the arguments of a search that choose between walk and scan; return None for a scan.
+
+    Parameters
+    ----------
+    effort, exact, recall : object
+        As of `VQIndex.search`.
+    graph : Graph or None
+        The index's graph.
+    rows : int
+        Rows of the index.
+    shortlist : int
+        Number of rows that a walk has to find.
+    queries : int
+        Number of queries.
+
+    Raises
+    ------
+    InvalidInputError
+        If a value is out of range, if more than one is given, or for an effort or a recall without a graph.
+    """
+    if not isinstance(exact, bool | np.bool_):
+        raise InvalidInputError(f"exact is {exact!r}; expected True or False")
+    given = [name for name, value in (("effort", effort), ("recall", recall)) if value is not None]
+    if len(given) + bool(exact) > 1:
+        raise InvalidInputError(f"{' and '.join(given + ['exact'] * bool(exact))} are given; expected one of them")
+    if given and graph is None:
+        raise InvalidInputError(f"{given[0]} is given, but the index has no graph; expected build_graph() before")
+    wanted = None if effort is None else as_count("effort", effort, MAX_K)
+    target = None if recall is None else _as_recall(recall, graph)
+    if graph is None or not graph.linked or exact:
+        return None
+    curve = graph.curve
+    if wanted is None:
+        found = None if curve is None else curve.effort_of(DEFAULT_RECALL if target is None else target)
+        if found is None and target is not None:  # no effort of the curve reaches it
+            return None
+        wanted = _UNTUNED_EFFORT if found is None else found
+    wanted = min(max(wanted, shortlist), max(shortlist, rows))
+    scored = _SCORED * wanted if curve is None else curve.scored_of(wanted)
+    if effort is None:  # else the caller asks for a walk
+        together = 1 if target is None else max(1, queries)
+        if rows * (_MANY + (_ONE - _MANY) / together) < scored:
+            return None
+    return Effort(wanted, scored)
+
+
+def _as_recall(recall: object, graph: Graph | None) -> float:
+    if isinstance(recall, bool) or not isinstance(recall, int | float | np.floating | np.integer):
+        raise InvalidInputError(f"recall is {recall!r}; expected a number above 0 and below 1")
+    if not 0 < recall < 1:
+        raise InvalidInputError(f"recall is {recall!r}; expected a number above 0 and below 1, or exact=True")
+    if graph is not None and graph.linked and graph.curve is None:
+        raise InvalidInputError(f"recall is {recall!r}, but the graph was not measured; expected tune() before")
+    return float(recall)
+
+
+def walks(effort: Effort, selected: NDArray[np.int64], rows: int) -> NDArray[np.bool_]:
+    """Return for which queries a walk costs less than a scan.
+
+    Parameters
+    ----------
+    effort : Effort
+        How walks search.
+    selected : ndarray of int64, shape (nq,)
+        Number of rows that each query may find.
+    rows : int
+        Rows of the index.
+    """
+    scan = np.minimum(_ONE * rows, _GATHERED * selected)
+    walk = effort.scored * (rows / np.maximum(selected, 1))
+    cheaper: NDArray[np.bool_] = walk < scan
+    return cheaper
+
+
+def budget_of(selected: int, rows: int) -> int:
+    """Return how many rows a walk may score before a scan of the selected rows would have cost less."""
+    return int(max(1.0, min(_ONE * rows, _GATHERED * selected)))

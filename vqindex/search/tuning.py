@@ -1,0 +1,73 @@
+"""Tuning: the curve of agreement between walks of a graph and the scan of all rows, against effort."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arguments import MAX_K, as_count, as_threads
+from ..encoder import Encoder
+from ..errors import InvalidInputError
+from ..rows.contents import Contents
+from ..rows.graph import Curve
+from .searcher import Searcher
+
+__all__ = ["measure"]
+
+I64 = NDArray[np.int64]
+
+_QUERIES = 400  # rows that stand for queries
+_GROWTH = 1.5  # from one effort of a curve to the next
+_ENOUGH = 0.999  # an agreement that ends the curve
+_SHARE = 0.25  # of the linked rows: a walk that scores so many costs more than any scan
+
+
+def measure(encoder: Encoder, contents: Contents, queries: Any, k: int, threads: int | None) -> Curve:
+    """Return the curve of an index; arguments as of `VQIndex.tune`."""
+    k, threads = as_count("k", k, MAX_K), as_threads(threads)
+    graph = contents.graph
+    if graph is None or not graph.linked:
+        raise InvalidInputError("the index has no linked rows; expected build_graph() and at least 512 vectors before")
+    searcher = Searcher(encoder, contents)
+    own: I64 | None = None
+    if queries is None:
+        live = contents.ids.live_rows()
+        own = live[np.arange(min(_QUERIES, live.size)) * live.size // min(_QUERIES, live.size)]
+        queries = searcher.decoded(own)
+
+    def found(effort: int | None) -> tuple[I64, float]:
+        """Return the k best rows of each query without its own, and how many rows a walk scores."""
+        walked = searcher.rows_found(queries, k + (own is not None), threads, effort)
+        rows = walked.top_k.rows
+        if own is not None:
+            is_own = rows == own[:, None]
+            is_own[~is_own.any(axis=1), -1] = True  # a row that did not find itself loses its last result
+            rows = rows[~is_own].reshape(len(rows), k)
+        return rows, float(walked.scored.mean())
+
+    best = found(None)[0]
+    efforts, scored, agreement, error = [], [], [], []
+    effort = k + (own is not None)
+    while True:
+        rows, mean_scored = found(effort)
+        shares = _shares(best, rows)
+        efforts.append(effort)
+        scored.append(mean_scored)
+        agreement.append(float(shares.mean()))
+        error.append(float(shares.std() / np.sqrt(shares.size)))
+        if agreement[-1] >= _ENOUGH or mean_scored > _SHARE * graph.linked or effort >= graph.linked:
+            break
+        effort = int(effort * _GROWTH) + 1
+    return Curve(k, len(best), tuple(efforts), tuple(scored), tuple(agreement), tuple(error))
+
+
+def _shares(expected: I64, found: I64) -> NDArray[np.float64]:
+    """Return the share of each query's expected rows that were found; -1 is no row."""
+    shares = np.ones(len(expected))
+    for i, (want, have) in enumerate(zip(expected, found, strict=True)):
+        want = want[want >= 0]
+        if want.size:
+            shares[i] = np.isin(want, have).mean()
+    return shares

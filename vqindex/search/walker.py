@@ -1,0 +1,123 @@
+"""Walker: searches an index with a graph. It walks the linked rows, scans the tail, and merges the two.
+
+A query whose filter leaves so few rows that a scan of them costs less is scanned, and so is one whose walk has scored
+more rows than such a scan would cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backends.protocol import Backend
+from ..codes.top_k import TopK, Walked, merge_top_k
+from ..rows.bitmap import WORD, count, full, slice_rows
+from ..rows.graph import Graph
+from ..rows.request import SearchRequest, Selection
+from ..rows.row_store import RowStore
+from ..rows.segment import Segment
+from .router import Effort, budget_of, walks
+
+__all__ = ["Walker"]
+
+U64 = NDArray[np.uint64]
+
+
+class Walker(NamedTuple):
+    """Searches the rows of one moment by their graph.
+
+    Attributes
+    ----------
+    backend : Backend
+        It walks and scans.
+    rows : RowStore
+        All rows.
+    graph : Graph
+        Links of the first rows.
+    effort : Effort
+        How walks search.
+    """
+
+    backend: Backend
+    rows: RowStore
+    graph: Graph
+    effort: Effort
+
+    def search(self, request: SearchRequest, words: U64 | None, selected: int | None) -> Walked:
+        """Return the k best rows of each query, and how many rows each walk scored; 0 for queries that were scanned.
+
+        Parameters
+        ----------
+        request : SearchRequest
+            The request, without a selection.
+        words : ndarray of uint64, shape (m,) or (nq, m), or None
+            The rows that all queries, or each query, may find; None for all rows.
+        selected : int or None
+            How many rows these are, if it is known.
+        """
+        segments = self.rows.segments()
+        if words is None or selected == len(self.rows):
+            return self._walk(request, words, segments)
+        total = len(self.rows)
+        counts = np.array([count(line) for line in np.atleast_2d(words)] if selected is None else [selected])
+        is_walked = np.broadcast_to(walks(self.effort, counts, total), request.count)
+        if not is_walked.any():
+            return self._scan(request, words, segments)
+        if is_walked.all() and words.ndim == 1:
+            return self._walk_within(request, words, budget_of(int(counts[0]), total), segments)
+        parts = [
+            self._walk_within(one, line, budget_of(int(counts[i % counts.size]), total), segments)
+            if is_walked[i]
+            else self._scan(one, line, segments)
+            for i, (one, line) in enumerate(self._each(request, words))
+        ]
+        return Walked.of_queries(parts)
+
+    @staticmethod
+    def _each(request: SearchRequest, words: U64) -> list[tuple[SearchRequest, U64]]:
+        lines = np.broadcast_to(np.atleast_2d(words), (request.count, words.shape[-1]))
+        return [(request.select(slice(i, i + 1)), line) for i, line in enumerate(lines)]
+
+    def _scan(self, request: SearchRequest, words: U64, segments: Sequence[Segment]) -> Walked:
+        selection = Selection.of(words, [segment.rows for segment in segments])
+        found = self.backend.search(replace(request, selection=selection), segments)
+        return Walked(found, np.zeros(request.count, np.int64))
+
+    def _walk_within(self, request: SearchRequest, words: U64, budget: int, segments: Sequence[Segment]) -> Walked:
+        """Walk for selected rows with a budget, and scan for the queries that used it up."""
+        walked = self._walk(replace(request, budget=budget), words, segments)
+        spent = np.flatnonzero(walked.scored >= budget)
+        for i in spent.tolist():
+            again = self._scan(request.select(slice(i, i + 1)), words, segments)
+            arrays: Any = zip(walked.top_k, again.top_k, strict=True)
+            for target, source in arrays:
+                target[i] = source[0]
+        return walked
+
+    def _walk(self, request: SearchRequest, words: U64 | None, segments: Sequence[Segment]) -> Walked:
+        """Walk the linked rows and scan the tail."""
+        linked = self.graph.linked
+        of_graph = None if words is None else Selection((words[..., : -(-linked // WORD)],))
+        walked = self.backend.walk(
+            replace(request, selection=of_graph, effort=self.effort.effort), segments, self.graph
+        )
+        if linked == len(self.rows):
+            return walked
+        tail = self._scan_tail(request, words)
+        ascending = self.backend.ascending
+        return walked._replace(top_k=merge_top_k([walked.top_k, tail], request.k, ascending=ascending))
+
+    def _scan_tail(self, request: SearchRequest, words: U64 | None) -> TopK:
+        """Scan the rows that are not linked."""
+        first, linked, total = self.graph.linked // WORD * WORD, self.graph.linked, len(self.rows)
+        segments = self.rows.segments_from(first)
+        if words is not None or first < linked:
+            line = full(total - first) if words is None else slice_rows(words, first, total).copy()
+            line[..., 0] &= ~np.uint64(2 ** (linked - first) - 1)
+            request = replace(request, selection=Selection.of(line, [segment.rows for segment in segments]))
+        found = self.backend.search(request, segments)
+        return found._replace(rows=np.where(found.rows < 0, -1, found.rows + first))
