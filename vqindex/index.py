@@ -229,6 +229,12 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         return self._centering.vector
 
     @property
+    def curve(self) -> Curve | None:
+        """What `tune` measured: the agreement of walks with the scan of all rows. None before, and without a graph."""
+        graph = self._contents.graph
+        return None if graph is None else graph.curve
+
+    @property
     def is_trained(self) -> bool:
         """Always True: there is nothing to train."""
         return True

@@ -17,7 +17,7 @@ from .rows.bitmap import WORD, bits_of, full
 from .rows.contents import Contents
 from .spec import IndexSpec
 
-__all__ = ["TAIL_ROWS", "as_rule", "compacted", "linked", "trimmed"]
+__all__ = ["MAX_LINKS", "MIN_LINKS", "TAIL_ROWS", "as_rule", "compacted", "linked", "trimmed"]
 
 TAIL_ROWS = 8 * BATCH  # a longer tail is linked; a scan of it takes about as long as a walk
 _AT_ONCE = 32 * BATCH  # rows between two calls of `progress`

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 import vqindex
 from vqindex.backends.registry import Device
+from vqindex.linking import MAX_LINKS, MIN_LINKS
 from vqindex.rows.originals import KINDS
 from vqindex.spec import CODECS, METRICS, ROTATIONS, SKETCHES
 from vqindex_datasets import VectorSource, open_vectors
 
 from .arrays import ids_file, read_array, read_ids
 from .build_store import BEGUN, build_store, metric_of_store, rows_done
+from .graph import build_graph
 from .options import ids_options
 from .output import is_terminal, json_option, progress_bar, show_fields, show_json
 from .paths import InputPath, OutputPath, check_output
@@ -89,7 +91,18 @@ def _read_center(center: str) -> NDArray[Any]:
 def _summary(index: vqindex.VQIndex, output: Path, save_seconds: float) -> dict[str, Any]:
     """Return what a build made and how long it took."""
     stats = index.stats()
-    shown = ("ntotal", "dim", "bits", "metric", "codec", "sketch", "center", "bytes_per_vector", "vector_bytes")
+    shown = (
+        "ntotal",
+        "dim",
+        "bits",
+        "metric",
+        "codec",
+        "sketch",
+        "center",
+        "bytes_per_vector",
+        "link_bytes",
+        "vector_bytes",
+    )
     return {
         "index": str(output),
         **{key: stats[key] for key in shown},
@@ -113,6 +126,9 @@ def _summary(index: vqindex.VQIndex, output: Path, save_seconds: float) -> dict[
 @ids_options
 @click.option("--keep-vectors", type=click.Choice(tuple(KINDS)), help="Keep the vectors too, for --rerank of a search.")
 @click.option("--center", metavar="mean|FILE", help="Subtract the vectors' mean, or the vector in FILE (.npy), first.")
+@click.option("--graph", type=click.IntRange(MIN_LINKS, MAX_LINKS), metavar="LINKS",
+    help="Make a graph of so many links a vector, usually 32, so that searches need not scan all vectors.",
+)  # fmt: skip
 @click.option("--dataset", help="Which dataset, key or column of DATA holds the vectors.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, or a backend's name.")
 @click.option("--force", is_flag=True, help="Replace OUTPUT if it exists.")
@@ -132,6 +148,7 @@ def build(
     ids_column: str | None,
     keep_vectors: str | None,
     center: str | None,
+    graph: int | None,
     dataset: str | None,
     device: Device,
     force: bool,
@@ -148,6 +165,8 @@ def build(
     and that of a file the mean of all vectors.
     """
     store = store or output.is_dir()
+    if graph is not None and store:
+        raise click.UsageError("--graph makes the graph of an index file; expected no --store")
     if commit_every is not None and not store:
         raise click.UsageError("--commit-every needs --store")
     _check_output(output, store, force, data, ids, None if center in (None, "mean") else Path(center))
@@ -180,6 +199,8 @@ def build(
             index = vqindex.VQIndex(source.shape[1], device=device, **parameters)
             index.meta.update(meta)
             build_index(index, source, f"encoding {data.name}", explicit)
+            if graph is not None:
+                build_graph(index, graph)
             checkpoint()
             start = time.perf_counter()
             index.save(output)

@@ -18,7 +18,7 @@ from vqindex_datasets import VectorSource, exact_knn, is_annbench, load_annbench
 from vqindex_datasets.recall import recall_1_at_k, recall_at_k
 
 from .opening import open_index
-from .options import confidence_option, rerank_options, reranking, threads_option
+from .options import confidence_option, graph_options, rerank_options, reranking, threads_option
 from .output import json_option, progress_bar, show_fields, show_json
 from .paths import InputPath
 from .samples import differs_from_origin, holds_others, origin_of, sample_of
@@ -91,6 +91,7 @@ def _check_data(index: vqindex.VQIndex, path: Path, data: Path, source: VectorSo
 @click.option("--exact", is_flag=True, help="Compute the true neighbors instead of reading them from DATA.")
 @click.option("--mmap/--no-mmap", default=False, show_default=True, help="Map the index instead of reading it.")
 @rerank_options
+@graph_options
 @threads_option
 @confidence_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, or a backend's name.")
@@ -106,6 +107,9 @@ def evaluate(
     rerank: bool,
     rerank_from: Path | None,
     oversample: float | None,
+    effort: int | None,
+    recall: float | None,
+    scan: bool,
     threads: int | None,
     confidence: float,
     device: Device,
@@ -129,10 +133,19 @@ def evaluate(
 
         def search(vectors: NDArray[np.float32]) -> vqindex.SearchResult:
             checkpoint()
-            result: vqindex.SearchResult = loaded.search(vectors, k, threads=threads, confidence=confidence, **exactly)
+            result: vqindex.SearchResult = loaded.search(vectors, k, **how, **exactly)
             return result
 
-        found = search(test).ids
+        how: dict[str, Any] = {
+            "effort": effort,
+            "recall": recall,
+            "exact": scan,
+            "threads": threads,
+            "confidence": confidence,
+        }
+        first = loaded.search(test, k, explain=True, **how, **exactly)
+        found, walks = first.ids, first.explanation
+        assert walks is not None
         times = time_search(search, test)
     stats = loaded.stats()
     report: dict[str, Any] = {
@@ -146,6 +159,8 @@ def evaluate(
         "k": k,
         "threads": threads,
         "confidence": confidence,
+        "effort": walks.effort,
+        "scored": None if walks.effort is None else float(walks.scored.mean()),
         "rerank": "kept vectors" if rerank else None if rerank_from is None else str(rerank_from),
         "oversample": (oversample or DEFAULT_OVERSAMPLE) if rerank or rerank_from is not None else None,
         "recall_at_k": recall_at_k(found, truth, k),
@@ -153,6 +168,7 @@ def evaluate(
         "recall_1_at_1": recall_1_at_k(found, truth, 1),
         "bytes_per_vector": stats["bytes_per_vector"],
         "id_bytes": stats["id_bytes"],
+        "link_bytes": stats["link_bytes"],
         "vector_bytes": stats["vector_bytes"],
         "build_seconds": loaded.meta.get("build_seconds"),
         "encode_seconds": loaded.meta.get("encode_seconds"),

@@ -32,6 +32,7 @@ def _file_fields(index: Path) -> dict[str, Any]:
         **_spec_fields(spec, "center" in header["blocks"]),
         "id_bytes": 8 if "ids" in header["blocks"] else 0,
         "keep_vectors": kinds.get(header["blocks"].get("vectors", {}).get("dtype")),
+        **{name: value for name, value in header.get("graph", {}).items() if name in ("slots", "linked")},
         "file_bytes": index.stat().st_size,
         "fingerprint": header["fingerprint"],
         **header["meta"],

@@ -20,6 +20,7 @@ from .data import datasets
 from .demo import demo
 from .doctor import doctor
 from .evaluate import evaluate
+from .graph import graph
 from .inspect import info, verify
 from .search import search
 from .stopping import STOPPED_CODE, Stopped, checkpoint, interruptible
@@ -78,7 +79,7 @@ def cli() -> None:
     """
 
 
-for command in (build, add, delete, compact, search, evaluate, bench, info, verify, datasets, demo, doctor):
+for command in (build, add, delete, compact, graph, search, evaluate, bench, info, verify, datasets, demo, doctor):
     cli.add_command(command)
 
 

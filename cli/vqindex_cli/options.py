@@ -18,7 +18,7 @@ from vqindex_datasets import VectorSource, is_annbench, open_vectors
 from .paths import InputPath
 from .samples import holds_others
 
-__all__ = ["confidence_option", "ids_options", "rerank_options", "reranking", "threads_option"]
+__all__ = ["confidence_option", "graph_options", "ids_options", "rerank_options", "reranking", "threads_option"]
 
 _SAMPLED = 64  # rows of the file of --rerank-from that are compared with the index
 
@@ -40,6 +40,21 @@ def ids_options(command: Callable[..., Any]) -> Callable[..., Any]:
     column = click.option("--ids-column", metavar="NAME", help="Column of DATA, or of the file of --ids, with the ids.")
     file = click.option("--ids", type=InputPath(), help="File of ids, int64 or str (.npy), one per vector.")
     return file(column(command))
+
+
+def graph_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --effort, --recall and --scan."""
+    for option in (
+        click.option("--scan", is_flag=True, help="Scan all vectors, also if INDEX has a graph."),
+        click.option(
+            "--recall",
+            type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            help="Share of the scan's results that walks of the graph should find, such as 0.95.",
+        ),
+        click.option("--effort", type=click.IntRange(1), help="Effort of walks of the graph: how many rows one keeps."),
+    ):
+        command = option(command)
+    return command
 
 
 def rerank_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from vqindex.backends.registry import Device
 from vqindex_datasets import is_annbench, open_vectors
 
 from .opening import open_index
-from .options import confidence_option, rerank_options, reranking, threads_option
+from .options import confidence_option, graph_options, rerank_options, reranking, threads_option
 from .output import json_option, show_table
 from .paths import InputPath, OutputPath, check_output
 
@@ -42,6 +42,7 @@ def _plain(ids: NDArray[Any]) -> NDArray[Any]:
 @click.option("--dataset", help="Which dataset of QUERIES to use. Default: test, if it is an ann-benchmarks file.")
 @click.option("--mmap/--no-mmap", default=False, show_default=True, help="Map the index instead of reading it.")
 @rerank_options
+@graph_options
 @threads_option
 @confidence_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, or a backend's name.")
@@ -56,6 +57,9 @@ def search(
     rerank: bool,
     rerank_from: Path | None,
     oversample: float | None,
+    effort: int | None,
+    recall: float | None,
+    scan: bool,
     threads: int | None,
     confidence: float,
     device: Device,
@@ -73,7 +77,14 @@ def search(
         dataset = "test"
     loaded = open_index(index, mmap=mmap, device=device)
     with open_vectors(queries, dataset) as source, reranking(loaded, rerank, rerank_from, oversample) as exact:
-        result = loaded.search(source.read(), k, threads=threads, confidence=confidence, **exact)
+        how: dict[str, Any] = {
+            "effort": effort,
+            "recall": recall,
+            "exact": scan,
+            "threads": threads,
+            "confidence": confidence,
+        }
+        result = loaded.search(source.read(), k, **how, **exact)
     if output is not None:
         temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp.npz")
         try:

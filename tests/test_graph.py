@@ -1,0 +1,243 @@
+"""Graphs: links depend on the rows alone, walks find what the scan finds, and changes keep every row reachable."""
+
+from collections import deque
+
+import numpy as np
+import pytest
+
+import vqindex
+from vqindex.codes.graph import BATCH, NO_ROW, entry_rows
+from vqindex.linking import TAIL_ROWS
+
+DIM = 16
+CODES = {
+    "prod-4-cosine": {"bits": 4, "metric": "cosine"},
+    "prod-2-l2": {"bits": 2, "metric": "l2"},
+    "trellis-2-cosine": {"bits": 2, "metric": "cosine", "codec": "trellis"},
+    "mse-8-ip": {"bits": 8, "metric": "ip", "codec": "turboquant-mse"},
+}
+
+
+def clustered(rows, dim=DIM, seed=0, clusters=30):
+    rng = np.random.default_rng(seed)
+    centers = np.random.default_rng(99).standard_normal((clusters, dim))
+    near = centers[rng.integers(0, clusters, rows)] + 0.4 * rng.standard_normal((rows, dim))
+    return near.astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=CODES)
+def code(request):
+    return CODES[request.param]
+
+
+def linked_index(code, rows=3 * BATCH, links=12, seed=0, **more):
+    index = vqindex.VQIndex(DIM, **code, **more)
+    index.add(clustered(rows, seed=seed))
+    index.build_graph(links)
+    return index
+
+
+def links_of(index):
+    return index._contents.graph.rows()
+
+
+def overlap(found, expected):
+    return np.mean([np.isin(want, have).mean() for want, have in zip(expected.ids, found.ids, strict=True)])
+
+
+def reachable(links):
+    """Return which rows a walk can reach from the entries."""
+    seen = np.zeros(len(links), np.bool_)
+    waiting = deque(entry_rows(len(links)).tolist())
+    seen[entry_rows(len(links))] = True
+    while waiting:
+        targets = links[waiting.popleft()]
+        new = [row for row in targets[targets != NO_ROW].tolist() if not seen[row]]
+        seen[new] = True
+        waiting.extend(new)
+    return seen
+
+
+def test_walks_find_what_the_scan_finds(code):
+    index = linked_index(code)
+    queries = clustered(40, seed=1)
+    assert overlap(index.search(queries, effort=60), index.search(queries, exact=True)) > 0.97
+
+
+def test_scores_of_a_walk_are_those_of_the_scan(code):
+    index = linked_index(code)
+    queries = clustered(5, seed=1)
+    found = index.search(queries, effort=40)
+    for query, scores, ids in zip(queries, found.scores, found.ids, strict=True):
+        assert np.array_equal(scores, index.estimate(query, ids))
+
+
+def test_links_do_not_depend_on_the_calls_that_added_the_rows(code):
+    vectors = clustered(TAIL_ROWS + 100)
+    at_once = vqindex.VQIndex(DIM, **code, graph=8)
+    at_once.add(vectors)
+    in_parts = vqindex.VQIndex(DIM, **code, graph=8)
+    for start in range(0, len(vectors), 1000):
+        in_parts.add(vectors[start : start + 1000])
+    in_parts.build_graph(8)
+    assert np.array_equal(links_of(at_once), links_of(in_parts))
+
+
+def test_rows_join_the_graph_once_there_are_enough():
+    index = vqindex.VQIndex(DIM, graph=8)
+    index.add(clustered(TAIL_ROWS - 1))
+    assert index.stats()["linked"] == 0
+    index.add(clustered(1, seed=5))
+    assert index.stats()["linked"] == TAIL_ROWS
+
+
+def test_rows_that_are_not_linked_yet_are_found(code):
+    index = linked_index(code)
+    new = clustered(70, seed=7)
+    index.add(new)
+    assert index.stats()["linked"] == 3 * BATCH
+    found = index.search(new, 1, effort=20)
+    assert (found.ids[:, 0] >= 3 * BATCH).mean() > 0.5
+    assert np.array_equal(found.ids, index.search(new, 1, exact=True).ids)
+
+
+def test_every_row_is_reachable(code):
+    assert reachable(links_of(linked_index(code))).all()
+
+
+def test_removed_rows_are_not_found_but_walked_through(code):
+    index = linked_index(code)
+    queries = clustered(30, seed=1)
+    gone = np.arange(0, 3 * BATCH, 3)
+    index.remove(gone)
+    found = index.search(queries, effort=60)
+    assert not np.isin(found.ids, gone).any()
+    assert overlap(found, index.search(queries, exact=True)) > 0.97
+
+
+def test_compaction_repairs_the_links(code):
+    index = linked_index(code)
+    queries = clustered(30, seed=1)
+    index.remove(np.arange(0, 3 * BATCH, 3))
+    before = index.search(queries, exact=True)
+    index.compact()
+    assert index.stats()["linked"] == 2 * BATCH
+    links = links_of(index)
+    assert ((links < 2 * BATCH) | (links == NO_ROW)).all()
+    assert reachable(links).all()
+    assert overlap(index.search(queries, effort=60), before) > 0.97
+
+
+def test_filters_are_obeyed_by_walk_and_scan(code):
+    index = linked_index(code)
+    queries = clustered(20, seed=1)
+    for share in (0.9, 0.3, 0.02):
+        allowed = np.flatnonzero(np.random.default_rng(3).random(3 * BATCH) < share)
+        found = index.search(queries, filter=allowed, effort=60)
+        assert np.isin(found.ids[found.ids >= 0], allowed).all()
+        assert overlap(found, index.search(queries, filter=allowed, exact=True)) > 0.97
+
+
+def test_a_filter_for_each_query_gives_what_single_queries_give(code):
+    index = linked_index(code)
+    queries = clustered(6, seed=1)
+    masks = np.random.default_rng(3).random((6, 3 * BATCH)) < np.array([0.01, 0.05, 0.3, 0.6, 0.9, 1])[:, None]
+    together = index.search(queries, filter=masks, effort=40)
+    for i, query in enumerate(queries):
+        alone = index.search(query, filter=masks[i], effort=40)
+        assert np.array_equal(alone.ids, together.ids[i])
+        assert np.array_equal(alone.scores, together.scores[i])
+
+
+def test_results_do_not_depend_on_the_batch(code):
+    index = linked_index(code)
+    queries = clustered(20, seed=1)
+    together = index.search(queries, effort=30)
+    for i, query in enumerate(queries):
+        alone = index.search(query, effort=30)
+        assert np.array_equal(alone.ids, together.ids[i])
+
+
+def test_tuning_says_which_effort_reaches_a_recall(code):
+    index = linked_index(code)
+    curve = index.tune(clustered(100, seed=2))
+    assert curve.agreement[-1] >= 0.999 or curve.scored[-1] > 0.25 * 3 * BATCH
+    assert list(curve.efforts) == sorted(set(curve.efforts))
+    effort = curve.effort_of(0.9)
+    assert (
+        overlap(index.search(clustered(100, seed=4), effort=effort), index.search(clustered(100, seed=4), exact=True))
+        > 0.85
+    )
+    assert index.curve == curve
+
+
+def test_own_rows_stand_for_queries():
+    index = linked_index(CODES["prod-4-cosine"])
+    curve = index.tune()
+    assert curve.queries == 400
+    assert curve.agreement[-1] > 0.95
+
+
+def test_a_small_index_is_scanned_by_default():
+    index = linked_index(CODES["prod-4-cosine"])
+    assert index.search(clustered(1), explain=True).explanation.effort is None
+    assert index.search(clustered(1), effort=50, explain=True).explanation.effort == 50
+
+
+def test_explanation_counts_scored_rows():
+    index = linked_index(CODES["prod-4-cosine"])
+    walked = index.search(clustered(3, seed=1), effort=20, explain=True).explanation
+    assert ((walked.scored > 20) & (walked.scored < 3 * BATCH)).all()
+    assert index.search(clustered(3, seed=1), exact=True, explain=True).explanation.scored.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("links", [0, 7, 129, 3.5, True, "32"])
+def test_links_out_of_range_are_refused(links):
+    index = vqindex.VQIndex(DIM)
+    with pytest.raises(vqindex.InvalidInputError, match="expected an integer from 8 to 128"):
+        index.build_graph(links)
+    with pytest.raises(vqindex.InvalidInputError, match="expected an integer from 8 to 128"):
+        vqindex.VQIndex(DIM, graph=links)
+
+
+@pytest.mark.parametrize("code", [{"codec": "qjl"}, {"sketch": "gaussian"}, {"sketch": "orthogonal"}])
+def test_codes_with_a_second_projection_have_no_graph(code):
+    with pytest.raises(vqindex.InvalidInputError, match="have no graph"):
+        vqindex.VQIndex(DIM, **code, graph=32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"effort": 0}, "effort is 0"),
+        ({"effort": 2.5}, "effort is 2.5"),
+        ({"recall": 1}, "recall is 1"),
+        ({"recall": "high"}, "recall is 'high'"),
+        ({"recall": 0.9}, "expected tune"),
+        ({"effort": 5, "recall": 0.9}, "effort and recall are given"),
+        ({"effort": 5, "exact": True}, "effort and exact are given"),
+        ({"exact": 1}, "exact is 1"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    index = linked_index(CODES["prod-4-cosine"])
+    with pytest.raises(vqindex.InvalidInputError, match=message):
+        index.search(clustered(1), **arguments)
+
+
+@pytest.mark.parametrize("arguments", [{"effort": 5}, {"recall": 0.9}])
+def test_an_index_without_a_graph_refuses_effort_and_recall(arguments):
+    index = vqindex.VQIndex(DIM)
+    with pytest.raises(vqindex.InvalidInputError, match="has no graph"):
+        index.search(clustered(1), **arguments)
+
+
+def test_dropping_the_graph_scans_again():
+    index = linked_index(CODES["prod-4-cosine"])
+    queries = clustered(5, seed=1)
+    expected = index.search(queries, exact=True)
+    index.drop_graph()
+    assert index.stats()["links"] is None
+    found = index.search(queries)
+    assert np.array_equal(found.ids, expected.ids)
+    assert np.array_equal(found.scores, expected.scores)
