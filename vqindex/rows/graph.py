@@ -67,6 +67,9 @@ class Curve(NamedTuple):
         Mean share of the scan's k results that a walk finds.
     error : tuple of float
         Standard error of the mean.
+    exact_agreement, exact_error : tuple of float, or None
+        The same for searches with ``rerank=True``, compared with a scan that re-ranks a long shortlist. None if the
+        index keeps no vectors.
     """
 
     k: int
@@ -75,14 +78,19 @@ class Curve(NamedTuple):
     scored: tuple[float, ...]
     agreement: tuple[float, ...]
     error: tuple[float, ...]
+    exact_agreement: tuple[float, ...] | None = None
+    exact_error: tuple[float, ...] | None = None
 
-    def effort_of(self, recall: float) -> int | None:
+    def effort_of(self, recall: float, *, is_reranked: bool = False) -> int | None:
         """Return the least effort whose agreement is at least `recall`, or None if no effort of the curve reaches it.
 
         The standard error is subtracted from the agreement first. Between two efforts of the curve the logarithm of
         the effort is interpolated.
         """
-        sure = [mean - error for mean, error in zip(self.agreement, self.error, strict=True)]
+        agreement, error = self.agreement, self.error
+        if is_reranked and self.exact_agreement is not None and self.exact_error is not None:
+            agreement, error = self.exact_agreement, self.exact_error
+        sure = [mean - its_error for mean, its_error in zip(agreement, error, strict=True)]
         for i, reached in enumerate(sure):
             if reached >= recall:
                 if not i:

@@ -43,7 +43,15 @@ class Effort(NamedTuple):
 
 
 def as_effort(
-    effort: object, exact: object, recall: object, graph: Graph | None, rows: int, shortlist: int, queries: int
+    effort: object,
+    exact: object,
+    recall: object,
+    graph: Graph | None,
+    *,
+    rows: int,
+    least: int,
+    queries: int,
+    is_reranked: bool,
 ) -> Effort | None:
     """Check the arguments of a search that choose between walk and scan; return None for a scan.
 
@@ -55,10 +63,12 @@ def as_effort(
         The index's graph.
     rows : int
         Rows of the index.
-    shortlist : int
+    least : int
         Number of rows that a walk has to find.
     queries : int
         Number of queries.
+    is_reranked : bool
+        Whether kept vectors give the results exact scores.
 
     Raises
     ------
@@ -78,11 +88,12 @@ def as_effort(
         return None
     curve = graph.curve
     if wanted is None:
-        found = None if curve is None else curve.effort_of(DEFAULT_RECALL if target is None else target)
+        share = DEFAULT_RECALL if target is None else target
+        found = None if curve is None else curve.effort_of(share, is_reranked=is_reranked)
         if found is None and target is not None:  # no effort of the curve reaches it
             return None
         wanted = _UNTUNED_EFFORT if found is None else found
-    wanted = min(max(wanted, shortlist), max(shortlist, rows))
+    wanted = min(max(wanted, least), max(least, rows))
     scored = _SCORED * wanted if curve is None else curve.scored_of(wanted)
     if effort is None:  # else the caller asks for a walk
         together = 1 if target is None else max(1, queries)

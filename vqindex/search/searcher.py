@@ -80,7 +80,21 @@ class Searcher(NamedTuple):
         vectors, prepared, deliver = self._prepare(queries)
         shortlist = k if vectors_of is None else as_shortlist(k, oversample, len(self.contents.ids))
         request = SearchRequest(prepared, shortlist, None, confidence, threads)
-        walking = self._walking(effort, exact, recall, request)
+        least = k if oversample is None else shortlist
+        walking = as_effort(
+            effort,
+            exact,
+            recall,
+            self.contents.graph,
+            rows=len(self.contents.ids),
+            least=least,
+            queries=prepared.count,
+            is_reranked=vectors_of is not None,
+        )
+        if walking is not None and not self.encoder.backend.walks:
+            walking = None
+        if walking is not None and least < shortlist:  # a walk finds no more rows than its effort
+            request.k = min(shortlist, walking.effort)
         found, scored = self._scan(request, filter) if walking is None else self._walk(request, filter, walking)
         if vectors_of is None:
             scores, rows = self.encoder.centering.scores(found.scores), found.rows
@@ -125,11 +139,35 @@ class Searcher(NamedTuple):
         return self.encoder.centering.decoded(self.encoder.backend.decode(codes))
 
     @_ignoring_underflow
-    def rows_found(self, queries: Any, k: int, threads: int | None, effort: int | None) -> Walked:
-        """Return the k best rows by walks of an effort, or by a scan for None, and how many rows walks scored."""
-        _, prepared, _ = self._prepare(queries)
-        request = SearchRequest(prepared, k, None, DEFAULT_CONFIDENCE, threads)
-        return self._scan(request, None) if effort is None else self._walk(request, None, Effort(effort, 0))
+    def rows_found(
+        self, queries: Any, k: int, threads: int | None, effort: int | None, oversample: float | None = None
+    ) -> tuple[I64, float]:
+        """Return the k best rows of each query, and how many rows a walk scores on average.
+
+        Parameters
+        ----------
+        queries : array-like of shape (nq, dim)
+            Queries.
+        k : int
+            Number of rows.
+        threads : int or None
+            Most threads.
+        effort : int or None
+            Effort of walks; None scans.
+        oversample : float, optional
+            Length of a shortlist to be re-ranked by the kept vectors, in multiples of k.
+        """
+        vectors, prepared, _ = self._prepare(queries)
+        shortlist = k if oversample is None else as_shortlist(k, oversample, len(self.contents.ids))
+        shortlist = shortlist if effort is None else min(shortlist, max(k, effort))
+        request = SearchRequest(prepared, shortlist, None, DEFAULT_CONFIDENCE, threads)
+        found, scored = self._scan(request, None) if effort is None else self._walk(request, None, Effort(effort, 0))
+        rows = found.rows
+        if oversample is not None:
+            assert self.contents.originals is not None
+            metric = self.encoder.centering.spec.metric
+            rows = rerank(metric, on_host(vectors), rows, self.contents.originals.gather, k)[1]
+        return rows, float(scored.mean())
 
     def _codes(self, ids: Any) -> Encoded:
         """Return the code rows of ids."""
@@ -145,12 +183,6 @@ class Searcher(NamedTuple):
         on_device = self.encoder.backend.adopt(queries)
         matrix, single = as_queries(queries if on_device is None else on_device, self.encoder.centering.spec.dim)
         return matrix, self.encoder.prepare(matrix), Delivery(single, on_device)
-
-    def _walking(self, effort: object, exact: object, recall: object, request: SearchRequest) -> Effort | None:
-        """Return the effort of walks, or None to scan; the backend may be one that scans all rows."""
-        graph, rows = self.contents.graph, len(self.contents.ids)
-        chosen = as_effort(effort, exact, recall, graph, rows, request.k, request.count)
-        return chosen if self.encoder.backend.walks else None
 
     def _scan(self, request: SearchRequest, filter: Any) -> Walked:
         """Scan the rows that a filter selects for each query."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arguments import MAX_K, as_count, as_threads
+from ..arguments import DEFAULT_OVERSAMPLE, MAX_K, as_count, as_threads
 from ..encoder import Encoder
 from ..errors import InvalidInputError
 from ..rows.contents import Contents
@@ -19,6 +19,7 @@ __all__ = ["measure"]
 I64 = NDArray[np.int64]
 
 _QUERIES = 400  # rows that stand for queries
+_EXACT_OVERSAMPLE = 20  # of the scan whose re-ranked results count as exact
 _GROWTH = 1.5  # from one effort of a curve to the next
 _ENOUGH = 0.999  # an agreement that ends the curve
 _SHARE = 0.25  # of the linked rows: a walk that scores so many costs more than any scan
@@ -37,37 +38,47 @@ def measure(encoder: Encoder, contents: Contents, queries: Any, k: int, threads:
         own = live[np.arange(min(_QUERIES, live.size)) * live.size // min(_QUERIES, live.size)]
         queries = searcher.decoded(own)
 
-    def found(effort: int | None) -> tuple[I64, float]:
+    def found(effort: int | None, oversample: float | None = None) -> tuple[I64, float]:
         """Return the k best rows of each query without its own, and how many rows a walk scores."""
-        walked = searcher.rows_found(queries, k + (own is not None), threads, effort)
-        rows = walked.top_k.rows
+        rows, scored = searcher.rows_found(queries, k + (own is not None), threads, effort, oversample)
         if own is not None:
             is_own = rows == own[:, None]
             is_own[~is_own.any(axis=1), -1] = True  # a row that did not find itself loses its last result
             rows = rows[~is_own].reshape(len(rows), k)
-        return rows, float(walked.scored.mean())
+        return rows, scored
 
     best = found(None)[0]
-    efforts, scored, agreement, error = [], [], [], []
+    exact = None if contents.originals is None else found(None, _EXACT_OVERSAMPLE)[0]
+    points: list[_Point] = []
     effort = k + (own is not None)
     while True:
-        rows, mean_scored = found(effort)
-        shares = _shares(best, rows)
-        efforts.append(effort)
-        scored.append(mean_scored)
-        agreement.append(float(shares.mean()))
-        error.append(float(shares.std() / np.sqrt(shares.size)))
-        if agreement[-1] >= _ENOUGH or mean_scored > _SHARE * graph.linked or effort >= graph.linked:
+        rows, scored = found(effort)
+        shares = [_mean(best, rows)]
+        if exact is not None:
+            shares.append(_mean(exact, found(effort, DEFAULT_OVERSAMPLE)[0]))
+        points.append(_Point(effort, scored, shares))
+        is_enough = min(mean for mean, _ in shares) >= _ENOUGH
+        if is_enough or scored > _SHARE * graph.linked or effort >= graph.linked:
             break
         effort = int(effort * _GROWTH) + 1
-    return Curve(k, len(best), tuple(efforts), tuple(scored), tuple(agreement), tuple(error))
+    efforts, scored_of, all_shares = zip(*points, strict=True)
+    columns = [column for of_kind in zip(*all_shares, strict=True) for column in zip(*of_kind, strict=True)]
+    return Curve(k, len(best), efforts, scored_of, *columns)
 
 
-def _shares(expected: I64, found: I64) -> NDArray[np.float64]:
-    """Return the share of each query's expected rows that were found; -1 is no row."""
+class _Point(NamedTuple):
+    """One effort of a curve, with (mean, error) of each kind of agreement."""
+
+    effort: int
+    scored: float
+    shares: list[tuple[float, float]]
+
+
+def _mean(expected: I64, found: I64) -> tuple[float, float]:
+    """Return the mean share of each query's expected rows that were found, and its standard error; -1 is no row."""
     shares = np.ones(len(expected))
     for i, (want, have) in enumerate(zip(expected, found, strict=True)):
         want = want[want >= 0]
         if want.size:
             shares[i] = np.isin(want, have).mean()
-    return shares
+    return float(shares.mean()), float(shares.std() / np.sqrt(shares.size))
