@@ -21,7 +21,7 @@ from .changes import ChangeLock
 from .codes.codec import Codec
 from .encoder import Encoder
 from .errors import BackendError, InvalidInputError
-from .linking import as_rule, compacted, linked, trimmed
+from .linking import as_rule, compacted, copied, linked, trimmed
 from .residuals import OffsetWatch
 from .result import RangeResult, SearchResult
 from .rows.contents import Contents
@@ -556,8 +556,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
     def _copied(self) -> VQIndex:
         encoder, contents, *_ = self._state
         index = type(self)._empty(encoder.centering, encoder.backend.name)
-        copied = contents.copied()
-        index._contents = copied._replace(rows=copied.rows.write_with(index._backend.put))
+        copy = copied(contents, encoder.backend)
+        index._contents = copy._replace(rows=copy.rows.write_with(index._backend.put))
         index._meta, index._files = deepcopy(self._meta), dict(self._files)
         return index
 

@@ -17,7 +17,7 @@ from .rows.bitmap import WORD, bits_of, full
 from .rows.contents import Contents
 from .spec import IndexSpec
 
-__all__ = ["MAX_LINKS", "MIN_LINKS", "TAIL_ROWS", "as_rule", "compacted", "linked", "trimmed"]
+__all__ = ["MAX_LINKS", "MIN_LINKS", "TAIL_ROWS", "as_rule", "compacted", "copied", "linked", "trimmed"]
 
 TAIL_ROWS = 8 * BATCH  # a longer tail is linked; a scan of it takes about as long as a walk
 _AT_ONCE = 32 * BATCH  # rows between two calls of `progress`
@@ -82,6 +82,11 @@ def compacted(contents: Contents, backend: Backend) -> Contents:
 def trimmed(contents: Contents, first: int, backend: Backend) -> Contents:
     """Return the contents without some removed rows, as `Contents.trimmed`; their graph is repaired."""
     return _repaired(contents.trimmed(first), contents, first, backend)
+
+
+def copied(contents: Contents, backend: Backend) -> Contents:
+    """Return a copy without removed rows, as `Contents.copied`; its graph is repaired."""
+    return _repaired(contents.copied(), contents, 0, backend)
 
 
 def _repaired(short: Contents, contents: Contents, first: int, backend: Backend) -> Contents:
