@@ -248,7 +248,7 @@ class BatchScan {
 
   // Decodes the rows that are candidates of any query, and finds the extremes of their terms.
   void decode_candidates(const Group& group) {
-    if (c_.request.code.fields.tops) c_.rows.copy_all_signs(group.at, group.stop, sign_rows_.data());
+    c_.rows.copy_all_signs(group.at, group.stop, sign_rows_.data());
     constexpr float none = std::numeric_limits<float>::infinity();
     least_ = {none, 0, none};
     most_ = {0, 0, 0};
