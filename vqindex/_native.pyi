@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +25,7 @@ class Scanner:
     def isa(self) -> str: ...
     def search(
         self,
-        segments: Sequence[
-            tuple[NDArray[np.uint8] | None, NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None]
-        ],
+        segments: Sequence[Sequence[NDArray[Any] | None]],
         code_query: NDArray[np.int16],
         code_scale: NDArray[np.float32],
         norm: NDArray[np.float32],
@@ -37,9 +36,7 @@ class Scanner:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]: ...
     def range_search(
         self,
-        segments: Sequence[
-            tuple[NDArray[np.uint8] | None, NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None]
-        ],
+        segments: Sequence[Sequence[NDArray[Any] | None]],
         code_query: NDArray[np.int16],
         code_scale: NDArray[np.float32],
         norm: NDArray[np.float32],
@@ -83,6 +80,8 @@ def split_rows(
     start: int,
     signs: NDArray[np.uint8],
     rest: NDArray[np.uint8],
+    whole_rows: bool = False,
+    sign_rows: NDArray[np.uint8] | None = None,
 ) -> None: ...
 
 class Tables:

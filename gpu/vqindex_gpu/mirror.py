@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vqindex.codes.bitplanes import StoredRows
 from vqindex.codes.codec import Codec
+from vqindex.codes.records import split_stored
 from vqindex.rows.request import Selection
 from vqindex.rows.segment import Segment
 
@@ -48,11 +49,8 @@ class HostRows(NamedTuple):
     def slice(self, start: int, stop: int) -> HostRows:
         """Return rows `start` to before `stop`; `start` begins a tile."""
         tiles = slice(start // TILE_ROWS, -(-stop // TILE_ROWS))
-        signs, codes, rescale, norm = self.stored
-        signs = None if signs is None else signs[tiles]
-        norm = None if norm is None else norm[start:stop]
         words = None if self.words is None else self.words[..., tiles]
-        return HostRows(StoredRows(signs, codes[start:stop], rescale[start:stop], norm), self.first_row + start, words)
+        return HostRows(self.stored.slice_rows(start, stop), self.first_row + start, words)
 
     def split(self, most: int) -> Iterator[HostRows]:
         """Yield the rows in order, at most about `most` at a time, but at least a tile."""
@@ -191,7 +189,7 @@ class Mirror:
         """Note that host rows, identified by their rescales, changed from row `start` on."""
         first = rescale.ctypes.data
         for key, entry in self._entries.items():
-            offset = (key - first) // rescale.itemsize
+            offset = (key - first) // rescale.strides[0]  # which is larger than a float in records
             if 0 <= offset < len(rescale):
                 entry.truncate(max(0, start - offset) // TILE_ROWS * TILE_ROWS)
 
@@ -246,14 +244,12 @@ class Mirror:
         self.device.synchronize()  # later searches may run on other streams
 
     def columns(self, stored: StoredRows, start: int, stop: int) -> Columns:
-        """Return host rows start .. stop as contiguous columns; `start` begins a tile."""
-        signs, norm = None, None
-        if stored.signs is not None:
-            signs = np.ascontiguousarray(stored.signs[start // TILE_ROWS : -(-stop // TILE_ROWS)])
-        if stored.norm is not None:
-            norm = np.ascontiguousarray(stored.norm[start:stop])
-        code_weight, sketch_weight = self._weights(stored, start, stop)
-        codes = np.ascontiguousarray(stored.codes[start:stop])
+        """Return host rows start .. stop as contiguous columns, records split; `start` begins a tile."""
+        rows = split_stored(self._codec.spec, stored.slice_rows(start, stop))
+        signs = None if rows.signs is None else np.ascontiguousarray(rows.signs)
+        norm = None if rows.norm is None else np.ascontiguousarray(rows.norm)
+        code_weight, sketch_weight = self._weights(rows)
+        codes = np.ascontiguousarray(rows.codes)
         return Columns(codes, signs, code_weight, sketch_weight if self._two_sums else None, norm)
 
     def unpack(self, target: DeviceRows, columns: Columns, at: int, rows: int) -> None:
@@ -283,15 +279,15 @@ class Mirror:
             if to is not None:
                 device.copy(to[at : at + rows], source)
 
-    def _weights(self, stored: StoredRows, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _weights(self, stored: StoredRows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Weights of the two sums (reference.py, `_weights`)."""
-        codec, rescale = self._codec, np.ascontiguousarray(stored.rescale[start:stop])
+        codec, rescale = self._codec, np.ascontiguousarray(stored.rescale)
         if not codec.has_sketch:
             return rescale, rescale
         if codec.renormalized:
             return rescale, rescale * codec.beta
         if stored.norm is not None:
-            return stored.norm[start:stop] * codec.cell_scale, rescale
+            return stored.norm * codec.cell_scale, rescale
         return np.where(rescale > 0, codec.cell_scale, np.float32(0)), rescale
 
 

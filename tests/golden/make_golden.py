@@ -1,7 +1,7 @@
 """Write the golden files. Definitions are frozen: run this only when a NEW definition is added, never to mend a test.
 
     python tests/golden/make_golden.py NAME...      names: rotation codebook packing gate gate-trellis gate-search
-                                             planes file file2 file3 file2-vectors store
+                                             planes records file file2 file3 file2-vectors store
 
 Existing files are not replaced.
 """
@@ -23,7 +23,9 @@ from vqindex.codes import (  # noqa: E402
     bitplanes,
     codebook,
     packing,
+    records,
 )
+from vqindex.codes.codec import Codec  # noqa: E402
 from vqindex.codes.encoded import Encoded  # noqa: E402
 from vqindex.codes.rotation import Hadamard, counter_words, gaussian_matrix, golden_stride  # noqa: E402
 from vqindex.file_format.layout import FORMAT_VERSION  # noqa: E402
@@ -110,6 +112,19 @@ def stored_planes():
     return out
 
 
+def stored_records():
+    """Layouts, digests, and a row, of codes of the corpus as records."""
+    out = {}
+    for name, spec in gate.RECORD_SPECS.items():
+        rows = records.pack_records(spec, reference(Codec(spec)).encode(gate.corpus(spec.dim)))
+        out[name] = {
+            "layout": list(records.RecordLayout.of(spec)),
+            "digest": gate.digest(rows),
+            "row 20": rows[20].tobytes().hex(),
+        }
+    return out
+
+
 def write(name, value):
     path = HERE / name
     if path.exists():
@@ -181,6 +196,7 @@ if __name__ == "__main__":
         "gate-trellis": lambda: write("gate-trellis.json", trellis_gates()),
         "gate-search": lambda: write("gate-search.json", sign_bound_gates()),
         "planes": lambda: write("planes.json", stored_planes()),
+        "records": lambda: write("records.json", stored_records()),
         "file": lambda: index_file(1),
         "file2": lambda: index_file(2),
         "file3": lambda: index_file(3),

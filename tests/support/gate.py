@@ -23,6 +23,23 @@ PORTABLE = {
 # Later definitions have separate golden files, because frozen files are never rewritten.
 LATER = {"trellis": {"codec": "trellis"}}
 K = 12
+# Codes whose records are frozen.
+RECORD_SPECS = {
+    f"{codec} {bits} {metric} {dim}": IndexSpec(dim, bits, metric, codec=codec)
+    for codec, bits, metric, dim in (
+        ("turboquant-prod", 4, "cosine", 384),
+        ("turboquant-prod", 4, "l2", 100),
+        ("turboquant-prod", 4, "ip", 1),
+        ("turboquant-mse", 8, "cosine", 100),
+        ("turboquant-mse", 3, "l2", 17),
+        ("trellis", 1, "cosine", 384),
+        ("trellis", 1, "l2", 1),
+        ("trellis", 2, "cosine", 384),
+        ("trellis", 2, "l2", 100),
+        ("trellis", 3, "cosine", 17),
+        ("trellis", 4, "ip", 1),
+    )
+}
 
 
 def widths(name, all_widths):

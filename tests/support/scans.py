@@ -11,6 +11,9 @@ from vqindex.backends.cpu import NativeBackend
 from vqindex.backends.reference import ReferenceBackend
 from vqindex.codes.bitplanes import split
 from vqindex.codes.codec import Codec
+from vqindex.codes.encoded import Encoded
+from vqindex.codes.packing import pack
+from vqindex.codes.records import pack_records, stored_records
 
 SCALAR_CODES = [(codec, bits) for codec in ("turboquant-prod", "turboquant-mse") for bits in range(1, 9)]
 CODES = [*SCALAR_CODES, *(("trellis", bits) for bits in range(1, 5))]
@@ -54,3 +57,18 @@ def stored_segments(spec, rows, cuts):
     inner = {blocks * 64 for blocks in cuts if blocks * 64 < rows.rows}
     edges = sorted({0, *inner, rows.rows})
     return [split(spec, rows.select(slice(*pair))) for pair in itertools.pairwise(edges)]
+
+
+def coded(spec, n, seed=0):
+    """Return code rows of random fields. Their unused last bits are zero, as the encoder writes them."""
+    rng = np.random.default_rng(seed)
+    fields = rng.integers(0, 2**spec.bits, (n, spec.fields)).astype(np.uint8)
+    if spec.has_sign_bits:
+        fields[:, : spec.warmup_fields] &= 2 ** (spec.bits - 1) - 1
+    rescale, norm = rng.random((2, n)).astype(np.float32)
+    return Encoded(pack(fields, spec.bits), rescale, norm if spec.stores_norm else None)
+
+
+def in_records(spec, rows):
+    """Return code rows as stored rows with records, by the definition."""
+    return stored_records(spec, split(spec, rows).signs, pack_records(spec, rows))

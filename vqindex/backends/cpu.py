@@ -6,22 +6,24 @@ The reference runs all other steps, in NumPy.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._native import Scanner, Tables, encode, prepare, split_rows, supported_isas, trellis_encode
-from ..codes.bitplanes import StoredRows, put_scalars
+from ..codes.bitplanes import StoredRows, has_whole_codes, put_scalars
 from ..codes.codec import Codec
 from ..codes.encoded import Encoded, Queries
 from ..codes.rotation import Hadamard
 from ..codes.sign_bound import SignBoundTerms, quantile
-from ..codes.top_k import RangeHits, TopK
+from ..codes.top_k import RangeHits, TopK, merge_top_k
 from ..codes.trellis import FRACTION, Trellis
 from ..errors import BackendError
 from ..native_calls import call_native
@@ -69,6 +71,15 @@ def _threads(values: int, few: int) -> int:
     return 1 if values < 2 * few else min(cpu_count(), values // few)
 
 
+class _Part(NamedTuple):
+    """A search of segments in one layout: their scanner, and the number of their first row in the whole search."""
+
+    scanner: Scanner
+    first_row: int
+    request: SearchRequest
+    segments: Sequence[Segment]
+
+
 class NativeBackend(ReferenceBackend):
     """The reference with compiled steps; it gives the same bytes and scores."""
 
@@ -77,7 +88,7 @@ class NativeBackend(ReferenceBackend):
     def __init__(self, codec: Codec) -> None:
         super().__init__(codec)
         self.isa = chosen_isa()
-        # The scanner reads stored rows, the decoder packed code rows. They differ for codes with sign bits.
+        # The scanner reads stored rows. The decoder reads packed code rows, which scalar codes also have in records.
         self._scanner = None if codec.has_sketch else self._make_scanner(self.spec.has_sign_bits)
         signed_trellis = codec.trellis is not None and codec.trellis.has_signs
         self._decoder = None if codec.has_sketch or signed_trellis else self._make_scanner(False)
@@ -148,8 +159,9 @@ class NativeBackend(ReferenceBackend):
             super().put(rows, into, start)
             return
         spec, codes = self.spec, np.ascontiguousarray(rows.codes)
-        fields = spec.dim, spec.warmup_fields, spec.bits
-        call_native(split_rows, codes, *fields, start, into.signs, into.codes)
+        fields, whole = (spec.dim, spec.warmup_fields, spec.bits), has_whole_codes(spec, into)
+        sign_rows = None if whole or into.records is None else into.records[:, : spec.sign_bytes]
+        call_native(split_rows, codes, *fields, start, into.signs, into.codes, whole, sign_rows)
         put_scalars(rows, into, start)
 
     def prepare(self, queries: F32) -> Queries:
@@ -175,13 +187,22 @@ class NativeBackend(ReferenceBackend):
         """Return the k best rows of every query, best first; threads share the scan."""
         if self._scanner is None:
             return super().search(request, segments)
-        request = request.without_removed(segments)
+        request, lists = request.without_removed(segments), []
+        for part in self._parts(request, segments):
+            found = self._search_part(part)
+            if part.first_row:
+                found = found._replace(rows=np.where(found.rows < 0, -1, found.rows + part.first_row))
+            lists.append(found)
+        return lists[0] if len(lists) == 1 else merge_top_k(lists, request.k, ascending=self._ascending)
+
+    def _search_part(self, part: _Part) -> TopK:
+        scanner, _, request, segments = part
         stored, sign_bound = [segment.stored for segment in segments], self._sign_bound(request.confidence)
         threads, found = request.threads or cpu_count(), []
         for batch in self._batches(request, segments, _HITS // max(1, request.k)):
             queries, words = batch.queries, None if batch.selection is None else self._words(batch.selection)
             args = stored, queries.code_query, queries.code_scale, queries.norm
-            found.append(TopK(*call_native(self._scanner.search, *args, request.k, sign_bound, threads, words)))
+            found.append(TopK(*call_native(scanner.search, *args, request.k, sign_bound, threads, words)))
         return TopK.of_queries(found)
 
     def range_search(self, request: SearchRequest, segments: Sequence[Segment]) -> RangeHits:
@@ -189,15 +210,44 @@ class NativeBackend(ReferenceBackend):
         if self._scanner is None:
             return super().range_search(request, segments)
         request = request.without_removed(segments)
+        parts = self._parts(request, segments)
+        lists = [self._range_search_part(part) for part in parts]
+        if len(lists) == 1:
+            return lists[0]
+        query = np.concatenate([np.repeat(np.arange(request.count), np.diff(hits.lims)) for hits in lists])
+        scores = np.concatenate([hits.scores for hits in lists])
+        rows = np.concatenate([hits.rows + part.first_row for hits, part in zip(lists, parts, strict=True)])
+        return RangeHits.of_unsorted(query, scores, rows, request.count, ascending=self._ascending)
+
+    def _range_search_part(self, part: _Part) -> RangeHits:
+        scanner, _, request, segments = part
         stored, sign_bound = [segment.stored for segment in segments], self._sign_bound(request.confidence)
         threads, found = request.threads or cpu_count(), []
         for batch in self._batches(request, segments, _QUERIES):
             queries, words = batch.queries, self._words(batch.selection)
             assert batch.thresholds is not None
             args = stored, queries.code_query, queries.code_scale, queries.norm, self._signed(batch.thresholds)
-            hits = call_native(self._scanner.range_search, *args, sign_bound, threads, words)
+            hits = call_native(scanner.range_search, *args, sign_bound, threads, words)
             found.append(RangeHits.of_counts(*hits))
         return RangeHits.of_queries(found)
+
+    def _parts(self, request: SearchRequest, segments: Sequence[Segment]) -> list[_Part]:
+        """Divide a search of segments in several layouts into searches that one scanner makes."""
+        scanners = [self._scanner_of(segment.stored) for segment in segments] or [self._scanner]
+        parts, first_row, at = [], 0, 0
+        for scanner, run in itertools.groupby(scanners):
+            assert scanner is not None
+            some = segments[at : at + len(list(run))]
+            of_part = request
+            if len(some) < len(segments) and request.selection is not None:
+                of_part = replace(request, selection=Selection(request.selection.words[at : at + len(some)]))
+            parts.append(_Part(scanner, first_row, of_part, some))
+            first_row, at = first_row + sum(segment.rows for segment in some), at + len(some)
+        return parts
+
+    def _scanner_of(self, stored: StoredRows) -> Scanner | None:
+        """Return the scanner that reads the codes of some stored rows."""
+        return self._decoder if stored.signs is not None and has_whole_codes(self.spec, stored) else self._scanner
 
     def _sign_bound(self, confidence: float) -> tuple[float, float, float, float] | None:
         return (*self._sign_bound_terms, quantile(confidence)) if confidence < 1 and self.has_sign_bound else None

@@ -36,6 +36,10 @@ using Array = nb::ndarray<T, nb::numpy, nb::c_contig, nb::device::cpu, Shape...>
 using Floats = Array<const float, nb::ndim<1>>;
 using FloatRows = Array<const float, nb::ndim<2>>;
 using ByteRows = Array<const std::uint8_t, nb::ndim<2>>;
+// Views of records: rows of adjacent bytes some bytes apart, or one value of each row.
+template <typename T>
+using ByteRowsApart = nb::ndarray<T, nb::numpy, nb::device::cpu, nb::ndim<2>>;
+using FloatsApart = nb::ndarray<const float, nb::numpy, nb::device::cpu, nb::ndim<1>>;
 using CodeQueries = Array<const std::int16_t, nb::ndim<2>>;
 
 template <typename T>
@@ -74,22 +78,42 @@ void interruptible(const Work& work) {
 
 // ---- search
 
-vqindex::SegmentView segment_view(const Scanner& scanner, nb::tuple segment) {
-  const auto codes = nb::cast<ByteRows>(segment[1]);
-  const auto rescale = nb::cast<Floats>(segment[2]);
+// Whether the bytes of each row follow each other, and rows come in order.
+template <typename T>
+bool has_adjacent_bytes(const ByteRowsApart<T>& rows) {
+  return (rows.shape(1) < 2 || rows.stride(1) == 1) && (rows.shape(0) < 2 || rows.stride(0) >= 0);
+}
+
+// Bytes from one row to the next; 0 where nothing lies there.
+template <typename T>
+std::size_t row_stride(const ByteRowsApart<T>& rows) {
+  return rows.shape(0) < 2 || rows.shape(1) == 0 ? 0 : static_cast<std::size_t>(rows.stride(0));
+}
+
+vqindex::StridedFloats strided(const FloatsApart& values) {
+  if (values.shape(0) < 2) return {values.data(), 0};
+  if (values.stride(0) < 0) throw std::invalid_argument("expected scalars in the order of their rows");
+  return {values.data(), static_cast<std::size_t>(values.stride(0))};
+}
+
+// Nothing is converted: the caller's arrays outlive the call, but copies of them would not.
+vqindex::SegmentView segment_view(const Scanner& scanner, nb::handle segment, bool with_signs) {
+  const auto codes = nb::cast<ByteRowsApart<const std::uint8_t>>(segment[1], false);
+  const auto rescale = nb::cast<FloatsApart>(segment[2], false);
   const std::size_t n = codes.shape(0);
-  if (!scanner.holds_row(codes.shape(1))) throw std::invalid_argument("expected rows that hold dim windows");
-  vqindex::SegmentView view{nullptr, codes.data(), codes.shape(1), rescale.data(), nullptr, n};
+  if (!scanner.holds_row(codes.shape(1)) || !has_adjacent_bytes(codes))
+    throw std::invalid_argument("expected rows that hold dim windows");
+  vqindex::SegmentView view{nullptr, codes.data(), codes.shape(1), row_stride(codes), strided(rescale), {}, n};
   bool matches = rescale.shape(0) == n;
-  if (scanner.has_signs()) {
-    const auto signs = nb::cast<Array<const std::uint8_t, nb::ndim<3>>>(segment[0]);
+  if (with_signs) {
+    const auto signs = nb::cast<Array<const std::uint8_t, nb::ndim<3>>>(segment[0], false);
     matches = matches && signs.shape(0) * 64 >= n && signs.shape(1) == scanner.sign_bytes() && signs.shape(2) == 64;
     view.signs = signs.data();
   }
   if (scanner.has_norms()) {
-    const auto norm = nb::cast<Floats>(segment[3]);
+    const auto norm = nb::cast<FloatsApart>(segment[3], false);
     matches = matches && norm.shape(0) == n;
-    view.norm = norm.data();
+    view.norm = strided(norm);
   }
   if (!matches) throw std::invalid_argument("expected segments of (sign bits, codes, rescale, norm) with as many rows");
   return view;
@@ -123,11 +147,12 @@ vqindex::SearchRequest make_request(const Scanner& scanner, nb::sequence segment
   request.queries = {nq, code_query.data(), code_scale.data(), norm.data()};
   if (!sign_bound.is_none()) {
     const auto [scale, variance, rounding, quantile] = nb::cast<std::tuple<double, double, double, double>>(sign_bound);
-    if (!scanner.has_signs() || scanner.dim() > vqindex::kSignDim)
+    if (scanner.dim() > vqindex::kSignDim)
       throw std::invalid_argument("expected sign bits of at most 6144 coordinates");
     request.sign_bound = {true, scale, variance, rounding, quantile};
   }
-  for (nb::handle segment : segments) request.segments.push_back(segment_view(scanner, nb::cast<nb::tuple>(segment)));
+  const bool with_signs = scanner.decodes_signs() || request.sign_bound.enabled;
+  for (nb::handle segment : segments) request.segments.push_back(segment_view(scanner, segment, with_signs));
   if (!selection.is_none()) add_selection(nb::cast<nb::sequence>(selection), nq, request.segments);
   return request;
 }
@@ -179,7 +204,7 @@ nb::tuple range_search(const Scanner& scanner, nb::sequence segments, CodeQuerie
 Array<std::int8_t> decode(const Scanner& scanner, ByteRows codes, nb::object sign_rows) {
   const std::size_t n = codes.shape(0), row_bytes = codes.shape(1);
   const std::uint8_t* signs = nullptr;
-  if (scanner.has_signs()) {
+  if (scanner.decodes_signs()) {
     const auto given = nb::cast<ByteRows>(sign_rows);
     if (given.shape(0) != n || given.shape(1) != scanner.sign_bytes())
       throw std::invalid_argument("expected sign rows");
@@ -281,19 +306,26 @@ bool all_finite(Array<const float> values) {
   return vqindex::all_finite(values.data(), values.size());
 }
 
-// bitplanes.py: the highest bit of each field into blocks of sign bits, the other bits into rows of their own.
+// bitplanes.py and records.py: the highest bit of each field into blocks of sign bits, and the other bits into rows of
+// their own, or beside the sign bits of the row, or the whole row.
 void split_rows(ByteRows codes, std::size_t dim, std::size_t warmup_fields, int bits, std::size_t start,
-                Array<std::uint8_t, nb::ndim<3>> signs, Array<std::uint8_t, nb::ndim<2>> rest) {
+                Array<std::uint8_t, nb::ndim<3>> signs, ByteRowsApart<std::uint8_t> rest, bool whole_rows,
+                std::optional<ByteRowsApart<std::uint8_t>> sign_rows) {
   const std::size_t n = codes.shape(0), fields = warmup_fields + dim;
-  const vqindex::SplitLayout layout{warmup_fields, (fields * bits + 7) / 8, (dim + 7) / 8,
-                                    (fields * (bits - 1) + 7) / 8};
+  vqindex::SplitLayout layout{warmup_fields, (fields * bits + 7) / 8, (dim + 7) / 8, (fields * (bits - 1) + 7) / 8};
   if (bits < 1 || bits > (warmup_fields ? 4 : 8) || codes.shape(1) != layout.row_bytes ||
       signs.shape(0) * 64 < start + n || signs.shape(1) != layout.sign_bytes || signs.shape(2) != 64 ||
-      rest.shape(0) < start + n || rest.shape(1) != layout.rest_bytes)
+      rest.shape(0) < start + n || rest.shape(1) != (whole_rows ? layout.row_bytes : layout.rest_bytes) ||
+      !has_adjacent_bytes(rest) ||
+      (sign_rows && (sign_rows->shape(0) < start + n || sign_rows->shape(1) != layout.sign_bytes ||
+                     !has_adjacent_bytes(*sign_rows))))
     throw std::invalid_argument(
         "expected rows of warmup_fields + dim fields, and room for them in the sign bits and the rest");
+  if (whole_rows) layout.rest_bytes = vqindex::kWholeRows;
+  const vqindex::SplitOutput out{signs.data(), rest.data(), row_stride(rest), sign_rows ? sign_rows->data() : nullptr,
+                                 sign_rows ? row_stride(*sign_rows) : 0};
   nb::gil_scoped_release unlocked;
-  vqindex::split_rows(codes.data(), n, layout, bits, start, signs.data(), rest.data());
+  vqindex::split_rows(codes.data(), n, layout, bits, start, out);
 }
 
 using Ids = Array<const std::int64_t, nb::ndim<1>>;
@@ -382,9 +414,12 @@ NB_MODULE(_native, m) {
   m.def("clear_rows", &clear_rows, nb::arg("live").noconvert(), nb::arg("rows"),
         "Clear the bits of rows and return how many were set; negative rows are skipped.");
   m.def("all_finite", &all_finite, nb::arg("values").noconvert(), "Whether no float32 value is infinite or a NaN.");
-  m.def("split_rows", &split_rows, nb::arg("codes"), nb::arg("dim"), nb::arg("warmup_fields"), nb::arg("bits"),
-        nb::arg("start"), nb::arg("signs"), nb::arg("rest"),
-        "Split code rows (n, bytes) into sign bits and the rest, from row `start` on.");
+  m.def(
+      "split_rows", &split_rows, nb::arg("codes"), nb::arg("dim"), nb::arg("warmup_fields"), nb::arg("bits"),
+      nb::arg("start"), nb::arg("signs"), nb::arg("rest"), nb::arg("whole_rows") = false,
+      nb::arg("sign_rows").none() = nb::none(),
+      "Split code rows (n, bytes) into sign bits and the rest, from row `start` on. The rest takes whole rows if asked "
+      "to; `sign_rows` (rows, ceil(dim / 8)) takes the sign bits of each row once more.");
   nb::class_<CodecTables>(m, "Tables", "The tables of one codec without a second projection, for encode and prepare.")
       .def("__init__", &init_tables, nb::arg("signs"), nb::arg("source"), nb::arg("bits"), nb::arg("cosine"),
            nb::arg("renormalized"), nb::arg("cell_scale"))

@@ -47,8 +47,8 @@ class GatheredRows {
   SegmentView view() const {
     SegmentView view = from_;
     view.signs = from_.signs ? signs_.data() : nullptr;
-    view.rescale = rescale_.data();
-    view.norm = from_.norm ? norm_.data() : nullptr;
+    view.rescale = {rescale_.data()};
+    view.norm = {from_.norm ? norm_.data() : nullptr};
     view.count = code_row_.size();
     view.selection = nullptr;
     view.code_row = code_row_.data();

@@ -35,7 +35,8 @@ struct Table {
 VQ_T VQ_INLINE __mmask64 first(std::size_t bytes) { return bytes >= 64 ? ~__mmask64{0} : _bzhi_u64(~0ull, bytes); }
 
 // Returns the bytes of 64 fields from `row` on, each byte in the word that its window is shifted from. Fields of at
-// most a byte that begin at most three bits apart lie in 32 bytes. Reads no byte outside the row, nor its cache line.
+// most a byte that begin at most three bits apart lie in 32 bytes, and so do fields of four bits. Reads no byte outside
+// the row, nor its cache line.
 VQ_T VQ_INLINE __m512i words(const std::uint8_t* row, const std::uint8_t* end, std::size_t row_bytes, __m512i gather) {
   const std::size_t remaining = static_cast<std::size_t>(end - row);
   __m256i bytes;
@@ -169,8 +170,16 @@ struct Dot {
 // Calls with(decoder) with the decoder for the window's width. Returns false if there is none for it or for the step.
 template <typename With>
 VQ_T VQ_INLINE bool by_window(const Fields& f, const With& with) {
-  if (f.step > 3) return false;
+  if (f.step > 3 && !(f.step == 4 && f.window == 4 && f.tops == 0)) return false;
   switch (16 * f.tops + f.window) {
+    case 1:
+      return with(Cells<1, 0>(f)), true;
+    case 2:
+      return with(Cells<2, 0>(f)), true;
+    case 3:
+      return with(Cells<3, 0>(f)), true;
+    case 4:
+      return with(Cells<4, 0>(f)), true;
     case 9:
       return with(Cells<9, 0>(f)), true;
     case 16 + 0:

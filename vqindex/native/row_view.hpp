@@ -1,6 +1,7 @@
 // Access to the rows that a thread scans: addresses, prefetches, sign bits, and which rows a query may find.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -31,13 +32,13 @@ class RowView {
   }
 
   const SegmentView& segment() const { return *segment_; }
-  bool has_norms() const { return segment_->norm; }
+  bool has_norms() const { return segment_->norm.first; }
   float norm_of(std::size_t row) const { return segment_->norm ? segment_->norm[row] : 1.0f; }
   float rescale_of(std::size_t row) const { return segment_->rescale[row]; }
   // The row's number in the whole search.
   std::int64_t number_of(std::size_t row) const { return first_row_ + static_cast<std::int64_t>(code_row(row)); }
 
-  const std::uint8_t* code_of(std::size_t row) const { return segment_->codes + code_row(row) * segment_->row_bytes; }
+  const std::uint8_t* code_of(std::size_t row) const { return segment_->codes + code_row(row) * segment_->row_stride; }
   // The sign bits of the block that begins with `row`.
   const std::uint8_t* sign_block(std::size_t row) const { return segment_->signs + row * sign_bytes; }
 
@@ -45,11 +46,11 @@ class RowView {
   // Prefetches what scoring the row needs.
   VQ_INLINE void prefetch_row(std::size_t row) const {
     prefetch_code(row);
-    prefetch(segment_->rescale + row);
+    prefetch(segment_->rescale.first + row * segment_->rescale.stride);
   }
   VQ_INLINE void prefetch_codes(std::size_t at, std::size_t count) const {
     if (!segment_->code_row)
-      return prefetch_bytes(segment_->codes + at * segment_->row_bytes, count * segment_->row_bytes);
+      return prefetch_bytes(segment_->codes + at * segment_->row_stride, count * segment_->row_stride);
     for (std::size_t row = at; row < at + count; ++row) prefetch_code(row);
   }
 
@@ -60,6 +61,14 @@ class RowView {
   // Copies those of all rows from `at` to `stop`, in whole blocks.
   void copy_all_signs(std::size_t at, std::size_t stop, std::uint8_t* signs) const {
     for (; at < stop; at += kBlockRows, signs += kBlockRows * sign_row_bytes) copy_signs(at, ~std::uint64_t{0}, signs);
+  }
+
+  // The norms of 64 rows from `row` on, or of `count` if there are fewer: in place, or copied to `buffer`.
+  const float* norms_of(std::size_t row, std::size_t count, float* buffer) const {
+    const StridedFloats& norm = segment_->norm;
+    if (norm.stride == 1 && count >= kBlockRows) return norm.first + row;
+    for (std::size_t i = 0; i < std::min(count, kBlockRows); ++i) buffer[i] = norm[row + i];
+    return buffer;
   }
 
   // ---- selections

@@ -77,13 +77,24 @@
 
 namespace vqindex {
 
+// A value of each row: `stride` floats from one row's to the next's. Null if there are none.
+struct StridedFloats {
+  const float* first = nullptr;
+  std::size_t stride = 1;
+
+  explicit operator bool() const { return first; }
+  float operator[](std::size_t row) const { return first[row * stride]; }
+};
+
 // The rows of a segment, or rows gathered from one. Sign bits are [block of 64 rows][byte of eight coordinates][row].
+// Codes and scalars are arrays of their own, or parts of records.
 struct SegmentView {
-  const std::uint8_t* signs;  // null for codes without sign bits
+  const std::uint8_t* signs;  // null for codes without sign bits, and where nothing needs them
   const std::uint8_t* codes;
-  std::size_t row_bytes;
-  const float* rescale;
-  const float* norm;  // null for cosine without a center
+  std::size_t row_bytes;   // of a code
+  std::size_t row_stride;  // from one code to the next
+  StridedFloats rescale;
+  StridedFloats norm;  // null for cosine without a center
   std::size_t count;
   // A row r may be found if bit r % 64 of word r / 64 is set; null selects all rows. The words of one query and the
   // next are `selection_stride` words apart, or 0 if one selection serves all queries.

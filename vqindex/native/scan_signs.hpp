@@ -127,7 +127,7 @@ class SignScan {
 
   // Copies the sign bits of the rows in `mask` while they are in the cache, and prefetches their codes.
   void add_candidates(std::size_t block, std::uint64_t mask, const std::uint16_t* sums) {
-    c_.rows.copy_signs(block, mask, signs_of(count_));
+    if (c_.request.code.fields.tops) c_.rows.copy_signs(block, mask, signs_of(count_));
     for (; mask; mask &= mask - 1, ++count_) {
       const std::size_t r = lowest_bit(mask);
       c_.rows.prefetch_row(block + r);
@@ -145,7 +145,7 @@ class SignScan {
         c_.top_k.push(q, rows_[i], scores_[i], c_.sign_bound.from_agreement(q, rows_[i], agreement_[i]));
     std::copy(rows_ + some, rows_ + count_, rows_);
     std::copy(agreement_ + some, agreement_ + count_, agreement_);
-    std::copy(signs_of(some), signs_of(count_), signs_of(0));
+    if (c_.request.code.fields.tops) std::copy(signs_of(some), signs_of(count_), signs_of(0));
     count_ -= some;
   }
 

@@ -54,7 +54,7 @@ class Scanner {
   std::size_t dim() const { return dim_; }
   std::size_t sign_bytes() const { return (dim_ + 7) / 8; }
   std::size_t stride() const { return padded(dim_, 64); }  // of decoded levels
-  bool has_signs() const { return tops_ > 0; }
+  bool decodes_signs() const { return tops_ > 0; }         // other rows have their signs in their codes
   bool has_norms() const { return metric_ != "cosine"; }
   bool holds_row(std::size_t row_bytes) const { return row_bytes * 8 >= (dim_ - 1) * step_ + window_; }
 

@@ -33,9 +33,8 @@ class SignBound {
     const std::size_t blocks = blocks_of(at, stop);
     if (rows_.has_norms()) {
       for (std::size_t b = 0; b < blocks; ++b) {
-        const std::size_t row = at + b * kBlockRows, count = std::min(kBlockRows, stop - row);
-        const float* norms = rows_.segment().norm + row;
-        if (count < kBlockRows) norms = std::copy_n(norms, count, last_norms_) - count;
+        const std::size_t row = at + b * kBlockRows;
+        const float* norms = rows_.norms_of(row, stop - row, norms_);
         masks[b] = kernels_.mask_sign_bound_gt(sums + b * kBlockRows, queries_.sign_bound[q], norms, threshold);
       }
     } else {
@@ -82,8 +81,8 @@ class SignBound {
   const Kernels& kernels_;
   const PreparedQueries& queries_;
   const RowView& rows_;
-  std::vector<Known> integer_thresholds_;          // the last answer for each query
-  alignas(64) float last_norms_[kBlockRows] = {};  // of a block that is not full
+  std::vector<Known> integer_thresholds_;     // the last answer for each query
+  alignas(64) float norms_[kBlockRows] = {};  // of a block that is not full, or of records
 };
 
 }  // namespace vqindex

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..codes.bitplanes import BLOCK_ROWS, StoredRows, empty_sign_bits, join_rows
 from ..codes.encoded import Encoded
+from ..codes.records import RecordLayout, empty_records
 from ..spec import IndexSpec
 from .segment import Segment
 
@@ -17,6 +18,7 @@ __all__ = ["RowStore"]
 SEGMENT_ROWS = 2**18
 SEGMENT_BYTES = 2**26  # a block has at most so many bytes; `append` copies at most half a block
 _FIRST_ROWS = 1024
+_CONVERT_VALUES = 2**22  # coordinates that are converted to another layout at a time
 
 
 class _Tail:
@@ -32,12 +34,26 @@ class RowStore:
 
     The store of an index never changes. A change appends to a `fork` of it. A fork shares all blocks, and it alone
     writes to the room of the last one. Room is given out once, as in `Growing`.
+
+    Parameters
+    ----------
+    spec : IndexSpec
+        Parameters of the index.
+    put : callable
+        Writes code rows into a block, as the backend's `put` does.
+    records : bool
+        Whether new blocks have records (``records.py``), as those of an index with a graph. Blocks that are added as
+        they are may have either layout.
     """
 
-    def __init__(self, spec: IndexSpec, put: Callable[[Encoded, StoredRows, int], None]) -> None:
+    def __init__(
+        self, spec: IndexSpec, put: Callable[[Encoded, StoredRows, int], None], *, records: bool = False
+    ) -> None:
         self._spec = spec
-        self._put = put  # writes code rows into a block, as the backend does
-        full = SEGMENT_BYTES // spec.bytes_per_vector // BLOCK_ROWS * BLOCK_ROWS
+        self._put = put
+        self._records = records
+        row_bytes = spec.sign_bytes + RecordLayout.of(spec).size if records else spec.bytes_per_vector
+        full = SEGMENT_BYTES // row_bytes // BLOCK_ROWS * BLOCK_ROWS
         self._full = max(BLOCK_ROWS, min(SEGMENT_ROWS, full))  # most rows of a block
         self._sealed: list[StoredRows] = []
         self._tail = _Tail(self._allocate(0))
@@ -46,6 +62,8 @@ class RowStore:
 
     def _allocate(self, rows: int) -> StoredRows:
         spec = self._spec
+        if self._records:
+            return empty_records(spec, rows)
         signs = empty_sign_bits(spec, rows) if spec.has_sign_bits else None
         norm = np.empty(rows, np.float32) if spec.stores_norm else None
         return StoredRows(signs, np.empty((rows, spec.row_bytes), np.uint8), np.empty(rows, np.float32), norm)
@@ -54,6 +72,11 @@ class RowStore:
     def dim(self) -> int:
         """Number of coordinates."""
         return self._spec.dim
+
+    @property
+    def has_records(self) -> bool:
+        """Whether new blocks have records."""
+        return self._records
 
     def __len__(self) -> int:
         return sum(block.rows for block in self._sealed) + self._used
@@ -67,7 +90,7 @@ class RowStore:
     @property
     def nbytes(self) -> int:
         """Bytes of all blocks, spare rows included."""
-        return sum(array.nbytes for block in [*self._sealed, self._tail.block] for array in block if array is not None)
+        return sum(block.nbytes for block in [*self._sealed, self._tail.block])
 
     def seal(self, block: StoredRows, *, whole: bool = False) -> None:
         """Add a block without copying it (a memory map stays one); only before rows are appended.
@@ -110,7 +133,8 @@ class RowStore:
 
     def _view(self, sealed: list[StoredRows], tail: _Tail, used: int) -> RowStore:
         view = RowStore.__new__(RowStore)
-        view._spec, view._put, view._full, view._expected_rows = self._spec, self._put, self._full, 0
+        view._spec, view._put, view._records = self._spec, self._put, self._records
+        view._full, view._expected_rows = self._full, 0
         view._sealed, view._tail, view._used = sealed, tail, used
         return view
 
@@ -144,14 +168,14 @@ class RowStore:
             assert bigger.signs is not None
             bigger.signs[first : first + len(part)] = part
             first += len(part)
-        for target, source in zip(bigger[1:], old[1:], strict=True):
+        for target, source in zip(bigger.row_arrays, old.row_arrays, strict=True):
             if target is not None and source is not None:
                 target[: len(source)] = source
         self._tail = _Tail(bigger, self._used)
 
     def select(self, rows: NDArray[np.int64]) -> RowStore:
         """Return a store with copies of some rows, shape (m,), ascending."""
-        store = RowStore(self._spec, self._put)
+        store = RowStore(self._spec, self._put, records=self._records)
         for start in range(0, rows.size, SEGMENT_ROWS):
             if store._used:
                 store._sealed.append(store._tail.block)
@@ -165,14 +189,46 @@ class RowStore:
         offset = 0
         for source in self.stored():
             start, stop = np.searchsorted(rows, (offset, offset + source.rows))
-            at, to = rows[start:stop] - offset, np.arange(start, stop)
-            if block.signs is not None and source.signs is not None:
-                signs = source.signs[at // BLOCK_ROWS, :, at % BLOCK_ROWS]
-                block.signs[to // BLOCK_ROWS, :, to % BLOCK_ROWS] = signs
-            for target, values in zip(block[1:], source[1:], strict=True):
-                if target is not None and values is not None:
-                    target[start:stop] = values[at]
+            self._copy(source, rows[start:stop] - offset, block, int(start))
             offset += source.rows
+        return block
+
+    def _copy(self, source: StoredRows, at: NDArray[np.int64], block: StoredRows, start: int) -> None:
+        """Write some rows of a block into another one, from row `start` on."""
+        if (source.records is None) != (block.records is None):
+            step = max(1, _CONVERT_VALUES // self.dim)
+            for first in range(0, at.size, step):
+                self._put(join_rows(self._spec, source, at[first : first + step]), block, start + first)
+            return
+        to = np.arange(start, start + at.size)
+        if block.signs is not None and source.signs is not None:
+            signs = source.signs[at // BLOCK_ROWS, :, at % BLOCK_ROWS]
+            block.signs[to // BLOCK_ROWS, :, to % BLOCK_ROWS] = signs
+        for target, values in zip(block.row_arrays, source.row_arrays, strict=True):
+            if target is not None and values is not None:
+                target[start : start + at.size] = values[at]
+
+    def converted(self, *, records: bool) -> RowStore:
+        """Return a store of the same rows with or without records; blocks that have this layout are shared.
+
+        Other blocks are converted one after the other, a few rows at a time, and keep their numbers of rows. So memory
+        holds both stores and little more.
+        """
+        store = RowStore(self._spec, self._put, records=records)
+        store._sealed = [store._converted(block).first(block.rows) for block in self._sealed]
+        if self._used:
+            block = self._tail.block.first(self._used)
+            same = (block.records is not None) == records
+            store._tail = self._tail if same else _Tail(store._converted(block), self._used)
+            store._used = self._used
+        return store
+
+    def _converted(self, source: StoredRows) -> StoredRows:
+        """Return a block in the layout of new blocks; a copy has a multiple of 64 rows."""
+        if (source.records is not None) == self._records:
+            return source
+        block = self._allocate(-(-source.rows // BLOCK_ROWS) * BLOCK_ROWS)
+        self._copy(source, np.arange(source.rows), block, 0)
         return block
 
     def stored(self) -> list[StoredRows]:

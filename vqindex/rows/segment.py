@@ -50,4 +50,4 @@ class Segment(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes of codes and scalars."""
-        return sum(array.nbytes for array in self.stored if array is not None)
+        return self.stored.nbytes
