@@ -45,6 +45,22 @@ class Scanner:
         threads: int,
         selection: Sequence[NDArray[np.uint64] | None] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]: ...
+    def walk(
+        self,
+        records: Sequence[NDArray[np.uint8]],
+        layout: tuple[int, int, int, int, int, int],
+        links: NDArray[np.uint8],
+        slots: int,
+        entries: NDArray[np.int64],
+        code_query: NDArray[np.int16],
+        code_scale: NDArray[np.float32],
+        norm: NDArray[np.float32],
+        k: int,
+        effort: int,
+        budget: int,
+        threads: int,
+        selection: NDArray[np.uint64] | None = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]: ...
     def decode(self, codes: NDArray[np.uint8], sign_rows: NDArray[np.uint8] | None) -> NDArray[np.int8]: ...
     def sums(self, queries: NDArray[np.int16], levels: NDArray[np.int8]) -> NDArray[np.float32]: ...
 

@@ -155,7 +155,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
     ) -> None:
         self._codec = Codec(centering.engine_spec)
         backend = make_backend(self._codec, device)
-        contents = Contents(RowStore(self._codec.spec, backend.put), IdMap(), originals, graph)
+        rows = RowStore(self._codec.spec, backend.put, records=graph is not None)
+        contents = Contents(rows, IdMap(), originals, graph)
         self._state = IndexState(Encoder(backend, centering), contents)
         warn_of_numpy_steps(backend, self._spec)
         self._changes = ChangeLock()

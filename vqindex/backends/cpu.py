@@ -21,12 +21,15 @@ from .._native import Scanner, Tables, encode, prepare, split_rows, supported_is
 from ..codes.bitplanes import StoredRows, has_whole_codes, put_scalars
 from ..codes.codec import Codec
 from ..codes.encoded import Encoded, Queries
+from ..codes.graph import entry_rows
+from ..codes.records import RecordLayout
 from ..codes.rotation import Hadamard
 from ..codes.sign_bound import SignBoundTerms, quantile
-from ..codes.top_k import RangeHits, TopK, merge_top_k
+from ..codes.top_k import RangeHits, TopK, Walked, merge_top_k
 from ..codes.trellis import FRACTION, Trellis
 from ..errors import BackendError
 from ..native_calls import call_native
+from ..rows.graph import Graph
 from ..rows.request import SearchRequest, Selection
 from ..rows.segment import Segment
 from .reference import ReferenceBackend
@@ -193,7 +196,7 @@ class NativeBackend(ReferenceBackend):
             if part.first_row:
                 found = found._replace(rows=np.where(found.rows < 0, -1, found.rows + part.first_row))
             lists.append(found)
-        return lists[0] if len(lists) == 1 else merge_top_k(lists, request.k, ascending=self._ascending)
+        return lists[0] if len(lists) == 1 else merge_top_k(lists, request.k, ascending=self.ascending)
 
     def _search_part(self, part: _Part) -> TopK:
         scanner, _, request, segments = part
@@ -204,6 +207,56 @@ class NativeBackend(ReferenceBackend):
             args = stored, queries.code_query, queries.code_scale, queries.norm
             found.append(TopK(*call_native(scanner.search, *args, request.k, sign_bound, threads, words)))
         return TopK.of_queries(found)
+
+    def walk(self, request: SearchRequest, segments: Sequence[Segment], graph: Graph) -> Walked:
+        """Return the k best rows that walks of the graph find; threads share the queries."""
+        scanner, records = self._graph_scanner, self._records(segments, graph.linked)
+        if scanner is None or records is None:
+            return super().walk(request, segments, graph)
+        threads, entries, found = request.threads or cpu_count(), entry_rows(graph.linked), []
+        at_once = max(1, min(_QUERIES, _HITS // max(1, request.k)))
+        for start in range(0, max(1, request.count), at_once):
+            batch = request.select(slice(start, start + at_once))
+            queries, selection = batch.queries, self._words(batch.selection)
+            words = None if selection is None else selection[0]
+            args = queries.code_query, queries.code_scale, queries.norm, batch.k, batch.effort, batch.budget
+            scores, rows, scored = call_native(
+                scanner.walk,
+                records,
+                self._layout,
+                graph.links,
+                graph.slots,
+                entries,
+                *args,
+                threads,
+                words and words[0],
+            )
+            found.append(Walked(TopK(scores, rows, self._signed(scores), np.zeros(len(rows), np.int64)), scored))
+        return Walked.of_queries(found)
+
+    @property
+    def _graph_scanner(self) -> Scanner | None:
+        """The scanner that reads the codes of records: whole scalar codes, or a trellis beside its sign bits."""
+        return self._scanner if self._decoder is None else self._decoder
+
+    @cached_property
+    def _layout(self) -> tuple[int, int, int, int, int, int]:
+        *layout, norm_at = RecordLayout.of(self.spec)
+        size, sign_bytes, code_at, code_bytes, rescale_at = layout
+        return size, sign_bytes, code_at, code_bytes, rescale_at, -1 if norm_at is None else norm_at
+
+    @staticmethod
+    def _records(segments: Sequence[Segment], count: int) -> list[NDArray[np.uint8]] | None:
+        """Return the records of the first rows; None where segments have other rows."""
+        records = []
+        for segment in segments:
+            if count <= 0:
+                break
+            if segment.stored.records is None:
+                return None
+            records.append(segment.stored.records)
+            count -= segment.rows
+        return records
 
     def range_search(self, request: SearchRequest, segments: Sequence[Segment]) -> RangeHits:
         """Return all rows that are better than the thresholds; threads share the scan."""
@@ -217,7 +270,7 @@ class NativeBackend(ReferenceBackend):
         query = np.concatenate([np.repeat(np.arange(request.count), np.diff(hits.lims)) for hits in lists])
         scores = np.concatenate([hits.scores for hits in lists])
         rows = np.concatenate([hits.rows + part.first_row for hits, part in zip(lists, parts, strict=True)])
-        return RangeHits.of_unsorted(query, scores, rows, request.count, ascending=self._ascending)
+        return RangeHits.of_unsorted(query, scores, rows, request.count, ascending=self.ascending)
 
     def _range_search_part(self, part: _Part) -> RangeHits:
         scanner, _, request, segments = part

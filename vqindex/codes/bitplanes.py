@@ -101,11 +101,6 @@ class StoredRows(NamedTuple):
         records = None if self.records is None else self.records[start:stop]
         return StoredRows(signs, self.codes[start:stop], self.rescale[start:stop], norm, records)
 
-    def after(self, row: int) -> StoredRows:
-        """Return the rows from `row` on, a multiple of 64, as views."""
-        signs = None if self.signs is None else self.signs[row // BLOCK_ROWS :]
-        return StoredRows(signs, self.codes[row:], self.rescale[row:], None if self.norm is None else self.norm[row:])
-
     def sign_parts(self) -> list[U8]:
         """Return the sign bits in one part or two, with zeros in the unused columns of the last block.
 

@@ -1,80 +1,37 @@
-// The extension module. This is the only file that knows Python: it checks types and shapes, allocates results, and
-// releases the interpreter lock around the work.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
+// The extension module. Only this file and graph_bindings.cpp know Python: they check types and shapes, allocate
+// results, and release the interpreter lock around the work.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <chrono>
-#include <functional>
 #include <optional>
 #include <stdexcept>
 #include <tuple>
 #include <vector>
 
+#include "binding_tools.hpp"
 #include "bitplanes.hpp"
 #include "dispatch.hpp"
 #include "encode_parallel.hpp"
 #include "encode_tables.hpp"
 #include "finite.hpp"
+#include "graph_bindings.hpp"
 #include "id_table.hpp"
 #include "scanner.hpp"
 #include "trellis.hpp"
 
-namespace nb = nanobind;
-
 namespace {
 
+using namespace vqindex::python;
 using vqindex::CodecTables;
 using vqindex::Scanner;
 
-template <typename T, typename... Shape>
-using Array = nb::ndarray<T, nb::numpy, nb::c_contig, nb::device::cpu, Shape...>;
-using Floats = Array<const float, nb::ndim<1>>;
-using FloatRows = Array<const float, nb::ndim<2>>;
-using ByteRows = Array<const std::uint8_t, nb::ndim<2>>;
 // Views of records: rows of adjacent bytes some bytes apart, or one value of each row.
 template <typename T>
 using ByteRowsApart = nb::ndarray<T, nb::numpy, nb::device::cpu, nb::ndim<2>>;
 using FloatsApart = nb::ndarray<const float, nb::numpy, nb::device::cpu, nb::ndim<1>>;
-using CodeQueries = Array<const std::int16_t, nb::ndim<2>>;
-
-template <typename T>
-Array<T> make_array(std::vector<std::size_t> shape) {
-  std::size_t size = 1;
-  for (std::size_t extent : shape) size *= extent;
-  T* data = new T[size];
-  nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
-  return Array<T>(data, shape.size(), shape.data(), owner);
-}
-
-template <typename T>
-std::vector<T> copied(const Array<const T, nb::ndim<1>>& values) {
-  return {values.data(), values.data() + values.size()};
-}
-
-// Calls work(poll) without the interpreter lock. `poll` returns false once the user has pressed Ctrl-C; it looks every
-// 50 ms at most.
-template <typename Work>
-void interruptible(const Work& work) {
-  auto last = std::chrono::steady_clock::now();
-  const vqindex::Poll poll = [&last] {
-    const auto now = std::chrono::steady_clock::now();
-    if (now - last < std::chrono::milliseconds(50)) return true;
-    last = now;
-    nb::gil_scoped_acquire locked;
-    return PyErr_CheckSignals() == 0;
-  };
-  bool finished;
-  {
-    nb::gil_scoped_release unlocked;
-    finished = work(poll);
-  }
-  if (!finished) throw nb::python_error();
-}
 
 // ---- search
 
@@ -378,7 +335,8 @@ NB_MODULE(_native, m) {
   m.def("trellis_encode", &trellis_encode, nb::arg("values"), nb::arg("table"), nb::arg("bits"), nb::arg("window"),
         nb::arg("limit"), nb::arg("gain"), nb::arg("start_mask") = 0, nb::arg("isa") = "",
         "Viterbi search for int16 values (n, d); returns fields (n, d) uint8 and each first window's older bits (n,).");
-  nb::class_<Scanner>(m, "Scanner", "Decodes and searches stored rows of one code.")
+  nb::class_<Scanner> scanner(m, "Scanner", "Decodes and searches stored rows of one code.");
+  scanner
       .def(
           "__init__",
           [](Scanner* scanner, std::size_t dim, int step, int window, int tops,
@@ -400,6 +358,7 @@ NB_MODULE(_native, m) {
            "Decode rows (n, bytes) and their sign bits (n, ceil(dim / 8)) to int8 levels (n, padded dim).")
       .def("sums", &sums, nb::arg("queries"), nb::arg("levels"),
            "Return the exact sums of int16 queries (nq, dim) with int8 levels (n, dim) as float32 (nq, n).");
+  vqindex::python::bind_graph(scanner);
   nb::class_<vqindex::IdTable>(m, "IdTable", "Rows by id; the ids, in row order, come with every call.")
       .def(nb::init<>())
       .def("find", &find_rows, nb::arg("ids").none(), nb::arg("count"), nb::arg("lookup"), nb::arg("live").none(),

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "buffer.hpp"
+#include "exact_sums.hpp"
 #include "row_view.hpp"
 #include "scan_queries.hpp"
 
@@ -18,7 +19,7 @@ class ExactScorer {
         kernels_(kernels),
         queries_(queries),
         rows_(rows),
-        levels_(queries.stride),
+        exact_sums_(request.code, kernels),
         signs_(kAtOnce * rows.sign_row_bytes) {}
 
   // Scores rows. It is fastest if rows of a block follow each other, because their sign bits are then copied together.
@@ -48,21 +49,15 @@ class ExactScorer {
  private:
   static constexpr std::size_t kAtOnce = 64;  // rows whose sign bits and sums are kept at once
 
-  // Larger is better: distances are negated.
   float score_of(std::size_t q, std::size_t row, std::int64_t sum) const {
-    const float ip = static_cast<float>(sum) * request_.queries.scale[q] * rows_.rescale_of(row);
-    if (!request_.code.distance) return ip;
-    const float norm = rows_.segment().norm[row], query = request_.queries.norm[q];
-    return 2.0f * ip - (norm * norm + query * query);
+    const bool distance = request_.code.distance;
+    return exact_score(sum, request_.queries.scale[q], rows_.rescale_of(row), distance,
+                       distance ? rows_.segment().norm[row] : 0.0f, request_.queries.norm[q]);
   }
 
   void score_some(std::size_t q, const std::size_t* rows, const std::uint8_t* signs, std::size_t count, float* scores) {
     for (std::size_t i = 0; i < count; ++i) codes_[i] = rows_.code_of(rows[i]);
-    if (!request_.code.wide)
-      kernels_.decode_dot_s8s16(request_.code.fields, codes_, rows_.segment().row_bytes, signs, count,
-                                queries_.code_query_of(q), levels_.data(), sums_);
-    else
-      for (std::size_t i = 0; i < count; ++i) sums_[i] = wide_dot(q, codes_[i], signs + i * rows_.sign_row_bytes);
+    exact_sums_(queries_.code_query_of(q), codes_, rows_.segment().row_bytes, signs, count, sums_);
     for (std::size_t i = 0; i < count; ++i) scores[i] = score_of(q, rows[i], sums_[i]);
   }
 
@@ -77,20 +72,11 @@ class ExactScorer {
     }
   }
 
-  std::int64_t wide_dot(std::size_t q, const std::uint8_t* code, const std::uint8_t* signs) {
-    kernels_.decode_s8(request_.code.index, code, rows_.segment().row_bytes, signs, levels_.data());
-    const std::int16_t* query = queries_.code_query_of(q);
-    std::int64_t sum = 0;
-    for (std::size_t i = 0; i < request_.code.fields.dim; ++i)
-      sum += std::int32_t{request_.code.wide[static_cast<std::uint8_t>(levels_[i])]} * query[i];
-    return sum;
-  }
-
   const SearchRequest& request_;
   const Kernels& kernels_;
   const PreparedQueries& queries_;
   const RowView& rows_;
-  Buffer<std::int8_t> levels_;  // of one row
+  ExactSums exact_sums_;
   Buffer<std::uint8_t> signs_;  // of the rows of score_some
   const std::uint8_t* codes_[kAtOnce];
   std::int64_t sums_[kAtOnce];

@@ -124,6 +124,12 @@ struct Candidates {
   const std::uint16_t* queries;
 };
 
+// An int8 query for levels. Magnitudes are at most 127; there are padded(dim, 64) values, zero from the dimension on.
+struct NarrowQuery {
+  const std::int8_t* values;
+  std::int32_t offset;  // 128 * their sum: what levels that are read as unsigned, 128 too large, add to a sum
+};
+
 struct Kernels {
   // One call of sign_tile_u8u16 takes at most so many units. With AVX-512 the indices of more would leave the
   // first-level cache; elsewhere one call takes all units.
@@ -149,6 +155,15 @@ struct Kernels {
   std::size_t (*dot_rows_s8s8)(const std::int8_t* levels, std::size_t stride, const Candidates& candidates,
                                const std::int8_t* queries, const std::int32_t* limits, std::uint32_t* survivors,
                                std::int32_t* sums);
+  // sums[i] = <levels of packed row i, query>, for `count` rows that lie anywhere. Row i has its sign bits at
+  // records[i], if the code has any, and its row_bytes bytes at records[i] + code_at. Eight bytes of sign bits are read
+  // at a time, so the bytes that follow them are part of a record too. `levels` is scratch for one decoded row.
+  void (*decode_dot_s8s8)(const Fields& fields, const std::uint8_t* const* records, std::size_t code_at,
+                          std::size_t row_bytes, std::size_t count, const NarrowQuery& query, std::int8_t* levels,
+                          std::int32_t* sums);
+  // sums[i] = <levels of row i, query>, for `count` decoded rows of `stride` levels, a multiple of 64.
+  void (*dot_many_s8s8)(const std::int8_t* const* rows, std::size_t stride, std::size_t count, const NarrowQuery& query,
+                        std::int32_t* sums);
   // Returns the sum of squares.
   std::int64_t (*square_s8)(const std::int8_t* levels, std::size_t stride);
 

@@ -71,6 +71,30 @@ VQ_T VQ_INLINE __m256i dot4(__m256i sum, __m256i levels, __m256i query) {
   return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
+// Adds the products of 32 levels and values of a query of magnitudes up to 127. A pair of products is at most
+// 127 * 127 * 2 < 2^15 once the sign of each level has gone to the query.
+VQ_T VQ_INLINE __m256i add_narrow(__m256i sum, __m256i levels, __m256i query) {
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(levels), _mm256_sign_epi8(query, levels));
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+VQ_T VQ_INLINE std::int32_t sum_of_lanes(__m256i x) {
+  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+  return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xB1)));
+}
+
+VQ_T std::int32_t dot_s8s8(const std::int8_t* levels, const std::int8_t* query, std::size_t stride) {
+  __m256i a = _mm256_setzero_si256(), b = a;
+  for (std::size_t at = 0; at < stride; at += 64) {
+    a = add_narrow(a, load(levels + at), load(query + at));
+    b = add_narrow(b, load(levels + at + 32), load(query + at + 32));
+  }
+  return sum_of_lanes(_mm256_add_epi32(a, b));
+}
+
+VQ_DOT_MANY(VQ_T)
+
 VQ_T void arrange_tile_s8(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
   plain::arrange_tile_s8(levels, stride, tile);
 }
@@ -392,6 +416,50 @@ VQ_T std::int64_t decode_dot_one(const Fields& f, const std::uint8_t* row, std::
   }
   plain::decode_s8(f, row, row_bytes, signs, levels);
   return dot_s8s16(levels, query, padded(f.dim, 64));
+}
+
+// Whether the fields are half bytes: whole scalar codes of four bits.
+VQ_INLINE bool has_nibbles(const Fields& f) { return f.step == 4 && f.window == 4 && f.tops == 0; }
+
+// Returns 32 fields of four bits, a byte each. Reads at most `remaining` bytes.
+VQ_T VQ_INLINE __m256i nibbles(const std::uint8_t* row, std::size_t remaining) {
+  __m128i bytes;
+  if (remaining >= 16) {
+    bytes = load16(row);
+  } else {
+    std::uint8_t spare[16] = {};
+    std::memcpy(spare, row, remaining);
+    bytes = load16(spare);
+  }
+  const __m256i wide = _mm256_cvtepu8_epi16(bytes);
+  return _mm256_and_si256(_mm256_or_si256(wide, _mm256_slli_epi16(wide, 4)), _mm256_set1_epi8(15));
+}
+
+struct NarrowDot {
+  const std::int8_t* query;
+  __m256i sum;
+
+  VQ_T VQ_INLINE explicit NarrowDot(const NarrowQuery& values) : query(values.values), sum(_mm256_setzero_si256()) {}
+  VQ_T VQ_INLINE void operator()(std::size_t t, __m256i levels) { sum = add_narrow(sum, levels, load(query + t)); }
+};
+
+VQ_T void decode_dot_s8s8(const Fields& f, const std::uint8_t* const* records, std::size_t code_at,
+                          std::size_t row_bytes, std::size_t count, const NarrowQuery& query, std::int8_t* levels,
+                          std::int32_t* sums) {
+  const __m256i table = twice(load16(f.repeated));
+  for (std::size_t i = 0; i < count; ++i) {
+    NarrowDot dot(query);
+    const std::uint8_t* row = records[i] + code_at;
+    if (has_nibbles(f)) {
+      for (std::size_t at = 0; at < f.dim; at += 32)
+        dot(at, _mm256_shuffle_epi8(table, nibbles(row + at / 2, row_bytes - at / 2)));
+    } else if (!by_window(f, row, row_bytes, records[i], dot)) {
+      plain::decode_s8(f, row, row_bytes, records[i], levels);
+      sums[i] = dot_s8s8(levels, query.values, padded(f.dim, 64));
+      continue;
+    }
+    sums[i] = sum_of_lanes(dot.sum);
+  }
 }
 
 VQ_DECODE_DOTS(VQ_T)

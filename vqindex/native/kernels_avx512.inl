@@ -312,6 +312,7 @@ VQ_T std::uint64_t mask_sign_bound_gt(const std::uint16_t* sums, const SignBound
 }
 
 #include "kernels_avx512_levels.inl"
+#include "kernels_avx512_narrow.inl"
 #include "kernels_avx512_signs.inl"
 
 }  // namespace

@@ -1,5 +1,20 @@
 // Decoding of packed rows: a part of kernels_avx512.inl, included inside its namespaces.
 
+VQ_T VQ_INLINE __mmask64 first(std::size_t bytes) { return bytes >= 64 ? ~__mmask64{0} : _bzhi_u64(~0ull, bytes); }
+
+// Whether the fields are half bytes: whole scalar codes of four bits.
+VQ_INLINE bool has_nibbles(const Fields& f) { return f.step == 4 && f.window == 4 && f.tops == 0; }
+
+// Returns 64 fields of four bits, a byte each, from the first `remaining` bytes at `row`, or 32 if there are more.
+// Reads no other bytes.
+VQ_T VQ_INLINE __m512i nibbles(const std::uint8_t* row, std::size_t remaining) {
+  const __m256i bytes = remaining >= 32 ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row))
+                                        : _mm256_maskz_loadu_epi8(static_cast<__mmask32>(first(remaining)), row);
+  const __m512i wide = _mm512_cvtepu8_epi16(bytes);
+  constexpr int kOrAnd = 0xA8;  // (a | b) & c
+  return _mm512_ternarylogic_epi32(wide, _mm512_slli_epi16(wide, 4), _mm512_set1_epi8(15), kOrAnd);
+}
+
 #ifdef VQ_VBMI
 // A table of 2^BITS levels in registers; at() looks up 64 of them.
 template <int BITS>
@@ -13,9 +28,10 @@ struct Table {
   }
   // `low` has bits 0..7 of the windows, with arbitrary bits from BITS on; `high` has bits 1..8.
   VQ_T VQ_INLINE __m512i at(__m512i low, __m512i high) const {
-    static_assert(BITS <= 6 || BITS == 8 || BITS == 9);
+    static_assert(BITS <= 9);
     if constexpr (BITS == 0) return entries[0];
     if constexpr (BITS > 0 && BITS <= 6) return _mm512_permutexvar_epi8(low, entries[0]);
+    if constexpr (BITS == 7) return _mm512_permutex2var_epi8(entries[0], low, entries[1]);
     if constexpr (BITS >= 8) {
       __m512i x = half(low, 0);
       if constexpr (BITS == 9) x = _mm512_mask_blend_epi8(_mm512_movepi8_mask(high), x, half(low, 4));
@@ -32,8 +48,6 @@ struct Table {
   }
 };
 
-VQ_T VQ_INLINE __mmask64 first(std::size_t bytes) { return bytes >= 64 ? ~__mmask64{0} : _bzhi_u64(~0ull, bytes); }
-
 // Returns the bytes of 64 fields from `row` on, each byte in the word that its window is shifted from. Fields of at
 // most a byte that begin at most three bits apart lie in 32 bytes, and so do fields of four bits. Reads no byte outside
 // the row, nor its cache line.
@@ -49,6 +63,12 @@ VQ_T VQ_INLINE __m512i words(const std::uint8_t* row, const std::uint8_t* end, s
     bytes = _mm256_maskz_loadu_epi8(static_cast<__mmask32>(_bzhi_u32(~0u, static_cast<unsigned>(remaining))), row);
   }
   return _mm512_permutexvar_epi8(gather, _mm512_zextsi256_si512(bytes));
+}
+
+// The same for fields of any step: they lie in 64 bytes.
+VQ_T VQ_INLINE __m512i wide_words(const std::uint8_t* row, const std::uint8_t* end, __m512i gather) {
+  const std::size_t remaining = static_cast<std::size_t>(end - row);
+  return _mm512_permutexvar_epi8(gather, _mm512_maskz_loadu_epi8(first(remaining), row));
 }
 
 // Decodes rows of scalar codes: each_64 calls use(t, levels) with 64 levels of a row from t on. Levels past the
@@ -75,7 +95,8 @@ struct Cells {
     for (std::size_t t = 0; t < dim; t += 64, row += step) {
       __m512i low = _mm512_setzero_si512(), high = low;
       if constexpr (BITS > 0) {
-        const __m512i word = words(row, end, row_bytes, gather);
+        const __m512i word =
+            TOPS == 0 && BITS > 3 && BITS < 9 ? wide_words(row, end, gather) : words(row, end, row_bytes, gather);
         low = _mm512_multishift_epi64_epi8(shift, word);
         if constexpr (BITS == 9) high = _mm512_multishift_epi64_epi8(next, word);
       }
@@ -170,7 +191,7 @@ struct Dot {
 // Calls with(decoder) with the decoder for the window's width. Returns false if there is none for it or for the step.
 template <typename With>
 VQ_T VQ_INLINE bool by_window(const Fields& f, const With& with) {
-  if (f.step > 3 && !(f.step == 4 && f.window == 4 && f.tops == 0)) return false;
+  if (f.step > 3 && (f.tops || f.window > 8)) return false;
   switch (16 * f.tops + f.window) {
     case 1:
       return with(Cells<1, 0>(f)), true;
@@ -180,6 +201,14 @@ VQ_T VQ_INLINE bool by_window(const Fields& f, const With& with) {
       return with(Cells<3, 0>(f)), true;
     case 4:
       return with(Cells<4, 0>(f)), true;
+    case 5:
+      return with(Cells<5, 0>(f)), true;
+    case 6:
+      return with(Cells<6, 0>(f)), true;
+    case 7:
+      return with(Cells<7, 0>(f)), true;
+    case 8:
+      return with(Cells<8, 0>(f)), true;
     case 9:
       return with(Cells<9, 0>(f)), true;
     case 16 + 0:
@@ -240,7 +269,16 @@ VQ_T void decode_dot_s8s16(const Fields& f, const std::uint8_t* const* rows, std
   }
 }
 #else
-VQ_PLAIN_DECODE(VQ_T)
+VQ_T void decode_s8(const Fields& f, const std::uint8_t* row, std::size_t row_bytes, const std::uint8_t* signs,
+                    std::int8_t* levels) {
+  if (!has_nibbles(f)) return plain::decode_s8(f, row, row_bytes, signs, levels);
+  const __m512i table = _mm512_loadu_si512(f.repeated);
+  for (std::size_t at = 0; at < f.dim; at += 64) {
+    const __m512i x = _mm512_shuffle_epi8(table, nibbles(row + at / 2, row_bytes - at / 2));
+    _mm512_storeu_si512(levels + at, _mm512_maskz_mov_epi8(first(f.dim - at), x));
+  }
+}
+
 VQ_DECODE_DOT_ONE(VQ_T)
 VQ_DECODE_DOTS(VQ_T)
 #endif

@@ -68,6 +68,28 @@ VQ_T std::int64_t square_s8(const std::int8_t* levels, std::size_t stride) {
 
 // ---- levels: sums of products
 
+// Adds the products of 16 levels and values of a query of magnitudes up to 127.
+VQ_T VQ_INLINE int32x4_t add_narrow(int32x4_t sum, int8x16_t levels, int8x16_t query) {
+#ifdef VQ_DOT
+  return vdotq_s32(sum, levels, query);
+#else
+  const int16x8_t pairs = vmull_s8(vget_low_s8(levels), vget_low_s8(query));  // two products are at most 2 * 127 * 127
+  return vpadalq_s16(sum, vmlal_high_s8(pairs, levels, query));
+#endif
+}
+
+VQ_T std::int32_t dot_s8s8(const std::int8_t* levels, const std::int8_t* query, std::size_t stride) {
+  int32x4_t sum[4];
+  VQ_UNROLL
+  for (auto& s : sum) s = vdupq_n_s32(0);
+  for (std::size_t at = 0; at < stride; at += 64) VQ_UNROLL
+  for (std::size_t i = 0; i < 4; ++i)
+    sum[i] = add_narrow(sum[i], vld1q_s8(levels + at + 16 * i), vld1q_s8(query + at + 16 * i));
+  return vaddvq_s32(vaddq_s32(vaddq_s32(sum[0], sum[1]), vaddq_s32(sum[2], sum[3])));
+}
+
+VQ_DOT_MANY(VQ_T)
+
 #ifdef VQ_DOT
 constexpr std::size_t kRegisterRows = 4;  // rows in a register, four coordinates of each
 constexpr std::size_t kRegistersAtOnce = 8;
@@ -275,6 +297,7 @@ VQ_T std::uint64_t mask_sign_bound_gt(const std::uint16_t* sums, const SignBound
 }
 
 #include "kernels_neon_levels.inl"
+#include "kernels_neon_narrow.inl"
 #include "kernels_neon_signs.inl"
 
 VQ_DECODE_DOTS(VQ_T)

@@ -71,6 +71,12 @@ VQ_INLINE std::int32_t dot_u8s8(const std::int8_t* row, const std::int8_t* query
   return sum;
 }
 
+VQ_INLINE std::int32_t dot_s8s8(const std::int8_t* row, const std::int8_t* query, std::size_t stride) {
+  std::int32_t sum = 0;  // at most 2^14 products of at most 2^14
+  for (std::size_t j = 0; j < stride; ++j) sum += std::int16_t{row[j]} * std::int16_t{query[j]};
+  return sum;
+}
+
 VQ_INLINE std::size_t dot_rows_s8s8(const std::int8_t* levels, std::size_t stride, const Candidates& candidates,
                                     const std::int8_t* queries, const std::int32_t* limits, std::uint32_t* survivors,
                                     std::int32_t* sums) {
@@ -293,6 +299,21 @@ VQ_INLINE std::size_t collect_ge_u16(const std::uint16_t* sums, std::size_t bloc
     for (std::size_t i = 0; i < count; ++i)                                                                \
       sums[i] = decode_dot_one(f, rows[i], row_bytes, signs + i * (padded(f.dim, 64) / 8), query, levels); \
   }
+// These call the kernel `decode_s8` of the including file, and its function `dot_s8s8` of one row.
+#define VQ_DECODE_DOTS_NARROW(TARGET)                                                                                  \
+  TARGET void decode_dot_s8s8(const Fields& f, const std::uint8_t* const* records, std::size_t code_at,                \
+                              std::size_t row_bytes, std::size_t count, const NarrowQuery& query, std::int8_t* levels, \
+                              std::int32_t* sums) {                                                                    \
+    for (std::size_t i = 0; i < count; ++i) {                                                                          \
+      decode_s8(f, records[i] + code_at, row_bytes, records[i], levels);                                               \
+      sums[i] = dot_s8s8(levels, query.values, padded(f.dim, 64));                                                     \
+    }                                                                                                                  \
+  }
+#define VQ_DOT_MANY(TARGET)                                                                        \
+  TARGET void dot_many_s8s8(const std::int8_t* const* rows, std::size_t stride, std::size_t count, \
+                            const NarrowQuery& query, std::int32_t* sums) {                        \
+    for (std::size_t i = 0; i < count; ++i) sums[i] = dot_s8s8(rows[i], query.values, stride);     \
+  }
 #define VQ_PLAIN_REDUCTIONS(TARGET)                                                                      \
   TARGET std::int64_t dot_s8s16(const std::int8_t* levels, const std::int16_t* query, std::size_t dim) { \
     return plain::dot_s8s16(levels, query, dim);                                                         \
@@ -371,8 +392,8 @@ VQ_INLINE std::size_t collect_ge_u16(const std::uint16_t* sums, std::size_t bloc
     return plain::collect_ge_u16(sums, blocks, integer_thresholds, count, selected, first, mask, places, queries, \
                                  counts, mask_gt_u16);                                                            \
   }
-#define VQ_TABLE_OF_KERNELS                                                                   \
-  {kCallUnits,     decode_s8,       decode_dot_s8s16,  dot_s8s16,           dot_rows_s8s8,    \
-   square_s8,      arrange_tile_s8, dot_tile_s8s8,     mask_upper_bound_gt, sign_tables_s8u8, \
-   sign_expand_u8, sign_tile_u8u16, sign_blocks_u8u16, dot_signs_s8,        sign_rows_u8,     \
-   mask_gt_u16,    block_max_u16,   collect_ge_u16,    mask_sign_bound_gt}
+#define VQ_TABLE_OF_KERNELS                                                                                  \
+  {kCallUnits,     decode_s8,       decode_dot_s8s16,  dot_s8s16,     dot_rows_s8s8,       decode_dot_s8s8,  \
+   dot_many_s8s8,  square_s8,       arrange_tile_s8,   dot_tile_s8s8, mask_upper_bound_gt, sign_tables_s8u8, \
+   sign_expand_u8, sign_tile_u8u16, sign_blocks_u8u16, dot_signs_s8,  sign_rows_u8,        mask_gt_u16,      \
+   block_max_u16,  collect_ge_u16,  mask_sign_bound_gt}

@@ -108,8 +108,8 @@ class Contents(NamedTuple):
         return self if ids is self.ids else self._replace(ids=ids)
 
     def with_graph(self, graph: Graph | None) -> Contents:
-        """Return the same rows with another graph, or none."""
-        return self._replace(graph=graph)
+        """Return the same rows with another graph, or none; with a graph they are stored as records."""
+        return self._replace(rows=self.rows.converted(records=graph is not None), graph=graph)
 
     def batches(self, rows: I64) -> Iterator[NewRows]:
         """Yield some rows, shape (m,), ascending, in batches."""

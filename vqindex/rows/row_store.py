@@ -248,7 +248,7 @@ class RowStore:
         segments, offset = [], 0
         for block in self.stored():
             if offset + block.rows > first:
-                segments.append(Segment(block.after(max(0, first - offset))))
+                segments.append(Segment(block.slice_rows(max(0, first - offset), block.rows)))
             offset += block.rows
         return segments
 

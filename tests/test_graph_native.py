@@ -1,0 +1,227 @@
+"""The compiled walks over a graph: every instruction set gives the results of the definition (codes/graph.py)."""
+
+import numpy as np
+import pytest
+from graphs import blocks_of, graph_scanner, narrow_rows, pack_records, packed_links, record_layout
+from scans import backends, make_rows
+
+from vqindex._native import supported_isas
+from vqindex.codes.graph import NO_ROW, entry_rows, navigation_query, navigation_scores, walk
+from vqindex.spec import METRICS, IndexSpec
+
+CODES = [*(("turboquant-prod", bits) for bits in range(1, 9)), *(("trellis", bits) for bits in range(1, 5))]
+every_code = pytest.mark.parametrize(("codec", "bits"), CODES)
+
+
+def some_links(rows, slots, seed):
+    """Return links to near rows and to random ones, in any order, and with free slots."""
+    rng = np.random.default_rng(seed)
+    n = len(rows)
+    links = np.full((n, slots), NO_ROW, np.uint32)
+    near = np.argsort(-(rows @ rows.T), axis=1)[:, 1 : slots // 2 + 1]
+    for row in range(n):
+        both = np.union1d(near[row], rng.integers(0, n, slots // 2))
+        chosen = rng.permutation(both)[: rng.integers(0, slots + 1)]
+        links[row, : chosen.size] = chosen
+    return links
+
+
+class Case:
+    """Rows of one spec with links, and what the definition finds."""
+
+    def __init__(self, spec, n, *, slots=8, seed=1, kind="plain", queries=5, linked=None):
+        self.spec, self.n, self.slots = spec, n, slots
+        self.reference, self.compiled = backends(spec)
+        plain = make_rows(kind, n, spec.dim, seed)
+        self.rows = self.reference.encode(plain)
+        self.queries = self.reference.prepare(make_rows(kind, queries, spec.dim, seed + 1))
+        self.narrow = narrow_rows(self.reference, self.rows)
+        self.records = pack_records(spec, self.rows)
+        self.linked = n if linked is None else linked
+        self.links = some_links(make_rows("plain", self.linked, min(spec.dim, 8), seed + 2), slots, seed)
+
+    def expected(self, k, effort, *, bits=None, budget=0):
+        """Return scores, rows and counts by the definition."""
+        nq, ascending = self.queries.count, self.spec.metric == "l2"
+        narrow = navigation_query(self.queries.code_query)
+        scores = np.full((nq, k), np.inf if ascending else -np.inf, np.float32)
+        rows, counts = np.full((nq, k), -1, np.int64), np.empty(nq, np.int64)
+        exact = self.reference.scores(self.queries, self.rows)
+        for q in range(nq):
+
+            def score(at, q=q):
+                scale = self.queries.code_scale[q]
+                return navigation_scores(self.narrow, at, narrow[q], scale, distance=ascending)
+
+            selected = None if bits is None else bits[q if len(bits) > 1 else 0]
+            found = walk(score, self.links, effort, selected=selected, budget=budget)
+            own = exact[q, found.rows]
+            best = np.lexsort((found.rows, own if ascending else -own))[:k]
+            scores[q, : best.size], rows[q, : best.size], counts[q] = own[best], found.rows[best], found.scored
+        return scores, rows, counts
+
+    def found(self, isa, k, effort, *, width=4, cuts=(), threads=1, words=None, budget=0, links=None):
+        """Return what the compiled walk finds."""
+        queries = self.queries
+        packed = packed_links(self.links if links is None else links, width)
+        entries, blocks = entry_rows(self.linked), blocks_of(self.records, cuts)
+        args = blocks, record_layout(self.spec), packed, self.slots, entries
+        prepared = queries.code_query, queries.code_scale, queries.norm
+        scanner = graph_scanner(self.compiled[isa])
+        return scanner.walk(*args, *prepared, k, effort, budget, threads, words)
+
+
+def assert_equal(got, want):
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.dtype == other.dtype
+
+
+def packed_bits(bits):
+    """Return selections, bool (m, n), as words."""
+    width = -(-bits.shape[1] // 64) * 64
+    padded = np.zeros((len(bits), width), np.bool_)
+    padded[:, : bits.shape[1]] = bits
+    return np.packbits(padded, axis=1, bitorder="little").view(np.uint64)
+
+
+@every_code
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dim", [1, 20, 100, 200])
+def test_walks_find_what_the_definition_finds(codec, bits, metric, dim):
+    case = Case(IndexSpec(dim, bits, metric, codec), 200, queries=4)
+    for effort in (1, 7, 40):
+        want = case.expected(10, effort)
+        for isa in case.compiled:
+            assert_equal(case.found(isa, 10, effort), want)
+
+
+@pytest.mark.parametrize("codec", ["turboquant-prod", "trellis"])
+def test_blocks_threads_and_link_widths_do_not_change_what_is_found(codec):
+    isa = supported_isas()[-1]
+    case = Case(IndexSpec(48, 4, "ip", codec), 64 * 9 + 17, queries=11)
+    want = case.expected(12, 30)
+    for width in (3, 4):
+        for cuts in ((), (1,), (2, 3, 4), tuple(range(1, 10)), (8,)):
+            assert_equal(case.found(isa, 12, 30, width=width, cuts=cuts), want)
+        for threads in (2, 3, 8):
+            assert_equal(case.found(isa, 12, 30, width=width, threads=threads), want)
+
+
+@pytest.mark.parametrize("kind", ["ties", "zeros", "mixed"])
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_equal_rows_zero_rows_and_any_scale_are_found_alike(kind, metric, bits):
+    case = Case(IndexSpec(32, bits, metric), 400, kind=kind)
+    want = case.expected(20, 25)
+    for isa in case.compiled:
+        assert_equal(case.found(isa, 20, 25), want)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_walks_pass_rows_that_are_not_selected_and_do_not_return_them(metric):
+    isa = supported_isas()[-1]
+    case = Case(IndexSpec(40, 4, metric), 500)
+    rng = np.random.default_rng(7)
+    for share in (0.0, 0.02, 0.3, 1.0):
+        for lines in (1, case.queries.count):
+            bits = rng.random((lines, case.n)) < share
+            words = packed_bits(bits)
+            want = case.expected(15, 20, bits=bits)
+            assert_equal(case.found(isa, 15, 20, words=words), want)
+            assert_equal(case.found(isa, 15, 20, words=words, threads=3), want)
+            assert bits[np.arange(len(want[1]))[:, None] % lines, want[1]][want[1] >= 0].all()
+
+
+def test_a_budget_ends_walks_once_so_many_rows_are_scored():
+    case = Case(IndexSpec(40, 4, "ip"), 600, slots=16)
+    bits = np.random.default_rng(3).random((1, case.n)) < 0.3
+    isa = next(iter(case.compiled))
+    free = case.expected(10, 50)[2]
+    for budget in (1, 50, 120, 10**6):
+        want = case.expected(10, 50, budget=budget)
+        assert_equal(case.found(isa, 10, 50, budget=budget), want)
+        assert (want[2] < free).all() == (budget < 200)
+        assert_equal(
+            case.found(isa, 10, 50, budget=budget, words=packed_bits(bits)),
+            case.expected(10, 50, budget=budget, bits=bits),
+        )
+
+
+def test_rows_after_the_linked_ones_are_not_found():
+    case = Case(IndexSpec(24, 4, "ip"), 500, linked=300)
+    isa = next(reversed(case.compiled))
+    want = case.expected(400, 400)
+    assert want[1].max() < 300
+    assert_equal(case.found(isa, 400, 400), want)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 5])
+def test_graphs_of_a_few_rows_are_walked(n):
+    case = Case(IndexSpec(16, 4, "l2"), max(n, 1), linked=n, slots=4)
+    for isa in case.compiled:
+        assert_equal(case.found(isa, 3, 2, width=3), case.expected(3, 2))
+
+
+@pytest.mark.parametrize("width", [3, 4])
+def test_links_from_a_file_to_no_row_are_not_followed(width):
+    case = Case(IndexSpec(24, 4, "ip"), 700, slots=10)
+    rng = np.random.default_rng(5)
+    hostile = case.links.copy()
+    free = hostile == NO_ROW
+    # In between: numbers of rows that do not exist, up to the last one before the fill.
+    wrong = rng.choice([case.n, case.n + 1, 2**16, 2 ** (8 * width) - 2], hostile.shape).astype(np.uint32)
+    hostile = np.where(free, wrong, hostile)
+    order = rng.permuted(np.tile(np.arange(10), (case.n, 1)), axis=1)
+    hostile = np.take_along_axis(hostile, order, axis=1)
+    want = case.expected(10, 40)
+    for isa in case.compiled:
+        assert_equal(case.found(isa, 10, 40, width=width, links=hostile), want)
+    noise = rng.integers(0, 2**32, case.links.shape, dtype=np.uint32)
+    _, rows, _ = case.found(isa, 10, 40, width=width, links=noise)
+    assert rows.max() < case.n
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layout": (8, 0, 0, 12, 12, 16)}, "layout"),
+        ({"layout": (20, 0, 0, 12, 20, 16)}, "layout"),
+        ({"layout": (20, 0, 0, 11, 12, 16)}, "layout"),
+        ({"layout": (20, 0, 0, 12, 12, -1)}, "layout"),
+        ({"layout": (20, 0, 0, 12, 12, 17)}, "layout"),
+        ({"slots": 0}, "links"),
+        ({"slots": 3}, "links"),
+        ({"entries": np.array([100])}, "entries"),
+        ({"entries": np.array([-1])}, "entries"),
+        ({"links": np.zeros((101, 32), np.uint8)}, "links"),
+        ({"k": 0}, "k and effort"),
+        ({"effort": 0}, "k and effort"),
+        ({"selection": np.zeros((1, 1), np.uint64)}, "words"),
+        ({"selection": np.zeros((2, 2), np.uint64)}, "words"),
+        ({"records": [np.zeros((36, 32), np.uint8), np.zeros((64, 32), np.uint8)]}, "64"),
+        ({"records": [np.zeros((100, 20), np.uint8)]}, "records"),
+    ],
+)
+def test_arguments_that_do_not_agree_are_refused(change, message):
+    case = Case(IndexSpec(24, 4, "ip"), 100)
+    queries = case.queries
+    arguments = {
+        "records": [case.records],
+        "layout": record_layout(case.spec),
+        "links": packed_links(case.links, 4),
+        "slots": case.slots,
+        "entries": entry_rows(100),
+        "code_query": queries.code_query,
+        "code_scale": queries.code_scale,
+        "norm": queries.norm,
+        "k": 3,
+        "effort": 5,
+        "budget": 0,
+        "threads": 1,
+        "selection": None,
+    }
+    scanner = graph_scanner(next(iter(case.compiled.values())))
+    scanner.walk(**arguments)
+    with pytest.raises(ValueError, match=message):
+        scanner.walk(**{**arguments, **change})

@@ -1,0 +1,286 @@
+// One walk over the graph, in steps (codes/graph.py). Steps of several walks may alternate: each step prefetches what
+// the next one reads.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "buffer.hpp"
+#include "graph_records.hpp"
+#include "kernels.hpp"
+#include "lanes.hpp"
+
+namespace vqindex {
+
+// A row and its score in one number: of two keys the smaller one is of the better row. The lowest bit is free.
+using Key = std::uint64_t;
+constexpr std::size_t kMaxGraphRows = std::size_t{1} << 31;
+
+VQ_INLINE Key key_of(float score, std::uint32_t row) {
+  // Adding 0 turns -0 into 0. Bits of floats rise with the values of positive ones and fall with those of negative
+  // ones.
+  const std::int32_t bits = float_bits(score + 0.0f);
+  const std::uint32_t ascending = static_cast<std::uint32_t>(bits ^ ((bits >> 31) | INT32_MIN));
+  return Key{~ascending} << 32 | std::uint64_t{row} << 1;
+}
+VQ_INLINE std::uint32_t row_of(Key key) { return static_cast<std::uint32_t>(key) >> 1; }
+
+// How the sum of a query's and a row's levels becomes the row's score; larger is better. It is the navigation score of
+// a query or, negated, the distance of two rows.
+struct WalkScore {
+  enum Kind { kProduct, kProductMinusNorm, kDistance, kSquaredDistance } kind;
+  float gain;     // of kProductMinusNorm
+  float rescale;  // of the row that distances are from
+  float norm2;    // of it
+  float square;   // of the multiplier of wide levels
+
+  VQ_INLINE float operator()(std::int32_t sum, float row_rescale, float row_norm) const {
+    const float whole = static_cast<float>(sum);
+    if (kind == kProduct) return whole * row_rescale;
+    if (kind == kProductMinusNorm) return gain * (whole * row_rescale) - row_norm * row_norm;
+    const float ip = whole * (row_rescale * rescale) * square;
+    const float distance = kind == kDistance ? 1.0f - ip : (row_norm * row_norm + norm2) - 2.0f * ip;
+    return -std::max(distance, 0.0f);
+  }
+};
+
+// Numbers of rows, by open addressing. Few walks need more than its first 16 KB.
+class RowSet {
+ public:
+  RowSet() { clear(); }
+
+  void clear() {
+    while (shift_ < kShift && count_ * 16 < size()) ++shift_;
+    slots_.resize(std::max(slots_.size(), size()));
+    std::fill_n(slots_.begin(), size(), kNoRow);
+    count_ = 0;
+  }
+  // Makes room for so many more rows.
+  void reserve(std::size_t more) {
+    if ((count_ + more) * 2 > size()) grow();
+  }
+  // Returns whether the row is new.
+  VQ_INLINE bool insert(std::uint32_t row) {
+    std::uint32_t* const slots = slots_.data();
+    const std::size_t last = size() - 1;
+    std::size_t at = (row * 0x9E3779B1u) >> shift_;  // the golden ratio: neighboring rows come to lie apart
+    while (slots[at] != row && slots[at] != kNoRow) at = (at + 1) & last;
+    const bool is_new = slots[at] != row;
+    slots[at] = row;
+    count_ += is_new;
+    return is_new;
+  }
+
+ private:
+  static constexpr int kShift = 32 - 12;
+
+  std::size_t size() const { return std::size_t{1} << (32 - shift_); }
+
+  void grow() {
+    std::vector<std::uint32_t> before(slots_.begin(), slots_.begin() + static_cast<std::ptrdiff_t>(size()));
+    shift_ -= 2;
+    slots_.assign(std::max(slots_.size(), size()), kNoRow);
+    count_ = 0;
+    for (const std::uint32_t row : before)
+      if (row != kNoRow) insert(row);
+  }
+
+  std::vector<std::uint32_t> slots_;
+  std::size_t count_ = 0;
+  int shift_ = kShift;
+};
+
+// What all walks over one graph share.
+struct WalkGraph {
+  const Kernels& kernels;
+  Fields fields;
+  const Records& records;
+  LinkView links;
+  const std::vector<std::uint32_t>& entries;
+};
+
+struct WalkQuery {
+  NarrowQuery narrow;
+  WalkScore score;
+  std::size_t effort;
+  const std::uint64_t* selection;  // bits of the rows that may be found; null for all
+  std::size_t budget;              // the walk opens no row once so many rows are scored; 0 for no limit
+};
+
+class Walk {
+ public:
+  explicit Walk(const WalkGraph& graph)
+      : graph_(graph), room_(std::max(graph.links.slots, graph.entries.size())), levels_(padded(graph.fields.dim, 64)) {
+    rows_.resize(room_ + 1);  // an entry is written before it is known to be new
+    records_.resize(room_ + 1);
+    sums_.resize(room_);
+    keys_.resize(room_);
+  }
+
+  // Scores the entries. `query` stays in use up to the end of the walk.
+  void start(const WalkQuery& query) {
+    query_ = &query;
+    visited_.clear();
+    found_.resize(query.effort + room_);
+    found_count_ = next_ = count_ = 0;
+    open_.clear();
+    for (const std::uint32_t row : graph_.entries) rows_[count_++] = row;
+    prefetch_records();
+    scored_ = 0;
+    compute_keys();
+    const std::size_t starts = std::min(kStarts, count_);
+    std::partial_sort(keys_.begin(), keys_.begin() + static_cast<std::ptrdiff_t>(starts),
+                      keys_.begin() + static_cast<std::ptrdiff_t>(count_));
+    visited_.reserve(starts);
+    for (std::size_t i = 0; i < starts; ++i) visited_.insert(row_of(keys_[i]));
+    take_keys(starts);
+    count_ = 0;
+    is_waiting_ = false;
+  }
+
+  // Takes one step: opens a row, or scores the links of the row that it opened before. Returns false at the end.
+  bool step() {
+    if (is_waiting_)
+      score_links();
+    else if (!open_next())
+      return false;
+    is_waiting_ = !is_waiting_;
+    return true;
+  }
+
+  // The rows found, best first, and how many rows were scored.
+  std::size_t found_count() const { return found_count_; }
+  std::uint32_t found_row(std::size_t i) const { return row_of(found_[i]); }
+  std::size_t scored() const { return scored_; }
+
+ private:
+  static constexpr std::size_t kStarts = 4;
+  static constexpr Key kOpened = 1;
+
+  bool is_full() const { return found_count_ == query_->effort; }
+  // Rows with larger keys can't be found any more.
+  Key last_key() const { return is_full() ? found_[found_count_ - 1] | kOpened : ~Key{0}; }
+
+  // Opens the best row that is not opened yet: finds its links to new rows, and prefetches these rows. Returns false if
+  // there is none, or none that comes before the last row found.
+  bool open_next() {
+    if (query_->budget && scored_ >= query_->budget) return false;
+    std::uint32_t row;
+    if (query_->selection) {
+      if (open_.empty() || open_.front() > last_key()) return false;
+      row = row_of(open_.front());
+      std::pop_heap(open_.begin(), open_.end(), std::greater<Key>());
+      open_.pop_back();
+    } else {
+      // Without a selection, rows to be opened are found rows. A mark tells those that are open.
+      while (next_ < found_count_ && found_[next_] & kOpened) ++next_;
+      if (next_ == found_count_) return false;
+      found_[next_] |= kOpened;
+      row = row_of(found_[next_++]);
+    }
+    visited_.reserve(graph_.links.slots);
+    std::uint32_t* const rows = rows_.data();
+    std::size_t count = 0;
+    graph_.links.each(row, [&](std::uint32_t link) {
+      rows[count] = link;
+      count += visited_.insert(link);  // no branch, because none would be foreseen
+    });
+    count_ = count;
+    prefetch_records();
+    prefetch_next_links();
+    return true;
+  }
+
+  void prefetch_records() {
+    for (std::size_t i = 0; i < count_; ++i) {
+      records_[i] = graph_.records.of(rows_[i]);
+      prefetch_bytes(records_[i], graph_.records.layout().size);
+    }
+  }
+
+  // Prefetches the links of the row that comes next if no better one is found until then.
+  void prefetch_next_links() {
+    if (query_->selection) {
+      if (!open_.empty()) graph_.links.prefetch_row(row_of(open_.front()));
+      return;
+    }
+    std::size_t next = next_;
+    while (next < found_count_ && found_[next] & kOpened) ++next;
+    if (next < found_count_) graph_.links.prefetch_row(row_of(found_[next]));
+  }
+
+  void score_links() {
+    compute_keys();
+    take_keys(count_);
+    prefetch_next_links();
+  }
+
+  void compute_keys() {
+    const RecordLayout& layout = graph_.records.layout();
+    graph_.kernels.decode_dot_s8s8(graph_.fields, records_.data(), layout.code_at, layout.code_bytes, count_,
+                                   query_->narrow, levels_.data(), sums_.data());
+    for (std::size_t i = 0; i < count_; ++i)
+      keys_[i] = key_of(query_->score(sums_[i], layout.rescale_of(records_[i]), layout.norm_of(records_[i])), rows_[i]);
+    scored_ += count_;
+  }
+
+  // Takes the first `count` keys: rows that come before the last row found are opened later, and found if they may be.
+  void take_keys(std::size_t count) {
+    const Key last = last_key();
+    std::size_t taken = 0;
+    if (!query_->selection) {
+      for (std::size_t i = 0; i < count; ++i) {
+        const Key key = keys_[i];
+        keys_[taken] = key;
+        taken += key < last;
+      }
+    } else {
+      for (std::size_t i = 0; i < count; ++i) {
+        const Key key = keys_[i];
+        if (key > last) continue;
+        open_.push_back(key);
+        std::push_heap(open_.begin(), open_.end(), std::greater<Key>());
+        const std::uint32_t row = row_of(key);
+        keys_[taken] = key;
+        taken += query_->selection[row / kBlockRows] >> row % kBlockRows & 1;
+      }
+    }
+    if (taken) insert(taken);
+  }
+
+  // Inserts the first `count` keys into the rows found, the last one first, so that each row found moves once.
+  void insert(std::size_t count) {
+    std::sort(keys_.begin(), keys_.begin() + static_cast<std::ptrdiff_t>(count));
+    Key* const found = found_.data();
+    std::size_t end = found_count_;
+    for (std::size_t i = count; i-- > 0;) {
+      const std::size_t at = static_cast<std::size_t>(std::lower_bound(found, found + end, keys_[i]) - found);
+      std::copy_backward(found + at, found + end, found + end + i + 1);
+      found[at + i] = keys_[i];
+      end = at;
+    }
+    found_count_ = std::min(found_count_ + count, query_->effort);
+    next_ = std::min(next_, end);
+  }
+
+  const WalkGraph& graph_;
+  const WalkQuery* query_ = nullptr;
+  const std::size_t room_;  // most rows that are scored together
+  RowSet visited_;
+  std::vector<Key> found_;  // best first
+  std::size_t found_count_ = 0, next_ = 0, scored_ = 0;
+  std::vector<Key> open_;  // a heap of rows to be opened, the best on top; only with a selection
+  // The rows to be scored next.
+  std::vector<std::uint32_t> rows_;
+  std::vector<const std::uint8_t*> records_;
+  std::vector<std::int32_t> sums_;
+  std::vector<Key> keys_;
+  std::size_t count_ = 0;
+  bool is_waiting_ = false;     // for the links of the row opened last
+  Buffer<std::int8_t> levels_;  // scratch
+};
+
+}  // namespace vqindex
