@@ -22,16 +22,28 @@ Walk of effort e. All entries are scored; the 4 best are visited. Then the best 
 Result of a search. The found rows with their exact scores (``estimator.py``), best first.
 Linking. Rows get links in batches of 512, in row order. Each row x of a batch has these candidates: the rows that a
     walk of `LinkRule.effort` by distances from x finds in the graph before the batch, and the 32 nearest other rows of
-    the batch. `select` chooses its links from them. Then each row y that a row of the batch links to gets a link back.
-    If y has more than `slots` links with these, `select` chooses among all of them.
-Removed rows. Walks go through them. When they leave memory, each row that links to some of them gets new links:
-    `select` chooses among its other links and the links of the removed ones, removed rows excluded.
+    the batch. Rows of the batch then choose their parents, in row order. `select` chooses each row's links among its
+    candidates and its parent, which is kept. After that each row y that a row of the batch links to gets links back.
+    If y has more than `slots` links with these, `select` chooses among all of them; y's parent and children are kept.
+Parents. The first link of a row is its parent: the nearest candidate of a lower row number that has fewer than
+    `LinkRule.children` children so far. If there is none, it is the highest lower row that has. A row is a child of y
+    if its first link is y. (Row 0 has no parent. Its first link counts like one, which keeps a link more.) Links
+    between parents and children are never dropped, so walks can reach every row from every other.
+Select. Candidates come in order of distance from the row; at most `kept` are taken, or as many as must be kept. A
+    candidate j is occluded for alpha if a nearer taken one i has alpha distance(i, j) <= distance(row, j). First those
+    are taken that are not occluded for alpha 1, then of the others those that are not occluded for `LinkRule.alpha` by
+    all taken so far; then the nearest of the rest until `kept` / 2 are taken. Those that must be kept are taken in
+    their turn in any case, and a place of the `kept` is held free for each of them. Links are stored in the order of
+    distance, the parent first.
+Removed rows. Walks go through them. When they leave memory, `relink` replaces links to them: each row that has some
+    chooses among its other links and the links of the removed ones, the nearest 128 of them. A row whose parent is
+    removed chooses a new one among these, and the parent gets a link back.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
@@ -64,6 +76,7 @@ BATCH = 512  # rows that are linked at a time
 STARTS = 4  # entries that a walk starts from
 NO_ROW = 2**32 - 1  # fills the slots that have no link
 _ENTRIES = 128
+_REPAIRED = 128  # candidates of a row that gets new links
 _SEEN = 32  # nearest rows of the batch among a row's candidates
 
 
@@ -80,17 +93,20 @@ class LinkRule(NamedTuple):
         A float32 value of at least 1. The larger, the fewer candidates does a link occlude.
     effort : int
         Effort of the walks that find candidates.
+    children : int
+        Most children of a row.
     """
 
     slots: int = 32
     kept: int = 24
     alpha: float = 1.2000000476837158
     effort: int = 100
+    children: int = 8
 
     @classmethod
     def of(cls, slots: int) -> LinkRule:
         """Return the rule for graphs of `slots` slots."""
-        return cls(slots, slots * 3 // 4)
+        return cls(slots, kept=slots * 3 // 4, children=min(8, slots // 2))
 
 
 class NarrowRows(NamedTuple):
@@ -240,49 +256,114 @@ def walk(
     return Found(np.array([row for _, row in best], np.int64), scored)
 
 
-def select(rows: NarrowRows, row: int, candidates: I64, rule: LinkRule) -> I64:
-    """Return the rows that a row links to, from distinct candidates."""
-    candidates = candidates[candidates != row]
+def select(rows: NarrowRows, row: int, candidates: I64, keep: Collection[int], rule: LinkRule) -> I64:
+    """Return the rows that a row links to, nearest first.
+
+    Parameters
+    ----------
+    rows : NarrowRows
+        All rows.
+    row : int
+        The row.
+    candidates : ndarray of int64, shape (m,)
+        Distinct rows, without `row`.
+    keep : collection of int
+        Candidates that are taken in any case.
+    rule : LinkRule
+        The constants.
+    """
     distances = rows.distances(row, candidates)
     order = np.lexsort((candidates, distances))
     candidates, distances = candidates[order], distances[order]
-    alpha = np.float32(rule.alpha)
-    taken: list[int] = []
-    occluded = np.zeros(candidates.size, np.bool_)
-    for i, candidate in enumerate(candidates.tolist()):
-        if occluded[i] or len(taken) == rule.kept:
-            continue
-        taken.append(i)
-        later = slice(i + 1, None)
-        occluded[later] |= alpha * rows.distances(candidate, candidates[later]) <= distances[later]
-    rest = np.flatnonzero(occluded)[: max(0, rule.kept // 2 - len(taken))]
-    chosen: I64 = candidates[np.concatenate([np.array(taken, np.int64), rest])]
+    must = np.isin(candidates, np.fromiter(keep, np.int64, len(keep)))
+    taken = np.zeros(candidates.size, np.bool_)
+    reserved, most = int(must.sum()), max(rule.kept, int(must.sum()))
+    for alpha in (np.float32(1), np.float32(rule.alpha)):
+        for j in range(candidates.size):
+            if taken[j] or int(taken.sum()) == most:
+                continue
+            if not must[j]:
+                nearer = candidates[:j][taken[:j]]
+                is_occluded = (alpha * rows.distances(int(candidates[j]), nearer) <= distances[j]).any()
+                if is_occluded or int(taken.sum()) + reserved >= most:
+                    continue
+            taken[j] = True
+            reserved -= must[j]
+    rest = np.flatnonzero(~taken)[: max(0, rule.kept // 2 - int(taken.sum()))]
+    taken[rest] = True
+    chosen: I64 = candidates[taken]
     return chosen
+
+
+class _Family:
+    """How many children each row has, and who gets another one."""
+
+    def __init__(self, links: U32, linked: int, most: int) -> None:
+        parents = links[1:linked, 0]
+        self._children = np.bincount(parents[parents < len(links)], minlength=len(links))
+        self._most = most
+
+    def adopt(self, rows: NarrowRows, row: int, candidates: I64, live: NDArray[np.bool_] | None = None) -> int:
+        """Choose the parent of a row, of lower number; there must be one that is live."""
+        lower = candidates[candidates < row]
+        for parent in lower[_nearest(rows, row, lower)].tolist():
+            if self._children[parent] < self._most:
+                break
+        else:
+            free = self._children[:row] < self._most
+            parent = int(np.flatnonzero(free if live is None else free & live[:row])[-1])
+        self._children[parent] += 1
+        return int(parent)
+
+
+def _set_links(links: U32, row: int, targets: I64, parent: int | None) -> None:
+    """Write the links of a row, the parent first."""
+    if parent is not None:
+        targets = np.concatenate([[parent], targets[targets != parent]])
+    links[row] = NO_ROW
+    links[row, : targets.size] = targets
+
+
+def _links_of(links: U32, row: int) -> I64:
+    used: I64 = links[row][links[row] != NO_ROW].astype(np.int64)
+    return used
+
+
+def _link_back(rows: NarrowRows, links: U32, target: int, sources: I64, rule: LinkRule) -> None:
+    """Add links to a row, and choose among all if there are too many."""
+    old = _links_of(links, target)
+    both = np.concatenate([old, sources[~np.isin(sources, old)]])
+    if both.size > rule.slots:
+        first = old[:1].tolist()
+        children = [row for row in both.tolist() if links[row, 0] == target]
+        chosen = select(rows, target, both, {*first, *children}, rule)
+        _set_links(links, target, chosen, first[0] if first else None)
+    else:
+        links[target, : both.size] = both
 
 
 def link_batch(rows: NarrowRows, links: U32, first: int, last: int, rule: LinkRule) -> None:
     """Link rows [first, last) to the graph of the rows before them; `links`, (n, slots), are changed in place."""
     new = np.arange(first, last)
-    chosen = []
+    candidates_of = []
     for row in new.tolist():
-        candidates = [new[new != row][_nearest(rows, row, new[new != row])[:_SEEN]]]
+        others = new[new != row]
+        candidates = others[_nearest(rows, row, others)[:_SEEN]]
         if first:
             found = walk(lambda at, row=row: -rows.distances(row, at), links[:first], rule.effort)  # type: ignore[misc]
-            candidates.append(found.rows)
-        chosen.append(select(rows, row, np.concatenate(candidates), rule))
+            candidates = np.concatenate([found.rows, candidates])
+        candidates_of.append(candidates)
+    family = _Family(links, first, rule.children)
     back: dict[int, list[int]] = {}
-    for row, targets in zip(new.tolist(), chosen, strict=True):
-        links[row] = NO_ROW
-        links[row, : targets.size] = targets
-        for target in targets.tolist():
+    for row, candidates in zip(new.tolist(), candidates_of, strict=True):
+        parent = family.adopt(rows, row, candidates) if row else None
+        keep = [] if parent is None else [parent]
+        chosen = select(rows, row, np.union1d(candidates, keep).astype(np.int64), keep, rule)
+        _set_links(links, row, chosen, parent)
+        for target in chosen.tolist():
             back.setdefault(target, []).append(row)
-    for target, sources in back.items():
-        old = links[target][links[target] != NO_ROW].astype(np.int64)
-        both = np.concatenate([old, np.setdiff1d(sources, old)])
-        if both.size > rule.slots:
-            both = select(rows, target, both, rule)
-        links[target] = NO_ROW
-        links[target, : both.size] = both
+    for target, sources in sorted(back.items()):
+        _link_back(rows, links, target, np.array(sources, np.int64), rule)
 
 
 def relink(rows: NarrowRows, links: U32, live: NDArray[np.bool_], rule: LinkRule) -> None:
@@ -292,14 +373,27 @@ def relink(rows: NarrowRows, links: U32, live: NDArray[np.bool_], rule: LinkRule
     """
     old = links.copy()
     removed = np.append(~live, False)  # NO_ROW becomes -1, the last entry
-    for row in np.flatnonzero(live & removed[np.where(old == NO_ROW, -1, old.astype(np.int64))].any(axis=1)).tolist():
-        own = old[row][old[row] != NO_ROW].astype(np.int64)
+    to_repair = np.flatnonzero(live & removed[np.where(old == NO_ROW, -1, old.astype(np.int64))].any(axis=1))
+    living = np.flatnonzero(live)
+    family = _Family(np.where(live[:, None], old, np.uint32(NO_ROW)), len(links), rule.children)
+    adopted: list[tuple[int, int]] = []
+    for row in to_repair.tolist():
+        own = _links_of(old, row)
         beyond = old[own[~live[own]]].reshape(-1)
         beyond = beyond[beyond != NO_ROW].astype(np.int64)
-        candidates = np.unique(np.concatenate([own[live[own]], beyond[live[beyond]]]))
-        chosen = select(rows, row, candidates, rule)
-        links[row] = NO_ROW
-        links[row, : chosen.size] = chosen
+        candidates = np.setdiff1d(np.concatenate([own[live[own]], beyond[live[beyond]]]), [row])
+        parent: int | None = int(own[0])
+        if not live[own[0]]:
+            parent = family.adopt(rows, row, candidates, live) if row != living[0] else None
+            if parent is not None:
+                adopted.append((parent, row))
+        keep = own[live[own] & (old[own, 0] == row)]
+        keep = keep if parent is None else np.union1d(keep, [parent])
+        near = candidates[_nearest(rows, row, candidates)[:_REPAIRED]]
+        chosen = select(rows, row, np.union1d(near, keep), keep.tolist(), rule)
+        _set_links(links, row, chosen, parent)
+    for parent, row in sorted(adopted):
+        _link_back(rows, links, parent, np.array([row]), rule)
 
 
 def _nearest(rows: NarrowRows, row: int, others: I64) -> I64:
