@@ -44,6 +44,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
+from functools import lru_cache
 from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
@@ -180,10 +181,13 @@ def navigation_scores(rows: NarrowRows, at: I64, query: I8, code_scale: np.float
     return scores
 
 
+@lru_cache(maxsize=64)
 def entry_rows(linked: int) -> I64:
-    """Return the entries of a graph of `linked` rows, ascending."""
+    """Return the entries of a graph of `linked` rows, ascending; read-only."""
     count = min(_ENTRIES, math.isqrt(49 * linked // 100) + 1, linked)
-    return np.arange(count, dtype=np.int64) * linked // max(1, count)
+    entries: I64 = np.arange(count, dtype=np.int64) * linked // max(1, count)
+    entries.flags.writeable = False
+    return entries
 
 
 class Found(NamedTuple):
