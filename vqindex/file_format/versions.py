@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..codes.bitplanes import BLOCK_ROWS, CACHE_LINE, StoredRows, aligned_zeros, empty_sign_bits, split
+from ..codes.bitplanes import BLOCK_ROWS, StoredRows, aligned_zeros, empty_sign_bits, split
 from ..codes.codebook import Codebook
 from ..codes.encoded import Encoded
 from ..codes.records import RecordLayout, stored_records
@@ -98,12 +98,10 @@ def _read_records(blocks: Blocks, spec: IndexSpec, mmap: bool, verify: bool) -> 
     """Read rows that are stored as records. Those in memory begin at a cache line, as those of a large block do."""
     shape = blocks.shapes["records"]
     signs = _read_signs(blocks, spec, shape[0], mmap, verify)
-    offset = blocks.extent("records").offset
-    if mmap and offset % CACHE_LINE == 0:
-        return stored_records(spec, signs, blocks.map("records", verify))
-    records = blocks.load("records", aligned_zeros(shape))
-    records.flags.writeable = not mmap
-    return stored_records(spec, signs, records)
+    if mmap:
+        return stored_records(spec, signs, blocks.map("records", verify, at_cache_line=True))
+    blocks.extent("records")  # as for sign bits
+    return stored_records(spec, signs, blocks.load("records", aligned_zeros(shape)))
 
 
 VERSIONS = {
