@@ -356,7 +356,7 @@ def test_unaligned_records_are_read_into_memory(tmp_path):
     unaligned = 0
     for n in range(1, 12):
         index = built(vectors(n, DIM), "l2")
-        written(index, tmp_path / "a.vqi", made_up_graph(n, 1 + n % 3))
+        written(index, tmp_path / "a.vqi", made_up_graph(n, 2 + n % 3))
         with h5py.File(tmp_path / "a.vqi") as hdf5:
             unaligned += hdf5["records"].id.get_offset() % 64 > 0
         stored = file_format.read(tmp_path / "a.vqi", mmap=True).segment.stored

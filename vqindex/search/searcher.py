@@ -100,7 +100,7 @@ class Searcher(NamedTuple):
             scores, rows = self.encoder.centering.scores(found.scores), found.rows
         else:
             metric = self.encoder.centering.spec.metric
-            scores, rows = rerank(metric, on_host(vectors), found.rows, vectors_of, k)
+            scores, rows = rerank(metric, on_host(vectors), found.rows, vectors_of, k, threads)
         errors = self._stderr(prepared, rows, self.contents.rows) if return_stderr else None
         result = deliver(SearchResult, scores, self.contents.ids.ids(rows), errors)
         if explain:
