@@ -242,7 +242,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
 
     @property
     def changes(self) -> int:
-        """How often vectors were added, replaced, removed or compacted since the index was made or opened.
+        """How often vectors or the graph were changed since the index was made or opened.
 
         It grows with every call that changes anything, and only then. So it tells whether there is something to save.
         """
@@ -293,12 +293,14 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         """
         if self._state is not before:
             raise InvalidInputError("the index was changed in the middle of another change; expected one at a time")
+        old = before.contents
+        is_change = contents.ids is not old.ids or contents.graph is not old.graph
         self._state = IndexState(
             before.encoder if encoder is None else encoder,
             contents,
             before.filed_rows if filed_rows is None else filed_rows,
             before.files,
-            before.changes + (contents.ids is not before.contents.ids),
+            before.changes + is_change,
         )
 
     def train(self, vectors: Any = None) -> None:  # noqa: B027
