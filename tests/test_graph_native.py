@@ -6,22 +6,32 @@ from graphs import blocks_of, graph_scanner, narrow_rows, pack_records, packed_l
 from scans import backends, make_rows
 
 from vqindex._native import supported_isas
-from vqindex.codes.graph import NO_ROW, entry_rows, navigation_query, navigation_scores, walk
+from vqindex.codes.graph import (
+    BATCH,
+    NO_ROW,
+    LinkRule,
+    entry_rows,
+    link_batch,
+    navigation_query,
+    navigation_scores,
+    relink,
+    walk,
+)
 from vqindex.spec import METRICS, IndexSpec
 
 CODES = [*(("turboquant-prod", bits) for bits in range(1, 9)), *(("trellis", bits) for bits in range(1, 5))]
 every_code = pytest.mark.parametrize(("codec", "bits"), CODES)
 
 
-def some_links(rows, slots, seed):
+def some_links(rows, slots, seed, least=0):
     """Return links to near rows and to random ones, in any order, and with free slots."""
     rng = np.random.default_rng(seed)
     n = len(rows)
     links = np.full((n, slots), NO_ROW, np.uint32)
     near = np.argsort(-(rows @ rows.T), axis=1)[:, 1 : slots // 2 + 1]
     for row in range(n):
-        both = np.union1d(near[row], rng.integers(0, n, slots // 2))
-        chosen = rng.permutation(both)[: rng.integers(0, slots + 1)]
+        both = np.setdiff1d(np.append(near[row], rng.integers(0, n, slots // 2)), row)
+        chosen = rng.permutation(both)[: rng.integers(least, slots + 1)]
         links[row, : chosen.size] = chosen
     return links
 
@@ -225,3 +235,127 @@ def test_arguments_that_do_not_agree_are_refused(change, message):
     scanner.walk(**arguments)
     with pytest.raises(ValueError, match=message):
         scanner.walk(**{**arguments, **change})
+
+
+class LinkCase(Case):
+    """Rows to be linked."""
+
+    def linked_by_definition(self, first, last, rule, links=None):
+        """Return the links of rows [first, last), by the definition, in batches."""
+        links = np.full((self.n, rule.slots), NO_ROW, np.uint32) if links is None else links.copy()
+        for at in range(first, last, BATCH):
+            link_batch(self.narrow, links, at, at + BATCH, rule)
+        return links
+
+    def link(self, isa, first, last, rule, *, cuts=(), threads=1, links=None):
+        """Return the links that the extension makes."""
+        links = np.full((self.n, rule.slots), NO_ROW, np.uint32) if links is None else links.copy()
+        blocks, scanner = blocks_of(self.records, cuts), graph_scanner(self.compiled[isa])
+        scanner.link(blocks, record_layout(self.spec), links, first, last, tuple(rule), threads)
+        return links
+
+    def relink(self, isa, links, live, rule, threads=1):
+        links, scanner = links.copy(), graph_scanner(self.compiled[isa])
+        words = packed_bits(live[None])[0]
+        scanner.relink([self.records], record_layout(self.spec), links, words, tuple(rule), threads)
+        return links
+
+
+RULE = LinkRule(slots=10, kept=7, effort=20, children=3)
+
+
+@pytest.mark.parametrize(
+    ("codec", "bits", "metric"),
+    [("turboquant-prod", 4, "cosine"), ("turboquant-prod", 8, "l2"), ("trellis", 3, "ip"), ("trellis", 4, "cosine")],
+)
+def test_links_are_those_of_the_definition(codec, bits, metric):
+    case = LinkCase(IndexSpec(24, bits, metric, codec), 3 * BATCH + 40)
+    want = case.linked_by_definition(0, 3 * BATCH, RULE)
+    assert (want[: 3 * BATCH] != NO_ROW).sum(axis=1).min() > 0
+    for isa in case.compiled:
+        np.testing.assert_array_equal(case.link(isa, 0, 3 * BATCH, RULE), want)
+
+
+@pytest.mark.parametrize("kind", ["ties", "zeros", "mixed"])
+def test_links_of_equal_rows_and_of_any_scale_are_those_of_the_definition(kind):
+    case = LinkCase(IndexSpec(20, 4, "l2"), 2 * BATCH, kind=kind)
+    want = case.linked_by_definition(0, 2 * BATCH, RULE)
+    for isa in case.compiled:
+        np.testing.assert_array_equal(case.link(isa, 0, 2 * BATCH, RULE), want)
+
+
+@pytest.mark.parametrize("codec", ["turboquant-prod", "trellis"])
+def test_threads_blocks_and_calls_do_not_change_links(codec):
+    case, isa = LinkCase(IndexSpec(70, 4, "cosine", codec), 4 * BATCH), supported_isas()[-1]
+    rule = LinkRule(effort=40)
+    want = case.link(isa, 0, 4 * BATCH, rule)
+    for threads in (2, 3, 8):
+        np.testing.assert_array_equal(case.link(isa, 0, 4 * BATCH, rule, threads=threads), want)
+    np.testing.assert_array_equal(case.link(isa, 0, 4 * BATCH, rule, cuts=(1, 9, 20), threads=2), want)
+    part = case.link(isa, 0, BATCH, rule)
+    np.testing.assert_array_equal(case.link(isa, BATCH, 4 * BATCH, rule, links=part), want)
+
+
+def test_batches_follow_any_number_of_linked_rows():
+    case = LinkCase(IndexSpec(16, 4, "ip"), 100 + BATCH)
+    links = np.full((case.n, RULE.slots), NO_ROW, np.uint32)
+    links[:100, :8] = some_links(make_rows("plain", 100, 8, 3), 8, 4, least=1)
+    want = case.linked_by_definition(100, case.n, RULE, links)
+    for isa in case.compiled:
+        np.testing.assert_array_equal(case.link(isa, 100, case.n, RULE, links=links), want)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_rows_with_links_to_removed_rows_get_those_of_the_definition(metric):
+    case = LinkCase(IndexSpec(24, 4, metric), 2 * BATCH)
+    links = case.link(supported_isas()[-1], 0, 2 * BATCH, RULE)
+    for share in (0.0, 0.1, 0.7, 1.0):
+        live = np.random.default_rng(2).random(case.n) >= share
+        want = links.copy()
+        relink(case.narrow, want, live, RULE)
+        for isa in case.compiled:
+            np.testing.assert_array_equal(case.relink(isa, links, live, RULE), want)
+        for threads in (2, 8):
+            np.testing.assert_array_equal(case.relink(supported_isas()[-1], links, live, RULE, threads), want)
+
+
+def test_linking_after_links_of_any_numbers_reads_no_other_memory():
+    case = LinkCase(IndexSpec(24, 4, "ip"), 2 * BATCH)
+    rng = np.random.default_rng(1)
+    noise = rng.integers(0, 2**32, (case.n, RULE.slots), dtype=np.uint32)
+    noise[::2] %= 2 * case.n
+    for isa in case.compiled:
+        links = case.link(isa, BATCH, case.n, RULE, links=noise)
+        own = links[BATCH:]
+        assert (own[own != NO_ROW] < case.n).all()
+        case.relink(isa, noise, rng.random(case.n) < 0.5, RULE)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"last": 511}, "batches"),
+        ({"last": 1024}, "batches"),
+        ({"first": 513, "last": 512}, "batches"),
+        ({"rule": (10, 11, 1.2, 20, 3)}, "rule"),
+        ({"rule": (10, 7, 0.5, 20, 3)}, "rule"),
+        ({"rule": (10, 7, float("nan"), 20, 3)}, "rule"),
+        ({"rule": (9, 7, 1.2, 20, 3)}, "slots"),
+        ({"links": np.zeros((513, 10), np.uint32)}, "slots"),
+    ],
+)
+def test_arguments_of_linking_that_do_not_agree_are_refused(change, message):
+    case = LinkCase(IndexSpec(24, 4, "ip"), BATCH)
+    arguments = {
+        "records": [case.records],
+        "layout": record_layout(case.spec),
+        "links": np.full((BATCH, 10), NO_ROW, np.uint32),
+        "first": 0,
+        "last": BATCH,
+        "rule": tuple(RULE),
+        "threads": 1,
+    }
+    scanner = graph_scanner(next(iter(case.compiled.values())))
+    scanner.link(**arguments)
+    with pytest.raises(ValueError, match=message):
+        scanner.link(**{**arguments, **change})

@@ -61,6 +61,25 @@ class Scanner:
         threads: int,
         selection: NDArray[np.uint64] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]: ...
+    def link(
+        self,
+        records: Sequence[NDArray[np.uint8]],
+        layout: tuple[int, int, int, int, int, int],
+        links: NDArray[np.uint32],
+        first: int,
+        last: int,
+        rule: tuple[int, int, float, int, int],
+        threads: int,
+    ) -> None: ...
+    def relink(
+        self,
+        records: Sequence[NDArray[np.uint8]],
+        layout: tuple[int, int, int, int, int, int],
+        links: NDArray[np.uint32],
+        live: NDArray[np.uint64],
+        rule: tuple[int, int, float, int, int],
+        threads: int,
+    ) -> None: ...
     def decode(self, codes: NDArray[np.uint8], sign_rows: NDArray[np.uint8] | None) -> NDArray[np.int8]: ...
     def sums(self, queries: NDArray[np.int16], levels: NDArray[np.int8]) -> NDArray[np.float32]: ...
 

@@ -20,7 +20,7 @@ from .._native import Scanner, Tables, encode, prepare, split_rows, trellis_enco
 from ..codes.bitplanes import StoredRows, has_whole_codes, put_scalars
 from ..codes.codec import Codec
 from ..codes.encoded import Encoded, Queries
-from ..codes.graph import entry_rows
+from ..codes.graph import LinkRule, entry_rows
 from ..codes.records import RecordLayout
 from ..codes.rotation import Hadamard
 from ..codes.sign_bound import SignBoundTerms, quantile
@@ -43,6 +43,8 @@ _FEW_VALUES = 2**16
 _FEW_TRELLIS_VALUES = 2**12
 
 F32 = NDArray[np.float32]
+U32 = NDArray[np.uint32]
+U64 = NDArray[np.uint64]
 
 
 def _threads(values: int, few: int) -> int:
@@ -209,6 +211,22 @@ class NativeBackend(ReferenceBackend):
             )
             found.append(Walked(TopK(scores, rows, self._signed(scores), np.zeros(len(rows), np.int64)), scored))
         return Walked.of_queries(found)
+
+    def link(self, segments: Sequence[Segment], links: U32, first: int, last: int, rule: LinkRule) -> None:
+        """Link rows [first, last) to the graph of the rows before them; `links`, (n, slots), are changed in place."""
+        scanner, records = self._graph_scanner, self._records(segments, last)
+        if scanner is None or records is None:
+            super().link(segments, links, first, last, rule)
+            return
+        call_native(scanner.link, records, self._layout, links, first, last, tuple(rule), cpu_count())
+
+    def relink(self, segments: Sequence[Segment], links: U32, live: U64, rule: LinkRule) -> None:
+        """Give rows that link to removed rows other links; `links`, (n, slots), are changed in place."""
+        scanner, records = self._graph_scanner, self._records(segments, len(links))
+        if scanner is None or records is None:
+            super().relink(segments, links, live, rule)
+            return
+        call_native(scanner.relink, records, self._layout, links, live, tuple(rule), cpu_count())
 
     @property
     def _graph_scanner(self) -> Scanner | None:

@@ -1,5 +1,4 @@
-// Divides the queries among threads. Each thread alternates between the walks of some queries, because a walk alone
-// waits for memory most of the time.
+// Divides the queries among threads.
 #include "graph_search.hpp"
 
 #include <algorithm>
@@ -10,14 +9,11 @@
 #include <vector>
 
 #include "exact_sums.hpp"
+#include "graph_lanes.hpp"
 #include "pool.hpp"
 
 namespace vqindex {
 namespace {
-
-// Walks of one thread that alternate. More of them would leave the second-level cache.
-constexpr std::size_t kWalks = 4;
-constexpr std::size_t kPollSteps = 256;  // between two polls: some hundred microseconds
 
 // n_j = floor((x + 129) / 258): the code query as int8.
 std::int8_t narrowed(std::int16_t x) {
@@ -97,7 +93,7 @@ class Finisher {
     const std::uint8_t *records[kAtOnce], *codes[kAtOnce];
     std::int64_t sums[kAtOnce];
     for (std::size_t i = 0; i < count; ++i) {
-      records[i] = request_.records.of(walk.found_row(at + i));
+      records[i] = request_.records.of(row_of(walk.found_key(at + i)));
       prefetch_bytes(records[i], layout.size);
       codes[i] = records[i] + layout.code_at;
     }
@@ -108,7 +104,7 @@ class Finisher {
     for (std::size_t i = 0; i < count; ++i) {
       const float score = exact_score(sums[i], queries.scale[q], layout.rescale_of(records[i]), request_.code.distance,
                                       layout.norm_of(records[i]), queries.norm[q]);
-      hits_.push_back({score, score, static_cast<std::int64_t>(walk.found_row(at + i))});
+      hits_.push_back({score, score, static_cast<std::int64_t>(row_of(walk.found_key(at + i)))});
     }
   }
 
@@ -135,30 +131,15 @@ bool graph_search(const GraphRequest& request, const Kernels& kernels, std::size
   };
   const auto caller = std::this_thread::get_id();
   threads = std::max<std::size_t>(1, std::min(threads, nq));
-  const std::size_t most_lanes = std::min(kWalks, (nq + threads - 1) / threads);
   const auto run = [&](std::size_t) {
     const bool polls = std::this_thread::get_id() == caller;
+    KeepGoing keep_going;
     Finisher finisher(request, kernels, out);
     std::vector<std::unique_ptr<Lane>> lanes;
-    const auto begin = [&](Lane& lane) {
-      const std::size_t q = next++;
-      if (q >= nq) return false;
-      lane.start(q);
-      return true;
-    };
-    for (std::size_t i = 0; i < most_lanes; ++i) {
-      auto lane = std::make_unique<Lane>(request, graph);
-      if (!begin(*lane)) break;
-      lanes.push_back(std::move(lane));
-    }
-    for (std::size_t i = 0, steps = 0; !lanes.empty(); ++i, ++steps) {
-      if (i >= lanes.size()) i = 0;
-      if (stop.load(std::memory_order_relaxed)) return;
-      if (polls && steps % kPollSteps == kPollSteps - 1 && !watch()) return;
-      if (lanes[i]->step()) continue;
-      finisher.finish(lanes[i]->query(), lanes[i]->walk());
-      if (!begin(*lanes[i])) lanes.erase(lanes.begin() + static_cast<std::ptrdiff_t>(i--));
-    }
+    for (std::size_t i = 0; i < lanes_for(nq, threads); ++i) lanes.push_back(std::make_unique<Lane>(request, graph));
+    run_lanes(
+        lanes, next, nq, [&](const Lane& lane) { finisher.finish(lane.query(), lane.walk()); },
+        [&] { return keep_going(polls, stop, watch); });
   };
   on_threads(threads, run, watch);
   return watch();

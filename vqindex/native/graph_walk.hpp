@@ -17,6 +17,7 @@ namespace vqindex {
 
 // A row and its score in one number: of two keys the smaller one is of the better row. The lowest bit is free.
 using Key = std::uint64_t;
+constexpr std::size_t kMaxEntries = 128;  // rows that walks start from
 constexpr std::size_t kMaxGraphRows = std::size_t{1} << 31;
 
 VQ_INLINE Key key_of(float score, std::uint32_t row) {
@@ -27,6 +28,10 @@ VQ_INLINE Key key_of(float score, std::uint32_t row) {
   return Key{~ascending} << 32 | std::uint64_t{row} << 1;
 }
 VQ_INLINE std::uint32_t row_of(Key key) { return static_cast<std::uint32_t>(key) >> 1; }
+VQ_INLINE float score_of(Key key) {
+  const std::uint32_t ascending = ~static_cast<std::uint32_t>(key >> 32);
+  return bits_float(static_cast<std::int32_t>(ascending >> 31 ? ascending ^ 0x80000000u : ~ascending));
+}
 
 // How the sum of a query's and a row's levels becomes the row's score; larger is better. It is the navigation score of
 // a query or, negated, the distance of two rows.
@@ -67,8 +72,9 @@ class RowSet {
     std::uint32_t* const slots = slots_.data();
     const std::size_t last = size() - 1;
     std::size_t at = (row * 0x9E3779B1u) >> shift_;  // the golden ratio: neighboring rows come to lie apart
-    while (slots[at] != row && slots[at] != kNoRow) at = (at + 1) & last;
-    const bool is_new = slots[at] != row;
+    std::uint32_t there = slots[at];
+    while (std::uint64_t{there ^ row} * std::uint64_t{there + 1u} != 0) there = slots[at = (at + 1) & last];
+    const bool is_new = there != row;
     slots[at] = row;
     count_ += is_new;
     return is_new;
@@ -112,8 +118,9 @@ struct WalkQuery {
 
 class Walk {
  public:
+  // The graph may grow between two walks.
   explicit Walk(const WalkGraph& graph)
-      : graph_(graph), room_(std::max(graph.links.slots, graph.entries.size())), levels_(padded(graph.fields.dim, 64)) {
+      : graph_(graph), room_(std::max(graph.links.slots, kMaxEntries)), levels_(padded(graph.fields.dim, 64)) {
     rows_.resize(room_ + 1);  // an entry is written before it is known to be new
     records_.resize(room_ + 1);
     sums_.resize(room_);
@@ -153,7 +160,7 @@ class Walk {
 
   // The rows found, best first, and how many rows were scored.
   std::size_t found_count() const { return found_count_; }
-  std::uint32_t found_row(std::size_t i) const { return row_of(found_[i]); }
+  Key found_key(std::size_t i) const { return found_[i] & ~kOpened; }
   std::size_t scored() const { return scored_; }
 
  private:

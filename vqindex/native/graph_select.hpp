@@ -1,0 +1,221 @@
+// Distances between rows, and the choice of a row's links among candidates (codes/graph.py).
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "buffer.hpp"
+#include "graph_link.hpp"
+#include "graph_walk.hpp"
+
+namespace vqindex {
+
+// Decodes rows, to levels of padded(dim, 64) bytes.
+class RowDecoder {
+ public:
+  RowDecoder(const LinkRequest& request, const Kernels& kernels)
+      : stride(padded(request.code.fields.dim, 64)), code_(request.code), records_(request.records), kernels_(kernels) {
+    ones_.resize(stride);
+    std::fill_n(ones_.begin(), code_.fields.dim, std::int8_t{1});
+  }
+
+  const std::size_t stride;
+
+  void decode(std::uint32_t row, std::int8_t* levels) const {
+    const RecordLayout& layout = records_.layout();
+    const std::uint8_t* record = records_.of(row);
+    kernels_.decode_s8(code_.fields, record + layout.code_at, layout.code_bytes, record, levels);
+  }
+
+  // Decoded levels as a query.
+  NarrowQuery query_of(const std::int8_t* levels) const {
+    std::int32_t total;
+    const NarrowQuery ones{ones_.data(), static_cast<std::int32_t>(128 * code_.fields.dim)};
+    kernels_.dot_many_s8s8(&levels, stride, 1, ones, &total);
+    return {levels, 128 * total};
+  }
+
+  // How sums of a row's levels and others' become distances, negated.
+  WalkScore distances_from(std::uint32_t row) const {
+    const RecordLayout& layout = records_.layout();
+    const std::uint8_t* record = records_.of(row);
+    const float norm = layout.norm_of(record);
+    const float multiplier = static_cast<float>(code_.multiplier);
+    return {layout.has_norm ? WalkScore::kSquaredDistance : WalkScore::kDistance, 0.0f, layout.rescale_of(record),
+            norm * norm, multiplier * multiplier};
+  }
+
+ private:
+  const Code& code_;
+  const Records& records_;
+  const Kernels& kernels_;
+  Buffer<std::int8_t> ones_;
+};
+
+class LinkSelector {
+ public:
+  LinkSelector(const LinkRequest& request, const Kernels& kernels)
+      : request_(request),
+        kernels_(kernels),
+        decoder_(request, kernels),
+        query_levels_(decoder_.stride),
+        scratch_(decoder_.stride) {}
+
+  const RowDecoder& decoder() const { return decoder_; }
+
+  // Makes the keys of rows by their distances from one row, and sorts them.
+  void sort_by_distance(std::uint32_t row, const std::vector<std::uint32_t>& rows, std::vector<Key>& keys) {
+    const RecordLayout& layout = request_.records.layout();
+    decoder_.decode(row, query_levels_.data());
+    const NarrowQuery query = decoder_.query_of(query_levels_.data());
+    const WalkScore score = decoder_.distances_from(row);
+    keys.clear();
+    for (std::size_t at = 0; at < rows.size(); at += kAtOnce) {
+      const std::size_t count = std::min(kAtOnce, rows.size() - at);
+      const std::uint8_t* records[kAtOnce];
+      std::int32_t sums[kAtOnce];
+      for (std::size_t i = 0; i < count; ++i) {
+        records[i] = request_.records.of(rows[at + i]);
+        prefetch_bytes(records[i], layout.size);
+      }
+      kernels_.decode_dot_s8s8(request_.code.fields, records, layout.code_at, layout.code_bytes, count, query,
+                               scratch_.data(), sums);
+      for (std::size_t i = 0; i < count; ++i)
+        keys.push_back(key_of(score(sums[i], layout.rescale_of(records[i]), layout.norm_of(records[i])), rows[at + i]));
+    }
+    std::sort(keys.begin(), keys.end());
+  }
+
+  // Chooses the links of a row among candidates, whose keys have their distances from it and are sorted. Those in
+  // `keep` are chosen in any case. Writes the links, the parent first; kNoRow if there is none.
+  void select(const std::vector<Key>& candidates, const std::vector<std::uint32_t>& keep, std::uint32_t parent,
+              std::uint32_t* links) {
+    begin(candidates, keep);
+    take_unoccluded(candidates);
+    take_by_alpha(candidates);
+    const LinkRule& rule = request_.rule;
+    std::size_t count = taken_count_;
+    for (std::size_t j = 0; j < candidates.size() && count < rule.kept / 2; ++j) {
+      count += !states_[j].is_taken;
+      states_[j].is_taken = true;
+    }
+    std::size_t written = 0;
+    if (parent != kNoRow) links[written++] = parent;
+    for (std::size_t j = 0; j < candidates.size() && written < rule.slots; ++j)
+      if (states_[j].is_taken && row_of(candidates[j]) != parent) links[written++] = row_of(candidates[j]);
+    std::fill(links + written, links + rule.slots, kNoRow);
+  }
+
+ private:
+  static constexpr std::size_t kAtOnce = 64;
+  static constexpr std::size_t kCompared = 8;  // rows taken that a candidate is compared with at once
+
+  // A candidate, and how far it is compared with the rows that were taken before it.
+  struct State {
+    bool is_kept, is_taken;
+    std::int32_t offset;    // of its levels as a query
+    std::uint32_t first;    // rows taken in the first pass that are nearer
+    std::uint32_t checked;  // so many of these are compared
+    float nearest;          // the smallest distance from one of them
+  };
+
+  void begin(const std::vector<Key>& candidates, const std::vector<std::uint32_t>& keep) {
+    const std::size_t count = candidates.size();
+    levels_.resize(std::max(levels_.size(), count * decoder_.stride));
+    states_.resize(count);
+    reserved_ = taken_count_ = 0;
+    for (std::size_t j = 0; j < count; ++j) {
+      const bool is_kept = std::find(keep.begin(), keep.end(), row_of(candidates[j])) != keep.end();
+      reserved_ += is_kept;
+      states_[j] = {is_kept, false, 0, 0, 0, std::numeric_limits<float>::infinity()};
+    }
+    most_ = std::max(request_.rule.kept, reserved_);
+    taken_levels_.resize(most_);
+    taken_rescale_.resize(most_);
+    taken_norm_.resize(most_);
+  }
+
+  bool has_room() const { return taken_count_ + reserved_ < most_; }
+
+  void take(std::size_t j, std::uint32_t row) {
+    const std::uint8_t* record = request_.records.of(row);
+    taken_levels_[taken_count_] = levels_of(j);
+    taken_rescale_[taken_count_] = request_.records.layout().rescale_of(record);
+    taken_norm_[taken_count_++] = request_.records.layout().norm_of(record);
+    reserved_ -= states_[j].is_kept;
+    states_[j].is_taken = true;
+  }
+
+  // The first pass: takes candidates that are nearer to the row than to all taken before.
+  void take_unoccluded(const std::vector<Key>& candidates) {
+    for (std::size_t j = 0; j < candidates.size() && (has_room() || reserved_); ++j) {
+      State& state = states_[j];
+      if (!state.is_kept && !has_room()) continue;
+      const std::uint32_t row = row_of(candidates[j]);
+      if (j + 1 < candidates.size()) prefetch_row(row_of(candidates[j + 1]));
+      decoder_.decode(row, levels_of(j));
+      state.first = static_cast<std::uint32_t>(taken_count_);
+      if (!state.is_kept) {
+        state.offset = decoder_.query_of(levels_of(j)).offset;
+        const float distance = -score_of(candidates[j]);
+        if (is_occluded(j, row, 1.0f, distance, state.checked, taken_count_)) continue;
+      }
+      take(j, row);
+    }
+  }
+
+  // The second pass: the same for a larger factor. Candidates go on being compared where they were occluded.
+  void take_by_alpha(const std::vector<Key>& candidates) {
+    const float alpha = request_.rule.alpha;
+    const std::size_t first_pass = taken_count_;
+    for (std::size_t j = 0; j < candidates.size() && has_room(); ++j) {
+      State& state = states_[j];
+      const float distance = -score_of(candidates[j]);
+      if (state.is_taken || alpha * state.nearest <= distance) continue;
+      const std::uint32_t row = row_of(candidates[j]);
+      if (is_occluded(j, row, alpha, distance, state.checked, state.first)) continue;
+      std::uint32_t at = static_cast<std::uint32_t>(first_pass);
+      if (!is_occluded(j, row, alpha, distance, at, taken_count_)) take(j, row);
+    }
+  }
+
+  // Compares a candidate with the rows taken from `at` to `end`, until one occludes it.
+  bool is_occluded(std::size_t j, std::uint32_t row, float alpha, float distance, std::uint32_t& at, std::size_t end) {
+    State& state = states_[j];
+    if (at == end) return false;
+    const NarrowQuery query{levels_of(j), state.offset};
+    const WalkScore score = decoder_.distances_from(row);
+    while (at < end) {
+      const std::size_t count = std::min<std::size_t>(kCompared, end - at);
+      std::int32_t sums[kCompared];
+      kernels_.dot_many_s8s8(taken_levels_.data() + at, decoder_.stride, count, query, sums);
+      for (std::size_t i = 0; i < count; ++i, ++at)
+        state.nearest = std::min(state.nearest, -score(sums[i], taken_rescale_[at], taken_norm_[at]));
+      if (alpha * state.nearest <= distance) return true;
+    }
+    return false;
+  }
+
+  std::int8_t* levels_of(std::size_t j) { return levels_.data() + j * decoder_.stride; }
+
+  VQ_INLINE void prefetch_row(std::uint32_t row) const {
+    prefetch_bytes(request_.records.of(row), request_.records.layout().size);
+  }
+
+  const LinkRequest& request_;
+  const Kernels& kernels_;
+  const RowDecoder decoder_;
+  Buffer<std::int8_t> query_levels_, scratch_;
+  // Of the candidates of one row.
+  Buffer<std::int8_t> levels_;
+  std::vector<State> states_;
+  // Of those taken, in this order.
+  std::vector<const std::int8_t*> taken_levels_;
+  std::vector<float> taken_rescale_, taken_norm_;
+  std::size_t taken_count_ = 0, reserved_ = 0, most_ = 0;
+};
+
+}  // namespace vqindex
