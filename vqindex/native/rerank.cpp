@@ -4,11 +4,14 @@
 #include "rerank.hpp"
 
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "lanes.hpp"
 #include "parallel_rows.hpp"
+
+#ifdef VQ_X86
+#include <immintrin.h>
+#endif
 
 namespace vqindex {
 namespace {
@@ -18,37 +21,61 @@ constexpr std::size_t kPairs = std::size_t{1} << 18;         // scored between t
 constexpr std::size_t kThreadValues = std::size_t{1} << 17;  // fewer coordinates than this are not worth a thread
 constexpr std::size_t kBlock = 64;                           // rows that are looked up at a time
 constexpr std::size_t kAheadBytes = std::size_t{1} << 14;    // of rows fetched ahead: half of a small first cache
+constexpr std::size_t kChunk = 1024;                         // coordinates widened at a time; whole steps of sum64
 constexpr std::size_t kLine = 64;
 
 // ---- coordinates as float32, as Rounded.vectors of rows/originals.py makes them
 
-struct Float32 {
-  using Value = float;
-  VQ_INLINE static float wide(float value, float) { return value; }
-};
+VQ_INLINE float float_of_half(std::uint16_t half) {
+  constexpr std::int32_t kMantissa = 13;                    // bits that a float32 has more
+  constexpr std::int32_t kBias = (127 - 15) << 23;          // added to an exponent
+  constexpr std::int32_t kSpecial = 31 << 10 << kMantissa;  // the exponent of infinities and NaNs
+  const std::int32_t bits = static_cast<std::int32_t>(half & 0x7fff) << kMantissa;
+  const std::int32_t normal = bits + kBias + (kBias & -static_cast<std::int32_t>(bits >= kSpecial));
+  // A subnormal number gets the exponent of the smallest normal one and loses its 1 before the point again. Both steps
+  // are exact, also on processors that take subnormal float32 for zero.
+  constexpr std::int32_t kSmallest = kBias + (1 << 23);
+  const std::int32_t subnormal = float_bits(bits_float(bits + kSmallest) - bits_float(kSmallest));
+  const std::int32_t is_subnormal = -static_cast<std::int32_t>(bits < 1 << 23);
+  const std::int32_t sign = static_cast<std::int32_t>(static_cast<std::uint32_t>(half & 0x8000) << 16);
+  return bits_float((subnormal & is_subnormal) | (normal & ~is_subnormal) | sign);
+}
 
-struct Float16 {
-  using Value = std::uint16_t;
-  VQ_INLINE static float wide(std::uint16_t value, float) {
-    constexpr std::int32_t kMantissa = 13;                    // bits that a float32 has more
-    constexpr std::int32_t kBias = (127 - 15) << 23;          // added to an exponent
-    constexpr std::int32_t kSpecial = 31 << 10 << kMantissa;  // the exponent of infinities and NaNs
-    const std::int32_t bits = static_cast<std::int32_t>(value & 0x7fff) << kMantissa;
-    const std::int32_t normal = bits + kBias + (kBias & -static_cast<std::int32_t>(bits >= kSpecial));
-    // A subnormal number gets the exponent of the smallest normal one and loses its 1 before the point again. Both
-    // steps are exact, also on processors that take subnormal float32 for zero.
-    constexpr std::int32_t kSmallest = kBias + (1 << 23);
-    const std::int32_t subnormal = float_bits(bits_float(bits + kSmallest) - bits_float(kSmallest));
-    const std::int32_t is_subnormal = -static_cast<std::int32_t>(bits < 1 << 23);
-    const std::int32_t sign = static_cast<std::int32_t>(static_cast<std::uint32_t>(value & 0x8000) << 16);
-    return bits_float((subnormal & is_subnormal) | (normal & ~is_subnormal) | sign);
+struct PlainSteps {
+  VQ_INLINE static void widen_f16(const std::uint16_t* values, std::size_t n, float* out) {
+    VQ_LANES
+    for (std::size_t j = 0; j < n; ++j) out[j] = float_of_half(values[j]);
   }
 };
 
-struct Int8 {
-  using Value = std::int8_t;
-  VQ_INLINE static float wide(std::int8_t value, float scale) { return static_cast<float>(value) * scale; }
+#ifdef VQ_X86
+struct Avx512Steps {
+  VQ_TARGET_AVX512 __attribute__((noinline)) static void widen_f16(const std::uint16_t* values, std::size_t n,
+                                                                   float* out) {
+    std::size_t j = 0;
+    for (; j + 16 <= n; j += 16)
+      _mm512_storeu_ps(out + j, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values + j))));
+    const auto rest = static_cast<__mmask16>((1u << (n - j)) - 1);
+    _mm512_mask_storeu_ps(out + j, rest, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(rest, values + j)));
+  }
 };
+#endif
+
+// Returns n coordinates of a row from `at` on, in `buffer` if they are not float32.
+template <typename Steps>
+VQ_INLINE const float* widen(VectorType type, const VectorParts::Row& row, std::size_t at, std::size_t n,
+                             float* buffer) {
+  if (type == VectorType::f32) return static_cast<const float*>(row.values) + at;
+  if (type == VectorType::f16) {
+    Steps::widen_f16(static_cast<const std::uint16_t*>(row.values) + at, n, buffer);
+  } else {
+    const auto* steps = static_cast<const std::int8_t*>(row.values) + at;
+    const float scale = *row.scale;
+    VQ_LANES
+    for (std::size_t j = 0; j < n; ++j) buffer[j] = static_cast<float>(steps[j]) * scale;
+  }
+  return buffer;
+}
 
 // ---- sums in the frozen order (sum64 of vqindex/codes/estimator.py), of a single vector
 
@@ -57,29 +84,33 @@ struct RowSums {
   alignas(kAlign) double squares[kPartials] = {};   // of x, for cosine
 };
 
+template <std::size_t kHalf>
+VQ_INLINE void fold(double (&partial)[kPartials]) {
+  VQ_LANES
+  for (std::size_t p = 0; p < kHalf; ++p) partial[p] += partial[p + kHalf];
+}
+
 VQ_INLINE double total(double (&partial)[kPartials]) {
-  for (std::size_t half = kPartials / 2; half > 0; half /= 2)
-    for (std::size_t p = 0; p < half; ++p) partial[p] += partial[p + half];
+  fold<16>(partial), fold<8>(partial), fold<4>(partial), fold<2>(partial), fold<1>(partial);
   return partial[0];
 }
 
-template <typename Type, Metric kMetric>
-VQ_INLINE void add_term(RowSums& sums, std::size_t p, float query, typename Type::Value value, float scale) {
-  const double q = query, x = Type::wide(value, scale);
+template <Metric kMetric>
+VQ_INLINE void add_term(RowSums& sums, std::size_t p, float query, float value) {
+  const double q = query, x = value;
   const double factor = kMetric == Metric::l2 ? x - q : x;
   sums.products[p] += factor * (kMetric == Metric::l2 ? factor : q);
   if (kMetric == Metric::cosine) sums.squares[p] += x * x;
 }
 
-template <typename Type, Metric kMetric>
-VQ_INLINE void add_terms(RowSums& sums, const float* query, const typename Type::Value* values, float scale,
-                         std::size_t d) {
+template <Metric kMetric>
+VQ_INLINE void add_terms(RowSums& sums, const float* query, const float* values, std::size_t n) {
   std::size_t j = 0;
-  for (; j + kPartials <= d; j += kPartials) {
+  for (; j + kPartials <= n; j += kPartials) {
     VQ_LANES
-    for (std::size_t p = 0; p < kPartials; ++p) add_term<Type, kMetric>(sums, p, query[j + p], values[j + p], scale);
+    for (std::size_t p = 0; p < kPartials; ++p) add_term<kMetric>(sums, p, query[j + p], values[j + p]);
   }
-  for (std::size_t p = 0; j + p < d; ++p) add_term<Type, kMetric>(sums, p, query[j + p], values[j + p], scale);
+  for (std::size_t p = 0; j + p < n; ++p) add_term<kMetric>(sums, p, query[j + p], values[j + p]);
 }
 
 // ---- scores
@@ -99,11 +130,15 @@ VQ_INLINE void fetch(const VectorParts::Row& row, std::size_t bytes) {
   if (row.scale) prefetch(row.scale);
 }
 
-template <typename Type, Metric kMetric>
-VQ_INLINE float score_row(const float* query, double query_length, const VectorParts::Row& row, std::size_t d) {
+template <typename Steps, Metric kMetric>
+VQ_INLINE float score_row(const VectorParts& vectors, const float* query, double query_length,
+                          const VectorParts::Row& row) {
   RowSums sums;
-  const float scale = row.scale ? *row.scale : 1.0f;
-  add_terms<Type, kMetric>(sums, query, static_cast<const typename Type::Value*>(row.values), scale, d);
+  alignas(kAlign) float buffer[kChunk];
+  for (std::size_t at = 0; at < vectors.dim; at += kChunk) {
+    const std::size_t n = std::min(kChunk, vectors.dim - at);
+    add_terms<kMetric>(sums, query + at, widen<Steps>(vectors.type, row, at, n, buffer), n);
+  }
   double score = total(sums.products);
   if (kMetric == Metric::cosine) {
     const double lengths = query_length * std::sqrt(total(sums.squares));
@@ -113,57 +148,46 @@ VQ_INLINE float score_row(const float* query, double query_length, const VectorP
 }
 
 // Scores the pairs of a query and a place of its shortlist from `begin` to `end`, counted along the shortlists.
-template <typename Type, Metric kMetric>
+template <typename Steps, Metric kMetric>
 VQ_INLINE void score_pairs(const Scoring& scoring, std::size_t begin, std::size_t end) {
   const Shortlists& lists = scoring.lists;
   const std::size_t d = scoring.vectors.dim, bytes = scoring.vectors.row_bytes;
   const std::size_t ahead = std::min(kBlock, 1 + kAheadBytes / bytes);
   VectorParts::Row found[kBlock];
-  std::size_t pair_of[kBlock], query_of_length = lists.count;
-  double query_length = 0;
-  while (begin < end) {
-    std::size_t count = 0;
-    for (; begin < end && count < kBlock; ++begin) {
-      if (lists.rows[begin] < 0) continue;
-      pair_of[count] = begin;
-      found[count++] = scoring.vectors.row(static_cast<std::size_t>(lists.rows[begin]));
+  std::size_t place[kBlock];
+  for (std::size_t query = begin / lists.length; begin < end; ++query) {
+    const float* values = lists.queries + query * d;
+    double query_length = 0;
+    if (kMetric == Metric::cosine) {
+      RowSums sums;
+      add_terms<Metric::ip>(sums, values, values, d);
+      query_length = std::sqrt(total(sums.products));
     }
-    for (std::size_t i = 0; i < std::min(ahead, count); ++i) fetch(found[i], bytes);
-    for (std::size_t i = 0; i < count; ++i) {
-      if (i + ahead < count) fetch(found[i + ahead], bytes);
-      const std::size_t query = pair_of[i] / lists.length;
-      const float* values = lists.queries + query * d;
-      if (kMetric == Metric::cosine && query != query_of_length) {
-        RowSums sums;
-        add_terms<Float32, Metric::ip>(sums, values, values, 1.0f, d);
-        query_length = std::sqrt(total(sums.products));
-        query_of_length = query;
+    for (const std::size_t last = std::min(end, (query + 1) * lists.length); begin < last;) {
+      std::size_t count = 0;
+      for (; begin < last && count < kBlock; ++begin) {
+        if (lists.rows[begin] < 0) continue;
+        place[count] = begin;
+        found[count++] = scoring.vectors.row(static_cast<std::size_t>(lists.rows[begin]));
       }
-      scoring.scores[pair_of[i]] = score_row<Type, kMetric>(values, query_length, found[i], d);
+      for (std::size_t i = 0; i < std::min(ahead, count); ++i) fetch(found[i], bytes);
+      for (std::size_t i = 0; i < count; ++i) {
+        if (i + ahead < count) fetch(found[i + ahead], bytes);
+        scoring.scores[place[i]] = score_row<Steps, kMetric>(scoring.vectors, values, query_length, found[i]);
+      }
     }
   }
 }
 
-template <typename Type>
-VQ_INLINE void score_type(const Scoring& scoring, std::size_t begin, std::size_t end) {
+template <typename Steps>
+VQ_INLINE void score_body(const Scoring& scoring, std::size_t begin, std::size_t end) {
   switch (scoring.metric) {
     case Metric::ip:
-      return score_pairs<Type, Metric::ip>(scoring, begin, end);
+      return score_pairs<Steps, Metric::ip>(scoring, begin, end);
     case Metric::cosine:
-      return score_pairs<Type, Metric::cosine>(scoring, begin, end);
+      return score_pairs<Steps, Metric::cosine>(scoring, begin, end);
     case Metric::l2:
-      return score_pairs<Type, Metric::l2>(scoring, begin, end);
-  }
-}
-
-VQ_INLINE void score_body(const Scoring& scoring, std::size_t begin, std::size_t end) {
-  switch (scoring.vectors.type) {
-    case VectorType::f32:
-      return score_type<Float32>(scoring, begin, end);
-    case VectorType::f16:
-      return score_type<Float16>(scoring, begin, end);
-    case VectorType::int8:
-      return score_type<Int8>(scoring, begin, end);
+      return score_pairs<Steps, Metric::l2>(scoring, begin, end);
   }
 }
 
@@ -171,15 +195,17 @@ VQ_INLINE void score_body(const Scoring& scoring, std::size_t begin, std::size_t
 
 using Score = void (*)(const Scoring&, std::size_t, std::size_t);
 
-void score_scalar(const Scoring& scoring, std::size_t begin, std::size_t end) { score_body(scoring, begin, end); }
+void score_scalar(const Scoring& scoring, std::size_t begin, std::size_t end) {
+  score_body<PlainSteps>(scoring, begin, end);
+}
 
 #ifdef VQ_X86
 VQ_TARGET_AVX2 void score_avx2(const Scoring& scoring, std::size_t begin, std::size_t end) {
-  score_body(scoring, begin, end);
+  score_body<PlainSteps>(scoring, begin, end);
 }
 
 VQ_TARGET_AVX512 void score_avx512(const Scoring& scoring, std::size_t begin, std::size_t end) {
-  score_body(scoring, begin, end);
+  score_body<Avx512Steps>(scoring, begin, end);
 }
 #endif
 
@@ -200,10 +226,12 @@ struct Place {
   std::int64_t row;
 };
 
-bool before(const Place& a, const Place& b) {
-  if (a.rank == b.rank) return a.row < b.row;
-  return a.rank < b.rank || (std::isnan(b.rank) && (!std::isnan(a.rank) || a.row < b.row));
-}
+struct Before {
+  bool operator()(const Place& a, const Place& b) const {
+    if (a.rank == b.rank) return a.row < b.row;
+    return a.rank < b.rank || (std::isnan(b.rank) && (!std::isnan(a.rank) || a.row < b.row));
+  }
+};
 
 void select(Metric metric, const float* scores, const std::int64_t* rows, std::size_t length, std::size_t k,
             std::vector<Place>& places, float* out_scores, std::int64_t* out_rows) {
@@ -216,7 +244,7 @@ void select(Metric metric, const float* scores, const std::int64_t* rows, std::s
     else
       places.push_back({sign * scores[i], scores[i], rows[i]});
   }
-  std::partial_sort(places.begin(), places.begin() + static_cast<std::ptrdiff_t>(k), places.end(), before);
+  std::partial_sort(places.begin(), places.begin() + static_cast<std::ptrdiff_t>(k), places.end(), Before());
   for (std::size_t i = 0; i < k; ++i) {
     out_scores[i] = places[i].score;
     out_rows[i] = places[i].row == std::numeric_limits<std::int64_t>::max() ? -1 : places[i].row;
