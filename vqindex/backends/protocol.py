@@ -70,8 +70,8 @@ class Backend(Protocol):
     def walk(self, request: SearchRequest, segments: Sequence[Segment], graph: Graph) -> Walked:
         """Return the k best rows that walks of the graph find, by their exact scores (``codes/graph.py``).
 
-        The selection of the request has a single entry, for the linked rows. A walk goes through rows that are not
-        selected, and returns selected ones only.
+        The selection of the request has a single entry, for all rows. A walk goes through rows that are not selected,
+        and returns selected ones only.
         """
 
     def link(self, segments: Sequence[Segment], links: U32, first: int, last: int, rule: LinkRule) -> None:

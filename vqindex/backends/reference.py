@@ -294,7 +294,7 @@ class ReferenceBackend:
 
     def walk(self, request: SearchRequest, segments: Sequence[Segment], graph: Graph) -> Walked:
         """Return the k best rows that walks of the graph find."""
-        rows = GraphRows(self.spec, self._levels, segments, graph.linked)
+        rows = GraphRows(self.spec, self._levels, segments)
         return Walked(*walk(rows, request, graph, self._scores_of, self.ascending))
 
     def _scores_of(self, request: SearchRequest, rows: Encoded) -> F32:
