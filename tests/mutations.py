@@ -140,7 +140,7 @@ MUTATIONS = [
     ),
     Mutation(
         "contents trimmed",
-        "            originals.parts += kept.parts\n",
+        "            originals.join(kept)\n",
         "            pass\n",
         TRIMMED,
     ),

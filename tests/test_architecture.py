@@ -19,7 +19,7 @@ LAYERS = (
     ("arrays", "spec", "arguments", "codes/*"),
     ("rows/*", "center", "residuals", "result"),
     ("backends/*",),
-    ("encoder",),
+    ("encoder", "linking"),
     ("directory/*",),
     ("file_format/*",),
     ("store/manifest", "store/removed", "store/merge", "store/snapshot", "store/commit"),  # they know no index

@@ -1,4 +1,4 @@
-"""Our modules for ann-benchmarks and VIBE, run as these suites run them, on a small data set."""
+"""Our modules for ann-benchmarks and VIBE, run as these suites run them, and graph.py, on small data sets."""
 
 import importlib.util
 import json
@@ -121,3 +121,68 @@ def test_runner_appends_points_whose_recall_rises_with_candidates(tmp_path, suit
     assert all(point["qps"] > 0 and point["build_seconds"] > 0 for point in points)
     assert (tmp_path / f"{suite}-c.png").read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob(".*.npz"))
+
+
+# ---- graph.py
+
+
+@pytest.fixture(scope="module")
+def measure():
+    """Return graph_measure.py, which imports its neighbors as scripts do."""
+    sys.path.insert(0, str(ROOT))
+    try:
+        yield importlib.import_module("graph_measure")
+    finally:
+        sys.path.remove(str(ROOT))
+
+
+def test_cost_at_a_recall_lies_on_the_line_of_points_that_none_beats(measure):
+    points = [(0.99, 400.0), (0.8, 100.0), (0.9, 900.0), (0.89, 200.0)]  # the third is beaten by the first
+    assert measure.at_recall(points, 0.94) == pytest.approx(200 * 2**0.5)
+    assert measure.at_recall(points, 0.8) == 100
+    assert measure.at_recall(points, 0.5) == 100, "a recall below all points costs what the cheapest costs"
+    assert measure.at_recall(points, 0.99) == pytest.approx(400)
+    assert measure.at_recall(points, 0.991) is None
+    assert measure.at_recall([], 0.5) is None
+    assert measure.at_recall([(0.9, 5.0), (0.95, 5.0)], 0.95) == 5, "equal costs: only the better recall counts"
+
+
+def test_engine_names_of_ours_are_parsed_or_refused(measure):
+    engines = importlib.import_module("graph_engines")
+    found = engines.ours("ours-trellis2-none")
+    assert (found.codec, found.bits, found.keep) == ("trellis", 2, None)
+    assert all("rerank" not in knob for sweep in found.sweeps for knob in sweep)
+    kept = engines.ours("ours-prod4-int8")
+    assert (kept.codec, kept.bits, kept.keep) == (None, 4, "int8")
+    assert all(knob["effort"] >= 10 * knob["oversample"] for sweep in kept.sweeps for knob in sweep)
+    with pytest.raises(ValueError, match="expected ours-CODEC"):
+        engines.ours("hnsw")
+
+
+def test_graph_script_measures_engines_and_builds_them_once(tmp_path):
+    """The scan and faiss' HNSW, on rows of the growing mixture: lines are complete, and a second run builds nothing."""
+    pytest.importorskip("faiss", reason="faiss is not installed: pip install 'vqindex[faiss]'")
+    command = [sys.executable, ROOT / "graph.py", "peers", "--mixture", "1500", "16", "--queries", "40"]
+    command += ["--only", "faiss-hnsw", "flat", "--cache", tmp_path / "cache", "--out", tmp_path, "--rounds", "2"]
+    outputs = []
+    for _ in range(2):
+        done = subprocess.run(
+            [*map(str, command), "--turn-seconds", "0.001"], capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        outputs.append(done.stdout)
+    assert [text.count("built ") for text in outputs] == [2, 0]
+    lines = [json.loads(line) for line in (tmp_path / "graph.jsonl").read_text().splitlines()]
+    assert [line["engine"] for line in lines] == ["faiss-hnsw", "flat"] * 2
+    for line in lines:
+        assert line["build"]["1"]["cpu_seconds"] > 0
+        assert line["bytes_per_vector"]["all"] > 0
+        assert line["most_recall"] >= 0.99
+        for target, place in line["at"].items():
+            median = place["batch_microseconds"]["median"]
+            assert 0 < median <= place["batch_microseconds"]["q3"]
+            assert min(p["recall_at_10"] for p in line["points"]) <= max(
+                float(target), line["points"][0]["recall_at_10"]
+            )
+    # 16 float32 values, 64 links on the lowest level and an offset: at least that is in the file.
+    assert lines[0]["bytes_per_vector"]["all"] >= 4 * (16 + 64)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vqindex_datasets import SYNTHETIC, DatasetError, load_annbench, make, make_synthetic_file
+from vqindex_datasets import SYNTHETIC, DatasetError, growing_mixture, load_annbench, make, make_synthetic_file
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -140,3 +140,33 @@ def test_a_synthetic_file_holds_the_made_rows(tmp_path: Path, metric: str | None
 def test_a_file_with_a_wrong_metric_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="'angular'; expected one of cosine"):
         make_synthetic_file("zeros", tmp_path / "a.hdf5", 60, 4, 3, 1, metric="angular")
+
+
+@pytest.mark.parametrize("n", [1, 16_383, 16_384, 16_385])
+def test_a_growing_mixture_keeps_its_first_rows_and_its_queries(n: int) -> None:
+    rows, test = growing_mixture(16_400, 8, queries=30, seed=3)
+    first, same = growing_mixture(n, 8, queries=30, seed=3)
+    np.testing.assert_array_equal(first, rows[:n])
+    np.testing.assert_array_equal(same, test)
+    assert rows.dtype == test.dtype == np.float32
+    assert np.isfinite(rows).all()
+    assert len(np.unique(rows, axis=0)) == len(rows)
+    assert not np.array_equal(growing_mixture(n, 8, queries=30, seed=4)[0], first)
+
+
+def test_neighbors_in_a_growing_mixture_come_nearer() -> None:
+    """The same clusters hold more rows. In sets of their own clusters distances would stay."""
+    rows, test = growing_mixture(40_000, 16, queries=100, seed=3)
+    squares = (test**2).sum(axis=1)[:, None] + (rows**2).sum(axis=1) - 2 * test @ rows.T
+    nearest = [np.median(np.sort(squares[:, :n], axis=1)[:, 9]) for n in (2_000, 40_000)]
+    assert nearest[1] < 0.8 * nearest[0]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [((0, 5, 5, 0), "n = 0"), ((5, 0, 5, 0), "dim = 0"), ((5, 5, 0, 0), "queries = 0"), ((5, 5, 5, -1), "seed = -1")],
+)
+def test_a_growing_mixture_refuses_wrong_sizes(sizes: tuple[int, int, int, int], message: str) -> None:
+    n, dim, queries, seed = sizes
+    with pytest.raises(DatasetError, match=message):
+        growing_mixture(n, dim, queries=queries, seed=seed)

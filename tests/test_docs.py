@@ -116,11 +116,12 @@ def test_every_relative_link_leads_to_a_file(page):
 
 def test_format_md_names_the_version_and_the_blocks_in_file_order():
     text = (ROOT / "FORMAT.md").read_text()
-    assert text.startswith(f"# The `.vqi` file, format version {layout.FORMAT_VERSION}\n")
-    assert f"| attribute `format_version` | uint32 | | {layout.FORMAT_VERSION} |" in text
+    plain, records = layout.FORMAT_VERSION, layout.RECORDS_VERSION
+    assert text.startswith(f"# The `.vqi` file, format versions {plain} and {records}\n")
+    assert f"| attribute `format_version` | uint32 | | {plain}, or {records} if rows are records |" in text
     places = [text.index(f"\n| `{name}` | ") for name in layout.BLOCKS]
     assert places == sorted(places), "the table lists blocks in another order than the file"
-    for version in range(1, layout.FORMAT_VERSION):
+    for version in range(1, layout.FORMAT_VERSION + 1):
         assert f"\n## Version {version}\n" in text
 
 

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 from cases import CODECS, METRICS, every_codec, every_metric
+from graphs import file_with_graph, made_up_graph
 
 import vqindex
 from vqindex import InvalidInputError, VQIndex, file_format
@@ -107,7 +108,7 @@ def test_mapped_rows_are_not_read(tmp_path):
     for n in (1, 3, 17, 300, 2000):
         make(n, ids=True).save(tmp_path / "a.vqi")
         segment = file_format.read(tmp_path / "a.vqi", mmap=True).segment
-        for part in (*segment.stored, segment.ids):
+        for part in (*segment.stored[:4], segment.ids):
             assert isinstance(part, np.memmap) or part.nbytes < 4096
             assert part.flags.aligned
             assert not part.flags.writeable
@@ -145,6 +146,7 @@ def test_blocks_are_plain_contiguous_arrays(tmp_path):
     index.save(path)
     rows = file_format.read(path).segment.stored
     expected = {**rows._asdict(), "ids": index.ids}
+    assert expected.pop("records") is None
     expected["factor"] = expected.pop("rescale")  # files keep the name of the block
     with h5py.File(path) as file:
         assert file.attrs["format"] == b"vqindex"
@@ -213,7 +215,7 @@ def test_header_can_be_read_alone(tmp_path):
 # ---- files of all versions are read for ever
 
 
-@pytest.fixture(params=[1, 2, 3])
+@pytest.fixture(params=[1, 2, 3, 4])
 def golden_file(request, golden, tmp_path):
     """A copy of the committed file of a format version, its version, and what a search of it gives."""
     name = f"format{request.param}"
@@ -235,6 +237,7 @@ def test_golden_files_load_with_the_frozen_results(golden_file, mmap):
     header = file_format.read_header(path)
     assert header["format_version"] == version
     assert ("signs" in header["blocks"]) == (version > 1)
+    assert ("records" in header["blocks"]) == (version == 4)
     file_format.verify(path)
     for device in ("auto", "reference"):
         index = VQIndex.load(path, mmap=mmap, device=device)
@@ -246,7 +249,11 @@ def test_golden_files_load_with_the_frozen_results(golden_file, mmap):
 
 def test_rows_of_golden_files_are_what_is_written_today(golden_file, tmp_path):
     path, version, _ = golden_file
-    golden_index().save(tmp_path / "today.vqi")
+    if version < 4:
+        golden_index().save(tmp_path / "today.vqi")
+    else:
+        index, graph = golden_index(), made_up_graph(70, 6)
+        file_format.write(tmp_path / "today.vqi", index._codec, file_with_graph(index, graph, {"note": "golden"}))
     today, then = (file_format.read(each).segment.stored for each in (tmp_path / "today.vqi", path))
     for one, other in zip(then, today, strict=True):
         np.testing.assert_array_equal(one, other)

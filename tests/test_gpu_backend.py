@@ -30,6 +30,9 @@ def small_segments(monkeypatch):
     monkeypatch.setattr(mirror, "MAX_ROWS", 128)
 
 
+with_and_without_records = pytest.mark.parametrize("records", [False, True])
+
+
 def corpus(n):
     return gate.corpus(DIM, rows=n)
 
@@ -57,10 +60,11 @@ def test_rows_on_the_device_are_not_uploaded_again(codec, small_segments):
     assert used(device) >= 300 * codec.spec.bytes_per_vector
 
 
-def test_growth_uploads_new_rows_and_copies_none(codec, small_segments):
+@with_and_without_records
+def test_growth_uploads_new_rows_and_copies_none(codec, small_segments, records):
     device, reference = EmulatedDevice(), ReferenceBackend(codec)
     backend = CudaBackend(codec, [device])
-    store = RowStore(codec.spec, backend.put)
+    store = RowStore(codec.spec, backend.put, records=records)
     x, n = corpus(700), 0
     for more in (1, 62, 1, 1, 63, 100, 7, 300):
         store.append(reference.encode(x[n : n + more]))
@@ -73,12 +77,13 @@ def test_growth_uploads_new_rows_and_copies_none(codec, small_segments):
     assert device.launches.count("repack") == before + 1
 
 
-def test_rows_written_again_are_uploaded_again(codec):
+@with_and_without_records
+def test_rows_written_again_are_uploaded_again(codec, small_segments, records):
     backend, reference = CudaBackend(codec, [EmulatedDevice()]), ReferenceBackend(codec)
-    (block,) = gpu.stored(codec, corpus(200))
-    gpu.searches_like_the_reference(backend, [block], gate.queries(DIM), 5)
+    (block,) = gpu.stored(codec, corpus(200), records=records)
+    gpu.searches_like_the_reference(backend, [block], gate.queries(DIM), 200)
     backend.put(reference.encode(gate.corpus(DIM, rows=30, seed=5)), block, 100)
-    gpu.searches_like_the_reference(backend, [block], gate.queries(DIM), 5)
+    gpu.searches_like_the_reference(backend, [block], gate.queries(DIM), 200)
 
 
 def test_an_empty_index_and_no_queries_give_empty_results(codec):
@@ -89,17 +94,19 @@ def test_an_empty_index_and_no_queries_give_empty_results(codec):
 
 
 @pytest.mark.parametrize("devices", [2, 3, 5])
-def test_rows_shared_among_devices_give_the_references_results(codec, small_segments, devices):
+@with_and_without_records
+def test_rows_shared_among_devices_give_the_references_results(codec, small_segments, devices, records):
     several = [EmulatedDevice(seed) for seed in range(1, devices + 1)]
     backend = CudaBackend(codec, several)
-    blocks = gpu.stored(codec, corpus(450), (41, 230))
+    blocks = gpu.stored(codec, corpus(450), (41, 230), records=records)
     for k in (1, 12, 500):
         gpu.searches_like_the_reference(backend, blocks, gate.queries(DIM), k, 0.6)
     assert all("repack" in device.launches for device in several)
 
 
-def test_an_index_larger_than_device_memory_is_streamed(codec):
-    blocks = gpu.stored(codec, corpus(1500), (41,))
+@with_and_without_records
+def test_an_index_larger_than_device_memory_is_streamed(codec, records):
+    blocks = gpu.stored(codec, corpus(1500), (41,), records=records)
     roomy = EmulatedDevice()
     gpu.searches_like_the_reference(CudaBackend(codec, [roomy]), blocks, gate.queries(DIM), 12)
     tight = EmulatedDevice(memory=120_000)

@@ -15,7 +15,7 @@ DIM = 8
 X = np.random.default_rng(0).standard_normal((40, DIM)).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", ["integers", "strings"])
+@pytest.mark.parametrize("kind", ["integers", "strings", "records"])
 def test_whatever_is_called_on_a_damaged_map_returns_or_says_that_the_file_is_damaged(tmp_path, kind):
     """Every block, damaged in many ways, in files and stores; in a process of its own, which a fault could crash."""
     command = [sys.executable, FUZZ, tmp_path, kind]

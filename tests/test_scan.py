@@ -416,11 +416,17 @@ def test_wrong_shapes_are_refused():
             search(**wrong)
     with pytest.raises(RuntimeError):
         search(segment._replace(signs=None))
+    bound = 1.0, 1.0, 1.0, 1.0
+    whole = segment._replace(codes=np.zeros((70, 10), np.uint8), signs=None)
+    scanner_of(10).search([whole], q.code_query, q.code_scale, q.norm, 1, None, 1)
+    with pytest.raises(RuntimeError):
+        scanner_of(10).search([whole], q.code_query, q.code_scale, q.norm, 1, bound, 1)
     with pytest.raises(ValueError, match="sign rows"):
         scanner.decode(segment.codes, np.zeros((70, 3), np.uint8))
     with pytest.raises(ValueError, match="hold dim windows"):
         scanner.decode(segment.codes[:, :-1].copy(), np.zeros((70, 2), np.uint8))
     with pytest.raises(ValueError, match="dimension"):
         scanner.sums(np.zeros((1, 9), np.int16), np.zeros((1, 10), np.int8))
-    with pytest.raises(ValueError, match="expected sign bits"):
-        scanner_of(10).search([], q.code_query, q.code_scale, q.norm, 1, (1.0, 1.0, 1.0, 1.0), 1)
+    long, one = np.zeros((1, 6145), np.int16), np.ones(1, np.float32)
+    with pytest.raises(ValueError, match="expected sign bits of at most 6144"):
+        scanner_of(6145).search([], long, one, one, 1, bound, 1)

@@ -83,6 +83,18 @@ class Scanner:
     def decode(self, codes: NDArray[np.uint8], sign_rows: NDArray[np.uint8] | None) -> NDArray[np.int8]: ...
     def sums(self, queries: NDArray[np.int16], levels: NDArray[np.int8]) -> NDArray[np.float32]: ...
 
+class Vectors:
+    def __init__(
+        self,
+        kind: str,
+        dim: int,
+        parts: Sequence[tuple[NDArray[Any], NDArray[np.float32] | None]],
+        isa: str = "",
+    ) -> None: ...
+    def rerank(
+        self, metric: str, queries: NDArray[np.float32], rows: NDArray[np.int64], k: int, threads: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
+
 class IdTable:
     def __init__(self) -> None: ...
     def find(

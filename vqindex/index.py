@@ -144,10 +144,10 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         self._start(Centering.of(spec, center), device, originals, None if rule is None else Graph.empty(rule))
 
     @classmethod
-    def _empty(cls, centering: Centering, device: str) -> VQIndex:
+    def _empty(cls, centering: Centering, device: str, graph: Graph | None = None) -> VQIndex:
         """Return an index without rows, to be given contents that were read."""
         index = cls.__new__(cls)
-        index._start(centering, device, None)
+        index._start(centering, device, None, graph)
         return index
 
     def _start(
@@ -242,7 +242,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
 
     @property
     def changes(self) -> int:
-        """How often vectors were added, replaced, removed or compacted since the index was made or opened.
+        """How often vectors or the graph were changed since the index was made or opened.
 
         It grows with every call that changes anything, and only then. So it tells whether there is something to save.
         """
@@ -293,12 +293,14 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         """
         if self._state is not before:
             raise InvalidInputError("the index was changed in the middle of another change; expected one at a time")
+        old = before.contents
+        is_change = contents.ids is not old.ids or contents.graph is not old.graph
         self._state = IndexState(
             before.encoder if encoder is None else encoder,
             contents,
             before.filed_rows if filed_rows is None else filed_rows,
             before.files,
-            before.changes + (contents.ids is not before.contents.ids),
+            before.changes + is_change,
         )
 
     def train(self, vectors: Any = None) -> None:  # noqa: B027
@@ -853,7 +855,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
 
         encoder, contents, *_ = self._state
         contents = compacted(contents, encoder.backend)
-        return FileContents(encoder.centering, contents.segments(), dict(self._meta), contents.ids.next_id)
+        meta, graph = dict(self._meta), contents.graph
+        return FileContents(encoder.centering, contents.segments(), meta, contents.ids.next_id, graph)
 
     @classmethod
     def load(
@@ -904,10 +907,10 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
     def _of_file(cls, file: FileContents, device: str, *, is_mapped: bool = False) -> VQIndex:
         """Return an index that holds what was read from a file."""
         segment = file.segment
-        index = cls._empty(file.centering, device)
+        index = cls._empty(file.centering, device, file.graph)
         index._rows.seal(segment.stored)
         ids = IdMap(segment.rows, segment.ids, file.next_id, segment.string_ids)
-        contents = Contents(index._rows, ids, segment.originals)
+        contents = Contents(index._rows, ids, segment.originals, file.graph)
         index._state = index._state._replace(contents=contents, filed_rows=segment.rows if is_mapped else 0)
         index._meta = file.meta
         return index

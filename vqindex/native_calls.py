@@ -4,6 +4,8 @@ Compiled code works without the interpreter's lock and asks for it at the end. I
 before 3.14 answers a daemon thread by unwinding it, and C++ answers that by aborting the process. So at exit running
 calls of daemon threads are awaited, and no more of them begin. Other threads have ended by then. The main thread is the
 one that ends the interpreter, so its calls need no such care.
+
+The module also says which instruction set compiled code uses, and on how many processors it may run.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-__all__ = ["call_native"]
+from ._native import supported_isas
+from .errors import BackendError
+
+__all__ = ["call_native", "chosen_isa", "cpu_count"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,6 +43,28 @@ def call_native(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
         return function(*args, **kwargs)
     finally:
         _running.discard(call)
+
+
+def chosen_isa() -> str:
+    """Return the instruction set to use: the widest, or the one in the environment variable VQINDEX_ISA.
+
+    Raises
+    ------
+    BackendError
+        If VQINDEX_ISA names no instruction set of this machine.
+    """
+    names = supported_isas()
+    isa = os.environ.get("VQINDEX_ISA") or names[-1]
+    if isa not in names:
+        raise BackendError(f"VQINDEX_ISA is {isa!r}; this machine has: {', '.join(names)}")
+    return isa
+
+
+def cpu_count() -> int:
+    """Return the number of processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _end() -> None:

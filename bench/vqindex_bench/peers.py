@@ -27,7 +27,9 @@ __all__ = [
     "Peer",
     "Settings",
     "UnavailableError",
+    "need",
     "ours",
+    "to_int8",
 ]
 
 F32 = NDArray[np.float32]
@@ -89,7 +91,8 @@ class Peer:
     is_graph: bool = False
 
 
-def _need(module: str) -> Any:
+def need(module: str) -> Any:
+    """Import a module of a peer; raises `UnavailableError`, which names the package to install."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -127,7 +130,7 @@ def ours(codec: str, **options: Any) -> Callable[[F32, int, Settings], Built]:
 
 def _turbovec(rows: F32, bits: int, settings: Settings) -> Built:
     _only(("cosine",), settings)
-    turbovec = _need("turbovec")
+    turbovec = need("turbovec")
     pad = -rows.shape[1] % 8
 
     def padded(block: F32) -> F32:
@@ -147,7 +150,7 @@ def _turbovec(rows: F32, bits: int, settings: Settings) -> Built:
 
 def _filled(index: Any, rows: F32, settings: Settings, counted: str) -> Built:
     """Train and fill a faiss index with the threads of `settings`."""
-    faiss = _need("faiss")
+    faiss = need("faiss")
     faiss.omp_set_num_threads(settings.threads)
     start = time.perf_counter()
     index.train(rows)
@@ -161,7 +164,7 @@ def _factory(text: Callable[[int, int], str], counted: str) -> Callable[[F32, in
     """Return a builder of the faiss index with factory string ``text(d, bits)``."""
 
     def build(rows: F32, bits: int, settings: Settings) -> Built:
-        faiss = _need("faiss")
+        faiss = need("faiss")
         kind = faiss.METRIC_L2 if settings.metric == "l2" else faiss.METRIC_INNER_PRODUCT
         index = faiss.index_factory(rows.shape[1], text(rows.shape[1], bits), kind)
         return _filled(index, rows, settings, counted)
@@ -195,7 +198,7 @@ def _scalar(kind: str, counted: str) -> Callable[[F32, int, Settings], Built]:
 
     def build(rows: F32, bits: int, settings: Settings) -> Built:
         _only(("cosine", "ip"), settings)
-        faiss = _need("faiss")
+        faiss = need("faiss")
         name = f"QT_{bits}bit_{kind}"
         if not hasattr(faiss.ScalarQuantizer, name):
             raise UnavailableError(f"this faiss has no {name}")
@@ -207,7 +210,7 @@ def _scalar(kind: str, counted: str) -> Callable[[F32, int, Settings], Built]:
     return build
 
 
-def _to_int8(rows: F32) -> NDArray[np.int8]:
+def to_int8(rows: F32) -> NDArray[np.int8]:
     """Scale every row so that its largest magnitude is 127, and round; the scale does not change cosines."""
     out = np.empty(rows.shape, np.int8)
     for start in range(0, len(rows), _CHUNK):
@@ -219,14 +222,14 @@ def _to_int8(rows: F32) -> NDArray[np.int8]:
 
 def _usearch(rows: F32, bits: int, settings: Settings) -> Built:
     _only(("cosine",), settings)
-    usearch = _need("usearch.index")
+    usearch = need("usearch.index")
     n, d = rows.shape
     start = time.perf_counter()
     # usearch's exact search over a matrix has a high cost per call, so this uses the exact scan of an index. The scan
     # does not use the index's graph, which is as small as possible. usearch's conversion from float32 to int8 scales by
     # the norm and uses few of the 8 bits, so rows are converted here.
     index = usearch.Index(ndim=d, metric="cos", dtype="i8", connectivity=2, expansion_add=1, enable_key_lookups=False)
-    index.add(np.arange(n), _to_int8(rows), threads=settings.threads)
+    index.add(np.arange(n), to_int8(rows), threads=settings.threads)
     seconds = time.perf_counter() - start
 
     def search(queries: NDArray[np.int8]) -> NDArray[Any]:
@@ -234,12 +237,12 @@ def _usearch(rows: F32, bits: int, settings: Settings) -> Built:
         rows: NDArray[Any] = found.keys.astype(np.int64).reshape(len(queries), -1)
         return rows
 
-    return Built(float(d), "int8 values only; keys and graph not counted", seconds, search, _to_int8)
+    return Built(float(d), "int8 values only; keys and graph not counted", seconds, search, to_int8)
 
 
 def _scann(rows: F32, bits: int, settings: Settings) -> Built:
     _only(("cosine",), settings)
-    scann = _need("scann")
+    scann = need("scann")
     d = rows.shape[1]
     each = 4 // bits  # dimensions per block of 16 centers
     start = time.perf_counter()
@@ -261,7 +264,7 @@ def _scann(rows: F32, bits: int, settings: Settings) -> Built:
 
 
 def _faiss_hnsw(rows: F32, bits: int, settings: Settings) -> Built:
-    faiss = _need("faiss")
+    faiss = need("faiss")
     faiss.omp_set_num_threads(settings.threads)
     kind = faiss.METRIC_L2 if settings.metric == "l2" else faiss.METRIC_INNER_PRODUCT
     start = time.perf_counter()
@@ -286,7 +289,7 @@ def _faiss_hnsw(rows: F32, bits: int, settings: Settings) -> Built:
 
 
 def _hnswlib(rows: F32, bits: int, settings: Settings) -> Built:
-    hnswlib = _need("hnswlib")
+    hnswlib = need("hnswlib")
     n, d = rows.shape
     start = time.perf_counter()
     index = hnswlib.Index(space="l2" if settings.metric == "l2" else "ip", dim=d)

@@ -13,7 +13,7 @@ from .glove import build_glove100, fetch_glove100, make_sample
 from .groundtruth import exact_knn, exact_neighbors
 from .readers import EXTENSIONS, open_vectors, read_column
 from .sources import ArraySource, VectorSource
-from .synthetic import SYNTHETIC, Synthetic, make
+from .synthetic import SYNTHETIC, Synthetic, growing_mixture, make
 
 __all__ = [
     "CATALOG",
@@ -34,6 +34,7 @@ __all__ = [
     "exact_neighbors",
     "fetch",
     "fetch_glove100",
+    "growing_mixture",
     "is_annbench",
     "list_datasets",
     "load_annbench",

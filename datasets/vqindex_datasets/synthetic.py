@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .errors import DatasetError
 
-__all__ = ["SYNTHETIC", "Synthetic", "make"]
+__all__ = ["SYNTHETIC", "Synthetic", "growing_mixture", "make"]
 
 Array = NDArray[np.float64]
 
@@ -147,3 +147,82 @@ def make(
     rows = kind.draw(rng, n + queries, dim).astype(np.float32)
     order = rng.permutation(n + queries)
     return rows[order[:n]], rows[order[n:]], kind.distance
+
+
+_BLOCK = 16_384  # rows that one random stream draws
+_CLUSTERS, _TOPICS, _AXES = 2_000, 60, 20
+
+
+def growing_mixture(n: int, dim: int, *, queries: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Draw rows and queries from one mixture, the same for every `n`, as a collection that grows.
+
+    The rows for a smaller `n` are the first rows for a larger one, and the queries are the same. So clusters become
+    denser as rows are added, and a query's neighbors come nearer. There are 2,000 clusters of heavy-tailed weight
+    around 60 topics. A cluster is an ellipsoid: 20 random axes of lengths 0.9 / sqrt(i), and a little noise in all
+    directions. The rows of a block of 16,384 come from a random stream of their own.
+
+    Parameters
+    ----------
+    n, dim : int
+        Number of rows and dimension.
+    queries : int
+        Number of queries, drawn like rows.
+    seed : int
+        Seed of the mixture and of all rows.
+
+    Returns
+    -------
+    rows : float32 ndarray of shape (n, dim)
+        The rows. They are not normalized.
+    test : float32 ndarray of shape (queries, dim)
+        The queries.
+
+    Raises
+    ------
+    DatasetError
+        If a size is below 1, or the seed is negative.
+    """
+    for what, value, least in (("n", n, 1), ("dim", dim, 1), ("queries", queries, 1), ("seed", seed, 0)):
+        if value < least:
+            raise DatasetError(f"{what} = {value}; expected at least {least}")
+    mixture = _Mixture(dim, seed)
+    return mixture.draw(n, 0), mixture.draw(queries, 1)
+
+
+class _Mixture:
+    """The clusters of `growing_mixture`."""
+
+    def __init__(self, dim: int, seed: int) -> None:
+        rng = np.random.Generator(np.random.PCG64(seed))
+        scale = np.float32(dim**-0.5)
+        topics = rng.standard_normal((_TOPICS, dim), dtype=np.float32) * scale
+        own = rng.standard_normal((_CLUSTERS, dim), dtype=np.float32) * scale
+        self.centers = topics[rng.integers(_TOPICS, size=_CLUSTERS)] + np.float32(0.7) * own
+        lengths = (0.9 * np.arange(1, _AXES + 1) ** -0.5).astype(np.float32)
+        self.axes = rng.standard_normal((_CLUSTERS, _AXES, dim), dtype=np.float32) * (scale * lengths[:, None])
+        weights = rng.pareto(1.5, _CLUSTERS) + 0.2
+        self.ends = np.cumsum(weights / weights.sum())
+        self.noise = np.float32(0.25) * scale
+        self.seed = seed
+
+    def draw(self, count: int, purpose: int) -> NDArray[np.float32]:
+        """Draw `count` rows; `purpose` numbers the stream, 0 for rows and 1 for queries."""
+        out = np.empty((count, self.centers.shape[1]), np.float32)
+        for start in range(0, count, _BLOCK):
+            # A whole block is drawn also where less is needed, so that a row never depends on the number of rows.
+            out[start : start + _BLOCK] = self._block(purpose, start // _BLOCK)[: count - start]
+        return out
+
+    def _block(self, purpose: int, number: int) -> NDArray[np.float32]:
+        rng = np.random.Generator(np.random.PCG64([self.seed, 1 + purpose, number]))
+        # The ends are at most a rounding below 1.
+        cluster = np.minimum(np.searchsorted(self.ends, rng.random(_BLOCK), side="right"), _CLUSTERS - 1)
+        inside = rng.standard_normal((_BLOCK, _AXES), dtype=np.float32)
+        block = rng.standard_normal((_BLOCK, self.centers.shape[1]), dtype=np.float32) * self.noise
+        block += self.centers[cluster]
+        order = np.argsort(cluster, kind="stable")
+        bounds = np.searchsorted(cluster[order], np.arange(_CLUSTERS + 1))
+        for c in np.unique(cluster).tolist():
+            members = order[bounds[c] : bounds[c + 1]]
+            block[members] += inside[members] @ self.axes[c]
+        return block

@@ -1,7 +1,8 @@
 """Write the golden files. Definitions are frozen: run this only when a NEW definition is added, never to mend a test.
 
     python tests/golden/make_golden.py NAME...      names: rotation codebook packing gate gate-trellis gate-search
-                                             planes records file file2 file3 file2-vectors store
+                                             planes records file file2 file3 file2-vectors file4
+                                             store
 
 Existing files are not replaced.
 """
@@ -16,8 +17,10 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "support"))
 
 import gate  # noqa: E402
+import graphs  # noqa: E402
 
 import vqindex  # noqa: E402
+from vqindex import file_format  # noqa: E402
 from vqindex.backends.registry import make_backend  # noqa: E402
 from vqindex.codes import (  # noqa: E402
     bitplanes,
@@ -150,6 +153,19 @@ def index_file(version):
     )
 
 
+def graph_file():
+    """A file whose rows are records, with links of no meaning, and what a search of it gives."""
+    path = HERE / "format4.vqi"
+    if path.exists():
+        sys.exit(f"{path} exists and is frozen")
+    index = vqindex.VQIndex(17, 3, "l2", seed=5)
+    index.add(gate.corpus(17)[14:], ids=np.arange(82) * 10 + 7)
+    index.meta["note"] = "golden"
+    graph = graphs.made_up_graph(70, 6)
+    file_format.write(path, index._codec, graphs.file_with_graph(index, graph))
+    write("format4.json", found_in(vqindex.VQIndex.load(path)))
+
+
 def found_in(index):
     """Ids, and what a search gives, in hexadecimal."""
     scores, ids = index.search(gate.queries(17), 5, confidence=1)
@@ -201,6 +217,7 @@ if __name__ == "__main__":
         "file2": lambda: index_file(2),
         "file3": lambda: index_file(3),
         "file2-vectors": vectors_file,
+        "file4": graph_file,
         "store": store,
     }
     for wanted in sys.argv[1:]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 from edits import edited as opened
+from graphs import file_with_graph, made_up_graph
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
@@ -79,12 +80,16 @@ def paths_of(json_object, ignored):
 class Fuzzer:
     """A file and a store, their right answers, and what is done to them."""
 
-    def __init__(self, folder, examples):
+    def __init__(self, folder, examples, records=False):
         self.folder, self.file, self.store, self.examples = folder, folder / "a.vqi", folder / "store", examples
         vectors, ids = np.random.default_rng(0).standard_normal((50, 8)), np.arange(50) * 5
         index = VQIndex(8, 4, "l2", keep_vectors="int8", center="mean")
         index.add(vectors, ids=ids)
         index.save(self.file)
+        right = answer(VQIndex.load(self.file))
+        if records:
+            file_format.write(self.file, index._codec, file_with_graph(index, made_up_graph(40, 5)))
+            assert answer(VQIndex.load(self.file)) == right
         self.whole = self.file.read_bytes()
         with vqindex.open(self.store, "a", dim=8, metric="l2", keep_vectors="int8", center="mean") as store:
             store.add(vectors, ids=ids)
@@ -161,11 +166,15 @@ class Fuzzer:
 
 def main(folder, examples):
     fuzzer = Fuzzer(folder, examples)
+    (folder / "records").mkdir()
+    of_records = Fuzzer(folder / "records", examples, records=True)
     limit_memory()
     fuzzer.run(fuzzer.fuzz_bytes_of_the_file, EDITS, CUTS)
     fuzzer.run(fuzzer.fuzz_bytes_of_the_store, st.sampled_from(sorted(fuzzer.files)), EDITS, CUTS)
     fuzzer.run(fuzzer.fuzz_the_header, paths_of(fuzzer.header, {"meta", "writer"}), st.sampled_from(NASTY))
     fuzzer.run(fuzzer.fuzz_the_manifest, paths_of(fuzzer.manifest, {"meta", "commit"}), st.sampled_from(NASTY))
+    of_records.run(of_records.fuzz_bytes_of_the_file, EDITS, CUTS)
+    of_records.run(of_records.fuzz_the_header, paths_of(of_records.header, {"meta", "writer"}), st.sampled_from(NASTY))
     shutil.rmtree(fuzzer.store)
 
 

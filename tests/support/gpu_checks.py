@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 from backend_search import top_k
+from scans import in_records
 
 from vqindex.backends.reference import ReferenceBackend
 from vqindex.codes.bitplanes import split
@@ -39,11 +40,11 @@ def encodes_like_the_reference(engine, vectors):
         same(getattr(prepared, name), getattr(expected, name), name)
 
 
-def stored(codec, vectors, cuts=()):
+def stored(codec, vectors, cuts=(), *, records=False):
     """Encode with the reference, and cut the rows into several stored ones."""
     rows = ReferenceBackend(codec).encode(vectors)
-    edges = [0, *cuts, len(vectors)]
-    return [split(codec.spec, rows.select(slice(*edge))) for edge in itertools.pairwise(edges)]
+    edges, layout = [0, *cuts, len(vectors)], in_records if records else split
+    return [layout(codec.spec, rows.select(slice(*edge))) for edge in itertools.pairwise(edges)]
 
 
 def searches_like_the_reference(backend, blocks, queries, k, confidence=1.0, **kwargs):

@@ -1,10 +1,12 @@
-"""What tests of the graph share: rows as records, and as the definition sees them."""
+"""What tests of the graph share: rows as records and as the definition sees them, and made-up links in files."""
 
 import numpy as np
 
 from vqindex.backends.cpu import NativeBackend
 from vqindex.codes.bitplanes import split
-from vqindex.codes.graph import NarrowRows, narrow_levels
+from vqindex.codes.graph import NO_ROW, NarrowRows, narrow_levels
+from vqindex.file_format import FileContents
+from vqindex.rows.graph import Graph
 
 
 def record_layout(spec):
@@ -56,3 +58,19 @@ def packed_links(links, width):
     return np.ascontiguousarray(links.astype("<u4").view(np.uint8).reshape(n, slots, 4)[:, :, :width]).reshape(
         n, slots * width
     )
+
+
+def made_up_graph(linked, slots):
+    """Return a graph in which row r has r % (slots + 1) links, to the rows after it."""
+    rows = np.arange(linked)[:, None]
+    places = np.arange(slots)
+    links = (rows + 1 + places) % max(1, linked)
+    is_used = (places < rows % (slots + 1)) & (links != rows) & (places + 1 < linked)
+    return Graph.pack(np.where(is_used, links, NO_ROW).astype(np.uint32))
+
+
+def file_with_graph(index, graph=None):
+    """Return what a file of an index holds if its rows are records."""
+    contents = index._contents.compacted()
+    contents = contents._replace(rows=contents.rows.converted(records=True))
+    return FileContents(index._encoder.centering, contents.segments(), dict(index.meta), contents.ids.next_id, graph)

@@ -7,7 +7,6 @@ The reference runs all other steps, in NumPy.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .._native import Scanner, Tables, encode, prepare, split_rows, supported_isas, trellis_encode
+from .._native import Scanner, Tables, encode, prepare, split_rows, trellis_encode
 from ..codes.bitplanes import StoredRows, has_whole_codes, put_scalars
 from ..codes.codec import Codec
 from ..codes.encoded import Encoded, Queries
@@ -27,8 +26,7 @@ from ..codes.rotation import Hadamard
 from ..codes.sign_bound import SignBoundTerms, quantile
 from ..codes.top_k import RangeHits, TopK, Walked, merge_top_k
 from ..codes.trellis import FRACTION, Trellis
-from ..errors import BackendError
-from ..native_calls import call_native
+from ..native_calls import call_native, chosen_isa, cpu_count
 from ..rows.graph import Graph
 from ..rows.request import SearchRequest, Selection
 from ..rows.segment import Segment
@@ -47,28 +45,6 @@ _FEW_TRELLIS_VALUES = 2**12
 F32 = NDArray[np.float32]
 U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
-
-
-def chosen_isa() -> str:
-    """Return the instruction set to use: the widest, or the one in the environment variable VQINDEX_ISA.
-
-    Raises
-    ------
-    BackendError
-        If VQINDEX_ISA names no instruction set of this machine.
-    """
-    names = supported_isas()
-    isa = os.environ.get("VQINDEX_ISA") or names[-1]
-    if isa not in names:
-        raise BackendError(f"VQINDEX_ISA is {isa!r}; this machine has: {', '.join(names)}")
-    return isa
-
-
-def cpu_count() -> int:
-    """Return the number of processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _threads(values: int, few: int) -> int:

@@ -30,6 +30,7 @@ from .packing import pack, unpack
 
 __all__ = [
     "BLOCK_ROWS",
+    "CACHE_LINE",
     "StoredRows",
     "aligned_zeros",
     "empty_sign_bits",
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 BLOCK_ROWS = 64
-_CACHE_LINE = 64
+CACHE_LINE = 64  # bytes
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
@@ -119,8 +120,8 @@ class StoredRows(NamedTuple):
 def aligned_zeros(shape: tuple[int, ...]) -> U8:
     """Return zero bytes that begin at a cache line."""
     size = math.prod(shape)
-    buffer = np.zeros(size + _CACHE_LINE, np.uint8)
-    start = -buffer.ctypes.data % _CACHE_LINE
+    buffer = np.zeros(size + CACHE_LINE, np.uint8)
+    start = -buffer.ctypes.data % CACHE_LINE
     return buffer[start : start + size].reshape(shape)
 
 

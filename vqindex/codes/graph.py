@@ -30,11 +30,11 @@ Parents. The first link of a row is its parent: the nearest candidate of a lower
     if its first link is y. (Row 0 has no parent. Its first link counts like one, which keeps a link more.) Links
     between parents and children are never dropped, so walks can reach every row from every other.
 Select. Candidates come in order of distance from the row; at most `kept` are taken, or as many as must be kept. A
-    candidate j is occluded for alpha if a nearer taken one i has alpha distance(i, j) <= distance(row, j). First those
-    are taken that are not occluded for alpha 1, then of the others those that are not occluded for `LinkRule.alpha` by
-    all taken so far; then the nearest of the rest until `kept` / 2 are taken. Those that must be kept are taken in
-    their turn in any case, and a place of the `kept` is held free for each of them. Links are stored in the order of
-    distance, the parent first.
+    candidate j is occluded for a if a nearer taken one i has fl(a distance(i, j)) <= distance(row, j). First those are
+    taken that are not occluded for a = 1, then of the others those that are not occluded for a = fl((1 + alpha) / 2)
+    by all taken so far, then for a = alpha; then the nearest of the rest until `kept` / 2 are taken. Those that must be
+    kept are taken in their turn in any case, and a place of the `kept` is held free for each of them. Links are stored
+    in the order of distance, the parent first.
 Removed rows. Walks go through them. When they leave memory, `relink` replaces links to them: each row that has some
     chooses among its other links and the links of the removed ones, the nearest 128 of them. A row whose parent is
     removed chooses a new one among these, and the parent gets a link back.
@@ -44,6 +44,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
+from functools import lru_cache
 from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
@@ -180,10 +181,13 @@ def navigation_scores(rows: NarrowRows, at: I64, query: I8, code_scale: np.float
     return scores
 
 
+@lru_cache(maxsize=64)
 def entry_rows(linked: int) -> I64:
-    """Return the entries of a graph of `linked` rows, ascending."""
+    """Return the entries of a graph of `linked` rows, ascending; read-only."""
     count = min(_ENTRIES, math.isqrt(49 * linked // 100) + 1, linked)
-    return np.arange(count, dtype=np.int64) * linked // max(1, count)
+    entries: I64 = np.arange(count, dtype=np.int64) * linked // max(1, count)
+    entries.flags.writeable = False
+    return entries
 
 
 class Found(NamedTuple):
@@ -278,13 +282,14 @@ def select(rows: NarrowRows, row: int, candidates: I64, keep: Collection[int], r
     must = np.isin(candidates, np.fromiter(keep, np.int64, len(keep)))
     taken = np.zeros(candidates.size, np.bool_)
     reserved, most = int(must.sum()), max(rule.kept, int(must.sum()))
-    for alpha in (np.float32(1), np.float32(rule.alpha)):
+    alpha, one = np.float32(rule.alpha), np.float32(1)
+    for factor in (one, (one + alpha) / np.float32(2), alpha):
         for j in range(candidates.size):
             if taken[j] or int(taken.sum()) == most:
                 continue
             if not must[j]:
                 nearer = candidates[:j][taken[:j]]
-                is_occluded = (alpha * rows.distances(int(candidates[j]), nearer) <= distances[j]).any()
+                is_occluded = (factor * rows.distances(int(candidates[j]), nearer) <= distances[j]).any()
                 if is_occluded or int(taken.sum()) + reserved >= most:
                     continue
             taken[j] = True

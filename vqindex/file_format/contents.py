@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..center import Centering
+from ..rows.graph import Graph
 from ..rows.segment import Segment
 
 __all__ = ["FileContents", "Identity"]
@@ -42,6 +43,8 @@ class FileContents:
         Notes of the user.
     next_id : int or None
         The next automatic id, where ids are explicit although they were given automatically.
+    graph : Graph or None
+        The graph of all rows, which are then records. The reader's segment has it too.
     crc32 : int or None
         CRC-32 of the header, which holds those of all blocks. None before the file is written.
     identity : Identity or None
@@ -52,6 +55,7 @@ class FileContents:
     segments: Sequence[Segment]
     meta: dict[str, Any]
     next_id: int | None = None
+    graph: Graph | None = None
     crc32: int | None = None
     identity: Identity | None = None
 

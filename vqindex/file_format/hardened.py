@@ -28,6 +28,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ..codes.bitplanes import CACHE_LINE, aligned_zeros
 from ..errors import FileFormatError
 from .layout import BLOCKS, CHECK_BYTES, HEADER, Checksummer, dtypes_of
 from .source import Source, bytes_of
@@ -227,19 +228,32 @@ class Blocks:
             self._source.read_into(found.offset, bytes_of(array))
         return array
 
-    def map(self, name: str, verify: bool) -> NDArray[Any]:
-        """Memory-map a block. A check reads the file and not the map, which a file cut off by others would crash."""
+    def map(self, name: str, verify: bool, *, at_cache_line: bool = False) -> NDArray[Any]:
+        """Memory-map a block. A check reads the file and not the map, which a file cut off by others would crash.
+
+        A block that is not aligned to its type is read into memory; `at_cache_line` says that bytes need more.
+        """
         found = self.extent(name)
         if 0 in found.shape:
             return self.load(name)
         if verify:
             self._check_file(name, found)
-        if found.offset % found.dtype.itemsize:  # HDF5 aligns only large blocks, and kernels read aligned values
-            small = self._read(name)
+        align = CACHE_LINE if at_cache_line else found.dtype.itemsize
+        if found.offset % align:  # HDF5 aligns only large blocks, and kernels read aligned values
+            small = self._read(name, aligned_zeros(found.shape) if at_cache_line else None)
             small.flags.writeable = False
             return small
         array: NDArray[Any] = np.ndarray(found.shape, found.dtype, self._source.map(), found.offset)
         return array.view(np.memmap)  # of that type, so that it can be told from memory
+
+    def parts(self, name: str, rows: int) -> Iterator[NDArray[Any]]:
+        """Yield copies of a block of at least one column, so many rows at a time; its checksums are not compared."""
+        found = self.extent(name)
+        row = math.prod(found.shape[1:])
+        for start in range(0, found.shape[0], rows):
+            part = np.empty((min(rows, found.shape[0] - start), *found.shape[1:]), found.dtype)
+            self._source.read_into(found.offset + start * row * found.dtype.itemsize, bytes_of(part))
+            yield part
 
     def _check_file(self, name: str, found: Extent) -> None:
         size = math.prod(found.shape) * found.dtype.itemsize

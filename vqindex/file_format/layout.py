@@ -20,6 +20,7 @@ __all__ = [
     "FORMAT_VERSION",
     "HEADER",
     "PAGE",
+    "RECORDS_VERSION",
     "Checksummer",
     "canonical_json",
     "dtypes_of",
@@ -27,6 +28,7 @@ __all__ = [
 
 FORMAT_NAME = "vqindex"
 FORMAT_VERSION = 3
+RECORDS_VERSION = 4  # of files whose rows are records
 HEADER = "header"
 CHECK_BYTES = 2**22  # one CRC-32 for every 4 MiB of a block
 PAGE = 4096  # bytes; larger blocks begin at a multiple of it, so that maps of them are aligned
@@ -40,6 +42,8 @@ BLOCKS = (
     "codes",
     "factor",
     "norm",
+    "records",
+    "links",
     "ids",
     "names",
     "name_ends",
@@ -58,6 +62,8 @@ def dtypes_of(block: str) -> tuple[str, ...]:
         "codes": ("|u1",),
         "factor": ("<f4",),
         "norm": ("<f4",),
+        "records": ("|u1",),
+        "links": ("|u1",),
         "ids": ("<i8",),
         "names": ("|u1",),
         "name_ends": ("<i8",),

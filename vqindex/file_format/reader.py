@@ -22,11 +22,13 @@ from ..codes.codebook import Codebook
 from ..codes.codec import Codec
 from ..codes.trellis import TABLE_VERSION
 from ..errors import FileFormatError, InvalidInputError
+from ..rows.graph import Graph, check_links
 from ..rows.originals import KINDS, Originals, Rounded
 from ..rows.segment import Segment
 from ..rows.string_ids import StringIds
 from ..spec import IndexSpec
 from .contents import FileContents, Identity
+from .graph_header import check_sizes, curve_of, rule_of
 from .hardened import Blocks, Structure, format_errors, parse_header, read_structure
 from .layout import PAGE
 from .seal import Seal, check_bytes, read_seal
@@ -38,6 +40,7 @@ __all__ = ["check_ids", "read", "read_bytes", "read_header", "read_identity", "r
 Answer = TypeVar("Answer")
 
 _TRIES = 100  # a saver takes far longer to write a file than a reader takes to open it
+_LINK_BYTES = 2**20  # of links that are checked at a time
 _KIND_OF = {dtype: kind for kind, dtype in KINDS.items()}
 
 
@@ -158,10 +161,11 @@ def _contents(opened: _Opened, mmap: bool, verify: bool, check_numbers: bool = F
     where = source.path
     header, crc = parse_header(source, opened.structure)
     n, entries, next_id = _row_count(where, header), header["blocks"], _next_id(where, header)
+    graph_entry = _graph_entry(where, header, n, "links" in version.optional)
     spec = _spec(where, header)
     _check_tables(where, header, spec)
     definition = _definition(engine_spec(spec, "center" in version.optional and "center" in entries))
-    shapes = block_shapes(where, version, definition.spec, definition.codebook, n, entries)
+    shapes = block_shapes(where, version, definition.spec, definition.codebook, n, header)
     blocks = Blocks(source, opened.structure, entries, shapes)
     _check_definition(blocks, header, definition)
     centering = _centering(blocks, spec)
@@ -169,9 +173,10 @@ def _contents(opened: _Opened, mmap: bool, verify: bool, check_numbers: bool = F
     verify = verify or not mmap
     stored = version.read_rows(blocks, definition.spec, mmap, verify)
     ids, string_ids = _ids(blocks, next_id, mmap, verify, check_numbers)
-    segment = Segment(stored, ids, string_ids, _originals(blocks, spec.dim, mmap, verify))
+    graph = None if graph_entry is None else _graph(blocks, graph_entry, mmap, verify)
+    segment = Segment(stored, ids, string_ids, _originals(blocks, spec.dim, mmap, verify), graph=graph)
     identity = Identity(source.size, crc if opened.seal is None else opened.seal.crc32)
-    return FileContents(centering, (segment,), header["meta"], next_id, crc, identity)
+    return FileContents(centering, (segment,), header["meta"], next_id, graph, crc, identity)
 
 
 def _row_count(path: object, header: dict[str, Any]) -> int:
@@ -186,6 +191,27 @@ def _next_id(path: object, header: dict[str, Any]) -> int | None:
     if value is not None and (type(value) is not int or not 0 <= value < 2**63):
         raise FileFormatError(f"{path}: next_id is {value!r}; expected an integer from 0 to 2**63 - 1")
     return value
+
+
+def _graph_entry(path: object, header: dict[str, Any], n: int, can_have_links: bool) -> dict[str, Any] | None:
+    """Return what the header says of a graph; None if there is none."""
+    entry = header.get("graph")
+    if not can_have_links or (entry is None and "links" not in header["blocks"]):
+        return None
+    if not isinstance(entry, dict) or "links" not in header["blocks"]:
+        raise FileFormatError(f"{path}: has either links or a graph in its header; expected both or neither")
+    check_sizes(path, entry, n)
+    return entry
+
+
+def _graph(blocks: Blocks, entry: dict[str, Any], mmap: bool, verify: bool) -> Graph:
+    """Return the graph. Checks read the file, and never a map of it."""
+    links, slots, linked = blocks.fetch("links", mmap=mmap, verify=verify), entry["slots"], entry["linked"]
+    if verify:
+        rows = max(1, _LINK_BYTES // links.shape[1])
+        parts = blocks.parts("links", rows) if mmap else (links[at : at + rows] for at in range(0, linked, rows))
+        check_links(blocks.path, parts, linked, slots)
+    return Graph(links, rule_of(blocks.path, entry), curve_of(blocks.path, entry))
 
 
 def _spec(path: object, header: dict[str, Any]) -> IndexSpec:

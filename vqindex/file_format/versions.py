@@ -9,11 +9,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..codes.bitplanes import BLOCK_ROWS, StoredRows, empty_sign_bits, split
+from ..codes.bitplanes import BLOCK_ROWS, StoredRows, aligned_zeros, empty_sign_bits, split
 from ..codes.codebook import Codebook
 from ..codes.encoded import Encoded
-from ..errors import FileFormatError
+from ..codes.records import RecordLayout, stored_records
+from ..errors import FileFormatError, InvalidInputError
+from ..rows.graph import link_bytes
 from ..rows.originals import KINDS
 from ..spec import IndexSpec
 from .hardened import Blocks, Structure
@@ -35,8 +38,8 @@ class FormatVersion(NamedTuple):
         Optional blocks, each with the blocks that belong to it (`_optional_shapes`).
     can_map : bool
         Whether per-vector blocks can be used as they are; otherwise they are converted in memory.
-    code_shapes : callable
-        Returns the shapes of codes and sign bits for a spec and a number of rows.
+    row_shapes : callable
+        Returns the shapes of codes, sign bits and scalars for a spec and a number of rows.
     read_rows : callable
         Reads the rows.
     """
@@ -44,12 +47,20 @@ class FormatVersion(NamedTuple):
     sealed: bool
     optional: frozenset[str]
     can_map: bool
-    code_shapes: Callable[[IndexSpec, int], Shapes]
+    row_shapes: Callable[[IndexSpec, int], Shapes]
     read_rows: Callable[[Blocks, IndexSpec, bool, bool], StoredRows]
 
 
+def _scalar_shapes(spec: IndexSpec, n: int) -> Shapes:
+    return {"factor": (n,), "norm": (n,)} if spec.stores_norm else {"factor": (n,)}
+
+
+def _sign_shapes(spec: IndexSpec, n: int) -> Shapes:
+    return {"signs": (-(-n // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS)} if spec.has_sign_bits else {}
+
+
 def _code_row_shapes(spec: IndexSpec, n: int) -> Shapes:
-    return {"codes": (n, spec.code_bytes)}
+    return {"codes": (n, spec.code_bytes), **_scalar_shapes(spec, n)}
 
 
 def _read_code_rows(blocks: Blocks, spec: IndexSpec, mmap: bool, verify: bool) -> StoredRows:
@@ -59,29 +70,47 @@ def _read_code_rows(blocks: Blocks, spec: IndexSpec, mmap: bool, verify: bool) -
 
 
 def _split_row_shapes(spec: IndexSpec, n: int) -> Shapes:
-    shapes: Shapes = {"codes": (n, spec.row_bytes)}
-    if spec.has_sign_bits:
-        shapes["signs"] = (-(-n // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS)
-    return shapes
+    return {"codes": (n, spec.row_bytes), **_sign_shapes(spec, n), **_scalar_shapes(spec, n)}
 
 
 def _read_split_rows(blocks: Blocks, spec: IndexSpec, mmap: bool, verify: bool) -> StoredRows:
     """Read rows that are stored as they are scanned."""
-    signs = None
-    if spec.has_sign_bits and mmap:
-        signs = blocks.map("signs", verify)
-    elif spec.has_sign_bits:
-        blocks.extent("signs")  # checks the shape before memory is allocated for it
-        signs = blocks.load("signs", empty_sign_bits(spec, blocks.shapes["codes"][0]))
+    signs = _read_signs(blocks, spec, blocks.shapes["codes"][0], mmap, verify)
     codes, factor = (blocks.fetch(name, mmap=mmap, verify=verify) for name in ("codes", "factor"))
     norm = blocks.fetch("norm", mmap=mmap, verify=verify) if spec.stores_norm else None
     return StoredRows(signs, codes, factor, norm)
+
+
+def _read_signs(blocks: Blocks, spec: IndexSpec, n: int, mmap: bool, verify: bool) -> NDArray[np.uint8] | None:
+    if not spec.has_sign_bits:
+        return None
+    if mmap:
+        return blocks.map("signs", verify)
+    blocks.extent("signs")  # checks the shape before memory is allocated for it
+    return blocks.load("signs", empty_sign_bits(spec, n))
+
+
+def _record_shapes(spec: IndexSpec, n: int) -> Shapes:
+    return {"records": (n, RecordLayout.of(spec).size), **_sign_shapes(spec, n)}
+
+
+def _read_records(blocks: Blocks, spec: IndexSpec, mmap: bool, verify: bool) -> StoredRows:
+    """Read rows that are stored as records. Those in memory begin at a cache line, as those of a large block do."""
+    shape = blocks.shapes["records"]
+    signs = _read_signs(blocks, spec, shape[0], mmap, verify)
+    if mmap:
+        return stored_records(spec, signs, blocks.map("records", verify, at_cache_line=True))
+    blocks.extent("records")  # as for sign bits
+    return stored_records(spec, signs, blocks.load("records", aligned_zeros(shape)))
 
 
 VERSIONS = {
     1: FormatVersion(False, frozenset({"ids"}), False, _code_row_shapes, _read_code_rows),
     2: FormatVersion(False, frozenset({"center", "ids", "vectors"}), True, _split_row_shapes, _read_split_rows),
     3: FormatVersion(True, frozenset({"center", "ids", "names", "vectors"}), True, _split_row_shapes, _read_split_rows),
+    4: FormatVersion(
+        True, frozenset({"center", "ids", "links", "names", "vectors"}), True, _record_shapes, _read_records
+    ),
 }
 
 
@@ -97,7 +126,7 @@ def version_of(path: object, structure: Structure) -> int:
 
 
 def block_shapes(
-    path: object, version: FormatVersion, spec: IndexSpec, book: Codebook, n: int, entries: dict[str, Any]
+    path: object, version: FormatVersion, spec: IndexSpec, book: Codebook, n: int, header: dict[str, Any]
 ) -> Shapes:
     """Return the shapes that the blocks of a file must have.
 
@@ -113,27 +142,29 @@ def block_shapes(
         Their codebook.
     n : int
         Rows in the file.
-    entries : dict
-        The header's entries of blocks. They say which optional blocks there are.
+    header : dict
+        The header. Its entries of blocks say which optional blocks there are.
     """
-    shapes: Shapes = {
-        "thresholds": book.thresholds.shape,
-        "levels": book.levels.shape,
-        **version.code_shapes(spec, n),
-        "factor": (n,),
-    }
-    if spec.stores_norm:
-        shapes["norm"] = (n,)
+    entries = header["blocks"]
+    try:
+        rows = version.row_shapes(spec, n)
+    except InvalidInputError as error:  # a codec that this version has no rows for
+        raise FileFormatError(f"{path}: {error}") from None
+    shapes: Shapes = {"thresholds": book.thresholds.shape, "levels": book.levels.shape, **rows}
     for name in version.optional:
         if name in entries:
-            shapes |= _optional_shapes(name, spec, n, entries)
+            shapes |= _optional_shapes(name, spec, n, header)
     if set(shapes) != set(entries):
         raise FileFormatError(f"{path}: the header names blocks {sorted(entries)}; expected {sorted(shapes)}")
     return shapes
 
 
-def _optional_shapes(name: str, spec: IndexSpec, n: int, entries: dict[str, Any]) -> Shapes:
+def _optional_shapes(name: str, spec: IndexSpec, n: int, header: dict[str, Any]) -> Shapes:
     """Return the shapes of an optional block and of those that belong to it."""
+    entries = header["blocks"]
+    if name == "links":
+        graph = header["graph"]
+        return {"links": (graph["linked"], graph["slots"] * link_bytes(graph["linked"]))}
     if name == "center":
         is_pending = n == 0 and entries["center"]["shape"] == [0]  # the mean of vectors that are still to come
         return {"center": (0,) if is_pending else (spec.dim,)}

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..codes.bitplanes import BLOCK_ROWS
 from ..codes.codec import Codec
+from ..codes.records import RecordLayout, split_stored
 from ..codes.trellis import TABLE_VERSION
 from ..directory.local import LocalDirectory
 from ..directory.protocol import OutputFile
@@ -25,7 +26,8 @@ from ..errors import FileFormatError, InvalidInputError, StoreError
 from ..rows.originals import KINDS
 from ..version import __version__
 from .contents import FileContents, Identity
-from .layout import FORMAT_NAME, FORMAT_VERSION, HEADER, PAGE, Checksummer, canonical_json
+from .graph_header import header_of
+from .layout import FORMAT_NAME, FORMAT_VERSION, HEADER, PAGE, RECORDS_VERSION, Checksummer, canonical_json
 from .reader import read_identity
 from .seal import Seal, write_seal
 
@@ -60,9 +62,17 @@ def _fill(file: h5py.File, codec: Codec, contents: FileContents, check: Check) -
         entries[name] = _put(file, name, dtype, shape, parts, check)
 
     _put_tables(codec, contents, put)
-    _put_rows(codec, contents, put)
+    blocks = [segment.stored for segment in contents.segments]
+    has_records = all(block.records is not None for block in blocks)
+    if contents.graph is not None and not has_records:
+        raise ValueError("an index with a graph has rows that are no records")
+    if has_records:
+        _put_records(codec, contents, put)
+    else:
+        _put_rows(codec, contents, put)
     _put_ids(contents, put)
     _put_originals(contents, put)
+    graph = contents.graph
     header = canonical_json(
         {
             "spec": contents.centering.spec.as_dict(),
@@ -73,6 +83,7 @@ def _fill(file: h5py.File, codec: Codec, contents: FileContents, check: Check) -
             "blocks": entries,
             "meta": contents.meta,
             **({"tables": TABLE_VERSION} if codec.spec.codec == "trellis" else {}),
+            **({} if graph is None else {"graph": header_of(graph)}),
             **({"next_id": contents.next_id} if "ids" in entries and contents.next_id is not None else {}),
         }
     )
@@ -80,7 +91,7 @@ def _fill(file: h5py.File, codec: Codec, contents: FileContents, check: Check) -
     crc = zlib.crc32(header.tobytes())
     dataset.attrs.create("crc32", crc, dtype="<u4")
     file.attrs.create("format", np.bytes_(FORMAT_NAME))
-    file.attrs.create("format_version", FORMAT_VERSION, dtype="<u4")
+    file.attrs.create("format_version", RECORDS_VERSION if has_records else FORMAT_VERSION, dtype="<u4")
     return crc
 
 
@@ -96,14 +107,28 @@ def _put_tables(codec: Codec, contents: FileContents, put: Put) -> None:
         put("center", "<f4", center.shape, [center])
 
 
-def _put_rows(codec: Codec, contents: FileContents, put: Put) -> None:
-    spec, n, blocks = codec.spec, contents.rows, [segment.stored for segment in contents.segments]
+def _put_signs(codec: Codec, contents: FileContents, put: Put) -> None:
+    spec, blocks = codec.spec, [segment.stored for segment in contents.segments]
     if spec.has_sign_bits:
         if any(block.rows % BLOCK_ROWS for block in blocks[:-1]):
             raise ValueError(f"segments have {[block.rows for block in blocks]} rows; expected multiples of 64")
-        shape = (-(-n // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS)
+        shape = (-(-contents.rows // BLOCK_ROWS), spec.sign_bytes, BLOCK_ROWS)
         put("signs", "|u1", shape, (part for block in blocks for part in block.sign_parts()))
-    put("codes", "|u1", (n, spec.row_bytes), (block.codes for block in blocks))
+
+
+def _put_records(codec: Codec, contents: FileContents, put: Put) -> None:
+    n, graph = contents.rows, contents.graph
+    _put_signs(codec, contents, put)
+    size = RecordLayout.of(codec.spec).size
+    put("records", "|u1", (n, size), (segment.stored.records for segment in contents.segments))
+    if graph is not None:
+        put("links", "|u1", graph.links.shape, [graph.links])
+
+
+def _put_rows(codec: Codec, contents: FileContents, put: Put) -> None:
+    spec, n, blocks = codec.spec, contents.rows, [segment.stored for segment in contents.segments]
+    _put_signs(codec, contents, put)
+    put("codes", "|u1", (n, spec.row_bytes), (split_stored(spec, block).codes for block in blocks))
     put("factor", "<f4", (n,), (block.rescale for block in blocks))
     if spec.stores_norm:
         put("norm", "<f4", (n,), (block.norm for block in blocks))

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "scan.hpp"
+#include "poll.hpp"
 
 namespace vqindex::python {
 

@@ -19,6 +19,7 @@
 #include "finite.hpp"
 #include "graph_bindings.hpp"
 #include "id_table.hpp"
+#include "rerank.hpp"
 #include "scanner.hpp"
 #include "trellis.hpp"
 
@@ -182,6 +183,62 @@ Array<float> sums(const Scanner& scanner, CodeQueries queries, Array<const std::
   nb::gil_scoped_release unlocked;
   scanner.dot(queries.data(), nq, levels.data(), n, out.data());
   return out;
+}
+
+// ---- reranking
+
+// Vectors that an index keeps, and the arrays that hold them.
+struct KeptVectors {
+  vqindex::VectorParts vectors;
+  std::string isa;
+  std::vector<nb::ndarray<nb::ro>> arrays;
+};
+
+void init_vectors(KeptVectors* kept, const std::string& kind, std::size_t dim, nb::sequence parts,
+                  const std::string& isa) {
+  nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> values;
+  Floats scale;
+  const bool steps = kind == "int8", half = kind == "f16";
+  const auto type = steps ? vqindex::VectorType::int8 : half ? vqindex::VectorType::f16 : vqindex::VectorType::f32;
+  const auto code = steps ? nb::dlpack::dtype_code::Int : nb::dlpack::dtype_code::Float;
+  const nb::dlpack::dtype dtype{static_cast<std::uint8_t>(code),
+                                static_cast<std::uint8_t>(8 * vqindex::value_bytes(type)), 1};
+  bool matches = dim > 0 && (steps || half || kind == "f32");
+  std::vector<nb::ndarray<nb::ro>> arrays;
+  std::vector<vqindex::VectorPart> views;
+  for (nb::handle part : parts) {
+    matches = matches && nb::try_cast(part[0], values, false) && values.dtype() == dtype && values.shape(1) == dim;
+    matches = matches && (!steps || (nb::try_cast(part[1], scale, false) && scale.shape(0) == values.shape(0)));
+    if (!matches) break;
+    views.push_back({values.data(), steps ? scale.data() : nullptr, values.shape(0)});
+    arrays.emplace_back(values);
+    if (steps) arrays.emplace_back(scale);
+  }
+  if (!matches)
+    throw std::invalid_argument("expected parts (values (rows, dim), scale (rows,) or None) of kind f32, f16 or int8");
+  new (kept) KeptVectors{{type, dim, std::move(views)}, vqindex::checked_isa(isa), std::move(arrays)};
+}
+
+nb::tuple rerank(const KeptVectors& kept, const std::string& metric, FloatRows queries,
+                 Array<const std::int64_t, nb::ndim<2>> rows, std::size_t k, std::size_t threads) {
+  const std::size_t nq = queries.shape(0), m = rows.shape(1);
+  if (queries.shape(1) != kept.vectors.dim || rows.shape(0) != nq || k < 1 || k > m || threads < 1)
+    throw std::invalid_argument("expected queries of the vectors' dimension, each with a shortlist of at least k rows");
+  const auto measure = metric == "ip"       ? vqindex::Metric::ip
+                       : metric == "cosine" ? vqindex::Metric::cosine
+                                            : vqindex::Metric::l2;
+  if (measure == vqindex::Metric::l2 && metric != "l2") throw std::invalid_argument("expected metric ip, cosine or l2");
+  const auto count = static_cast<std::int64_t>(kept.vectors.rows());
+  if (std::any_of(rows.data(), rows.data() + nq * m, [count](std::int64_t row) { return row >= count; }))
+    throw std::invalid_argument("expected rows of the vectors, or -1");
+  auto out_scores = make_array<float>({nq, k});
+  auto out_rows = make_array<std::int64_t>({nq, k});
+  const vqindex::Shortlists lists{queries.data(), nq, rows.data(), m};
+  interruptible([&](const vqindex::Poll& poll) {
+    return vqindex::rerank(kept.vectors, measure, lists, k, threads, kept.isa, poll, out_scores.data(),
+                           out_rows.data());
+  });
+  return nb::make_tuple(out_scores, out_rows);
 }
 
 // ---- encoding
@@ -359,6 +416,10 @@ NB_MODULE(_native, m) {
       .def("sums", &sums, nb::arg("queries"), nb::arg("levels"),
            "Return the exact sums of int16 queries (nq, dim) with int8 levels (n, dim) as float32 (nq, n).");
   vqindex::python::bind_graph(scanner);
+  nb::class_<KeptVectors>(m, "Vectors", "Vectors in the arrays that an index keeps, for exact scores.")
+      .def("__init__", &init_vectors, nb::arg("kind"), nb::arg("dim"), nb::arg("parts"), nb::arg("isa") = "")
+      .def("rerank", &rerank, nb::arg("metric"), nb::arg("queries"), nb::arg("rows"), nb::arg("k"), nb::arg("threads"),
+           "Return the k best exact scores and rows, (nq, k), of shortlists of rows (nq, m), -1 in empty places.");
   nb::class_<vqindex::IdTable>(m, "IdTable", "Rows by id; the ids, in row order, come with every call.")
       .def(nb::init<>())
       .def("find", &find_rows, nb::arg("ids").none(), nb::arg("count"), nb::arg("lookup"), nb::arg("live").none(),

@@ -9,21 +9,12 @@
 
 namespace vqindex {
 
-constexpr std::int32_t kTiny = 1 << 23;  // the bits of the smallest normal float
-
 // The lengths of each vector, before it is rotated.
 struct Norms {
   alignas(kAlign) LaneDoubles norm2;  // of the scaled vector; 0 only for zero vectors
   alignas(kAlign) LaneDoubles norm;   // its root
   alignas(kAlign) LaneDoubles unit;   // 2^shift: x = x' * unit
 };
-
-// Rounds to float, and subnormal results to 0.
-VQ_INLINE float flush(double value) {
-  const std::int32_t bits = float_bits(static_cast<float>(value));
-  // A mask instead of a condition, because compilers don't vectorize branches.
-  return bits_float(bits & -static_cast<std::int32_t>((bits & 0x7fffffff) >= kTiny));
-}
 
 // Raises `peak` to the bits of the largest magnitude of each lane.
 VQ_INLINE void raise_peaks(const float* columns, std::size_t d, std::int32_t (&peak)[kLanes]) {

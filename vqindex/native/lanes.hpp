@@ -45,6 +45,15 @@ VQ_INLINE float bits_float(std::int32_t bits) {
 // The bits of |value|. Finite magnitudes compare like their bits, also where the processor takes subnormals for zero.
 VQ_INLINE std::int32_t magnitude_bits(float value) { return float_bits(value) & 0x7fffffff; }
 
+constexpr std::int32_t kTiny = 1 << 23;  // the bits of the smallest normal float
+
+// Rounds to float, and subnormal results to 0.
+VQ_INLINE float flush(double value) {
+  const std::int32_t bits = float_bits(static_cast<float>(value));
+  // A mask instead of a condition, because compilers don't vectorize branches.
+  return bits_float(bits & -static_cast<std::int32_t>((bits & 0x7fffffff) >= kTiny));
+}
+
 // Rounds to the nearest integer, half to even, as np.rint does; |value| < 2^22. The baseline has no vector instruction
 // for this. -ffast-math would cancel the two steps, and is not used.
 VQ_INLINE float round_even(float value) {

@@ -1,7 +1,6 @@
 // Access to the rows that a thread scans: addresses, prefetches, sign bits, and which rows a query may find.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -61,14 +60,6 @@ class RowView {
   // Copies those of all rows from `at` to `stop`, in whole blocks.
   void copy_all_signs(std::size_t at, std::size_t stop, std::uint8_t* signs) const {
     for (; at < stop; at += kBlockRows, signs += kBlockRows * sign_row_bytes) copy_signs(at, ~std::uint64_t{0}, signs);
-  }
-
-  // The norms of 64 rows from `row` on, or of `count` if there are fewer: in place, or copied to `buffer`.
-  const float* norms_of(std::size_t row, std::size_t count, float* buffer) const {
-    const StridedFloats& norm = segment_->norm;
-    if (norm.stride == 1 && count >= kBlockRows) return norm.first + row;
-    for (std::size_t i = 0; i < std::min(count, kBlockRows); ++i) buffer[i] = norm[row + i];
-    return buffer;
   }
 
   // ---- selections

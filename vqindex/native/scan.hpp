@@ -69,10 +69,10 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <vector>
 
 #include "kernels.hpp"
+#include "poll.hpp"
 #include "top_k.hpp"
 
 namespace vqindex {
@@ -138,9 +138,6 @@ struct SearchRequest {
   std::size_t k;                            // how many rows a search finds
   const float* range_thresholds = nullptr;  // of a range search: each query finds all rows with higher rank scores
 };
-
-// Says whether to go on. The calling thread calls it now and then; the other threads stop soon after it returns false.
-using Poll = std::function<bool()>;
 
 // Where a search writes. The rows of a query come best score first. Places without a row get row -1 and the worst score
 // and rank score.

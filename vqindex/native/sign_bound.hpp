@@ -32,9 +32,11 @@ class SignBound {
                   std::uint64_t* masks) {
     const std::size_t blocks = blocks_of(at, stop);
     if (rows_.has_norms()) {
+      const float* first = norms_from(at, stop);
       for (std::size_t b = 0; b < blocks; ++b) {
-        const std::size_t row = at + b * kBlockRows;
-        const float* norms = rows_.norms_of(row, stop - row, norms_);
+        const std::size_t count = std::min(kBlockRows, stop - at - b * kBlockRows);
+        const float* norms = first + b * kBlockRows;
+        if (count < kBlockRows) norms = std::copy_n(norms, count, last_norms_) - count;
         masks[b] = kernels_.mask_sign_bound_gt(sums + b * kBlockRows, queries_.sign_bound[q], norms, threshold);
       }
     } else {
@@ -64,6 +66,20 @@ class SignBound {
     std::int32_t agreement = 0;
   };
 
+  // The norms of the rows from `at` to `stop`, side by side. Those of records are copied, once for queries that ask for
+  // the same rows one after the other.
+  const float* norms_from(std::size_t at, std::size_t stop) {
+    const StridedFloats& norm = rows_.segment().norm;
+    if (norm.stride == 1) return norm.first + at;
+    if (norms_of_ != norm.first || norms_at_ != at || norms_.size() < stop - at) {
+      norms_.resize(stop - at);
+      for (std::size_t i = 0; i < stop - at; ++i) norms_[i] = norm[at + i];
+      norms_of_ = norm.first;
+      norms_at_ = at;
+    }
+    return norms_.data();
+  }
+
   static std::int32_t find_integer_threshold(const SignBoundTerms& terms, float threshold) {
     constexpr std::int32_t none = 65536;
     const auto is_above = [&](std::int32_t agreement) {
@@ -81,8 +97,12 @@ class SignBound {
   const Kernels& kernels_;
   const PreparedQueries& queries_;
   const RowView& rows_;
-  std::vector<Known> integer_thresholds_;     // the last answer for each query
-  alignas(64) float norms_[kBlockRows] = {};  // of a block that is not full, or of records
+  std::vector<Known> integer_thresholds_;          // the last answer for each query
+  alignas(64) float last_norms_[kBlockRows] = {};  // of a block that is not full
+  // The norms of some records, and which ones these are.
+  std::vector<float> norms_;
+  const float* norms_of_ = nullptr;
+  std::size_t norms_at_ = 0;
 };
 
 }  // namespace vqindex

@@ -143,7 +143,7 @@ class Contents(NamedTuple):
         originals = self.originals
         if originals is not None:
             originals, kept = originals.slice_rows(0, first), originals.select(live)
-            originals.parts += kept.parts
+            originals.join(kept)
         return Contents(self.rows.first(first).joined(self.rows.select(live)), self.ids.compacted(first), originals)
 
     def copied(self) -> Contents:

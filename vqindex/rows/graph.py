@@ -1,13 +1,15 @@
 """Graph: the links between the rows of an index, and the curve of agreement against effort.
 
-Links lie in memory and in files as numbers of three bytes, or four from 2^24 - 1 rows on. ``codes/graph.py`` says how
-they are made.
+Row r of `links` has the links of row r of the index: numbers of rows, little-endian, of three bytes, or of four from
+2^24 - 1 linked rows on. A row has `slots` places for links. Used places come first. All bits of a free place are 1.
+``codes/graph.py`` says how links are made.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,39 +17,18 @@ from numpy.typing import NDArray
 from ..codes.graph import NO_ROW, LinkRule
 from ..errors import FileFormatError
 
-__all__ = ["Curve", "Graph", "pack_links", "unpack_links"]
+__all__ = ["MAX_SLOTS", "Curve", "Graph", "check_links", "link_bytes"]
 
 U8 = NDArray[np.uint8]
 U32 = NDArray[np.uint32]
 
-_SHORT_ROWS = 2**24 - 1  # most rows whose numbers have three bytes; the next number fills empty slots
+MAX_SLOTS = 1024
+_FILL3 = np.uint32(2**24 - 1)
 
 
-def pack_links(links: U32) -> U8:
-    """Return links (n, slots) as little-endian numbers of three or four bytes, (n, slots * bytes)."""
-    as_bytes = np.ascontiguousarray(links, "<u4").view(np.uint8).reshape(*links.shape, 4)
-    size = 3 if len(links) <= _SHORT_ROWS else 4
-    return np.ascontiguousarray(as_bytes[:, :, :size]).reshape(len(links), links.shape[1] * size)
-
-
-def unpack_links(packed: U8, slots: int) -> U32:
-    """Undo `pack_links`; empty slots hold `NO_ROW`.
-
-    Raises
-    ------
-    FileFormatError
-        If a link leads to no row.
-    """
-    size = packed.shape[1] // slots
-    as_bytes = np.zeros((len(packed), slots, 4), np.uint8)
-    as_bytes[:, :, :size] = packed.reshape(len(packed), slots, size)
-    links = as_bytes.view("<u4")[:, :, 0].astype(np.uint32)
-    links[links == 2 ** (8 * size) - 1] = NO_ROW
-    wrong = (links >= len(links)) & (links != NO_ROW)
-    if wrong.any():
-        row, slot = np.argwhere(wrong)[0]
-        raise FileFormatError(f"links[{row}, {slot}] is {links[row, slot]}; expected a row below {len(links)}")
-    return links
+def link_bytes(linked: int) -> int:
+    """Return the bytes of a link in a graph of some rows."""
+    return 3 if linked < 2**24 - 1 else 4
 
 
 class Curve(NamedTuple):
@@ -106,12 +87,12 @@ class Curve(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """Links of the first rows of an index.
+    """Links between the first rows of an index; later rows have none.
 
     Attributes
     ----------
-    links : ndarray of uint8, shape (linked, slots * 3) or (linked, slots * 4)
-        The links of each row, the used slots first.
+    links : ndarray of uint8, shape (linked, slots * link_bytes(linked))
+        Packed links.
     rule : LinkRule
         The constants by which they were made.
     curve : Curve or None
@@ -125,7 +106,16 @@ class Graph(NamedTuple):
     @classmethod
     def empty(cls, rule: LinkRule) -> Graph:
         """Return a graph that has no rows yet."""
-        return cls(np.empty((0, 3 * rule.slots), np.uint8), rule)
+        return cls(np.empty((0, rule.slots * link_bytes(0)), np.uint8), rule)
+
+    @classmethod
+    def pack(cls, links: U32, rule: LinkRule | None = None) -> Graph:
+        """Return the graph of links (linked, slots); free places hold `NO_ROW`."""
+        linked, slots = links.shape
+        size = link_bytes(linked)
+        packed = np.ascontiguousarray(links, "<u4").view(np.uint8).reshape(linked, slots, 4)[:, :, :size]
+        whole = np.ascontiguousarray(packed).reshape(linked, slots * size)
+        return cls(whole, LinkRule.of(slots) if rule is None else rule)
 
     @property
     def linked(self) -> int:
@@ -147,10 +137,69 @@ class Graph(NamedTuple):
         """Bytes of the links."""
         return self.links.nbytes
 
+    def unpack(self, start: int = 0, stop: int | None = None) -> U32:
+        """Undo `pack`, for rows `start` to before `stop`."""
+        return _unpacked(self.links[start:stop], self.slots, link_bytes(self.linked))
+
     def rows(self) -> U32:
-        """Return the links as row numbers, (linked, slots), a copy; empty slots hold `NO_ROW`."""
-        return unpack_links(self.links, self.rule.slots)
+        """Return the links as row numbers, (linked, slots), a copy; free places hold `NO_ROW`.
+
+        Raises
+        ------
+        FileFormatError
+            If the links, of a mapped file, are none that an index could have.
+        """
+        links = self.unpack()
+        _check(links, "the index came from a damaged file", 0, self.linked)
+        return links
 
     def of_rows(self, links: U32) -> Graph:
         """Return a graph with other links, (n, slots)."""
-        return self._replace(links=pack_links(links))
+        return self.pack(links, self.rule)._replace(curve=self.curve)
+
+
+def _unpacked(packed: U8, slots: int, size: int) -> U32:
+    wide = np.zeros((len(packed), slots, 4), np.uint8)
+    wide[:, :, :size] = packed.reshape(len(packed), slots, size)
+    links = wide.view("<u4")[:, :, 0].astype(np.uint32, copy=False)
+    if size == 3:
+        links[links == _FILL3] = NO_ROW
+    return links
+
+
+def check_links(where: Any, parts: Iterable[U8], linked: int, slots: int) -> None:
+    """Check that an index could have written these links.
+
+    Parameters
+    ----------
+    where : object
+        The file, for errors.
+    parts : iterable of ndarray of uint8
+        The packed links of all rows, in order.
+    linked, slots : int
+        Number of linked rows, and places of a row.
+
+    Raises
+    ------
+    FileFormatError
+        If a link leads to a row that is not linked or to its own row, or comes after a free place.
+    """
+    first = 0
+    for part in parts:
+        _check(_unpacked(part, slots, link_bytes(linked)), where, first, linked)
+        first += len(part)
+
+
+def _check(links: U32, where: Any, first: int, linked: int) -> None:
+    """Check the links of rows from `first` on, as `check_links`."""
+    is_used = links != NO_ROW
+    rows = np.arange(first, first + len(links), dtype=np.uint32)[:, None]
+    for wrong, said in (
+        (is_used & (links >= linked), f"expected one below {linked}"),
+        (links == rows, "which is itself"),
+        (is_used[:, 1:] & ~is_used[:, :-1], "after a place without a link"),
+    ):
+        if wrong.any():
+            row, place = np.argwhere(wrong)[0]
+            link = links[row, place + (1 if wrong.shape[1] < links.shape[1] else 0)]
+            raise FileFormatError(f"{where}: row {first + row} has a link to row {link}, {said}")

@@ -7,7 +7,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .._native import Vectors
 from ..errors import InvalidInputError
+from ..native_calls import chosen_isa
 
 __all__ = ["KINDS", "Kind", "Originals", "Rounded", "as_kind"]
 
@@ -49,6 +51,11 @@ def as_kind(keep_vectors: object) -> str | None:
     raise InvalidInputError(f"keep_vectors is {keep_vectors!r}; expected one of {', '.join(KINDS)}, or None")
 
 
+def _is_plain(array: NDArray[Any], dtype: str) -> bool:
+    """Whether an array is of a type, and in memory as compiled code reads it."""
+    return array.dtype == dtype and array.dtype.isnative and array.flags.c_contiguous and array.flags.aligned
+
+
 class Originals:
     """Rounded vectors in row order, in a list of arrays that never change.
 
@@ -64,6 +71,7 @@ class Originals:
         self.dim = dim
         self.kind = kind
         self.parts: list[Rounded] = []
+        self._compiled: Vectors | None = None
 
     def __len__(self) -> int:
         return sum(len(part.values) for part in self.parts)
@@ -100,6 +108,7 @@ class Originals:
 
     def append(self, new: Rounded) -> None:
         """Append rounded vectors."""
+        self._compiled = None
         self.parts.append(new)
         # Arrays of about the same size are merged, so that no vector is copied more than log2(n) times.
         while len(self.parts) > 1:
@@ -108,6 +117,11 @@ class Originals:
                 break
             scale = None if before.scale is None or last.scale is None else np.concatenate([before.scale, last.scale])
             self.parts[-2:] = [Rounded(np.concatenate([before.values, last.values]), scale)]
+
+    def join(self, more: Originals) -> None:
+        """Append the arrays of other originals as they are; `append` would copy small ones into memory."""
+        self._compiled = None
+        self.parts += more.parts
 
     def fork(self) -> Originals:
         """Return the same originals, for a change to append to; these stay as they are."""
@@ -125,6 +139,17 @@ class Originals:
                 some.parts.append(Rounded(part.values[at], None if part.scale is None else part.scale[at]))
             offset += len(part.values)
         return some
+
+    def compiled(self) -> Vectors | None:
+        """Return the vectors as the extension reads them; None if it can't read their arrays as they are."""
+        if self._compiled is None:
+            values = [part.values for part in self.parts]
+            scales = [part.scale for part in self.parts if part.scale is not None]
+            if all(_is_plain(each, KINDS[self.kind]) for each in values) and all(
+                _is_plain(each, "<f4") for each in scales
+            ):
+                self._compiled = Vectors(self.kind, self.dim, self.parts, chosen_isa())
+        return self._compiled
 
     def gather(self, rows: I64) -> F32:
         """Return the float32 vectors of some rows, shape (m,)."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..codes.bitplanes import StoredRows
 
 if TYPE_CHECKING:
+    from .graph import Graph
     from .originals import Originals
     from .string_ids import StringIds
 
@@ -34,6 +35,8 @@ class Segment(NamedTuple):
         The rounded vectors, if the index keeps them.
     removed : ndarray of int64 or None
         Rows that are removed, ascending; no search returns them. None: all rows are live.
+    graph : Graph or None
+        Links between rows of this segment, which are then records.
     """
 
     stored: StoredRows
@@ -41,6 +44,7 @@ class Segment(NamedTuple):
     string_ids: StringIds | None = None
     originals: Originals | None = None
     removed: NDArray[np.int64] | None = None
+    graph: Graph | None = None
 
     @property
     def rows(self) -> int:

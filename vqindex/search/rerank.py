@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from ..arrays import as_matrix, float_rows
 from ..codes.estimator import flush, sum64
 from ..errors import InvalidInputError
+from ..native_calls import call_native, cpu_count
 from ..rows.contents import Contents
+from ..rows.originals import Originals
 
 __all__ = ["Reader", "as_reader", "exact_scores", "rerank"]
 
@@ -58,7 +60,7 @@ def exact_scores(metric: str, queries: F32, vectors: F32) -> F32:
     return flush(products)
 
 
-def as_reader(source: Any, oversample: object, return_stderr: bool, contents: Contents) -> Reader | None:
+def as_reader(source: Any, oversample: object, return_stderr: bool, contents: Contents) -> Originals | Reader | None:
     """Check the argument rerank= of a search, and the arguments that depend on it.
 
     Parameters
@@ -73,8 +75,8 @@ def as_reader(source: Any, oversample: object, return_stderr: bool, contents: Co
 
     Returns
     -------
-    callable or None
-        Returns float32 vectors of rows, ascending and distinct.
+    Originals, callable or None
+        The index's originals, or a function that returns float32 vectors of rows, ascending and distinct.
     """
     if isinstance(source, np.bool_):
         source = bool(source)
@@ -89,7 +91,7 @@ def as_reader(source: Any, oversample: object, return_stderr: bool, contents: Co
             raise InvalidInputError(
                 "rerank is True, but the index keeps no vectors; expected keep_vectors=, or an array"
             )
-        return contents.originals.gather
+        return contents.originals
     if contents.ids.string_ids is not None and not callable(source):
         raise InvalidInputError(
             "rerank is an array, but ids are strings; expected a function that finds vectors by ids"
@@ -130,7 +132,9 @@ def _from_array(source: Any, dim: int) -> _Source:
     return read
 
 
-def rerank(metric: str, queries: F32, rows: I64, read: Reader, k: int) -> tuple[F32, I64]:
+def rerank(
+    metric: str, queries: F32, rows: I64, vectors: Originals | Reader, k: int, threads: int | None = None
+) -> tuple[F32, I64]:
     """Return the k best scores and rows, (nq, k), of shortlists, best first; ties go to the lower row.
 
     Parameters
@@ -141,11 +145,18 @@ def rerank(metric: str, queries: F32, rows: I64, read: Reader, k: int) -> tuple[
         The caller's queries.
     rows : ndarray of int64, shape (nq, m)
         Shortlists, m >= k; -1 in empty places.
-    read : callable
-        Returns float32 vectors of rows, ascending and distinct.
+    vectors : Originals or callable
+        The vectors, or a function that returns float32 vectors of rows, ascending and distinct.
     k : int
         Number of results.
+    threads : int or None
+        Most threads to use; None: as many as processors.
     """
+    if isinstance(vectors, Originals):
+        compiled = vectors.compiled()
+        if compiled is None:
+            return rerank(metric, queries, rows, vectors.gather, k)
+        return call_native(compiled.rerank, metric, queries, rows, k, threads or cpu_count())
     (nq, m), sign = rows.shape, np.float32(1 if metric == "l2" else -1)
     out_scores, out_rows = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
     step = max(1, _VALUES // max(1, m * queries.shape[1]))
@@ -153,10 +164,10 @@ def rerank(metric: str, queries: F32, rows: I64, read: Reader, k: int) -> tuple[
         at = slice(start, start + step)
         is_present = rows[at] >= 0
         distinct, place = np.unique(rows[at][is_present], return_inverse=True)
-        vectors = np.zeros((*is_present.shape, queries.shape[1]), np.float32)
+        found = np.zeros((*is_present.shape, queries.shape[1]), np.float32)
         if distinct.size:  # a function is never asked for no vectors
-            vectors[is_present] = read(distinct)[place.reshape(-1)]
-        ascending = sign * exact_scores(metric, queries[at], vectors)
+            found[is_present] = vectors(distinct)[place.reshape(-1)]
+        ascending = sign * exact_scores(metric, queries[at], found)
         ascending[~is_present] = np.inf
         tie_break = np.where(is_present, rows[at], np.iinfo(np.int64).max)
         order = np.lexsort((tie_break, ascending))[:, :k]

@@ -100,7 +100,7 @@ class Searcher(NamedTuple):
             scores, rows = self.encoder.centering.scores(found.scores), found.rows
         else:
             metric = self.encoder.centering.spec.metric
-            scores, rows = rerank(metric, on_host(vectors), found.rows, vectors_of, k)
+            scores, rows = rerank(metric, on_host(vectors), found.rows, vectors_of, k, threads)
         errors = self._stderr(prepared, rows, self.contents.rows) if return_stderr else None
         result = deliver(SearchResult, scores, self.contents.ids.ids(rows), errors)
         if explain:
@@ -162,11 +162,10 @@ class Searcher(NamedTuple):
         shortlist = shortlist if effort is None else min(shortlist, max(k, effort))
         request = SearchRequest(prepared, shortlist, None, DEFAULT_CONFIDENCE, threads)
         found, scored = self._scan(request, None) if effort is None else self._walk(request, None, Effort(effort, 0))
-        rows = found.rows
-        if oversample is not None:
-            assert self.contents.originals is not None
+        rows, vectors_of = found.rows, as_reader(oversample is not None, oversample, False, self.contents)
+        if vectors_of is not None:
             metric = self.encoder.centering.spec.metric
-            rows = rerank(metric, on_host(vectors), rows, self.contents.originals.gather, k)[1]
+            rows = rerank(metric, on_host(vectors), rows, vectors_of, k, threads)[1]
         return rows, float(scored.mean())
 
     def _codes(self, ids: Any) -> Encoded:

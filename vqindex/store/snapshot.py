@@ -110,7 +110,7 @@ def join_segments(rows: RowStore, manifest: Manifest, segments: Sequence[Segment
     for segment in segments:
         rows.seal(segment.stored, whole=True)
         if originals is not None and segment.originals is not None:
-            originals.parts += segment.originals.parts  # `append` would copy small ones into memory
+            originals.join(segment.originals)
         if segment.removed is not None:
             removed.append(segment.removed + first)
         first += segment.rows
