@@ -218,7 +218,7 @@ class NativeBackend(ReferenceBackend):
         if scanner is None or records is None:
             super().link(segments, links, first, last, rule)
             return
-        call_native(scanner.link, records, self._layout, links, first, last, tuple(rule), cpu_count())
+        call_native(scanner.link, records, self._layout, links, first, last, rule, cpu_count())
 
     def relink(self, segments: Sequence[Segment], links: U32, live: U64, rule: LinkRule) -> None:
         """Give rows that link to removed rows other links; `links`, (n, slots), are changed in place."""
@@ -226,7 +226,7 @@ class NativeBackend(ReferenceBackend):
         if scanner is None or records is None:
             super().relink(segments, links, live, rule)
             return
-        call_native(scanner.relink, records, self._layout, links, live, tuple(rule), cpu_count())
+        call_native(scanner.relink, records, self._layout, links, live, rule, cpu_count())
 
     @property
     def _graph_scanner(self) -> Scanner | None:

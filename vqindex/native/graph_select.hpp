@@ -94,9 +94,9 @@ class LinkSelector {
   void select(const std::vector<Key>& candidates, const std::vector<std::uint32_t>& keep, std::uint32_t parent,
               std::uint32_t* links) {
     begin(candidates, keep);
-    take_unoccluded(candidates);
-    take_by_alpha(candidates);
     const LinkRule& rule = request_.rule;
+    const float factors[kPasses] = {1.0f, (1.0f + rule.alpha) / 2.0f, rule.alpha};
+    for (std::size_t pass = 0; pass < kPasses; ++pass) take_unoccluded(candidates, pass, factors[pass]);
     std::size_t count = taken_count_;
     for (std::size_t j = 0; j < candidates.size() && count < rule.kept / 2; ++j) {
       count += !states_[j].is_taken;
@@ -113,13 +113,16 @@ class LinkSelector {
   static constexpr std::size_t kAtOnce = 64;
   static constexpr std::size_t kCompared = 8;  // rows taken that a candidate is compared with at once
 
-  // A candidate, and how far it is compared with the rows that were taken before it.
+  static constexpr std::size_t kPasses = 3;
+
+  // A candidate, and how far it is compared with the rows that were taken before it. The nearer ones of these are, of
+  // each pass, those from its start to `end`: of a pass, nearer rows are taken first.
   struct State {
     bool is_kept, is_taken;
-    std::int32_t offset;    // of its levels as a query
-    std::uint32_t first;    // rows taken in the first pass that are nearer
-    std::uint32_t checked;  // so many of these are compared
-    float nearest;          // the smallest distance from one of them
+    std::int32_t offset;   // of its levels as a query
+    float nearest;         // the smallest distance from a row that it is compared with
+    std::size_t pass, at;  // the next row to compare
+    std::size_t end[kPasses];
   };
 
   void begin(const std::vector<Key>& candidates, const std::vector<std::uint32_t>& keep) {
@@ -130,7 +133,7 @@ class LinkSelector {
     for (std::size_t j = 0; j < count; ++j) {
       const bool is_kept = std::find(keep.begin(), keep.end(), row_of(candidates[j])) != keep.end();
       reserved_ += is_kept;
-      states_[j] = {is_kept, false, 0, 0, 0, std::numeric_limits<float>::infinity()};
+      states_[j] = {is_kept, false, 0, std::numeric_limits<float>::infinity(), 0, 0, {}};
     }
     most_ = std::max(request_.rule.kept, reserved_);
     taken_levels_.resize(most_);
@@ -149,54 +152,40 @@ class LinkSelector {
     states_[j].is_taken = true;
   }
 
-  // The first pass: takes candidates that are nearer to the row than to all taken before.
-  void take_unoccluded(const std::vector<Key>& candidates) {
+  // Takes candidates to which no row taken before, and nearer, is nearer than the row itself by a factor.
+  void take_unoccluded(const std::vector<Key>& candidates, std::size_t pass, float factor) {
+    start_[pass] = taken_count_;
     for (std::size_t j = 0; j < candidates.size() && (has_room() || reserved_); ++j) {
       State& state = states_[j];
-      if (!state.is_kept && !has_room()) continue;
+      if (state.is_taken || (!state.is_kept && !has_room())) continue;
       const std::uint32_t row = row_of(candidates[j]);
-      if (j + 1 < candidates.size()) prefetch_row(row_of(candidates[j + 1]));
-      decoder_.decode(row, levels_of(j));
-      state.first = static_cast<std::uint32_t>(taken_count_);
-      if (!state.is_kept) {
-        state.offset = decoder_.query_of(levels_of(j)).offset;
-        const float distance = -score_of(candidates[j]);
-        if (is_occluded(j, row, 1.0f, distance, state.checked, taken_count_)) continue;
+      if (!pass) {
+        if (j + 1 < candidates.size()) prefetch_row(row_of(candidates[j + 1]));
+        decoder_.decode(row, levels_of(j));
+        if (!state.is_kept) state.offset = decoder_.query_of(levels_of(j)).offset;
       }
-      take(j, row);
+      state.end[pass] = taken_count_;
+      if (state.is_kept || !is_occluded(j, row, pass, factor, -score_of(candidates[j]))) take(j, row);
     }
   }
 
-  // The second pass: the same for a larger factor. Candidates go on being compared where they were occluded.
-  void take_by_alpha(const std::vector<Key>& candidates) {
-    const float alpha = request_.rule.alpha;
-    const std::size_t first_pass = taken_count_;
-    for (std::size_t j = 0; j < candidates.size() && has_room(); ++j) {
-      State& state = states_[j];
-      const float distance = -score_of(candidates[j]);
-      if (state.is_taken || alpha * state.nearest <= distance) continue;
-      const std::uint32_t row = row_of(candidates[j]);
-      if (is_occluded(j, row, alpha, distance, state.checked, state.first)) continue;
-      std::uint32_t at = static_cast<std::uint32_t>(first_pass);
-      if (!is_occluded(j, row, alpha, distance, at, taken_count_)) take(j, row);
-    }
-  }
-
-  // Compares a candidate with the rows taken from `at` to `end`, until one occludes it.
-  bool is_occluded(std::size_t j, std::uint32_t row, float alpha, float distance, std::uint32_t& at, std::size_t end) {
+  // Goes on comparing a candidate with rows taken, until one occludes it.
+  bool is_occluded(std::size_t j, std::uint32_t row, std::size_t pass, float factor, float distance) {
     State& state = states_[j];
-    if (at == end) return false;
+    if (factor * state.nearest <= distance) return true;
     const NarrowQuery query{levels_of(j), state.offset};
     const WalkScore score = decoder_.distances_from(row);
-    while (at < end) {
-      const std::size_t count = std::min<std::size_t>(kCompared, end - at);
-      std::int32_t sums[kCompared];
-      kernels_.dot_many_s8s8(taken_levels_.data() + at, decoder_.stride, count, query, sums);
-      for (std::size_t i = 0; i < count; ++i, ++at)
-        state.nearest = std::min(state.nearest, -score(sums[i], taken_rescale_[at], taken_norm_[at]));
-      if (alpha * state.nearest <= distance) return true;
+    for (;; state.at = start_[++state.pass]) {
+      while (state.at < state.end[state.pass]) {
+        const std::size_t count = std::min(kCompared, state.end[state.pass] - state.at);
+        std::int32_t sums[kCompared];
+        kernels_.dot_many_s8s8(taken_levels_.data() + state.at, decoder_.stride, count, query, sums);
+        for (std::size_t i = 0; i < count; ++i, ++state.at)
+          state.nearest = std::min(state.nearest, -score(sums[i], taken_rescale_[state.at], taken_norm_[state.at]));
+        if (factor * state.nearest <= distance) return true;
+      }
+      if (state.pass == pass) return false;
     }
-    return false;
   }
 
   std::int8_t* levels_of(std::size_t j) { return levels_.data() + j * decoder_.stride; }
@@ -216,6 +205,7 @@ class LinkSelector {
   std::vector<const std::int8_t*> taken_levels_;
   std::vector<float> taken_rescale_, taken_norm_;
   std::size_t taken_count_ = 0, reserved_ = 0, most_ = 0;
+  std::size_t start_[kPasses] = {};  // rows taken before each pass
 };
 
 }  // namespace vqindex
