@@ -50,7 +50,7 @@ class Case:
         self.linked = n if linked is None else linked
         self.links = some_links(make_rows("plain", self.linked, min(spec.dim, 8), seed + 2), slots, seed)
 
-    def expected(self, k, effort, *, bits=None, budget=0):
+    def expected(self, k, effort, *, bits=None, budget=0, hidden=None):
         """Return scores, rows and counts by the definition."""
         nq, ascending = self.queries.count, self.spec.metric == "l2"
         narrow = navigation_query(self.queries.code_query)
@@ -64,13 +64,14 @@ class Case:
                 return navigation_scores(self.narrow, at, narrow[q], scale, distance=ascending)
 
             selected = None if bits is None else bits[q if len(bits) > 1 else 0]
-            found = walk(score, self.links, effort, selected=selected, budget=budget)
+            out = -1 if hidden is None else int(hidden[q])
+            found = walk(score, self.links, effort, rows=self.n, selected=selected, budget=budget, hidden=out)
             own = exact[q, found.rows]
             best = np.lexsort((found.rows, own if ascending else -own))[:k]
             scores[q, : best.size], rows[q, : best.size], counts[q] = own[best], found.rows[best], found.scored
         return scores, rows, counts
 
-    def found(self, isa, k, effort, *, width=4, cuts=(), threads=1, words=None, budget=0, links=None):
+    def found(self, isa, k, effort, *, width=4, cuts=(), threads=1, words=None, budget=0, links=None, hidden=None):
         """Return what the compiled walk finds."""
         queries = self.queries
         packed = packed_links(self.links if links is None else links, width)
@@ -78,7 +79,7 @@ class Case:
         args = blocks, record_layout(self.spec), packed, self.slots, entries
         prepared = queries.code_query, queries.code_scale, queries.norm
         scanner = graph_scanner(self.compiled[isa])
-        return scanner.walk(*args, *prepared, k, effort, budget, threads, words)
+        return scanner.walk(*args, *prepared, k, effort, budget, threads, words, hidden)
 
 
 def assert_equal(got, want):
@@ -158,12 +159,30 @@ def test_a_budget_ends_walks_once_so_many_rows_are_scored():
         )
 
 
-def test_rows_after_the_linked_ones_are_not_found():
-    case = Case(IndexSpec(24, 4, "ip"), 500, linked=300)
-    isa = next(reversed(case.compiled))
-    want = case.expected(400, 400)
-    assert want[1].max() < 300
-    assert_equal(case.found(isa, 400, 400), want)
+@pytest.mark.parametrize("linked", [0, 1, 300, 499])
+@pytest.mark.parametrize("effort", [3, 400])
+def test_rows_after_the_linked_ones_are_found(linked, effort):
+    case = Case(IndexSpec(24, 4, "ip"), 500, linked=linked)
+    bits = np.random.default_rng(3).random((5, 500)) < 0.4
+    for isa in case.compiled:
+        assert_equal(case.found(isa, 400, effort), case.expected(400, effort))
+        found = case.found(isa, 400, effort, words=packed_bits(bits))
+        assert_equal(found, case.expected(400, effort, bits=bits))
+
+
+def test_a_hidden_row_is_left_out():
+    case = Case(IndexSpec(24, 4, "l2"), 500, linked=300)
+    first = case.expected(1, 50)[1][:, 0]
+    for hidden in (first, np.array([-1, 0, 299, 300, 499]), entry_rows(300)[:5]):
+        want = case.expected(20, 50, hidden=hidden)
+        assert not (want[1] == hidden[:, None])[hidden >= 0].any()
+        for isa in case.compiled:
+            for threads in (1, 3):
+                assert_equal(case.found(isa, 20, 50, hidden=hidden, threads=threads), want)
+    with pytest.raises(ValueError, match="hidden rows"):
+        case.found(isa, 20, 50, hidden=np.full(5, 500))
+    with pytest.raises(ValueError, match="hidden row for each"):
+        case.found(isa, 20, 50, hidden=np.zeros(4, np.int64))
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 5])

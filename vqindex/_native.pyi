@@ -60,6 +60,7 @@ class Scanner:
         budget: int,
         threads: int,
         selection: NDArray[np.uint64] | None = None,
+        hidden: NDArray[np.int64] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]: ...
     def link(
         self,

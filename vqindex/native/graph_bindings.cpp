@@ -58,11 +58,13 @@ std::vector<std::uint32_t> entries_of(const Entries& entries, std::size_t rows) 
   return found;
 }
 
+using Hidden = Array<const std::int64_t, nb::ndim<1>>;
 using Selection = nb::ndarray<const std::uint64_t, nb::ndim<2>, nb::device::cpu>;
 
 nb::tuple walk(const Scanner& scanner, nb::sequence blocks, const LayoutTuple& layout, ByteRows links,
                std::size_t slots, Entries entries, CodeQueries code_query, Floats code_scale, Floats norm,
-               std::size_t k, std::size_t effort, std::size_t budget, std::size_t threads, nb::object selection) {
+               std::size_t k, std::size_t effort, std::size_t budget, std::size_t threads, nb::object selection,
+               std::optional<Hidden> hidden) {
   const Records records = records_of(record_layout(scanner, layout), blocks);
   const std::size_t n = links.shape(0), nq = code_query.shape(0);
   const std::size_t width = slots ? links.shape(1) / slots : 0;
@@ -78,7 +80,8 @@ nb::tuple walk(const Scanner& scanner, nb::sequence blocks, const LayoutTuple& l
   if (!selection.is_none()) {
     const auto given = nb::cast<Selection>(selection, false);
     const std::size_t lines = given.shape(0);
-    if ((lines != 1 && lines != nq) || given.shape(1) < (n + 63) / 64 || (given.shape(1) > 1 && given.stride(1) != 1))
+    if ((lines != 1 && lines != nq) || given.shape(1) < (records.count() + 63) / 64 ||
+        (given.shape(1) > 1 && given.stride(1) != 1))
       throw std::invalid_argument("expected uint64 words (1 or nq, ceil(rows / 64)) of rows that may be found");
     words = given.data();
     stride = lines == 1 ? 0 : static_cast<std::size_t>(given.stride(0));
@@ -95,7 +98,12 @@ nb::tuple walk(const Scanner& scanner, nb::sequence blocks, const LayoutTuple& l
                              effort,
                              budget,
                              words,
-                             stride};
+                             stride,
+                             hidden ? hidden->data() : nullptr};
+  if (hidden && hidden->shape(0) != nq) throw std::invalid_argument("expected a hidden row for each query");
+  for (std::size_t i = 0; hidden && i < nq; ++i)
+    if (hidden->data()[i] >= static_cast<std::int64_t>(records.count()))
+      throw std::invalid_argument("expected hidden rows that are rows");
   interruptible([&](const Poll& poll) { return graph_search(request, scanner.kernels(), threads, poll, out); });
   return nb::make_tuple(scores, rows, scored);
 }
@@ -136,6 +144,7 @@ void bind_graph(nb::class_<Scanner>& scanner) {
   scanner.def("walk", &walk, nb::arg("records"), nb::arg("layout"), nb::arg("links").noconvert(), nb::arg("slots"),
               nb::arg("entries"), nb::arg("code_query"), nb::arg("code_scale"), nb::arg("norm"), nb::arg("k"),
               nb::arg("effort"), nb::arg("budget"), nb::arg("threads"), nb::arg("selection").none() = nb::none(),
+              nb::arg("hidden").none() = nb::none(),
               "Walk a graph over records for each query; return the k best scores and rows, (nq, k), and how many rows "
               "were scored (nq,).");
   scanner.def(

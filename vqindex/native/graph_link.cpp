@@ -270,11 +270,9 @@ class LinkThreads {
         poll_(poll),
         family_(request, first, live),
         decoder_(request, kernels),
-        graph_{kernels,
-               request.code.fields,
-               request.records,
-               {reinterpret_cast<const std::uint8_t*>(request.links), 0, request.rule.slots, 4},
-               entries_} {
+        graph_{kernels,         request.code.fields,
+               request.records, {reinterpret_cast<const std::uint8_t*>(request.links), 0, request.rule.slots, 4},
+               entries_,        0} {
     for (std::size_t t = 0; t < std::max<std::size_t>(1, threads); ++t)
       workers_.push_back(
           std::make_unique<LinkWorker>(request, kernels, graph_, batch_, lanes_for(kLinkBatch, threads)));
@@ -283,7 +281,7 @@ class LinkThreads {
   LinkThreads& operator=(const LinkThreads&) = delete;
 
   bool link(std::size_t first) {
-    graph_.links.rows = first;
+    graph_.links.rows = graph_.rows = first;
     entries_ = entry_rows(first);
     batch_.decode(decoder_, first);
     choosers_.resize(kLinkBatch);
