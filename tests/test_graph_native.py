@@ -17,6 +17,7 @@ from vqindex.codes.graph import (
     relink,
     walk,
 )
+from vqindex.rows.graph import pack_links, unpack_links
 from vqindex.spec import METRICS, IndexSpec
 
 CODES = [*(("turboquant-prod", bits) for bits in range(1, 9)), *(("trellis", bits) for bits in range(1, 5))]
@@ -266,18 +267,19 @@ class LinkCase(Case):
             link_batch(self.narrow, links, at, at + BATCH, rule)
         return links
 
-    def link(self, isa, first, last, rule, *, cuts=(), threads=1, links=None):
+    def link(self, isa, first, last, rule, *, cuts=(), threads=1, links=None, width=3):
         """Return the links that the extension makes."""
         links = np.full((self.n, rule.slots), NO_ROW, np.uint32) if links is None else links.copy()
         blocks, scanner = blocks_of(self.records, cuts), graph_scanner(self.compiled[isa])
-        scanner.link(blocks, record_layout(self.spec), links, first, last, tuple(rule), threads)
-        return links
+        packed = pack_links(links, width)
+        scanner.link(blocks, record_layout(self.spec), packed, first, last, tuple(rule), threads)
+        return unpack_links(packed, rule.slots)
 
     def relink(self, isa, links, live, rule, threads=1):
-        links, scanner = links.copy(), graph_scanner(self.compiled[isa])
+        packed, scanner = pack_links(links, 3), graph_scanner(self.compiled[isa])
         words = packed_bits(live[None])[0]
-        scanner.relink([self.records], record_layout(self.spec), links, words, tuple(rule), threads)
-        return links
+        scanner.relink([self.records], record_layout(self.spec), packed, words, tuple(rule), threads)
+        return unpack_links(packed, rule.slots)
 
 
 RULE = LinkRule(slots=10, kept=7, effort=20, children=3)
@@ -292,7 +294,8 @@ def test_links_are_those_of_the_definition(codec, bits, metric):
     want = case.linked_by_definition(0, 3 * BATCH, RULE)
     assert (want[: 3 * BATCH] != NO_ROW).sum(axis=1).min() > 0
     for isa in case.compiled:
-        np.testing.assert_array_equal(case.link(isa, 0, 3 * BATCH, RULE), want)
+        for width in (3, 4):
+            np.testing.assert_array_equal(case.link(isa, 0, 3 * BATCH, RULE, width=width), want)
 
 
 @pytest.mark.parametrize("kind", ["ties", "zeros", "mixed"])
@@ -341,7 +344,7 @@ def test_rows_with_links_to_removed_rows_get_those_of_the_definition(metric):
 def test_linking_after_links_of_any_numbers_reads_no_other_memory():
     case = LinkCase(IndexSpec(24, 4, "ip"), 2 * BATCH)
     rng = np.random.default_rng(1)
-    noise = rng.integers(0, 2**32, (case.n, RULE.slots), dtype=np.uint32)
+    noise = rng.integers(0, 2**24, (case.n, RULE.slots), dtype=np.uint32)
     noise[::2] %= 2 * case.n
     for isa in case.compiled:
         links = case.link(isa, BATCH, case.n, RULE, links=noise)
@@ -359,8 +362,9 @@ def test_linking_after_links_of_any_numbers_reads_no_other_memory():
         ({"rule": (10, 11, 1.2, 20, 3)}, "rule"),
         ({"rule": (10, 7, 0.5, 20, 3)}, "rule"),
         ({"rule": (10, 7, float("nan"), 20, 3)}, "rule"),
-        ({"rule": (9, 7, 1.2, 20, 3)}, "slots"),
-        ({"links": np.zeros((513, 10), np.uint32)}, "slots"),
+        ({"rule": (9, 7, 1.2, 20, 3)}, "links of 3 or 4 bytes"),
+        ({"links": np.zeros((513, 30), np.uint8)}, "links of 3 or 4 bytes"),
+        ({"links": np.zeros((512, 20), np.uint8)}, "links of 3 or 4 bytes"),
     ],
 )
 def test_arguments_of_linking_that_do_not_agree_are_refused(change, message):
@@ -368,7 +372,7 @@ def test_arguments_of_linking_that_do_not_agree_are_refused(change, message):
     arguments = {
         "records": [case.records],
         "layout": record_layout(case.spec),
-        "links": np.full((BATCH, 10), NO_ROW, np.uint32),
+        "links": np.full((BATCH, 30), 0xFF, np.uint8),
         "first": 0,
         "last": BATCH,
         "rule": tuple(RULE),

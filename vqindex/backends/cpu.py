@@ -43,7 +43,7 @@ _FEW_VALUES = 2**16
 _FEW_TRELLIS_VALUES = 2**12
 
 F32 = NDArray[np.float32]
-U32 = NDArray[np.uint32]
+U8 = NDArray[np.uint8]
 U64 = NDArray[np.uint64]
 
 
@@ -213,16 +213,16 @@ class NativeBackend(ReferenceBackend):
             found.append(Walked(TopK(scores, rows, self._signed(scores), np.zeros(len(rows), np.int64)), scored))
         return Walked.of_queries(found)
 
-    def link(self, segments: Sequence[Segment], links: U32, first: int, last: int, rule: LinkRule) -> None:
-        """Link rows [first, last) to the graph of the rows before them; `links`, (n, slots), are changed in place."""
+    def link(self, segments: Sequence[Segment], links: U8, first: int, last: int, rule: LinkRule) -> None:
+        """Link rows [first, last) to the graph of the rows before them; `links`, packed, are changed in place."""
         scanner, records = self._graph_scanner, self._records(segments)
         if scanner is None or records is None:
             super().link(segments, links, first, last, rule)
             return
         call_native(scanner.link, records, self._layout, links, first, last, rule, cpu_count())
 
-    def relink(self, segments: Sequence[Segment], links: U32, live: U64, rule: LinkRule) -> None:
-        """Give rows that link to removed rows other links; `links`, (n, slots), are changed in place."""
+    def relink(self, segments: Sequence[Segment], links: U8, live: U64, rule: LinkRule) -> None:
+        """Give rows that link to removed rows other links; `links`, packed, are changed in place."""
         scanner, records = self._graph_scanner, self._records(segments)
         if scanner is None or records is None:
             super().relink(segments, links, live, rule)

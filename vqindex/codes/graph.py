@@ -14,7 +14,8 @@ Distance of rows a and b. S = sum_j L_aj L_bj, an exact int32. ip = fl(fl(S) fl(
 Navigation score of a row for a query. n_j = floor((code_query_j + 129) / 258), from -127 to 127.
     T = fl(fl(sum_j L_rj n_j) rescale_r). The score is T, and for l2 fl(fl(c T) - fl(norm_r^2)) with
     c = fl(516 m code_scale). The higher one, or of equal scores the lower row, comes first.
-Entries of a graph of n rows. E = min(128, floor(0.7 sqrt(n)) + 1) rows, floor(i n / E) for i = 0 to E - 1.
+Entries of a graph of n rows. E = floor(sqrt(n) / 8) + 1 rows, but 16 to 128, and n at most: floor(i n / E) for i = 0 to
+    E - 1.
 Walk of effort e. All rows after the linked ones, the tail, are visited; they have no links. All entries are scored; the
     4 best are visited. Then the best visited row that was not opened yet is opened, again and again: all its links that
     were not visited are visited. The found rows are the e best visited rows that the search may return. A row that does
@@ -77,7 +78,7 @@ U32 = NDArray[np.uint32]
 BATCH = 512  # rows that are linked at a time
 STARTS = 4  # entries that a walk starts from
 NO_ROW = 2**32 - 1  # fills the slots that have no link
-_ENTRIES = 128
+_LEAST_ENTRIES, _MOST_ENTRIES = 16, 128
 _REPAIRED = 128  # candidates of a row that gets new links
 _SEEN = 32  # nearest rows of the batch among a row's candidates
 
@@ -185,7 +186,7 @@ def navigation_scores(rows: NarrowRows, at: I64, query: I8, code_scale: np.float
 @lru_cache(maxsize=64)
 def entry_rows(linked: int) -> I64:
     """Return the entries of a graph of `linked` rows, ascending; read-only."""
-    count = min(_ENTRIES, math.isqrt(49 * linked // 100) + 1, linked)
+    count = min(max(_LEAST_ENTRIES, math.isqrt(linked) // 8 + 1), _MOST_ENTRIES, linked)
     entries: I64 = np.arange(count, dtype=np.int64) * linked // max(1, count)
     entries.flags.writeable = False
     return entries

@@ -108,7 +108,7 @@ nb::tuple walk(const Scanner& scanner, nb::sequence blocks, const LayoutTuple& l
   return nb::make_tuple(scores, rows, scored);
 }
 
-using Links = nb::ndarray<std::uint32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Links = nb::ndarray<std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using RuleTuple = std::tuple<std::size_t, std::size_t, float, std::size_t, std::size_t>;  // LinkRule of codes/graph.py
 
 LinkRequest link_request(const Scanner& scanner, const Records& records, const Links& links, const RuleTuple& rule) {
@@ -116,16 +116,18 @@ LinkRequest link_request(const Scanner& scanner, const Records& records, const L
   if (slots < 1 || slots > 4096 || kept < 1 || kept > slots || !(alpha >= 1) || effort < 1 || children < 1)
     throw std::invalid_argument(
         "expected a rule (slots, kept, alpha, effort, children) with kept <= slots and alpha >= 1");
-  if (links.shape(1) != slots || links.shape(0) > records.count())
-    throw std::invalid_argument("expected links (rows, slots) for at most as many rows as records");
-  return {scanner.code(), records, links.data(), links.shape(0), {slots, kept, effort, children, alpha}};
+  const std::size_t rows = links.shape(0), width = links.shape(1) / slots;
+  if (width * slots != links.shape(1) || (width != 3 && width != 4) || rows > records.count())
+    throw std::invalid_argument(
+        "expected links of 3 or 4 bytes, (rows, bytes) uint8, for at most as many rows as records");
+  return {scanner.code(), records, {links.data(), rows, slots, width}, {slots, kept, effort, children, alpha}};
 }
 
 void link(const Scanner& scanner, nb::sequence blocks, const LayoutTuple& layout, Links links, std::size_t first,
           std::size_t last, const RuleTuple& rule, std::size_t threads) {
   const Records records = records_of(record_layout(scanner, layout), blocks);
   const LinkRequest request = link_request(scanner, records, links, rule);
-  if (first > last || last > request.rows || (last - first) % kLinkBatch)
+  if (first > last || last > request.links.rows || (last - first) % kLinkBatch)
     throw std::invalid_argument("expected first <= last <= rows, and whole batches of 512 rows between them");
   interruptible([&](const Poll& poll) { return link_rows(request, first, last, scanner.kernels(), threads, poll); });
 }
@@ -134,7 +136,7 @@ void relink(const Scanner& scanner, nb::sequence blocks, const LayoutTuple& layo
             Array<const std::uint64_t, nb::ndim<1>> live, const RuleTuple& rule, std::size_t threads) {
   const Records records = records_of(record_layout(scanner, layout), blocks);
   const LinkRequest request = link_request(scanner, records, links, rule);
-  if (live.size() * 64 < request.rows) throw std::invalid_argument("expected a bit for each row");
+  if (live.size() * 64 < request.links.rows) throw std::invalid_argument("expected a bit for each row");
   interruptible([&](const Poll& poll) { return relink_rows(request, live.data(), scanner.kernels(), threads, poll); });
 }
 
@@ -150,10 +152,10 @@ void bind_graph(nb::class_<Scanner>& scanner) {
   scanner.def(
       "link", &link, nb::arg("records"), nb::arg("layout"), nb::arg("links").noconvert(), nb::arg("first"),
       nb::arg("last"), nb::arg("rule"), nb::arg("threads"),
-      "Link rows [first, last) to the rows before them, in batches of 512; `links`, (n, slots), change in place.");
+      "Link rows [first, last) to the rows before them, in batches of 512; `links`, (n, bytes), change in place.");
   scanner.def("relink", &relink, nb::arg("records"), nb::arg("layout"), nb::arg("links").noconvert(),
               nb::arg("live").noconvert(), nb::arg("rule"), nb::arg("threads"),
-              "Replace the links of live rows to removed ones; `links`, (n, slots), change in place.");
+              "Replace the links of live rows to removed ones; `links`, (n, bytes), change in place.");
 }
 
 }  // namespace vqindex::python
