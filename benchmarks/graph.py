@@ -2,6 +2,7 @@
 
     python benchmarks/graph.py build   --data FILE.hdf5 --cache DIR [--only hnswlib ...] [--build-threads 1 2]
     python benchmarks/graph.py peers   --data FILE.hdf5 --cache DIR [--only ...] [--rounds 5] [--plot]
+    python benchmarks/graph.py builds  --data FILE.hdf5 --cache DIR [--only ...] [--build-threads 1 2]
     python benchmarks/graph.py growth  --mixture 1000000 128 --cache DIR [--sizes 100000 300000 1000000]
     python benchmarks/graph.py filters --data FILE.hdf5 --cache DIR [--shares 1 0.1 0.01]
     python benchmarks/graph.py changes --data FILE.hdf5 --cache DIR
@@ -30,8 +31,10 @@ from graph_measure import (
     SINGLES,
     Points,
     at_recall,
+    build,
     build_missing,
     build_times,
+    built_as,
     child,
     folder_of,
     loaded,
@@ -43,6 +46,7 @@ from graph_measure import (
 from peers import pin
 
 from vqindex_bench.contest import Data, machine, quartiles, versions
+from vqindex_bench.peers import UnavailableError
 from vqindex_cli.output import show_table
 
 TARGETS = (0.9, 0.95, 0.99)
@@ -101,7 +105,7 @@ def line_of(one: Points, base: Points | None, folder: Path, data: Data) -> Line:
         for number, point in enumerate(one.points)
     ]
     times = build_times(folder, one.name)
-    build = {
+    builds = {
         str(threads): {key: value for key, value in known.items() if key.endswith("_seconds")}
         for threads, known in sorted(times.items())
     }
@@ -110,7 +114,7 @@ def line_of(one: Points, base: Points | None, folder: Path, data: Data) -> Line:
         "index": one.engine.label,
         "bytes_per_vector": one.bytes,
         "counted": one.engine.counted,
-        "build": build,
+        "build": builds,
         "instruction_sets": one.instructions,
         "at": places,
         "most_recall": max((point.recall for point in one.points), default=None),
@@ -242,6 +246,49 @@ def plot(path: Path, lines: Sequence[Line]) -> None:
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)
+
+
+# ---- builds
+
+
+def contest_builds(args: argparse.Namespace) -> list[Line]:
+    """Build all engines turn by turn, and keep nothing."""
+    data = read_data(args.cache, args.data, args.mixture, args.rows, args.queries)
+    names = list(dict.fromkeys(built_as(name) for name in args.only or DEFAULT))
+    took: dict[tuple[str, int], list[Line]] = {}
+    for number in range(args.rounds):
+        for name in list(names):
+            for threads in args.build_threads:
+                try:
+                    known = build(folder_of(args.cache, data), name, threads, Path(__file__), save=False)
+                except UnavailableError as reason:
+                    say(f"skipped {name}: {reason}")
+                    names.remove(name)
+                    break
+                took.setdefault((name, threads), []).append(known)
+        say(f"round {number + 1} of {args.rounds} done")
+    lines = []
+    for (name, threads), all_known in took.items():
+        line: Line = {"engine": name, "build_threads": threads, "rounds": len(all_known)}
+        for key in (key for key in all_known[0] if key.endswith("_seconds")):
+            mine = np.array([known[key] for known in all_known])
+            line[key] = quartiles(mine)
+            for what, other in ((BASE, took.get((BASE, threads))), ("one_thread", took.get((name, 1)))):
+                if other is not None and len(other) == len(mine) and key in other[0]:
+                    line[f"{key}_ratio_to_{what}"] = quartiles(np.array([known[key] for known in other]) / mine)
+        lines.append({**head_of(args, data), **line, **run_of()})
+    return lines
+
+
+def show_builds(lines: Sequence[Line]) -> None:
+    def cell(line: Line, name: str) -> str:
+        return f"{line[name]['median']:.4g}" if name in line else "-"
+
+    names = ("cpu_seconds", f"cpu_seconds_ratio_to_{BASE}", "wall_seconds", "wall_seconds_ratio_to_one_thread")
+    show_table(
+        ("engine", "threads", "cpu s", f"{BASE} /", "wall s", "one thread /"),
+        [(line["engine"], line["build_threads"], *(cell(line, name) for name in names)) for line in lines],
+    )
 
 
 # ---- contests of our index alone
@@ -423,6 +470,7 @@ def parse() -> argparse.Namespace:
 
 CONTESTS = {
     "build": (only_build, None),
+    "builds": (contest_builds, show_builds),
     "peers": (contest_peers, show_peers),
     "growth": (contest_growth, show_growth),
     "filters": (contest_filters, show_filters),
