@@ -52,6 +52,7 @@ from vqindex_cli.output import show_table
 TARGETS = (0.9, 0.95, 0.99)
 SHARES = (1.0, 0.5, 0.2, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0001)
 BASE = "hnswlib"  # ratios are to this engine, in the same round
+CLOCKS = {"wall": "microseconds", "cpu": "cpu_microseconds"}
 DEFAULT = ["ours-prod4-f16", *ENGINES]
 Line = dict[str, Any]
 
@@ -87,7 +88,7 @@ def line_of(one: Points, base: Points | None, folder: Path, data: Data) -> Line:
     for target in TARGETS:
         place = places[f"{target:g}"] = {}
         for mode in MODES:
-            for clock, name in (("wall", "microseconds"), ("used", "cpu_microseconds")):
+            for clock, name in CLOCKS.items():
                 mine = costs(one, mode, clock, target)
                 other = costs(base, mode, clock, target) if base else None
                 place[f"{mode}_{name}"] = quartiles(np.array(mine)) if mine else None
@@ -160,21 +161,22 @@ def run_of() -> Line:
     return {"versions": versions(), "date": time.strftime("%Y-%m-%d"), **machine()}
 
 
-def show_peers(lines: Sequence[Line]) -> None:
+def show_peers(lines: Sequence[Line], clock: str = "wall") -> None:
     """Print times at each recall with ratios to the base, bytes, and builds; then where a peer is ahead of us."""
+    unit = CLOCKS[clock]
     for mode in MODES:
         cells = []
         for line in lines:
             row = [line["index"]]
             for target in TARGETS:
                 place = line["at"][f"{target:g}"]
-                known, ratio = place[f"{mode}_microseconds"], place[f"{mode}_microseconds_ratio_to_{BASE}"]
+                known, ratio = place[f"{mode}_{unit}"], place[f"{mode}_{unit}_ratio_to_{BASE}"]
                 most = line["most_recall"]
                 text = f"{known['median']:.0f} ({known['q1']:.0f}..{known['q3']:.0f})" if known else f"max {most:.3f}"
                 row += [text, f"{ratio['median']:.2f}" if ratio else "-"]
             cells.append(tuple(row))
         columns = [name for target in TARGETS for name in (f"us at {target:g}", f"{BASE} /")]
-        show_table((f"{mode}", *columns), cells)
+        show_table((f"{mode}, {clock} clock", *columns), cells)
     show_table(
         ("index", "bytes", "parts", "build cpu s", "1 thread s", "2 threads s", "scored .9/.95/.99"),
         [
@@ -190,11 +192,11 @@ def show_peers(lines: Sequence[Line]) -> None:
             for line in lines
         ],
     )
-    for text in ahead(lines):
+    for text in ahead(lines, unit):
         say(text)
 
 
-def ahead(lines: Sequence[Line]) -> list[str]:
+def ahead(lines: Sequence[Line], unit: str) -> list[str]:
     """Return a line of text for each recall and mode at which a peer is faster than the best of ours."""
     found = []
     for target in TARGETS:
@@ -202,7 +204,7 @@ def ahead(lines: Sequence[Line]) -> list[str]:
             times = [
                 (known["median"], line["index"])
                 for line in lines
-                if (known := line["at"][f"{target:g}"][f"{mode}_microseconds"])
+                if (known := line["at"][f"{target:g}"][f"{mode}_{unit}"])
             ]
             mine = [pair for pair in times if pair[1].startswith("vqindex")]
             best = min(mine, default=(float("inf"), "vqindex"))
@@ -454,6 +456,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--filter-recall", type=float, default=0.95, help="filters: the effort is that of this recall")
     parser.add_argument("--efforts", type=int, nargs="+", default=[40, 80, 160, 320], help="of changes")
     parser.add_argument("--asked", type=float, nargs="+", default=[0.9, 0.95, 0.99], help="recalls that tune asks for")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="of the table of peers")
     parser.add_argument("--plot", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
@@ -493,7 +496,10 @@ def main() -> None:
         with (args.out / "graph.jsonl").open("a") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
     if show is not None and lines:
-        show(lines)
+        if args.contest == "peers":
+            show_peers(lines, args.clock)
+        else:
+            show(lines)
         if args.contest == "peers" and args.plot:
             plot(args.out / f"graph-{lines[0]['data']}.png", lines)
 
