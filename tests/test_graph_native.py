@@ -186,6 +186,20 @@ def test_a_hidden_row_is_left_out():
         case.found(isa, 20, 50, hidden=np.zeros(4, np.int64))
 
 
+def test_walks_of_graphs_with_many_rows_find_what_the_definition_finds():
+    """Above 2**18 rows, walks note the rows they visit in another way."""
+    case = Case(IndexSpec(3, 2, "cosine"), 2**18 + 1, queries=3, linked=1)
+    case.linked = case.n
+    case.links = np.random.default_rng(1).integers(0, case.n, (case.n, 6), dtype=np.uint32)
+    case.slots = 6
+    for effort in (5, 3000):
+        want = case.expected(10, effort)
+        for isa in case.compiled:
+            for width in (3, 4):
+                assert_equal(case.found(isa, 10, effort, width=width), want)
+    assert want[2].max() > 2**13
+
+
 @pytest.mark.parametrize("n", [0, 1, 2, 5])
 def test_graphs_of_a_few_rows_are_walked(n):
     case = Case(IndexSpec(16, 4, "l2"), max(n, 1), linked=n, slots=4)

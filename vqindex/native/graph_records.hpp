@@ -52,7 +52,7 @@ class Records {
   const RecordLayout& layout() const { return layout_; }
   std::size_t count() const { return count_; }
 
-  const std::uint8_t* of(std::size_t row) const {
+  VQ_INLINE const std::uint8_t* of(std::size_t row) const {
     const Block* block = blocks_.data() + near_[row >> shift_];
     while (row >= block[1].first) ++block;
     return block->data + (row - block->first) * layout_.size;

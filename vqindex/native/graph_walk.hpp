@@ -52,27 +52,39 @@ struct WalkScore {
   }
 };
 
-// Numbers of rows, by open addressing. Few walks need more than its first 16 KB.
+// The rows that a walk has visited: a bit for each row of a small graph, and open addressing in a large one, where few
+// walks need more than 16 KB.
 class RowSet {
  public:
-  RowSet() { clear(); }
-
-  void clear() {
+  void clear(std::size_t rows) {
+    has_bits_ = rows <= kBitRows;
+    if (has_bits_) return bits_.assign((rows + 63) / 64, 0);
     while (shift_ < kShift && count_ * 16 < size()) ++shift_;
     slots_.resize(std::max(slots_.size(), size()));
     std::fill_n(slots_.begin(), size(), kNoRow);
     count_ = 0;
   }
+  bool has_bits() const { return has_bits_; }
+
   // Makes room for so many more rows.
   void reserve(std::size_t more) {
-    if ((count_ + more) * 2 > size()) grow();
+    if (!has_bits_ && (count_ + more) * 2 > size()) grow();
   }
-  // Returns whether the row is new.
-  VQ_INLINE bool insert(std::uint32_t row) {
+
+  // Returns whether the row is new. No branch depends on that, because none would be foreseen.
+  bool insert(std::uint32_t row) { return has_bits_ ? insert_bit(row) : insert_slot(row); }
+  VQ_INLINE bool insert_bit(std::uint32_t row) {
+    std::uint64_t& word = bits_.data()[row / 64];
+    const bool is_new = !(word >> (row % 64) & 1);
+    word |= std::uint64_t{1} << (row % 64);
+    return is_new;
+  }
+  VQ_INLINE bool insert_slot(std::uint32_t row) {
     std::uint32_t* const slots = slots_.data();
     const std::size_t last = size() - 1;
     std::size_t at = (row * 0x9E3779B1u) >> shift_;  // the golden ratio: neighboring rows come to lie apart
     std::uint32_t there = slots[at];
+    // The product is 0 where the row or no row is: one branch, and most rows take the first slot.
     while (std::uint64_t{there ^ row} * std::uint64_t{there + 1u} != 0) there = slots[at = (at + 1) & last];
     const bool is_new = there != row;
     slots[at] = row;
@@ -81,6 +93,7 @@ class RowSet {
   }
 
  private:
+  static constexpr std::size_t kBitRows = std::size_t{1} << 18;  // 32 KB of bits
   static constexpr int kShift = 32 - 12;
 
   std::size_t size() const { return std::size_t{1} << (32 - shift_); }
@@ -91,9 +104,11 @@ class RowSet {
     slots_.assign(std::max(slots_.size(), size()), kNoRow);
     count_ = 0;
     for (const std::uint32_t row : before)
-      if (row != kNoRow) insert(row);
+      if (row != kNoRow) insert_slot(row);
   }
 
+  bool has_bits_ = true;
+  std::vector<std::uint64_t> bits_;
   std::vector<std::uint32_t> slots_;
   std::size_t count_ = 0;
   int shift_ = kShift;
@@ -132,13 +147,13 @@ class Walk {
   // Scores the entries. `query` stays in use up to the end of the walk.
   void start(const WalkQuery& query) {
     query_ = &query;
-    visited_.clear();
+    visited_.clear(graph_.links.rows);
     found_.resize(query.effort + room_);
     found_count_ = next_ = count_ = 0;
     open_.clear();
     scored_ = 0;
     visited_.reserve(kStarts + 1);
-    if (query.hidden != kNoRow) visited_.insert(query.hidden);
+    if (query.hidden < graph_.links.rows) visited_.insert(query.hidden);
     score_tail();
     count_ = 0;
     for (const std::uint32_t row : graph_.entries)
@@ -197,10 +212,16 @@ class Walk {
     visited_.reserve(graph_.links.slots);
     std::uint32_t* const rows = rows_.data();
     std::size_t count = 0;
-    graph_.links.each(row, [&](std::uint32_t link) {
-      rows[count] = link;
-      count += visited_.insert(link);  // no branch, because none would be foreseen
-    });
+    if (visited_.has_bits())
+      graph_.links.each(row, [&](std::uint32_t link) {
+        rows[count] = link;
+        count += visited_.insert_bit(link);
+      });
+    else
+      graph_.links.each(row, [&](std::uint32_t link) {
+        rows[count] = link;
+        count += visited_.insert_slot(link);
+      });
     count_ = count;
     prefetch_records();
     prefetch_next_links();
@@ -231,10 +252,10 @@ class Walk {
   }
 
   void prefetch_records() {
-    for (std::size_t i = 0; i < count_; ++i) {
-      records_[i] = graph_.records.of(rows_[i]);
-      prefetch_bytes(records_[i], graph_.records.layout().size);
-    }
+    const Records& records = graph_.records;
+    const std::size_t size = records.layout().size;
+    for (std::size_t i = 0; i < count_; ++i) records_[i] = records.of(rows_[i]);
+    for (std::size_t i = 0; i < count_; ++i) prefetch_bytes(records_[i], size);
   }
 
   // Prefetches the links of the row that comes next if no better one is found until then.
@@ -292,13 +313,24 @@ class Walk {
     Key* const found = found_.data();
     std::size_t end = found_count_;
     for (std::size_t i = count; i-- > 0;) {
-      const std::size_t at = static_cast<std::size_t>(std::lower_bound(found, found + end, keys_[i]) - found);
+      const std::size_t at = count_below(found, end, keys_[i]);
       std::copy_backward(found + at, found + end, found + end + i + 1);
       found[at + i] = keys_[i];
       end = at;
     }
     found_count_ = std::min(found_count_ + count, query_->effort);
     next_ = std::min(next_, end);
+  }
+
+  // How many of sorted keys come before one, by a search without branches: none would be foreseen.
+  static std::size_t count_below(const Key* keys, std::size_t count, Key key) {
+    const Key* at = keys;
+    while (count > 0) {
+      const std::size_t half = (count + 1) / 2;
+      at += at[half - 1] < key ? half : 0;
+      count -= half;
+    }
+    return static_cast<std::size_t>(at - keys);
   }
 
   const WalkGraph& graph_;

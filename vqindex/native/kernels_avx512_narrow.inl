@@ -1,21 +1,33 @@
 // Products of levels and an int8 query of magnitudes up to 127: a part of kernels_avx512.inl, included inside its
 // namespaces.
 
-// Adds the products of 64 levels and 64 values of the query, whose offset is subtracted where the sum starts.
+// add_narrow adds the products of 64 levels and 64 values of the query, whose offset is subtracted where the sum
+// starts. add_unsigned does the same for levels that went through to_unsigned, as a table of levels may do once for all
+// rows.
 #ifdef VQ_VNNI
 VQ_T VQ_INLINE __m512i first_sum(const NarrowQuery& query) {
   return _mm512_zextsi128_si512(_mm_cvtsi32_si128(-query.offset));
 }
+VQ_T VQ_INLINE __m512i to_unsigned(__m512i levels) {
+  return _mm512_xor_si512(levels, _mm512_set1_epi8(static_cast<char>(0x80)));
+}
+VQ_T VQ_INLINE __m512i add_unsigned(__m512i sum, __m512i levels, __m512i query) {
+  return _mm512_dpbusd_epi32(sum, levels, query);
+}
 VQ_T VQ_INLINE __m512i add_narrow(__m512i sum, __m512i levels, __m512i query) {
-  return _mm512_dpbusd_epi32(sum, _mm512_xor_si512(levels, _mm512_set1_epi8(static_cast<char>(0x80))), query);
+  return add_unsigned(sum, to_unsigned(levels), query);
 }
 #else
 VQ_T VQ_INLINE __m512i first_sum(const NarrowQuery&) { return _mm512_setzero_si512(); }
+VQ_T VQ_INLINE __m512i to_unsigned(__m512i levels) { return levels; }
 // A pair of products is at most 127 * 127 * 2 < 2^15 once the sign of each level has gone to the query.
 VQ_T VQ_INLINE __m512i add_narrow(__m512i sum, __m512i levels, __m512i query) {
   const __m512i turned = _mm512_mask_sub_epi8(query, _mm512_movepi8_mask(levels), _mm512_setzero_si512(), query);
   const __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(levels), turned);
   return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+}
+VQ_T VQ_INLINE __m512i add_unsigned(__m512i sum, __m512i levels, __m512i query) {
+  return add_narrow(sum, levels, query);
 }
 #endif
 
@@ -57,7 +69,7 @@ VQ_T void dot_many_s8s8(const std::int8_t* const* rows, std::size_t stride, std:
 
 VQ_T void dot_nibbles(const Fields& f, const std::uint8_t* const* records, std::size_t code_at, std::size_t row_bytes,
                       std::size_t count, const NarrowQuery& query, std::int32_t* sums) {
-  const __m512i table = _mm512_loadu_si512(f.repeated);
+  const __m512i table = to_unsigned(_mm512_loadu_si512(f.repeated));
   const auto levels = [&](std::size_t i, std::size_t at) VQ_T {
     return _mm512_shuffle_epi8(table, nibbles(records[i] + code_at + at / 2, row_bytes - at / 2));
   };
@@ -67,12 +79,12 @@ VQ_T void dot_nibbles(const Fields& f, const std::uint8_t* const* records, std::
     for (std::size_t at = 0; at < f.dim; at += 64) {
       const __m512i x = narrow_values(query, at);
       VQ_UNROLL
-      for (int j = 0; j < 4; ++j) four[j] = add_narrow(four[j], levels(i + j, at), x);
+      for (int j = 0; j < 4; ++j) four[j] = add_unsigned(four[j], levels(i + j, at), x);
     }
   };
   const auto sum_one = [&](std::size_t i) VQ_T {
     __m512i sum = first_sum(query);
-    for (std::size_t at = 0; at < f.dim; at += 64) sum = add_narrow(sum, levels(i, at), narrow_values(query, at));
+    for (std::size_t at = 0; at < f.dim; at += 64) sum = add_unsigned(sum, levels(i, at), narrow_values(query, at));
     return sum;
   };
   by_fours(count, sum_four, sum_one, sums);
