@@ -243,6 +243,10 @@ class Walk {
 
   void score_links() {
     compute_keys();
+    if (count_) {
+      const Key best = *std::min_element(keys_.begin(), keys_.begin() + static_cast<std::ptrdiff_t>(count_));
+      graph_.links.prefetch_row(row_of(best));  // it often comes next
+    }
     take_keys(count_);
     prefetch_next_links();
   }
