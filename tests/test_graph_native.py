@@ -187,8 +187,8 @@ def test_a_hidden_row_is_left_out():
 
 
 def test_walks_of_graphs_with_many_rows_find_what_the_definition_finds():
-    """Above 2**18 rows, walks note the rows they visit in another way."""
-    case = Case(IndexSpec(3, 2, "cosine"), 2**18 + 1, queries=3, linked=1)
+    """Above 2**20 rows, walks note the rows they visit in another way."""
+    case = Case(IndexSpec(3, 2, "cosine"), 2**20 + 1, queries=3, linked=1)
     case.linked = case.n
     case.links = np.random.default_rng(1).integers(0, case.n, (case.n, 6), dtype=np.uint32)
     case.slots = 6

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <vector>
 
-#include "row_view.hpp"
+#include "isa.hpp"
 
 namespace vqindex {
 
@@ -24,6 +24,14 @@ struct RecordLayout {
   float rescale_of(const std::uint8_t* record) const { return float_at(record, rescale_at); }
   float norm_of(const std::uint8_t* record) const { return has_norm ? float_at(record, norm_at) : 1.0f; }
 };
+
+// Prefetches the cache lines of memory at any address, each once.
+VQ_INLINE void prefetch_lines(const std::uint8_t* from, std::size_t bytes) {
+  constexpr std::uintptr_t kLine = 64;
+  const std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(from);
+  for (std::uintptr_t at = begin & ~(kLine - 1); at < begin + bytes; at += kLine)
+    prefetch(reinterpret_cast<const void*>(at));
+}
 
 // Records that follow each other.
 struct RecordBlock {
@@ -79,7 +87,7 @@ struct LinkView {
   std::size_t rows, slots, width;
 
   const std::uint8_t* of(std::size_t row) const { return data + row * slots * width; }
-  VQ_INLINE void prefetch_row(std::size_t row) const { prefetch_bytes(of(row), slots * width); }
+  VQ_INLINE void prefetch_row(std::size_t row) const { prefetch_lines(of(row), slots * width); }
 
   // Calls use(row) with the links of a row, up to the first free slot. Numbers of no row are left out.
   template <typename Use>

@@ -95,7 +95,7 @@ class Finisher {
     std::int64_t sums[kAtOnce];
     for (std::size_t i = 0; i < count; ++i) {
       records[i] = request_.records.of(row_of(walk.found_key(at + i)));
-      prefetch_bytes(records[i], layout.size);
+      prefetch_lines(records[i], layout.size);
       codes[i] = records[i] + layout.code_at;
     }
     for (std::size_t i = 0; i < count && layout.sign_bytes; ++i)

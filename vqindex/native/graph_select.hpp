@@ -79,7 +79,7 @@ class LinkSelector {
       std::int32_t sums[kAtOnce];
       for (std::size_t i = 0; i < count; ++i) {
         records[i] = request_.records.of(rows[at + i]);
-        prefetch_bytes(records[i], layout.size);
+        prefetch_lines(records[i], layout.size);
       }
       kernels_.decode_dot_s8s8(request_.code.fields, records, layout.code_at, layout.code_bytes, count, query,
                                scratch_.data(), sums);
@@ -190,7 +190,7 @@ class LinkSelector {
   std::int8_t* levels_of(std::size_t j) { return levels_.data() + j * decoder_.stride; }
 
   VQ_INLINE void prefetch_row(std::uint32_t row) const {
-    prefetch_bytes(request_.records.of(row), request_.records.layout().size);
+    prefetch_lines(request_.records.of(row), request_.records.layout().size);
   }
 
   const LinkRequest& request_;

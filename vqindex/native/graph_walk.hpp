@@ -93,7 +93,7 @@ class RowSet {
   }
 
  private:
-  static constexpr std::size_t kBitRows = std::size_t{1} << 18;  // 32 KB of bits
+  static constexpr std::size_t kBitRows = std::size_t{1} << 20;  // 128 KB of bits
   static constexpr int kShift = 32 - 12;
 
   std::size_t size() const { return std::size_t{1} << (32 - shift_); }
@@ -255,11 +255,12 @@ class Walk {
     const Records& records = graph_.records;
     const std::size_t size = records.layout().size;
     for (std::size_t i = 0; i < count_; ++i) records_[i] = records.of(rows_[i]);
-    for (std::size_t i = 0; i < count_; ++i) prefetch_bytes(records_[i], size);
+    for (std::size_t i = 0; i < count_; ++i) prefetch_lines(records_[i], size);
   }
 
   // Prefetches the links of the row that comes next if no better one is found until then.
-  void prefetch_next_links() {
+  // Inlined, because GCC drops calls of functions that only prefetch (see row_view.hpp).
+  VQ_INLINE void prefetch_next_links() {
     if (query_->selection) {
       if (!open_.empty()) graph_.links.prefetch_row(row_of(open_.front()));
       return;
@@ -271,6 +272,10 @@ class Walk {
 
   void score_links() {
     compute_keys();
+    if (count_) {
+      const Key best = *std::min_element(keys_.begin(), keys_.begin() + static_cast<std::ptrdiff_t>(count_));
+      graph_.links.prefetch_row(row_of(best));  // it often comes next
+    }
     take_keys(count_);
     prefetch_next_links();
   }
