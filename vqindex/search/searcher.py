@@ -125,6 +125,8 @@ class Searcher(NamedTuple):
     def _scan(self, request: SearchRequest, filter: Any) -> TopK:
         """Scan the rows that a filter selects for each query."""
         segments = self.contents.rows.segments()
+        if filter is None and self.contents.ids.live is None:
+            return self.encoder.backend.search(request, segments)
         batches = Filter(filter, self.contents.ids, request.count).requests(request, segments)
         return TopK.of_queries([self.encoder.backend.search(batch, segments) for batch in batches])
 
