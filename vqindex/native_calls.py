@@ -25,6 +25,7 @@ __all__ = ["call_native", "chosen_isa", "cpu_count"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_ISAS = supported_isas()
 _LONGEST = 10.0  # seconds; a call that takes longer is not worth waiting for
 _running: set[object] = set()
 _ending = threading.Event()
@@ -54,7 +55,7 @@ def chosen_isa() -> str:
     BackendError
         If VQINDEX_ISA names no instruction set of this machine.
     """
-    names = supported_isas()
+    names = _ISAS
     isa = os.environ.get("VQINDEX_ISA") or names[-1]
     if isa not in names:
         raise BackendError(f"VQINDEX_ISA is {isa!r}; this machine has: {', '.join(names)}")
