@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vqindex import InvalidInputError, OffsetWarning, VQIndex, exclude
-from vqindex._native import supported_isas
+from vqindex._native import residuals, supported_isas
 from vqindex.center import Centering
 from vqindex.codes.estimator import sum64
+from vqindex.residuals import residuals_of
 from vqindex.search.rerank import exact_scores
 from vqindex.spec import IndexSpec
 
@@ -284,6 +285,27 @@ def test_the_mean_is_that_of_the_first_vectors(metric, monkeypatch):
     gpu.same(listed.center, upserted.center)
     gpu.same(listed.search(Q).scores, upserted.search(Q).scores)
     np.testing.assert_allclose(listed.center, first, rtol=2e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("isa", supported_isas())
+@pytest.mark.parametrize("is_unit", [False, True])
+@pytest.mark.parametrize("dim", [1, 31, 32, 33, 100])
+def test_compiled_residuals_equal_their_definition(isa, is_unit, dim):
+    rng = np.random.default_rng(dim)
+    rows = (
+        rng.standard_normal((60, dim), np.float32) * np.float32(10.0) ** np.arange(-40, 20, dtype=np.float32)[:, None]
+    )
+    rows[3], rows[4] = 0, np.float32(-0.0)
+    rows[5], rows[6] = 1e-45, 1.17e-38
+    for point in (rng.standard_normal(dim, np.float32), np.full(dim, 1e-40, np.float32), None):
+        want, want_zero = residuals_of(rows, point, is_unit)
+        center = np.zeros(dim, np.float32) if point is None else point
+        got, zero = residuals(rows, center, is_unit, isa)
+        assert got.tobytes() == want.tobytes()
+        assert zero.tolist() == want_zero.tolist()
+        assert zero.any() == is_unit
+    with pytest.raises(ValueError, match="expected a point"):
+        residuals(rows, np.zeros(dim + 1, np.float32), is_unit, isa)
 
 
 def test_the_mean_of_many_blocks_is_summed_in_the_frozen_order():

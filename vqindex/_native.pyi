@@ -153,3 +153,6 @@ def encode(
 def prepare(
     tables: Tables, queries: NDArray[np.float32], threads: int = 1, isa: str = ""
 ) -> tuple[NDArray[np.int16], NDArray[np.float32], NDArray[np.float32]]: ...
+def residuals(
+    rows: NDArray[np.float32], point: NDArray[np.float32], unit: bool, isa: str = ""
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]: ...

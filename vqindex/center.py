@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from .arrays import VectorSource, as_host
 from .codes.estimator import MAX_NORM, sum64
 from .errors import InvalidInputError
-from .residuals import OffsetWatch, mean_of, residuals_of
+from .residuals import OffsetWatch, compiled_residuals, mean_of
 from .spec import IndexSpec
 
 __all__ = ["Centering", "engine_spec"]
@@ -175,11 +175,11 @@ class Centering:
 
     def norms(self, found: F32, zero: NDArray[np.bool_]) -> F32:
         """Return the norms of the engine's rows or queries; `zero` marks zero vectors."""
-        return np.where(zero, self._norm_of_zero, found) if zero.any() else found
+        return np.where(zero, self._norm_of_zero, found) if np.count_nonzero(zero) else found
 
     def residuals(self, rows: F32) -> tuple[F32, NDArray[np.bool_]]:
         """Return the residuals of finite float32 rows (n, dim), and the mask of zero vectors."""
-        return residuals_of(rows, self.vector, self._unit)
+        return compiled_residuals(rows, self.vector, self._unit)
 
     @property
     def _unit(self) -> bool:

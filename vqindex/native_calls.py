@@ -25,14 +25,16 @@ __all__ = ["call_native", "chosen_isa", "cpu_count"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_ISAS = supported_isas()
 _LONGEST = 10.0  # seconds; a call that takes longer is not worth waiting for
 _running: set[object] = set()
 _ending = threading.Event()
+_main = threading.main_thread().ident
 
 
 def call_native(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function of the extension that releases the interpreter's lock."""
-    if threading.get_ident() == threading.main_thread().ident:
+    if threading.get_ident() == _main:
         return function(*args, **kwargs)
     call = object()
     try:
@@ -53,7 +55,7 @@ def chosen_isa() -> str:
     BackendError
         If VQINDEX_ISA names no instruction set of this machine.
     """
-    names = supported_isas()
+    names = _ISAS
     isa = os.environ.get("VQINDEX_ISA") or names[-1]
     if isa not in names:
         raise BackendError(f"VQINDEX_ISA is {isa!r}; this machine has: {', '.join(names)}")
@@ -74,6 +76,12 @@ def _end() -> None:
         time.sleep(0.001)
 
 
+def _after_fork() -> None:
+    global _main
+    _main = threading.main_thread().ident  # the thread that forked
+    _running.clear()  # the threads of these calls are in the parent
+
+
 atexit.register(_end)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_running.clear)  # the threads of these calls are in the parent
+    os.register_at_fork(after_in_child=_after_fork)

@@ -13,11 +13,13 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from ._native import residuals
 from .arrays import VectorSource, on_host
 from .codes.estimator import flush, sum64
 from .errors import OffsetWarning, outside_of_package
+from .native_calls import call_native, chosen_isa
 
-__all__ = ["OffsetWatch", "mean_of", "residuals_of"]
+__all__ = ["OffsetWatch", "compiled_residuals", "mean_of", "residuals_of"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -73,6 +75,14 @@ def residuals_of(rows: F32, point: F32 | None, unit: bool) -> tuple[F32, NDArray
         for at, wide, zero[at] in _float64_chunks(rows, unit):
             np.subtract(wide, wide_point, out=out[at], casting="same_kind")
     return out, zero
+
+
+def compiled_residuals(rows: F32, point: F32 | None, unit: bool) -> tuple[F32, NDArray[np.bool_]]:
+    """Return what `residuals_of` does, in compiled code."""
+    if point is None:
+        point = np.zeros(rows.shape[1], np.float32)
+    out, zero = call_native(residuals, np.ascontiguousarray(rows), point, unit, chosen_isa())
+    return out, zero.view(np.bool_)
 
 
 def mean_of(source: VectorSource, unit: bool) -> F32:

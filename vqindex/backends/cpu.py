@@ -299,8 +299,10 @@ class NativeBackend(ReferenceBackend):
 
     def _batches(self, request: SearchRequest, segments: Sequence[Segment], most: int) -> list[SearchRequest]:
         """Return the requests of the compiled calls, at most `most` queries each; one request if it has no queries."""
-        size = 1 if self._is_sparse(request, segments) else max(1, min(_QUERIES, most))
         count = request.count
+        if count < 2:
+            return [request]
+        size = 1 if self._is_sparse(request, segments) else max(1, min(_QUERIES, most))
         if count <= size:
             return [request]
         return [request.select(slice(start, start + size)) for start in range(0, count, size)]
@@ -309,7 +311,7 @@ class NativeBackend(ReferenceBackend):
     def _is_sparse(request: SearchRequest, segments: Sequence[Segment]) -> bool:
         """Whether filters select so few rows for each query that one call per query takes less time."""
         selection = request.selection
-        if request.count < 2 or selection is None or not selection.is_per_query:
+        if selection is None or not selection.is_per_query:
             return False
         rows = [segment.rows for segment in segments]
         return _GATHER * selection.pairs_selected(rows, request.count) < request.count * sum(rows)

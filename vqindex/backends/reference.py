@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -331,7 +332,7 @@ class ReferenceBackend:
         scores = np.float32(0) - scores if self.ascending else scores
         return RangeHits.of_unsorted(query, scores, rows, request.count, ascending=self.ascending)
 
-    @property
+    @cached_property
     def has_sign_bound(self) -> bool:
         """Whether searches of this code use the sign bound for a confidence below 1."""
         return self.spec.has_sign_bits and self.spec.dim <= SIGN_BOUND_DIM

@@ -7,13 +7,16 @@ threads and instruction set makes the same links and finds the same rows.
 
 Narrow levels. L_rj is the int8 level of coordinate j of row r: the codebook's level, or for levels of 16 bits
     floor((level + 128) / 256), clipped to [-127, 127]. m is 256 for these and 1 otherwise.
-Distance of rows a and b. S = sum_j L_aj L_bj, an exact int32. ip = fl(fl(S) fl(rescale_a rescale_b)) m^2, the last
-    product exact. Without norms (cosine) the distance is fl(1 - ip). With norms it is the squared Euclidean one,
-    fl(fl(fl(|a|^2) + fl(|b|^2)) - fl(2 ip)), for the metric ip too. Negative distances become 0.
+Distance of rows a and b. S_ab = sum_j L_aj L_bj, an exact int32, and v_a = float32(1 / sqrt(S_aa)), or 0 if S_aa is 0.
+    cos = fl(fl(S_ab) fl(v_a v_b)) is the cosine of the codes. (Rescaled products would do worse: those of all near rows
+    are above 1.) Without norms the distance is fl(1 - cos). With norms it is the squared Euclidean one,
+    fl(fl(fl(|a|^2) + fl(|b|^2)) - fl(2 fl(fl(|a| |b|) cos))), for the metric ip too. Negative distances become 0.
     Of two rows the nearer one, or of equal distances the lower one, comes first.
 Navigation score of a row for a query. n_j = floor((code_query_j + 129) / 258), from -127 to 127.
     T = fl(fl(sum_j L_rj n_j) rescale_r). The score is T, and for l2 fl(fl(c T) - fl(norm_r^2)) with
     c = fl(516 m code_scale). The higher one, or of equal scores the lower row, comes first.
+Link score of a row r for a row x. T = fl(fl(S_xr) rescale_r). The score is T, and with norms
+    fl(fl(c T) - fl(norm_r^2)) with c = fl(2 m^2 rescale_x). The order is that of navigation scores.
 Entries of a graph of n rows. E = floor(sqrt(n) / 8) + 1 rows, but 16 to 128, and n at most: floor(i n / E) for i = 0 to
     E - 1.
 Walk of effort e. All rows after the linked ones, the tail, are visited; they have no links. All entries are scored; the
@@ -23,7 +26,7 @@ Walk of effort e. All rows after the linked ones, the tail, are visited; they ha
     budget, when at least so many rows were scored. A hidden row is treated as if it were not there.
 Result of a search. The found rows with their exact scores (``estimator.py``), best first.
 Linking. Rows get links in batches of 512, in row order. Each row x of a batch has these candidates: the rows that a
-    walk of `LinkRule.effort` by distances from x finds in the graph before the batch, and the 32 nearest other rows of
+    walk of `LinkRule.effort` by link scores for x finds in the graph before the batch, and the 32 nearest other rows of
     the batch. Rows of the batch then choose their parents, in row order. `select` chooses each row's links among its
     candidates and its parent, which is kept. After that each row y that a row of the batch links to gets links back.
     If y has more than `slots` links with these, `select` chooses among all of them; y's parent and children are kept.
@@ -132,17 +135,35 @@ class NarrowRows(NamedTuple):
     rescale: F32
     norm: F32 | None
 
+    def sums(self, row: int, rows: I64) -> F32:
+        """Return S of one row and others, rounded to float32 (m,)."""
+        found: F32 = (self.levels[rows].astype(np.int32) @ self.levels[row].astype(np.int32)).astype(np.float32)
+        return found
+
+    def inverse_norms(self, rows: I64) -> F32:
+        """Return v of rows, float32 (m,)."""
+        wide = self.levels[rows].astype(np.float64)
+        squares = (wide * wide).sum(axis=1)
+        return np.divide(1, np.sqrt(squares), out=np.zeros_like(squares), where=squares > 0).astype(np.float32)
+
     def distances(self, row: int, rows: I64) -> F32:
         """Return the distances of one row from others, float32 (m,)."""
-        sums = (self.levels[rows].astype(np.int32) @ self.levels[row].astype(np.int32)).astype(np.float32)
-        ip = sums * (self.rescale[rows] * self.rescale[row]) * np.float32(self.multiplier**2)
+        cosines = self.sums(row, rows) * (self.inverse_norms(rows) * self.inverse_norms(np.array([row]))[0])
         if self.norm is None:
-            found = np.float32(1) - ip
+            found = np.float32(1) - cosines
         else:
-            squares = self.norm[rows] * self.norm[rows] + self.norm[row] * self.norm[row]
-            found = squares - np.float32(2) * ip
+            norm, own = self.norm[rows], self.norm[row]
+            found = (norm * norm + own * own) - np.float32(2) * (norm * own * cosines)
         positive: F32 = np.maximum(found, np.float32(0))
         return positive
+
+    def link_scores(self, row: int, rows: I64) -> F32:
+        """Return the link scores of rows for one row, float32 (m,)."""
+        scores: F32 = self.sums(row, rows) * self.rescale[rows]
+        if self.norm is not None:
+            gain = np.float32(2 * self.multiplier**2) * self.rescale[row]
+            scores = gain * scores - self.norm[rows] * self.norm[rows]
+        return scores
 
 
 def narrow_levels(levels: NDArray[np.signedinteger[Any]]) -> tuple[I8, int]:
@@ -372,7 +393,7 @@ def link_batch(rows: NarrowRows, links: U32, first: int, last: int, rule: LinkRu
         others = new[new != row]
         candidates = others[_nearest(rows, row, others)[:_SEEN]]
         if first:
-            found = walk(lambda at, row=row: -rows.distances(row, at), links[:first], rule.effort)  # type: ignore[misc]
+            found = walk(lambda at, row=row: rows.link_scores(row, at), links[:first], rule.effort)  # type: ignore[misc]
             candidates = np.concatenate([found.rows, candidates])
         candidates_of.append(candidates)
     family = _Family(links, first, rule.children)

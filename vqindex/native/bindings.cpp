@@ -20,6 +20,7 @@
 #include "graph_bindings.hpp"
 #include "id_table.hpp"
 #include "rerank.hpp"
+#include "residuals.hpp"
 #include "scanner.hpp"
 #include "trellis.hpp"
 
@@ -313,6 +314,19 @@ nb::tuple prepare(const CodecTables& tables, FloatRows queries, int threads, con
   return nb::make_tuple(code_query, code_scale, norm);
 }
 
+nb::tuple residuals(FloatRows rows, Floats point, bool unit, const std::string& isa) {
+  const std::size_t n = rows.shape(0), d = rows.shape(1);
+  if (point.shape(0) != d) throw std::invalid_argument("expected a point of the rows' dimension");
+  const std::string chosen = vqindex::checked_isa(isa);
+  auto out = make_array<float>({n, d});
+  auto zero = make_array<std::uint8_t>({n});
+  {
+    nb::gil_scoped_release unlocked;
+    vqindex::subtract_point({d, point.data(), unit}, rows.data(), n, out.data(), zero.data(), chosen);
+  }
+  return nb::make_tuple(out, zero);
+}
+
 // ---- rows and ids
 
 bool all_finite(Array<const float> values) {
@@ -449,6 +463,9 @@ NB_MODULE(_native, m) {
            nb::arg("gain"), nb::arg("start_mask"), nb::arg("grid"), "Make it a trellis code of 2^window levels.");
   m.def("encode", &encode, nb::arg("tables"), nb::arg("rows"), nb::arg("threads") = 1, nb::arg("isa") = "",
         "Encode finite float32 rows (n, dim); returns codes (n, bytes), rescale (n,) and norm (n,), None for cosine.");
+  m.def(
+      "residuals", &residuals, nb::arg("rows"), nb::arg("point"), nb::arg("unit"), nb::arg("isa") = "",
+      "Return float32 rows (n, dim), divided by their norms if `unit`, less a point, and which are zero, uint8 (n,).");
   m.def("prepare", &prepare, nb::arg("tables"), nb::arg("queries"), nb::arg("threads") = 1, nb::arg("isa") = "",
         "Prepare finite float32 queries (n, dim); returns int16 code queries (n, dim), scales (n,) and norms (n,).");
 }

@@ -69,7 +69,7 @@ std::vector<std::string> supported_isas() {
 }
 
 std::string checked_isa(const std::string& isa) {
-  const auto names = supported_isas();
+  static const auto names = supported_isas();
   if (isa.empty()) return names.back();
   std::string all;
   for (const auto& name : names) {

@@ -11,11 +11,12 @@
 #include "encode_avx512.hpp"
 #include "encode_cells.hpp"
 #include "encode_trellis.hpp"
+#include "prepare_row.hpp"
 
 namespace vqindex {
 namespace {
 
-constexpr float kQueryLimit = 32767.0f;
+constexpr std::size_t kFewQueries = 4;  // so many take less time one by one than as 16 side by side
 
 template <typename Steps>
 VQ_INLINE void encode_body(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch,
@@ -32,6 +33,11 @@ VQ_INLINE void prepare_body(const EncodeTables& tables, const float* rows, std::
   float* other = columns + d * kLanes;
   for (std::size_t row = 0; row < n; row += kLanes) {
     const std::size_t lanes = std::min<std::size_t>(kLanes, n - row);
+    if (lanes <= kFewQueries) {
+      for (; row < n; ++row)
+        prepare_row<Steps>(tables, rows + row * d, columns, code_query + row * d, code_scale + row, norm + row);
+      return;
+    }
     Norms norms;
     rotate_rows<Steps>(tables.rotation, rows + row * d, lanes, columns, other, norms);
     alignas(kAlign) std::int32_t peak[kLanes] = {};

@@ -261,6 +261,21 @@ struct Avx512Steps {
     }
   }
 
+  // A stage adds to each half of a pair the other one, or subtracts it from that.
+  VQ_STEP static void short_stages(float* values, std::size_t n) {
+    for (std::size_t begin = 0; begin < n; begin += 16) {
+      Column v = _mm512_loadu_ps(values + begin), turned = _mm512_permute_ps(v, 0xb1);
+      v = _mm512_mask_sub_ps(_mm512_add_ps(turned, v), 0xaaaa, turned, v);
+      turned = _mm512_permute_ps(v, 0x4e);
+      v = _mm512_mask_sub_ps(_mm512_add_ps(turned, v), 0xcccc, turned, v);
+      turned = _mm512_shuffle_f32x4(v, v, 0xb1);
+      v = _mm512_mask_sub_ps(_mm512_add_ps(turned, v), 0xf0f0, turned, v);
+      turned = _mm512_shuffle_f32x4(v, v, 0x4e);
+      v = _mm512_mask_sub_ps(_mm512_add_ps(turned, v), 0xff00, turned, v);
+      _mm512_storeu_ps(values + begin, v);
+    }
+  }
+
   VQ_STEP static void rotate(const Hadamard& tables, float* columns, float* other) {
     for (int round = 0; round < kRounds; ++round) {
       const float* in = round == 2 ? other : columns;

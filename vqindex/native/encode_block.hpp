@@ -28,6 +28,36 @@ VQ_INLINE void raise_peaks(const float* columns, std::size_t d, std::int32_t (&p
   }
 }
 
+// The power of two that brings a vector's peak, whose bits are given, into [2, 4); 1 for a zero vector.
+VQ_INLINE float scaling_power(std::int32_t peak) {
+  // The peak is m 2^(exponent - 127) with m in [1, 2). It is scaled to 2m. Exponent 0 means a zero vector.
+  const std::int32_t exponent = peak >> 23;
+  const std::int32_t biased = exponent > 0 ? 255 - exponent : 127;
+  return bits_float(biased << 23);
+}
+
+// The bits of the least magnitude that does not become 0.
+VQ_INLINE std::int32_t scaling_limit(std::int32_t peak) {
+  // Values that scale to less than 2^-31 become 0, and so do subnormal ones. Values of the first kind are 2^32 times
+  // smaller than the peak's power of two. So one limit covers both rules.
+  const std::int32_t exponent = peak >> 23;
+  return exponent > 33 ? (exponent - 32) << 23 : kTiny;
+}
+
+// Multiplies a value by a power of two, and returns 0 if its magnitude is below the limit.
+VQ_INLINE float scaled(float value, float power, std::int32_t limit) {
+  const std::int32_t keep = -static_cast<std::int32_t>(magnitude_bits(value) >= limit);
+  return bits_float(float_bits(value * power) & keep);
+}
+
+// Returns round(value * inverse), clipped to +-limit.
+VQ_INLINE float clipped_integer(float value, float inverse, float limit) {
+  value *= inverse;
+  value = value > -limit ? value : -limit;
+  value = value < limit ? value : limit;
+  return round_even(value);
+}
+
 // Multiplies each lane by its power of two, sets values below the lane's limit to 0, and sums the squares.
 VQ_INLINE void scale_columns(float* columns, std::size_t d, const float* power, const std::int32_t* limit,
                              LaneDoubles& norm2) {
@@ -38,8 +68,7 @@ VQ_INLINE void scale_columns(float* columns, std::size_t d, const float* power, 
     double* partial = sum.partial[j % 32];
     VQ_LANES
     for (int i = 0; i < kLanes; ++i) {
-      const std::int32_t keep = -static_cast<std::int32_t>(magnitude_bits(column[i]) >= limit[i]);
-      const float value = bits_float(float_bits(column[i] * power[i]) & keep);
+      const float value = scaled(column[i], power[i], limit[i]);
       const double wide = value;
       column[i] = value;
       partial[i] += wide * wide;
@@ -74,14 +103,9 @@ VQ_INLINE void rotate_rows(const Hadamard& rotation, const float* rows, std::siz
   alignas(kAlign) float power[kLanes];
   VQ_LANES
   for (int i = 0; i < kLanes; ++i) {
-    // The peak is m 2^(exponent - 127) with m in [1, 2). It is scaled to 2m. Exponent 0 means a zero vector.
-    const std::int32_t exponent = peak[i] >> 23;
-    const std::int32_t biased = exponent > 0 ? 255 - exponent : 127;
-    power[i] = bits_float(biased << 23);
+    power[i] = scaling_power(peak[i]);
     norms.unit[i] = 1.0 / static_cast<double>(power[i]);
-    // Values that scale to less than 2^-31 become 0, and so do subnormal ones. Values of the first kind are 2^32 times
-    // smaller than the peak's power of two. So one limit covers both rules.
-    limit[i] = exponent > 33 ? (exponent - 32) << 23 : kTiny;
+    limit[i] = scaling_limit(peak[i]);
   }
 
   Steps::scale(columns, d, power, limit, norms.norm2);
@@ -143,12 +167,7 @@ VQ_INLINE void store_integers(const Hadamard& rotation, const float* rotated, co
     for (std::size_t c = 0; c < width; ++c) {
       const float* column = rotated + rotation.source[begin + c] * kLanes;
       VQ_LANES
-      for (int i = 0; i < kLanes; ++i) {
-        float value = column[i] * inverse[i];
-        value = value > -limit ? value : -limit;
-        value = value < limit ? value : limit;
-        tile[c][i] = round_even(value);
-      }
+      for (int i = 0; i < kLanes; ++i) tile[c][i] = clipped_integer(column[i], inverse[i], limit);
     }
     load_columns(tile_rows, kLanes, turned[0]);
     for (std::size_t i = 0; i < lanes; ++i) {

@@ -122,6 +122,8 @@ struct PlainSteps {
     vqindex::rotate(tables, columns, other);
   }
 
+  VQ_INLINE static void short_stages(float* values, std::size_t n) { vqindex::short_stages(values, n); }
+
   template <int Bits>
   VQ_INLINE static void quantize(const EncodeTables& tables, const float* rotated, const float* scale,
                                  std::size_t lanes, const float* next, std::uint8_t* packed, std::uint8_t* codes,

@@ -8,6 +8,7 @@
 
 #include "lanes.hpp"
 #include "parallel_rows.hpp"
+#include "row_sum.hpp"
 
 #ifdef VQ_X86
 #include <immintrin.h>
@@ -16,7 +17,6 @@
 namespace vqindex {
 namespace {
 
-constexpr std::size_t kPartials = 32;                        // of sum64
 constexpr std::size_t kPairs = std::size_t{1} << 18;         // scored between two polls
 constexpr std::size_t kThreadValues = std::size_t{1} << 17;  // fewer coordinates than this are not worth a thread
 constexpr std::size_t kBlock = 64;                           // rows that are looked up at a time
@@ -84,17 +84,6 @@ struct RowSums {
   alignas(kAlign) double squares[kPartials] = {};   // of x, for cosine
 };
 
-template <std::size_t kHalf>
-VQ_INLINE void fold(double (&partial)[kPartials]) {
-  VQ_LANES
-  for (std::size_t p = 0; p < kHalf; ++p) partial[p] += partial[p + kHalf];
-}
-
-VQ_INLINE double total(double (&partial)[kPartials]) {
-  fold<16>(partial), fold<8>(partial), fold<4>(partial), fold<2>(partial), fold<1>(partial);
-  return partial[0];
-}
-
 template <Metric kMetric>
 VQ_INLINE void add_term(RowSums& sums, std::size_t p, float query, float value) {
   const double q = query, x = value;
@@ -159,9 +148,9 @@ VQ_INLINE void score_pairs(const Scoring& scoring, std::size_t begin, std::size_
     const float* values = lists.queries + query * d;
     double query_length = 0;
     if (kMetric == Metric::cosine) {
-      RowSums sums;
-      add_terms<Metric::ip>(sums, values, values, d);
-      query_length = std::sqrt(total(sums.products));
+      alignas(kAlign) double partial[kPartials] = {};
+      add_squares(partial, values, d);
+      query_length = std::sqrt(total(partial));
     }
     for (const std::size_t last = std::min(end, (query + 1) * lists.length); begin < last;) {
       std::size_t count = 0;

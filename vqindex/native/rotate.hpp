@@ -43,6 +43,19 @@ VQ_INLINE void cross(float& a, float& b) {
   b = difference;
 }
 
+// Runs the stages of half-width below 16 on each 16 coordinates of a single vector.
+VQ_INLINE void short_stages(float* values, std::size_t n) {
+  for (std::size_t begin = 0; begin < n; begin += 16) {
+    float* block = values + begin;
+    VQ_UNROLL
+    for (int half = 1; half < 16; half *= 2) {
+      VQ_UNROLL
+      for (int j = 0; j < 16; ++j)
+        if (!(j & half)) cross(block[j], block[j + half]);
+    }
+  }
+}
+
 // Runs log2(Radix) stages of butterflies on one lane of Radix columns, then one multiplication. It uses eight names
 // instead of an array because GCC does not vectorize a loop whose body has an array of its own. Names beyond Radix
 // compile to nothing.

@@ -59,6 +59,7 @@ class RowStore:
         self._tail = _Tail(self._allocate(0))
         self._used = 0
         self._expected_rows = 0  # of `reserve`
+        self._segments: list[Segment] | None = None  # of `segments`, until rows come
 
     def _allocate(self, rows: int) -> StoredRows:
         spec = self._spec
@@ -99,6 +100,7 @@ class RowStore:
         `whole` they are not.
         """
         assert not self._used, "foreign blocks must come first"
+        self._segments = None
         if whole:
             self._sealed += [block] if block.rows else []
             return
@@ -135,7 +137,7 @@ class RowStore:
         view = RowStore.__new__(RowStore)
         view._spec, view._put, view._records = self._spec, self._put, self._records
         view._full, view._expected_rows = self._full, 0
-        view._sealed, view._tail, view._used = sealed, tail, used
+        view._sealed, view._tail, view._used, view._segments = sealed, tail, used, None
         return view
 
     def reserve(self, rows: int) -> None:
@@ -144,7 +146,7 @@ class RowStore:
 
     def append(self, rows: Encoded) -> None:
         """Append copies of code rows."""
-        start = 0
+        start, self._segments = 0, None
         while start < rows.rows:
             if self._used == self._tail.block.rows or self._used != self._tail.claimed:
                 self._grow(max(rows.rows - start, self._expected_rows))
@@ -240,8 +242,10 @@ class RowStore:
         return self._allocate(0)
 
     def segments(self) -> list[Segment]:
-        """Return the rows as segments to scan, in order and without copying."""
-        return [Segment(stored) for stored in self.stored()]
+        """Return the rows as segments to scan, in order and without copying; the same list until rows come."""
+        if self._segments is None:
+            self._segments = [Segment(stored) for stored in self.stored()]
+        return self._segments
 
     def gather(self, rows: NDArray[np.int64]) -> Encoded:
         """Return rows, shape (m,), as code rows."""

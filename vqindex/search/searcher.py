@@ -95,7 +95,11 @@ class Searcher(NamedTuple):
             walking = None
         if walking is not None and least < shortlist:  # a walk finds no more rows than its effort
             request.k = min(shortlist, walking.effort)
-        found, scored = self._scan(request, filter) if walking is None else self._walk(request, filter, walking)
+        scored: I64 | None = None
+        if walking is None:
+            found = self._scan(request, filter)
+        else:
+            found, scored = self._walk(request, filter, walking)
         if vectors_of is None:
             scores, rows = self.encoder.centering.scores(found.scores), found.rows
         else:
@@ -104,6 +108,7 @@ class Searcher(NamedTuple):
         errors = self._stderr(prepared, rows, self.contents.rows) if return_stderr else None
         result = deliver(SearchResult, scores, self.contents.ids.ids(rows), errors)
         if explain:
+            scored = np.zeros(prepared.count, np.int64) if scored is None else scored
             result.explanation = Explanation(None if walking is None else walking.effort, scored)
         return result
 
@@ -169,7 +174,11 @@ class Searcher(NamedTuple):
         shortlist = k if oversample is None else as_shortlist(k, oversample, len(self.contents.ids))
         shortlist = shortlist if effort is None else min(shortlist, max(k, effort))
         request = SearchRequest(prepared, shortlist, None, DEFAULT_CONFIDENCE, threads, hidden=hidden)
-        found, scored = self._scan(request, None) if effort is None else self._walk(request, None, Effort(effort, 0))
+        scored = np.zeros(prepared.count, np.int64)
+        if effort is None:
+            found = self._scan(request, None)
+        else:
+            found, scored = self._walk(request, None, Effort(effort, 0))
         rows, vectors_of = found.rows, as_reader(oversample is not None, oversample, False, self.contents)
         if vectors_of is not None:
             metric = self.encoder.centering.spec.metric
@@ -191,18 +200,21 @@ class Searcher(NamedTuple):
         matrix, single = as_queries(queries if on_device is None else on_device, self.encoder.centering.spec.dim)
         return matrix, self.encoder.prepare(matrix), Delivery(single, on_device)
 
-    def _scan(self, request: SearchRequest, filter: Any) -> Walked:
+    def _scan(self, request: SearchRequest, filter: Any) -> TopK:
         """Scan the rows that a filter selects for each query."""
         segments = self.contents.rows.segments()
+        if filter is None and self.contents.ids.live is None:
+            return self.encoder.backend.search(request, segments)
         batches = Filter(filter, self.contents.ids, request.count).requests(request, segments)
-        found = TopK.of_queries([self.encoder.backend.search(batch, segments) for batch in batches])
-        return Walked(found, np.zeros(request.count, np.int64))
+        return TopK.of_queries([self.encoder.backend.search(batch, segments) for batch in batches])
 
     def _walk(self, request: SearchRequest, filter: Any, effort: Effort) -> Walked:
         """Walk the graph for each query, or scan where its filter leaves few rows."""
         graph, ids = self.contents.graph, self.contents.ids
         assert graph is not None
         walker = Walker(self.encoder.backend, self.contents.rows, graph, effort)
+        if filter is None and ids.live is None:
+            return walker.search(request, None, None)
         selected = len(ids) if filter is None else None
         batches = Filter(filter, ids, request.count).batches(len(self.contents.rows))
         return Walked.of_queries([walker.search(request.select(at), words, selected) for at, words in batches])
