@@ -144,7 +144,8 @@ class NarrowRows(NamedTuple):
         """Return v of rows, float32 (m,)."""
         wide = self.levels[rows].astype(np.float64)
         squares = (wide * wide).sum(axis=1)
-        return np.divide(1, np.sqrt(squares), out=np.zeros_like(squares), where=squares > 0).astype(np.float32)
+        found: F32 = np.divide(1, np.sqrt(squares), out=np.zeros_like(squares), where=squares > 0).astype(np.float32)
+        return found
 
     def distances(self, row: int, rows: I64) -> F32:
         """Return the distances of one row from others, float32 (m,)."""

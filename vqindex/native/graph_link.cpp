@@ -70,7 +70,7 @@ class LinkLane {
   void start(std::size_t number) {
     number_ = number;
     const std::size_t effort = std::min(request_.rule.effort, graph_.links.rows);
-    query_ = {batch_.queries[number], decoder_.distances_from(static_cast<std::uint32_t>(batch_.first + number)),
+    query_ = {batch_.queries[number], decoder_.link_scores_for(static_cast<std::uint32_t>(batch_.first + number)),
               effort, nullptr, 0};
     walk_.start(query_);
   }
@@ -133,11 +133,11 @@ struct Chooser {
 // What one thread works with.
 class LinkWorker {
  public:
-  LinkWorker(const LinkRequest& request, const Kernels& kernels, const WalkGraph& graph, const Batch& batch,
-             std::size_t lanes)
-      : request_(request), kernels_(kernels), batch_(batch), selector_(request, kernels) {
+  LinkWorker(const LinkRequest& request, const Kernels& kernels, const RowDecoder& decoder, const WalkGraph& graph,
+             const Batch& batch, std::size_t lanes)
+      : request_(request), kernels_(kernels), decoder_(decoder), batch_(batch), selector_(request, kernels, decoder) {
     for (std::size_t i = 0; i < lanes; ++i)
-      lanes_.push_back(std::make_unique<LinkLane>(request, graph, selector_.decoder(), batch));
+      lanes_.push_back(std::make_unique<LinkLane>(request, graph, decoder, batch));
   }
 
   // Finds the candidates of rows of the batch, whose numbers come from `next`.
@@ -220,25 +220,27 @@ class LinkWorker {
 
   // Merges the rows that a walk found and the nearest rows of the batch.
   void take_candidates(const LinkLane& lane, std::vector<Key>& candidates) {
-    const RecordLayout& layout = request_.records.layout();
+    const auto own = static_cast<std::uint32_t>(batch_.first + lane.number());
+    all_.clear();
+    for (std::size_t i = 0; i < lane.walk().found_count(); ++i) all_.push_back(row_of(lane.walk().found_key(i)));
+    selector_.sort_by_distance(own, all_, candidates);
     sums_.resize(kLinkBatch);
-    kernels_.dot_many_s8s8(batch_.rows.data(), selector_.decoder().stride, kLinkBatch, lane.query().narrow,
-                           sums_.data());
+    kernels_.dot_many_s8s8(batch_.rows.data(), decoder_.stride, kLinkBatch, lane.query().narrow, sums_.data());
+    const RowDistance distance = decoder_.distances_from(own);
     keys_.clear();
     for (std::size_t i = 0; i < kLinkBatch; ++i) {
       if (i == lane.number()) continue;
-      const std::uint8_t* record = request_.records.of(batch_.first + i);
-      const float score = lane.query().score(sums_[i], layout.rescale_of(record), layout.norm_of(record));
-      keys_.push_back(key_of(score, static_cast<std::uint32_t>(batch_.first + i)));
+      const auto row = static_cast<std::uint32_t>(batch_.first + i);
+      keys_.push_back(key_of(-distance(sums_[i], decoder_.inverse_norm_of(row), decoder_.norm_of(row)), row));
     }
     std::nth_element(keys_.begin(), keys_.begin() + kSeen, keys_.end());
-    candidates.assign(keys_.begin(), keys_.begin() + kSeen);
-    for (std::size_t i = 0; i < lane.walk().found_count(); ++i) candidates.push_back(lane.walk().found_key(i));
+    candidates.insert(candidates.end(), keys_.begin(), keys_.begin() + kSeen);
     std::sort(candidates.begin(), candidates.end());
   }
 
   const LinkRequest& request_;
   const Kernels& kernels_;
+  const RowDecoder& decoder_;
   const Batch& batch_;
   LinkSelector selector_;
   std::vector<std::unique_ptr<LinkLane>> lanes_;
@@ -257,11 +259,11 @@ class LinkThreads {
       : request_(request),
         poll_(poll),
         family_(request, first, live),
-        decoder_(request, kernels),
+        decoder_(request, kernels, threads),
         graph_{kernels, request.code.fields, request.records, request.links.view(0), entries_, 0} {
     for (std::size_t t = 0; t < std::max<std::size_t>(1, threads); ++t)
       workers_.push_back(
-          std::make_unique<LinkWorker>(request, kernels, graph_, batch_, lanes_for(kLinkBatch, threads)));
+          std::make_unique<LinkWorker>(request, kernels, decoder_, graph_, batch_, lanes_for(kLinkBatch, threads)));
   }
   LinkThreads(const LinkThreads&) = delete;
   LinkThreads& operator=(const LinkThreads&) = delete;

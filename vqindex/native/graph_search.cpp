@@ -39,9 +39,8 @@ class Lane {
       narrow_[i] = narrowed(request_.queries.code_query[q * dim + i]);
       total += narrow_[i];
     }
-    WalkScore score{};
-    score.kind = request_.code.distance ? WalkScore::kProductMinusNorm : WalkScore::kProduct;
-    score.gain = static_cast<float>(516 * request_.code.multiplier) * request_.queries.scale[q];
+    const WalkScore score{request_.code.distance,
+                          static_cast<float>(516 * request_.code.multiplier) * request_.queries.scale[q]};
     const std::uint64_t* selection = request_.selection;
     if (selection) selection += q * request_.selection_stride;
     // No walk finds more rows than there are.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -10,16 +11,43 @@
 #include "buffer.hpp"
 #include "graph_link.hpp"
 #include "graph_walk.hpp"
+#include "parallel_rows.hpp"
 
 namespace vqindex {
 
-// Decodes rows, to levels of padded(dim, 64) bytes.
+// The distance of one row from others, by the cosine of their codes.
+struct RowDistance {
+  bool has_norm;
+  float inverse, norm;  // of the row
+
+  VQ_INLINE float operator()(std::int32_t sum, float other_inverse, float other_norm) const {
+    const float cosine = static_cast<float>(sum) * (other_inverse * inverse);
+    const float distance =
+        has_norm ? (other_norm * other_norm + norm * norm) - 2.0f * (other_norm * norm * cosine) : 1.0f - cosine;
+    return std::max(distance, 0.0f);
+  }
+};
+
+// Decodes rows, to levels of padded(dim, 64) bytes, and knows the lengths of the decoded rows.
 class RowDecoder {
  public:
-  RowDecoder(const LinkRequest& request, const Kernels& kernels)
-      : stride(padded(request.code.fields.dim, 64)), code_(request.code), records_(request.records), kernels_(kernels) {
+  RowDecoder(const LinkRequest& request, const Kernels& kernels, std::size_t threads)
+      : stride(padded(request.code.fields.dim, 64)),
+        code_(request.code),
+        records_(request.records),
+        kernels_(kernels),
+        inverse_norms_(request.links.rows) {
     ones_.resize(stride);
     std::fill_n(ones_.begin(), code_.fields.dim, std::int8_t{1});
+    const std::size_t rows = inverse_norms_.size();
+    parallel_rows(rows, rows_per_thread(rows, threads, 64), [this](std::size_t, std::size_t first, std::size_t last) {
+      Buffer<std::int8_t> levels(stride);
+      for (std::size_t row = first; row < last; ++row) {
+        decode(static_cast<std::uint32_t>(row), levels.data());
+        const double square = static_cast<double>(kernels_.square_s8(levels.data(), stride));
+        inverse_norms_[row] = square > 0 ? static_cast<float>(1.0 / std::sqrt(square)) : 0.0f;
+      }
+    });
   }
 
   const std::size_t stride;
@@ -38,40 +66,41 @@ class RowDecoder {
     return {levels, 128 * total};
   }
 
-  // How sums of a row's levels and others' become distances, negated.
-  WalkScore distances_from(std::uint32_t row) const {
-    const RecordLayout& layout = records_.layout();
-    const std::uint8_t* record = records_.of(row);
-    const float norm = layout.norm_of(record);
-    const float multiplier = static_cast<float>(code_.multiplier);
-    return {layout.has_norm ? WalkScore::kSquaredDistance : WalkScore::kDistance, 0.0f, layout.rescale_of(record),
-            norm * norm, multiplier * multiplier};
+  float inverse_norm_of(std::uint32_t row) const { return inverse_norms_[row]; }
+  float norm_of(std::uint32_t row) const { return records_.layout().norm_of(records_.of(row)); }
+
+  RowDistance distances_from(std::uint32_t row) const {
+    return {records_.layout().has_norm, inverse_norm_of(row), norm_of(row)};
+  }
+  // How sums of a row's levels and others' become link scores.
+  WalkScore link_scores_for(std::uint32_t row) const {
+    const float square = static_cast<float>(2 * code_.multiplier * code_.multiplier);
+    return {records_.layout().has_norm, square * records_.layout().rescale_of(records_.of(row))};
   }
 
  private:
   const Code& code_;
   const Records& records_;
   const Kernels& kernels_;
+  std::vector<float> inverse_norms_;
   Buffer<std::int8_t> ones_;
 };
 
 class LinkSelector {
  public:
-  LinkSelector(const LinkRequest& request, const Kernels& kernels)
+  LinkSelector(const LinkRequest& request, const Kernels& kernels, const RowDecoder& decoder)
       : request_(request),
         kernels_(kernels),
-        decoder_(request, kernels),
+        decoder_(decoder),
         query_levels_(decoder_.stride),
         scratch_(decoder_.stride) {}
-
-  const RowDecoder& decoder() const { return decoder_; }
 
   // Makes the keys of rows by their distances from one row, and sorts them.
   void sort_by_distance(std::uint32_t row, const std::vector<std::uint32_t>& rows, std::vector<Key>& keys) {
     const RecordLayout& layout = request_.records.layout();
     decoder_.decode(row, query_levels_.data());
     const NarrowQuery query = decoder_.query_of(query_levels_.data());
-    const WalkScore score = decoder_.distances_from(row);
+    const RowDistance distance = decoder_.distances_from(row);
     keys.clear();
     for (std::size_t at = 0; at < rows.size(); at += kAtOnce) {
       const std::size_t count = std::min(kAtOnce, rows.size() - at);
@@ -84,7 +113,8 @@ class LinkSelector {
       kernels_.decode_dot_s8s8(request_.code.fields, records, layout.code_at, layout.code_bytes, count, query,
                                scratch_.data(), sums);
       for (std::size_t i = 0; i < count; ++i)
-        keys.push_back(key_of(score(sums[i], layout.rescale_of(records[i]), layout.norm_of(records[i])), rows[at + i]));
+        keys.push_back(key_of(-distance(sums[i], decoder_.inverse_norm_of(rows[at + i]), layout.norm_of(records[i])),
+                              rows[at + i]));
     }
     std::sort(keys.begin(), keys.end());
   }
@@ -136,17 +166,16 @@ class LinkSelector {
     }
     most_ = std::max(request_.rule.kept, reserved_);
     taken_levels_.resize(most_);
-    taken_rescale_.resize(most_);
+    taken_inverse_.resize(most_);
     taken_norm_.resize(most_);
   }
 
   bool has_room() const { return taken_count_ + reserved_ < most_; }
 
   void take(std::size_t j, std::uint32_t row) {
-    const std::uint8_t* record = request_.records.of(row);
     taken_levels_[taken_count_] = levels_of(j);
-    taken_rescale_[taken_count_] = request_.records.layout().rescale_of(record);
-    taken_norm_[taken_count_++] = request_.records.layout().norm_of(record);
+    taken_inverse_[taken_count_] = decoder_.inverse_norm_of(row);
+    taken_norm_[taken_count_++] = decoder_.norm_of(row);
     reserved_ -= states_[j].is_kept;
     states_[j].is_taken = true;
   }
@@ -173,14 +202,15 @@ class LinkSelector {
     State& state = states_[j];
     if (factor * state.nearest <= distance) return true;
     const NarrowQuery query{levels_of(j), state.offset};
-    const WalkScore score = decoder_.distances_from(row);
+    const RowDistance distance_to = decoder_.distances_from(row);
     for (;; state.at = start_[++state.pass]) {
       while (state.at < state.end[state.pass]) {
         const std::size_t count = std::min(kCompared, state.end[state.pass] - state.at);
         std::int32_t sums[kCompared];
         kernels_.dot_many_s8s8(taken_levels_.data() + state.at, decoder_.stride, count, query, sums);
         for (std::size_t i = 0; i < count; ++i, ++state.at)
-          state.nearest = std::min(state.nearest, -score(sums[i], taken_rescale_[state.at], taken_norm_[state.at]));
+          state.nearest =
+              std::min(state.nearest, distance_to(sums[i], taken_inverse_[state.at], taken_norm_[state.at]));
         if (factor * state.nearest <= distance) return true;
       }
       if (state.pass == pass) return false;
@@ -195,14 +225,14 @@ class LinkSelector {
 
   const LinkRequest& request_;
   const Kernels& kernels_;
-  const RowDecoder decoder_;
+  const RowDecoder& decoder_;
   Buffer<std::int8_t> query_levels_, scratch_;
   // Of the candidates of one row.
   Buffer<std::int8_t> levels_;
   std::vector<State> states_;
   // Of those taken, in this order.
   std::vector<const std::int8_t*> taken_levels_;
-  std::vector<float> taken_rescale_, taken_norm_;
+  std::vector<float> taken_inverse_, taken_norm_;
   std::size_t taken_count_ = 0, reserved_ = 0, most_ = 0;
   std::size_t start_[kPasses] = {};  // rows taken before each pass
 };

@@ -34,21 +34,14 @@ VQ_INLINE float score_of(Key key) {
 }
 
 // How the sum of a query's and a row's levels becomes the row's score; larger is better. It is the navigation score of
-// a query or, negated, the distance of two rows.
+// a query, or the link score of a row.
 struct WalkScore {
-  enum Kind { kProduct, kProductMinusNorm, kDistance, kSquaredDistance } kind;
-  float gain;     // of kProductMinusNorm
-  float rescale;  // of the row that distances are from
-  float norm2;    // of it
-  float square;   // of the multiplier of wide levels
+  bool minus_norm;  // for distances
+  float gain;       // for distances
 
-  VQ_INLINE float operator()(std::int32_t sum, float row_rescale, float row_norm) const {
-    const float whole = static_cast<float>(sum);
-    if (kind == kProduct) return whole * row_rescale;
-    if (kind == kProductMinusNorm) return gain * (whole * row_rescale) - row_norm * row_norm;
-    const float ip = whole * (row_rescale * rescale) * square;
-    const float distance = kind == kDistance ? 1.0f - ip : (row_norm * row_norm + norm2) - 2.0f * ip;
-    return -std::max(distance, 0.0f);
+  VQ_INLINE float operator()(std::int32_t sum, float rescale, float norm) const {
+    const float product = static_cast<float>(sum) * rescale;
+    return minus_norm ? gain * product - norm * norm : product;
   }
 };
 
