@@ -2,6 +2,7 @@
 
     python benchmarks/graph.py build   --data FILE.hdf5 --cache DIR [--only hnswlib ...] [--build-threads 1 2]
     python benchmarks/graph.py peers   --data FILE.hdf5 --cache DIR [--only ...] [--rounds 5] [--plot]
+    python benchmarks/graph.py builds  --data FILE.hdf5 --cache DIR [--only ...] [--build-threads 1 2]
     python benchmarks/graph.py growth  --mixture 1000000 128 --cache DIR [--sizes 100000 300000 1000000]
     python benchmarks/graph.py filters --data FILE.hdf5 --cache DIR [--shares 1 0.1 0.01]
     python benchmarks/graph.py changes --data FILE.hdf5 --cache DIR
@@ -30,8 +31,10 @@ from graph_measure import (
     SINGLES,
     Points,
     at_recall,
+    build,
     build_missing,
     build_times,
+    built_as,
     child,
     folder_of,
     loaded,
@@ -43,11 +46,13 @@ from graph_measure import (
 from peers import pin
 
 from vqindex_bench.contest import Data, machine, quartiles, versions
+from vqindex_bench.peers import UnavailableError
 from vqindex_cli.output import show_table
 
 TARGETS = (0.9, 0.95, 0.99)
 SHARES = (1.0, 0.5, 0.2, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0001)
 BASE = "hnswlib"  # ratios are to this engine, in the same round
+CLOCKS = {"wall": "microseconds", "cpu": "cpu_microseconds"}
 DEFAULT = ["ours-prod4-f16", *ENGINES]
 Line = dict[str, Any]
 
@@ -83,7 +88,7 @@ def line_of(one: Points, base: Points | None, folder: Path, data: Data) -> Line:
     for target in TARGETS:
         place = places[f"{target:g}"] = {}
         for mode in MODES:
-            for clock, name in (("wall", "microseconds"), ("used", "cpu_microseconds")):
+            for clock, name in CLOCKS.items():
                 mine = costs(one, mode, clock, target)
                 other = costs(base, mode, clock, target) if base else None
                 place[f"{mode}_{name}"] = quartiles(np.array(mine)) if mine else None
@@ -101,7 +106,7 @@ def line_of(one: Points, base: Points | None, folder: Path, data: Data) -> Line:
         for number, point in enumerate(one.points)
     ]
     times = build_times(folder, one.name)
-    build = {
+    builds = {
         str(threads): {key: value for key, value in known.items() if key.endswith("_seconds")}
         for threads, known in sorted(times.items())
     }
@@ -110,7 +115,7 @@ def line_of(one: Points, base: Points | None, folder: Path, data: Data) -> Line:
         "index": one.engine.label,
         "bytes_per_vector": one.bytes,
         "counted": one.engine.counted,
-        "build": build,
+        "build": builds,
         "instruction_sets": one.instructions,
         "at": places,
         "most_recall": max((point.recall for point in one.points), default=None),
@@ -156,21 +161,22 @@ def run_of() -> Line:
     return {"versions": versions(), "date": time.strftime("%Y-%m-%d"), **machine()}
 
 
-def show_peers(lines: Sequence[Line]) -> None:
+def show_peers(lines: Sequence[Line], clock: str = "wall") -> None:
     """Print times at each recall with ratios to the base, bytes, and builds; then where a peer is ahead of us."""
+    unit = CLOCKS[clock]
     for mode in MODES:
         cells = []
         for line in lines:
             row = [line["index"]]
             for target in TARGETS:
                 place = line["at"][f"{target:g}"]
-                known, ratio = place[f"{mode}_microseconds"], place[f"{mode}_microseconds_ratio_to_{BASE}"]
+                known, ratio = place[f"{mode}_{unit}"], place[f"{mode}_{unit}_ratio_to_{BASE}"]
                 most = line["most_recall"]
                 text = f"{known['median']:.0f} ({known['q1']:.0f}..{known['q3']:.0f})" if known else f"max {most:.3f}"
                 row += [text, f"{ratio['median']:.2f}" if ratio else "-"]
             cells.append(tuple(row))
         columns = [name for target in TARGETS for name in (f"us at {target:g}", f"{BASE} /")]
-        show_table((f"{mode}", *columns), cells)
+        show_table((f"{mode}, {clock} clock", *columns), cells)
     show_table(
         ("index", "bytes", "parts", "build cpu s", "1 thread s", "2 threads s", "scored .9/.95/.99"),
         [
@@ -186,11 +192,11 @@ def show_peers(lines: Sequence[Line]) -> None:
             for line in lines
         ],
     )
-    for text in ahead(lines):
+    for text in ahead(lines, unit):
         say(text)
 
 
-def ahead(lines: Sequence[Line]) -> list[str]:
+def ahead(lines: Sequence[Line], unit: str) -> list[str]:
     """Return a line of text for each recall and mode at which a peer is faster than the best of ours."""
     found = []
     for target in TARGETS:
@@ -198,7 +204,7 @@ def ahead(lines: Sequence[Line]) -> list[str]:
             times = [
                 (known["median"], line["index"])
                 for line in lines
-                if (known := line["at"][f"{target:g}"][f"{mode}_microseconds"])
+                if (known := line["at"][f"{target:g}"][f"{mode}_{unit}"])
             ]
             mine = [pair for pair in times if pair[1].startswith("vqindex")]
             best = min(mine, default=(float("inf"), "vqindex"))
@@ -242,6 +248,49 @@ def plot(path: Path, lines: Sequence[Line]) -> None:
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)
+
+
+# ---- builds
+
+
+def contest_builds(args: argparse.Namespace) -> list[Line]:
+    """Build all engines turn by turn, and keep nothing."""
+    data = read_data(args.cache, args.data, args.mixture, args.rows, args.queries)
+    names = list(dict.fromkeys(built_as(name) for name in args.only or DEFAULT))
+    took: dict[tuple[str, int], list[Line]] = {}
+    for number in range(args.rounds):
+        for name in list(names):
+            for threads in args.build_threads:
+                try:
+                    known = build(folder_of(args.cache, data), name, threads, Path(__file__), save=False)
+                except UnavailableError as reason:
+                    say(f"skipped {name}: {reason}")
+                    names.remove(name)
+                    break
+                took.setdefault((name, threads), []).append(known)
+        say(f"round {number + 1} of {args.rounds} done")
+    lines = []
+    for (name, threads), all_known in took.items():
+        line: Line = {"engine": name, "build_threads": threads, "rounds": len(all_known)}
+        for key in (key for key in all_known[0] if key.endswith("_seconds")):
+            mine = np.array([known[key] for known in all_known])
+            line[key] = quartiles(mine)
+            for what, other in ((BASE, took.get((BASE, threads))), ("one_thread", took.get((name, 1)))):
+                if other is not None and len(other) == len(mine) and key in other[0]:
+                    line[f"{key}_ratio_to_{what}"] = quartiles(np.array([known[key] for known in other]) / mine)
+        lines.append({**head_of(args, data), **line, **run_of()})
+    return lines
+
+
+def show_builds(lines: Sequence[Line]) -> None:
+    def cell(line: Line, name: str) -> str:
+        return f"{line[name]['median']:.4g}" if name in line else "-"
+
+    names = ("cpu_seconds", f"cpu_seconds_ratio_to_{BASE}", "wall_seconds", "wall_seconds_ratio_to_one_thread")
+    show_table(
+        ("engine", "threads", "cpu s", f"{BASE} /", "wall s", "one thread /"),
+        [(line["engine"], line["build_threads"], *(cell(line, name) for name in names)) for line in lines],
+    )
 
 
 # ---- contests of our index alone
@@ -407,6 +456,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--filter-recall", type=float, default=0.95, help="filters: the effort is that of this recall")
     parser.add_argument("--efforts", type=int, nargs="+", default=[40, 80, 160, 320], help="of changes")
     parser.add_argument("--asked", type=float, nargs="+", default=[0.9, 0.95, 0.99], help="recalls that tune asks for")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="of the table of peers")
     parser.add_argument("--plot", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
@@ -423,6 +473,7 @@ def parse() -> argparse.Namespace:
 
 CONTESTS = {
     "build": (only_build, None),
+    "builds": (contest_builds, show_builds),
     "peers": (contest_peers, show_peers),
     "growth": (contest_growth, show_growth),
     "filters": (contest_filters, show_filters),
@@ -445,7 +496,10 @@ def main() -> None:
         with (args.out / "graph.jsonl").open("a") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
     if show is not None and lines:
-        show(lines)
+        if args.contest == "peers":
+            show_peers(lines, args.clock)
+        else:
+            show(lines)
         if args.contest == "peers" and args.plot:
             plot(args.out / f"graph-{lines[0]['data']}.png", lines)
 

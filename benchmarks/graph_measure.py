@@ -25,13 +25,31 @@ from vqindex_bench.peers import UnavailableError
 from vqindex_datasets import exact_neighbors, growing_mixture
 from vqindex_datasets.recall import recall_at_k
 
-__all__ = ["Point", "Points", "at_recall", "build_missing", "child", "engine_of", "loaded", "mixture_data", "read_data"]
+__all__ = [
+    "MODES",
+    "SINGLES",
+    "Point",
+    "Points",
+    "at_recall",
+    "build",
+    "build_missing",
+    "build_times",
+    "built_as",
+    "child",
+    "folder_of",
+    "loaded",
+    "mixture_data",
+    "points_in",
+    "points_of",
+    "read_data",
+]
 
 F32 = NDArray[np.float32]
 MODES = ("batch", "single")
-SINGLES = 500
+SINGLES = 300
 _SEED = 17  # of mixtures
-_LEAST, _ENOUGH = 0.8, 0.996  # recall: points below and beyond are not timed
+_ANSWER = "graph.py built: "  # before the line by which a build answers
+_LEAST, _ENOUGH = 0.85, 0.995  # recall: points below and beyond are not timed
 _GAIN = 0.001  # of recall in two steps: with less, a sweep ends
 
 
@@ -87,7 +105,7 @@ def folder_of(cache: Path, data: Data) -> Path:
 # ---- built indexes
 
 
-def _built_as(name: str) -> str:
+def built_as(name: str) -> str:
     """Return the name of the engine whose saved index `name` uses, mostly its own."""
     return (ENGINES[name].built_as if name in ENGINES else None) or name
 
@@ -107,7 +125,7 @@ def _package() -> str:
 
 
 def child(task: Mapping[str, Any]) -> None:
-    """Build one index from the rows of a folder, save it, and write what the build took beside it."""
+    """Build one index from the rows of a folder, and print what it took; save it if the task says so."""
     folder, name, threads = Path(task["folder"]), task["engine"], task["threads"]
     rows = np.load(folder / "rows.npy")
     engine = engine_of(name, threads)
@@ -121,7 +139,7 @@ def child(task: Mapping[str, Any]) -> None:
             **parts,
         }
     except UnavailableError as reason:
-        print(json.dumps({"unavailable": str(reason)}))
+        print(_ANSWER + json.dumps({"unavailable": str(reason)}), flush=True)
         return
     known = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in known.items()}
     if task["save"]:
@@ -129,39 +147,54 @@ def child(task: Mapping[str, Any]) -> None:
         place.mkdir(exist_ok=True)
         engine.save(place)
     known |= {"package": _package(), "date": time.strftime("%Y-%m-%d"), "versions": versions(), **machine()}
-    (folder / f"{name}.{threads}.json").write_text(json.dumps(known))
+    print(_ANSWER + json.dumps(known), flush=True)
+
+
+def build(folder: Path, name: str, threads: int, script: Path, *, save: bool) -> dict[str, Any]:
+    """Build an index in a process of its own; return what it took.
+
+    Raises
+    ------
+    UnavailableError
+        If the engine is not installed, has no form for these rows, or its process fails.
+    """
+    task = {"folder": str(folder), "engine": name, "threads": threads, "save": save}
+    done = subprocess.run(
+        [sys.executable, str(script), "--child", json.dumps(task)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))},
+        check=False,
+    )
+    if done.returncode:
+        raise UnavailableError(f"its build ended with exit code {done.returncode}")
+    # Libraries print too, some when the process ends.
+    answers = [line.removeprefix(_ANSWER) for line in done.stdout.splitlines() if line.startswith(_ANSWER)]
+    answer: dict[str, Any] = json.loads(answers[0])
+    if "unavailable" in answer:
+        raise UnavailableError(answer["unavailable"])
+    return answer
 
 
 def build_missing(
     folder: Path, names: Sequence[str], threads: Sequence[int], script: Path, say: Callable[[str], None]
 ) -> list[str]:
-    """Build the indexes that the folder lacks, each in a process of its own; return the names of those that exist.
+    """Build the indexes that the folder lacks; return the names of those that exist.
 
     The first of `threads` builds the index that is kept. A build by more threads only measures the time.
     """
     there = []
     for asked in names:
-        name, available = _built_as(asked), True
-        for number, count in enumerate(threads):
-            if not available or _is_built(folder, name, count):
-                continue
-            task = {"folder": str(folder), "engine": name, "threads": count, "save": number == 0}
-            done = subprocess.run(
-                [sys.executable, str(script), "--child", json.dumps(task)],
-                stdout=subprocess.PIPE,
-                text=True,
-                env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(count))},
-                check=False,
-            )
-            answer = done.stdout.strip().splitlines()[-1:] or [""]
-            reason = f"its build ended with exit code {done.returncode}" if done.returncode else None
-            if reason is None and answer[0].startswith('{"unavailable"'):
-                reason = json.loads(answer[0])["unavailable"]
-            available = reason is None
-            known = build_times(folder, name).get(count, {})
-            took = f"{known.get('cpu_seconds', 0):.1f} s of processor time, {count} threads"
-            say(f"built {name}: {took}" if available else f"skipped {asked}: {reason}")
-        if available and _is_built(folder, name, threads[0]):
+        name = built_as(asked)
+        try:
+            for count in threads:
+                if not _is_built(folder, name, count):
+                    known = build(folder, name, count, script, save=count == threads[0])
+                    (folder / f"{name}.{count}.json").write_text(json.dumps(known))
+                    say(f"built {name}: {known['cpu_seconds']:.1f} s of processor time, {count} threads")
+        except UnavailableError as reason:
+            say(f"skipped {asked}: {reason}")
+        if _is_built(folder, name, threads[0]) and (folder / name).is_dir():
             there.append(asked)
     return there
 
@@ -174,21 +207,21 @@ def _is_built(folder: Path, name: str, threads: int) -> bool:
 
 def build_times(folder: Path, name: str) -> dict[int, dict[str, Any]]:
     """Return what is known of the builds of an engine, by number of threads."""
-    found = (json.loads(file.read_text()) for file in sorted(folder.glob(f"{_built_as(name)}.[0-9]*.json")))
+    found = (json.loads(file.read_text()) for file in sorted(folder.glob(f"{built_as(name)}.[0-9]*.json")))
     return {known["threads"]: known for known in found}
 
 
 def points_in(folder: Path, name: str, data: Data, threads: int, slowest: float) -> Points:
     """Load an engine, and return the points that are worth timing."""
     engine = loaded(folder, name, data.rows, threads)
-    size = engine.bytes_of(folder / _built_as(name), data.rows)
+    size = engine.bytes_of(folder / built_as(name), data.rows)
     return Points(name, engine, points_of(engine, data, slowest), size, engine.instruction_sets())
 
 
 def loaded(folder: Path, name: str, rows: F32, threads: int) -> Engine:
     """Return an engine with the index that the folder keeps."""
     engine = engine_of(name, threads)
-    engine.load(folder / _built_as(name), rows)
+    engine.load(folder / built_as(name), rows)
     return engine
 
 

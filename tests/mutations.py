@@ -202,9 +202,83 @@ MUTATIONS = [
     ),
     Mutation(
         "row store",
-        "at, to = rows[start:stop] - offset,",
-        "at, to = rows[start:stop],",
+        "self._copy(source, rows[start:stop] - offset, block",
+        "self._copy(source, rows[start:stop], block",
         "test_changes.py test_store.py",
+    ),
+    # ---- records
+    Mutation(
+        "row store",
+        "            same = (block.records is not None) == records\n",
+        "            same = True\n",
+        "test_records.py -k converted",
+    ),
+    Mutation(
+        "row store",
+        "            for first in range(0, at.size, step):\n",
+        "            for first in range(0, min(at.size, step), step):\n",
+        "test_records.py -k converted",
+    ),
+    Mutation(
+        "row store",
+        "row_bytes = spec.sign_bytes + RecordLayout.of(spec).size if records else spec.bytes_per_vector\n",
+        "row_bytes = spec.bytes_per_vector\n",
+        "test_records.py -k no_more_bytes",
+    ),
+    Mutation(
+        "bitplanes",
+        "                into.records[at, : spec.sign_bytes] = sign_rows\n",
+        "                pass\n",
+        "test_records.py -k put_into",
+    ),
+    Mutation(
+        "records",
+        "        size = next((size for size in _SIZES if end <= size), end)\n",
+        "        size = next((size for size in _SIZES if end < size), end)\n",
+        "test_records.py -k sums_by_hand",
+    ),
+    Mutation(
+        "cpu",
+        "np.where(found.rows < 0, -1, found.rows + part.first_row)",
+        "found.rows + part.first_row",
+        "test_scan_records.py -k both_layouts",
+    ),
+    Mutation(
+        "cpu",
+        "Selection(request.selection.words[at : at + len(some)])",
+        "Selection(request.selection.words[: len(some)])",
+        "test_scan_records.py -k both_layouts",
+    ),
+    Mutation(
+        "graph",
+        '{said}")\n        first += len(part)\n',
+        '{said}")\n',
+        "test_file_format_records.py -k by_row",
+    ),
+    Mutation("graph", "is_used & (links >= linked)", "is_used & (links > linked)", "test_file_format_records.py"),
+    Mutation(
+        "versions",
+        'blocks.map("records", verify, at_cache_line=True)',
+        'blocks.map("records", verify)',
+        "test_file_format_records.py -k unaligned",
+    ),
+    Mutation(
+        "writer",
+        "(split_stored(spec, block).codes for block in blocks)",
+        "(block.codes for block in blocks)",
+        "test_file_format_records.py -k some_are_records",
+    ),
+    Mutation(
+        "layout",
+        '    _check_json(value.get("graph"), "graph")\n',
+        "",
+        "test_file_format_records.py -k no_json",
+    ),
+    Mutation(
+        "reader",
+        "        check_links(blocks.path, parts, linked, slots)\n",
+        "        pass\n",
+        "test_file_format_records.py -k right_checksums",
     ),
     # ---- arrays that versions share
     Mutation(

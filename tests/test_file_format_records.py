@@ -196,6 +196,18 @@ def test_rows_added_to_records_are_saved_with_them(index, path, tmp_path, mmap):
     assert_same_answers(loaded, index)
 
 
+@pytest.mark.parametrize(("codec", "bits"), CODES)
+def test_rows_of_which_some_are_records_are_written_as_version_3(tmp_path, codec, bits):
+    index = built(vectors(200, DIM), "l2", codec, bits=bits)
+    index.save(tmp_path / "a.vqi")
+    (segment,) = index._contents.segments()
+    first = index._rows.first(64).converted(records=True).segments()[0]
+    second = segment._replace(stored=segment.stored.slice_rows(64, 200))
+    contents = file_format.FileContents(index._encoder.centering, (first, second), {})
+    file_format.write(tmp_path / "b.vqi", index._codec, contents)
+    assert (tmp_path / "a.vqi").read_bytes() == (tmp_path / "b.vqi").read_bytes()
+
+
 def test_a_graph_of_rows_that_are_no_records_is_not_written(index, tmp_path):
     contents = index._contents.compacted()
     file = file_format.FileContents(index._encoder.centering, contents.segments(), {}, graph=made_up_graph(300, 2))

@@ -141,7 +141,7 @@ def test_build_with_a_graph_equals_build_then_graph(files):
     run("build", base, "-o", files / "b.vqi", "--metric", "cosine")
     summary = json.loads(run("graph", files / "b.vqi", "--links", 8, "--json"))
     assert summary["linked"] == BATCH
-    assert summary["curve"]["efforts"][0] == 11
+    assert summary["curve"]["efforts"][0] == 10
     one, two = (vqindex.VQIndex.load(files / name)._contents.graph for name in ("a.vqi", "b.vqi"))
     assert np.array_equal(one.links, two.links)
     assert one.curve == two.curve

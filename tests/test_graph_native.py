@@ -17,6 +17,7 @@ from vqindex.codes.graph import (
     relink,
     walk,
 )
+from vqindex.rows.graph import pack_links, unpack_links
 from vqindex.spec import METRICS, IndexSpec
 
 CODES = [*(("turboquant-prod", bits) for bits in range(1, 9)), *(("trellis", bits) for bits in range(1, 5))]
@@ -50,7 +51,7 @@ class Case:
         self.linked = n if linked is None else linked
         self.links = some_links(make_rows("plain", self.linked, min(spec.dim, 8), seed + 2), slots, seed)
 
-    def expected(self, k, effort, *, bits=None, budget=0):
+    def expected(self, k, effort, *, bits=None, budget=0, hidden=None):
         """Return scores, rows and counts by the definition."""
         nq, ascending = self.queries.count, self.spec.metric == "l2"
         narrow = navigation_query(self.queries.code_query)
@@ -64,13 +65,14 @@ class Case:
                 return navigation_scores(self.narrow, at, narrow[q], scale, distance=ascending)
 
             selected = None if bits is None else bits[q if len(bits) > 1 else 0]
-            found = walk(score, self.links, effort, selected=selected, budget=budget)
+            out = -1 if hidden is None else int(hidden[q])
+            found = walk(score, self.links, effort, rows=self.n, selected=selected, budget=budget, hidden=out)
             own = exact[q, found.rows]
             best = np.lexsort((found.rows, own if ascending else -own))[:k]
             scores[q, : best.size], rows[q, : best.size], counts[q] = own[best], found.rows[best], found.scored
         return scores, rows, counts
 
-    def found(self, isa, k, effort, *, width=4, cuts=(), threads=1, words=None, budget=0, links=None):
+    def found(self, isa, k, effort, *, width=4, cuts=(), threads=1, words=None, budget=0, links=None, hidden=None):
         """Return what the compiled walk finds."""
         queries = self.queries
         packed = packed_links(self.links if links is None else links, width)
@@ -78,7 +80,7 @@ class Case:
         args = blocks, record_layout(self.spec), packed, self.slots, entries
         prepared = queries.code_query, queries.code_scale, queries.norm
         scanner = graph_scanner(self.compiled[isa])
-        return scanner.walk(*args, *prepared, k, effort, budget, threads, words)
+        return scanner.walk(*args, *prepared, k, effort, budget, threads, words, hidden)
 
 
 def assert_equal(got, want):
@@ -158,6 +160,32 @@ def test_a_budget_ends_walks_once_so_many_rows_are_scored():
         )
 
 
+@pytest.mark.parametrize("linked", [0, 1, 300, 499])
+@pytest.mark.parametrize("effort", [3, 400])
+def test_rows_after_the_linked_ones_are_found(linked, effort):
+    case = Case(IndexSpec(24, 4, "ip"), 500, linked=linked)
+    bits = np.random.default_rng(3).random((5, 500)) < 0.4
+    for isa in case.compiled:
+        assert_equal(case.found(isa, 400, effort), case.expected(400, effort))
+        found = case.found(isa, 400, effort, words=packed_bits(bits))
+        assert_equal(found, case.expected(400, effort, bits=bits))
+
+
+def test_a_hidden_row_is_left_out():
+    case = Case(IndexSpec(24, 4, "l2"), 500, linked=300)
+    first = case.expected(1, 50)[1][:, 0]
+    for hidden in (first, np.array([-1, 0, 299, 300, 499]), entry_rows(300)[:5]):
+        want = case.expected(20, 50, hidden=hidden)
+        assert not (want[1] == hidden[:, None])[hidden >= 0].any()
+        for isa in case.compiled:
+            for threads in (1, 3):
+                assert_equal(case.found(isa, 20, 50, hidden=hidden, threads=threads), want)
+    with pytest.raises(ValueError, match="hidden rows"):
+        case.found(isa, 20, 50, hidden=np.full(5, 500))
+    with pytest.raises(ValueError, match="hidden row for each"):
+        case.found(isa, 20, 50, hidden=np.zeros(4, np.int64))
+
+
 def test_walks_of_graphs_with_many_rows_find_what_the_definition_finds():
     """Above 2**20 rows, walks note the rows they visit in another way."""
     case = Case(IndexSpec(3, 2, "cosine"), 2**20 + 1, queries=3, linked=1)
@@ -171,14 +199,6 @@ def test_walks_of_graphs_with_many_rows_find_what_the_definition_finds():
             for width in (3, 4):
                 assert_equal(case.found(isa, 10, effort, width=width), want)
     assert want[2].max() > 2**13
-
-
-def test_rows_after_the_linked_ones_are_not_found():
-    case = Case(IndexSpec(24, 4, "ip"), 500, linked=300)
-    isa = next(reversed(case.compiled))
-    want = case.expected(400, 400)
-    assert want[1].max() < 300
-    assert_equal(case.found(isa, 400, 400), want)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 5])
@@ -262,18 +282,19 @@ class LinkCase(Case):
             link_batch(self.narrow, links, at, at + BATCH, rule)
         return links
 
-    def link(self, isa, first, last, rule, *, cuts=(), threads=1, links=None):
+    def link(self, isa, first, last, rule, *, cuts=(), threads=1, links=None, width=3):
         """Return the links that the extension makes."""
         links = np.full((self.n, rule.slots), NO_ROW, np.uint32) if links is None else links.copy()
         blocks, scanner = blocks_of(self.records, cuts), graph_scanner(self.compiled[isa])
-        scanner.link(blocks, record_layout(self.spec), links, first, last, tuple(rule), threads)
-        return links
+        packed = pack_links(links, width)
+        scanner.link(blocks, record_layout(self.spec), packed, first, last, tuple(rule), threads)
+        return unpack_links(packed, rule.slots)
 
     def relink(self, isa, links, live, rule, threads=1):
-        links, scanner = links.copy(), graph_scanner(self.compiled[isa])
+        packed, scanner = pack_links(links, 3), graph_scanner(self.compiled[isa])
         words = packed_bits(live[None])[0]
-        scanner.relink([self.records], record_layout(self.spec), links, words, tuple(rule), threads)
-        return links
+        scanner.relink([self.records], record_layout(self.spec), packed, words, tuple(rule), threads)
+        return unpack_links(packed, rule.slots)
 
 
 RULE = LinkRule(slots=10, kept=7, effort=20, children=3)
@@ -288,7 +309,8 @@ def test_links_are_those_of_the_definition(codec, bits, metric):
     want = case.linked_by_definition(0, 3 * BATCH, RULE)
     assert (want[: 3 * BATCH] != NO_ROW).sum(axis=1).min() > 0
     for isa in case.compiled:
-        np.testing.assert_array_equal(case.link(isa, 0, 3 * BATCH, RULE), want)
+        for width in (3, 4):
+            np.testing.assert_array_equal(case.link(isa, 0, 3 * BATCH, RULE, width=width), want)
 
 
 @pytest.mark.parametrize("kind", ["ties", "zeros", "mixed"])
@@ -337,7 +359,7 @@ def test_rows_with_links_to_removed_rows_get_those_of_the_definition(metric):
 def test_linking_after_links_of_any_numbers_reads_no_other_memory():
     case = LinkCase(IndexSpec(24, 4, "ip"), 2 * BATCH)
     rng = np.random.default_rng(1)
-    noise = rng.integers(0, 2**32, (case.n, RULE.slots), dtype=np.uint32)
+    noise = rng.integers(0, 2**24, (case.n, RULE.slots), dtype=np.uint32)
     noise[::2] %= 2 * case.n
     for isa in case.compiled:
         links = case.link(isa, BATCH, case.n, RULE, links=noise)
@@ -355,8 +377,9 @@ def test_linking_after_links_of_any_numbers_reads_no_other_memory():
         ({"rule": (10, 11, 1.2, 20, 3)}, "rule"),
         ({"rule": (10, 7, 0.5, 20, 3)}, "rule"),
         ({"rule": (10, 7, float("nan"), 20, 3)}, "rule"),
-        ({"rule": (9, 7, 1.2, 20, 3)}, "slots"),
-        ({"links": np.zeros((513, 10), np.uint32)}, "slots"),
+        ({"rule": (9, 7, 1.2, 20, 3)}, "links of 3 or 4 bytes"),
+        ({"links": np.zeros((513, 30), np.uint8)}, "links of 3 or 4 bytes"),
+        ({"links": np.zeros((512, 20), np.uint8)}, "links of 3 or 4 bytes"),
     ],
 )
 def test_arguments_of_linking_that_do_not_agree_are_refused(change, message):
@@ -364,7 +387,7 @@ def test_arguments_of_linking_that_do_not_agree_are_refused(change, message):
     arguments = {
         "records": [case.records],
         "layout": record_layout(case.spec),
-        "links": np.full((BATCH, 10), NO_ROW, np.uint32),
+        "links": np.full((BATCH, 30), 0xFF, np.uint8),
         "first": 0,
         "last": BATCH,
         "rule": tuple(RULE),

@@ -15,8 +15,8 @@ DIM = 8
 X = np.random.default_rng(0).standard_normal((40, DIM)).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", ["integers", "strings", "records"])
-def test_whatever_is_called_on_a_damaged_map_returns_or_says_that_the_file_is_damaged(tmp_path, kind):
+@pytest.mark.parametrize(("kind", "calls"), [("integers", 1000), ("strings", 1000), ("records", 500)])
+def test_whatever_is_called_on_a_damaged_map_returns_or_says_that_the_file_is_damaged(tmp_path, kind, calls):
     """Every block, damaged in many ways, in files and stores; in a process of its own, which a fault could crash."""
     command = [sys.executable, FUZZ, tmp_path, kind]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
@@ -25,7 +25,7 @@ def test_whatever_is_called_on_a_damaged_map_returns_or_says_that_the_file_is_da
     assert [line for line in lines if line.startswith("WRONG")] == []
     wrong, refused, returned = map(int, lines[-1].split()[1:])
     assert wrong == 0
-    assert returned > 1000
+    assert returned > calls
     assert refused > 100
 
 

@@ -297,6 +297,14 @@ def test_converting_an_empty_store_gives_an_empty_one_of_the_other_layout():
     assert store.empty_block().records.shape == (0, RecordLayout.of(spec).size)
 
 
+def test_blocks_of_records_have_no_more_bytes_than_others(monkeypatch):
+    monkeypatch.setattr("vqindex.rows.row_store.SEGMENT_BYTES", 2**17)
+    spec = IndexSpec(1, 1, "cosine")
+    store, _ = filled(spec, [20_000])
+    assert [block.nbytes > 2**16 for block in store.stored()] == [True, True, True]
+    assert max(block.nbytes for block in store.stored()) <= 2**17
+
+
 def test_bytes_of_a_store_count_each_byte_of_its_records_once():
     spec = IndexSpec(100, 4, "l2")
     store, _ = filled(spec, [1024])

@@ -60,12 +60,13 @@ class Scanner:
         budget: int,
         threads: int,
         selection: NDArray[np.uint64] | None = None,
+        hidden: NDArray[np.int64] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]: ...
     def link(
         self,
         records: Sequence[NDArray[np.uint8]],
         layout: tuple[int, int, int, int, int, int],
-        links: NDArray[np.uint32],
+        links: NDArray[np.uint8],
         first: int,
         last: int,
         rule: tuple[int, int, float, int, int],
@@ -75,7 +76,7 @@ class Scanner:
         self,
         records: Sequence[NDArray[np.uint8]],
         layout: tuple[int, int, int, int, int, int],
-        links: NDArray[np.uint32],
+        links: NDArray[np.uint8],
         live: NDArray[np.uint64],
         rule: tuple[int, int, float, int, int],
         threads: int,

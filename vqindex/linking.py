@@ -1,7 +1,8 @@
 """Linking: keeps the graph of an index in step with its rows.
 
 Rows are linked in whole batches, in row order. So the links depend on the order of the rows and not on how they were
-added. The rows after the last linked one are the tail, which searches scan. `linked` links the tail once it is long.
+added. The rows after the last linked one are the tail, which every walk scores. `linked` links a tail that is long
+enough.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .spec import IndexSpec
 
 __all__ = ["MAX_LINKS", "MIN_LINKS", "TAIL_ROWS", "as_rule", "compacted", "copied", "linked", "trimmed"]
 
-TAIL_ROWS = 8 * BATCH  # a longer tail is linked; a scan of it takes about as long as a walk
+TAIL_ROWS = 2 * BATCH  # a tail of so many rows is linked; every walk scores the tail
 _AT_ONCE = 32 * BATCH  # rows between two calls of `progress`
 
 MIN_LINKS, MAX_LINKS = 8, 128
@@ -63,15 +64,14 @@ def linked(contents: Contents, backend: Backend, least: int = TAIL_ROWS, progres
         return contents
     first = graph.linked
     last = first + (len(contents.rows) - first) // BATCH * BATCH
-    links = np.full((last, graph.rule.slots), NO_ROW, np.uint32)
-    links[:first] = graph.rows()
+    links = graph.with_room(last)
     segments = contents.rows.segments()
     for start in range(first, last, _AT_ONCE):
         stop = min(start + _AT_ONCE, last)
         backend.link(segments, links, start, stop, graph.rule)
         if progress is not None:
             progress(stop, last)
-    return contents._replace(graph=graph.of_rows(links))
+    return contents._replace(graph=graph._replace(links=links))
 
 
 def compacted(contents: Contents, backend: Backend) -> Contents:
@@ -96,8 +96,9 @@ def _repaired(short: Contents, contents: Contents, first: int, backend: Backend)
         return short
     if live is None:  # no row changed its number
         return short._replace(graph=graph)
-    links, is_live = graph.rows(), bits_of(live, graph.linked)
-    backend.relink(contents.rows.segments(), links, full(graph.linked) & live[: -(-graph.linked // WORD)], graph.rule)
+    packed, is_live = graph.links.copy(), bits_of(live, graph.linked)
+    backend.relink(contents.rows.segments(), packed, full(graph.linked) & live[: -(-graph.linked // WORD)], graph.rule)
+    links = graph._replace(links=packed).rows()
     keep = is_live | (np.arange(graph.linked) < first)
     numbers = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)  # the last one is that of NO_ROW
     new = numbers[np.where(links == NO_ROW, graph.linked, links)[keep]]

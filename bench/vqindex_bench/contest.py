@@ -42,7 +42,10 @@ F32 = NDArray[np.float32]
 SINGLE_CALLS = 200
 MODES = ("batch", "single")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
-_PACKAGES = ("vqindex", "numpy", "turbovec", "faiss-cpu", "usearch", "numkong", "scann", "hnswlib")
+_PACKAGES = (
+    *("vqindex", "numpy", "turbovec", "faiss-cpu", "usearch", "numkong", "scann", "hnswlib"),
+    *("pyglass-portable", "rabitqlib", "scalable-vs"),
+)
 
 Step = Callable[[int, "int | None"], None]
 Note = Callable[[str], None]

@@ -138,13 +138,13 @@ class CudaBackend:
         return self._host.walk(request, segments, graph)
 
     def link(
-        self, segments: Sequence[Segment], links: NDArray[np.uint32], first: int, last: int, rule: LinkRule
+        self, segments: Sequence[Segment], links: NDArray[np.uint8], first: int, last: int, rule: LinkRule
     ) -> None:
         """Link rows [first, last) to the graph of the rows before them; on the host."""
         self._host.link(segments, links, first, last, rule)
 
     def relink(
-        self, segments: Sequence[Segment], links: NDArray[np.uint32], live: NDArray[np.uint64], rule: LinkRule
+        self, segments: Sequence[Segment], links: NDArray[np.uint8], live: NDArray[np.uint64], rule: LinkRule
     ) -> None:
         """Give rows that link to removed rows other links; on the host."""
         self._host.relink(segments, links, live, rule)

@@ -43,7 +43,7 @@ _FEW_VALUES = 2**16
 _FEW_TRELLIS_VALUES = 2**12
 
 F32 = NDArray[np.float32]
-U32 = NDArray[np.uint32]
+U8 = NDArray[np.uint8]
 U64 = NDArray[np.uint64]
 
 
@@ -188,7 +188,7 @@ class NativeBackend(ReferenceBackend):
 
     def walk(self, request: SearchRequest, segments: Sequence[Segment], graph: Graph) -> Walked:
         """Return the k best rows that walks of the graph find; threads share the queries."""
-        scanner, records = self._graph_scanner, self._records(segments, graph.linked)
+        scanner, records = self._graph_scanner, self._records(segments)
         if scanner is None or records is None:
             return super().walk(request, segments, graph)
         threads, entries, found = request.threads or cpu_count(), entry_rows(graph.linked), []
@@ -207,22 +207,23 @@ class NativeBackend(ReferenceBackend):
                 entries,
                 *args,
                 threads,
-                words and words[0],
+                words,
+                batch.hidden,
             )
             found.append(Walked(TopK(scores, rows, self._signed(scores), np.zeros(len(rows), np.int64)), scored))
         return Walked.of_queries(found)
 
-    def link(self, segments: Sequence[Segment], links: U32, first: int, last: int, rule: LinkRule) -> None:
-        """Link rows [first, last) to the graph of the rows before them; `links`, (n, slots), are changed in place."""
-        scanner, records = self._graph_scanner, self._records(segments, last)
+    def link(self, segments: Sequence[Segment], links: U8, first: int, last: int, rule: LinkRule) -> None:
+        """Link rows [first, last) to the graph of the rows before them; `links`, packed, are changed in place."""
+        scanner, records = self._graph_scanner, self._records(segments)
         if scanner is None or records is None:
             super().link(segments, links, first, last, rule)
             return
         call_native(scanner.link, records, self._layout, links, first, last, rule, cpu_count())
 
-    def relink(self, segments: Sequence[Segment], links: U32, live: U64, rule: LinkRule) -> None:
-        """Give rows that link to removed rows other links; `links`, (n, slots), are changed in place."""
-        scanner, records = self._graph_scanner, self._records(segments, len(links))
+    def relink(self, segments: Sequence[Segment], links: U8, live: U64, rule: LinkRule) -> None:
+        """Give rows that link to removed rows other links; `links`, packed, are changed in place."""
+        scanner, records = self._graph_scanner, self._records(segments)
         if scanner is None or records is None:
             super().relink(segments, links, live, rule)
             return
@@ -240,16 +241,13 @@ class NativeBackend(ReferenceBackend):
         return size, sign_bytes, code_at, code_bytes, rescale_at, -1 if norm_at is None else norm_at
 
     @staticmethod
-    def _records(segments: Sequence[Segment], count: int) -> list[NDArray[np.uint8]] | None:
-        """Return the records of the first rows; None where segments have other rows."""
+    def _records(segments: Sequence[Segment]) -> list[NDArray[np.uint8]] | None:
+        """Return the records of all rows; None where some segment has other rows."""
         records = []
         for segment in segments:
-            if count <= 0:
-                break
             if segment.stored.records is None:
                 return None
             records.append(segment.stored.records)
-            count -= segment.rows
         return records
 
     def range_search(self, request: SearchRequest, segments: Sequence[Segment]) -> RangeHits:

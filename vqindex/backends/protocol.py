@@ -20,7 +20,7 @@ from ..rows.segment import Segment
 __all__ = ["Backend"]
 
 F32 = NDArray[np.float32]
-U32 = NDArray[np.uint32]
+U8 = NDArray[np.uint8]
 U64 = NDArray[np.uint64]
 
 
@@ -70,15 +70,15 @@ class Backend(Protocol):
     def walk(self, request: SearchRequest, segments: Sequence[Segment], graph: Graph) -> Walked:
         """Return the k best rows that walks of the graph find, by their exact scores (``codes/graph.py``).
 
-        The selection of the request has a single entry, for the linked rows. A walk goes through rows that are not
-        selected, and returns selected ones only.
+        The selection of the request has a single entry, for all rows. A walk goes through rows that are not selected,
+        and returns selected ones only.
         """
 
-    def link(self, segments: Sequence[Segment], links: U32, first: int, last: int, rule: LinkRule) -> None:
-        """Link rows [first, last) to the graph of the rows before them; `links`, (n, slots), are changed in place."""
+    def link(self, segments: Sequence[Segment], links: U8, first: int, last: int, rule: LinkRule) -> None:
+        """Link rows [first, last) to the graph of the rows before them; `links`, packed, are changed in place."""
 
-    def relink(self, segments: Sequence[Segment], links: U32, live: U64, rule: LinkRule) -> None:
-        """Give rows that link to removed rows other links; `links`, (n, slots), are changed in place."""
+    def relink(self, segments: Sequence[Segment], links: U8, live: U64, rule: LinkRule) -> None:
+        """Give rows that link to removed rows other links; `links`, packed, are changed in place."""
 
     def scores(self, queries: Queries, rows: Encoded) -> F32:
         """Return all scores, shape (nq, n)."""

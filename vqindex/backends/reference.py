@@ -24,7 +24,7 @@ from ..codes.sign_bound import SignBoundTerms, bounds, quantile, sign_query
 from ..codes.top_k import RangeHits, TopK, Walked, merge_top_k
 from ..codes.trellis import Trellis, trellis_values, viterbi
 from ..rows.bitmap import bits_of
-from ..rows.graph import Graph
+from ..rows.graph import Graph, pack_links, unpack_links
 from ..rows.request import SearchRequest
 from ..rows.segment import Segment
 from .reference_graph import GraphRows, walk
@@ -34,7 +34,7 @@ __all__ = ["ReferenceBackend"]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
-U32 = NDArray[np.uint32]
+U8 = NDArray[np.uint8]
 U64 = NDArray[np.uint64]
 
 _CACHE_VALUES = 2**17  # float32 values of a block to encode, which fits the second-level cache
@@ -294,23 +294,26 @@ class ReferenceBackend:
 
     def walk(self, request: SearchRequest, segments: Sequence[Segment], graph: Graph) -> Walked:
         """Return the k best rows that walks of the graph find."""
-        rows = GraphRows(self.spec, self._levels, segments, graph.linked)
+        rows = GraphRows(self.spec, self._levels, segments)
         return Walked(*walk(rows, request, graph, self._scores_of, self.ascending))
 
     def _scores_of(self, request: SearchRequest, rows: Encoded) -> F32:
         return self.scores(request.queries, rows)
 
     def link(
-        self, segments: Sequence[Segment], links: NDArray[np.uint32], first: int, last: int, rule: LinkRule
+        self, segments: Sequence[Segment], links: NDArray[np.uint8], first: int, last: int, rule: LinkRule
     ) -> None:
-        """Link rows [first, last) to the graph of the rows before them; `links`, (n, slots), are changed in place."""
-        rows = GraphRows(self.spec, self._levels, segments, last)
+        """Link rows [first, last) to the graph of the rows before them; `links`, packed, are changed in place."""
+        rows, unpacked = GraphRows(self.spec, self._levels, segments, last), unpack_links(links, rule.slots)
         for start in range(first, last, BATCH):
-            rows.link(links, start, min(start + BATCH, last), rule)
+            rows.link(unpacked, start, min(start + BATCH, last), rule)
+        links[:] = pack_links(unpacked, links.shape[1] // rule.slots)
 
-    def relink(self, segments: Sequence[Segment], links: U32, live: U64, rule: LinkRule) -> None:
-        """Give rows that link to removed rows other links; `links`, (n, slots), are changed in place."""
-        GraphRows(self.spec, self._levels, segments, len(links)).relink(links, live, rule)
+    def relink(self, segments: Sequence[Segment], links: U8, live: U64, rule: LinkRule) -> None:
+        """Give rows that link to removed rows other links; `links`, packed, are changed in place."""
+        unpacked = unpack_links(links, rule.slots)
+        GraphRows(self.spec, self._levels, segments, len(links)).relink(unpacked, live, rule)
+        links[:] = pack_links(unpacked, links.shape[1] // rule.slots)
 
     def range_search(self, request: SearchRequest, segments: Sequence[Segment]) -> RangeHits:
         """Return all rows that are better than the request's thresholds."""

@@ -41,11 +41,13 @@ class GraphRows:
         Decodes code rows to integer levels.
     segments : sequence of Segment
         The rows in order.
-    count : int
-        How many of the first rows to take.
+    count : int, optional
+        How many of the first rows to take; by default all.
     """
 
-    def __init__(self, spec: IndexSpec, levels_of: Levels, segments: Sequence[Segment], count: int) -> None:
+    def __init__(
+        self, spec: IndexSpec, levels_of: Levels, segments: Sequence[Segment], count: int | None = None
+    ) -> None:
         blocks = [join_rows(spec, segment.stored, slice(None)) for segment in segments]
         codes, rescale = (np.concatenate([block[i] for block in blocks])[:count] for i in (0, 1))
         norms = [block.norm for block in blocks if block.norm is not None]
@@ -74,7 +76,7 @@ def walk(
     Parameters
     ----------
     rows : GraphRows
-        The linked rows.
+        All rows.
     request : SearchRequest
         The request.
     graph : Graph
@@ -88,7 +90,7 @@ def walk(
     found = TopK.empty(request.count, request.k, ascending=ascending)
     scored = np.zeros(request.count, np.int64)
     words = None if request.selection is None else request.selection.words[0]
-    selected = None if words is None else np.atleast_2d(bits_of(words, len(links)))
+    selected = None if words is None else np.atleast_2d(bits_of(words, rows.encoded.rows))
     queries = navigation_query(request.queries.code_query)
     for i, query in enumerate(queries):
         one = request.select(slice(i, i + 1))
@@ -98,7 +100,16 @@ def walk(
             return navigation_scores(rows.narrow, at, query, scale, distance=ascending)
 
         mask = None if selected is None else selected[i % len(selected)]
-        hit: Found = walk_links(score, links, request.effort, selected=mask, budget=request.budget)
+        hidden = -1 if request.hidden is None else int(request.hidden[i])
+        hit: Found = walk_links(
+            score,
+            links,
+            request.effort,
+            rows=rows.encoded.rows,
+            selected=mask,
+            budget=request.budget,
+            hidden=hidden,
+        )
         scores = exact(one, rows.encoded.select(hit.rows))[0]
         order = np.lexsort((hit.rows, scores if ascending else -scores))[: request.k]
         found.scores[i, : order.size], found.rows[i, : order.size] = scores[order], hit.rows[order]

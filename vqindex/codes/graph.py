@@ -14,11 +14,13 @@ Distance of rows a and b. S = sum_j L_aj L_bj, an exact int32. ip = fl(fl(S) fl(
 Navigation score of a row for a query. n_j = floor((code_query_j + 129) / 258), from -127 to 127.
     T = fl(fl(sum_j L_rj n_j) rescale_r). The score is T, and for l2 fl(fl(c T) - fl(norm_r^2)) with
     c = fl(516 m code_scale). The higher one, or of equal scores the lower row, comes first.
-Entries of a graph of n rows. E = min(128, floor(0.7 sqrt(n)) + 1) rows, floor(i n / E) for i = 0 to E - 1.
-Walk of effort e. All entries are scored; the 4 best are visited. Then the best visited row that was not opened yet is
-    opened, again and again: all its links that were not visited are visited. The found rows are the e best visited rows
-    that the search may return. A row that does not come before the last of e found rows is not opened. The walk ends
-    when no row is left to open, or, with a budget, when at least so many rows were scored.
+Entries of a graph of n rows. E = floor(sqrt(n) / 8) + 1 rows, but 16 to 128, and n at most: floor(i n / E) for i = 0 to
+    E - 1.
+Walk of effort e. All rows after the linked ones, the tail, are visited; they have no links. All entries are scored; the
+    4 best are visited. Then the best visited row that was not opened yet is opened, again and again: all its links that
+    were not visited are visited. The found rows are the e best visited rows that the search may return. A row that does
+    not come before the last of e found rows is not opened. The walk ends when no row is left to open, or, with a
+    budget, when at least so many rows were scored. A hidden row is treated as if it were not there.
 Result of a search. The found rows with their exact scores (``estimator.py``), best first.
 Linking. Rows get links in batches of 512, in row order. Each row x of a batch has these candidates: the rows that a
     walk of `LinkRule.effort` by distances from x finds in the graph before the batch, and the 32 nearest other rows of
@@ -76,7 +78,7 @@ U32 = NDArray[np.uint32]
 BATCH = 512  # rows that are linked at a time
 STARTS = 4  # entries that a walk starts from
 NO_ROW = 2**32 - 1  # fills the slots that have no link
-_ENTRIES = 128
+_LEAST_ENTRIES, _MOST_ENTRIES = 16, 128
 _REPAIRED = 128  # candidates of a row that gets new links
 _SEEN = 32  # nearest rows of the batch among a row's candidates
 
@@ -184,7 +186,7 @@ def navigation_scores(rows: NarrowRows, at: I64, query: I8, code_scale: np.float
 @lru_cache(maxsize=64)
 def entry_rows(linked: int) -> I64:
     """Return the entries of a graph of `linked` rows, ascending; read-only."""
-    count = min(_ENTRIES, math.isqrt(49 * linked // 100) + 1, linked)
+    count = min(max(_LEAST_ENTRIES, math.isqrt(linked) // 8 + 1), _MOST_ENTRIES, linked)
     entries: I64 = np.arange(count, dtype=np.int64) * linked // max(1, count)
     entries.flags.writeable = False
     return entries
@@ -210,8 +212,10 @@ def walk(
     links: U32,
     effort: int,
     *,
+    rows: int | None = None,
     selected: NDArray[np.bool_] | None = None,
     budget: int = 0,
+    hidden: int = -1,
 ) -> Found:
     """Walk the graph.
 
@@ -223,33 +227,46 @@ def walk(
         Links of each row.
     effort : int
         Most rows to find.
-    selected : ndarray of bool, shape (n,), optional
+    rows : int, optional
+        Number of rows with the tail; by default there is none.
+    selected : ndarray of bool, shape (rows,), optional
         The rows that may be found; the walk goes through all rows.
     budget : int
         The walk opens no row once so many rows are scored; 0 for no limit.
+    hidden : int
+        A row that the walk leaves out; -1 is none.
     """
     entries = entry_rows(len(links))
+    entries = entries[entries != hidden]
+    tail = np.arange(len(links), len(links) if rows is None else rows)
+    tail = tail[tail != hidden]
     starts = sorted(zip(-score(entries), entries.tolist(), strict=True))[:STARTS]
-    visited = {row for _, row in starts}
-    scored = len(entries)
+    visited = {hidden, *(row for _, row in starts)}
+    scored = len(entries) + len(tail)
     to_open: list[tuple[float, int]] = []  # heaps of (-score, row)
     found: list[tuple[float, int]] = []  # of (score, -row), the worst first
 
-    def visit(loss: float, row: int) -> None:
-        if len(found) == effort and (loss, row) > (-found[0][0], -found[0][1]):
-            return
-        heappush(to_open, (loss, row))
-        if selected is None or selected[row]:
+    def is_worse(loss: float, row: int) -> bool:
+        return len(found) == effort and (loss, row) > (-found[0][0], -found[0][1])
+
+    def find(loss: float, row: int) -> None:
+        if not is_worse(loss, row) and (selected is None or selected[row]):
             heappush(found, (-loss, -row))
             if len(found) > effort:
                 heappop(found)
 
+    def visit(loss: float, row: int) -> None:
+        if not is_worse(loss, row):
+            heappush(to_open, (loss, row))
+        find(loss, row)
+
+    for loss, row in zip((-score(tail)).tolist(), tail.tolist(), strict=True):
+        find(loss, row)
     for loss, row in starts:
         visit(float(loss), row)
     while to_open:
         loss, row = heappop(to_open)
-        is_worse = len(found) == effort and (loss, row) > (-found[0][0], -found[0][1])
-        if is_worse or (budget and scored >= budget):
+        if is_worse(loss, row) or (budget and scored >= budget):
             break
         new = [other for other in links[row].tolist() if other != NO_ROW and other not in visited]
         visited.update(new)

@@ -58,11 +58,13 @@ std::vector<std::uint32_t> entries_of(const Entries& entries, std::size_t rows) 
   return found;
 }
 
+using Hidden = Array<const std::int64_t, nb::ndim<1>>;
 using Selection = nb::ndarray<const std::uint64_t, nb::ndim<2>, nb::device::cpu>;
 
 nb::tuple walk(const Scanner& scanner, nb::sequence blocks, const LayoutTuple& layout, ByteRows links,
                std::size_t slots, Entries entries, CodeQueries code_query, Floats code_scale, Floats norm,
-               std::size_t k, std::size_t effort, std::size_t budget, std::size_t threads, nb::object selection) {
+               std::size_t k, std::size_t effort, std::size_t budget, std::size_t threads, nb::object selection,
+               std::optional<Hidden> hidden) {
   const Records records = records_of(record_layout(scanner, layout), blocks);
   const std::size_t n = links.shape(0), nq = code_query.shape(0);
   const std::size_t width = slots ? links.shape(1) / slots : 0;
@@ -78,7 +80,8 @@ nb::tuple walk(const Scanner& scanner, nb::sequence blocks, const LayoutTuple& l
   if (!selection.is_none()) {
     const auto given = nb::cast<Selection>(selection, false);
     const std::size_t lines = given.shape(0);
-    if ((lines != 1 && lines != nq) || given.shape(1) < (n + 63) / 64 || (given.shape(1) > 1 && given.stride(1) != 1))
+    if ((lines != 1 && lines != nq) || given.shape(1) < (records.count() + 63) / 64 ||
+        (given.shape(1) > 1 && given.stride(1) != 1))
       throw std::invalid_argument("expected uint64 words (1 or nq, ceil(rows / 64)) of rows that may be found");
     words = given.data();
     stride = lines == 1 ? 0 : static_cast<std::size_t>(given.stride(0));
@@ -95,12 +98,17 @@ nb::tuple walk(const Scanner& scanner, nb::sequence blocks, const LayoutTuple& l
                              effort,
                              budget,
                              words,
-                             stride};
+                             stride,
+                             hidden ? hidden->data() : nullptr};
+  if (hidden && hidden->shape(0) != nq) throw std::invalid_argument("expected a hidden row for each query");
+  for (std::size_t i = 0; hidden && i < nq; ++i)
+    if (hidden->data()[i] >= static_cast<std::int64_t>(records.count()))
+      throw std::invalid_argument("expected hidden rows that are rows");
   interruptible([&](const Poll& poll) { return graph_search(request, scanner.kernels(), threads, poll, out); });
   return nb::make_tuple(scores, rows, scored);
 }
 
-using Links = nb::ndarray<std::uint32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Links = nb::ndarray<std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using RuleTuple = std::tuple<std::size_t, std::size_t, float, std::size_t, std::size_t>;  // LinkRule of codes/graph.py
 
 LinkRequest link_request(const Scanner& scanner, const Records& records, const Links& links, const RuleTuple& rule) {
@@ -108,16 +116,18 @@ LinkRequest link_request(const Scanner& scanner, const Records& records, const L
   if (slots < 1 || slots > 4096 || kept < 1 || kept > slots || !(alpha >= 1) || effort < 1 || children < 1)
     throw std::invalid_argument(
         "expected a rule (slots, kept, alpha, effort, children) with kept <= slots and alpha >= 1");
-  if (links.shape(1) != slots || links.shape(0) > records.count())
-    throw std::invalid_argument("expected links (rows, slots) for at most as many rows as records");
-  return {scanner.code(), records, links.data(), links.shape(0), {slots, kept, effort, children, alpha}};
+  const std::size_t rows = links.shape(0), width = links.shape(1) / slots;
+  if (width * slots != links.shape(1) || (width != 3 && width != 4) || rows > records.count())
+    throw std::invalid_argument(
+        "expected links of 3 or 4 bytes, (rows, bytes) uint8, for at most as many rows as records");
+  return {scanner.code(), records, {links.data(), rows, slots, width}, {slots, kept, effort, children, alpha}};
 }
 
 void link(const Scanner& scanner, nb::sequence blocks, const LayoutTuple& layout, Links links, std::size_t first,
           std::size_t last, const RuleTuple& rule, std::size_t threads) {
   const Records records = records_of(record_layout(scanner, layout), blocks);
   const LinkRequest request = link_request(scanner, records, links, rule);
-  if (first > last || last > request.rows || (last - first) % kLinkBatch)
+  if (first > last || last > request.links.rows || (last - first) % kLinkBatch)
     throw std::invalid_argument("expected first <= last <= rows, and whole batches of 512 rows between them");
   interruptible([&](const Poll& poll) { return link_rows(request, first, last, scanner.kernels(), threads, poll); });
 }
@@ -126,7 +136,7 @@ void relink(const Scanner& scanner, nb::sequence blocks, const LayoutTuple& layo
             Array<const std::uint64_t, nb::ndim<1>> live, const RuleTuple& rule, std::size_t threads) {
   const Records records = records_of(record_layout(scanner, layout), blocks);
   const LinkRequest request = link_request(scanner, records, links, rule);
-  if (live.size() * 64 < request.rows) throw std::invalid_argument("expected a bit for each row");
+  if (live.size() * 64 < request.links.rows) throw std::invalid_argument("expected a bit for each row");
   interruptible([&](const Poll& poll) { return relink_rows(request, live.data(), scanner.kernels(), threads, poll); });
 }
 
@@ -136,15 +146,16 @@ void bind_graph(nb::class_<Scanner>& scanner) {
   scanner.def("walk", &walk, nb::arg("records"), nb::arg("layout"), nb::arg("links").noconvert(), nb::arg("slots"),
               nb::arg("entries"), nb::arg("code_query"), nb::arg("code_scale"), nb::arg("norm"), nb::arg("k"),
               nb::arg("effort"), nb::arg("budget"), nb::arg("threads"), nb::arg("selection").none() = nb::none(),
+              nb::arg("hidden").none() = nb::none(),
               "Walk a graph over records for each query; return the k best scores and rows, (nq, k), and how many rows "
               "were scored (nq,).");
   scanner.def(
       "link", &link, nb::arg("records"), nb::arg("layout"), nb::arg("links").noconvert(), nb::arg("first"),
       nb::arg("last"), nb::arg("rule"), nb::arg("threads"),
-      "Link rows [first, last) to the rows before them, in batches of 512; `links`, (n, slots), change in place.");
+      "Link rows [first, last) to the rows before them, in batches of 512; `links`, (n, bytes), change in place.");
   scanner.def("relink", &relink, nb::arg("records"), nb::arg("layout"), nb::arg("links").noconvert(),
               nb::arg("live").noconvert(), nb::arg("rule"), nb::arg("threads"),
-              "Replace the links of live rows to removed ones; `links`, (n, slots), change in place.");
+              "Replace the links of live rows to removed ones; `links`, (n, bytes), change in place.");
 }
 
 }  // namespace vqindex::python

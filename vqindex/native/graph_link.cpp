@@ -19,17 +19,17 @@
 namespace vqindex {
 namespace {
 
+constexpr std::size_t kMinEntries = 16;
 constexpr std::size_t kSeen = 32;       // nearest rows of the batch among a row's candidates
 constexpr std::size_t kRepaired = 128;  // candidates of a row that gets new links
 constexpr std::size_t kTargets = 16;    // rows that a thread claims at a time
 
 // entry_rows of codes/graph.py
 std::vector<std::uint32_t> entry_rows(std::size_t rows) {
-  std::size_t root = static_cast<std::size_t>(std::sqrt(0.49 * static_cast<double>(rows)));
-  const std::size_t square = 49 * rows / 100;
-  while (root * root > square) --root;
-  while ((root + 1) * (root + 1) <= square) ++root;
-  const std::size_t count = std::min({kMaxEntries, root + 1, rows});
+  std::size_t root = static_cast<std::size_t>(std::sqrt(static_cast<double>(rows)));
+  while (root * root > rows) --root;
+  while ((root + 1) * (root + 1) <= rows) ++root;
+  const std::size_t count = std::min({std::max(kMinEntries, root / 8 + 1), kMaxEntries, rows});
   std::vector<std::uint32_t> entries;
   for (std::size_t i = 0; i < count; ++i) entries.push_back(static_cast<std::uint32_t>(i * rows / count));
   return entries;
@@ -90,11 +90,11 @@ class Family {
  public:
   // Takes the rows that are live, or all if `live` is null.
   Family(const LinkRequest& request, std::size_t linked, const std::uint64_t* live)
-      : parents_(request.rows, kNoRow), children_(request.rows), most_(request.rule.children) {
+      : parents_(request.links.rows, kNoRow), children_(request.links.rows), most_(request.rule.children) {
     for (std::size_t row = 0; row < linked; ++row) {
-      const std::uint32_t first = request.links[row * request.rule.slots];
+      const std::uint32_t first = request.links.first(row);
       parents_[row] = first;
-      if (row && first < request.rows && (!live || is_live(live, row))) ++children_[first];
+      if (row && first < request.links.rows && (!live || is_live(live, row))) ++children_[first];
     }
   }
 
@@ -151,7 +151,7 @@ class LinkWorker {
   // Finds the candidates of a row with links to rows that are not live. Returns false if it has none.
   bool find_repairs(std::uint32_t row, const std::uint64_t* live, const Family& family, Chooser& chooser) {
     const auto is_live = [live](std::uint32_t other) { return Family::is_live(live, other); };
-    read_links(row, own_);
+    request_.links.read(row, own_);
     if (std::all_of(own_.begin(), own_.end(), is_live)) return false;
     chooser.row = row;
     chooser.keep.clear();
@@ -162,7 +162,7 @@ class LinkWorker {
         if (family.first_link(other) == row) chooser.keep.push_back(other);
         continue;
       }
-      read_links(other, beyond_);
+      request_.links.read(other, beyond_);
       for (const std::uint32_t link : beyond_)
         if (is_live(link) && link != row) all_.push_back(link);
     }
@@ -189,45 +189,33 @@ class LinkWorker {
       selector_.sort_by_distance(chooser.row, {chooser.parent}, keys_);
       candidates.insert(std::lower_bound(candidates.begin(), candidates.end(), keys_[0]), keys_[0]);
     }
-    selector_.select(candidates, chooser.keep, chooser.parent, links_of(chooser.row));
+    selector_.select(candidates, chooser.keep, chooser.parent, chosen_);
+    request_.links.write(chooser.row, chosen_);
   }
 
   // Gives a row links back to `count` other rows, ascending: the lower halves of `pairs`.
   void link_back(std::uint32_t target, const std::uint64_t* pairs, std::size_t count, const Family& family) {
-    std::uint32_t* const links = links_of(target);
-    read_links(target, own_);
+    request_.links.read(target, own_);
     const std::size_t before = own_.size();
     for (std::size_t i = 0; i < count; ++i) {
       const auto source = static_cast<std::uint32_t>(pairs[i]);
       const auto end = own_.begin() + static_cast<std::ptrdiff_t>(before);
       if (std::find(own_.begin(), end, source) == end) own_.push_back(source);
     }
-    if (own_.size() <= request_.rule.slots) {
-      std::copy(own_.begin(), own_.end(), links);
-      return std::fill(links + own_.size(), links + request_.rule.slots, kNoRow);
-    }
+    if (own_.size() <= request_.rule.slots) return request_.links.write(target, own_);
     all_.clear();
     const std::uint32_t parent = before ? own_.front() : kNoRow;
     if (before) all_.push_back(parent);
     for (const std::uint32_t other : own_)
       if (family.first_link(other) == target) add(all_, other);
     selector_.sort_by_distance(target, own_, keys_);
-    selector_.select(keys_, all_, parent, links);
+    selector_.select(keys_, all_, parent, chosen_);
+    request_.links.write(target, chosen_);
   }
 
  private:
-  std::uint32_t* links_of(std::size_t row) { return request_.links + row * request_.rule.slots; }
-
   static void add(std::vector<std::uint32_t>& rows, std::uint32_t row) {
     if (std::find(rows.begin(), rows.end(), row) == rows.end()) rows.push_back(row);
-  }
-
-  // Reads the links of a row that is linked already. A file may have links to itself and to no row.
-  void read_links(std::uint32_t row, std::vector<std::uint32_t>& rows) {
-    const std::uint32_t* links = links_of(row);
-    rows.clear();
-    for (std::size_t i = 0; i < request_.rule.slots && links[i] != kNoRow; ++i)
-      if (links[i] < request_.rows && links[i] != row) rows.push_back(links[i]);
   }
 
   // Merges the rows that a walk found and the nearest rows of the batch.
@@ -257,7 +245,7 @@ class LinkWorker {
   // Scratch.
   std::vector<std::int32_t> sums_;
   std::vector<Key> keys_;
-  std::vector<std::uint32_t> own_, beyond_, all_;
+  std::vector<std::uint32_t> own_, beyond_, all_, chosen_;
 };
 
 // Runs the threads of a request.
@@ -270,11 +258,7 @@ class LinkThreads {
         poll_(poll),
         family_(request, first, live),
         decoder_(request, kernels),
-        graph_{kernels,
-               request.code.fields,
-               request.records,
-               {reinterpret_cast<const std::uint8_t*>(request.links), 0, request.rule.slots, 4},
-               entries_} {
+        graph_{kernels, request.code.fields, request.records, request.links.view(0), entries_, 0} {
     for (std::size_t t = 0; t < std::max<std::size_t>(1, threads); ++t)
       workers_.push_back(
           std::make_unique<LinkWorker>(request, kernels, graph_, batch_, lanes_for(kLinkBatch, threads)));
@@ -283,7 +267,7 @@ class LinkThreads {
   LinkThreads& operator=(const LinkThreads&) = delete;
 
   bool link(std::size_t first) {
-    graph_.links.rows = first;
+    graph_.links.rows = graph_.rows = first;
     entries_ = entry_rows(first);
     batch_.decode(decoder_, first);
     choosers_.resize(kLinkBatch);
@@ -298,12 +282,12 @@ class LinkThreads {
     }
     choose_links(kLinkBatch, std::numeric_limits<std::size_t>::max());
     if (stop_) return false;
-    const std::size_t slots = request_.rule.slots;
     pairs_.clear();
     for (std::size_t row = first; row < first + kLinkBatch; ++row) {
       take_first_link(row);
-      for (std::size_t i = 0; i < slots && request_.links[row * slots + i] != kNoRow; ++i)
-        pairs_.push_back(std::uint64_t{request_.links[row * slots + i]} << 32 | row);
+      request_.links.view(request_.links.rows).each(row, [&](std::uint32_t target) {
+        pairs_.push_back(std::uint64_t{target} << 32 | row);
+      });
     }
     link_back(kLinkBatch);
     return !stop_;
@@ -312,10 +296,10 @@ class LinkThreads {
   bool relink(const std::uint64_t* live) {
     pairs_.clear();
     std::uint32_t lowest = 0;
-    while (lowest < request_.rows && !Family::is_live(live, lowest)) ++lowest;
+    while (lowest < request_.links.rows && !Family::is_live(live, lowest)) ++lowest;
     choosers_.resize(kLinkBatch);
-    for (std::size_t first = 0; first < request_.rows && !stop_; first += kLinkBatch) {
-      const std::size_t count = std::min(kLinkBatch, request_.rows - first);
+    for (std::size_t first = 0; first < request_.links.rows && !stop_; first += kLinkBatch) {
+      const std::size_t count = std::min(kLinkBatch, request_.links.rows - first);
       std::vector<std::uint8_t> is_repaired(count);
       each(count, [&](LinkWorker& worker, std::size_t i) {
         const auto row = static_cast<std::uint32_t>(first + i);
@@ -335,7 +319,7 @@ class LinkThreads {
     }
     if (stop_) return false;
     // Not sooner: which links are kept depends on the parents before.
-    for (std::size_t row = 0; row < request_.rows; ++row) take_first_link(row);
+    for (std::size_t row = 0; row < request_.links.rows; ++row) take_first_link(row);
     link_back(1);
     return !stop_;
   }
@@ -346,7 +330,7 @@ class LinkThreads {
   }
 
   void take_first_link(std::size_t row) {
-    family_.set_first_link(static_cast<std::uint32_t>(row), request_.links[row * request_.rule.slots]);
+    family_.set_first_link(static_cast<std::uint32_t>(row), request_.links.first(row));
   }
 
   // Links each target of the pairs back to its sources, `most` of them at a time.
@@ -420,7 +404,7 @@ bool link_rows(const LinkRequest& request, std::size_t first, std::size_t last, 
 
 bool relink_rows(const LinkRequest& request, const std::uint64_t* live, const Kernels& kernels, std::size_t threads,
                  const Poll& poll) {
-  return LinkThreads(request, request.rows, live, kernels, threads, poll).relink(live);
+  return LinkThreads(request, request.links.rows, live, kernels, threads, poll).relink(live);
 }
 
 }  // namespace vqindex

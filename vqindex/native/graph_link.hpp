@@ -19,8 +19,7 @@ struct LinkRule {
 struct LinkRequest {
   Code code;
   const Records& records;
-  std::uint32_t* links;  // [row][slot], used slots first; kNoRow in free slots
-  std::size_t rows;      // that have links
+  LinkTable links;
   LinkRule rule;
 };
 

@@ -116,4 +116,33 @@ struct LinkView {
   }
 };
 
+// The same to be changed. Threads may change different rows at the same time.
+struct LinkTable {
+  std::uint8_t* data;
+  std::size_t rows, slots, width;
+
+  LinkView view(std::size_t first_rows) const { return {data, first_rows, slots, width}; }
+
+  // The first link of a row, of any number, or kNoRow.
+  std::uint32_t first(std::size_t row) const {
+    std::uint32_t link = 0;
+    std::memcpy(&link, data + row * slots * width, width);
+    return link == kNoRow >> (32 - 8 * width) ? kNoRow : link;
+  }
+  // Links to no row, and of a row to itself, which a file may have, are left out.
+  void read(std::uint32_t row, std::vector<std::uint32_t>& links) const {
+    links.clear();
+    view(rows).each(row, [&](std::uint32_t link) {
+      if (link != row) links.push_back(link);
+    });
+  }
+  void write(std::size_t row, const std::vector<std::uint32_t>& links) const {
+    std::uint8_t* at = data + row * slots * width;
+    for (std::size_t i = 0; i < slots; ++i, at += width) {
+      const std::uint32_t link = i < links.size() ? links[i] : kNoRow;
+      std::memcpy(at, &link, width);
+    }
+  }
+};
+
 }  // namespace vqindex

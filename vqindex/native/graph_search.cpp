@@ -45,8 +45,9 @@ class Lane {
     const std::uint64_t* selection = request_.selection;
     if (selection) selection += q * request_.selection_stride;
     // No walk finds more rows than there are.
-    const std::size_t effort = std::min(request_.effort, request_.links.rows);
+    const std::size_t effort = std::min(request_.effort, request_.records.count());
     walk_query_ = {{narrow_.data(), 128 * total}, score, effort, selection, request_.budget};
+    if (request_.hidden && request_.hidden[q] >= 0) walk_query_.hidden = static_cast<std::uint32_t>(request_.hidden[q]);
     walk_.start(walk_query_);
   }
 
@@ -122,7 +123,8 @@ class Finisher {
 bool graph_search(const GraphRequest& request, const Kernels& kernels, std::size_t threads, const Poll& poll,
                   const GraphOutput& out) {
   const std::size_t nq = request.queries.count;
-  const WalkGraph graph{kernels, request.code.fields, request.records, request.links, request.entries};
+  const WalkGraph graph{kernels,       request.code.fields, request.records,
+                        request.links, request.entries,     request.records.count()};
   std::atomic<std::size_t> next{0};  // query
   std::atomic<bool> stop{false};
   const Poll watch = [&] {

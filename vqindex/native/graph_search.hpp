@@ -8,13 +8,14 @@ namespace vqindex {
 
 struct GraphRequest {
   Code code;
-  const Records& records;
+  const Records& records;  // of all rows; those after the rows of `links` are not linked, and each walk scores them
   LinkView links;
   const std::vector<std::uint32_t>& entries;  // rows that walks start from
   QueryBatch queries;
   std::size_t k, effort, budget;
   const std::uint64_t* selection;  // as in SegmentView
   std::size_t selection_stride;
+  const std::int64_t* hidden;  // [query]: a row that its walk leaves out, or a negative number; null for none
 };
 
 struct GraphOutput {

@@ -90,9 +90,9 @@ class LinkSelector {
   }
 
   // Chooses the links of a row among candidates, whose keys have their distances from it and are sorted. Those in
-  // `keep` are chosen in any case. Writes the links, the parent first; kNoRow if there is none.
+  // `keep` are chosen in any case. Returns the links, the parent first; kNoRow if there is none.
   void select(const std::vector<Key>& candidates, const std::vector<std::uint32_t>& keep, std::uint32_t parent,
-              std::uint32_t* links) {
+              std::vector<std::uint32_t>& links) {
     begin(candidates, keep);
     const LinkRule& rule = request_.rule;
     const float factors[kPasses] = {1.0f, (1.0f + rule.alpha) / 2.0f, rule.alpha};
@@ -102,11 +102,10 @@ class LinkSelector {
       count += !states_[j].is_taken;
       states_[j].is_taken = true;
     }
-    std::size_t written = 0;
-    if (parent != kNoRow) links[written++] = parent;
-    for (std::size_t j = 0; j < candidates.size() && written < rule.slots; ++j)
-      if (states_[j].is_taken && row_of(candidates[j]) != parent) links[written++] = row_of(candidates[j]);
-    std::fill(links + written, links + rule.slots, kNoRow);
+    links.clear();
+    if (parent != kNoRow) links.push_back(parent);
+    for (std::size_t j = 0; j < candidates.size() && links.size() < rule.slots; ++j)
+      if (states_[j].is_taken && row_of(candidates[j]) != parent) links.push_back(row_of(candidates[j]));
   }
 
  private:

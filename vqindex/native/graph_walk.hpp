@@ -121,6 +121,7 @@ struct WalkGraph {
   const Records& records;
   LinkView links;
   const std::vector<std::uint32_t>& entries;
+  std::size_t rows;  // with those that are not linked yet
 };
 
 struct WalkQuery {
@@ -129,6 +130,7 @@ struct WalkQuery {
   std::size_t effort;
   const std::uint64_t* selection;  // bits of the rows that may be found; null for all
   std::size_t budget;              // the walk opens no row once so many rows are scored; 0 for no limit
+  std::uint32_t hidden = kNoRow;   // the walk leaves this row out
 };
 
 class Walk {
@@ -149,14 +151,18 @@ class Walk {
     found_.resize(query.effort + room_);
     found_count_ = next_ = count_ = 0;
     open_.clear();
-    for (const std::uint32_t row : graph_.entries) rows_[count_++] = row;
-    prefetch_records();
     scored_ = 0;
+    visited_.reserve(kStarts + 1);
+    if (query.hidden < graph_.links.rows) visited_.insert(query.hidden);
+    score_tail();
+    count_ = 0;
+    for (const std::uint32_t row : graph_.entries)
+      if (row != query.hidden) rows_[count_++] = row;
+    prefetch_records();
     compute_keys();
     const std::size_t starts = std::min(kStarts, count_);
     std::partial_sort(keys_.begin(), keys_.begin() + static_cast<std::ptrdiff_t>(starts),
                       keys_.begin() + static_cast<std::ptrdiff_t>(count_));
-    visited_.reserve(starts);
     for (std::size_t i = 0; i < starts; ++i) visited_.insert(row_of(keys_[i]));
     take_keys(starts);
     count_ = 0;
@@ -222,6 +228,29 @@ class Walk {
     return true;
   }
 
+  // Scores the rows after the linked ones. They have no links, so they count as opened.
+  void score_tail() {
+    const std::size_t end = graph_.rows;
+    for (std::size_t row = graph_.links.rows; row < end;) {
+      for (count_ = 0; count_ < room_ && row < end; ++row)
+        if (row != query_->hidden) rows_[count_++] = static_cast<std::uint32_t>(row);
+      for (std::size_t i = 0; i < count_; ++i) records_[i] = graph_.records.of(rows_[i]);
+      compute_keys();
+      const Key last = last_key();
+      std::size_t taken = 0;
+      for (std::size_t i = 0; i < count_; ++i) {
+        const std::uint32_t tail = row_of(keys_[i]);
+        keys_[taken] = keys_[i] | kOpened;
+        taken += keys_[taken] < last && may_find(tail);
+      }
+      if (taken) insert(taken);
+    }
+  }
+
+  bool may_find(std::uint32_t row) const {
+    return !query_->selection || query_->selection[row / kBlockRows] >> row % kBlockRows & 1;
+  }
+
   void prefetch_records() {
     const Records& records = graph_.records;
     const std::size_t size = records.layout().size;
@@ -276,9 +305,8 @@ class Walk {
         if (key > last) continue;
         open_.push_back(key);
         std::push_heap(open_.begin(), open_.end(), std::greater<Key>());
-        const std::uint32_t row = row_of(key);
         keys_[taken] = key;
-        taken += query_->selection[row / kBlockRows] >> row % kBlockRows & 1;
+        taken += may_find(row_of(key));
       }
     }
     if (taken) insert(taken);

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..codes.graph import NO_ROW, LinkRule
 from ..errors import FileFormatError
 
-__all__ = ["MAX_SLOTS", "Curve", "Graph", "check_links", "link_bytes"]
+__all__ = ["MAX_SLOTS", "Curve", "Graph", "check_links", "link_bytes", "pack_links", "unpack_links"]
 
 U8 = NDArray[np.uint8]
 U32 = NDArray[np.uint32]
@@ -111,11 +111,8 @@ class Graph(NamedTuple):
     @classmethod
     def pack(cls, links: U32, rule: LinkRule | None = None) -> Graph:
         """Return the graph of links (linked, slots); free places hold `NO_ROW`."""
-        linked, slots = links.shape
-        size = link_bytes(linked)
-        packed = np.ascontiguousarray(links, "<u4").view(np.uint8).reshape(linked, slots, 4)[:, :, :size]
-        whole = np.ascontiguousarray(packed).reshape(linked, slots * size)
-        return cls(whole, LinkRule.of(slots) if rule is None else rule)
+        packed = pack_links(links, link_bytes(len(links)))
+        return cls(packed, LinkRule.of(links.shape[1]) if rule is None else rule)
 
     @property
     def linked(self) -> int:
@@ -156,6 +153,26 @@ class Graph(NamedTuple):
     def of_rows(self, links: U32) -> Graph:
         """Return a graph with other links, (n, slots)."""
         return self.pack(links, self.rule)._replace(curve=self.curve)
+
+    def with_room(self, linked: int) -> U8:
+        """Return a copy of the links with more rows, whose places are free."""
+        size = link_bytes(linked)
+        links = np.empty((linked, self.slots * size), np.uint8)
+        same = size == link_bytes(self.linked)
+        links[: self.linked] = self.links if same else pack_links(self.unpack(), size)
+        links[self.linked :] = 0xFF
+        return links
+
+
+def pack_links(links: U32, size: int) -> U8:
+    """Return links (n, slots) as numbers of `size` bytes, (n, slots * size); free places hold `NO_ROW`."""
+    as_bytes = np.ascontiguousarray(links, "<u4").view(np.uint8).reshape(*links.shape, 4)[:, :, :size]
+    return np.ascontiguousarray(as_bytes).reshape(len(links), links.shape[1] * size)
+
+
+def unpack_links(packed: U8, slots: int) -> U32:
+    """Undo `pack_links`."""
+    return _unpacked(packed, slots, packed.shape[1] // slots)
 
 
 def _unpacked(packed: U8, slots: int, size: int) -> U32:

@@ -81,6 +81,8 @@ class SearchRequest:
         For a walk of the graph: how many rows it finds (``codes/graph.py``); a scan ignores it.
     budget : int
         For a walk: it ends when at least so many rows were scored; 0 for no limit.
+    hidden : ndarray of int64, shape (nq,), or None
+        For a walk: a row that each query's walk leaves out; -1 is none.
     """
 
     queries: Queries
@@ -91,6 +93,7 @@ class SearchRequest:
     selection: Selection | None = None
     effort: int = 0
     budget: int = 0
+    hidden: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if self.thresholds is not None and self.thresholds.shape != (self.queries.count,):
@@ -126,5 +129,6 @@ class SearchRequest:
             self,
             queries=self.queries.select(at),
             thresholds=None if self.thresholds is None else self.thresholds[at],
+            hidden=None if self.hidden is None else self.hidden[at],
             selection=None if self.selection is None else self.selection.select(at),
         )

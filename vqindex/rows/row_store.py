@@ -243,15 +243,6 @@ class RowStore:
         """Return the rows as segments to scan, in order and without copying."""
         return [Segment(stored) for stored in self.stored()]
 
-    def segments_from(self, first: int) -> list[Segment]:
-        """Return the rows from `first` on, a multiple of 64 in its block, as segments without copying."""
-        segments, offset = [], 0
-        for block in self.stored():
-            if offset + block.rows > first:
-                segments.append(Segment(block.slice_rows(max(0, first - offset), block.rows)))
-            offset += block.rows
-        return segments
-
     def gather(self, rows: NDArray[np.int64]) -> Encoded:
         """Return rows, shape (m,), as code rows."""
         spec = self._spec

@@ -140,7 +140,13 @@ class Searcher(NamedTuple):
 
     @_ignoring_underflow
     def rows_found(
-        self, queries: Any, k: int, threads: int | None, effort: int | None, oversample: float | None = None
+        self,
+        queries: Any,
+        k: int,
+        threads: int | None,
+        effort: int | None,
+        oversample: float | None = None,
+        hidden: I64 | None = None,
     ) -> tuple[I64, float]:
         """Return the k best rows of each query, and how many rows a walk scores on average.
 
@@ -156,11 +162,13 @@ class Searcher(NamedTuple):
             Effort of walks; None scans.
         oversample : float, optional
             Length of a shortlist to be re-ranked by the kept vectors, in multiples of k.
+        hidden : ndarray of int64, shape (nq,), optional
+            A row that each query's walk leaves out; a scan does not.
         """
         vectors, prepared, _ = self._prepare(queries)
         shortlist = k if oversample is None else as_shortlist(k, oversample, len(self.contents.ids))
         shortlist = shortlist if effort is None else min(shortlist, max(k, effort))
-        request = SearchRequest(prepared, shortlist, None, DEFAULT_CONFIDENCE, threads)
+        request = SearchRequest(prepared, shortlist, None, DEFAULT_CONFIDENCE, threads, hidden=hidden)
         found, scored = self._scan(request, None) if effort is None else self._walk(request, None, Effort(effort, 0))
         rows, vectors_of = found.rows, as_reader(oversample is not None, oversample, False, self.contents)
         if vectors_of is not None:

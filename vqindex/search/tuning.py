@@ -18,7 +18,7 @@ __all__ = ["measure"]
 
 I64 = NDArray[np.int64]
 
-_QUERIES = 400  # rows that stand for queries
+_QUERIES = 400  # rows that stand for queries; walks from them leave them out, or they would find their links at once
 _EXACT_OVERSAMPLE = 20  # of the scan whose re-ranked results count as exact
 _GROWTH = 1.5  # from one effort of a curve to the next
 _ENOUGH = 0.999  # an agreement that ends the curve
@@ -40,8 +40,9 @@ def measure(encoder: Encoder, contents: Contents, queries: Any, k: int, threads:
 
     def found(effort: int | None, oversample: float | None = None) -> tuple[I64, float]:
         """Return the k best rows of each query without its own, and how many rows a walk scores."""
-        rows, scored = searcher.rows_found(queries, k + (own is not None), threads, effort, oversample)
-        if own is not None:
+        scans_own = own is not None and effort is None
+        rows, scored = searcher.rows_found(queries, k + scans_own, threads, effort, oversample, own)
+        if own is not None and scans_own:
             is_own = rows == own[:, None]
             is_own[~is_own.any(axis=1), -1] = True  # a row that did not find itself loses its last result
             rows = rows[~is_own].reshape(len(rows), k)
@@ -50,7 +51,7 @@ def measure(encoder: Encoder, contents: Contents, queries: Any, k: int, threads:
     best = found(None)[0]
     exact = None if contents.originals is None else found(None, _EXACT_OVERSAMPLE)[0]
     points: list[_Point] = []
-    effort = k + (own is not None)
+    effort = k
     while True:
         rows, scored = found(effort)
         shares = [_mean(best, rows)]

@@ -1,4 +1,4 @@
-"""Walker: searches an index with a graph. It walks the linked rows, scans the tail, and merges the two.
+"""Walker: searches an index with a graph.
 
 A query whose filter leaves so few rows that a scan of them costs less is scanned, and so is one whose walk has scored
 more rows than such a scan would cost.
@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.protocol import Backend
-from ..codes.top_k import TopK, Walked, merge_top_k
-from ..rows.bitmap import WORD, count, full, slice_rows
+from ..codes.top_k import Walked
+from ..rows.bitmap import count
 from ..rows.graph import Graph
 from ..rows.request import SearchRequest, Selection
 from ..rows.row_store import RowStore
@@ -99,25 +99,6 @@ class Walker(NamedTuple):
         return walked
 
     def _walk(self, request: SearchRequest, words: U64 | None, segments: Sequence[Segment]) -> Walked:
-        """Walk the linked rows and scan the tail."""
-        linked = self.graph.linked
-        of_graph = None if words is None else Selection((words[..., : -(-linked // WORD)],))
-        walked = self.backend.walk(
-            replace(request, selection=of_graph, effort=self.effort.effort), segments, self.graph
-        )
-        if linked == len(self.rows):
-            return walked
-        tail = self._scan_tail(request, words)
-        ascending = self.backend.ascending
-        return walked._replace(top_k=merge_top_k([walked.top_k, tail], request.k, ascending=ascending))
-
-    def _scan_tail(self, request: SearchRequest, words: U64 | None) -> TopK:
-        """Scan the rows that are not linked."""
-        first, linked, total = self.graph.linked // WORD * WORD, self.graph.linked, len(self.rows)
-        segments = self.rows.segments_from(first)
-        if words is not None or first < linked:
-            line = full(total - first) if words is None else slice_rows(words, first, total).copy()
-            line[..., 0] &= ~np.uint64(2 ** (linked - first) - 1)
-            request = replace(request, selection=Selection.of(line, [segment.rows for segment in segments]))
-        found = self.backend.search(request, segments)
-        return found._replace(rows=np.where(found.rows < 0, -1, found.rows + first))
+        selection = None if words is None else Selection((words,))
+        request = replace(request, selection=selection, effort=self.effort.effort)
+        return self.backend.walk(request, segments, self.graph)
