@@ -190,7 +190,8 @@ def test_walks_of_graphs_with_many_rows_find_what_the_definition_finds():
     """Above 2**20 rows, walks note the rows they visit in another way."""
     case = Case(IndexSpec(3, 2, "cosine"), 2**20 + 1, queries=3, linked=1)
     case.linked = case.n
-    case.links = np.random.default_rng(1).integers(0, case.n, (case.n, 6), dtype=np.uint32)
+    first = np.random.default_rng(1).integers(0, case.n, (case.n, 1))
+    case.links = ((first + 170_000 * np.arange(6)) % case.n).astype(np.uint32)
     case.slots = 6
     for effort in (5, 3000):
         want = case.expected(10, effort)
