@@ -354,7 +354,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             "backend": encoder.backend.name,
             "numpy_steps": list(encoder.backend.numpy_steps),
             "code_bytes": spec.sign_bytes + spec.row_bytes,
-            "bytes_per_vector": engine.spec.bytes_per_vector,
+            "bytes_per_vector": contents.rows.bytes_per_row,
             "center": encoder.centering.describe(),
             "removed": contents.ids.rows_ever - len(contents.ids),
             "id_bytes": 0 if contents.ids.explicit is None else 8,
