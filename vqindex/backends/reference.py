@@ -26,6 +26,7 @@ from ..codes.trellis import Trellis, trellis_values, viterbi
 from ..rows.bitmap import bits_of
 from ..rows.request import SearchRequest
 from ..rows.segment import Segment
+from ..underflow import ignoring_underflow
 
 __all__ = ["ReferenceBackend"]
 
@@ -193,6 +194,7 @@ class ReferenceBackend:
 
     # ---- search
 
+    @ignoring_underflow
     def prepare(self, queries: F32) -> Queries:
         """Rotate and quantize finite float32 queries of shape (nq, d)."""
         x = to_scaled(queries)
@@ -245,6 +247,7 @@ class ReferenceBackend:
         error = stderr(queries.norm[:, None], variance[None, :])
         return error * np.float32(2) if self._ascending else error
 
+    @ignoring_underflow
     def search(self, request: SearchRequest, segments: Sequence[Segment]) -> TopK:
         """Return the k best rows of every query, best first."""
         request, k = request.without_removed(segments), request.k
