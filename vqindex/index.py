@@ -489,8 +489,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
     def build_graph(self, links: int = 32, *, progress: Callable[[int, int], object] | None = None) -> None:
         """Link the rows, so that searches walk from row to row and score a small share of them.
 
-        Links are made from the codes alone. Later rows join by themselves: searches scan the newest rows, a few
-        thousand at most, until there are enough to link. The links depend on the rows and their order only, not on
+        Links are made from the codes alone. Later rows join by themselves: searches score the newest rows,
+        1,535 at most, until there are enough to link. The links depend on the rows and their order only, not on
         threads, processor, or the calls by which rows were added. The last incomplete batch of 512 rows stays unlinked.
 
         Parameters
