@@ -118,7 +118,7 @@ def line_of(one: Points, base: Points | None, folder: Path, data: Data) -> Line:
         "build": builds,
         "instruction_sets": one.instructions,
         "at": places,
-        "most_recall": max((point.recall for point in one.points), default=None),
+        "most_recall": max((point.recall for point in one.points), default=0.0),
         "points": points,
     }
 
@@ -448,7 +448,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of searches")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--turn-seconds", type=float, default=0.2, help="least length of a turn")
-    parser.add_argument("--slowest", type=float, default=5000, help="microseconds a query at which a sweep ends")
+    parser.add_argument("--slowest", type=float, default=5000, help="microseconds a query that end a sweep")
     parser.add_argument("--reload", action="store_true", help="hold one index at a time, for sets that fill the memory")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 300_000, 1_000_000], help="of growth")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of rows, for filters")
