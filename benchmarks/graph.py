@@ -197,22 +197,22 @@ def show_peers(lines: Sequence[Line], clock: str = "wall") -> None:
 
 
 def ahead(lines: Sequence[Line], unit: str) -> list[str]:
-    """Return a line of text for each recall and mode at which a peer is faster than the best of ours."""
+    """Return a line of text for each recall and mode at which a peer is faster than the best of ours, with bytes."""
+
+    def told(cost: float, line: Line) -> str:
+        return f"{line['index']} {cost:.0f} us, {line['bytes_per_vector']['all']:,.0f} bytes"
+
     found = []
     for target in TARGETS:
         for mode in MODES:
-            times = [
-                (known["median"], line["index"])
-                for line in lines
-                if (known := line["at"][f"{target:g}"][f"{mode}_{unit}"])
-            ]
-            mine = [pair for pair in times if pair[1].startswith("vqindex")]
-            best = min(mine, default=(float("inf"), "vqindex"))
-            found += [
-                f"ahead at {target:g}, {mode}: {label} {cost:.0f} us, {best[1]} {best[0]:.0f} us"
-                for cost, label in sorted(times)
-                if cost < best[0]
-            ]
+            places = [(line["at"][f"{target:g}"][f"{mode}_{unit}"], line) for line in lines]
+            times = sorted(((known["median"], line) for known, line in places if known), key=lambda pair: pair[0])
+            mine = next((pair for pair in times if pair[1]["index"].startswith("vqindex")), None)
+            text = "none of ours reaches it" if mine is None else f"ours: {told(*mine)}"
+            for pair in times:
+                if pair is mine:
+                    break
+                found.append(f"ahead at {target:g}, {mode}: {told(*pair)}; {text}")
     return found
 
 
