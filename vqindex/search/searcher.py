@@ -122,13 +122,13 @@ class Searcher(NamedTuple):
         """Return the decoded vectors of ids, (m, dim); as `VQIndex.reconstruct`."""
         return self.encoder.centering.decoded(self.encoder.backend.decode(self._codes(ids)))
 
-    @_ignoring_underflow
+    @ignoring_underflow
     def decoded(self, rows: I64) -> F32:
         """Return decoded vectors of rows, (m, dim)."""
         codes = self.contents.rows.gather(rows)
         return self.encoder.centering.decoded(self.encoder.backend.decode(codes))
 
-    @_ignoring_underflow
+    @ignoring_underflow
     def rows_found(
         self,
         queries: Any,
