@@ -17,6 +17,7 @@ from vqindex.codes.bitplanes import StoredRows
 from vqindex.codes.codec import Codec
 from vqindex.rows.request import Selection
 from vqindex.rows.segment import Segment
+from vqindex.underflow import ignoring_underflow
 
 from .device import Device
 from .launchers import repack
@@ -283,6 +284,7 @@ class Mirror:
             if to is not None:
                 device.copy(to[at : at + rows], source)
 
+    @ignoring_underflow
     def _weights(self, stored: StoredRows, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Weights of the two sums (reference.py, `_weights`)."""
         codec, rescale = self._codec, np.ascontiguousarray(stored.rescale[start:stop])
