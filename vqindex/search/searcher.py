@@ -163,7 +163,7 @@ class Searcher(NamedTuple):
         if effort is None:
             found = self._scan(request, None)
         else:
-            found, scored = self._walk(request, None, Effort(effort, 0))
+            found, scored = self._walk(request, None, Effort(effort))
         rows, vectors_of = found.rows, as_reader(oversample is not None, oversample, False, self.contents)
         if vectors_of is not None:
             metric = self.encoder.centering.spec.metric
@@ -197,9 +197,10 @@ class Searcher(NamedTuple):
         """Walk the graph for each query, or scan where its filter leaves few rows."""
         graph, ids = self.contents.graph, self.contents.ids
         assert graph is not None
-        walker = Walker(self.encoder.backend, self.contents.rows, graph, effort)
         if filter is None and ids.live is None:
-            return walker.search(request, None, None)
+            request.effort = effort.effort
+            return self.encoder.backend.walk(request, self.contents.rows.segments(), graph)
+        walker = Walker(self.encoder.backend, self.contents.rows, graph, effort)
         selected = len(ids) if filter is None else None
         batches = Filter(filter, ids, request.count).batches(len(self.contents.rows))
         return Walked.of_queries([walker.search(request.select(at), words, selected) for at, words in batches])
