@@ -136,13 +136,7 @@ def evaluate(
             result: vqindex.SearchResult = loaded.search(vectors, k, **how, **exactly)
             return result
 
-        how: dict[str, Any] = {
-            "effort": effort,
-            "recall": recall,
-            "exact": scan,
-            "threads": threads,
-            "confidence": confidence,
-        }
+        how = {"threads": threads, "confidence": confidence, **walking(effort, recall, scan)}
         first = loaded.search(test, k, explain=True, **how, **exactly)
         found, walks = first.ids, first.explanation
         assert walks is not None

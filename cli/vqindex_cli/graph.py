@@ -42,9 +42,10 @@ def build_graph(index: vqindex.VQIndex, links: int) -> None:
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Results to compare.")
 @json_option
 def graph(index: Path, links: int, drop: bool, queries: Path | None, k: int, as_json: bool) -> None:
-    """Link the vectors of the index file INDEX, so that searches need not scan all of them.
+    """Link the vectors of INDEX, an index file.
 
-    Prints how much of the scan's results walks find, against their effort. `search --recall` uses this curve.
+    Searches then walk along links and need not scan all vectors. Prints how much of the scan's results walks find,
+    against their effort. `search --recall` uses this curve.
     """
     if index.is_dir():
         raise click.ClickException(f"{index} is a store; expected an index file")

@@ -18,7 +18,15 @@ from vqindex_datasets import VectorSource, is_annbench, open_vectors
 from .paths import InputPath
 from .samples import holds_others
 
-__all__ = ["confidence_option", "graph_options", "ids_options", "rerank_options", "reranking", "threads_option"]
+__all__ = [
+    "confidence_option",
+    "graph_options",
+    "ids_options",
+    "rerank_options",
+    "reranking",
+    "threads_option",
+    "walking",
+]
 
 _SAMPLED = 64  # rows of the file of --rerank-from that are compared with the index
 
@@ -55,6 +63,12 @@ def graph_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def walking(effort: int | None, recall: float | None, scan: bool) -> dict[str, Any]:
+    """Return the arguments of `VQIndex.search` for these options; those that were not given are left out."""
+    given = {"effort": effort, "recall": recall, "exact": scan or None}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def rerank_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -77,13 +77,7 @@ def search(
         dataset = "test"
     loaded = open_index(index, mmap=mmap, device=device)
     with open_vectors(queries, dataset) as source, reranking(loaded, rerank, rerank_from, oversample) as exact:
-        how: dict[str, Any] = {
-            "effort": effort,
-            "recall": recall,
-            "exact": scan,
-            "threads": threads,
-            "confidence": confidence,
-        }
+        how = {"threads": threads, "confidence": confidence, **walking(effort, recall, scan)}
         result = loaded.search(source.read(), k, **how, **exact)
     if output is not None:
         temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp.npz")
