@@ -118,7 +118,7 @@ def line_of(one: Points, base: Points | None, folder: Path, data: Data) -> Line:
         "build": builds,
         "instruction_sets": one.instructions,
         "at": places,
-        "most_recall": max((point.recall for point in one.points), default=None),
+        "most_recall": max((point.recall for point in one.points), default=0.0),
         "points": points,
     }
 
@@ -197,22 +197,22 @@ def show_peers(lines: Sequence[Line], clock: str = "wall") -> None:
 
 
 def ahead(lines: Sequence[Line], unit: str) -> list[str]:
-    """Return a line of text for each recall and mode at which a peer is faster than the best of ours."""
+    """Return a line of text for each recall and mode at which a peer is faster than the best of ours, with bytes."""
+
+    def told(cost: float, line: Line) -> str:
+        return f"{line['index']} {cost:.0f} us, {line['bytes_per_vector']['all']:,.0f} bytes"
+
     found = []
     for target in TARGETS:
         for mode in MODES:
-            times = [
-                (known["median"], line["index"])
-                for line in lines
-                if (known := line["at"][f"{target:g}"][f"{mode}_{unit}"])
-            ]
-            mine = [pair for pair in times if pair[1].startswith("vqindex")]
-            best = min(mine, default=(float("inf"), "vqindex"))
-            found += [
-                f"ahead at {target:g}, {mode}: {label} {cost:.0f} us, {best[1]} {best[0]:.0f} us"
-                for cost, label in sorted(times)
-                if cost < best[0]
-            ]
+            places = [(line["at"][f"{target:g}"][f"{mode}_{unit}"], line) for line in lines]
+            times = sorted(((known["median"], line) for known, line in places if known), key=lambda pair: pair[0])
+            mine = next((pair for pair in times if pair[1]["index"].startswith("vqindex")), None)
+            text = "none of ours reaches it" if mine is None else f"ours: {told(*mine)}"
+            for pair in times:
+                if pair is mine:
+                    break
+                found.append(f"ahead at {target:g}, {mode}: {told(*pair)}; {text}")
     return found
 
 
@@ -448,7 +448,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of searches")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--turn-seconds", type=float, default=0.2, help="least length of a turn")
-    parser.add_argument("--slowest", type=float, default=5000, help="microseconds a query at which a sweep ends")
+    parser.add_argument("--slowest", type=float, default=5000, help="microseconds a query that end a sweep")
     parser.add_argument("--reload", action="store_true", help="hold one index at a time, for sets that fill the memory")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 300_000, 1_000_000], help="of growth")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of rows, for filters")

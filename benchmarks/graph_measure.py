@@ -274,22 +274,22 @@ def points_of(engine: Engine, data: Data, slowest: float) -> list[Point]:
     """Return the points with a recall that matters, by sweeps of the knob; also the warm-up.
 
     A sweep ends at the first point with nearly all results, or where recall hardly rises, or whose queries take more
-    than `slowest` microseconds.
+    than `slowest` microseconds of processor time.
     """
     queries = engine.prepare(data.queries)
     points: list[Point] = []
     for sweep in engine.sweeps:
         last: list[float] = []
         for knob in sweep:
-            begin = time.perf_counter()
+            begin = time.process_time()
             recall = recall_at_k(np.asarray(engine.at(knob).batch(queries)).astype(np.int64), data.truth, K)
-            took = (time.perf_counter() - begin) / len(data.queries) * 1e6
+            took = (time.process_time() - begin) / len(data.queries) * 1e6
             if recall >= _LEAST:
                 scored = engine.scored(data.queries, knob)
                 points.append(Point(knob, recall, scored))
             last = [*last[-2:], recall]
             is_flat = len(last) == 3 and last[0] >= _LEAST and max(last) - last[0] < _GAIN
-            if recall >= _ENOUGH or took > slowest or is_flat:
+            if recall >= _ENOUGH or is_flat or (took > slowest and recall >= _LEAST):
                 break
     return points
 

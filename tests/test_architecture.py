@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Lowest first. A module may import others of its layer and of lower ones; "codes/*" is the folder and all in it.
 LAYERS = (
-    ("errors", "version", "changes", "_native", "native_calls"),
+    ("errors", "version", "changes", "_native", "native_calls", "underflow"),
     ("arrays", "spec", "arguments", "codes/*"),
     ("rows/*", "center", "residuals", "result"),
     ("backends/*",),

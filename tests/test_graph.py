@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import vqindex
+from vqindex._native import supported_isas
 from vqindex.codes.graph import BATCH, NO_ROW, entry_rows
 from vqindex.linking import TAIL_ROWS
 
@@ -241,3 +242,145 @@ def test_dropping_the_graph_scans_again():
     found = index.search(queries)
     assert np.array_equal(found.ids, expected.ids)
     assert np.array_equal(found.scores, expected.scores)
+
+
+# ---- hard data
+
+
+def with_copies(rows=4 * BATCH, copies=1500):
+    """Return vectors most of which are copies of one."""
+    vectors = clustered(rows)
+    vectors[np.random.default_rng(2).permutation(rows)[:copies]] = vectors[0]
+    return vectors
+
+
+def far_clusters(rows=4 * BATCH, clusters=64, seed=0):
+    """Return clusters that are far from each other and tight, one after the other."""
+    rng = np.random.default_rng(seed)
+    centers = np.random.default_rng(98).standard_normal((clusters, DIM)) * 20
+    return (np.repeat(centers, rows // clusters, axis=0) + 0.1 * rng.standard_normal((rows, DIM))).astype(np.float32)
+
+
+HARD = {
+    "copies": with_copies(),
+    "equal": np.ones((3 * BATCH, DIM), np.float32),
+    "zeros": np.zeros((2 * BATCH, DIM), np.float32),
+    "few values": np.random.default_rng(1).integers(0, 2, (3 * BATCH, DIM)).astype(np.float32),
+    "sorted clusters": far_clusters(),
+    "outliers": np.concatenate([clustered(2 * BATCH), 1e6 * clustered(BATCH, seed=4)]),
+    "a line": np.linspace(-1, 1, 3 * BATCH, dtype=np.float32)[:, None] * np.ones(DIM, np.float32),
+}
+
+
+@pytest.mark.filterwarnings("ignore::vqindex.OffsetWarning")
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+@pytest.mark.parametrize("name", HARD)
+def test_every_row_of_hard_data_is_reachable(name, metric):
+    index = vqindex.VQIndex(DIM, metric=metric)
+    index.add(HARD[name])
+    index.build_graph(10)
+    links = links_of(index)
+    assert reachable(links).all()
+    index.remove(np.flatnonzero(np.random.default_rng(5).random(len(HARD[name])) < 0.6))
+    index.compact()
+    assert reachable(links_of(index)).all()
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_vectors_of_few_coordinates(dim):
+    vectors = np.random.default_rng(1).standard_normal((2 * BATCH, dim)).astype(np.float32)
+    index = vqindex.VQIndex(dim, metric="l2", graph=8)
+    index.add(vectors)
+    assert index.stats()["linked"] == 2 * BATCH
+    assert reachable(links_of(index)).all()
+    found, expected = index.search(vectors[:20], effort=400), index.search(vectors[:20], exact=True)
+    assert (expected.scores[:, 0] >= found.scores[:, 0] - 1e-3).all()
+
+
+def test_copies_do_not_hide_the_other_rows():
+    index = vqindex.VQIndex(DIM, metric="cosine")
+    index.add(with_copies())
+    index.build_graph(16)
+    queries = clustered(40, seed=1)
+    assert overlap(index.search(queries, effort=80), index.search(queries, exact=True)) > 0.95
+
+
+def test_old_rows_are_found_as_before_after_an_addition_of_others():
+    """Walks start from all rows; from the last addition alone they lost the old ones."""
+    index = vqindex.VQIndex(DIM, metric="l2", graph=16)
+    index.add(clustered(4 * BATCH))
+    queries = clustered(40, seed=1)
+    before = overlap(index.search(queries, effort=30), index.search(queries, exact=True))
+    index.add(clustered(4 * BATCH, seed=3) + 30)
+    assert overlap(index.search(queries, effort=30), index.search(queries, exact=True)) > before - 0.03
+    new = clustered(40, seed=4) + 30
+    assert overlap(index.search(new, effort=30), index.search(new, exact=True)) > 0.93
+
+
+def test_sorted_rows_are_found_as_well_as_shuffled_ones():
+    vectors = clustered(6 * BATCH, clusters=60)
+    centers = np.random.default_rng(99).standard_normal((60, DIM))
+    by_cluster = np.argsort(np.argmin(((vectors[:, None] - centers) ** 2).sum(2), axis=1), kind="stable")
+    queries = clustered(100, seed=1, clusters=60)
+    recalls = []
+    for order in (by_cluster, np.random.default_rng(0).permutation(len(vectors))):
+        index = vqindex.VQIndex(DIM, metric="l2", graph=16)
+        index.add(vectors[order])
+        recalls.append(overlap(index.search(queries, effort=30), index.search(queries, exact=True)))
+    assert recalls[0] > recalls[1] - 0.02
+
+
+def test_a_repaired_graph_is_as_good_as_a_new_one():
+    vectors = clustered(6 * BATCH)
+    gone = np.random.default_rng(1).random(len(vectors)) < 0.3
+    index = vqindex.VQIndex(DIM, metric="l2")
+    index.add(vectors)
+    index.build_graph(16)
+    index.remove(np.flatnonzero(gone))
+    index.compact()
+    fresh = vqindex.VQIndex(DIM, metric="l2")
+    fresh.add(vectors[~gone])
+    fresh.build_graph(16)
+    queries = clustered(100, seed=1)
+    repaired, new = (
+        overlap(each.search(queries, effort=30), each.search(queries, exact=True)) for each in (index, fresh)
+    )
+    assert repaired > new - 0.02
+
+
+def test_a_merge_adds_the_rows_of_the_other_index():
+    first, second = (vqindex.VQIndex(DIM, metric="l2", graph=16) for _ in range(2))
+    first.add(clustered(2 * BATCH))
+    second.add(clustered(2 * BATCH, seed=8))
+    whole = vqindex.VQIndex(DIM, metric="l2", graph=16)
+    whole.add(np.concatenate([clustered(2 * BATCH), clustered(2 * BATCH, seed=8)]))
+    first.merge(second)
+    assert np.array_equal(links_of(first), links_of(whole))
+
+
+def test_threads_and_instruction_sets_make_the_same_links(monkeypatch):
+    made = set()
+    for isa in supported_isas():
+        monkeypatch.setenv("VQINDEX_ISA", isa)
+        made.add(links_of(linked_index({"bits": 4, "metric": "l2"})).tobytes())
+    assert len(made) == 1
+
+
+def test_the_reference_makes_the_same_links():
+    index = linked_index({"bits": 3, "metric": "ip"}, rows=2 * BATCH)
+    other = linked_index({"bits": 3, "metric": "ip"}, rows=2 * BATCH, device="reference")
+    assert np.array_equal(links_of(index), links_of(other))
+
+
+def test_ctrl_c_in_the_middle_of_linking_changes_nothing():
+    index = vqindex.VQIndex(DIM)
+    index.add(clustered(40 * BATCH))
+
+    def stop(done, total):
+        assert done < total
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        index.build_graph(8, progress=stop)
+    assert index.stats()["links"] is None
+    assert index.search(clustered(1), exact=True).ids.shape == (1, 10)

@@ -40,6 +40,7 @@ from .codes.estimator import MAX_NORM, sum64
 from .errors import InvalidInputError
 from .residuals import OffsetWatch, compiled_residuals, mean_of
 from .spec import IndexSpec
+from .underflow import ignoring_underflow
 
 __all__ = ["Centering", "engine_spec"]
 
@@ -69,6 +70,12 @@ def _as_vector(center: Any, dim: int) -> F32:
         raise InvalidInputError(f"center has norm {norm:g}; expected less than 2**62")
     vector.flags.writeable = False
     return vector
+
+
+@ignoring_underflow
+def _cosines(distances: F32) -> F32:
+    """Return the cosines of unit vectors for their squared distances."""
+    return np.float32(1) - np.float32(0.5) * distances
 
 
 def _norm(vector: F32) -> float:
@@ -198,7 +205,7 @@ class Centering:
 
     def scores(self, engine_scores: F32) -> F32:
         """Return the index's scores for the engine's."""
-        return np.float32(1) - np.float32(0.5) * engine_scores if self._is_angular else engine_scores
+        return _cosines(engine_scores) if self._is_angular else engine_scores
 
     def thresholds(self, thresholds: F32) -> F32:
         """Return the engine's thresholds (nq,); exactly the rows with scores better than `thresholds` pass them."""

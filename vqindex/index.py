@@ -354,7 +354,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             "backend": encoder.backend.name,
             "numpy_steps": list(encoder.backend.numpy_steps),
             "code_bytes": spec.sign_bytes + spec.row_bytes,
-            "bytes_per_vector": engine.spec.bytes_per_vector,
+            "bytes_per_vector": contents.rows.bytes_per_row,
             "center": encoder.centering.describe(),
             "removed": contents.ids.rows_ever - len(contents.ids),
             "id_bytes": 0 if contents.ids.explicit is None else 8,
@@ -489,8 +489,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
     def build_graph(self, links: int = 32, *, progress: Callable[[int, int], object] | None = None) -> None:
         """Link the rows, so that searches walk from row to row and score a small share of them.
 
-        Links are made from the codes alone. Later rows join by themselves: searches scan the newest rows, a few
-        thousand at most, until there are enough to link. The links depend on the rows and their order only, not on
+        Links are made from the codes alone. Later rows join by themselves: searches score the newest rows,
+        1,535 at most, until there are enough to link. The links depend on the rows and their order only, not on
         threads, processor, or the calls by which rows were added. The last incomplete batch of 512 rows stays unlinked.
 
         Parameters

@@ -29,7 +29,7 @@ def _file_fields(index: Path) -> dict[str, Any]:
         "format_version": header["format_version"],
         "writer": header["writer"],
         "ntotal": header["ntotal"],
-        **_spec_fields(spec, "center" in header["blocks"]),
+        **_spec_fields(spec, "center" in header["blocks"], header["blocks"].get("records", {}).get("shape")),
         "id_bytes": 8 if "ids" in header["blocks"] else 0,
         "keep_vectors": kinds.get(header["blocks"].get("vectors", {}).get("dtype")),
         **{name: value for name, value in header.get("graph", {}).items() if name in ("slots", "linked")},
@@ -55,10 +55,12 @@ def _store_fields(folder: Path) -> dict[str, Any]:
     }
 
 
-def _spec_fields(spec: vqindex.IndexSpec, centered: bool) -> dict[str, Any]:
+def _spec_fields(spec: vqindex.IndexSpec, centered: bool, records: list[int] | None = None) -> dict[str, Any]:
+    """Return the parameters and the sizes of a row; `records` is the shape of the block of records, if there is one."""
     engine = engine_spec(spec, centered)
-    sizes = {"sign_bytes": engine.sign_bytes, "row_bytes": engine.row_bytes}
-    return {**spec.as_dict(), "centered": centered, **sizes, "bytes_per_vector": engine.bytes_per_vector}
+    sizes = {"sign_bytes": engine.sign_bytes, "row_bytes": engine.row_bytes if records is None else records[1]}
+    whole = engine.bytes_per_vector if records is None else sum(sizes.values())
+    return {**spec.as_dict(), "centered": centered, **sizes, "bytes_per_vector": whole}
 
 
 @click.command()

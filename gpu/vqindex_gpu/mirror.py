@@ -18,6 +18,7 @@ from vqindex.codes.codec import Codec
 from vqindex.codes.records import split_stored
 from vqindex.rows.request import Selection
 from vqindex.rows.segment import Segment
+from vqindex.underflow import ignoring_underflow
 
 from .device import Device
 from .launchers import repack
@@ -279,6 +280,7 @@ class Mirror:
             if to is not None:
                 device.copy(to[at : at + rows], source)
 
+    @ignoring_underflow
     def _weights(self, stored: StoredRows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Weights of the two sums (reference.py, `_weights`)."""
         codec, rescale = self._codec, np.ascontiguousarray(stored.rescale)

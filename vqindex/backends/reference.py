@@ -28,6 +28,7 @@ from ..rows.bitmap import bits_of
 from ..rows.graph import Graph, pack_links, unpack_links
 from ..rows.request import SearchRequest
 from ..rows.segment import Segment
+from ..underflow import ignoring_underflow
 from .reference_graph import GraphRows, walk
 
 __all__ = ["ReferenceBackend"]
@@ -203,6 +204,7 @@ class ReferenceBackend:
 
     # ---- search
 
+    @ignoring_underflow
     def prepare(self, queries: F32) -> Queries:
         """Rotate and quantize finite float32 queries of shape (nq, d)."""
         x = to_scaled(queries)
@@ -255,6 +257,7 @@ class ReferenceBackend:
         error = stderr(queries.norm[:, None], variance[None, :])
         return error * np.float32(2) if self.ascending else error
 
+    @ignoring_underflow
     def search(self, request: SearchRequest, segments: Sequence[Segment]) -> TopK:
         """Return the k best rows of every query, best first."""
         request, k = request.without_removed(segments), request.k
@@ -293,6 +296,7 @@ class ReferenceBackend:
                 yield first_row + start, rank_scores, scores
             first_row += segment.rows
 
+    @ignoring_underflow
     def walk(self, request: SearchRequest, segments: Sequence[Segment], graph: Graph) -> Walked:
         """Return the k best rows that walks of the graph find."""
         rows = GraphRows(self.spec, self._levels, segments)

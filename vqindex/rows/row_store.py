@@ -52,8 +52,7 @@ class RowStore:
         self._spec = spec
         self._put = put
         self._records = records
-        row_bytes = spec.sign_bytes + RecordLayout.of(spec).size if records else spec.bytes_per_vector
-        full = SEGMENT_BYTES // row_bytes // BLOCK_ROWS * BLOCK_ROWS
+        full = SEGMENT_BYTES // self.bytes_per_row // BLOCK_ROWS * BLOCK_ROWS
         self._full = max(BLOCK_ROWS, min(SEGMENT_ROWS, full))  # most rows of a block
         self._sealed: list[StoredRows] = []
         self._tail = _Tail(self._allocate(0))
@@ -73,6 +72,12 @@ class RowStore:
     def dim(self) -> int:
         """Number of coordinates."""
         return self._spec.dim
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Bytes of a row: its code and scalars; of records also the sign bits beside them."""
+        spec = self._spec
+        return spec.sign_bytes + RecordLayout.of(spec).size if self._records else spec.bytes_per_vector
 
     @property
     def has_records(self) -> bool:

@@ -14,6 +14,7 @@ from ..errors import InvalidInputError
 from ..native_calls import call_native, cpu_count
 from ..rows.contents import Contents
 from ..rows.originals import Originals
+from ..underflow import ignoring_underflow
 
 __all__ = ["Reader", "as_reader", "exact_scores", "rerank"]
 
@@ -154,9 +155,14 @@ def rerank(
     """
     if isinstance(vectors, Originals):
         compiled = vectors.compiled()
-        if compiled is None:
-            return rerank(metric, queries, rows, vectors.gather, k)
-        return call_native(compiled.rerank, metric, queries, rows, k, threads or cpu_count())
+        if compiled is not None:
+            return call_native(compiled.rerank, metric, queries, rows, k, threads or cpu_count())
+        vectors = vectors.gather
+    return _rerank_with_numpy(metric, queries, rows, vectors, k)
+
+
+@ignoring_underflow
+def _rerank_with_numpy(metric: str, queries: F32, rows: I64, read: Reader, k: int) -> tuple[F32, I64]:
     (nq, m), sign = rows.shape, np.float32(1 if metric == "l2" else -1)
     out_scores, out_rows = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
     step = max(1, _VALUES // max(1, m * queries.shape[1]))
@@ -166,7 +172,7 @@ def rerank(
         distinct, place = np.unique(rows[at][is_present], return_inverse=True)
         found = np.zeros((*is_present.shape, queries.shape[1]), np.float32)
         if distinct.size:  # a function is never asked for no vectors
-            found[is_present] = vectors(distinct)[place.reshape(-1)]
+            found[is_present] = read(distinct)[place.reshape(-1)]
         ascending = sign * exact_scores(metric, queries[at], found)
         ascending[~is_present] = np.inf
         tie_break = np.where(is_present, rows[at], np.iinfo(np.int64).max)

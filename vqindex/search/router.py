@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..arguments import MAX_K, as_count
 from ..errors import InvalidInputError
-from ..rows.graph import Graph
+from ..rows.graph import Curve, Graph
 
 __all__ = ["DEFAULT_RECALL", "Effort", "as_effort", "budget_of", "walks"]
 
@@ -34,12 +34,16 @@ class Effort(NamedTuple):
     ----------
     effort : int
         Effort of walks.
-    scored : float
-        About how many rows a walk without a filter scores.
+    curve : Curve or None
+        What `tune` measured.
     """
 
     effort: int
-    scored: float
+    curve: Curve | None = None
+
+    def scored(self) -> float:
+        """Return about how many rows a walk without a filter scores."""
+        return _SCORED * self.effort if self.curve is None else self.curve.scored_of(self.effort)
 
 
 def as_effort(
@@ -94,12 +98,12 @@ def as_effort(
             return None
         wanted = _UNTUNED_EFFORT if found is None else found
     wanted = min(max(wanted, least), max(least, rows))
-    scored = _SCORED * wanted if curve is None else curve.scored_of(wanted)
+    chosen = Effort(wanted, curve)
     if effort is None:  # else the caller asks for a walk
         together = 1 if target is None else max(1, queries)
-        if rows * (_MANY + (_ONE - _MANY) / together) < scored:
+        if rows * (_MANY + (_ONE - _MANY) / together) < chosen.scored():
             return None
-    return Effort(wanted, scored)
+    return chosen
 
 
 def _as_recall(recall: object, graph: Graph | None) -> float:
@@ -125,7 +129,7 @@ def walks(effort: Effort, selected: NDArray[np.int64], rows: int) -> NDArray[np.
         Rows of the index.
     """
     scan = np.minimum(_ONE * rows, _GATHERED * selected)
-    walk = effort.scored * (rows / np.maximum(selected, 1))
+    walk = effort.scored() * (rows / np.maximum(selected, 1))
     cheaper: NDArray[np.bool_] = walk < scan
     return cheaper
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +17,7 @@ from ..rows.contents import Contents
 from ..rows.filters import Filter
 from ..rows.request import SearchRequest
 from ..rows.row_store import RowStore
+from ..underflow import ignoring_underflow
 from .rerank import as_reader, rerank
 from .router import Effort, as_effort
 from .walker import Walker
@@ -27,19 +26,6 @@ __all__ = ["Searcher"]
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def _ignoring_underflow(method: Callable[P, T]) -> Callable[P, T]:
-    """Return a method in which tiny numbers become 0, also after a caller's ``np.seterr(all="raise")``."""
-
-    @wraps(method)
-    def quiet(*args: P.args, **kwargs: P.kwargs) -> T:
-        with np.errstate(under="ignore"):
-            return method(*args, **kwargs)
-
-    return quiet
 
 
 class Searcher(NamedTuple):
@@ -56,7 +42,6 @@ class Searcher(NamedTuple):
     encoder: Encoder
     contents: Contents
 
-    @_ignoring_underflow
     def search(
         self,
         queries: Any,
@@ -112,7 +97,7 @@ class Searcher(NamedTuple):
             result.explanation = Explanation(None if walking is None else walking.effort, scored)
         return result
 
-    @_ignoring_underflow
+    @ignoring_underflow
     def range_search(
         self, queries: Any, threshold: Any, *, filter: Any, threads: int | None, confidence: float | None
     ) -> RangeResult:
@@ -124,7 +109,7 @@ class Searcher(NamedTuple):
         scores = self.encoder.centering.scores(hits.scores)
         return deliver._replace(single=False)(RangeResult, hits.lims, scores, self.contents.ids.ids(hits.rows))
 
-    @_ignoring_underflow
+    @ignoring_underflow
     def estimate(self, queries: Any, ids: Any) -> F32:
         """Return the scores of every query with every id of a list; as `VQIndex.estimate`."""
         _, prepared, deliver = self._prepare(queries)
@@ -132,18 +117,18 @@ class Searcher(NamedTuple):
         scores: F32 = deliver.array(self.encoder.centering.scores(self.encoder.backend.scores(prepared, codes)))
         return scores
 
-    @_ignoring_underflow
+    @ignoring_underflow
     def reconstruct(self, ids: Any) -> F32:
         """Return the decoded vectors of ids, (m, dim); as `VQIndex.reconstruct`."""
         return self.encoder.centering.decoded(self.encoder.backend.decode(self._codes(ids)))
 
-    @_ignoring_underflow
+    @ignoring_underflow
     def decoded(self, rows: I64) -> F32:
         """Return decoded vectors of rows, (m, dim)."""
         codes = self.contents.rows.gather(rows)
         return self.encoder.centering.decoded(self.encoder.backend.decode(codes))
 
-    @_ignoring_underflow
+    @ignoring_underflow
     def rows_found(
         self,
         queries: Any,
@@ -178,7 +163,7 @@ class Searcher(NamedTuple):
         if effort is None:
             found = self._scan(request, None)
         else:
-            found, scored = self._walk(request, None, Effort(effort, 0))
+            found, scored = self._walk(request, None, Effort(effort))
         rows, vectors_of = found.rows, as_reader(oversample is not None, oversample, False, self.contents)
         if vectors_of is not None:
             metric = self.encoder.centering.spec.metric
@@ -212,9 +197,10 @@ class Searcher(NamedTuple):
         """Walk the graph for each query, or scan where its filter leaves few rows."""
         graph, ids = self.contents.graph, self.contents.ids
         assert graph is not None
-        walker = Walker(self.encoder.backend, self.contents.rows, graph, effort)
         if filter is None and ids.live is None:
-            return walker.search(request, None, None)
+            request.effort = effort.effort
+            return self.encoder.backend.walk(request, self.contents.rows.segments(), graph)
+        walker = Walker(self.encoder.backend, self.contents.rows, graph, effort)
         selected = len(ids) if filter is None else None
         batches = Filter(filter, ids, request.count).batches(len(self.contents.rows))
         return Walked.of_queries([walker.search(request.select(at), words, selected) for at, words in batches])
@@ -224,6 +210,7 @@ class Searcher(NamedTuple):
         batches = Filter(filter, self.contents.ids, request.count).requests(request, segments)
         return RangeHits.of_queries([self.encoder.backend.range_search(batch, segments) for batch in batches])
 
+    @ignoring_underflow
     def _stderr(self, queries: Queries, rows: I64, store: RowStore) -> F32:
         """Return the standard errors of rows; nan in empty places."""
         errors = np.full(rows.shape, np.nan, np.float32)
