@@ -259,7 +259,7 @@ class LinkThreads {
       : request_(request),
         poll_(poll),
         family_(request, first, live),
-        decoder_(request, kernels, threads),
+        decoder_(request, kernels),
         graph_{kernels, request.code.fields, request.records, request.links.view(0), entries_, 0} {
     for (std::size_t t = 0; t < std::max<std::size_t>(1, threads); ++t)
       workers_.push_back(

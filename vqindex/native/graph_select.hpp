@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -11,7 +12,6 @@
 #include "buffer.hpp"
 #include "graph_link.hpp"
 #include "graph_walk.hpp"
-#include "parallel_rows.hpp"
 
 namespace vqindex {
 
@@ -31,7 +31,7 @@ struct RowDistance {
 // Decodes rows, to levels of padded(dim, 64) bytes, and knows the lengths of the decoded rows.
 class RowDecoder {
  public:
-  RowDecoder(const LinkRequest& request, const Kernels& kernels, std::size_t threads)
+  RowDecoder(const LinkRequest& request, const Kernels& kernels)
       : stride(padded(request.code.fields.dim, 64)),
         code_(request.code),
         records_(request.records),
@@ -39,15 +39,6 @@ class RowDecoder {
         inverse_norms_(request.links.rows) {
     ones_.resize(stride);
     std::fill_n(ones_.begin(), code_.fields.dim, std::int8_t{1});
-    const std::size_t rows = inverse_norms_.size();
-    parallel_rows(rows, rows_per_thread(rows, threads, 64), [this](std::size_t, std::size_t first, std::size_t last) {
-      Buffer<std::int8_t> levels(stride);
-      for (std::size_t row = first; row < last; ++row) {
-        decode(static_cast<std::uint32_t>(row), levels.data());
-        const double square = static_cast<double>(kernels_.square_s8(levels.data(), stride));
-        inverse_norms_[row] = square > 0 ? static_cast<float>(1.0 / std::sqrt(square)) : 0.0f;
-      }
-    });
   }
 
   const std::size_t stride;
@@ -66,7 +57,12 @@ class RowDecoder {
     return {levels, 128 * total};
   }
 
-  float inverse_norm_of(std::uint32_t row) const { return inverse_norms_[row]; }
+  // Computed when it is first asked for: a call may link few rows to many. Threads that compute it at the same time
+  // write the same value.
+  float inverse_norm_of(std::uint32_t row) const {
+    const float known = inverse_norms_[row].load(std::memory_order_relaxed);
+    return known != 0.0f ? known : compute_inverse_norm(row);
+  }
   float norm_of(std::uint32_t row) const { return records_.layout().norm_of(records_.of(row)); }
 
   RowDistance distances_from(std::uint32_t row) const {
@@ -79,10 +75,19 @@ class RowDecoder {
   }
 
  private:
+  float compute_inverse_norm(std::uint32_t row) const {
+    Buffer<std::int8_t> levels(stride);
+    decode(row, levels.data());
+    const double square = static_cast<double>(kernels_.square_s8(levels.data(), stride));
+    const float inverse = square > 0 ? static_cast<float>(1.0 / std::sqrt(square)) : 0.0f;
+    inverse_norms_[row].store(inverse, std::memory_order_relaxed);
+    return inverse;
+  }
+
   const Code& code_;
   const Records& records_;
   const Kernels& kernels_;
-  std::vector<float> inverse_norms_;
+  mutable std::vector<std::atomic<float>> inverse_norms_;  // 0 until they are computed
   Buffer<std::int8_t> ones_;
 };
 
