@@ -18,7 +18,7 @@ from vqindex_datasets import VectorSource, exact_knn, is_annbench, load_annbench
 from vqindex_datasets.recall import recall_1_at_k, recall_at_k
 
 from .opening import open_index
-from .options import confidence_option, graph_options, rerank_options, reranking, threads_option
+from .options import confidence_option, graph_options, rerank_options, reranking, threads_option, walking
 from .output import json_option, progress_bar, show_fields, show_json
 from .paths import InputPath
 from .samples import differs_from_origin, holds_others, origin_of, sample_of

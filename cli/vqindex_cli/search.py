@@ -15,7 +15,7 @@ from vqindex.backends.registry import Device
 from vqindex_datasets import is_annbench, open_vectors
 
 from .opening import open_index
-from .options import confidence_option, graph_options, rerank_options, reranking, threads_option
+from .options import confidence_option, graph_options, rerank_options, reranking, threads_option, walking
 from .output import json_option, show_table
 from .paths import InputPath, OutputPath, check_output
 
