@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..arguments import MAX_K, as_count
 from ..errors import InvalidInputError
@@ -23,7 +22,8 @@ _UNTUNED_EFFORT = 128
 # Cost of a scan for each row, in rows that a walk scores (benchmarks/graph.py).
 _ONE = 0.09  # of a scan for one query
 _MANY = 0.025  # for each of many queries
-_GATHERED = 0.4  # of a selected row that a sparse filter leaves
+_FILTERED = 0.045  # between the two, because a filter's choice does not depend on the number of queries
+_GATHERED = 0.17  # of a selected row that a sparse filter leaves
 _SCORED = 24.0  # rows that a walk scores for each unit of its effort, where no curve tells
 
 
@@ -116,24 +116,21 @@ def _as_recall(recall: object, graph: Graph | None) -> float:
     return float(recall)
 
 
-def walks(effort: Effort, selected: NDArray[np.int64], rows: int) -> NDArray[np.bool_]:
-    """Return for which queries a walk costs less than a scan.
+def walks(effort: Effort, selected: int, rows: int) -> bool:
+    """Return whether a walk costs less than a scan of selected rows.
 
     Parameters
     ----------
     effort : Effort
         How walks search.
-    selected : ndarray of int64, shape (nq,)
-        Number of rows that each query may find.
+    selected : int
+        Number of rows that the query may find.
     rows : int
         Rows of the index.
     """
-    scan = np.minimum(_ONE * rows, _GATHERED * selected)
-    walk = effort.scored() * (rows / np.maximum(selected, 1))
-    cheaper: NDArray[np.bool_] = walk < scan
-    return cheaper
+    return effort.scored() * rows < budget_of(selected, rows) * selected
 
 
 def budget_of(selected: int, rows: int) -> int:
     """Return how many rows a walk may score before a scan of the selected rows would have cost less."""
-    return int(max(1.0, min(_ONE * rows, _GATHERED * selected)))
+    return int(max(1.0, min(_FILTERED * rows, _GATHERED * selected)))

@@ -60,22 +60,20 @@ class Walker(NamedTuple):
             How many rows these are, if it is known.
         """
         segments = self.rows.segments()
-        if words is None or selected == len(self.rows):
-            return self._walk(request, words, segments)
         total = len(self.rows)
-        counts = np.array([count(line) for line in np.atleast_2d(words)] if selected is None else [selected])
-        is_walked = np.broadcast_to(walks(self.effort, counts, total), request.count)
-        if not is_walked.any():
-            return self._scan(request, words, segments)
-        if is_walked.all() and words.ndim == 1:
-            return self._walk_within(request, words, budget_of(int(counts[0]), total), segments)
-        parts = [
-            self._walk_within(one, line, budget_of(int(counts[i % counts.size]), total), segments)
-            if is_walked[i]
-            else self._scan(one, line, segments)
-            for i, (one, line) in enumerate(self._each(request, words))
-        ]
+        if words is None or selected == total:
+            return self._walk(request, words, segments)
+        if words.ndim == 1:
+            return self._search_one(request, words, count(words) if selected is None else selected, segments)
+        parts = [self._search_one(one, line, count(line), segments) for one, line in self._each(request, words)]
         return Walked.of_queries(parts)
+
+    def _search_one(self, request: SearchRequest, words: U64, selected: int, segments: Sequence[Segment]) -> Walked:
+        """Walk or scan with one filter for all queries."""
+        total = len(self.rows)
+        if walks(self.effort, selected, total):
+            return self._walk_within(request, words, budget_of(selected, total), segments)
+        return self._scan(request, words, segments)
 
     @staticmethod
     def _each(request: SearchRequest, words: U64) -> list[tuple[SearchRequest, U64]]:
