@@ -317,7 +317,24 @@ def filters() -> str:
     return markdown(["index", "data", *(f"{100 * share:g} %" for share in shares)], rows)
 
 
+def graph() -> str:
+    """The graph beside other indexes: times relative to hnswlib at equal recall, and bytes."""
+    latest = {(line["data"], line["engine"]): line for line in lines("graph") if line["contest"] == "peers"}
+    head = ["data", "index", "bytes"]
+    head += [f"{mode}, {recall}" for mode in ("batch", "one by one") for recall in ("0.90", "0.95", "0.99")]
+    rows = []
+    for (data, _), line in latest.items():
+        ratios: list[str] = []
+        for mode in ("batch", "single"):
+            for recall in ("0.9", "0.95", "0.99"):
+                ratio = line["at"].get(recall, {}).get(f"{mode}_cpu_microseconds_ratio_to_hnswlib")
+                ratios.append("-" if ratio is None else f"{ratio['median']:.2f}")
+        rows.append([DATA[data], line["index"], f"{line['bytes_per_vector']['all']:,.0f}", *ratios])
+    return markdown(head, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "graph": graph,
     "readme": readme,
     "sizes": sizes,
     "noise": noise,
