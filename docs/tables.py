@@ -318,7 +318,7 @@ def filters() -> str:
 
 
 def graph() -> str:
-    """The graph beside other indexes: times relative to hnswlib at equal recall, and bytes."""
+    """Speed of the graph and of other indexes relative to hnswlib at equal recall, and bytes."""
     latest = {(line["data"], line["engine"]): line for line in lines("graph") if line["contest"] == "peers"}
     head = ["data", "index", "bytes"]
     head += [f"{mode}, {recall}" for mode in ("batch", "one by one") for recall in ("0.90", "0.95", "0.99")]

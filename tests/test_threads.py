@@ -31,8 +31,8 @@ def small_segments(monkeypatch):
     """Fill segments after a few hundred rows, so that additions often seal and grow them."""
     real = RowStore.__init__
 
-    def init(self, spec, put):
-        real(self, spec, put)
+    def init(self, spec, put, **layout):
+        real(self, spec, put, **layout)
         self._full = 256
 
     monkeypatch.setattr(RowStore, "__init__", init)

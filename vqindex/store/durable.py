@@ -16,7 +16,7 @@ registered as a VQIndex: `isinstance` and type checkers accept it where they acc
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from functools import wraps
@@ -59,8 +59,8 @@ class _Closed:
 
 # Members of VQIndex that are passed on as they are: copies are indexes in memory. What changes it is a method below.
 _READS = (
-    "spec", "dim", "ntotal", "changes", "keep_vectors", "center", "is_trained", "meta", "ids", "train", "__len__",
-    "__contains__", "search", "range_search", "estimate", "reconstruct", "save", "__copy__", "__deepcopy__",
+    "spec", "dim", "ntotal", "changes", "keep_vectors", "center", "curve", "is_trained", "meta", "ids", "train", "tune",
+    "__len__", "__contains__", "search", "range_search", "estimate", "reconstruct", "save", "__copy__", "__deepcopy__",
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -190,6 +190,24 @@ class DurableIndex(_Promised):
         """Remove vectors, in memory until `commit`; as `VQIndex.remove`."""
         self._check_writable()
         return self._index.remove(ids)
+
+    def build_graph(self, links: int = 32, *, progress: Callable[[int, int], object] | None = None) -> None:
+        """Raise StoreError: a store has no graph. A VQIndex and its file have one.
+
+        Parameters
+        ----------
+        links, progress
+            As of `VQIndex.build_graph`.
+
+        Raises
+        ------
+        StoreError
+            Always.
+        """
+        raise StoreError("a store has no graph; expected a VQIndex, such as copy.copy of this store, and its file")
+
+    def drop_graph(self) -> None:
+        """Do nothing: a store has no graph."""
 
     def commit(self, *, merge: bool = True) -> int:
         """Put all changes on disk. Once it returns they survive a crash; if it fails, the last commit remains.
