@@ -74,7 +74,8 @@ sanitize:
 	    -C install.strip=false -C build-dir=build/sanitize/cmake
 	LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0 VQINDEX_TEST_FUZZ=100 build/sanitize/bin/pytest -q \
 	    tests/test_scan.py tests/test_scan_records.py tests/test_bitplanes.py tests/test_records.py \
-	    tests/test_native_encode.py tests/test_trellis.py tests/test_fuzz.py tests/test_range.py tests/test_selection.py
+	    tests/test_native_encode.py tests/test_trellis.py tests/test_fuzz.py tests/test_range.py tests/test_selection.py \
+	    tests/test_graph_native.py
 
 # The kernels' tests on emulated 64-bit ARM; skips, saying so, where Debian's or Ubuntu's tools can't be had.
 test-neon:
