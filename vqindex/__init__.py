@@ -17,8 +17,9 @@ from .errors import (
     VQIndexError,
 )
 from .index import VQIndex
-from .result import RangeResult, SearchResult
+from .result import Explanation, RangeResult, SearchResult
 from .rows.filters import bitmap, exclude
+from .rows.graph import Curve
 from .spec import IndexSpec
 from .version import __version__
 
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BackendError",
+    "Curve",
     "DurableIndex",
+    "Explanation",
     "FileFormatError",
     "IndexSpec",
     "InvalidInputError",
