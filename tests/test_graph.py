@@ -2,13 +2,16 @@
 
 from collections import deque
 
+import golden_graphs
 import numpy as np
 import pytest
 
 import vqindex
 from vqindex._native import supported_isas
+from vqindex.backends.reference_graph import GraphRows
 from vqindex.codes.graph import BATCH, NO_ROW, entry_rows
 from vqindex.linking import TAIL_ROWS
+from vqindex.rows.graph import unpack_links
 
 DIM = 16
 CODES = {
@@ -106,12 +109,20 @@ def test_every_row_is_reachable(code):
     assert reachable(links_of(linked_index(code))).all()
 
 
+@pytest.fixture
+def walking(monkeypatch):
+    """Walk for every filter, however few rows it leaves."""
+    monkeypatch.setattr("vqindex.search.walker.walks", lambda *_: True)
+    monkeypatch.setattr("vqindex.search.walker.budget_of", lambda *_: 2**40)
+
+
 def test_removed_rows_are_not_found_but_walked_through(code):
     index = linked_index(code)
     queries = clustered(30, seed=1)
     gone = np.arange(0, 3 * BATCH, 3)
     index.remove(gone)
-    found = index.search(queries, effort=60)
+    found = index.search(queries, effort=60, explain=True)
+    assert (found.explanation.scored > 60).all()
     assert not np.isin(found.ids, gone).any()
     assert overlap(found, index.search(queries, exact=True)) > 0.97
 
@@ -129,25 +140,107 @@ def test_compaction_repairs_the_links(code):
     assert overlap(index.search(queries, effort=60), before) > 0.97
 
 
-def test_filters_are_obeyed_by_walk_and_scan(code):
+def test_filters_are_obeyed_by_scans(code):
+    index = linked_index(code)
+    queries = clustered(20, seed=1)
+    for share in (0.3, 0.02):
+        allowed = np.flatnonzero(np.random.default_rng(3).random(3 * BATCH) < share)
+        found = index.search(queries, filter=allowed, effort=60, explain=True)
+        assert not found.explanation.scored.any()
+        assert np.array_equal(found.ids, index.search(queries, filter=allowed, exact=True).ids)
+
+
+def test_filters_are_obeyed_by_walks(code, walking):
     index = linked_index(code)
     queries = clustered(20, seed=1)
     for share in (0.9, 0.3, 0.02):
         allowed = np.flatnonzero(np.random.default_rng(3).random(3 * BATCH) < share)
-        found = index.search(queries, filter=allowed, effort=60)
+        found = index.search(queries, filter=allowed, effort=60, explain=True)
+        assert (found.explanation.scored > 60).all()
         assert np.isin(found.ids[found.ids >= 0], allowed).all()
-        assert overlap(found, index.search(queries, filter=allowed, exact=True)) > 0.97
+        assert overlap(found, index.search(queries, filter=allowed, exact=True)) > 0.95
 
 
-def test_a_filter_for_each_query_gives_what_single_queries_give(code):
+def test_a_walk_that_costs_more_than_a_scan_gives_up(code, monkeypatch):
+    monkeypatch.setattr("vqindex.search.walker.walks", lambda *_: True)
+    index = linked_index(code)
+    queries = clustered(20, seed=1)
+    allowed = np.arange(0, 3 * BATCH, 40)
+    found = index.search(queries, filter=allowed, effort=60, explain=True)
+    assert not found.explanation.scored.any()
+    assert np.array_equal(found.ids, index.search(queries, filter=allowed, exact=True).ids)
+
+
+@pytest.mark.parametrize("walks", [True, False])
+def test_a_filter_for_each_query_gives_what_single_queries_give(code, walks, request):
+    if walks:
+        request.getfixturevalue("walking")
     index = linked_index(code)
     queries = clustered(6, seed=1)
     masks = np.random.default_rng(3).random((6, 3 * BATCH)) < np.array([0.01, 0.05, 0.3, 0.6, 0.9, 1])[:, None]
-    together = index.search(queries, filter=masks, effort=40)
+    together = index.search(queries, filter=masks, effort=40, explain=True)
+    assert together.explanation.scored.all() == walks
     for i, query in enumerate(queries):
         alone = index.search(query, filter=masks[i], effort=40)
         assert np.array_equal(alone.ids, together.ids[i])
         assert np.array_equal(alone.scores, together.scores[i])
+
+
+def test_no_queries_with_a_filter_for_each():
+    index = linked_index(CODES["prod-4-cosine"])
+    found = index.search(np.empty((0, DIM), np.float32), filter=np.zeros((0, 3 * BATCH), bool), effort=40)
+    assert found.ids.shape == (0, 10)
+
+
+def test_one_removed_row_does_not_end_walks():
+    index = linked_index(CODES["prod-4-cosine"])
+    index.remove([17])
+    assert index.search(clustered(1), effort=50, explain=True).explanation.scored > 50
+    curve = index.tune()
+    assert min(curve.scored) > 10
+    assert curve.agreement[-1] > 0.95
+
+
+def test_a_recall_of_more_results_than_were_compared_takes_more_effort():
+    index = vqindex.VQIndex(DIM, metric="cosine", graph=16)
+    index.add(clustered(40 * BATCH))
+    curve = index.tune(clustered(100, seed=2))
+    effort = curve.effort_of(0.9)
+    for k, times in ((5, 1), (10, 1), (40, 4)):
+        found = index.search(clustered(2, seed=3), k, recall=0.9, explain=True)
+        assert found.explanation.effort == max(k, times * effort)
+
+
+def test_a_short_shortlist_of_a_walk_is_not_that_of_a_scan():
+    index = linked_index(CODES["prod-4-cosine"] | {"keep_vectors": "f16"})
+    allowed = np.arange(0, 3 * BATCH, 5)
+    queries = clustered(20, seed=1)
+    found = index.search(queries, filter=allowed, effort=10, rerank=True)
+    assert np.array_equal(found.ids, index.search(queries, filter=allowed, exact=True, rerank=True).ids)
+
+
+def test_tuning_without_queries_is_refused():
+    index = linked_index(CODES["prod-4-cosine"])
+    with pytest.raises(vqindex.InvalidInputError, match="no queries"):
+        index.tune(np.empty((0, DIM), np.float32))
+    with pytest.raises(vqindex.InvalidInputError, match="no linked rows"):
+        vqindex.VQIndex(DIM, graph=8).tune()
+
+
+def test_a_curve_is_not_given_to_another_graph(monkeypatch):
+    import vqindex.index
+
+    index, measure = linked_index(CODES["prod-4-cosine"]), vqindex.index.measure
+
+    def rebuild(*arguments):
+        curve = measure(*arguments)
+        index.build_graph(9)
+        return curve
+
+    monkeypatch.setattr(vqindex.index, "measure", rebuild)
+    with pytest.raises(vqindex.InvalidInputError, match="was replaced"):
+        index.tune()
+    assert index.curve is None
 
 
 def test_results_do_not_depend_on_the_batch(code):
@@ -370,6 +463,43 @@ def test_the_reference_makes_the_same_links():
     index = linked_index({"bits": 3, "metric": "ip"}, rows=2 * BATCH)
     other = linked_index({"bits": 3, "metric": "ip"}, rows=2 * BATCH, device="reference")
     assert np.array_equal(links_of(index), links_of(other))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_removals_leave_every_row_a_parent_and_backends_agree(seed):
+    """Rows may have no lower row with room for a child left."""
+    vectors = np.random.default_rng(7).standard_normal((4 * BATCH, 8)).astype(np.float32)
+    gone = np.flatnonzero(np.random.default_rng(seed).random(60) < 0.5)
+    index = vqindex.VQIndex(8, metric="l2")
+    index.add(vectors)
+    index.build_graph(8)
+    index.remove(gone)
+    index.compact()
+    links = links_of(index)
+    assert reachable(links).all()
+    rows = np.arange(1, len(links))
+    assert (links[1:, 0] < rows).all()
+    assert (links[links[1:, 0]] == rows[:, None]).any(axis=1).all()
+
+
+@pytest.mark.parametrize("seed", [21, 33])
+def test_the_definition_agrees_where_no_lower_row_has_room(seed):
+    vectors = np.random.default_rng(7).standard_normal((4 * BATCH, 8)).astype(np.float32)
+    index = vqindex.VQIndex(8, metric="l2")
+    index.add(vectors)
+    index.build_graph(8)
+    index.remove(np.flatnonzero(np.random.default_rng(seed).random(60) < 0.5))
+    contents, backend = index._contents, index._backend
+    segments, graph, live = contents.rows.segments(), contents.graph, contents.ids.live
+    packed, expected = graph.links.copy(), graph.rows()
+    backend.relink(segments, packed, live, graph.rule)
+    GraphRows(index.spec, backend._levels, segments).relink(expected, live, graph.rule)
+    assert np.array_equal(unpack_links(packed, 8), expected)
+
+
+@pytest.mark.parametrize("name", golden_graphs.CODES)
+def test_links_and_walks_have_their_golden_hashes(name, golden):
+    assert golden_graphs.hashes(golden_graphs.CODES[name]) == golden("graph.json")[name]
 
 
 def test_ctrl_c_in_the_middle_of_linking_changes_nothing():

@@ -73,6 +73,24 @@ def test_links_of_a_loaded_index_grow_as_those_of_the_first(tmp_path):
     assert np.array_equal(index._contents.graph.links, loaded._contents.graph.links)
 
 
+def test_a_mapped_index_whose_new_rows_go_walks_and_links(tmp_path):
+    """Blocks of rows may then have any number of rows."""
+    index = with_graph()
+    index.save(tmp_path / "a.vqi")
+    loaded = vqindex.VQIndex.load(tmp_path / "a.vqi", mmap=True)
+    loaded.add(vectors(200, seed=6))
+    loaded.remove(np.arange(ROWS, ROWS + 180))
+    queries = vectors(20, seed=1)
+    assert np.array_equal(
+        loaded.search(queries, 5, effort=2000).ids, loaded.search(queries, 5, confidence=1, exact=True).ids
+    )
+    loaded.add(vectors(1200, seed=7))
+    assert loaded.stats()["linked"] == 3 * BATCH
+    loaded.remove([3])
+    loaded.compact()
+    assert loaded.search(queries, 5, effort=40).ids.shape == (20, 5)
+
+
 def test_a_save_leaves_out_removed_rows(tmp_path):
     index = with_graph()
     index.remove(np.arange(0, ROWS, 4))

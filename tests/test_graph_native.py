@@ -244,7 +244,6 @@ def test_links_from_a_file_to_no_row_are_not_followed(width):
         ({"effort": 0}, "k and effort"),
         ({"selection": np.zeros((1, 1), np.uint64)}, "words"),
         ({"selection": np.zeros((2, 2), np.uint64)}, "words"),
-        ({"records": [np.zeros((36, 32), np.uint8), np.zeros((64, 32), np.uint8)]}, "64"),
         ({"records": [np.zeros((100, 20), np.uint8)]}, "records"),
     ],
 )

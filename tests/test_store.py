@@ -680,6 +680,8 @@ def test_a_store_has_no_graph_but_a_copy_of_it_may_have_one(tmp_path):
         index.add(np.random.default_rng(0).standard_normal((600, 6)).astype(np.float32))
         with pytest.raises(vqindex.StoreError, match="a store has no graph"):
             index.build_graph()
+        with pytest.raises(vqindex.StoreError, match="a store has no graph"):
+            index.tune()
         index.drop_graph()
         assert index.curve is None
         twin = copy.copy(index)

@@ -490,7 +490,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         """Link the rows, so that searches walk from row to row and score a small share of them.
 
         Links are made from the codes alone. Later rows join by themselves: searches score the newest rows,
-        1,535 at most, until there are enough to link. The links depend on the rows and their order only, not on
+        1,023 at most, until there are enough to link. The links depend on the rows and their order only, not on
         threads, processor, or the calls by which rows were added. The last incomplete batch of 512 rows stays unlinked.
 
         Parameters
@@ -534,20 +534,22 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         Returns
         -------
         Curve
-            Agreement against effort. The index keeps it, and `save` writes it.
+            Agreement against effort. The index keeps it, also when it grows, and `save` writes it. Measure again after
+            many vectors were added, or for other queries.
 
         Raises
         ------
         InvalidInputError
-            If the index has no linked rows.
+            If the index has no linked rows, if there are no queries, or if the graph is replaced meanwhile.
         """
         before = self._state
         curve = measure(before.encoder, before.contents, queries, k, threads)
         with self._changes.lock:
             state = self._state
-            graph = state.contents.graph
-            if graph is not None:
-                self._take(state, state.contents._replace(graph=graph._replace(curve=curve)))
+            graph, measured = state.contents.graph, before.contents.graph
+            if graph is None or measured is None or graph.rule != measured.rule:
+                raise InvalidInputError("the graph was replaced while it was measured; expected tune() again")
+            self._take(state, state.contents._replace(graph=graph._replace(curve=curve)))
         return curve
 
     # ---- copies
@@ -687,6 +689,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             % of the scan's results, and 128 otherwise; rows are scanned where that is estimated to take less time.
         recall : float, optional
             For an index with a graph that was tuned: the share of the scan's results to find on average, such as 0.95.
+            For more results than `tune` compared, the effort grows in proportion.
             The search takes the effort from the curve that `tune` measured, or scans all rows where that is estimated
             to take less time for so many queries.
         exact : bool, default False

@@ -22,9 +22,10 @@ class Explanation(NamedTuple):
     Attributes
     ----------
     effort : int or None
-        Effort of the walks of the graph; None if all rows were scanned.
+        Effort of the walks of the graph; None if no query was to walk.
     scored : ndarray of int64, shape (nq,)
-        How many rows the walk of each query scored; 0 for queries that were scanned.
+        How many rows the walk of each query scored; 0 for queries that were scanned, such as those whose filter leaves
+        few rows.
     """
 
     effort: int | None

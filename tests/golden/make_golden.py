@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "support"))
 
 import gate  # noqa: E402
+import golden_graphs  # noqa: E402
 import graphs  # noqa: E402
 
 import vqindex  # noqa: E402
@@ -213,6 +214,10 @@ if __name__ == "__main__":
         "gate-search": lambda: write("gate-search.json", sign_bound_gates()),
         "planes": lambda: write("planes.json", stored_planes()),
         "records": lambda: write("records.json", stored_records()),
+        "graph": lambda: write(
+            "graph.json",
+            {name: golden_graphs.hashes(code, "reference") for name, code in golden_graphs.CODES.items()},
+        ),
         "file": lambda: index_file(1),
         "file2": lambda: index_file(2),
         "file3": lambda: index_file(3),

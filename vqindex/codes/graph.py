@@ -31,9 +31,10 @@ Linking. Rows get links in batches of 512, in row order. Each row x of a batch h
     candidates and its parent, which is kept. After that each row y that a row of the batch links to gets links back.
     If y has more than `slots` links with these, `select` chooses among all of them; y's parent and children are kept.
 Parents. The first link of a row is its parent: the nearest candidate of a lower row number that has fewer than
-    `LinkRule.children` children so far. If there is none, it is the highest lower row that has. A row is a child of y
-    if its first link is y. (Row 0 has no parent. Its first link counts like one, which keeps a link more.) Links
-    between parents and children are never dropped, so walks can reach every row from every other.
+    `LinkRule.children` children so far. If there is none, it is the highest lower row that has, and if none has, as may
+    be after removals, the highest lower row. A row is a child of y if its first link is y. (Row 0 has no parent. Its
+    first link counts like one, which keeps a link more.) Links between parents and children are never dropped, so walks
+    can reach every row from every other.
 Select. Candidates come in order of distance from the row; at most `kept` are taken, or as many as must be kept. A
     candidate j is occluded for a if a nearer taken one i has fl(a distance(i, j)) <= distance(row, j). First those are
     taken that are not occluded for a = 1, then of the others those that are not occluded for a = fl((1 + alpha) / 2)
@@ -348,14 +349,15 @@ class _Family:
         self._most = most
 
     def adopt(self, rows: NarrowRows, row: int, candidates: I64, live: NDArray[np.bool_] | None = None) -> int:
-        """Choose the parent of a row, of lower number; there must be one that is live."""
+        """Choose the parent of a row, of lower number; a live row must be there."""
         lower = candidates[candidates < row]
         for parent in lower[_nearest(rows, row, lower)].tolist():
             if self._children[parent] < self._most:
                 break
         else:
-            free = self._children[:row] < self._most
-            parent = int(np.flatnonzero(free if live is None else free & live[:row])[-1])
+            remaining = np.ones(row, np.bool_) if live is None else live[:row]
+            free = remaining & (self._children[:row] < self._most)
+            parent = int(np.flatnonzero(free if free.any() else remaining)[-1])
         self._children[parent] += 1
         return int(parent)
 

@@ -38,8 +38,7 @@ Records records_of(const RecordLayout& layout, nb::sequence blocks) {
   std::vector<RecordBlock> all;
   for (nb::handle block : blocks) {
     const auto rows = nb::cast<ByteRows>(block, false);
-    if (rows.shape(1) != layout.size || (!all.empty() && all.back().count % 64))
-      throw std::invalid_argument("expected records (rows, size), and a multiple of 64 in all arrays but the last");
+    if (rows.shape(1) != layout.size) throw std::invalid_argument("expected records (rows, size)");
     all.push_back({rows.data(), rows.shape(0)});
   }
   const Records records(layout, all);

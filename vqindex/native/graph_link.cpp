@@ -69,7 +69,7 @@ class LinkLane {
 
   void start(std::size_t number) {
     number_ = number;
-    const std::size_t effort = std::min(request_.rule.effort, graph_.links.rows);
+    const std::size_t effort = std::clamp<std::size_t>(graph_.links.rows, 1, request_.rule.effort);
     query_ = {batch_.queries[number], decoder_.link_scores_for(static_cast<std::uint32_t>(batch_.first + number)),
               effort, nullptr, 0};
     walk_.start(query_);
@@ -113,7 +113,9 @@ class Family {
       }
     for (std::uint32_t lower = row; parent == kNoRow && lower-- > 0;)
       if (children_[lower] < most_ && (!live || is_live(live, lower))) parent = lower;
-    if (parent == kNoRow) parent = row - 1;  // only after links from a damaged file
+    // After removals all may have as many children as they may have.
+    for (std::uint32_t lower = row; parent == kNoRow && lower-- > 0;)
+      if (!live || is_live(live, lower)) parent = lower;
     ++children_[parent];
     return parent;
   }

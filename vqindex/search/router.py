@@ -24,7 +24,8 @@ _ONE = 0.09  # of a scan for one query
 _MANY = 0.025  # for each of many queries
 _FILTERED = 0.045  # between the two, because a filter's choice does not depend on the number of queries
 _GATHERED = 0.17  # of a selected row that a sparse filter leaves
-_SCORED = 24.0  # rows that a walk scores for each unit of its effort, where no curve tells
+# Rows that a walk scores, where no curve tells: so many, and for each unit of its effort.
+_SCORED_LEAST, _SCORED = 400.0, 17.0
 
 
 class Effort(NamedTuple):
@@ -43,7 +44,7 @@ class Effort(NamedTuple):
 
     def scored(self) -> float:
         """Return about how many rows a walk without a filter scores."""
-        return _SCORED * self.effort if self.curve is None else self.curve.scored_of(self.effort)
+        return _SCORED_LEAST + _SCORED * self.effort if self.curve is None else self.curve.scored_of(self.effort)
 
 
 def as_effort(
@@ -54,6 +55,7 @@ def as_effort(
     *,
     rows: int,
     least: int,
+    k: int,
     queries: int,
     is_reranked: bool,
 ) -> Effort | None:
@@ -69,6 +71,8 @@ def as_effort(
         Rows of the index.
     least : int
         Number of rows that a walk has to find.
+    k : int
+        Number of results. A curve for fewer results than these tells the effort for as many times more.
     queries : int
         Number of queries.
     is_reranked : bool
@@ -96,6 +100,8 @@ def as_effort(
         found = None if curve is None else curve.effort_of(share, is_reranked=is_reranked)
         if found is None and target is not None:  # no effort of the curve reaches it
             return None
+        if found is not None and curve is not None and k > curve.k:
+            found = -(-found * k // curve.k)
         wanted = _UNTUNED_EFFORT if found is None else found
     wanted = min(max(wanted, least), max(least, rows))
     chosen = Effort(wanted, curve)
@@ -116,7 +122,7 @@ def _as_recall(recall: object, graph: Graph | None) -> float:
     return float(recall)
 
 
-def walks(effort: Effort, selected: int, rows: int) -> bool:
+def walks(effort: Effort, selected: int, rows: int, linked: int) -> bool:
     """Return whether a walk costs less than a scan of selected rows.
 
     Parameters
@@ -127,8 +133,10 @@ def walks(effort: Effort, selected: int, rows: int) -> bool:
         Number of rows that the query may find.
     rows : int
         Rows of the index.
+    linked : int
+        How many of them are linked; a walk scores the others in any case.
     """
-    return effort.scored() * rows < budget_of(selected, rows) * selected
+    return effort.scored() * rows < (budget_of(selected, rows) - (rows - linked)) * selected
 
 
 def budget_of(selected: int, rows: int) -> int:

@@ -15,7 +15,7 @@ from ..encoder import Encoder
 from ..result import Delivery, Explanation, RangeResult, SearchResult
 from ..rows.contents import Contents
 from ..rows.filters import Filter
-from ..rows.request import SearchRequest
+from ..rows.request import SearchRequest, Selection
 from ..rows.row_store import RowStore
 from ..underflow import ignoring_underflow
 from .rerank import as_reader, rerank
@@ -73,13 +73,12 @@ class Searcher(NamedTuple):
             self.contents.graph,
             rows=len(self.contents.ids),
             least=least,
+            k=k,
             queries=prepared.count,
             is_reranked=vectors_of is not None,
         )
         if walking is not None and not self.encoder.backend.walks:
             walking = None
-        if walking is not None and least < shortlist:  # a walk finds no more rows than its effort
-            request.k = min(shortlist, walking.effort)
         scored: I64 | None = None
         if walking is None:
             found = self._scan(request, filter)
@@ -157,13 +156,12 @@ class Searcher(NamedTuple):
         """
         vectors, prepared, _ = self._prepare(queries)
         shortlist = k if oversample is None else as_shortlist(k, oversample, len(self.contents.ids))
-        shortlist = shortlist if effort is None else min(shortlist, max(k, effort))
         request = SearchRequest(prepared, shortlist, None, DEFAULT_CONFIDENCE, threads, hidden=hidden)
         scored = np.zeros(prepared.count, np.int64)
         if effort is None:
             found = self._scan(request, None)
         else:
-            found, scored = self._walk(request, None, Effort(effort))
+            found, scored = self._walk_all(request, Effort(effort))
         rows, vectors_of = found.rows, as_reader(oversample is not None, oversample, False, self.contents)
         if vectors_of is not None:
             metric = self.encoder.centering.spec.metric
@@ -197,13 +195,18 @@ class Searcher(NamedTuple):
         """Walk the graph for each query, or scan where its filter leaves few rows."""
         graph, ids = self.contents.graph, self.contents.ids
         assert graph is not None
-        if filter is None and ids.live is None:
-            request.effort = effort.effort
-            return self.encoder.backend.walk(request, self.contents.rows.segments(), graph)
+        if filter is None and 2 * len(ids) >= ids.rows_ever:
+            return self._walk_all(request, effort)
         walker = Walker(self.encoder.backend, self.contents.rows, graph, effort)
-        selected = len(ids) if filter is None else None
         batches = Filter(filter, ids, request.count).batches(len(self.contents.rows))
-        return Walked.of_queries([walker.search(request.select(at), words, selected) for at, words in batches])
+        return Walked.of_queries([walker.search(request.select(at), words) for at, words in batches])
+
+    def _walk_all(self, request: SearchRequest, effort: Effort) -> Walked:
+        """Walk the graph for each query, and return any row that is not removed."""
+        graph, live = self.contents.graph, self.contents.ids.live
+        assert graph is not None
+        request.effort, request.selection = effort.effort, None if live is None else Selection((live,))
+        return self.encoder.backend.walk(request, self.contents.rows.segments(), graph)
 
     def _scan_range(self, request: SearchRequest, filter: Any) -> RangeHits:
         segments = self.contents.rows.segments()

@@ -30,13 +30,17 @@ def measure(encoder: Encoder, contents: Contents, queries: Any, k: int, threads:
     k, threads = as_count("k", k, MAX_K), as_threads(threads)
     graph = contents.graph
     if graph is None or not graph.linked:
-        raise InvalidInputError("the index has no linked rows; expected build_graph() and at least 512 vectors before")
+        raise InvalidInputError(
+            "the index has no linked rows; expected a graph and 1,024 vectors, or build_graph() after 512 were added"
+        )
     searcher = Searcher(encoder, contents)
     own: I64 | None = None
     if queries is None:
         live = contents.ids.live_rows()
         own = live[np.arange(min(_QUERIES, live.size)) * live.size // min(_QUERIES, live.size)]
         queries = searcher.decoded(own)
+    if not len(queries):
+        raise InvalidInputError("there are no queries; expected at least one, or vectors in the index")
 
     def found(effort: int | None, oversample: float | None = None) -> tuple[I64, float]:
         """Return the k best rows of each query without its own, and how many rows a walk scores."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..backends.protocol import Backend
 from ..codes.top_k import Walked
-from ..rows.bitmap import count
+from ..rows.bitmap import count, full
 from ..rows.graph import Graph
 from ..rows.request import SearchRequest, Selection
 from ..rows.row_store import RowStore
@@ -25,6 +25,8 @@ from .router import Effort, budget_of, walks
 __all__ = ["Walker"]
 
 U64 = NDArray[np.uint64]
+
+_PATIENCE = 2  # a walk gives up once it has cost so many times what a scan is estimated to
 
 
 class Walker(NamedTuple):
@@ -47,7 +49,7 @@ class Walker(NamedTuple):
     graph: Graph
     effort: Effort
 
-    def search(self, request: SearchRequest, words: U64 | None, selected: int | None) -> Walked:
+    def search(self, request: SearchRequest, words: U64 | None) -> Walked:
         """Return the k best rows of each query, and how many rows each walk scored; 0 for queries that were scanned.
 
         Parameters
@@ -56,23 +58,20 @@ class Walker(NamedTuple):
             The request, without a selection.
         words : ndarray of uint64, shape (m,) or (nq, m), or None
             The rows that all queries, or each query, may find; None for all rows.
-        selected : int or None
-            How many rows these are, if it is known.
         """
         segments = self.rows.segments()
-        total = len(self.rows)
-        if words is None or selected == total:
-            return self._walk(request, words, segments)
-        if words.ndim == 1:
-            return self._search_one(request, words, count(words) if selected is None else selected, segments)
-        parts = [self._search_one(one, line, count(line), segments) for one, line in self._each(request, words)]
-        return Walked.of_queries(parts)
+        if words is None:
+            return self._walk(request, None, segments)
+        if words.ndim == 1 or not request.count:
+            return self._search_one(request, words, segments)
+        return Walked.of_queries([self._search_one(one, line, segments) for one, line in self._each(request, words)])
 
-    def _search_one(self, request: SearchRequest, words: U64, selected: int, segments: Sequence[Segment]) -> Walked:
+    def _search_one(self, request: SearchRequest, words: U64, segments: Sequence[Segment]) -> Walked:
         """Walk or scan with one filter for all queries."""
-        total = len(self.rows)
-        if walks(self.effort, selected, total):
-            return self._walk_within(request, words, budget_of(selected, total), segments)
+        total, selected = len(self.rows), count(words & full(len(self.rows)))
+        budget = budget_of(selected, total)
+        if request.count and walks(self.effort, selected, total, self.graph.linked):
+            return self._walk_within(request, words, _PATIENCE * budget, segments)
         return self._scan(request, words, segments)
 
     @staticmethod
@@ -94,6 +93,7 @@ class Walker(NamedTuple):
             arrays: Any = zip(walked.top_k, again.top_k, strict=True)
             for target, source in arrays:
                 target[i] = source[0]
+            walked.scored[i] = 0
         return walked
 
     def _walk(self, request: SearchRequest, words: U64 | None, segments: Sequence[Segment]) -> Walked:

@@ -32,6 +32,7 @@ from ..directory.protocol import WriterLock
 from ..errors import BackendError, StoreError
 from ..index import IndexState, VQIndex
 from ..rows.contents import FEW_ROWS
+from ..rows.graph import Curve
 from ..rows.row_store import RowStore
 from ..rows.segment import Segment
 from .commit import CommitWriter, State
@@ -59,7 +60,7 @@ class _Closed:
 
 # Members of VQIndex that are passed on as they are: copies are indexes in memory. What changes it is a method below.
 _READS = (
-    "spec", "dim", "ntotal", "changes", "keep_vectors", "center", "curve", "is_trained", "meta", "ids", "train", "tune",
+    "spec", "dim", "ntotal", "changes", "keep_vectors", "center", "curve", "is_trained", "meta", "ids", "train",
     "__len__", "__contains__", "search", "range_search", "estimate", "reconstruct", "save", "__copy__", "__deepcopy__",
 )  # fmt: skip
 
@@ -67,6 +68,9 @@ if TYPE_CHECKING:
     _Promised = VQIndex
 else:
     _Promised = object
+
+
+_NO_GRAPH = "a store has no graph; expected a VQIndex, such as copy.copy of this store, and its file"
 
 
 class DurableIndex(_Promised):
@@ -204,10 +208,25 @@ class DurableIndex(_Promised):
         StoreError
             Always.
         """
-        raise StoreError("a store has no graph; expected a VQIndex, such as copy.copy of this store, and its file")
+        raise StoreError(_NO_GRAPH)
 
     def drop_graph(self) -> None:
         """Do nothing: a store has no graph."""
+
+    def tune(self, queries: Any = None, k: int = 10, *, threads: int | None = None) -> Curve:
+        """Raise StoreError, as `build_graph`.
+
+        Parameters
+        ----------
+        queries, k, threads
+            As of `VQIndex.tune`.
+
+        Raises
+        ------
+        StoreError
+            Always.
+        """
+        raise StoreError(_NO_GRAPH)
 
     def commit(self, *, merge: bool = True) -> int:
         """Put all changes on disk. Once it returns they survive a crash; if it fails, the last commit remains.
