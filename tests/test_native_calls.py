@@ -3,7 +3,11 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+import vqindex
+from vqindex.backends import cpu
 
 # CPython before 3.14 aborts where a daemon thread wants the lock back after the interpreter began to end.
 CODE = """
@@ -48,3 +52,18 @@ def test_a_process_ends_well_while_daemon_threads_call_compiled_code(case):
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_vectors_are_encoded_where_no_more_threads_can_start(monkeypatch):
+    vectors = np.random.default_rng(0).standard_normal((5000, 32), dtype=np.float32)
+    expected = vqindex.VQIndex(32, rotation="haar")
+    expected.add(vectors)
+
+    def no_threads(count):
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    monkeypatch.setattr(cpu, "ThreadPoolExecutor", no_threads)
+    monkeypatch.setattr(cpu, "cpu_count", lambda: 2)
+    index = vqindex.VQIndex(32, rotation="haar")
+    index.add(vectors)
+    assert np.array_equal(index.search(vectors[:9], 5).scores, expected.search(vectors[:9], 5).scores)

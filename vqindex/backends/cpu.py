@@ -128,8 +128,11 @@ class NativeBackend(ReferenceBackend):
         if share * self.spec.dim < _SMALL or share >= len(vectors):
             return super().encode(vectors)
         shares = [vectors[start : start + share] for start in range(0, len(vectors), share)]
-        with ThreadPoolExecutor(len(shares)) as pool:
-            encoded = list(pool.map(super().encode, shares))
+        try:
+            with ThreadPoolExecutor(len(shares)) as pool:
+                encoded = list(pool.map(super().encode, shares))
+        except RuntimeError:  # there are no more threads, as in a daemon thread when the interpreter ends
+            return super().encode(vectors)
         codes, rescales, norms = zip(*encoded, strict=True)
         norm = np.concatenate(norms) if self.spec.stores_norm else None
         return Encoded(np.concatenate(codes), np.concatenate(rescales), norm)

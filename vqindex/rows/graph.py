@@ -63,10 +63,21 @@ class Curve(NamedTuple):
     exact_error: tuple[float, ...] | None = None
 
     def effort_of(self, recall: float, *, is_reranked: bool = False) -> int | None:
-        """Return the least effort whose agreement is at least `recall`, or None if no effort of the curve reaches it.
+        """Return the least effort whose agreement, less its standard error, is at least `recall`.
 
-        The standard error is subtracted from the agreement first. Between two efforts of the curve the logarithm of
-        the effort is interpolated.
+        Between two efforts of the curve the logarithm of the effort is interpolated.
+
+        Parameters
+        ----------
+        recall : float
+            Share of the results to find.
+        is_reranked : bool, default False
+            Whether kept vectors re-rank the results, if the curve has this agreement.
+
+        Returns
+        -------
+        int or None
+            The effort; None if no effort of the curve reaches the recall.
         """
         agreement, error = self.agreement, self.error
         if is_reranked and self.exact_agreement is not None and self.exact_error is not None:
@@ -82,7 +93,18 @@ class Curve(NamedTuple):
         return None
 
     def scored_of(self, effort: int) -> float:
-        """Return about how many rows a walk of an effort scores."""
+        """Return about how many rows a walk scores.
+
+        Parameters
+        ----------
+        effort : int
+            Effort of the walk.
+
+        Returns
+        -------
+        float
+            Interpolated between the efforts of the curve, and that of its last one beyond.
+        """
         return float(np.interp(effort, self.efforts, self.scored))
 
 

@@ -200,8 +200,10 @@ class DurableIndex(_Promised):
 
         Parameters
         ----------
-        links, progress
-            As of `VQIndex.build_graph`.
+        links : int, default 32
+            Not used.
+        progress : callable, optional
+            Not used.
 
         Raises
         ------
@@ -218,8 +220,17 @@ class DurableIndex(_Promised):
 
         Parameters
         ----------
-        queries, k, threads
-            As of `VQIndex.tune`.
+        queries : array-like of shape (nq, dim), optional
+            Not used.
+        k : int, default 10
+            Not used.
+        threads : int, optional
+            Not used.
+
+        Returns
+        -------
+        Curve
+            Never.
 
         Raises
         ------
