@@ -1,5 +1,6 @@
 """Reports of calls that could not be interrupted, or left something broken when they were."""
 
+import contextlib
 import os
 import signal
 
@@ -63,18 +64,15 @@ def test_a_long_add_can_be_interrupted_and_nothing_was_added(ticking):
 
 # galacticus #30 and h5netcdf #98: a file that was being written when the interrupt came was broken.
 # nautilus #77: so that the next run could not go on from it.
-def test_a_save_that_is_interrupted_leaves_the_old_file(ticking, tmp_path):
+def test_a_save_that_is_interrupted_leaves_the_old_file_or_the_new_one(ticking, tmp_path):
     index_of(X).save(tmp_path / "a.vqi")
     before = (tmp_path / "a.vqi").read_bytes()
     large = index_of(np.resize(X, (400_000, 16)), keep_vectors="f32")
-    try:
+    with contextlib.suppress(Interrupted):
         ticking(lambda: large.save(tmp_path / "a.vqi"))
-    except Interrupted:
-        assert (tmp_path / "a.vqi").read_bytes() == before
-    else:
-        before = None
     signal.setitimer(signal.ITIMER_REAL, 0)
-    assert len(VQIndex.load(tmp_path / "a.vqi")) == (400_000 if before is None else 2000)
+    is_old = (tmp_path / "a.vqi").read_bytes() == before  # the interrupt may come after the new file got its name
+    assert len(VQIndex.load(tmp_path / "a.vqi")) == (2000 if is_old else 400_000)
     assert os.listdir(tmp_path) == ["a.vqi"]
     large.save(tmp_path / "a.vqi")
     assert len(VQIndex.load(tmp_path / "a.vqi")) == 400_000
