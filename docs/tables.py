@@ -329,7 +329,7 @@ def graph() -> str:
             for recall in ("0.9", "0.95", "0.99"):
                 ratio = line["at"].get(recall, {}).get(f"{mode}_cpu_microseconds_ratio_to_hnswlib")
                 ratios.append("-" if ratio is None else f"{ratio['median']:.2f}")
-        rows.append([DATA[data], line["index"], f"{line['bytes_per_vector']['all']:,.0f}", *ratios])
+        rows.append([DATA.get(data, "mixture"), line["index"], f"{line['bytes_per_vector']['all']:,.0f}", *ratios])
     return markdown(head, rows)
 
 
