@@ -15,7 +15,7 @@ from ..encoder import Encoder
 from ..result import Delivery, Explanation, RangeResult, SearchResult
 from ..rows.contents import Contents
 from ..rows.filters import Filter
-from ..rows.request import SearchRequest, Selection
+from ..rows.request import SearchRequest
 from ..rows.row_store import RowStore
 from ..underflow import ignoring_underflow
 from .rerank import as_reader, rerank
@@ -119,12 +119,14 @@ class Searcher(NamedTuple):
     @ignoring_underflow
     def reconstruct(self, ids: Any) -> F32:
         """Return the decoded vectors of ids, (m, dim); as `VQIndex.reconstruct`."""
-        return self.encoder.centering.decoded(self.encoder.backend.decode(self._codes(ids)))
+        return self._decoded(self._codes(ids))
 
     @ignoring_underflow
     def decoded(self, rows: I64) -> F32:
         """Return decoded vectors of rows, (m, dim)."""
-        codes = self.contents.rows.gather(rows)
+        return self._decoded(self.contents.rows.gather(rows))
+
+    def _decoded(self, codes: Encoded) -> F32:
         return self.encoder.centering.decoded(self.encoder.backend.decode(codes))
 
     @ignoring_underflow
@@ -161,7 +163,7 @@ class Searcher(NamedTuple):
         if effort is None:
             found = self._scan(request, None)
         else:
-            found, scored = self._walk_all(request, Effort(effort))
+            found, scored = self._walker(Effort(effort)).walk(request, self.contents.ids.live)
         rows, vectors_of = found.rows, as_reader(oversample is not None, oversample, False, self.contents)
         if vectors_of is not None:
             metric = self.encoder.centering.spec.metric
@@ -193,20 +195,20 @@ class Searcher(NamedTuple):
 
     def _walk(self, request: SearchRequest, filter: Any, effort: Effort) -> Walked:
         """Walk the graph for each query, or scan where its filter leaves few rows."""
-        graph, ids = self.contents.graph, self.contents.ids
-        assert graph is not None
+        ids, walker = self.contents.ids, self._walker(effort)
         if filter is None and 2 * len(ids) >= ids.rows_ever:
-            return self._walk_all(request, effort)
-        walker = Walker(self.encoder.backend, self.contents.rows, graph, effort)
+            return walker.walk(request, ids.live)
         batches = Filter(filter, ids, request.count).batches(len(self.contents.rows))
-        return Walked.of_queries([walker.search(request.select(at), words) for at, words in batches])
+        walked = []
+        for at, words in batches:
+            assert words is not None
+            walked.append(walker.search(request.select(at), words))
+        return Walked.of_queries(walked)
 
-    def _walk_all(self, request: SearchRequest, effort: Effort) -> Walked:
-        """Walk the graph for each query, and return any row that is not removed."""
-        graph, live = self.contents.graph, self.contents.ids.live
+    def _walker(self, effort: Effort) -> Walker:
+        graph = self.contents.graph
         assert graph is not None
-        request.effort, request.selection = effort.effort, None if live is None else Selection((live,))
-        return self.encoder.backend.walk(request, self.contents.rows.segments(), graph)
+        return Walker(self.encoder.backend, self.contents.rows, graph, effort)
 
     def _scan_range(self, request: SearchRequest, filter: Any) -> RangeHits:
         segments = self.contents.rows.segments()

@@ -6,7 +6,6 @@ more rows than such a scan would cost.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -19,7 +18,6 @@ from ..rows.bitmap import count, full
 from ..rows.graph import Graph
 from ..rows.request import SearchRequest, Selection
 from ..rows.row_store import RowStore
-from ..rows.segment import Segment
 from .router import Effort, budget_of, walks
 
 __all__ = ["Walker"]
@@ -49,54 +47,57 @@ class Walker(NamedTuple):
     graph: Graph
     effort: Effort
 
-    def search(self, request: SearchRequest, words: U64 | None) -> Walked:
+    def walk(self, request: SearchRequest, words: U64 | None) -> Walked:
+        """Return the k best rows that walks find, and how many rows each walk scored.
+
+        Parameters
+        ----------
+        request : SearchRequest
+            The request; its effort and its selection are set.
+        words : ndarray of uint64, shape (m,) or (nq, m), or None
+            The rows that all queries, or each query, may find; None for all rows.
+        """
+        request.effort, request.selection = self.effort.effort, None if words is None else Selection((words,))
+        return self.backend.walk(request, self.rows.segments(), self.graph)
+
+    def search(self, request: SearchRequest, words: U64) -> Walked:
         """Return the k best rows of each query, and how many rows each walk scored; 0 for queries that were scanned.
 
         Parameters
         ----------
         request : SearchRequest
             The request, without a selection.
-        words : ndarray of uint64, shape (m,) or (nq, m), or None
-            The rows that all queries, or each query, may find; None for all rows.
+        words : ndarray of uint64, shape (m,) or (nq, m)
+            The rows that all queries, or each query, may find.
         """
-        segments = self.rows.segments()
-        if words is None:
-            return self._walk(request, None, segments)
         if words.ndim == 1 or not request.count:
-            return self._search_one(request, words, segments)
-        return Walked.of_queries([self._search_one(one, line, segments) for one, line in self._each(request, words)])
+            return self._search_one(request, words)
+        return Walked.of_queries(
+            [self._search_one(request.select(slice(i, i + 1)), line) for i, line in enumerate(words)]
+        )
 
-    def _search_one(self, request: SearchRequest, words: U64, segments: Sequence[Segment]) -> Walked:
+    def _search_one(self, request: SearchRequest, words: U64) -> Walked:
         """Walk or scan with one filter for all queries."""
         total, selected = len(self.rows), count(words & full(len(self.rows)))
         budget = budget_of(selected, total)
         if request.count and walks(self.effort, selected, total, self.graph.linked):
-            return self._walk_within(request, words, _PATIENCE * budget, segments)
-        return self._scan(request, words, segments)
+            return self._walk_within(request, words, _PATIENCE * budget)
+        return self._scan(request, words)
 
-    @staticmethod
-    def _each(request: SearchRequest, words: U64) -> list[tuple[SearchRequest, U64]]:
-        lines = np.broadcast_to(np.atleast_2d(words), (request.count, words.shape[-1]))
-        return [(request.select(slice(i, i + 1)), line) for i, line in enumerate(lines)]
-
-    def _scan(self, request: SearchRequest, words: U64, segments: Sequence[Segment]) -> Walked:
+    def _scan(self, request: SearchRequest, words: U64) -> Walked:
+        segments = self.rows.segments()
         selection = Selection.of(words, [segment.rows for segment in segments])
         found = self.backend.search(replace(request, selection=selection), segments)
         return Walked(found, np.zeros(request.count, np.int64))
 
-    def _walk_within(self, request: SearchRequest, words: U64, budget: int, segments: Sequence[Segment]) -> Walked:
+    def _walk_within(self, request: SearchRequest, words: U64, budget: int) -> Walked:
         """Walk for selected rows with a budget, and scan for the queries that used it up."""
-        walked = self._walk(replace(request, budget=budget), words, segments)
+        walked = self.walk(replace(request, budget=budget), words)
         spent = np.flatnonzero(walked.scored >= budget)
         for i in spent.tolist():
-            again = self._scan(request.select(slice(i, i + 1)), words, segments)
+            again = self._scan(request.select(slice(i, i + 1)), words)
             arrays: Any = zip(walked.top_k, again.top_k, strict=True)
             for target, source in arrays:
                 target[i] = source[0]
             walked.scored[i] = 0
         return walked
-
-    def _walk(self, request: SearchRequest, words: U64 | None, segments: Sequence[Segment]) -> Walked:
-        selection = None if words is None else Selection((words,))
-        request = replace(request, selection=selection, effort=self.effort.effort)
-        return self.backend.walk(request, segments, self.graph)
