@@ -158,7 +158,7 @@ class Graph(NamedTuple):
 
     def unpack(self, start: int = 0, stop: int | None = None) -> U32:
         """Undo `pack`, for rows `start` to before `stop`."""
-        return _unpacked(self.links[start:stop], self.slots, link_bytes(self.linked))
+        return unpack_links(self.links[start:stop], self.slots)
 
     def rows(self) -> U32:
         """Return the links as row numbers, (linked, slots), a copy; free places hold `NO_ROW`.
@@ -194,10 +194,7 @@ def pack_links(links: U32, size: int) -> U8:
 
 def unpack_links(packed: U8, slots: int) -> U32:
     """Undo `pack_links`."""
-    return _unpacked(packed, slots, packed.shape[1] // slots)
-
-
-def _unpacked(packed: U8, slots: int, size: int) -> U32:
+    size = packed.shape[1] // slots
     wide = np.zeros((len(packed), slots, 4), np.uint8)
     wide[:, :, :size] = packed.reshape(len(packed), slots, size)
     links = wide.view("<u4")[:, :, 0].astype(np.uint32, copy=False)
@@ -225,7 +222,7 @@ def check_links(where: Any, parts: Iterable[U8], linked: int, slots: int) -> Non
     """
     first = 0
     for part in parts:
-        _check(_unpacked(part, slots, link_bytes(linked)), where, first, linked)
+        _check(unpack_links(part, slots), where, first, linked)
         first += len(part)
 
 
