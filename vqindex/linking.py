@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .backends.protocol import Backend
+from .codes.codec import Codec
 from .codes.graph import BATCH, NO_ROW, LinkRule
 from .errors import InvalidInputError
 from .rows.bitmap import WORD, bits_of, full
@@ -37,7 +38,7 @@ def as_rule(name: str, links: object, spec: IndexSpec) -> LinkRule:
     """
     if isinstance(links, bool) or not isinstance(links, int | np.integer) or not MIN_LINKS <= links <= MAX_LINKS:
         raise InvalidInputError(f"{name} is {links!r}; expected an integer from {MIN_LINKS} to {MAX_LINKS}")
-    if spec.codec == "qjl" or spec.sketch in ("orthogonal", "gaussian"):
+    if Codec(spec).has_sketch:
         code = f"codec {spec.codec!r}" if spec.codec == "qjl" else f"sketch {spec.sketch!r}"
         raise InvalidInputError(
             f"{name} is {links}, but codes of {code} have no graph; expected sketch 'shared', turboquant-mse or trellis"
