@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from graphs import blocks_of, graph_scanner, narrow_rows, pack_records, packed_links, record_layout
+from graphs import blocks_of, graph_scanner, narrow_rows, record_layout
 from scans import backends, make_rows
 
 from vqindex._native import supported_isas
@@ -17,6 +17,7 @@ from vqindex.codes.graph import (
     relink,
     walk,
 )
+from vqindex.codes.records import pack_records
 from vqindex.rows.graph import pack_links, unpack_links
 from vqindex.spec import METRICS, IndexSpec
 
@@ -75,7 +76,7 @@ class Case:
     def found(self, isa, k, effort, *, width=4, cuts=(), threads=1, words=None, budget=0, links=None, hidden=None):
         """Return what the compiled walk finds."""
         queries = self.queries
-        packed = packed_links(self.links if links is None else links, width)
+        packed = pack_links(self.links if links is None else links, width)
         entries, blocks = entry_rows(self.linked), blocks_of(self.records, cuts)
         args = blocks, record_layout(self.spec), packed, self.slots, entries
         prepared = queries.code_query, queries.code_scale, queries.norm
@@ -253,7 +254,7 @@ def test_arguments_that_do_not_agree_are_refused(change, message):
     arguments = {
         "records": [case.records],
         "layout": record_layout(case.spec),
-        "links": packed_links(case.links, 4),
+        "links": pack_links(case.links, 4),
         "slots": case.slots,
         "entries": entry_rows(100),
         "code_query": queries.code_query,
