@@ -1,6 +1,7 @@
 """Directories: commits need no more of one than its protocol, so object storage with conditional puts will do."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -156,3 +157,18 @@ def test_version_of_a_missing_file_is_none_and_reading_it_names_it(directory):
         with pytest.raises(FileNotFoundError) as caught:
             call()
         assert str(caught.value.filename) == directory.describe("none")
+
+
+def test_folder_that_another_process_makes_at_the_same_moment_is_taken(tmp_path, monkeypatch):
+    directory, mkdir = LocalDirectory(tmp_path / "s"), os.mkdir
+
+    def made_by_another(path, *args, **kwargs):
+        mkdir(path, *args, **kwargs)  # between our look and our call
+        mkdir(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "mkdir", made_by_another)
+    directory.make_folder()
+    assert (tmp_path / "s").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError, match="file"):
+        LocalDirectory(tmp_path / "file").make_folder()

@@ -114,13 +114,14 @@ class LocalDirectory:
         return None if self._opened is None else self._opened.descriptor
 
     def make_folder(self) -> None:
-        """Create the folder if it is missing; its parent must exist."""
-        if not self.path.exists():
-            if self.path.is_symlink():
-                raise FileNotFoundError(errno.ENOENT, "is a link to a folder that does not exist", str(self.folder))
-            with naming(self.folder):
-                self.path.mkdir()
-            _sync_names(self.path.parent)
+        """Create the folder if it is missing; its parent must exist. Another process may create it at the same time."""
+        if self.path.is_dir():
+            return
+        if self.path.is_symlink():
+            raise FileNotFoundError(errno.ENOENT, "is a link to a folder that does not exist", str(self.folder))
+        with naming(self.folder):
+            self.path.mkdir(exist_ok=True)
+        _sync_names(self.path.parent)
 
     def _regular(self, name: str) -> Path:
         """Return the path of a file; FileFormatError if it is a link, which could lead out of the folder."""
