@@ -105,6 +105,14 @@ def test_rows_that_are_not_linked_yet_are_found(code):
     assert np.array_equal(found.ids, index.search(new, 1, exact=True).ids)
 
 
+def test_rows_that_are_not_linked_yet_do_not_end_walks(code):
+    index, queries = linked_index(code), clustered(40, seed=1)
+    before = index.search(queries, 10, effort=10, explain=True)
+    index.add(np.repeat(queries, 12, axis=0))  # found rows that are better than any entry
+    after = index.search(queries, 10, effort=10, explain=True)
+    assert np.array_equal(after.explanation.scored, before.explanation.scored + 480)
+
+
 def test_every_row_is_reachable(code):
     assert reachable(links_of(linked_index(code))).all()
 

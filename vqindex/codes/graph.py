@@ -19,11 +19,13 @@ Link score of a row r for a row x. T = fl(fl(S_xr) rescale_r). The score is T, a
     fl(fl(c T) - fl(norm_r^2)) with c = fl(2 m^2 rescale_x). The order is that of navigation scores.
 Entries of a graph of n rows. E = floor(sqrt(n) / 8) + 1 rows, but 16 to 128, and n at most: floor(i n / E) for i = 0 to
     E - 1.
-Walk of effort e. All rows after the linked ones, the tail, are visited; they have no links. All entries are scored; the
-    4 best are visited. Then the best visited row that was not opened yet is opened, again and again: all its links that
-    were not visited are visited. The found rows are the e best visited rows that the search may return. A row that does
-    not come before the last of e found rows is not opened. The walk ends when no row is left to open, or, with a
-    budget, when at least so many rows were scored. A hidden row is treated as if it were not there.
+Walk of effort e. All entries are scored; the 4 best are visited. Then the best visited row that was not opened yet is
+    opened, again and again: all its links that were not visited are visited. The found rows are the e best visited rows
+    that the search may return. A row that does not come before the last of e found rows is not opened. The walk ends
+    when no row is left to open, or, with a budget, when at least so many rows were scored. Then all rows after the
+    linked ones, the tail, are visited, and the e best found rows remain. (Tail rows that are found first would end
+    walks before they come near the query.) The tail counts as scored from the beginning. A hidden row is treated as if
+    it were not there.
 Result of a search. The found rows with their exact scores (``estimator.py``), best first.
 Linking. Rows get links in batches of 512, in row order. Each row x of a batch has these candidates: the rows that a
     walk of `LinkRule.effort` by link scores for x finds in the graph before the batch, and the 32 nearest other rows of
@@ -283,8 +285,6 @@ def walk(
             heappush(to_open, (loss, row))
         find(loss, row)
 
-    for loss, row in zip((-score(tail)).tolist(), tail.tolist(), strict=True):
-        find(loss, row)
     for loss, row in starts:
         visit(float(loss), row)
     while to_open:
@@ -296,6 +296,8 @@ def walk(
         scored += len(new)
         for other, its_score in zip(new, score(np.array(new, np.int64)).tolist(), strict=True):
             visit(-its_score, other)
+    for loss, row in zip((-score(tail)).tolist(), tail.tolist(), strict=True):
+        find(loss, row)
     best = sorted((-each, -row) for each, row in found)
     return Found(np.array([row for _, row in best], np.int64), scored)
 

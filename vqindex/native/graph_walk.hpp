@@ -144,11 +144,9 @@ class Walk {
     found_.resize(query.effort + room_);
     found_count_ = next_ = count_ = 0;
     open_.clear();
-    scored_ = 0;
+    scored_ = tail_count();
     visited_.reserve(kStarts + 1);
     if (query.hidden < graph_.links.rows) visited_.insert(query.hidden);
-    score_tail();
-    count_ = 0;
     for (const std::uint32_t row : graph_.entries)
       if (row != query.hidden) rows_[count_++] = row;
     prefetch_records();
@@ -162,12 +160,15 @@ class Walk {
     is_waiting_ = false;
   }
 
-  // Takes one step: opens a row, or scores the links of the row that it opened before. Returns false at the end.
+  // Takes one step: opens a row, or scores the links of the row that it opened before. Returns false at the end, once
+  // the tail is scored, too.
   bool step() {
-    if (is_waiting_)
+    if (is_waiting_) {
       score_links();
-    else if (!open_next())
+    } else if (!open_next()) {
+      score_tail();
       return false;
+    }
     is_waiting_ = !is_waiting_;
     return true;
   }
@@ -221,9 +222,15 @@ class Walk {
     return true;
   }
 
-  // Scores the rows after the linked ones. They have no links, so they count as opened.
+  // How many rows come after the linked ones. They count as scored from the beginning.
+  std::size_t tail_count() const {
+    const std::size_t linked = graph_.links.rows, hidden = query_->hidden;
+    return graph_.rows - linked - (hidden >= linked && hidden < graph_.rows);
+  }
+
+  // Scores the rows after the linked ones at the end of the walk. They have no links.
   void score_tail() {
-    const std::size_t end = graph_.rows;
+    const std::size_t end = graph_.rows, scored = scored_;
     for (std::size_t row = graph_.links.rows; row < end;) {
       for (count_ = 0; count_ < room_ && row < end; ++row)
         if (row != query_->hidden) rows_[count_++] = static_cast<std::uint32_t>(row);
@@ -232,12 +239,13 @@ class Walk {
       const Key last = last_key();
       std::size_t taken = 0;
       for (std::size_t i = 0; i < count_; ++i) {
-        const std::uint32_t tail = row_of(keys_[i]);
-        keys_[taken] = keys_[i] | kOpened;
-        taken += keys_[taken] < last && may_find(tail);
+        const Key key = keys_[i];
+        keys_[taken] = key;
+        taken += key < last && may_find(row_of(key));
       }
       if (taken) insert(taken);
     }
+    scored_ = scored;
   }
 
   bool may_find(std::uint32_t row) const {
