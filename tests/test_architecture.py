@@ -22,7 +22,8 @@ LAYERS = (
     ("encoder", "linking"),
     ("directory/*",),
     ("file_format/*",),
-    ("store/manifest", "store/removed", "store/merge", "store/snapshot", "store/commit"),  # they know no index
+    # They know no index.
+    ("store/manifest", "store/removed", "store/links", "store/merge", "store/snapshot", "store/commit"),
     ("search/*",),
     ("index",),
     ("store/*",),

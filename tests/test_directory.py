@@ -83,7 +83,7 @@ def directory(request, tmp_path):
 
 
 def state_of(index):
-    return State(index._codec, index._centering, index._contents, index.meta)
+    return State(index._codec, index._centering, index._contents, index.meta, index._backend)
 
 
 def new_writer(directory, index):
@@ -96,10 +96,10 @@ def new_writer(directory, index):
 
 def assert_holds(directory, index):
     """What a reader of the directory finds is what the index holds."""
-    manifest, segments = read_snapshot(directory, mmap=False, verify=True)
+    snapshot = read_snapshot(directory, mmap=False, verify=True)
     found = VQIndex(DIM, metric="l2")
-    rows = RowStore(manifest.spec, found._backend.put)
-    found._contents = join_segments(rows, manifest, segments, "here")
+    rows = RowStore(snapshot.manifest.spec, found._backend.put)
+    found._contents = join_segments(rows, snapshot, "here")
     assert found.ids.tolist() == index.ids.tolist()
     for one, other in zip(found.search(QUERIES, 100), index.search(QUERIES, 100), strict=True):
         np.testing.assert_array_equal(one, other)

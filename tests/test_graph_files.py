@@ -195,7 +195,6 @@ def test_graph_prints_the_curve(files):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("build", "base.npy", "-o", "s", "--store", "--graph", "32"), "expected no --store"),
         (("build", "base.npy", "-o", "a.vqi", "--graph", "3"), "8<=x<=128"),
         (("search", "flat.vqi", "queries.npy", "--effort", "5"), "has no graph"),
         (("search", "flat.vqi", "queries.npy", "--recall", "1"), "0<x<1"),

@@ -1,6 +1,5 @@
 """`vqindex.open`: an index in a folder behaves like one in memory, and commits are what others see."""
 
-import copy
 import inspect
 import json
 import os
@@ -673,20 +672,6 @@ def test_an_opened_store_has_all_that_an_index_has(tmp_path):
             assert own.__doc__, name
             if callable(promised) and name not in ("load", "compact"):
                 assert list(inspect.signature(own).parameters) == list(inspect.signature(promised).parameters), name
-
-
-def test_a_store_has_no_graph_but_a_copy_of_it_may_have_one(tmp_path):
-    with vqindex.open(tmp_path / "store", "a", dim=6) as index:
-        index.add(np.random.default_rng(0).standard_normal((600, 6)).astype(np.float32))
-        with pytest.raises(vqindex.StoreError, match="a store has no graph"):
-            index.build_graph()
-        with pytest.raises(vqindex.StoreError, match="a store has no graph"):
-            index.tune()
-        index.drop_graph()
-        assert index.curve is None
-        twin = copy.copy(index)
-    twin.build_graph(8)
-    assert twin.stats()["linked"] == 512
 
 
 def test_an_opened_store_moves_merges_and_answers_like_its_index(tmp_path):

@@ -10,21 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .backends.protocol import Backend
 from .codes.codec import Codec
 from .codes.graph import BATCH, NO_ROW, LinkRule
 from .errors import InvalidInputError
-from .rows.bitmap import WORD, bits_of, full
+from .rows.bitmap import bits_of, words_of
 from .rows.contents import Contents
+from .rows.graph import Graph
 from .spec import IndexSpec
 
-__all__ = ["MAX_LINKS", "MIN_LINKS", "TAIL_ROWS", "as_rule", "compacted", "copied", "linked", "trimmed"]
+__all__ = ["MAX_LINKS", "MIN_LINKS", "TAIL_ROWS", "as_rule", "compacted", "copied", "linked", "renumbered", "trimmed"]
 
 TAIL_ROWS = 2 * BATCH  # a tail of so many rows is linked; every walk scores the tail
 _AT_ONCE = 32 * BATCH  # rows between two calls of `progress`
 
 MIN_LINKS, MAX_LINKS = 8, 128
+Bits = NDArray[np.bool_]
 Progress = Callable[[int, int], object]
 
 
@@ -97,11 +100,30 @@ def _repaired(short: Contents, contents: Contents, first: int, backend: Backend)
         return short
     if live is None:  # no row changed its number
         return short._replace(graph=graph)
-    packed, is_live = graph.links.copy(), bits_of(live, graph.linked)
-    backend.relink(contents.rows.segments(), packed, full(graph.linked) & live[: -(-graph.linked // WORD)], graph.rule)
+    keep = bits_of(live, graph.linked) | (np.arange(graph.linked) < first)
+    return short._replace(graph=renumbered(contents, keep, backend))
+
+
+def renumbered(contents: Contents, keep: Bits, backend: Backend) -> Graph:
+    """Return the graph of contents without some removed rows; rows that had links to them get others.
+
+    Parameters
+    ----------
+    contents : Contents
+        Contents with removed rows.
+    keep : ndarray of bool, shape (linked,)
+        Which linked rows stay: all live ones, and perhaps removed ones, too. They reach each other.
+    backend : Backend
+        It links.
+    """
+    graph = contents.graph
+    if graph is None:
+        raise ValueError("contents without a graph have none to renumber")
+    if keep.all():
+        return graph
+    packed = graph.links.copy()
+    backend.relink(contents.rows.segments(), packed, words_of(keep), graph.rule)
     links = graph._replace(links=packed).rows()
-    keep = is_live | (np.arange(graph.linked) < first)
     numbers = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)  # the last one is that of NO_ROW
     new = numbers[np.where(links == NO_ROW, graph.linked, links)[keep]]
-    used_first = np.argsort(new < 0, axis=1, kind="stable")  # removed rows that stay may link to rows that go
-    return short._replace(graph=graph.of_rows(np.take_along_axis(new, used_first, axis=1).astype(np.uint32)))
+    return graph.of_rows(new.astype(np.uint32))  # -1 becomes NO_ROW

@@ -165,8 +165,6 @@ def build(
     and that of a file the mean of all vectors.
     """
     store = store or output.is_dir()
-    if graph is not None and store:
-        raise click.UsageError("--graph makes the graph of an index file; expected no --store")
     if commit_every is not None and not store:
         raise click.UsageError("--commit-every needs --store")
     _check_output(output, store, force, data, ids, None if center in (None, "mean") else Path(center))
@@ -178,6 +176,7 @@ def build(
         "seed": seed,
         "keep_vectors": keep_vectors,
         "center": center if center in (None, "mean") else _read_center(center),
+        "graph": graph,
     }
     with in_blocks(_left_of(data, output, store, force)), open_vectors(data, dataset) as source:
         sample = sample_of(source)
@@ -196,7 +195,7 @@ def build(
         if store:
             index, seconds = build_store(output, source, data, parameters, explicit, device, commit_every, force, meta)
         else:
-            index = vqindex.VQIndex(source.shape[1], device=device, **parameters)
+            index = vqindex.VQIndex(source.shape[1], device=device, **{**parameters, "graph": None})
             index.meta.update(meta)
             build_index(index, source, f"encoding {data.name}", explicit)
             if graph is not None:

@@ -25,6 +25,7 @@ __all__ = ["BEGUN", "build_store", "metric_of_store", "rows_done"]
 
 BEGUN = "building"  # key in a store's notes: the source of the build, and the rows that are done
 _COMMIT_VALUES = 2**26  # float32 values between two commits: 256 MiB of input
+_LINKED_VALUES = 2**24  # with a graph: linking them takes seconds, during which a build can't be stopped
 
 
 def _checksum(ids: NDArray[Any]) -> int:
@@ -97,7 +98,10 @@ def build_store(
             raise click.ClickException(f"{output} exists and is complete; choose another name or give --force")
         if begun["done"]:
             click.echo(f"going on after {begun['done']} of {origin['rows']} vectors", err=True)
-        seconds = _fill(index, source, data, ids, every or max(1, _COMMIT_VALUES // source.shape[1]))
+        values = _COMMIT_VALUES if explicit.get("graph") is None else _LINKED_VALUES
+        seconds = _fill(index, source, data, ids, every or max(1, values // source.shape[1]))
+        if index.stats()["linked"]:
+            index.tune()
     return vqindex.open(output, device=device), seconds
 
 

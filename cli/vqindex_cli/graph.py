@@ -1,4 +1,4 @@
-"""``vqindex graph``: link the vectors of an index file, or drop its links."""
+"""``vqindex graph``: link the vectors of an index, or drop its links."""
 
 from __future__ import annotations
 
@@ -42,13 +42,11 @@ def build_graph(index: vqindex.VQIndex, links: int) -> None:
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Results to compare.")
 @json_option
 def graph(index: Path, links: int, drop: bool, queries: Path | None, k: int, as_json: bool) -> None:
-    """Link the vectors of INDEX, an index file.
+    """Link the vectors of INDEX, an index file or a store.
 
     Searches then walk along links and need not scan all vectors. Prints how much of the scan's results walks find,
     against their effort. `search --recall` uses this curve.
     """
-    if index.is_dir():
-        raise click.ClickException(f"{index} is a store; expected an index file")
     with changing(index) as loaded:
         if drop:
             loaded.drop_graph()

@@ -50,7 +50,8 @@ def _store_fields(folder: Path) -> dict[str, Any]:
         **_spec_fields(manifest.spec, manifest.center is not None),
         "id_bytes": 0 if all(segment.first_id is not None for segment in manifest.segments) else 8,
         "keep_vectors": manifest.keep_vectors,
-        "file_bytes": sum(segment.size for segment in manifest.segments),
+        **({} if manifest.graph is None else {"slots": manifest.graph.rule.slots, "linked": manifest.graph.linked}),
+        "file_bytes": sum(file.size for file in manifest.segments) + sum(file.size for file in manifest.links),
         **manifest.meta,
     }
 

@@ -18,9 +18,9 @@ def open_with(folder, mode="a", directory=None, **parameters):
     return _open(directory or LocalDirectory(folder), mode, parameters, "auto", True, False)
 
 
-def content(index):
+def content(index, queries=QUERIES, **how):
     """Return everything that a user can see, in a form that can be compared."""
-    scores, ids = index.search(QUERIES, len(index) + 1, confidence=1)
+    scores, ids = index.search(queries, len(index) + 1, confidence=1, **how)
     return index.ids.tolist(), ids.tolist(), scores.tolist(), dict(index.meta)
 
 
@@ -29,9 +29,13 @@ def committed(folder, mode="r"):
         return content(index)
 
 
-def make_store(folder):
-    """Create a store of three commits: segments with automatic and explicit ids, and with removed rows."""
-    with open_with(folder, dim=DIM, metric="l2") as index:
+def make_store(folder, graph=None):
+    """Create a store of three commits: segments with automatic and explicit ids, and with removed rows.
+
+    With `graph` links a row it has more rows, which are linked.
+    """
+    parameters = {} if graph is None else {"graph": graph}
+    with open_with(folder, dim=DIM, metric="l2", **parameters) as index:
         index.add(vectors(20))
         index.commit()
         index.add(vectors(20, 1))
@@ -40,6 +44,9 @@ def make_store(folder):
         index.upsert([5, 7], vectors(2, 7))
         index.meta["note"] = 1
         index.commit(merge=False)
+        if graph is not None:
+            index.add(vectors(1100, 3))
+            index.commit(merge=False)
     return folder
 
 

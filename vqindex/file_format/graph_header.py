@@ -9,19 +9,19 @@ import numpy as np
 
 from ..codes.graph import BATCH, LinkRule
 from ..errors import FileFormatError
-from ..rows.graph import MAX_SLOTS, Curve, Graph
+from ..rows.graph import MAX_SLOTS, Curve
 
 __all__ = ["check_sizes", "curve_of", "header_of", "rule_of"]
 
 _MOST = 2**31 - 1
 
 
-def header_of(graph: Graph) -> dict[str, Any]:
-    """Return the entry of a graph, in JSON types."""
-    entry: dict[str, Any] = {"linked": graph.linked, "batch": BATCH, **graph.rule._asdict()}
-    if graph.curve is not None:
+def header_of(rule: LinkRule, linked: int, curve: Curve | None) -> dict[str, Any]:
+    """Return the entry of a graph of so many linked rows, in JSON types."""
+    entry: dict[str, Any] = {"linked": linked, "batch": BATCH, **rule._asdict()}
+    if curve is not None:
         entry["curve"] = {
-            name: list(value) if isinstance(value, tuple) else value for name, value in graph.curve._asdict().items()
+            name: list(value) if isinstance(value, tuple) else value for name, value in curve._asdict().items()
         }
     return entry
 

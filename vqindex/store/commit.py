@@ -6,7 +6,11 @@ added since. So a commit compares two things: which file holds which rows, and w
 * rows that no file holds as new segments;
 * segments that ``merge.py`` chooses as new segments without their removed rows;
 * a file of bits for each other segment of which more rows are removed than before;
+* the links that differ from those of the last commit, if there is a graph (``links.py``);
 * a manifest that names the files.
+
+Links are numbers of rows. A segment that is rewritten without its removed rows changes the numbers of the rows after
+it, so their links are written again. Segments at the end are rewritten most often, and few rows come after them.
 
 It then publishes the manifest, which is the moment at which readers see the commit, and removes the files that the
 manifest does not name. FORMAT.md describes the order of writes and syncs that makes this safe at any crash.
@@ -33,18 +37,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..backends.protocol import Backend
 from ..center import Centering
 from ..codes.codec import Codec
 from ..directory.protocol import Directory, OutputFile
 from ..errors import StoreError
 from ..file_format.contents import FileContents
 from ..file_format.writer import write_file
+from ..linking import renumbered
 from ..rows.bitmap import bits_of
 from ..rows.contents import Contents
+from ..rows.graph import Graph
 from ..rows.ids import IdMap
+from .links import write_links
 from .manifest import (
     MAX_COUNTED,
     NEXT,
+    GraphEntry,
+    LinksEntry,
     Manifest,
     RemovedEntry,
     SegmentEntry,
@@ -58,6 +68,8 @@ from .removed import write_removed
 __all__ = ["CommitWriter", "State"]
 
 I64 = NDArray[np.int64]
+U8 = NDArray[np.uint8]
+U32 = NDArray[np.uint32]
 Bits = NDArray[np.bool_]
 
 
@@ -75,12 +87,15 @@ class State:
         Rows, ids and originals in memory, removed rows included.
     meta : mapping
         Notes of the user.
+    backend : Backend
+        It links rows whose neighbors are removed.
     """
 
     codec: Codec
     centering: Centering
     contents: Contents
     meta: Mapping[str, Any]
+    backend: Backend
 
     @property
     def live(self) -> Bits:
@@ -96,6 +111,10 @@ class State:
         return max(1, MERGE_BYTES // (self.codec.spec.bytes_per_vector + vector_bytes))
 
 
+# All links are written as one file once those after the first file are this share of it, or so many files.
+_LINKS_SHARE, _LINKS_FILES = 0.5, 32
+
+
 @dataclass(frozen=True, eq=False)
 class _SegmentRows:
     """Which rows in memory a segment holds: those from `first` to before `last`, or only `rows` among them."""
@@ -109,6 +128,16 @@ class _SegmentRows:
         """Return the bits of its rows, out of bits for all rows in memory."""
         in_range = bits[self.first : self.last]
         return in_range if self.rows is None else in_range[self.rows - self.first]
+
+    @property
+    def count(self) -> int:
+        """Number of its rows."""
+        return self.last - self.first if self.rows is None else self.rows.size
+
+    @property
+    def numbers(self) -> I64:
+        """Its rows in memory, ascending."""
+        return np.arange(self.first, self.last) if self.rows is None else self.rows
 
 
 class _FileNumbers:
@@ -135,12 +164,18 @@ class CommitWriter:
         The last commit. The rows in memory are those of its segments, one after the other.
     version : str or None
         The version of the manifest, from before it was read (`Directory.version`).
+    graph : Graph or None
+        The graph of that commit, as it was read.
     """
 
-    def __init__(self, directory: Directory, manifest: Manifest, version: str | None) -> None:
+    def __init__(
+        self, directory: Directory, manifest: Manifest, version: str | None, graph: Graph | None = None
+    ) -> None:
         self.directory = directory
         self.manifest = manifest
         self._version = version
+        self._graph = graph  # of the last commit, whose numbers are those of rows in files
+        self._links = None if graph is None else graph.links  # those in memory that it was made from
         self._numbers = _FileNumbers(manifest.next_file)
         self._segments: list[_SegmentRows] = []
         first = 0
@@ -148,15 +183,20 @@ class CommitWriter:
             self._segments.append(_SegmentRows(first, first + entry.rows, None, entry))
             first += entry.rows
 
-    def _next(self, manifest: Manifest, version: str | None) -> CommitWriter:
+    def _next(self, manifest: Manifest, version: str | None, graph: Graph | None) -> CommitWriter:
         """Return the writer after a commit, for rows in memory that were read from its files."""
-        following = CommitWriter(self.directory, manifest, version)
+        following = CommitWriter(self.directory, manifest, version, graph)
         following._numbers = self._numbers
         return following
 
-    def reread(self, manifest: Manifest) -> CommitWriter:
+    def reread(self, manifest: Manifest, graph: Graph | None) -> CommitWriter:
         """Return the writer of the same commit for rows in memory that were read from its files again."""
-        return self._next(manifest, self._version)
+        return self._next(manifest, self._version, graph)
+
+    @property
+    def is_renumbered(self) -> bool:
+        """Whether the links in its files number rows otherwise than those in memory."""
+        return self._graph is not None and self._graph.links is not self._links
 
     def commit(self, state: State, *, merge: bool) -> CommitWriter:
         """Put a state on disk and return the next writer: this one if the last commit has that state.
@@ -175,6 +215,8 @@ class CommitWriter:
         selected = [segment.select(live) for segment in segments]
         rows, live_rows = [bits.size for bits in selected], [int(np.count_nonzero(bits)) for bits in selected]
         runs = merge_runs(rows, live_rows, state.max_segment_rows) if merge else []
+        if self._has_other_layout(state):
+            runs = [slice(0, len(segments))]
         return self._write(state, segments, runs, live)
 
     def compact(self, state: State) -> CommitWriter:
@@ -212,7 +254,18 @@ class CommitWriter:
             live_rows = np.count_nonzero(segment.select(live))
             if live_rows != (0 if segment.entry is None else segment.entry.live):
                 return True
-        return False
+        return self._has_other_graph(state.contents.graph)
+
+    def _has_other_layout(self, state: State) -> bool:
+        """Return whether rows became records since the last commit, or cease to be records."""
+        return (state.contents.graph is None) != (self.manifest.graph is None)
+
+    def _has_other_graph(self, graph: Graph | None) -> bool:
+        """Return whether a graph has other links than that of the last commit, or another curve."""
+        last = self.manifest.graph
+        if graph is None or last is None:
+            return graph is not None or last is not None
+        return graph.links is not self._links or (graph.rule, graph.curve) != (last.rule, last.curve)
 
     def _write(self, state: State, segments: Sequence[_SegmentRows], runs: Sequence[slice], live: Bits) -> CommitWriter:
         """Write a commit in which each run of segments is rewritten; return the next writer."""
@@ -220,7 +273,8 @@ class CommitWriter:
         published = False
         try:
             after = self._write_segments(state, segments, runs, live, created)
-            self._check_kept(after, created)
+            entry, graph = self._write_graph(state, after, created)
+            self._check_kept(after, entry, created)
             originals = state.contents.originals
             manifest = Manifest(
                 state.centering.spec,
@@ -231,6 +285,7 @@ class CommitWriter:
                 tuple(segment.entry for segment in after if segment.entry is not None),
                 deepcopy(dict(state.meta)),  # a later change inside of it must count as a change
                 state.centering.text,
+                entry,
             )
             created.append(NEXT)
             prepare_manifest(self.directory, manifest)
@@ -243,14 +298,15 @@ class CommitWriter:
                     with suppress(OSError):
                         self.directory.remove(name)
             raise
-        following = self._next(manifest, version)
+        following = self._next(manifest, version, graph)
         following._segments = after
+        following._links = None if state.contents.graph is None else state.contents.graph.links
         return following
 
-    def _check_kept(self, after: Sequence[_SegmentRows], created: Sequence[str]) -> None:
+    def _check_kept(self, after: Sequence[_SegmentRows], graph: GraphEntry | None, created: Sequence[str]) -> None:
         """Raise StoreError if a file that the next manifest names, and that is not new, is gone or another one."""
-        for segment in after:
-            entry = segment.entry
+        links = () if graph is None else graph.files
+        for entry in (*(segment.entry for segment in after), *links):
             if entry is None or entry.name in created:
                 continue
             try:
@@ -325,3 +381,67 @@ class CommitWriter:
             file.close()
         removed = RemovedEntry(number, entry.rows - live_rows, crc)
         return [replace(segment, entry=replace(entry, removed=removed))]
+
+    def _write_graph(
+        self, state: State, after: Sequence[_SegmentRows], created: list[str]
+    ) -> tuple[GraphEntry | None, Graph | None]:
+        """Write the links that differ from those of the last commit.
+
+        Return what the manifest says of the graph, and the graph whose numbers are those of rows in files.
+        """
+        graph, last = state.contents.graph, self._graph
+        if graph is None:
+            return None, None
+        numbers = _numbers(after, state.contents.ids.rows_ever)
+        if numbers is not None:
+            keep = np.zeros(graph.linked, np.bool_)
+            keep[numbers[: np.searchsorted(numbers, graph.linked)]] = True
+            graph = renumbered(state.contents, keep, state.backend)
+        files = self.manifest.links
+        is_same_rule = last is not None and last.rule == graph.rule and last.bytes_per_row == graph.bytes_per_row
+        if last is None or not files or not is_same_rule:
+            files, first, changed = (), 0, np.empty(0, np.uint32)
+        else:
+            first = min(last.linked, graph.linked, self._same_rows(numbers))
+            changed = _differing(graph.links[:first], last.links[:first])
+            size = (graph.linked - first + changed.size) * graph.bytes_per_row
+            if sum(file.size for file in files[1:]) + size > _LINKS_SHARE * files[0].size or len(files) >= _LINKS_FILES:
+                files, first, changed = (), 0, changed[:0]
+        if graph.linked > first or changed.size or (files and files[-1].linked != graph.linked):
+            number, name, file = self._create("links", created)
+            try:
+                crc = write_links(file, graph, first, changed)
+            finally:
+                file.close()
+            size = self.directory.size(name)
+            files = (*files, LinksEntry(number, first, graph.linked, changed.size, size, crc))
+        return GraphEntry(graph.rule, graph.curve, files), graph
+
+    def _same_rows(self, numbers: I64 | None) -> int:
+        """Return how many of the first rows in files are the same as in the last commit, given those of the next."""
+        rows_ever = self._segments[-1].last if self._segments else 0
+        old = _numbers(self._segments, rows_ever)
+        if old is None and numbers is None:
+            return rows_ever
+        old = np.arange(rows_ever) if old is None else old
+        new = np.arange(rows_ever) if numbers is None else numbers
+        count = min(old.size, new.size)
+        differ = np.flatnonzero(old[:count] != new[:count])
+        return int(differ[0]) if differ.size else count
+
+
+def _numbers(segments: Sequence[_SegmentRows], rows_ever: int) -> I64 | None:
+    """Return the rows in memory that segments hold, in their order; None if they hold all."""
+    if sum(segment.count for segment in segments) == rows_ever:
+        return None
+    return np.concatenate([np.empty(0, np.int64), *(segment.numbers for segment in segments)])
+
+
+def _differing(links: U8, others: U8) -> U32:
+    """Return the rows whose links differ, ascending."""
+    step = 2**16
+    parts = [
+        np.flatnonzero((links[at : at + step] != others[at : at + step]).any(axis=1)) + at
+        for at in range(0, len(links), step)
+    ]
+    return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.uint32)

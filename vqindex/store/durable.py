@@ -16,7 +16,7 @@ registered as a VQIndex: `isinstance` and type checkers accept it where they acc
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
 from functools import wraps
@@ -34,10 +34,9 @@ from ..index import IndexState, VQIndex
 from ..rows.contents import FEW_ROWS
 from ..rows.graph import Curve
 from ..rows.row_store import RowStore
-from ..rows.segment import Segment
 from .commit import CommitWriter, State
 from .manifest import MANIFEST, Manifest
-from .snapshot import join_segments, read_snapshot
+from .snapshot import Snapshot, join_segments, read_snapshot
 
 __all__ = ["DurableIndex"]
 
@@ -70,9 +69,6 @@ else:
     _Promised = object
 
 
-_NO_GRAPH = "a store has no graph; expected a VQIndex, such as copy.copy of this store, and its file"
-
-
 class DurableIndex(_Promised):
     """A VQIndex in a folder, made by `vqindex.open`. Changes are in memory until `commit` puts them on disk.
 
@@ -95,18 +91,20 @@ class DurableIndex(_Promised):
     ) -> None:
         self._folder, self._path, self._lock, self._mmap = directory.folder, directory.path, lock, mmap
         version = directory.version(MANIFEST)
-        manifest, segments = read_snapshot(directory, mmap, verify)
+        snapshot = read_snapshot(directory, mmap, verify)
+        manifest = snapshot.manifest
         self._index = VQIndex._empty(Centering.from_text(manifest.spec, manifest.center), device)
         self._committing = ChangeLock()
-        self._attach(CommitWriter(directory, manifest, version), segments)
+        self._attach(CommitWriter(directory, manifest, version, snapshot.graph), snapshot)
         self._index._meta = deepcopy(dict(manifest.meta))
         if lock is not None:
             self._commits.sweep()
 
-    def _attach(self, commits: CommitWriter, segments: Sequence[Segment]) -> None:
+    def _attach(self, commits: CommitWriter, snapshot: Snapshot) -> None:
         """Hold the contents of a commit."""
-        rows = RowStore(self._index._codec.spec, self._index._backend.put)
-        contents = join_segments(rows, commits.manifest, segments, str(self._folder))
+        spec, put = self._index._codec.spec, self._index._backend.put
+        rows = RowStore(spec, put, records=snapshot.graph is not None)
+        contents = join_segments(rows, snapshot, str(self._folder))
         count = contents.ids.rows_ever
         self._mapped_rows = count
         self._index._state = self._index._state._replace(contents=contents, filed_rows=count, files=commits)
@@ -163,7 +161,7 @@ class DurableIndex(_Promised):
             **self._index._stats_of(state),
             "commit": manifest.commit,
             "segments": len(segments),
-            "file_bytes": sum(segment.size for segment in segments),
+            "file_bytes": sum(segment.size for segment in segments) + sum(links.size for links in manifest.links),
         }
 
     # ---- changes
@@ -196,48 +194,21 @@ class DurableIndex(_Promised):
         return self._index.remove(ids)
 
     def build_graph(self, links: int = 32, *, progress: Callable[[int, int], object] | None = None) -> None:
-        """Raise StoreError: a store has no graph. A VQIndex and its file have one.
-
-        Parameters
-        ----------
-        links : int, default 32
-            Not used.
-        progress : callable, optional
-            Not used.
-
-        Raises
-        ------
-        StoreError
-            Always.
-        """
-        raise StoreError(_NO_GRAPH)
+        """Link the rows, in memory until `commit`, which then writes all files again; as `VQIndex.build_graph`."""
+        self._check_writable()
+        self._index.build_graph(links, progress=progress)
 
     def drop_graph(self) -> None:
-        """Do nothing: a store has no graph."""
+        """Remove the links, in memory until `commit`, which then writes all files again."""
+        self._check_writable()
+        self._index.drop_graph()
 
     def tune(self, queries: Any = None, k: int = 10, *, threads: int | None = None) -> Curve:
-        """Raise StoreError, as `build_graph`.
+        """Measure how well walks agree with the scan, as `VQIndex.tune`.
 
-        Parameters
-        ----------
-        queries : array-like of shape (nq, dim), optional
-            Not used.
-        k : int, default 10
-            Not used.
-        threads : int, optional
-            Not used.
-
-        Returns
-        -------
-        Curve
-            Never.
-
-        Raises
-        ------
-        StoreError
-            Always.
+        The curve is in memory until `commit`. A store that is open for reading may be tuned, for its own searches.
         """
-        raise StoreError(_NO_GRAPH)
+        return self._index.tune(queries, k, threads=threads)
 
     def commit(self, *, merge: bool = True) -> int:
         """Put all changes on disk. Once it returns they survive a crash; if it fails, the last commit remains.
@@ -325,7 +296,8 @@ class DurableIndex(_Promised):
             return index._state
 
     def _state_of(self, state: IndexState) -> State:
-        return State(self._index._codec, state.encoder.centering, state.contents, self._index._meta)
+        backend, centering = state.encoder
+        return State(self._index._codec, centering, state.contents, self._index._meta, backend)
 
     def _take_commit(self, commits: CommitWriter) -> None:
         """Take the writer of the next commit, and then remove the files that it no longer needs."""
@@ -341,6 +313,8 @@ class DurableIndex(_Promised):
         added = ids.rows_ever - self._mapped_rows
         if self._mmap and added >= max(REMAP_ROWS, min(self._mapped_rows // 8, REMAP_MAX_ROWS)):
             return True
+        if self._mmap and self._commits.is_renumbered:  # each commit would have to renumber the links again
+            return True
         in_files = sum(entry.rows - entry.live for entry in self._commits.manifest.segments)
         return ids.rows_ever - len(ids) - in_files > max(FEW_ROWS, len(ids))
 
@@ -350,11 +324,11 @@ class DurableIndex(_Promised):
         Return False if another thread has changed the index since; nothing is mapped then.
         """
         with suppress(OSError, MemoryError, StoreError):  # what is in memory is as good
-            manifest, segments = read_snapshot(self._commits.directory, self._mmap, not self._mmap)
+            snapshot = read_snapshot(self._commits.directory, self._mmap, not self._mmap)
             with self._index._changes.lock:
                 if self._index._contents is not committed.contents:  # that change would be lost
                     return False
-                self._attach(self._commits.reread(manifest), segments)
+                self._attach(self._commits.reread(snapshot.manifest, snapshot.graph), snapshot)
         return True
 
 

@@ -16,15 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from ..center import Centering
+from ..codes.graph import LinkRule
 from ..directory.local import LocalDirectory
 from ..directory.protocol import Directory
 from ..errors import FileFormatError, InvalidInputError
+from ..file_format.graph_header import curve_of, header_of, rule_of
 from ..file_format.layout import canonical_json
+from ..rows.graph import Curve, link_bytes
 from ..rows.originals import as_kind
 from ..spec import IndexSpec
 
 __all__ = [
     "MANIFEST",
+    "GraphEntry",
+    "LinksEntry",
     "Manifest",
     "RemovedEntry",
     "SegmentEntry",
@@ -42,7 +47,7 @@ MAX_BYTES = 2**26  # a manifest that says it is larger is not read
 _FIRST_READ = 2**16  # bytes
 MAX_COUNTED = 2**62  # numbers in a manifest are below this; ids may be larger, in the files
 _FIRST_LINE = re.compile(rb"vqindex-store ([0-9]{1,9}) ([0-9a-f]{8}) ([0-9]{1,9})\n")
-_OURS = re.compile(r"[0-9]{10}\.(vqi|removed)|manifest\.tmp")
+_OURS = re.compile(r"[0-9]{10}\.(vqi|removed|links)|manifest\.tmp")
 
 
 def is_ours(name: str) -> bool:
@@ -116,6 +121,63 @@ class SegmentEntry:
 
 
 @dataclass(frozen=True)
+class LinksEntry:
+    """The line of a manifest about a file of links.
+
+    Attributes
+    ----------
+    file : int
+        Number in the file's name.
+    first : int
+        The first of the rows whose links it has. Links that earlier files have from this row on do not count.
+    linked : int
+        The rows before this one have links after this file.
+    changed : int
+        How many rows before `first` it gives other links.
+    size : int
+        Bytes of the file.
+    crc32 : int
+        CRC-32 of the whole file.
+    """
+
+    file: int
+    first: int
+    linked: int
+    changed: int
+    size: int
+    crc32: int
+
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return f"{self.file:010d}.links"
+
+
+@dataclass(frozen=True)
+class GraphEntry:
+    """What a manifest says of a graph: the links between the first rows of all segments together.
+
+    Attributes
+    ----------
+    rule : LinkRule
+        The constants by which links are made.
+    curve : Curve or None
+        What `VQIndex.tune` measured.
+    files : tuple of LinksEntry
+        In the order in which they are put together; none if no rows are linked.
+    """
+
+    rule: LinkRule
+    curve: Curve | None = None
+    files: tuple[LinksEntry, ...] = ()
+
+    @property
+    def linked(self) -> int:
+        """Number of linked rows."""
+        return self.files[-1].linked if self.files else 0
+
+
+@dataclass(frozen=True)
 class Manifest:
     """One commit.
 
@@ -137,6 +199,8 @@ class Manifest:
         Notes of the user.
     center : str or None
         The center of all segments (`Centering.text`).
+    graph : GraphEntry or None
+        The graph, if the index has one; the rows of all segments are then records.
     """
 
     spec: IndexSpec
@@ -147,12 +211,18 @@ class Manifest:
     segments: tuple[SegmentEntry, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
     center: str | None = None
+    graph: GraphEntry | None = None
 
     @property
     def names(self) -> set[str]:
         """Names of all files of this commit, including the manifest."""
         removed = {s.removed.name for s in self.segments if s.removed}
-        return {MANIFEST, *removed, *(s.name for s in self.segments)}
+        return {MANIFEST, *removed, *(s.name for s in self.segments), *(links.name for links in self.links)}
+
+    @property
+    def links(self) -> tuple[LinksEntry, ...]:
+        """The files of the graph; none if there is no graph, or it links no rows."""
+        return () if self.graph is None else self.graph.files
 
     def to_bytes(self) -> bytes:
         """Return the bytes of the file."""
@@ -166,6 +236,7 @@ class Manifest:
                 "segments": [_entry(segment) for segment in self.segments],
                 # Inside the spec, so that a reader that does not know centers refuses the manifest.
                 "spec": self.spec.as_dict() | ({} if self.center is None else {"center": self.center}),
+                **({} if self.graph is None else {"graph": _graph_entry(self.graph)}),
             }
         ).tobytes()
         if len(body) > MAX_BYTES:
@@ -183,6 +254,12 @@ def _entry(segment: SegmentEntry) -> dict[str, Any]:
     return entry
 
 
+def _graph_entry(graph: GraphEntry) -> dict[str, Any]:
+    files = [{key: getattr(file, key) for key in _LINKS_KEYS} for file in graph.files]
+    return header_of(graph.rule, graph.linked, graph.curve) | {"files": files}
+
+
+_LINKS_KEYS = ("file", "first", "linked", "changed", "size", "crc32")
 _SEGMENT_KEYS = ("file", "rows", "size", "crc32")
 _OPTIONAL_KEYS = ("first_id", "file_crc32")
 _REMOVED_KEYS = ("file", "rows", "crc32")
@@ -207,6 +284,22 @@ def _segment(entry: dict[str, Any]) -> SegmentEntry:
     return segment
 
 
+def _graph(entry: dict[str, Any], rows: int) -> GraphEntry:
+    graph = GraphEntry(
+        rule_of(MANIFEST, entry),
+        curve_of(MANIFEST, entry),
+        tuple(LinksEntry(**{key: _whole(file, key) for key in _LINKS_KEYS}) for file in entry["files"]),
+    )
+    before = 0
+    for file in graph.files:
+        if not file.first <= min(before, file.linked) or not file.linked <= MAX_COUNTED or file.changed > file.first:
+            raise ValueError(f"{file.name} links rows {file.first} to {file.linked} after the first {before} rows")
+        before = file.linked
+    if not before == entry["linked"] <= rows or len({link_bytes(file.linked) for file in graph.files}) > 1:
+        raise ValueError(f"its files link {before} rows; expected {entry['linked']} of {rows} rows")
+    return graph
+
+
 def _parse(body: bytes) -> Manifest:
     content = json.loads(body)
     segments = tuple(_segment(entry) for entry in content["segments"])
@@ -224,10 +317,12 @@ def _parse(body: bytes) -> Manifest:
         segments=segments,
         meta=dict(content["meta"]),
         center=center,
+        graph=None if content.get("graph") is None else _graph(content["graph"], sum(s.rows for s in segments)),
     )
     if manifest.spec.as_dict() != fields:
         raise ValueError(f"spec is {content['spec']}; expected all of {', '.join(manifest.spec.as_dict())}")
     files = [s.file for s in segments] + [s.removed.file for s in segments if s.removed]
+    files += [links.file for links in manifest.links]
     if len(set(files)) < len(files) or max(files, default=0) >= manifest.next_file:
         raise ValueError(f"files {sorted(files)}; expected distinct ones below next_file {manifest.next_file}")
     return manifest
@@ -247,7 +342,7 @@ def load_manifest(directory: Directory) -> Manifest:
     body = _body(where, directory)
     try:
         return _parse(body)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, FileFormatError) as error:
         raise FileFormatError(f"{where}: can't be read by this version of vqindex ({error})") from None
 
 

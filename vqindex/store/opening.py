@@ -13,10 +13,11 @@ from ..center import Centering
 from ..directory.local import LocalDirectory
 from ..directory.lock import LOCK
 from ..errors import FileFormatError, InvalidInputError
+from ..linking import as_rule
 from ..rows.originals import Kind, as_kind
 from ..spec import CodecName, IndexSpec, Metric, RotationName, SketchName
 from .durable import DurableIndex
-from .manifest import MANIFEST, NEXT, Manifest, is_ours, load_manifest, prepare_manifest, publish_manifest
+from .manifest import MANIFEST, NEXT, GraphEntry, Manifest, is_ours, load_manifest, prepare_manifest, publish_manifest
 
 __all__ = ["discard_store", "open_store"]
 
@@ -34,6 +35,7 @@ def open_store(
     seed: int | None = None,
     keep_vectors: Kind | None = None,
     center: Any = None,
+    graph: int | None = None,
     device: Device = "auto",
     mmap: bool = True,
     verify: bool | None = None,
@@ -58,6 +60,8 @@ def open_store(
     center : array-like of float, shape (dim,), or "mean", optional
         As for `VQIndex`. "mean" is the mean of the first vectors added; the next commit stores it. An existing index
         that has a center can also be opened with "mean" and keeps its center.
+    graph : int, optional
+        As for `VQIndex`: most links of a row. `DurableIndex.build_graph` gives an existing index a graph.
     device : str, default "auto"
         As for `VQIndex`.
     mmap : bool, default True
@@ -84,6 +88,7 @@ def open_store(
     parameters = {
         "dim": dim, "bits": bits, "metric": metric, "codec": codec,
         "sketch": sketch, "rotation": rotation, "seed": seed, "keep_vectors": keep_vectors, "center": center,
+        "graph": graph,
     }  # fmt: skip
     parameters = {name: value for name, value in parameters.items() if value is not None}
     return _open(LocalDirectory(as_path(path)), mode, parameters, device, mmap, not mmap if verify is None else verify)
@@ -138,11 +143,18 @@ def _check_absent(directory: LocalDirectory, may_create: bool) -> None:
         raise FileNotFoundError(errno.ENOENT, f"{found}; mode 'a' with dim= makes an index in a folder", str(folder))
 
 
+_OF_NO_SPEC = ("keep_vectors", "center", "graph")
+
+
 def _first_commit(folder: Path, parameters: dict[str, Any]) -> Manifest:
     """Return the manifest of a new store; FileFormatError if its folder holds files of another kind."""
-    spec = IndexSpec(**{name: value for name, value in parameters.items() if name not in ("keep_vectors", "center")})
+    spec = IndexSpec(**{name: value for name, value in parameters.items() if name not in _OF_NO_SPEC})
+    links = parameters.get("graph")
     first = Manifest(
-        spec, as_kind(parameters.get("keep_vectors")), center=Centering.of(spec, parameters.get("center")).text
+        spec,
+        as_kind(parameters.get("keep_vectors")),
+        center=Centering.of(spec, parameters.get("center")).text,
+        graph=None if links is None else GraphEntry(as_rule("graph", links, spec)),
     )
     known = {LOCK, MANIFEST}
     others = (
@@ -156,7 +168,8 @@ def _first_commit(folder: Path, parameters: dict[str, Any]) -> Manifest:
 def _check_parameters(directory: LocalDirectory, parameters: dict[str, Any]) -> None:
     """Raise InvalidInputError for parameters that differ from those of the store."""
     folder, manifest = directory.folder, load_manifest(directory)
-    stored = {**manifest.spec.as_dict(), "keep_vectors": manifest.keep_vectors}
+    links = None if manifest.graph is None else manifest.graph.rule.slots
+    stored = {**manifest.spec.as_dict(), "keep_vectors": manifest.keep_vectors, "graph": links}
     stored_center = Centering.from_text(manifest.spec, manifest.center)
     center = Centering.of(manifest.spec, parameters.get("center"))
     if center.on and center.text != stored_center.text and not (center.pending and stored_center.on):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,17 @@ from ..errors import FileFormatError
 from ..file_format.contents import FileContents
 from ..file_format.reader import check_ids, read_verified
 from ..rows.contents import Contents
+from ..rows.graph import Graph
 from ..rows.ids import IdMap
 from ..rows.originals import Originals
 from ..rows.row_store import RowStore
 from ..rows.segment import Segment
 from ..rows.string_ids import StringIds
+from .links import read_graph
 from .manifest import MANIFEST, Manifest, SegmentEntry, load_manifest
 from .removed import read_removed
 
-__all__ = ["join_segments", "read_snapshot", "verify_store"]
+__all__ = ["Snapshot", "join_segments", "read_snapshot", "verify_store"]
 
 I64 = NDArray[np.int64]
 Answer = TypeVar("Answer")
@@ -69,12 +71,32 @@ def _named_segment(directory: Directory, manifest: Manifest, entry: SegmentEntry
     found = (file.crc32, file.centering.spec, file.centering.text, segment.rows, kind)
     if found != (entry.crc32, manifest.spec, manifest.center, entry.rows, manifest.keep_vectors):
         raise FileFormatError(f"{where}: not the file that {directory.describe(MANIFEST)} names (its header differs)")
+    if manifest.graph is not None and segment.stored.records is None:
+        raise FileFormatError(f"{where}: has no records, which the graph of {directory.describe(MANIFEST)} needs")
     if (segment.ids is None) != (entry.first_id is not None):
         raise FileFormatError(f"{where}: has ids both here and in {directory.describe(MANIFEST)}, or in neither")
     return segment if entry.removed is None else segment._replace(removed=read_removed(directory, entry, entry.removed))
 
 
-def read_snapshot(directory: Directory, mmap: bool, verify: bool) -> tuple[Manifest, list[Segment]]:
+class Snapshot(NamedTuple):
+    """A commit.
+
+    Attributes
+    ----------
+    manifest : Manifest
+        What it consists of.
+    segments : list of Segment
+        Its rows in order, with their removed rows.
+    graph : Graph or None
+        The links between them.
+    """
+
+    manifest: Manifest
+    segments: list[Segment]
+    graph: Graph | None
+
+
+def read_snapshot(directory: Directory, mmap: bool, verify: bool) -> Snapshot:
     """Read the last commit.
 
     Raises
@@ -85,26 +107,27 @@ def read_snapshot(directory: Directory, mmap: bool, verify: bool) -> tuple[Manif
         If a file is missing, damaged, or not the one that the manifest names.
     """
 
-    def work(manifest: Manifest) -> list[Segment]:
-        return [_read_segment(directory, manifest, entry, mmap, verify) for entry in manifest.segments]
+    def work(manifest: Manifest) -> Snapshot:
+        segments = [_read_segment(directory, manifest, entry, mmap, verify) for entry in manifest.segments]
+        graph = None if manifest.graph is None else read_graph(directory, manifest.graph, mmap, verify)
+        return Snapshot(manifest, segments, graph)
 
-    return _with_steady_files(directory, work)
+    return _with_steady_files(directory, work)[1]
 
 
-def join_segments(rows: RowStore, manifest: Manifest, segments: Sequence[Segment], where: str) -> Contents:
+def join_segments(rows: RowStore, snapshot: Snapshot, where: str) -> Contents:
     """Return the contents of an index that holds the segments of a commit, without copying rows.
 
     Parameters
     ----------
     rows : RowStore
         An empty one, which takes the rows.
-    manifest : Manifest
+    snapshot : Snapshot
         The commit.
-    segments : sequence of Segment
-        Its segments, with their removed rows.
     where : str
         The store, for errors.
     """
+    manifest, segments, graph = snapshot
     originals = None if manifest.keep_vectors is None else Originals(manifest.spec.dim, manifest.keep_vectors)
     removed, first = [], 0
     for segment in segments:
@@ -117,7 +140,7 @@ def join_segments(rows: RowStore, manifest: Manifest, segments: Sequence[Segment
     ids = IdMap(first, _join_ids(manifest, segments), manifest.next_id, _join_string_ids(where, segments))
     if removed:
         ids = ids.without(np.concatenate(removed))
-    return Contents(rows, ids, originals)
+    return Contents(rows, ids, originals, graph)
 
 
 def _ids_of(entry: SegmentEntry, segment: Segment) -> I64:
@@ -183,6 +206,9 @@ def verify_store(folder: Path) -> list[tuple[str, int]]:
                 names.append((entry.removed.name, directory.size(entry.removed.name)))
             all_ids = _ids_of(entry, segment)
             ids.append(all_ids if segment.removed is None else np.delete(all_ids, segment.removed))
+        if manifest.graph is not None:
+            read_graph(directory, manifest.graph, mmap=True, verify=True)
+            names += [(links.name, links.size) for links in manifest.links]
         _string_ids_of(str(folder), segments)
         check_ids(directory.describe(MANIFEST), np.concatenate(ids), manifest.next_id)
         return names
