@@ -54,6 +54,7 @@ class Setup:
     ids: str = "numbers"
     keep_vectors: str | None = None
     center: str | None = None
+    graph: int | None = None
 
     @classmethod
     def draw(cls, random):
@@ -67,12 +68,18 @@ class Setup:
             random.choice(["numbers", "automatic", "strings"]),
             random.choice([None, None, "f32", "f16", "int8"]),
             None if metric == "ip" else random.choice([None, "mean"]),
+            random.choice([None, None, 8]),
         )
+
+    @property
+    def most_rows(self):
+        """Most rows that a change adds; with a graph so many that they are linked after some changes."""
+        return 40 if self.graph is None else 800
 
     @property
     def parameters(self):
         """Parameters of `VQIndex` and `vqindex.open`."""
-        names = ("codec", "bits", "metric", "keep_vectors", "center")
+        names = ("codec", "bits", "metric", "keep_vectors", "center", "graph")
         return {"dim": DIM, **{name: getattr(self, name) for name in names}}
 
     def id_of(self, number):
@@ -93,8 +100,8 @@ class Setup:
         return values + np.float32(_OFFSET if self.center else 0)
 
     def reference(self, rows, center):
-        """Return a new index of these rows, which has never seen a file."""
-        index = VQIndex(**{**self.parameters, "center": center})
+        """Return a new index of these rows, which has never seen a file and has no graph."""
+        index = VQIndex(**{**self.parameters, "center": center, "graph": None})
         index.add(self.vectors(rows), [id for id, _ in rows])
         return index
 
@@ -124,9 +131,14 @@ def check_index(index, state, setup, random, queries=_QUERIES):
     rows = random.sample(state.rows, min(queries, len(state.rows)))
     vectors = setup.vectors(rows)
     reference = setup.reference(state.rows, index.center)
-    ways = [{}, {"confidence": 1}, *([{"rerank": True}] if setup.keep_vectors else [])]
-    for way in ways:
-        found, expected = (each.search(vectors, _K, threads=1, **way) for each in (index, reference))
+    rerank = {"rerank": True} if setup.keep_vectors else {}
+    ways = [({}, {}), ({"confidence": 1}, {"confidence": 1}), *([(rerank, rerank)] if rerank else [])]
+    if setup.graph is not None:
+        # A walk that keeps all rows finds what a scan of all rows finds, if it can reach them.
+        ways = [({"exact": True, **way}, expected) for way, expected in ways]
+        ways.append(({"effort": len(wanted), "confidence": 1}, {"confidence": 1}))
+    for way, how in ways:
+        found, expected = index.search(vectors, _K, threads=1, **way), reference.search(vectors, _K, threads=1, **how)
         if not _same(found, expected):
             wrong = [row for row, a, b in zip(rows, found.scores, expected.scores, strict=True) if (a != b).any()]
             raise Loss(f"state {state.number}: search({way}) answers otherwise than a new index, for {wrong[:5]}")

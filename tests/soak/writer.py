@@ -148,7 +148,7 @@ class Writer:
         self.rows, self.next_id = after, next_id
 
     def plan_add(self, index, version):
-        count = self.random.randint(1, 40)
+        count = self.random.randint(1, self.setup.most_rows)
         if self.setup.ids == "automatic":
             ids, given = list(range(self.next_id, self.next_id + count)), None
         else:
