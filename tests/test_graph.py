@@ -76,6 +76,18 @@ def test_scores_of_a_walk_are_those_of_the_scan(code):
         assert np.array_equal(scores, index.estimate(query, ids))
 
 
+@pytest.mark.parametrize("spread", [0.3, 1.0])
+def test_walks_find_large_inner_products_of_vectors_of_different_norms(spread):
+    rng = np.random.default_rng(0)
+    directions = rng.standard_normal((12 * BATCH, 24))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    index = vqindex.VQIndex(24, metric="ip", graph=32)
+    index.add(directions * np.exp(spread * rng.standard_normal((len(directions), 1))))
+    queries = rng.standard_normal((50, 24))
+    found = index.search(queries, effort=60), index.search(queries, exact=True, confidence=1)
+    assert overlap(*found) > 0.9  # 0.75 and 0.84 with links by plain distances
+
+
 def test_links_do_not_depend_on_the_calls_that_added_the_rows(code):
     vectors = clustered(TAIL_ROWS + 100)
     at_once = vqindex.VQIndex(DIM, **code, graph=8)

@@ -18,7 +18,7 @@ def record_layout(spec):
 def narrow_rows(reference, rows):
     """Return code rows as the definition sees them."""
     levels, multiplier = narrow_levels(reference._levels(rows.codes))
-    return NarrowRows(levels, multiplier, rows.rescale, rows.norm)
+    return NarrowRows(levels, multiplier, rows.rescale, rows.norm, reference.spec.metric == "ip")
 
 
 def graph_scanner(backend: NativeBackend):

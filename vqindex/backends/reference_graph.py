@@ -53,7 +53,7 @@ class GraphRows:
         norms = [block.norm for block in blocks if block.norm is not None]
         self.encoded = Encoded(codes, rescale, np.concatenate(norms)[:count] if norms else None)
         levels, multiplier = narrow_levels(levels_of(codes))
-        self.narrow = NarrowRows(levels, multiplier, rescale, self.encoded.norm)
+        self.narrow = NarrowRows(levels, multiplier, rescale, self.encoded.norm, spec.metric == "ip")
 
     def link(self, links: U32, first: int, last: int, rule: LinkRule) -> None:
         """Link rows [first, last), as `Backend.link`."""

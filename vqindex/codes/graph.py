@@ -10,13 +10,20 @@ Narrow levels. L_rj is the int8 level of coordinate j of row r: the codebook's l
 Distance of rows a and b. S_ab = sum_j L_aj L_bj, an exact int32, and v_a = float32(1 / sqrt(S_aa)), or 0 if S_aa is 0.
     cos = fl(fl(S_ab) fl(v_a v_b)) is the cosine of the codes. (Rescaled products would do worse: those of all near rows
     are above 1.) Without norms the distance is fl(1 - cos). With norms it is the squared Euclidean one,
-    fl(fl(fl(|a|^2) + fl(|b|^2)) - fl(2 fl(fl(|a| |b|) cos))), for the metric ip too. Negative distances become 0.
-    Of two rows the nearer one, or of equal distances the lower one, comes first.
+    fl(fl(fl(|a|^2) + fl(|b|^2)) - fl(2 fl(fl(|a| |b|) cos))). For the metric ip fl(fl(h_a - h_b)^2) is added, see
+    Heights. Negative distances become 0. Of two rows the nearer one, or of equal distances the lower one, comes first.
+Heights. Rows with large inner products are near each other once every row x gets one coordinate more, its height
+    h_x = fl(sqrt(fl(fl(M^2) - fl(|x|^2)))): all rows then have norm M, and the largest product is the smallest distance
+    (Bachrach et al., RecSys 2014). M is not the largest norm, which is often far from all others, but a norm near the
+    99th percentile; h_x is 0 for longer rows. M is that of rows floor(i n / s) for i = 0 to s - 1, s = min(n, 4096): in
+    ascending order the one at floor(99 s / 100). For a batch n counts all rows up to its last one, for `relink` all
+    linked rows. Without heights walks for inner products find few of the best rows if norms differ by a third.
 Navigation score of a row for a query. n_j = floor((code_query_j + 129) / 258), from -127 to 127.
     T = fl(fl(sum_j L_rj n_j) rescale_r). The score is T, and for l2 fl(fl(c T) - fl(norm_r^2)) with
     c = fl(516 m code_scale). The higher one, or of equal scores the lower row, comes first.
 Link score of a row r for a row x. T = fl(fl(S_xr) rescale_r). The score is T, and with norms
-    fl(fl(c T) - fl(norm_r^2)) with c = fl(2 m^2 rescale_x). The order is that of navigation scores.
+    fl(fl(c T) - fl(norm_r^2)) with c = fl(2 m^2 rescale_x), less fl(fl(h_r - h_x)^2) for the metric ip. The order is
+    that of navigation scores.
 Entries of a graph of n rows. E = floor(sqrt(n) / 8) + 1 rows, but 16 to 128, and n at most: floor(i n / E) for i = 0 to
     E - 1.
 Walk of effort e. All entries are scored; the 4 best are visited. Then the best visited row that was not opened yet is
@@ -86,6 +93,7 @@ STARTS = 4  # entries that a walk starts from
 NO_ROW = 2**32 - 1  # fills the slots that have no link
 _LEAST_ENTRIES, _MOST_ENTRIES = 16, 128
 _REPAIRED = 128  # candidates of a row that gets new links
+_NORMS = 4096  # rows whose norms tell M
 _SEEN = 32  # nearest rows of the batch among a row's candidates
 
 
@@ -131,12 +139,34 @@ class NarrowRows(NamedTuple):
         Scale of the estimate (``estimator.py``).
     norm : ndarray of float32, shape (n,), or None
         |x|; None for cosine.
+    are_lifted : bool
+        Whether rows have heights, for the metric ip.
+    ceiling : float32
+        M of rows with heights.
     """
 
     levels: I8
     multiplier: int
     rescale: F32
     norm: F32 | None
+    are_lifted: bool = False
+    ceiling: np.float32 = np.float32(0)
+
+    def below_ceiling(self, count: int) -> NarrowRows:
+        """Return the rows with the M of the first `count` rows."""
+        if not self.are_lifted or self.norm is None or not count:
+            return self
+        size = min(count, _NORMS)
+        norms = np.sort(self.norm[np.arange(size, dtype=np.int64) * count // size])
+        return self._replace(ceiling=norms[size * 99 // 100])
+
+    def heights(self, rows: I64) -> F32:
+        """Return h of rows, float32 (m,)."""
+        assert self.norm is not None
+        norm = self.norm[rows]
+        square = self.ceiling * self.ceiling - norm * norm
+        found: F32 = np.sqrt(np.maximum(square, np.float32(0)))
+        return found
 
     def sums(self, row: int, rows: I64) -> F32:
         """Return S of one row and others, rounded to float32 (m,)."""
@@ -158,6 +188,7 @@ class NarrowRows(NamedTuple):
         else:
             norm, own = self.norm[rows], self.norm[row]
             found = (norm * norm + own * own) - np.float32(2) * (norm * own * cosines)
+            found = found + self._climbs(row, rows)
         positive: F32 = np.maximum(found, np.float32(0))
         return positive
 
@@ -166,8 +197,16 @@ class NarrowRows(NamedTuple):
         scores: F32 = self.sums(row, rows) * self.rescale[rows]
         if self.norm is not None:
             gain = np.float32(2 * self.multiplier**2) * self.rescale[row]
-            scores = gain * scores - self.norm[rows] * self.norm[rows]
+            scores = gain * scores - self.norm[rows] * self.norm[rows] - self._climbs(row, rows)
         return scores
+
+    def _climbs(self, row: int, rows: I64) -> F32:
+        """Return the squared differences between the height of one row and those of others."""
+        if not self.are_lifted:
+            return np.zeros(rows.size, np.float32)
+        climbs = self.heights(rows) - self.heights(np.array([row]))[0]
+        squares: F32 = climbs * climbs
+        return squares
 
 
 def narrow_levels(levels: NDArray[np.signedinteger[Any]]) -> tuple[I8, int]:
@@ -392,7 +431,7 @@ def _link_back(rows: NarrowRows, links: U32, target: int, sources: I64, rule: Li
 
 def link_batch(rows: NarrowRows, links: U32, first: int, last: int, rule: LinkRule) -> None:
     """Link rows [first, last) to the graph of the rows before them; `links`, (n, slots), are changed in place."""
-    new = np.arange(first, last)
+    rows, new = rows.below_ceiling(last), np.arange(first, last)
     candidates_of = []
     for row in new.tolist():
         others = new[new != row]
@@ -419,7 +458,7 @@ def relink(rows: NarrowRows, links: U32, live: NDArray[np.bool_], rule: LinkRule
 
     The rows that were removed keep their links.
     """
-    old = links.copy()
+    rows, old = rows.below_ceiling(len(links)), links.copy()
     removed = np.append(~live, False)  # NO_ROW becomes -1, the last entry
     to_repair = np.flatnonzero(live & removed[np.where(old == NO_ROW, -1, old.astype(np.int64))].any(axis=1))
     living = np.flatnonzero(live)

@@ -273,6 +273,7 @@ class LinkThreads {
   bool link(std::size_t first) {
     graph_.links.rows = graph_.rows = first;
     entries_ = entry_rows(first);
+    decoder_.set_ceiling(first + kLinkBatch);
     batch_.decode(decoder_, first);
     choosers_.resize(kLinkBatch);
     std::atomic<std::size_t> next{0};
@@ -298,6 +299,7 @@ class LinkThreads {
   }
 
   bool relink(const std::uint64_t* live) {
+    decoder_.set_ceiling(request_.links.rows);
     pairs_.clear();
     std::uint32_t lowest = 0;
     while (lowest < request_.links.rows && !Family::is_live(live, lowest)) ++lowest;

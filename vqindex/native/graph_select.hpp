@@ -19,11 +19,13 @@ namespace vqindex {
 struct RowDistance {
   bool has_norm;
   float inverse, norm;  // of the row
+  Lift lift;
 
   VQ_INLINE float operator()(std::int32_t sum, float other_inverse, float other_norm) const {
     const float cosine = static_cast<float>(sum) * (other_inverse * inverse);
-    const float distance =
+    float distance =
         has_norm ? (other_norm * other_norm + norm * norm) - 2.0f * (other_norm * norm * cosine) : 1.0f - cosine;
+    if (lift.is_on) distance += lift.climb_to(other_norm);
     return std::max(distance, 0.0f);
   }
 };
@@ -37,11 +39,23 @@ class RowDecoder {
         records_(request.records),
         kernels_(kernels),
         inverse_norms_(request.links.rows) {
+    lift_.is_on = records_.layout().has_norm && !code_.distance;
     ones_.resize(stride);
     std::fill_n(ones_.begin(), code_.fields.dim, std::int8_t{1});
   }
 
   const std::size_t stride;
+
+  // Takes the ceiling of the first `count` rows; before threads ask for distances.
+  void set_ceiling(std::size_t count) {
+    if (!lift_.is_on || !count) return;
+    std::vector<float> norms(std::min(count, kNorms));
+    for (std::size_t i = 0; i < norms.size(); ++i)
+      norms[i] = norm_of(static_cast<std::uint32_t>(i * count / norms.size()));
+    const auto at = norms.begin() + static_cast<std::ptrdiff_t>(norms.size() * 99 / 100);
+    std::nth_element(norms.begin(), at, norms.end());
+    lift_.ceiling = *at;
+  }
 
   void decode(std::uint32_t row, std::int8_t* levels) const {
     const RecordLayout& layout = records_.layout();
@@ -66,15 +80,18 @@ class RowDecoder {
   float norm_of(std::uint32_t row) const { return records_.layout().norm_of(records_.of(row)); }
 
   RowDistance distances_from(std::uint32_t row) const {
-    return {records_.layout().has_norm, inverse_norm_of(row), norm_of(row)};
+    return {records_.layout().has_norm, inverse_norm_of(row), norm_of(row), lift_.from(norm_of(row))};
   }
   // How sums of a row's levels and others' become link scores.
   WalkScore link_scores_for(std::uint32_t row) const {
     const float square = static_cast<float>(2 * code_.multiplier * code_.multiplier);
-    return {records_.layout().has_norm, square * records_.layout().rescale_of(records_.of(row))};
+    return {records_.layout().has_norm, square * records_.layout().rescale_of(records_.of(row)),
+            lift_.from(norm_of(row))};
   }
 
  private:
+  static constexpr std::size_t kNorms = 4096;  // rows whose norms tell the ceiling
+
   float compute_inverse_norm(std::uint32_t row) const {
     Buffer<std::int8_t> levels(stride);
     decode(row, levels.data());
@@ -89,6 +106,7 @@ class RowDecoder {
   const Kernels& kernels_;
   mutable std::vector<std::atomic<float>> inverse_norms_;  // 0 until they are computed
   Buffer<std::int8_t> ones_;
+  Lift lift_;
 };
 
 class LinkSelector {

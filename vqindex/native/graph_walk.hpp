@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -33,15 +34,33 @@ VQ_INLINE float score_of(Key key) {
   return bits_float(static_cast<std::int32_t>(ascending >> 31 ? ascending ^ 0x80000000u : ~ascending));
 }
 
+// The height of a row, which gives rows with large inner products small distances (codes/graph.py). Rows of the norm
+// `ceiling` or more have height 0.
+struct Lift {
+  bool is_on = false;
+  float ceiling = 0.0f;
+  float height = 0.0f;  // of the row that others are compared with
+
+  VQ_INLINE float height_of(float norm) const { return std::sqrt(std::max(ceiling * ceiling - norm * norm, 0.0f)); }
+  VQ_INLINE float climb_to(float norm) const {
+    const float climb = height_of(norm) - height;
+    return climb * climb;
+  }
+  Lift from(float norm) const { return {is_on, ceiling, height_of(norm)}; }
+};
+
 // How the sum of a query's and a row's levels becomes the row's score; larger is better. It is the navigation score of
 // a query, or the link score of a row.
 struct WalkScore {
   bool minus_norm;  // for distances
   float gain;       // for distances
+  Lift lift{};      // of links for inner products
 
   VQ_INLINE float operator()(std::int32_t sum, float rescale, float norm) const {
     const float product = static_cast<float>(sum) * rescale;
-    return minus_norm ? gain * product - norm * norm : product;
+    if (!minus_norm) return product;
+    const float score = gain * product - norm * norm;
+    return lift.is_on ? score - lift.climb_to(norm) : score;
   }
 };
 
