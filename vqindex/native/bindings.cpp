@@ -317,6 +317,20 @@ Array<std::uint64_t> mark_rows(vqindex::IdTable& table, std::optional<Ids> ids, 
   return words;
 }
 
+// The id of each row, -1 for negative rows; None if the id of a row is negative, as in a damaged file.
+nb::object ids_of_rows(Ids ids, Array<const std::int64_t> rows) {
+  std::vector<std::size_t> shape;
+  for (std::size_t i = 0; i < rows.ndim(); ++i) shape.push_back(rows.shape(i));
+  auto found = make_array<std::int64_t>(shape);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const std::int64_t row = rows.data()[i];
+    if (row >= static_cast<std::int64_t>(ids.size())) throw std::invalid_argument("expected an id for each row");
+    found.data()[i] = row < 0 ? -1 : ids.data()[row];
+    if (row >= 0 && found.data()[i] < 0) return nb::none();
+  }
+  return nb::cast(found);
+}
+
 std::size_t clear_rows(Array<std::uint64_t, nb::ndim<1>> live, Ids rows) {
   for (std::size_t i = 0; i < rows.size(); ++i)
     if (rows.data()[i] >= 0 && static_cast<std::size_t>(rows.data()[i]) >= live.size() * 64)
@@ -374,6 +388,8 @@ NB_MODULE(_native, m) {
       .def_prop_ro("rows", &vqindex::IdTable::rows, "How many rows the table has.")
       .def_prop_ro("distinct", &vqindex::IdTable::distinct, "Distinct ids of these rows.")
       .def_prop_ro("nbytes", &vqindex::IdTable::bytes, "Bytes of the table.");
+  m.def("ids_of_rows", &ids_of_rows, nb::arg("ids"), nb::arg("rows"),
+        "Return the id of each row, -1 for negative rows; None if the id of a row is negative.");
   m.def("clear_rows", &clear_rows, nb::arg("live").noconvert(), nb::arg("rows"),
         "Clear the bits of rows and return how many were set; negative rows are skipped.");
   m.def("all_finite", &all_finite, nb::arg("values").noconvert(), "Whether no float32 value is infinite or a NaN.");
