@@ -423,8 +423,8 @@ MUTATIONS = [
     ),
     Mutation(
         "index",
-        "        return self._state.searcher.search(\n",
-        "        return Searcher(self._encoder, self._contents).search(\n",
+        "        searcher = self._state.searcher\n        return searcher.search(",
+        "        searcher = Searcher(self._encoder, self._contents)\n        return searcher.search(",
         "test_threads.py -k before_any_line",
     ),
     Mutation(

@@ -717,20 +717,9 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             Wrong shape, a NaN or infinity, k or threads < 1, a confidence that is not above 0.5 and at most 1, a filter
             that does not fit the index, `rerank` without the vectors it needs, or `effort` or `recall` without a graph.
         """
-        return self._state.searcher.search(
-            queries,
-            k,
-            filter=filter,
-            rerank_from=rerank,
-            oversample=oversample,
-            threads=threads,
-            return_stderr=return_stderr,
-            confidence=confidence,
-            effort=effort,
-            recall=recall,
-            exact=exact,
-            explain=explain,
-        )
+        arguments = k, oversample, threads, confidence, effort, exact, recall
+        searcher = self._state.searcher
+        return searcher.search(queries, filter, rerank, arguments, return_stderr, explain)
 
     def range_search(
         self,

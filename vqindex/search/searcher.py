@@ -32,8 +32,9 @@ __all__ = ["Searcher"]
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
-# k, oversample, threads, confidence, effort, exact, recall
+# k, oversample, threads, confidence, effort, exact, recall; a plain tuple takes the least time to make
 Arguments = tuple[int, float | None, int | None, float | None, int | None, bool, float | None]
+_OVERSAMPLE = 1  # its place
 
 _FEW_QUERIES = 16  # so many are searched for by one call of the backend
 _PLANS = 64  # of searches with different arguments that are remembered
@@ -57,26 +58,20 @@ class Searcher:
     def search(
         self,
         queries: Any,
-        k: int,
-        *,
         filter: Any,
         rerank_from: Any,
-        oversample: float | None,
-        threads: int | None,
+        arguments: Arguments,
         return_stderr: bool,
-        confidence: float | None,
-        effort: int | None,
-        exact: bool,
-        recall: float | None,
         explain: bool,
     ) -> SearchResult:
-        """Return the k best results; arguments as of `VQIndex.search`."""
-        arguments = k, oversample, threads, confidence, effort, exact, recall
+        """Return the k best results; arguments as of `VQIndex.search`.
+
+        They are passed by position, and few functions are called: each takes a part of the time of a short search.
+        """
         if filter is None and not return_stderr and not explain:
             found = self._find(queries, rerank_from, arguments)
             if found is not None:
-                scores, rows = found
-                return SearchResult(scores, self.contents.ids.ids(rows))
+                return SearchResult(found[0], self.contents.ids.ids(found[1]))
         return self._search(queries, filter, rerank_from, arguments, return_stderr, explain)
 
     def _find(self, queries: Any, rerank_from: Any, arguments: Arguments) -> tuple[F32, I64] | None:
@@ -85,17 +80,21 @@ class Searcher:
         None is returned for all that such a call doesn't do. `_search` then does it, or says what is wrong.
         """
         finder = self._finder
-        if finder is None or type(queries) is not np.ndarray or not 1 <= queries.ndim <= 2:
+        if finder is None or type(queries) is not np.ndarray:
             return None
-        count = len(queries) if queries.ndim == 2 else 1
-        is_reranked = rerank_from is True and self.contents.originals is not None
-        is_plain = (rerank_from is None or rerank_from is False) and arguments[1] is None
-        if not 1 <= count <= _FEW_QUERIES or not (is_reranked or is_plain):
+        count = 1 if queries.ndim == 1 else len(queries) if queries.ndim == 2 else 0
+        if not 1 <= count <= _FEW_QUERIES:
             return None
-        plan = self._plan(count, arguments, is_reranked)
-        effort = None if plan.walking is None else plan.walking.effort
-        originals = self.contents.originals if is_reranked else None
-        return finder.find(queries, plan.k, plan.shortlist, plan.confidence, plan.threads, effort, originals)
+        originals = None
+        if rerank_from is True:
+            originals = self.contents.originals
+            if originals is None:
+                return None
+        elif (rerank_from is not None and rerank_from is not False) or arguments[_OVERSAMPLE] is not None:
+            return None
+        k, shortlist, confidence, threads, walking = self._plan(count, arguments, originals is not None)
+        effort = None if walking is None else walking.effort
+        return finder.find(queries, k, shortlist, confidence, threads, effort, originals)
 
     @ignoring_underflow
     def _search(
@@ -108,7 +107,7 @@ class Searcher:
         explain: bool,
     ) -> SearchResult:
         """Return the results of any search, step by step."""
-        vectors_of = as_reader(rerank_from, arguments[1], return_stderr, self.contents)
+        vectors_of = as_reader(rerank_from, arguments[_OVERSAMPLE], return_stderr, self.contents)
         matrix, deliver = self._checked(queries)
         plan = self._plan(matrix.shape[0], arguments, vectors_of is not None)
         prepared = self.encoder.prepare(matrix)
