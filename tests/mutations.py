@@ -423,8 +423,8 @@ MUTATIONS = [
     ),
     Mutation(
         "index",
-        "        return Searcher(encoder, contents)\n",
-        "        return Searcher(self._encoder, self._contents)\n",
+        "        searcher = self._state.searcher\n        return searcher.search(",
+        "        searcher = Searcher(self._encoder, self._contents)\n        return searcher.search(",
         "test_threads.py -k before_any_line",
     ),
     Mutation(
@@ -537,10 +537,12 @@ MUTATIONS = [
     # ---- search
     Mutation(
         "searcher",
-        "scores, rows = rerank(metric, on_host(vectors), found.rows, vectors_of, k)\n",
-        "scores, rows = found.scores[:, :k], found.rows[:, :k]\n",
+        "scores, rows = rerank(metric, on_host(matrix), found.rows, vectors_of, plan.k, plan.threads)\n",
+        "scores, rows = found.scores[:, : plan.k], found.rows[:, : plan.k]\n",
         "test_rerank.py",
     ),
+    Mutation("searcher", "lru_cache(maxsize=_PLANS, typed=True)", "lru_cache(maxsize=_PLANS)", "test_few_queries.py"),
+    Mutation("searcher", "graph, ids.live)\n", "graph, None)\n", "test_few_queries.py -k removed"),
     Mutation("rerank", "        ascending[~is_present] = np.inf\n", "", "test_rerank.py test_search.py"),
     Mutation(
         "rerank",

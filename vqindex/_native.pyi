@@ -96,6 +96,60 @@ class Vectors:
         self, metric: str, queries: NDArray[np.float32], rows: NDArray[np.int64], k: int, threads: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
 
+class QueryRules:
+    def __init__(
+        self,
+        tables: Tables,
+        metric: str,
+        point: NDArray[np.float32] | None,
+        norm_of_zero: float,
+        max_norm: float,
+        isa: str = "",
+    ) -> None: ...
+
+class ScanRows:
+    def __init__(
+        self,
+        scanner: Scanner,
+        segments: Sequence[Sequence[NDArray[Any] | None]],
+        sign_bound: tuple[float, float, float] | None,
+        selection: Sequence[NDArray[np.uint64] | None] | None = None,
+    ) -> None: ...
+    def find(
+        self,
+        rules: QueryRules,
+        queries: NDArray[Any],
+        scores: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        quantile: float,
+        threads: int,
+        vectors: Vectors | None,
+        shortlist: int,
+    ) -> bool: ...
+
+class WalkRows:
+    def __init__(
+        self,
+        scanner: Scanner,
+        records: Sequence[NDArray[np.uint8]],
+        layout: tuple[int, int, int, int, int, int],
+        links: NDArray[np.uint8],
+        slots: int,
+        entries: NDArray[np.int64],
+        selection: NDArray[np.uint64] | None = None,
+    ) -> None: ...
+    def find(
+        self,
+        rules: QueryRules,
+        queries: NDArray[Any],
+        scores: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        effort: int,
+        threads: int,
+        vectors: Vectors | None,
+        shortlist: int,
+    ) -> bool: ...
+
 class IdTable:
     def __init__(self) -> None: ...
     def find(
@@ -119,6 +173,7 @@ class IdTable:
     @property
     def nbytes(self) -> int: ...
 
+def ids_of_rows(ids: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64] | None: ...
 def clear_rows(live: NDArray[np.uint64], rows: NDArray[np.int64]) -> int: ...
 def split_rows(
     codes: NDArray[np.uint8],

@@ -182,7 +182,7 @@ class Centering:
 
     def norms(self, found: F32, zero: NDArray[np.bool_]) -> F32:
         """Return the norms of the engine's rows or queries; `zero` marks zero vectors."""
-        return np.where(zero, self._norm_of_zero, found) if np.count_nonzero(zero) else found
+        return np.where(zero, self.norm_of_zero, found) if np.count_nonzero(zero) else found
 
     def residuals(self, rows: F32) -> tuple[F32, NDArray[np.bool_]]:
         """Return the residuals of finite float32 rows (n, dim), and the mask of zero vectors."""
@@ -194,7 +194,8 @@ class Centering:
         return self.spec.metric == "cosine"
 
     @cached_property
-    def _norm_of_zero(self) -> np.float32:
+    def norm_of_zero(self) -> np.float32:
+        """The engine's norm of a zero vector."""
         return np.float32(np.sqrt(1.0 + (0.0 if self.vector is None else _norm(self.vector)) ** 2))
 
     # ---- from the engine to scores

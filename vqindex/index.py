@@ -7,6 +7,7 @@ import os
 from abc import ABCMeta
 from collections.abc import Callable
 from copy import deepcopy
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -41,7 +42,15 @@ __all__ = ["IndexState", "VQIndex"]
 _OWN = frozenset({"_codec", "_state", "_changes", "_saves", "_watch", "_meta", "_files"})  # attributes of a VQIndex
 
 
-class IndexState(NamedTuple):
+class _State(NamedTuple):
+    encoder: Encoder
+    contents: Contents
+    filed_rows: int = 0
+    files: Any = None
+    changes: int = 0
+
+
+class IndexState(_State):
     """An index at one moment. It never changes: a change makes another one, which the index takes by one assignment.
 
     Attributes
@@ -58,11 +67,10 @@ class IndexState(NamedTuple):
         How many changes led here.
     """
 
-    encoder: Encoder
-    contents: Contents
-    filed_rows: int = 0
-    files: Any = None
-    changes: int = 0
+    @cached_property
+    def searcher(self) -> Searcher:
+        """What searches the index of this moment."""
+        return Searcher(self.encoder, self.contents)
 
 
 class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be registered as one
@@ -709,20 +717,9 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             Wrong shape, a NaN or infinity, k or threads < 1, a confidence that is not above 0.5 and at most 1, a filter
             that does not fit the index, `rerank` without the vectors it needs, or `effort` or `recall` without a graph.
         """
-        return self._searcher().search(
-            queries,
-            k,
-            filter=filter,
-            rerank_from=rerank,
-            oversample=oversample,
-            threads=threads,
-            return_stderr=return_stderr,
-            confidence=confidence,
-            effort=effort,
-            recall=recall,
-            exact=exact,
-            explain=explain,
-        )
+        arguments = k, oversample, threads, confidence, effort, exact, recall
+        searcher = self._state.searcher
+        return searcher.search(queries, filter, rerank, arguments, return_stderr, explain)
 
     def range_search(
         self,
@@ -757,11 +754,9 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         InvalidInputError
             As for `search`, or a threshold that is nan or of another shape.
         """
-        return self._searcher().range_search(queries, threshold, filter=filter, threads=threads, confidence=confidence)
-
-    def _searcher(self) -> Searcher:
-        encoder, contents, *_ = self._state
-        return Searcher(encoder, contents)
+        return self._state.searcher.range_search(
+            queries, threshold, filter=filter, threads=threads, confidence=confidence
+        )
 
     def estimate(self, queries: Any, ids: Any) -> NDArray[np.float32]:
         """Return the score of every query with every id of a list.
@@ -784,7 +779,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         UnknownIdError
             If an id is not in the index.
         """
-        return self._searcher().estimate(queries, ids)
+        return self._state.searcher.estimate(queries, ids)
 
     def reconstruct(self, ids: Any) -> NDArray[np.float32]:
         """Return approximate vectors xhat whose inner product with a query is the estimate: <q, xhat>.
@@ -807,7 +802,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             If an id is not in the index.
         """
         single = isinstance(ids, int | np.integer | str)
-        decoded = self._searcher().reconstruct([ids] if single else ids)
+        decoded = self._state.searcher.reconstruct([ids] if single else ids)
         return decoded[0] if single else decoded
 
     # ---- files

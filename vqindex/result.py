@@ -56,7 +56,7 @@ class SearchResult(tuple[Any, ...]):
     def __new__(  # noqa: D102 - the class says it
         cls, scores: NDArray[np.float32], ids: NDArray[Any], stderr: NDArray[np.float32] | None = None
     ) -> Self:
-        return super().__new__(cls, (scores, ids) if stderr is None else (scores, ids, stderr))
+        return tuple.__new__(cls, (scores, ids) if stderr is None else (scores, ids, stderr))
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         return tuple(self)

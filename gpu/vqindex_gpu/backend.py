@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqindex.backends.cpu import NativeBackend
+from vqindex.center import Centering
 from vqindex.codes.bitplanes import StoredRows
 from vqindex.codes.codec import Codec
 from vqindex.codes.encoded import Encoded, Queries
@@ -136,6 +137,11 @@ class CudaBackend:
     def walk(self, request: SearchRequest, segments: Sequence[Segment], graph: Graph) -> Walked:
         """Return the k best rows that walks of the graph find; on the host."""
         return self._host.walk(request, segments, graph)
+
+    def finder(
+        self, centering: Centering, segments: Sequence[Segment], graph: Graph | None, live: NDArray[np.uint64] | None
+    ) -> None:
+        """Return None: the steps are taken one by one."""
 
     def link(
         self, segments: Sequence[Segment], links: NDArray[np.uint8], first: int, last: int, rule: LinkRule

@@ -10,13 +10,14 @@ import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._native import Scanner, Tables, encode, prepare, split_rows, trellis_encode
+from .._native import Scanner, ScanRows, Tables, WalkRows, encode, prepare, split_rows, trellis_encode
+from ..center import Centering
 from ..codes.bitplanes import StoredRows, has_whole_codes, put_scalars
 from ..codes.codec import Codec
 from ..codes.encoded import Encoded, Queries
@@ -30,6 +31,7 @@ from ..native_calls import call_native, chosen_isa, cpu_count
 from ..rows.graph import Graph
 from ..rows.request import SearchRequest, Selection
 from ..rows.segment import Segment
+from .native_finder import NativeFinder, query_rules
 from .reference import ReferenceBackend
 
 __all__ = ["NativeBackend", "chosen_isa", "cpu_count"]
@@ -215,6 +217,26 @@ class NativeBackend(ReferenceBackend):
             )
             found.append(Walked(TopK(scores, rows, self._signed(scores), np.zeros(len(rows), np.int64)), scored))
         return Walked.of_queries(found)
+
+    def finder(
+        self, centering: Centering, segments: Sequence[Segment], graph: Graph | None, live: U64 | None
+    ) -> NativeFinder | None:
+        """Return what searches these rows in one call for few queries; None for codes that NumPy prepares."""
+        if self._tables is None or any(segment.removed is not None for segment in segments):
+            return None
+        scanners = {self._scanner_of(segment.stored) for segment in segments} or {self._scanner}
+        scanner = scanners.pop() if len(scanners) == 1 else None  # a scan has one, and so rows of one layout
+        stored, selection = [segment.stored for segment in segments], None
+        if live is not None:
+            selection = self._words(Selection.of(live, [segment.rows for segment in segments]))
+        terms = self._sign_bound_terms if self.has_sign_bound else None
+        walker, records = self._graph_scanner, self._records(segments)
+        scan = None if scanner is None else partial(ScanRows, scanner, stored, terms, selection)
+        walk = None
+        if graph is not None and walker is not None and records is not None:
+            links = graph.links, graph.slots, entry_rows(graph.linked)
+            walk = partial(WalkRows, walker, records, self._layout, *links, live)
+        return NativeFinder(query_rules(self._tables, centering, self.isa), scan, walk)
 
     def link(self, segments: Sequence[Segment], links: U8, first: int, last: int, rule: LinkRule) -> None:
         """Link rows [first, last) to the graph of the rows before them; `links`, packed, are changed in place."""

@@ -9,19 +9,65 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import OnDevice
+from ..center import Centering
 from ..codes.bitplanes import StoredRows
 from ..codes.encoded import Encoded, Queries
 from ..codes.graph import LinkRule
 from ..codes.top_k import RangeHits, TopK, Walked
 from ..rows.graph import Graph
+from ..rows.originals import Originals
 from ..rows.request import SearchRequest
 from ..rows.segment import Segment
 
-__all__ = ["Backend"]
+__all__ = ["Backend", "Finder"]
 
 F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 U64 = NDArray[np.uint64]
+
+
+class Finder(Protocol):
+    """Searches the rows of one moment for few queries, each time in one call.
+
+    It finds what the steps find one by one: `Centering.residuals`, `Backend.prepare`, `Backend.search` or
+    `Backend.walk`, and then `rerank` or `Centering.scores`.
+    """
+
+    def find(
+        self,
+        queries: NDArray[np.generic],
+        k: int,
+        shortlist: int,
+        confidence: float,
+        threads: int | None,
+        effort: int | None,
+        originals: Originals | None,
+    ) -> tuple[F32, I64] | None:
+        """Return the k best scores and rows of each query, or None where the steps have to be taken.
+
+        Parameters
+        ----------
+        queries : ndarray, shape (dim,) or (nq, dim)
+            A caller's array of any type. None is returned for queries that are to be converted or refused.
+        k : int
+            Number of results.
+        shortlist : int
+            With originals, how many rows of each query are re-ranked; at least k.
+        confidence : float
+            Of the sign bound of a scan.
+        threads : int or None
+            Most threads to use; None: as many as processors.
+        effort : int or None
+            Effort of the walks of the graph; None scans.
+        originals : Originals or None
+            The vectors to re-rank with, one for each row.
+
+        Returns
+        -------
+        tuple of ndarray of float32 and ndarray of int64, shape (k,) or (nq, k), or None
+            Scores as callers see them, and rows, best first; -1 in empty places.
+        """
 
 
 class Backend(Protocol):
@@ -72,6 +118,23 @@ class Backend(Protocol):
 
         The selection of the request has a single entry, for all rows. A walk goes through rows that are not selected,
         and returns selected ones only.
+        """
+
+    def finder(
+        self, centering: Centering, segments: Sequence[Segment], graph: Graph | None, live: U64 | None
+    ) -> Finder | None:
+        """Return what searches these rows in one call for few queries; None if the backend has none for them.
+
+        Parameters
+        ----------
+        centering : Centering
+            The center of the vectors.
+        segments : sequence of Segment
+            All rows.
+        graph : Graph or None
+            Links of the first rows; None if no search is to walk.
+        live : ndarray of uint64, or None
+            Words of the rows that searches may return; None for all rows.
         """
 
     def link(self, segments: Sequence[Segment], links: U8, first: int, last: int, rule: LinkRule) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..center import Centering
 from ..codes.bitplanes import StoredRows, join_rows, put_rows
 from ..codes.codec import Codec
 from ..codes.encoded import Encoded, Queries
@@ -29,6 +30,7 @@ from ..rows.graph import Graph, pack_links, unpack_links
 from ..rows.request import SearchRequest
 from ..rows.segment import Segment
 from ..underflow import ignoring_underflow
+from .protocol import Finder
 from .reference_graph import GraphRows, walk
 
 __all__ = ["ReferenceBackend"]
@@ -149,6 +151,12 @@ class ReferenceBackend:
         if self.spec.metric == "cosine":
             return flush(np.divide(np.sqrt(x.norm2), dot, out=np.zeros_like(dot), where=positive))
         return flush(_ldexp(np.divide(x.norm2, dot, out=np.zeros_like(dot), where=positive), x.shift))
+
+    def finder(
+        self, centering: Centering, segments: Sequence[Segment], graph: Graph | None, live: U64 | None
+    ) -> Finder | None:
+        """Return None: the steps are taken one by one."""
+        return None
 
     def put(self, rows: Encoded, into: StoredRows, start: int) -> None:
         """Write code rows into the stored layout, from row `start` on."""

@@ -1,5 +1,5 @@
-// The extension module. Only this file and graph_bindings.cpp know Python: they check types and shapes, allocate
-// results, and release the interpreter lock around the work.
+// The extension module. Only this file, graph_bindings.cpp and finder_bindings.cpp know Python: they check types and
+// shapes, allocate results, and release the interpreter lock around the work.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -11,11 +11,13 @@
 #include <tuple>
 #include <vector>
 
+#include "array_views.hpp"
 #include "binding_tools.hpp"
 #include "bitplanes.hpp"
 #include "dispatch.hpp"
 #include "encode_parallel.hpp"
 #include "encode_tables.hpp"
+#include "finder_bindings.hpp"
 #include "finite.hpp"
 #include "graph_bindings.hpp"
 #include "id_table.hpp"
@@ -30,71 +32,7 @@ using namespace vqindex::python;
 using vqindex::CodecTables;
 using vqindex::Scanner;
 
-// Views of records: rows of adjacent bytes some bytes apart, or one value of each row.
-template <typename T>
-using ByteRowsApart = nb::ndarray<T, nb::numpy, nb::device::cpu, nb::ndim<2>>;
-using FloatsApart = nb::ndarray<const float, nb::numpy, nb::device::cpu, nb::ndim<1>>;
-
 // ---- search
-
-// Whether the bytes of each row follow each other, and rows come in order.
-template <typename T>
-bool has_adjacent_bytes(const ByteRowsApart<T>& rows) {
-  return (rows.shape(1) < 2 || rows.stride(1) == 1) && (rows.shape(0) < 2 || rows.stride(0) >= 0);
-}
-
-// Bytes from one row to the next; 0 where nothing lies there.
-template <typename T>
-std::size_t row_stride(const ByteRowsApart<T>& rows) {
-  return rows.shape(0) < 2 || rows.shape(1) == 0 ? 0 : static_cast<std::size_t>(rows.stride(0));
-}
-
-vqindex::StridedFloats strided(const FloatsApart& values) {
-  if (values.shape(0) < 2) return {values.data(), 0};
-  if (values.stride(0) < 0) throw std::invalid_argument("expected scalars in the order of their rows");
-  return {values.data(), static_cast<std::size_t>(values.stride(0))};
-}
-
-// Nothing is converted: the caller's arrays outlive the call, but copies of them would not.
-vqindex::SegmentView segment_view(const Scanner& scanner, nb::handle segment, bool with_signs) {
-  const auto codes = nb::cast<ByteRowsApart<const std::uint8_t>>(segment[1], false);
-  const auto rescale = nb::cast<FloatsApart>(segment[2], false);
-  const std::size_t n = codes.shape(0);
-  if (!scanner.holds_row(codes.shape(1)) || !has_adjacent_bytes(codes))
-    throw std::invalid_argument("expected rows that hold dim windows");
-  vqindex::SegmentView view{nullptr, codes.data(), codes.shape(1), row_stride(codes), strided(rescale), {}, n};
-  bool matches = rescale.shape(0) == n;
-  if (with_signs) {
-    const auto signs = nb::cast<Array<const std::uint8_t, nb::ndim<3>>>(segment[0], false);
-    matches = matches && signs.shape(0) * 64 >= n && signs.shape(1) == scanner.sign_bytes() && signs.shape(2) == 64;
-    view.signs = signs.data();
-  }
-  if (scanner.has_norms()) {
-    const auto norm = nb::cast<FloatsApart>(segment[3], false);
-    matches = matches && norm.shape(0) == n;
-    view.norm = strided(norm);
-  }
-  if (!matches) throw std::invalid_argument("expected segments of (sign bits, codes, rescale, norm) with as many rows");
-  return view;
-}
-
-// Adds the selection to each segment: words (1 or nq, ceil(rows / 64)), or None for all rows.
-void add_selection(nb::sequence selection, std::size_t nq, std::vector<vqindex::SegmentView>& segments) {
-  if (nb::len(selection) != segments.size())
-    throw std::invalid_argument("expected an entry of the selection for each segment");
-  for (std::size_t i = 0; i < segments.size(); ++i) {
-    nb::object entry = selection[i];
-    if (entry.is_none()) continue;
-    // Not converted: the caller's words outlive the call, but a copy of them would not.
-    const auto words = nb::cast<nb::ndarray<const std::uint64_t, nb::ndim<2>, nb::device::cpu>>(entry, false);
-    const std::size_t lines = words.shape(0), width = (segments[i].count + 63) / 64;
-    if ((lines != 1 && lines != nq) || words.shape(1) < width || (words.shape(1) > 1 && words.stride(1) != 1))
-      throw std::invalid_argument("expected uint64 words (1 or nq, ceil(rows / 64)) of rows that may be found");
-    if (lines == 0) continue;  // no queries, and so no words at data()
-    segments[i].selection = words.data();
-    segments[i].selection_stride = lines == 1 ? 0 : static_cast<std::size_t>(words.stride(0));
-  }
-}
 
 vqindex::SearchRequest make_request(const Scanner& scanner, nb::sequence segments, const CodeQueries& code_query,
                                     const Floats& code_scale, const Floats& norm, nb::object sign_bound,
@@ -188,13 +126,6 @@ Array<float> sums(const Scanner& scanner, CodeQueries queries, Array<const std::
 
 // ---- reranking
 
-// Vectors that an index keeps, and the arrays that hold them.
-struct KeptVectors {
-  vqindex::VectorParts vectors;
-  std::string isa;
-  std::vector<nb::ndarray<nb::ro>> arrays;
-};
-
 void init_vectors(KeptVectors* kept, const std::string& kind, std::size_t dim, nb::sequence parts,
                   const std::string& isa) {
   nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> values;
@@ -225,10 +156,7 @@ nb::tuple rerank(const KeptVectors& kept, const std::string& metric, FloatRows q
   const std::size_t nq = queries.shape(0), m = rows.shape(1);
   if (queries.shape(1) != kept.vectors.dim || rows.shape(0) != nq || k < 1 || k > m || threads < 1)
     throw std::invalid_argument("expected queries of the vectors' dimension, each with a shortlist of at least k rows");
-  const auto measure = metric == "ip"       ? vqindex::Metric::ip
-                       : metric == "cosine" ? vqindex::Metric::cosine
-                                            : vqindex::Metric::l2;
-  if (measure == vqindex::Metric::l2 && metric != "l2") throw std::invalid_argument("expected metric ip, cosine or l2");
+  const vqindex::Metric measure = metric_of(metric);
   const auto count = static_cast<std::int64_t>(kept.vectors.rows());
   if (std::any_of(rows.data(), rows.data() + nq * m, [count](std::int64_t row) { return row >= count; }))
     throw std::invalid_argument("expected rows of the vectors, or -1");
@@ -389,6 +317,20 @@ Array<std::uint64_t> mark_rows(vqindex::IdTable& table, std::optional<Ids> ids, 
   return words;
 }
 
+// The id of each row, -1 for negative rows; None if the id of a row is negative, as in a damaged file.
+nb::object ids_of_rows(Ids ids, Array<const std::int64_t> rows) {
+  std::vector<std::size_t> shape;
+  for (std::size_t i = 0; i < rows.ndim(); ++i) shape.push_back(rows.shape(i));
+  auto found = make_array<std::int64_t>(shape);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const std::int64_t row = rows.data()[i];
+    if (row >= static_cast<std::int64_t>(ids.size())) throw std::invalid_argument("expected an id for each row");
+    found.data()[i] = row < 0 ? -1 : ids.data()[row];
+    if (row >= 0 && found.data()[i] < 0) return nb::none();
+  }
+  return nb::cast(found);
+}
+
 std::size_t clear_rows(Array<std::uint64_t, nb::ndim<1>> live, Ids rows) {
   for (std::size_t i = 0; i < rows.size(); ++i)
     if (rows.data()[i] >= 0 && static_cast<std::size_t>(rows.data()[i]) >= live.size() * 64)
@@ -434,6 +376,7 @@ NB_MODULE(_native, m) {
       .def("__init__", &init_vectors, nb::arg("kind"), nb::arg("dim"), nb::arg("parts"), nb::arg("isa") = "")
       .def("rerank", &rerank, nb::arg("metric"), nb::arg("queries"), nb::arg("rows"), nb::arg("k"), nb::arg("threads"),
            "Return the k best exact scores and rows, (nq, k), of shortlists of rows (nq, m), -1 in empty places.");
+  bind_finders(m);
   nb::class_<vqindex::IdTable>(m, "IdTable", "Rows by id; the ids, in row order, come with every call.")
       .def(nb::init<>())
       .def("find", &find_rows, nb::arg("ids").none(), nb::arg("count"), nb::arg("lookup"), nb::arg("live").none(),
@@ -445,6 +388,8 @@ NB_MODULE(_native, m) {
       .def_prop_ro("rows", &vqindex::IdTable::rows, "How many rows the table has.")
       .def_prop_ro("distinct", &vqindex::IdTable::distinct, "Distinct ids of these rows.")
       .def_prop_ro("nbytes", &vqindex::IdTable::bytes, "Bytes of the table.");
+  m.def("ids_of_rows", &ids_of_rows, nb::arg("ids"), nb::arg("rows"),
+        "Return the id of each row, -1 for negative rows; None if the id of a row is negative.");
   m.def("clear_rows", &clear_rows, nb::arg("live").noconvert(), nb::arg("rows"),
         "Clear the bits of rows and return how many were set; negative rows are skipped.");
   m.def("all_finite", &all_finite, nb::arg("values").noconvert(), "Whether no float32 value is infinite or a NaN.");

@@ -102,10 +102,12 @@ std::size_t code_bytes(const EncodeTables& tables) {
 
 std::size_t encode_scratch(const EncodeTables& tables) {
   if (tables.trellis) return TrellisScratch(nullptr, tables).bytes;
-  return prepare_scratch(tables) + kLanes * packed_stride(tables);
+  return prepare_scratch(tables, kLanes) + kLanes * packed_stride(tables);
 }
 
-std::size_t prepare_scratch(const EncodeTables& tables) { return 2 * tables.rotation.dim * kLanes * sizeof(float); }
+std::size_t prepare_scratch(const EncodeTables& tables, std::size_t n) {
+  return 2 * tables.rotation.dim * (n <= kFewQueries ? 1 : kLanes) * sizeof(float);
+}
 
 void encode_rows(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch, std::uint8_t* codes,
                  float* rescale, float* norm, const std::string& isa) {

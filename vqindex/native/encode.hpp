@@ -36,10 +36,10 @@ constexpr std::size_t kEncodeRows = 32;
 // Bytes of one packed row.
 std::size_t code_bytes(const EncodeTables& tables);
 
-// Bytes of scratch memory, aligned to kAlign, for each of the two functions below. They don't depend on the number of
-// rows.
+// Bytes of scratch memory, aligned to kAlign, for each of the two functions below: for any number of rows, and for n
+// queries or fewer.
 std::size_t encode_scratch(const EncodeTables& tables);
-std::size_t prepare_scratch(const EncodeTables& tables);
+std::size_t prepare_scratch(const EncodeTables& tables, std::size_t n);
 
 // Encodes n finite rows of dim floats: codes [n][code_bytes], rescale [n] and, if `norm` is not null, norm [n]. `isa`
 // is one of supported_isas(). The loops are compiled for "avx2"; all of "avx512" have steps of their own.

@@ -44,7 +44,7 @@ inline void encode_parallel(const EncodeTables& tables, const float* rows, std::
 inline void prepare_parallel(const EncodeTables& tables, const float* queries, std::size_t n, std::size_t threads,
                              std::int16_t* code_query, float* code_scale, float* norm, const std::string& isa) {
   const std::size_t d = tables.rotation.dim, share = rows_per_thread(n, threads, kEncodeRows);
-  const ThreadScratch scratch(prepare_scratch(tables), n / share + 1);
+  const ThreadScratch scratch(prepare_scratch(tables, n), n / share + 1);
   parallel_rows(n, share, [&](std::size_t thread, std::size_t begin, std::size_t end) {
     prepare_queries(tables, queries + begin * d, end - begin, scratch.of(thread), code_query + begin * d,
                     code_scale + begin, norm + begin, isa);

@@ -8,54 +8,12 @@
 #include <tuple>
 #include <vector>
 
+#include "array_views.hpp"
 #include "graph_link.hpp"
 #include "graph_search.hpp"
 
 namespace vqindex::python {
 namespace {
-
-// size, sign bytes, code at, code bytes, rescale at, norm at (-1 if there is none), as in codes/records.py
-using LayoutTuple = std::tuple<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, std::int64_t>;
-using Entries = Array<const std::int64_t, nb::ndim<1>>;
-
-RecordLayout record_layout(const Scanner& scanner, const LayoutTuple& tuple) {
-  const auto [size, sign_bytes, code_at, code_bytes, rescale_at, norm_at] = tuple;
-  constexpr std::size_t kMost = std::size_t{1} << 20;
-  const auto holds = [size = size](std::size_t at, std::size_t bytes) { return at < kMost && at + bytes <= size; };
-  const bool has_norm = norm_at >= 0;
-  const std::size_t signs = scanner.decodes_signs() ? scanner.sign_bytes() : 0;
-  if (size > kMost || sign_bytes != signs || code_at < signs || code_bytes > kMost || !holds(code_at, code_bytes) ||
-      !scanner.holds_row(code_bytes) || !holds(rescale_at, 4) || has_norm != scanner.has_norms() ||
-      (has_norm && !holds(static_cast<std::size_t>(norm_at), 4)) || (signs && size < scanner.stride() / 8))
-    throw std::invalid_argument(
-        "expected a layout (size, sign_bytes, code_at, code_bytes, rescale_at, norm_at or -1) of records of this code");
-  return {
-      size, sign_bytes, code_at, code_bytes, rescale_at, has_norm, has_norm ? static_cast<std::size_t>(norm_at) : 0};
-}
-
-// Records are not converted: the caller's arrays outlive the call, but copies of them would not.
-Records records_of(const RecordLayout& layout, nb::sequence blocks) {
-  std::vector<RecordBlock> all;
-  for (nb::handle block : blocks) {
-    const auto rows = nb::cast<ByteRows>(block, false);
-    if (rows.shape(1) != layout.size) throw std::invalid_argument("expected records (rows, size)");
-    all.push_back({rows.data(), rows.shape(0)});
-  }
-  const Records records(layout, all);
-  if (records.count() > kMaxGraphRows) throw std::invalid_argument("expected at most 2^31 records");
-  return records;
-}
-
-std::vector<std::uint32_t> entries_of(const Entries& entries, std::size_t rows) {
-  if (entries.size() > kMaxEntries) throw std::invalid_argument("expected at most 128 entries");
-  std::vector<std::uint32_t> found;
-  for (std::size_t i = 0; i < entries.size(); ++i) {
-    if (entries.data()[i] < 0 || static_cast<std::size_t>(entries.data()[i]) >= rows)
-      throw std::invalid_argument("expected entries that are linked rows");
-    found.push_back(static_cast<std::uint32_t>(entries.data()[i]));
-  }
-  return found;
-}
 
 using Hidden = Array<const std::int64_t, nb::ndim<1>>;
 using Selection = nb::ndarray<const std::uint64_t, nb::ndim<2>, nb::device::cpu>;
@@ -65,15 +23,12 @@ nb::tuple walk(const Scanner& scanner, nb::sequence blocks, const LayoutTuple& l
                std::size_t k, std::size_t effort, std::size_t budget, std::size_t threads, nb::object selection,
                std::optional<Hidden> hidden) {
   const Records records = records_of(record_layout(scanner, layout), blocks);
-  const std::size_t n = links.shape(0), nq = code_query.shape(0);
-  const std::size_t width = slots ? links.shape(1) / slots : 0;
-  if (slots < 1 || slots > 4096 || width * slots != links.shape(1) || (width != 3 && width != 4) || n > records.count())
-    throw std::invalid_argument(
-        "expected links of 3 or 4 bytes, (rows, bytes) uint8, for at most as many rows as records");
+  const LinkView view = link_view(links, slots, records);
+  const std::size_t nq = code_query.shape(0);
   if (code_query.shape(1) != scanner.dim() || code_scale.shape(0) != nq || norm.shape(0) != nq || k < 1 || effort < 1)
     throw std::invalid_argument(
         "expected queries of the scanner's dimension, with a scale and a norm each, k and effort");
-  const std::vector<std::uint32_t> starts = entries_of(entries, n);
+  const std::vector<std::uint32_t> starts = entries_of(entries, view.rows);
   const std::uint64_t* words = nullptr;
   std::size_t stride = 0;
   if (!selection.is_none()) {
@@ -90,7 +45,7 @@ nb::tuple walk(const Scanner& scanner, nb::sequence blocks, const LayoutTuple& l
   const GraphOutput out{scores.data(), rows.data(), scored.data()};
   const GraphRequest request{scanner.code(),
                              records,
-                             {links.data(), n, slots, width},
+                             view,
                              starts,
                              {nq, code_query.data(), code_scale.data(), norm.data()},
                              k,

@@ -59,15 +59,6 @@ void spin(const Done& done) {
   } while (Clock::now() < stop);
 }
 
-// Returns how many processors this process may use.
-std::size_t processors() {
-#if defined(__linux__)
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return static_cast<std::size_t>(CPU_COUNT(&set));
-#endif
-  return std::thread::hardware_concurrency();  // 0 if unknown
-}
-
 // While this object exists, new threads block signals, so that threads which Python knows get them. They don't block
 // the signals that their own errors raise.
 class NoSignals {
@@ -255,6 +246,14 @@ Pool& the_pool() {
 }
 
 }  // namespace
+
+std::size_t processors() {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return static_cast<std::size_t>(CPU_COUNT(&set));
+#endif
+  return std::max<std::size_t>(1, std::thread::hardware_concurrency());  // 0 if unknown
+}
 
 void on_threads(std::size_t count, const std::function<void(std::size_t)>& work, const std::function<void()>& waiting) {
   if (count < 2) return work(0);

@@ -14,4 +14,7 @@ namespace vqindex {
 void on_threads(std::size_t count, const std::function<void(std::size_t)>& work,
                 const std::function<void()>& waiting = {});
 
+// How many processors this process may use, at least 1.
+std::size_t processors();
+
 }  // namespace vqindex

@@ -35,7 +35,7 @@ inline std::size_t row_tile_rows(std::size_t sign_bytes) {
 constexpr std::size_t kDeferredRowBytes2 = std::size_t{1} << 27;
 constexpr std::size_t kDeferredShare = 16, kDeferredMaxRows = std::size_t{1} << 16;
 
-constexpr std::size_t kRowsPerSeed = 16;        // seeding needs so many deferred rows per seed row, of 2 k
+constexpr std::size_t kRowsPerSeed = 4;         // seeding needs so many deferred rows per seed row, of 2 k
 constexpr std::size_t kPendingCandidates = 16;  // candidates are scored when so many newer ones have been prefetched
 
 // A slice of a row tile: rows that are compared with one value of the threshold.

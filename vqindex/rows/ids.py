@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .._native import IdTable, clear_rows
+from .._native import IdTable, clear_rows, ids_of_rows
 from ..arrays import as_ids
 from ..errors import FileFormatError, InvalidInputError, UnknownIdError
 from .bitmap import WORD, bits_of, full, of_rows, rows_of, slice_rows
@@ -226,10 +226,11 @@ class IdMap:
         known = self.explicit
         if known is None or not known.size:
             return rows
-        ids, is_row = known[rows], rows >= 0
-        if np.count_nonzero(is_row & (ids < 0)):
-            raise FileFormatError(f"id {ids[is_row].min()} is negative: the index came from a damaged file")
-        return np.where(is_row, ids, -1)
+        ids = ids_of_rows(known, rows)
+        if ids is None:
+            least = known[rows[rows >= 0]].min()
+            raise FileFormatError(f"id {least} is negative: the index came from a damaged file")
+        return ids
 
     def check_new(self, ids: IdBatch | None) -> None:
         """Raise InvalidInputError if ids can't be added; `ids` are distinct already."""

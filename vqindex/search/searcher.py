@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arguments import DEFAULT_CONFIDENCE, MAX_K, as_confidence, as_count, as_shortlist, as_threads, as_thresholds
+from ..arguments import DEFAULT_CONFIDENCE, as_confidence, as_shortlist, as_threads, as_thresholds
 from ..arrays import OnDevice, as_queries, on_host
+from ..backends.protocol import Finder
 from ..codes.encoded import Encoded, Queries
 from ..codes.top_k import RangeHits, TopK, Walked
 from ..encoder import Encoder
@@ -18,8 +22,9 @@ from ..rows.filters import Filter
 from ..rows.request import SearchRequest
 from ..rows.row_store import RowStore
 from ..underflow import ignoring_underflow
+from .plan import Facts, Plan, make_plan
 from .rerank import as_reader, rerank
-from .router import Effort, as_effort
+from .router import Effort
 from .walker import Walker
 
 __all__ = ["Searcher"]
@@ -27,9 +32,17 @@ __all__ = ["Searcher"]
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
+# k, oversample, threads, confidence, effort, exact, recall; a plain tuple takes the least time to make
+Arguments = tuple[int, float | None, int | None, float | None, int | None, bool, float | None]
+_OVERSAMPLE = 1  # its place
 
-class Searcher(NamedTuple):
-    """Searches the contents of an index at one moment.
+_FEW_QUERIES = 16  # so many are searched for by one call of the backend
+_PLANS = 64  # of searches with different arguments that are remembered
+
+
+@dataclass(frozen=True, eq=False)
+class Searcher:
+    """Searches the contents of an index at one moment. It keeps what all searches of this moment share.
 
     Attributes
     ----------
@@ -45,56 +58,98 @@ class Searcher(NamedTuple):
     def search(
         self,
         queries: Any,
-        k: int,
-        *,
         filter: Any,
         rerank_from: Any,
-        oversample: float | None,
-        threads: int | None,
+        arguments: Arguments,
         return_stderr: bool,
-        confidence: float | None,
-        effort: int | None = None,
-        exact: bool = False,
-        recall: float | None = None,
-        explain: bool = False,
+        explain: bool,
     ) -> SearchResult:
-        """Return the k best results; arguments as of `VQIndex.search`."""
-        k = as_count("k", k, MAX_K)
-        threads, confidence = self._limits(threads, confidence)
-        vectors_of = as_reader(rerank_from, oversample, return_stderr, self.contents)
-        vectors, prepared, deliver = self._prepare(queries)
-        shortlist = k if vectors_of is None else as_shortlist(k, oversample, len(self.contents.ids))
-        request = SearchRequest(prepared, shortlist, None, confidence, threads)
-        least = k if oversample is None else shortlist
-        walking = as_effort(
-            effort,
-            exact,
-            recall,
-            self.contents.graph,
-            rows=len(self.contents.ids),
-            least=least,
-            k=k,
-            queries=prepared.count,
-            is_reranked=vectors_of is not None,
-        )
-        if walking is not None and not self.encoder.backend.walks:
-            walking = None
+        """Return the k best results; arguments as of `VQIndex.search`.
+
+        They are passed by position, and few functions are called: each takes a part of the time of a short search.
+        """
+        if filter is None and not return_stderr and not explain:
+            found = self._find(queries, rerank_from, arguments)
+            if found is not None:
+                return SearchResult(found[0], self.contents.ids.ids(found[1]))
+        return self._search(queries, filter, rerank_from, arguments, return_stderr, explain)
+
+    def _find(self, queries: Any, rerank_from: Any, arguments: Arguments) -> tuple[F32, I64] | None:
+        """Return scores and rows of a few queries by one call of the backend, with no other pass over them.
+
+        None is returned for all that such a call doesn't do. `_search` then does it, or says what is wrong.
+        """
+        finder = self._finder
+        if finder is None or type(queries) is not np.ndarray:
+            return None
+        count = 1 if queries.ndim == 1 else len(queries) if queries.ndim == 2 else 0
+        if not 1 <= count <= _FEW_QUERIES:
+            return None
+        originals = None
+        if rerank_from is True:
+            originals = self.contents.originals
+            if originals is None:
+                return None
+        elif (rerank_from is not None and rerank_from is not False) or arguments[_OVERSAMPLE] is not None:
+            return None
+        k, shortlist, confidence, threads, walking = self._plan(count, arguments, originals is not None)
+        effort = None if walking is None else walking.effort
+        return finder.find(queries, k, shortlist, confidence, threads, effort, originals)
+
+    @ignoring_underflow
+    def _search(
+        self,
+        queries: Any,
+        filter: Any,
+        rerank_from: Any,
+        arguments: Arguments,
+        return_stderr: bool,
+        explain: bool,
+    ) -> SearchResult:
+        """Return the results of any search, step by step."""
+        vectors_of = as_reader(rerank_from, arguments[_OVERSAMPLE], return_stderr, self.contents)
+        matrix, deliver = self._checked(queries)
+        plan = self._plan(matrix.shape[0], arguments, vectors_of is not None)
+        prepared = self.encoder.prepare(matrix)
+        request = SearchRequest(prepared, plan.shortlist, None, plan.confidence, plan.threads)
         scored: I64 | None = None
-        if walking is None:
+        if plan.walking is None:
             found = self._scan(request, filter)
         else:
-            found, scored = self._walk(request, filter, walking)
+            found, scored = self._walk(request, filter, plan.walking)
         if vectors_of is None:
             scores, rows = self.encoder.centering.scores(found.scores), found.rows
         else:
             metric = self.encoder.centering.spec.metric
-            scores, rows = rerank(metric, on_host(vectors), found.rows, vectors_of, k, threads)
+            scores, rows = rerank(metric, on_host(matrix), found.rows, vectors_of, plan.k, plan.threads)
         errors = self._stderr(prepared, rows, self.contents.rows) if return_stderr else None
         result = deliver(SearchResult, scores, self.contents.ids.ids(rows), errors)
         if explain:
             scored = np.zeros(prepared.count, np.int64) if scored is None else scored
-            result.explanation = Explanation(None if walking is None else walking.effort, scored)
+            result.explanation = Explanation(None if plan.walking is None else plan.walking.effort, scored)
         return result
+
+    def _plan(self, queries: int, arguments: Arguments, is_reranked: bool) -> Plan:
+        """Return the plan of a search for so many queries. Arguments are checked once for all searches of a moment."""
+        try:
+            return self._plans(queries, *arguments, is_reranked)
+        except TypeError:  # an argument has no hash, and so is no number
+            return make_plan(self._facts, queries, *arguments, is_reranked)
+
+    @cached_property
+    def _facts(self) -> Facts:
+        return Facts(self.contents.graph, len(self.contents.ids), self.encoder.backend.walks)
+
+    @cached_property
+    def _plans(self) -> Callable[..., Plan]:
+        # By type as well as by value: True is no 1. The cache doesn't hold the searcher, which would hold the cache.
+        return lru_cache(maxsize=_PLANS, typed=True)(partial(make_plan, self._facts))
+
+    @cached_property
+    def _finder(self) -> Finder | None:
+        encoder, contents = self.encoder, self.contents
+        ids, graph = contents.ids, contents.graph if self._walks_at_once else None
+        return encoder.backend.finder(encoder.centering, contents.rows.segments(), graph, ids.live)
 
     @ignoring_underflow
     def range_search(
@@ -179,11 +234,16 @@ class Searcher(NamedTuple):
     def _limits(threads: int | None, confidence: float | None) -> tuple[int | None, float]:
         return as_threads(threads), as_confidence(confidence)
 
-    def _prepare(self, queries: Any) -> tuple[F32 | OnDevice, Queries, Delivery]:
-        """Check queries; return them, prepared ones for a backend, and the form of their results."""
+    def _checked(self, queries: Any) -> tuple[F32 | OnDevice, Delivery]:
+        """Check queries; return them, and the form of their results."""
         on_device = self.encoder.backend.adopt(queries)
         matrix, single = as_queries(queries if on_device is None else on_device, self.encoder.centering.spec.dim)
-        return matrix, self.encoder.prepare(matrix), Delivery(single, on_device)
+        return matrix, Delivery(single, on_device)
+
+    def _prepare(self, queries: Any) -> tuple[F32 | OnDevice, Queries, Delivery]:
+        """Check queries; return them, prepared ones for a backend, and the form of their results."""
+        matrix, deliver = self._checked(queries)
+        return matrix, self.encoder.prepare(matrix), deliver
 
     def _scan(self, request: SearchRequest, filter: Any) -> TopK:
         """Scan the rows that a filter selects for each query."""
@@ -196,7 +256,7 @@ class Searcher(NamedTuple):
     def _walk(self, request: SearchRequest, filter: Any, effort: Effort) -> Walked:
         """Walk the graph for each query, or scan where its filter leaves few rows."""
         ids, walker = self.contents.ids, self._walker(effort)
-        if filter is None and 2 * len(ids) >= ids.rows_ever:
+        if filter is None and self._walks_at_once:
             return walker.walk(request, ids.live)
         batches = Filter(filter, ids, request.count).batches(len(self.contents.rows))
         walked = []
@@ -204,6 +264,12 @@ class Searcher(NamedTuple):
             assert words is not None
             walked.append(walker.search(request.select(at), words))
         return Walked.of_queries(walked)
+
+    @property
+    def _walks_at_once(self) -> bool:
+        """Whether so few rows are removed that a walk without a filter needs no budget."""
+        ids = self.contents.ids
+        return 2 * len(ids) >= ids.rows_ever
 
     def _walker(self, effort: Effort) -> Walker:
         graph = self.contents.graph
