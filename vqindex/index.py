@@ -642,6 +642,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         oversample: float | None = None,
         threads: int | None = None,
         return_stderr: bool = False,
+        return_interval: float | None = None,
         confidence: float | None = None,
         effort: int | None = None,
         recall: float | None = None,
@@ -675,8 +676,12 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         threads : int, optional
             Most threads to use, 1 or more; by default as many as processors. Results do not depend on it.
         return_stderr : bool, default False
-            Also return the standard error of every score over the random rotation. The result then unpacks as
-            ``scores, ids, stderr``. Not with `rerank`.
+            Also return the standard error of every result's score over the random rotation. The result then unpacks as
+            ``scores, ids, stderr``. It does not count that results were chosen for their scores. Not with `rerank`.
+        return_interval : float, optional
+            A probability, such as 0.95: the result's ``low`` and ``high`` are intervals that hold each result's exact
+            score with this probability. They are corrected for selection: the best of many estimates are too good on
+            average. NaN where that probability can't be promised (docs/intervals.md). Not with `rerank`.
         confidence : float, optional
             The scan computes an upper bound of every score from the row's sign bits, and reads the other bits only of
             rows whose bound could be among the k best. `confidence` is the one-sided confidence of the bound, above
@@ -706,8 +711,9 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         Raises
         ------
         InvalidInputError
-            Wrong shape, a NaN or infinity, k or threads < 1, a confidence that is not above 0.5 and at most 1, a filter
-            that does not fit the index, `rerank` without the vectors it needs, or `effort` or `recall` without a graph.
+            Wrong shape, a NaN or infinity, k or threads < 1, a confidence that is not above 0.5 and at most 1, a
+            `return_interval` that is not between 0 and 1, a filter that does not fit the index, `rerank` without the
+            vectors it needs, or `effort` or `recall` without a graph.
         """
         return self._searcher().search(
             queries,
@@ -717,6 +723,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             oversample=oversample,
             threads=threads,
             return_stderr=return_stderr,
+            return_interval=return_interval,
             confidence=confidence,
             effort=effort,
             recall=recall,

@@ -7,17 +7,26 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arguments import DEFAULT_CONFIDENCE, MAX_K, as_confidence, as_count, as_shortlist, as_threads, as_thresholds
+from ..arguments import (
+    DEFAULT_CONFIDENCE,
+    MAX_K,
+    as_confidence,
+    as_count,
+    as_level,
+    as_shortlist,
+    as_threads,
+    as_thresholds,
+)
 from ..arrays import OnDevice, as_queries, on_host
 from ..codes.encoded import Encoded, Queries
-from ..codes.top_k import RangeHits, TopK, Walked
+from ..codes.top_k import RangeHits, TopK, Walked, merge_top_k
 from ..encoder import Encoder
 from ..result import Delivery, Explanation, RangeResult, SearchResult
 from ..rows.contents import Contents
 from ..rows.filters import Filter
 from ..rows.request import SearchRequest
-from ..rows.row_store import RowStore
 from ..underflow import ignoring_underflow
+from .intervals import Estimates, Tails, estimates_of, fewest_ranks
 from .rerank import as_reader, rerank
 from .router import Effort, as_effort
 from .walker import Walker
@@ -52,6 +61,7 @@ class Searcher(NamedTuple):
         oversample: float | None,
         threads: int | None,
         return_stderr: bool,
+        return_interval: float | None,
         confidence: float | None,
         effort: int | None = None,
         exact: bool = False,
@@ -61,9 +71,12 @@ class Searcher(NamedTuple):
         """Return the k best results; arguments as of `VQIndex.search`."""
         k = as_count("k", k, MAX_K)
         threads, confidence = self._limits(threads, confidence)
-        vectors_of = as_reader(rerank_from, oversample, return_stderr, self.contents)
+        level = None if return_interval is None else as_level("return_interval", return_interval)
+        vectors_of = as_reader(rerank_from, oversample, self.contents, return_stderr, level is not None)
         vectors, prepared, deliver = self._prepare(queries)
         shortlist = k if vectors_of is None else as_shortlist(k, oversample, len(self.contents.ids))
+        if level is not None:
+            shortlist = max(k, fewest_ranks(self.encoder.centering.spec.bits))
         request = SearchRequest(prepared, shortlist, None, confidence, threads)
         least = k if oversample is None else shortlist
         walking = as_effort(
@@ -83,14 +96,26 @@ class Searcher(NamedTuple):
         if walking is None:
             found = self._scan(request, filter)
         else:
+            if level is not None:  # a walk finds no more rows than its effort
+                request.k = min(request.k, max(k, walking.effort))
             found, scored = self._walk(request, filter, walking)
+        tails = None
+        if level is not None:
+            found, tails = self._learned(found, k)
         if vectors_of is None:
             scores, rows = self.encoder.centering.scores(found.scores), found.rows
         else:
             metric = self.encoder.centering.spec.metric
             scores, rows = rerank(metric, on_host(vectors), found.rows, vectors_of, k, threads)
-        errors = self._stderr(prepared, rows, self.contents.rows) if return_stderr else None
-        result = deliver(SearchResult, scores, self.contents.ids.ids(rows), errors)
+        if not return_stderr and tails is None:
+            result = deliver(SearchResult, scores, self.contents.ids.ids(rows))
+        else:
+            errors = estimates_of(self.encoder, prepared, found, self.contents.rows)
+            result = deliver(
+                SearchResult, scores, self.contents.ids.ids(rows), self._stderr(errors) if return_stderr else None
+            )
+            if level is not None and tails is not None:
+                result.low, result.high = map(deliver.array, self._bounds(errors, tails, level))
         if explain:
             scored = np.zeros(prepared.count, np.int64) if scored is None else scored
             result.explanation = Explanation(None if walking is None else walking.effort, scored)
@@ -164,7 +189,7 @@ class Searcher(NamedTuple):
             found = self._scan(request, None)
         else:
             found, scored = self._walker(Effort(effort)).walk(request, self.contents.ids.live)
-        rows, vectors_of = found.rows, as_reader(oversample is not None, oversample, False, self.contents)
+        rows, vectors_of = found.rows, as_reader(oversample is not None, oversample, self.contents)
         if vectors_of is not None:
             metric = self.encoder.centering.spec.metric
             rows = rerank(metric, on_host(vectors), rows, vectors_of, k, threads)[1]
@@ -215,12 +240,23 @@ class Searcher(NamedTuple):
         batches = Filter(filter, self.contents.ids, request.count).requests(request, segments)
         return RangeHits.of_queries([self.encoder.backend.range_search(batch, segments) for batch in batches])
 
-    @ignoring_underflow
-    def _stderr(self, queries: Queries, rows: I64, store: RowStore) -> F32:
-        """Return the standard errors of rows; nan in empty places."""
-        errors = np.full(rows.shape, np.nan, np.float32)
-        for i, found in enumerate(rows):
-            mask = found >= 0
-            codes = store.gather(found[mask])
-            errors[i, mask] = self.encoder.backend.stderr(queries.select(slice(i, i + 1)), codes)[0]
-        return self.encoder.centering.stderr(errors)
+    def _learned(self, found: TopK, k: int) -> tuple[TopK, Tails]:
+        """Return the k best of a longer list, and how its scores decay (``intervals.py``)."""
+        ascending = self.encoder.backend.ascending
+        tails = Tails.of(found, ascending=ascending)
+        return (found if found.rows.shape[1] == k else merge_top_k([found], k, ascending=ascending)), tails
+
+    def _stderr(self, errors: Estimates) -> F32:
+        """Return the standard errors of results; nan in empty places."""
+        with np.errstate(over="ignore", under="ignore"):
+            return self.encoder.centering.stderr(errors.stderr().astype(np.float32))
+
+    def _bounds(self, errors: Estimates, tails: Tails, level: float) -> tuple[F32, F32]:
+        """Return the lower and the upper ends of intervals, as scores of the index."""
+        with np.errstate(over="ignore", under="ignore"):
+            worse, better = (bound.astype(np.float32) for bound in errors.bounds(tails, level))
+        if not self.encoder.backend.ascending:
+            return worse, better
+        scores, ends = self.encoder.centering.scores, (np.maximum(-better, 0), np.maximum(-worse, 0))
+        low, high = scores(ends[0]), scores(ends[1])
+        return (low, high) if self.encoder.centering.spec.metric == "l2" else (high, low)

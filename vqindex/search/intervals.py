@@ -1,0 +1,278 @@
+"""Intervals: standard errors of results, and intervals that are corrected for selection.
+
+Error. The estimate of a cosine c has the error sigma sqrt(1 - a c^2) times a standard normal, with a = 1 for most
+codecs: an error acts only on the part of the query at right angles to the row. `Backend.stderr` is that of a query at
+right angles. The estimate itself stands for c, one sigma of its angle lower: it is more often too good than too bad.
+
+Selection. A search returns rows whose estimates are high. Some are high by luck, and the higher the estimate, the more
+rows there are below it that may have got there by luck. Let the true scores of a query near its best ones have a
+density proportional to exp(-lambda t). Then so do the estimates, with the same lambda, and lambda can be seen in the
+results themselves: of ranks r below M in an exponential tail, rank r is (1/r + ... + 1/(M - 1)) / lambda above rank M.
+The best fifth of the ranks is left out, since near-duplicates would make the tail look longer than it is. Where a wide
+gap divides the results, those above it are no tail of what is below: a row does not get there by luck.
+
+Interval. With c = sin(phi) the posterior density of phi is proportional to
+    exp(-lambda sin(phi) - w^2 / (2 sigma^2)),  w = (estimate - sin(phi)) / cos(phi).
+It is close to normal, and the interval is its mode and curvature (Laplace's approximation), turned back into scores.
+
+No interval. Where lambda times the error is above `MOST_SHIFT`, the correction is about as many standard errors. Such
+an interval would depend on the tail more than on the estimate, and the result has NaN instead of one. So it has for
+the mse codec, whose bias differs from row to row, for qjl, where similar rows have about the same error, and for zero
+vectors with a center (center.py).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..codes.codec import Codec
+from ..codes.encoded import Queries
+from ..codes.top_k import TopK
+from ..encoder import Encoder
+from ..rows.row_store import RowStore
+from ..underflow import ignoring_underflow
+
+__all__ = ["Estimates", "Tails", "estimates_of", "fewest_ranks"]
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+_FEWEST_RANKS, _FEWEST_RANKS_ONE_BIT = 10, 20  # results that a tail is learned from; errors of one bit are large
+MOST_SHIFT = 2.0  # in standard errors; benchmarks/honesty.py measures the coverage below it
+_MOST_RANKS = 100  # of a long list only the best results, near which the decay is that of all that matters
+_SKIPPED = 5  # the best fifth of the ranks
+_GAP = 10.0  # least width of a gap, in medians of spacings times ranks; in an exponential tail 3 % of lists have one
+_GAP_ERRORS = 2.0  # and in errors
+_FEWEST_BELOW = 4  # results that the decay below a gap is learned from
+_WITHOUT = ("turboquant-mse", "qjl")  # codecs without intervals
+_STEPS = 6  # of Newton's method; the last is below a thousandth of an error
+_EDGE = math.pi / 2 - 1e-3  # largest angle, so that cos(phi) is not 0
+_VALUES = 2**22  # coordinates that are decoded at a time
+
+
+def _alignment_of(codec: Codec) -> float:
+    """Return a of a codec.
+
+    The error of a renormalized vector has no part along the vector, so a = 1. So it is with the mse codec, around its
+    bias. With the signs of Gaussian projections of a residual r (arXiv 2406.03482) the variance is proportional to
+    |q|^2 |r|^2 pi/2 - <q, r>^2, and the part of r along x is mse times x.
+    """
+    if codec.renormalized or codec.spec.codec == "turboquant-mse":
+        return 1.0
+    return 2.0 / math.pi * codec.codebook.mse
+
+
+class Estimates(NamedTuple):
+    """The scores of results as estimated cosines. Arrays have shape (nq, k) and NaN in empty places.
+
+    Attributes
+    ----------
+    cosine : ndarray of float64
+        Estimates of the cosine of query and row; of residuals if the index has a center.
+    sigma : ndarray of float64
+        Their standard error at cosine 0.
+    slope : ndarray of float64
+        Change of an engine's score, larger is better, with the cosine.
+    offset : ndarray of float64
+        Engine's score, larger is better, at cosine 0.
+    alignment : float
+        a of the codec.
+    has_intervals : bool
+        Whether intervals can be promised for the codec.
+    """
+
+    cosine: F64
+    sigma: F64
+    slope: F64
+    offset: F64
+    alignment: float
+    has_intervals: bool
+
+    def stderr(self) -> F64:
+        """Return the standard errors of the scores."""
+        r = math.sqrt(self.alignment)
+        angle = np.arcsin(np.minimum(r * np.abs(self.cosine), 1.0))
+        return self.slope * self.sigma * np.cos(np.maximum(angle - r * self.sigma, 0.0))
+
+    def bounds(self, tails: Tails, level: float) -> tuple[F64, F64]:
+        """Return the worse and the better end of intervals, as engine's scores of which larger is better.
+
+        Parameters
+        ----------
+        tails : Tails
+            How the scores of each query decay.
+        level : float
+            Probability that an interval holds the true score.
+        """
+        if not self.has_intervals:
+            unknown = np.full_like(self.cosine, np.nan)
+            return unknown, unknown.copy()
+        r, z = math.sqrt(self.alignment), NormalDist().inv_cdf((1.0 + level) / 2.0)
+        sigma = r * self.sigma
+        is_exact = (sigma == 0) | (self.slope == 0)
+        with np.errstate(all="ignore"):  # exact scores divide by 0, rates may be infinite, and empty places are NaN
+            scores = self.offset + self.slope * self.cosine
+            lam = tails.rates_of(scores, self.stderr()) * self.slope / r
+            phi, spread = _angles(r * self.cosine, sigma, lam)
+            is_known = lam * sigma * np.cos(phi) <= MOST_SHIFT
+            ends = [np.sin(np.clip(phi + side * z * spread, -np.pi / 2, np.pi / 2)) / r for side in (-1.0, 1.0)]
+            worse, better = (self.offset + self.slope * np.clip(end, -1.0, 1.0) for end in ends)
+            worse, better = (np.where(is_exact, scores, np.where(is_known, end, np.nan)) for end in (worse, better))
+        return worse, better
+
+
+def _angles(estimates: F64, sigma: F64, lam: F64) -> tuple[F64, F64]:
+    """Return the mode of the posterior density of phi, and its spread."""
+    phi = np.arcsin(np.clip(estimates, -1.0, 1.0 - 2.0 * sigma * sigma))
+    phi -= np.minimum(sigma * sigma * lam * np.cos(phi), 3.0 * sigma)
+    curvature = np.ones_like(phi)
+    precision, most = 1.0 / (sigma * sigma), 2.0 * sigma
+    for _ in range(_STEPS):
+        phi = np.clip(phi, -_EDGE, _EDGE)
+        sine, cosine = np.sin(phi), np.cos(phi)
+        w, tangent = (estimates - sine) / cosine, sine / cosine
+        dw = w * tangent - 1.0
+        slope = lam * cosine + precision * w * dw
+        # The curvature of a normal error alone is 1 / sigma^2, and a quarter of that at the edge.
+        curvature = precision * (dw * dw + w * (dw * tangent + w / (cosine * cosine))) - lam * sine
+        curvature = np.maximum(curvature, 0.2 * precision)
+        phi = phi - np.clip(slope / curvature, -most, most)
+    return np.clip(phi, -_EDGE, _EDGE), 1.0 / np.sqrt(curvature)
+
+
+def fewest_ranks(bits: int) -> int:
+    """Return how many results a search must find so that intervals are known, for codes of `bits` bits."""
+    return _FEWEST_RANKS_ONE_BIT if bits == 1 else _FEWEST_RANKS
+
+
+def _signed(scores: F32, ascending: bool) -> F64:
+    wide = scores.astype(np.float64)
+    return -wide if ascending else wide
+
+
+class Tails(NamedTuple):
+    """How the scores of each query decay. All arrays have shape (nq,); scores are the engine's, larger is better.
+
+    Attributes
+    ----------
+    rates : ndarray of float64
+        lambda of all results; infinite where many have the same score, NaN where too few rows were found.
+    gaps, widths : ndarray of float64
+        Lowest score above the widest gap between results, and its width; NaN and 0 without one.
+    above, below : ndarray of float64
+        lambda of the results above the gap, 0 where they are few, and of those below it.
+    """
+
+    rates: F64
+    gaps: F64
+    widths: F64
+    above: F64
+    below: F64
+
+    @classmethod
+    def of(cls, found: TopK, *, ascending: bool) -> Tails:
+        """Return the tails of results; `ascending` says that lower scores are better."""
+        scores, counts = _signed(found.scores, ascending), np.count_nonzero(found.rows >= 0, axis=1)
+        nothing = np.full(len(scores), np.nan)
+        tails = cls(nothing, nothing.copy(), np.zeros(len(scores)), nothing.copy(), nothing.copy())
+        for count in np.unique(counts).tolist():
+            if count >= _FEWEST_RANKS:
+                at = np.flatnonzero(counts == count)
+                tails._learn(at, scores[at, : min(count, _MOST_RANKS)])
+        return tails
+
+    def _learn(self, at: I64, scores: F64) -> None:
+        """Learn the tails of some queries from full lists of results."""
+        self.rates[at] = _rates(scores)
+        # In an exponential tail rank times spacing has the same distribution for all ranks.
+        excess = np.arange(1, scores.shape[1]) * (scores[:, :-1] - scores[:, 1:])
+        gap = np.argmax(excess, axis=1)
+        is_gap = excess.max(axis=1) > _GAP * np.median(excess, axis=1)
+        for last in np.unique(gap[is_gap]).tolist():
+            here = np.flatnonzero(is_gap & (gap == last))
+            some = scores[here]
+            self.gaps[at[here]] = some[:, last]
+            self.widths[at[here]] = some[:, last] - some[:, last + 1]
+            self.above[at[here]] = _rates(some[:, : last + 1]) if last + 1 >= _FEWEST_RANKS else 0.0
+            if some.shape[1] - last > _FEWEST_BELOW:
+                self.below[at[here]] = _rates(some[:, last + 1 :])
+
+    def rates_of(self, scores: F64, errors: F64) -> F64:
+        """Return lambda of results with some scores and errors, all of shape (nq, k).
+
+        A gap divides them only if it is wider than errors are.
+        """
+        rate, gap, width, above, below = (column[:, None] for column in self)
+        divided = np.where(scores >= gap, above, below)
+        return np.where(width > _GAP_ERRORS * errors, divided, rate)
+
+
+@lru_cache(maxsize=256)
+def _ranks_of(count: int) -> tuple[int, float]:
+    """Return the first rank of a tail, counted from 0, and its expected mean excess times n / (n - 1)."""
+    first, last = count // _SKIPPED, count - 1
+    harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, count))])
+    excess = harmonic[last] - harmonic[first:last]
+    # The inverse of a mean of n excesses is too large by n / (n - 1) on average.
+    return first, float(excess.mean()) * (1.0 - 1.0 / excess.size)
+
+
+def _rates(scores: F64) -> F64:
+    """Return lambda of each query from scores (nq, m), best first."""
+    first, expected = _ranks_of(scores.shape[1])
+    excess = scores[:, first:-1].mean(axis=1) - scores[:, -1]
+    with np.errstate(divide="ignore", over="ignore"):
+        return np.where(excess > 0, expected / excess, np.inf)
+
+
+@ignoring_underflow
+def estimates_of(encoder: Encoder, queries: Queries, found: TopK, store: RowStore) -> Estimates:
+    """Return what is known about the scores of results.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        Encoder of the index.
+    queries : Queries
+        Prepared queries.
+    found : TopK
+        Results, with the engine's scores.
+    store : RowStore
+        The rows.
+    """
+    backend, centering = encoder.backend, encoder.centering
+    codec, times = Codec(centering.engine_spec), 2.0 if backend.ascending else 1.0
+    is_present = found.rows >= 0
+    rows = found.rows[is_present]
+    errors, norms = np.empty(rows.size), np.ones(rows.size)
+    alone = Queries(np.zeros((1, 0), np.int16), np.ones(1, np.float32), None, None, np.ones(1, np.float32))
+    step = max(1, _VALUES // store.dim)
+    for start in range(0, rows.size, step):
+        at = slice(start, start + step)
+        codes = store.gather(rows[at])
+        errors[at] = np.where(codes.rescale > 0, backend.stderr(alone, codes)[0], 0.0)  # zero vectors are exact
+        if codes.norm is not None:
+            norms[at] = codes.norm
+    query_norms = np.broadcast_to(queries.norm[:, None], found.rows.shape)[is_present].astype(np.float64)
+    if centering.zero_norm is not None:  # the error of zero vectors is not known (center.py)
+        norms[(norms == centering.zero_norm) | (query_norms == centering.zero_norm)] = np.nan
+    slope = norms * query_norms * times
+    offset = -(norms**2 + query_norms**2) if backend.ascending else np.zeros(rows.size)
+    products = _signed(found.scores, backend.ascending)[is_present] - offset
+    columns = {
+        "cosine": np.divide(products, slope, out=np.zeros_like(slope), where=slope != 0),
+        "sigma": np.divide(errors, norms * times, out=np.zeros_like(slope), where=norms != 0),
+        "slope": slope,
+        "offset": offset,
+    }
+    arrays = {name: np.full(found.rows.shape, np.nan) for name in columns}
+    for name, values in columns.items():
+        arrays[name][is_present] = values
+    return Estimates(**arrays, alignment=_alignment_of(codec), has_intervals=codec.spec.codec not in _WITHOUT)
