@@ -1,8 +1,8 @@
 """Intervals: standard errors of results, and intervals that are corrected for selection.
 
 Error. The estimate of a cosine c has the error sigma sqrt(1 - a c^2) times a standard normal, with a = 1 for most
-codecs: an error acts only on the part of the query at right angles to the row. `Backend.stderr` is that of a query at
-right angles. The estimate itself stands for c, one sigma of its angle lower: it is more often too good than too bad.
+codecs: an error acts only on the part of the query at right angles to the row. `Backend.row_errors` has sigma. The
+estimate itself stands for c, one sigma of its angle lower, because it is more often too good than too bad.
 
 Selection. A search returns rows whose estimates are high. Some are high by luck, and the higher the estimate, the more
 rows there are below it that may have got there by luck. Let the true scores of a query near its best ones have a
@@ -24,6 +24,7 @@ vectors with a center (center.py).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from statistics import NormalDist
 from typing import NamedTuple
@@ -35,7 +36,7 @@ from ..codes.codec import Codec
 from ..codes.encoded import Queries
 from ..codes.top_k import TopK
 from ..encoder import Encoder
-from ..rows.row_store import RowStore
+from ..rows.segment import Segment
 from ..underflow import ignoring_underflow
 
 __all__ = ["Estimates", "Tails", "estimates_of", "fewest_ranks"]
@@ -54,7 +55,6 @@ _FEWEST_BELOW = 4  # results that the decay below a gap is learned from
 _WITHOUT = ("turboquant-mse", "qjl")  # codecs without intervals
 _STEPS = 6  # of Newton's method; the last is below a thousandth of an error
 _EDGE = math.pi / 2 - 1e-3  # largest angle, so that cos(phi) is not 0
-_VALUES = 2**22  # coordinates that are decoded at a time
 
 
 def _alignment_of(codec: Codec) -> float:
@@ -233,7 +233,7 @@ def _rates(scores: F64) -> F64:
 
 
 @ignoring_underflow
-def estimates_of(encoder: Encoder, queries: Queries, found: TopK, store: RowStore) -> Estimates:
+def estimates_of(encoder: Encoder, queries: Queries, found: TopK, segments: Sequence[Segment]) -> Estimates:
     """Return what is known about the scores of results.
 
     Parameters
@@ -244,22 +244,14 @@ def estimates_of(encoder: Encoder, queries: Queries, found: TopK, store: RowStor
         Prepared queries.
     found : TopK
         Results, with the engine's scores.
-    store : RowStore
-        The rows.
+    segments : sequence of Segment
+        All rows.
     """
     backend, centering = encoder.backend, encoder.centering
     codec, times = Codec(centering.engine_spec), 2.0 if backend.ascending else 1.0
     is_present = found.rows >= 0
     rows = found.rows[is_present]
-    errors, norms = np.empty(rows.size), np.ones(rows.size)
-    alone = Queries(np.zeros((1, 0), np.int16), np.ones(1, np.float32), None, None, np.ones(1, np.float32))
-    step = max(1, _VALUES // store.dim)
-    for start in range(0, rows.size, step):
-        at = slice(start, start + step)
-        codes = store.gather(rows[at])
-        errors[at] = np.where(codes.rescale > 0, backend.stderr(alone, codes)[0], 0.0)  # zero vectors are exact
-        if codes.norm is not None:
-            norms[at] = codes.norm
+    errors, norms = backend.row_errors(segments, rows)
     query_norms = np.broadcast_to(queries.norm[:, None], found.rows.shape)[is_present].astype(np.float64)
     if centering.zero_norm is not None:  # the error of zero vectors is not known (center.py)
         norms[(norms == centering.zero_norm) | (query_norms == centering.zero_norm)] = np.nan

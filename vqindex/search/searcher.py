@@ -110,7 +110,7 @@ class Searcher(NamedTuple):
         if not return_stderr and tails is None:
             result = deliver(SearchResult, scores, self.contents.ids.ids(rows))
         else:
-            errors = estimates_of(self.encoder, prepared, found, self.contents.rows)
+            errors = estimates_of(self.encoder, prepared, found, self.contents.rows.segments())
             result = deliver(
                 SearchResult, scores, self.contents.ids.ids(rows), self._stderr(errors) if return_stderr else None
             )
