@@ -29,6 +29,7 @@ from .rows.graph import Curve, Graph
 from .rows.ids import IdBatch, IdMap
 from .rows.originals import Kind, Originals, as_kind
 from .rows.row_store import RowStore
+from .search.completeness import complete_search
 from .search.searcher import Searcher
 from .search.tuning import measure
 from .spec import CodecName, IndexSpec, Metric, RotationName, SketchName
@@ -640,6 +641,8 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         filter: Any = None,
         rerank: Any = None,
         oversample: float | None = None,
+        complete: float | None = None,
+        strict: bool = False,
         threads: int | None = None,
         return_stderr: bool = False,
         return_interval: float | None = None,
@@ -673,6 +676,14 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             i, or a function of ids (m,) that returns vectors (m, dim). Only vectors of shortlists are read.
         oversample : float, optional
             Length of the shortlist in multiples of k, by default 4; only with `rerank`.
+        complete : float, optional
+            A probability of at least 0.9, such as 0.99: each query reads as many vectors of `rerank` as it takes until
+            its results are all of the k best with this probability (docs/intervals.md). The result's ``complete`` and
+            ``reads`` are the probability that was reached and the number of vectors read. All rows are scanned, and not
+            by a graph. Not with `oversample`.
+        strict : bool, default False
+            With `complete`: read by uncorrected errors, which is safe whatever the vectors are like, and takes more
+            reads.
         threads : int, optional
             Most threads to use, 1 or more; by default as many as processors. Results do not depend on it.
         return_stderr : bool, default False
@@ -715,6 +726,26 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             `return_interval` that is not between 0 and 1, a filter that does not fit the index, `rerank` without the
             vectors it needs, or `effort` or `recall` without a graph.
         """
+        if complete is not None or strict is not False:
+            return complete_search(
+                self._searcher(),
+                queries,
+                k,
+                complete,
+                strict=strict,
+                filter=filter,
+                rerank_from=rerank,
+                threads=threads,
+                confidence=confidence,
+                others={
+                    "oversample": oversample,
+                    "return_stderr": return_stderr,
+                    "return_interval": return_interval,
+                    "effort": effort,
+                    "recall": recall,
+                    "explain": explain,
+                },
+            )
         return self._searcher().search(
             queries,
             k,

@@ -50,12 +50,18 @@ class SearchResult(tuple[Any, ...]):
     low, high : ndarray of float32, shape (nq, k) or (k,), or None
         With ``return_interval=``: intervals that hold the exact scores, corrected for selection. NaN where the
         probability can't be promised, and in columns without a result.
+    complete : ndarray of float64, shape (nq,), or float, or None
+        With ``complete=``: the probability that each query's results are complete.
+    reads : ndarray of int64, shape (nq,), or int, or None
+        With ``complete=``: how many vectors each query read.
     explanation : Explanation or None
         How the search found the results, with ``explain=True``.
     """
 
     low: NDArray[np.float32] | None = None
     high: NDArray[np.float32] | None = None
+    complete: Any = None
+    reads: Any = None
     explanation: Explanation | None = None
 
     def __new__(  # noqa: D102 - the class says it
@@ -83,7 +89,7 @@ class SearchResult(tuple[Any, ...]):
 
     def __repr__(self) -> str:
         named = [*zip(("scores", "ids", "stderr"), self, strict=False)]
-        named += [(name, vars(self)[name]) for name in ("low", "high") if name in vars(self)]
+        named += [(name, vars(self)[name]) for name in ("low", "high", "complete", "reads") if name in vars(self)]
         return f"SearchResult({', '.join(f'{name}={array!r}' for name, array in named)})"
 
 

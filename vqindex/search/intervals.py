@@ -39,7 +39,7 @@ from ..encoder import Encoder
 from ..rows.segment import Segment
 from ..underflow import ignoring_underflow
 
-__all__ = ["Estimates", "Tails", "estimates_of", "fewest_ranks"]
+__all__ = ["Estimates", "Odds", "Tails", "estimates_of", "fewest_ranks", "upper_tail"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -53,7 +53,7 @@ _GAP = 10.0  # least width of a gap, in medians of spacings times ranks; in an e
 _GAP_ERRORS = 2.0  # and in errors
 _FEWEST_BELOW = 4  # results that the decay below a gap is learned from
 _WITHOUT = ("turboquant-mse", "qjl")  # codecs without intervals
-_STEPS = 6  # of Newton's method; the last is below a thousandth of an error
+_STEPS = 4  # of Newton's method; a fifth would change ends by less than 1e-5 standard errors
 _EDGE = math.pi / 2 - 1e-3  # largest angle, so that cos(phi) is not 0
 
 
@@ -101,6 +101,31 @@ class Estimates(NamedTuple):
         angle = np.arcsin(np.minimum(r * np.abs(self.cosine), 1.0))
         return self.slope * self.sigma * np.cos(np.maximum(angle - r * self.sigma, 0.0))
 
+    @property
+    def scores(self) -> F64:
+        """The scores."""
+        return self.offset + self.slope * self.cosine
+
+    def _posterior(self, tails: Tails) -> tuple[F64, F64, F64]:
+        """Return the posterior angles, their spread, and about how many standard errors the correction is."""
+        r = math.sqrt(self.alignment)
+        rates, sigma = tails.rates_of(self.scores, self.stderr()) * self.slope / r, r * self.sigma
+        phi, spread = _angles(r * self.cosine, sigma, rates)
+        return phi, spread, rates * sigma * np.cos(phi)
+
+    def odds(self, tails: Tails | None, k: int) -> Odds:
+        """Return the chances of rows; without tails, and where that of the k-th row is not known, uncorrected ones."""
+        nq, width = self.cosine.shape
+        half = width // 2
+        with np.errstate(all="ignore"):
+            scores = self.scores
+            rates = math.log(max(width, 2) / max(half, 1)) / (scores[:, max(half - 1, 0)] - scores[:, -1])
+            corrected, phi, spread = np.zeros(nq, bool), self.cosine, self.sigma
+            if tails is not None and self.has_intervals:
+                phi, spread, shift = self._posterior(tails)
+                corrected = shift[:, min(k, width) - 1] <= MOST_SHIFT
+        return Odds(self, corrected, phi, spread, rates)
+
     def bounds(self, tails: Tails, level: float) -> tuple[F64, F64]:
         """Return the worse and the better end of intervals, as engine's scores of which larger is better.
 
@@ -115,17 +140,78 @@ class Estimates(NamedTuple):
             unknown = np.full_like(self.cosine, np.nan)
             return unknown, unknown.copy()
         r, z = math.sqrt(self.alignment), NormalDist().inv_cdf((1.0 + level) / 2.0)
-        sigma = r * self.sigma
-        is_exact = (sigma == 0) | (self.slope == 0)
+        is_exact, scores = (self.sigma == 0) | (self.slope == 0), self.scores
         with np.errstate(all="ignore"):  # exact scores divide by 0, rates may be infinite, and empty places are NaN
-            scores = self.offset + self.slope * self.cosine
-            lam = tails.rates_of(scores, self.stderr()) * self.slope / r
-            phi, spread = _angles(r * self.cosine, sigma, lam)
-            is_known = lam * sigma * np.cos(phi) <= MOST_SHIFT
+            phi, spread, shift = self._posterior(tails)
+            is_known = shift <= MOST_SHIFT
             ends = [np.sin(np.clip(phi + side * z * spread, -np.pi / 2, np.pi / 2)) / r for side in (-1.0, 1.0)]
             worse, better = (self.offset + self.slope * np.clip(end, -1.0, 1.0) for end in ends)
             worse, better = (np.where(is_exact, scores, np.where(is_known, end, np.nan)) for end in (worse, better))
         return worse, better
+
+
+class Odds(NamedTuple):
+    """Chances of rows to have better exact scores than a threshold. Arrays have shape (nq, S) unless stated.
+
+    Attributes
+    ----------
+    estimates : Estimates
+        The estimates of rows, best first.
+    corrected : ndarray of bool, shape (nq,)
+        Whether chances are corrected for selection; otherwise they are those of a random pair.
+    phi, spread : ndarray of float64
+        The posterior distribution of angles where they are corrected.
+    rates : ndarray of float64, shape (nq,)
+        Decay at the end of each list.
+    """
+
+    estimates: Estimates
+    corrected: NDArray[np.bool_]
+    phi: F64
+    spread: F64
+    rates: F64
+
+    def better(self, at: I64, thresholds: F64) -> F64:
+        """Return the chances of rows of some queries; 1 where nothing is known, and for thresholds of -inf."""
+        one, r = self.estimates, math.sqrt(self.estimates.alignment)
+        limits = thresholds[:, None]
+        with np.errstate(all="ignore"):
+            raw = (limits - one.scores[at]) / (one.slope[at] * one.sigma[at])
+            angle = np.arcsin(np.clip(r * (limits - one.offset[at]) / one.slope[at], -1.0, 1.0))
+            z = np.where(self.corrected[at, None], (angle - self.phi[at]) / self.spread[at], raw)
+        return np.where(np.isnan(z), 1.0, upper_tail(z))
+
+    def behind(self, at: I64, thresholds: F64) -> F64:
+        """Return how many rows that are not in the lists are expected to be better (``completeness.py``)."""
+        scores, errors = self.estimates.scores[at], (self.estimates.slope * self.estimates.sigma)[at]
+        rates, error = self.rates[at], errors.max(axis=1)
+        with np.errstate(all="ignore"):
+            gap = thresholds - scores[:, -1]
+            shift = np.where(self.corrected[at], rates * error, 0.0)
+            hazard = gap / error**2 - np.where(self.corrected[at], 0.0, rates)
+            expected = scores.shape[1] * rates * upper_tail(gap / error + shift) / hazard
+        return np.where((gap > 0) & (hazard > 0), expected, np.inf)
+
+
+def upper_tail(z: F64) -> F64:
+    """Return the probability that a standard normal is above z, with a relative error below 1e-6.
+
+    Press et al., Numerical Recipes, 2nd edition, section 6.2: Chebyshev's fit of erfc.
+    """
+    x = np.abs(z) / math.sqrt(2.0)
+    with np.errstate(under="ignore", over="ignore", invalid="ignore"):
+        t = 1.0 / (1.0 + 0.5 * x)
+        fit = np.zeros_like(t)
+        for coefficient in _ERFC:
+            fit = fit * t + coefficient
+        tail = 0.5 * t * np.exp(np.where(np.isinf(x), -np.inf, fit - x * x))
+    return np.where(z < 0, 1.0 - tail, tail)
+
+
+_ERFC = (
+    0.17087277, -0.82215223, 1.48851587, -1.13520398, 0.27886807, -0.18628806, 0.09678418, 0.37409196, 1.00002368,
+    -1.26551223,
+)  # fmt: skip
 
 
 def _angles(estimates: F64, sigma: F64, lam: F64) -> tuple[F64, F64]:
