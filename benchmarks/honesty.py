@@ -1,11 +1,14 @@
 """Whether the numbers that searches state about themselves are right, on real data and a synthetic heavy-tailed set.
 
-    python benchmarks/honesty.py coverage [--data FILE.hdf5 ...] [--bits 1 2 3 4] [--queries 300] [--seeds 2]
+    python benchmarks/honesty.py EXPERIMENT [--data FILE.hdf5 ...] [--bits 1 2 3 4] [--queries 300] [--seeds 2]
 
 coverage: how often the interval of each of the ten best results holds the result's exact score, at 68, 95 and 99 %.
     "before" is what a standard error alone gives: score +- z times that of a random pair, which is what searches
     returned before `return_interval`. "known" is the share of results that have an interval. The cost is the processor
     time of a batch of 1,000 queries with intervals over that without, by turns.
+
+complete: how often `complete=` has found all of the ten best, and with how many reads, for cosine. "fixed" is the
+    length of the one shortlist for all queries that is complete as often.
 
 Every setting is measured with several rotations (`--seeds`), and a JSON line for each is appended to
 results/honesty.jsonl. The shipped sample of GloVe and the synthetic set are always measured; --data adds files.
@@ -36,6 +39,7 @@ K = 10
 LEVELS = (0.68, 0.95, 0.99)
 BATCH = 1000
 TURNS = 5
+_PLACES = 5000  # a true neighbor behind so many estimates counts as this far
 SETTINGS = (("cosine", None), ("cosine", "mean"), ("ip", None), ("l2", None), ("l2", "mean"))
 CODECS = ("turboquant-prod", "trellis")
 
@@ -141,7 +145,47 @@ def coverage(data: Data, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 }  # fmt: skip
 
 
-EXPERIMENTS = {"coverage": coverage}
+def true_neighbors(data: Data, queries: F32) -> NDArray[np.int64]:
+    """Return the K best rows of each query by cosine, (nq, K), in no order."""
+    rows = data.rows / np.linalg.norm(data.rows, axis=1, keepdims=True)
+    q = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    return np.concatenate([np.argpartition(-(part @ rows.T), K, axis=1)[:, :K] for part in np.array_split(q, 10)])
+
+
+def complete(data: Data, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield a line for each setting."""
+    queries = data.queries[: args.queries]
+    truth = np.sort(true_neighbors(data, queries), axis=1)
+    for codec in CODECS:
+        for center in (None, "mean"):
+            for bits in args.bits:
+                held: dict[tuple[float, bool], list[Any]] = {}
+                reads: dict[tuple[float, bool], list[Any]] = {}
+                last = []  # place of the last true neighbor by estimates
+                for seed in range(args.seeds):
+                    index = vqindex.VQIndex(data.rows.shape[1], bits, "cosine", codec=codec, center=center, seed=seed)
+                    index.add(data.rows)
+                    found = index.search(queries, min(_PLACES, len(data.rows))).ids
+                    places = [np.flatnonzero(np.isin(one, want)) for one, want in zip(found, truth, strict=True)]
+                    last += [int(place[-1]) + 1 if place.size == K else _PLACES for place in places]
+                    for how in ((0.9, False), (0.99, False), (0.99, True)):
+                        result = index.search(queries, K, rerank=data.rows, complete=how[0], strict=how[1])
+                        is_complete = (np.sort(result.ids, axis=1) == truth).all(axis=1)
+                        held.setdefault(how, []).append(is_complete)
+                        reads.setdefault(how, []).append(result.reads)
+                for (chance, strict), found in held.items():
+                    shares, all_reads = np.concatenate(found), np.concatenate(reads[chance, strict])
+                    # Queries are the same in all rotations: the error is that over rotations of their mean.
+                    error = np.std([share.mean() for share in found], ddof=1) / np.sqrt(len(found))
+                    yield {
+                        "metric": "cosine", "codec": codec, "center": center, "bits": bits, "complete": chance,
+                        "strict": strict, "share": float(shares.mean()), "error": float(error),
+                        "reads": float(all_reads.mean()), "reads_95": float(np.quantile(all_reads, 0.95)),
+                        "fixed": int(np.quantile(last, shares.mean(), method="higher")),
+                    }  # fmt: skip
+
+
+EXPERIMENTS = {"coverage": coverage, "complete": complete}
 
 
 def main() -> None:
