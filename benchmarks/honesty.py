@@ -156,33 +156,32 @@ def complete(data: Data, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield a line for each setting."""
     queries = data.queries[: args.queries]
     truth = np.sort(true_neighbors(data, queries), axis=1)
-    for codec in CODECS:
-        for center in (None, "mean"):
-            for bits in args.bits:
-                held: dict[tuple[float, bool], list[Any]] = {}
-                reads: dict[tuple[float, bool], list[Any]] = {}
-                last = []  # place of the last true neighbor by estimates
-                for seed in range(args.seeds):
-                    index = vqindex.VQIndex(data.rows.shape[1], bits, "cosine", codec=codec, center=center, seed=seed)
-                    index.add(data.rows)
-                    found = index.search(queries, min(_PLACES, len(data.rows))).ids
-                    places = [np.flatnonzero(np.isin(one, want)) for one, want in zip(found, truth, strict=True)]
-                    last += [int(place[-1]) + 1 if place.size == K else _PLACES for place in places]
-                    for how in ((0.9, False), (0.99, False), (0.99, True)):
-                        result = index.search(queries, K, rerank=data.rows, complete=how[0], strict=how[1])
-                        is_complete = (np.sort(result.ids, axis=1) == truth).all(axis=1)
-                        held.setdefault(how, []).append(is_complete)
-                        reads.setdefault(how, []).append(result.reads)
-                for (chance, strict), found in held.items():
-                    shares, all_reads = np.concatenate(found), np.concatenate(reads[chance, strict])
-                    # Queries are the same in all rotations: the error is that over rotations of their mean.
-                    error = np.std([share.mean() for share in found], ddof=1) / np.sqrt(len(found))
-                    yield {
-                        "metric": "cosine", "codec": codec, "center": center, "bits": bits, "complete": chance,
-                        "strict": strict, "share": float(shares.mean()), "error": float(error),
-                        "reads": float(all_reads.mean()), "reads_95": float(np.quantile(all_reads, 0.95)),
-                        "fixed": int(np.quantile(last, shares.mean(), method="higher")),
-                    }  # fmt: skip
+    for codec, center in (("turboquant-prod", None), ("trellis", "mean")):
+        for bits in args.bits:
+            held: dict[tuple[float, bool], list[Any]] = {}
+            reads: dict[tuple[float, bool], list[Any]] = {}
+            last = []  # place of the last true neighbor by estimates
+            for seed in range(args.seeds):
+                index = vqindex.VQIndex(data.rows.shape[1], bits, "cosine", codec=codec, center=center, seed=seed)
+                index.add(data.rows)
+                found = index.search(queries, min(_PLACES, len(data.rows))).ids
+                places = [np.flatnonzero(np.isin(one, want)) for one, want in zip(found, truth, strict=True)]
+                last += [int(place[-1]) + 1 if place.size == K else _PLACES for place in places]
+                for how in ((0.9, False), (0.99, False), (0.99, True)):
+                    result = index.search(queries, K, rerank=data.rows, complete=how[0], strict=how[1])
+                    is_complete = (np.sort(result.ids, axis=1) == truth).all(axis=1)
+                    held.setdefault(how, []).append(is_complete)
+                    reads.setdefault(how, []).append(result.reads)
+            for (chance, strict), found in held.items():
+                shares, all_reads = np.concatenate(found), np.concatenate(reads[chance, strict])
+                # Queries are the same in all rotations: the error is that over rotations of their mean.
+                error = np.std([share.mean() for share in found], ddof=1) / np.sqrt(len(found))
+                yield {
+                    "metric": "cosine", "codec": codec, "center": center, "bits": bits, "complete": chance,
+                    "strict": strict, "share": float(shares.mean()), "error": float(error),
+                    "reads": float(all_reads.mean()), "reads_95": float(np.quantile(all_reads, 0.95)),
+                    "fixed": int(np.quantile(last, shares.mean(), method="higher")),
+                }  # fmt: skip
 
 
 EXPERIMENTS = {"coverage": coverage, "complete": complete}

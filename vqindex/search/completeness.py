@@ -51,6 +51,7 @@ _SIGNS = 0.05  # share of the allowed failures that the sign bound takes by defa
 _BEHIND = 0.1  # share that rows behind the shortlist may take before it grows
 _FIRST, _GROWTH = 8, 4  # length of the first shortlist in results, and of each next one in the last
 _FEWEST = 128
+_PART = 16  # of a shortlist that is too short so much is read before the next one
 _VALUES = 2**20  # entries of shortlists at a time
 
 
@@ -220,7 +221,7 @@ class _Reading(NamedTuple):
             unread = lists.is_present[active] & ~is_read[active]
             left = np.count_nonzero(unread, axis=1)
             # A shortlist that is too short is read in part only, for a threshold that tells how long it must be.
-            more = np.where(needed < 0, width // 4 - np.count_nonzero(is_read[active], axis=1), -(-needed // 2))
+            more = np.where(needed < 0, width // _PART - np.count_nonzero(is_read[active], axis=1), -(-needed // 2))
             more = np.minimum(np.where(state.reads[active] < self.wish.k, self.wish.k, more), left)
             goes_on = ~done[active] & (more > 0)
             active, more, unread = active[goes_on], more[goes_on], unread[goes_on]

@@ -47,6 +47,7 @@ I64 = NDArray[np.int64]
 
 _FEWEST_RANKS, _FEWEST_RANKS_ONE_BIT = 10, 20  # results that a tail is learned from; errors of one bit are large
 MOST_SHIFT = 2.0  # in standard errors; benchmarks/honesty.py measures the coverage below it
+MOST_CORRECTION = 1.0  # in standard errors, for chances: a decay that is learned from ten results is rough
 _MOST_RANKS = 100  # of a long list only the best results, near which the decay is that of all that matters
 _SKIPPED = 5  # the best fifth of the ranks
 _GAP = 10.0  # least width of a gap, in medians of spacings times ranks; in an exponential tail 3 % of lists have one
@@ -106,10 +107,15 @@ class Estimates(NamedTuple):
         """The scores."""
         return self.offset + self.slope * self.cosine
 
-    def _posterior(self, tails: Tails) -> tuple[F64, F64, F64]:
-        """Return the posterior angles, their spread, and about how many standard errors the correction is."""
+    def _posterior(self, tails: Tails, most: float = math.inf) -> tuple[F64, F64, F64]:
+        """Return the posterior angles, their spread, and about how many standard errors the correction is.
+
+        The correction is limited to `most` standard errors.
+        """
         r = math.sqrt(self.alignment)
         rates, sigma = tails.rates_of(self.scores, self.stderr()) * self.slope / r, r * self.sigma
+        if most < math.inf:
+            rates = np.minimum(rates, most * self.slope / self.stderr())
         phi, spread = _angles(r * self.cosine, sigma, rates)
         return phi, spread, rates * sigma * np.cos(phi)
 
@@ -122,8 +128,8 @@ class Estimates(NamedTuple):
             rates = math.log(max(width, 2) / max(half, 1)) / (scores[:, max(half - 1, 0)] - scores[:, -1])
             corrected, phi, spread = np.zeros(nq, bool), self.cosine, self.sigma
             if tails is not None and self.has_intervals:
-                phi, spread, shift = self._posterior(tails)
-                corrected = shift[:, min(k, width) - 1] <= MOST_SHIFT
+                phi, spread, _ = self._posterior(tails, MOST_CORRECTION)
+                corrected = ~np.isnan(phi[:, min(k, width) - 1])
         return Odds(self, corrected, phi, spread, rates)
 
     def bounds(self, tails: Tails, level: float) -> tuple[F64, F64]:
