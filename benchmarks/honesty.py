@@ -10,6 +10,8 @@ coverage: how often the interval of each of the ten best results holds the resul
 complete: how often `complete=` has found all of the ten best, and with how many reads, for cosine. "fixed" is the
     length of the one shortlist for all queries that is complete as often.
 
+recall: what `estimate_recall` says, and the recall@10 of the same queries.
+
 Every setting is measured with several rotations (`--seeds`), and a JSON line for each is appended to
 results/honesty.jsonl. The shipped sample of GloVe and the synthetic set are always measured; --data adds files.
 """
@@ -184,7 +186,28 @@ def complete(data: Data, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 }  # fmt: skip
 
 
-EXPERIMENTS = {"coverage": coverage, "complete": complete}
+def recall(data: Data, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield a line for each setting."""
+    queries = data.queries[: args.queries]
+    truth = true_neighbors(data, queries)
+    for codec in CODECS:
+        for center in (None, "mean"):
+            for bits in args.bits:
+                true, low, high = [], [], []
+                for seed in range(args.seeds):
+                    index = vqindex.VQIndex(data.rows.shape[1], bits, "cosine", codec=codec, center=center, seed=seed)
+                    index.add(data.rows)
+                    found = index.search(queries, K).ids
+                    true.append(np.mean([np.isin(one, want).mean() for one, want in zip(found, truth, strict=True)]))
+                    for ends, end in zip((low, high), index.estimate_recall(queries, K), strict=True):
+                        ends.append(end)
+                yield {
+                    "metric": "cosine", "codec": codec, "center": center, "bits": bits, "recall": float(np.mean(true)),
+                    "low": float(np.mean(low)), "high": float(np.mean(high)),
+                }  # fmt: skip
+
+
+EXPERIMENTS = {"coverage": coverage, "complete": complete, "recall": recall}
 
 
 def main() -> None:

@@ -363,7 +363,7 @@ def coverage_short() -> str:
     """Coverage at 95 % in short, for the default codec."""
     rows = []
     for data, label in SETS.items():
-        for bits in (2, 4):
+        for bits in (1, 2, 4):
             found = [x for x in _honesty("coverage") if (x["data"], x["bits"]) == (data, bits)]
             row = [_range([x[when]["0.95"] for x in found]) for when in ("before", "after")]
             lucky = max(x["luck_in_standard_errors"] for x in found)
@@ -393,6 +393,16 @@ def complete() -> str:
     return markdown(head, rows)
 
 
+def expected_recall() -> str:
+    """Estimated recall beside the recall."""
+    rows: list[list[object]] = []
+    for line in _honesty("recall"):
+        codec = line["codec"] + (", center" if line["center"] else "")
+        ends = f"{line['low']:.3f} to {line['high']:.3f}"
+        rows.append([SETS[line["data"]], line["bits"], codec, ends, f"{line['recall']:.3f}"])
+    return markdown(["data", "bits", "codec", "estimate", "recall@10"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "graph": graph,
     "readme": readme,
@@ -413,6 +423,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "coverage": coverage,
     "coverage-short": coverage_short,
     "complete": complete,
+    "expected-recall": expected_recall,
 }
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

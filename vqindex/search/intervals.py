@@ -48,7 +48,7 @@ I64 = NDArray[np.int64]
 _FEWEST_RANKS, _FEWEST_RANKS_ONE_BIT = 10, 20  # results that a tail is learned from; errors of one bit are large
 MOST_SHIFT = 2.0  # in standard errors; benchmarks/honesty.py measures the coverage below it
 MOST_CORRECTION = 1.0  # in standard errors, for chances: a decay that is learned from ten results is rough
-_MOST_RANKS = 100  # of a long list only the best results, near which the decay is that of all that matters
+_MOST_RANKS = 20  # of a long list only the best results: the decay grows with the score
 _SKIPPED = 5  # the best fifth of the ranks
 _GAP = 10.0  # least width of a gap, in medians of spacings times ranks; in an exponential tail 3 % of lists have one
 _GAP_ERRORS = 2.0  # and in errors
@@ -119,18 +119,22 @@ class Estimates(NamedTuple):
         phi, spread = _angles(r * self.cosine, sigma, rates)
         return phi, spread, rates * sigma * np.cos(phi)
 
-    def odds(self, tails: Tails | None, k: int) -> Odds:
-        """Return the chances of rows; without tails, and where that of the k-th row is not known, uncorrected ones."""
+    def odds(self, tails: Tails | None, k: int, most: float = MOST_CORRECTION) -> Odds:
+        """Return the chances of rows; without tails, and where that of the k-th row is not known, uncorrected ones.
+
+        Corrections are limited to `most` standard errors.
+        """
         nq, width = self.cosine.shape
         half = width // 2
         with np.errstate(all="ignore"):
             scores = self.scores
             rates = math.log(max(width, 2) / max(half, 1)) / (scores[:, max(half - 1, 0)] - scores[:, -1])
-            corrected, phi, spread = np.zeros(nq, bool), self.cosine, self.sigma
+            corrected, phi, spread, shift = np.zeros(nq, bool), self.cosine, self.sigma, np.full(nq, MOST_SHIFT)
             if tails is not None and self.has_intervals:
-                phi, spread, _ = self._posterior(tails, MOST_CORRECTION)
+                phi, spread, shifts = self._posterior(tails, most)
                 corrected = ~np.isnan(phi[:, min(k, width) - 1])
-        return Odds(self, corrected, phi, spread, rates)
+                shift = np.where(corrected, shifts[:, min(k, width) - 1], MOST_SHIFT)
+        return Odds(self, corrected, phi, spread, rates, shift)
 
     def bounds(self, tails: Tails, level: float) -> tuple[F64, F64]:
         """Return the worse and the better end of intervals, as engine's scores of which larger is better.
@@ -169,6 +173,8 @@ class Odds(NamedTuple):
         The posterior distribution of angles where they are corrected.
     rates : ndarray of float64, shape (nq,)
         Decay at the end of each list.
+    shift : ndarray of float64, shape (nq,)
+        Correction of the k-th row in standard errors; `MOST_SHIFT` where it is not known.
     """
 
     estimates: Estimates
@@ -176,21 +182,27 @@ class Odds(NamedTuple):
     phi: F64
     spread: F64
     rates: F64
+    shift: F64
+
+    @property
+    def errors(self) -> F64:
+        """The standard errors of the scores of random pairs."""
+        return self.estimates.slope * self.estimates.sigma
 
     def better(self, at: I64, thresholds: F64) -> F64:
         """Return the chances of rows of some queries; 1 where nothing is known, and for thresholds of -inf."""
         one, r = self.estimates, math.sqrt(self.estimates.alignment)
         limits = thresholds[:, None]
         with np.errstate(all="ignore"):
-            raw = (limits - one.scores[at]) / (one.slope[at] * one.sigma[at])
+            raw = (limits - one.scores[at]) / self.errors[at]
             angle = np.arcsin(np.clip(r * (limits - one.offset[at]) / one.slope[at], -1.0, 1.0))
             z = np.where(self.corrected[at, None], (angle - self.phi[at]) / self.spread[at], raw)
         return np.where(np.isnan(z), 1.0, upper_tail(z))
 
     def behind(self, at: I64, thresholds: F64) -> F64:
         """Return how many rows that are not in the lists are expected to be better (``completeness.py``)."""
-        scores, errors = self.estimates.scores[at], (self.estimates.slope * self.estimates.sigma)[at]
-        rates, error = self.rates[at], errors.max(axis=1)
+        scores, errors = self.estimates.scores[at], self.errors[at]
+        rates, error = self.rates[at], np.fmax.reduce(errors, axis=1)
         with np.errstate(all="ignore"):
             gap = thresholds - scores[:, -1]
             shift = np.where(self.corrected[at], rates * error, 0.0)
@@ -277,14 +289,15 @@ class Tails(NamedTuple):
         for count in np.unique(counts).tolist():
             if count >= _FEWEST_RANKS:
                 at = np.flatnonzero(counts == count)
-                tails._learn(at, scores[at, : min(count, _MOST_RANKS)])
+                tails._learn(at, scores[at, :count])
         return tails
 
     def _learn(self, at: I64, scores: F64) -> None:
         """Learn the tails of some queries from full lists of results."""
-        self.rates[at] = _rates(scores)
+        best = scores[:, :_MOST_RANKS]
+        self.rates[at] = _rates(best)
         # In an exponential tail rank times spacing has the same distribution for all ranks.
-        excess = np.arange(1, scores.shape[1]) * (scores[:, :-1] - scores[:, 1:])
+        excess = np.arange(1, best.shape[1]) * (best[:, :-1] - best[:, 1:])
         gap = np.argmax(excess, axis=1)
         is_gap = excess.max(axis=1) > _GAP * np.median(excess, axis=1)
         for last in np.unique(gap[is_gap]).tolist():
@@ -294,7 +307,7 @@ class Tails(NamedTuple):
             self.widths[at[here]] = some[:, last] - some[:, last + 1]
             self.above[at[here]] = _rates(some[:, : last + 1]) if last + 1 >= _FEWEST_RANKS else 0.0
             if some.shape[1] - last > _FEWEST_BELOW:
-                self.below[at[here]] = _rates(some[:, last + 1 :])
+                self.below[at[here]] = _rates(some[:, last + 1 : last + 1 + _MOST_RANKS])
 
     def rates_of(self, scores: F64, errors: F64) -> F64:
         """Return lambda of results with some scores and errors, all of shape (nq, k).
