@@ -12,9 +12,9 @@ with exp(-x gap / e^2 - lambda x). So of all of them
     S lambda P(last) e^2 / gap,   gap = tau - estimate of the last, e its error
 are expected to be better.
 
-Strict. The correction for selection lowers the chances of all rows, and is as right as the decay that was learned.
-`strict` takes each chance from the estimate and the error of a random pair instead, which is too high for rows near the
-top. The same holds for single rows whose interval is not known.
+Strict. The correction for selection lowers the chances of all rows, and is as right as the decay that was learned. It
+is limited to one standard error. `strict` takes each chance from the estimate and the error of a random pair instead,
+which is too high for rows near the top. So it is where no decay can be learned.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ from ..rows.filters import Filter
 from ..rows.originals import Originals
 from ..rows.request import SearchRequest
 from ..spec import IndexSpec
-from .intervals import Odds, Tails, estimates_of
+from .intervals import Odds, estimates_of
 from .rerank import Reader, as_reader, rerank
+from .tails import Tails
 
 if TYPE_CHECKING:
     from .searcher import Searcher

@@ -17,7 +17,8 @@ from ..errors import InvalidInputError
 from ..rows.filters import Filter
 from ..rows.request import SearchRequest
 from ..underflow import ignoring_underflow
-from .intervals import MOST_SHIFT, Odds, Tails, estimates_of
+from .intervals import MOST_SHIFT, Odds, estimates_of
+from .tails import Tails
 
 if TYPE_CHECKING:
     from .searcher import Searcher

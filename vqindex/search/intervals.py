@@ -5,11 +5,8 @@ codecs: an error acts only on the part of the query at right angles to the row. 
 estimate itself stands for c, one sigma of its angle lower, because it is more often too good than too bad.
 
 Selection. A search returns rows whose estimates are high. Some are high by luck, and the higher the estimate, the more
-rows there are below it that may have got there by luck. Let the true scores of a query near its best ones have a
-density proportional to exp(-lambda t). Then so do the estimates, with the same lambda, and lambda can be seen in the
-results themselves: of ranks r below M in an exponential tail, rank r is (1/r + ... + 1/(M - 1)) / lambda above rank M.
-The best fifth of the ranks is left out, since near-duplicates would make the tail look longer than it is. Where a wide
-gap divides the results, those above it are no tail of what is below: a row does not get there by luck.
+rows there are below it that may have got there by luck. ``tails.py`` learns lambda, the rate at which the density of
+scores decays: the prior density of true scores is proportional to exp(-lambda t).
 
 Interval. With c = sin(phi) the posterior density of phi is proportional to
     exp(-lambda sin(phi) - w^2 / (2 sigma^2)),  w = (estimate - sin(phi)) / cos(phi).
@@ -25,7 +22,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -38,21 +34,16 @@ from ..codes.top_k import TopK
 from ..encoder import Encoder
 from ..rows.segment import Segment
 from ..underflow import ignoring_underflow
+from .tails import Tails, signed
 
-__all__ = ["Estimates", "Odds", "Tails", "estimates_of", "fewest_ranks", "upper_tail"]
+__all__ = ["Estimates", "Odds", "estimates_of", "upper_tail"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-_FEWEST_RANKS, _FEWEST_RANKS_ONE_BIT = 10, 20  # results that a tail is learned from; errors of one bit are large
 MOST_SHIFT = 2.0  # in standard errors; benchmarks/honesty.py measures the coverage below it
 MOST_CORRECTION = 1.0  # in standard errors, for chances: a decay that is learned from ten results is rough
-_MOST_RANKS = 20  # of a long list only the best results: the decay grows with the score
-_SKIPPED = 5  # the best fifth of the ranks
-_GAP = 10.0  # least width of a gap, in medians of spacings times ranks; in an exponential tail 3 % of lists have one
-_GAP_ERRORS = 2.0  # and in errors
-_FEWEST_BELOW = 4  # results that the decay below a gap is learned from
 _WITHOUT = ("turboquant-mse", "qjl")  # codecs without intervals
 _STEPS = 4  # of Newton's method; a fifth would change ends by less than 1e-5 standard errors
 _EDGE = math.pi / 2 - 1e-3  # largest angle, so that cos(phi) is not 0
@@ -251,92 +242,6 @@ def _angles(estimates: F64, sigma: F64, lam: F64) -> tuple[F64, F64]:
     return np.clip(phi, -_EDGE, _EDGE), 1.0 / np.sqrt(curvature)
 
 
-def fewest_ranks(bits: int) -> int:
-    """Return how many results a search must find so that intervals are known, for codes of `bits` bits."""
-    return _FEWEST_RANKS_ONE_BIT if bits == 1 else _FEWEST_RANKS
-
-
-def _signed(scores: F32, ascending: bool) -> F64:
-    wide = scores.astype(np.float64)
-    return -wide if ascending else wide
-
-
-class Tails(NamedTuple):
-    """How the scores of each query decay. All arrays have shape (nq,); scores are the engine's, larger is better.
-
-    Attributes
-    ----------
-    rates : ndarray of float64
-        lambda of all results; infinite where many have the same score, NaN where too few rows were found.
-    gaps, widths : ndarray of float64
-        Lowest score above the widest gap between results, and its width; NaN and 0 without one.
-    above, below : ndarray of float64
-        lambda of the results above the gap, 0 where they are few, and of those below it.
-    """
-
-    rates: F64
-    gaps: F64
-    widths: F64
-    above: F64
-    below: F64
-
-    @classmethod
-    def of(cls, found: TopK, *, ascending: bool) -> Tails:
-        """Return the tails of results; `ascending` says that lower scores are better."""
-        scores, counts = _signed(found.scores, ascending), np.count_nonzero(found.rows >= 0, axis=1)
-        nothing = np.full(len(scores), np.nan)
-        tails = cls(nothing, nothing.copy(), np.zeros(len(scores)), nothing.copy(), nothing.copy())
-        for count in np.unique(counts).tolist():
-            if count >= _FEWEST_RANKS:
-                at = np.flatnonzero(counts == count)
-                tails._learn(at, scores[at, :count])
-        return tails
-
-    def _learn(self, at: I64, scores: F64) -> None:
-        """Learn the tails of some queries from full lists of results."""
-        best = scores[:, :_MOST_RANKS]
-        self.rates[at] = _rates(best)
-        # In an exponential tail rank times spacing has the same distribution for all ranks.
-        excess = np.arange(1, best.shape[1]) * (best[:, :-1] - best[:, 1:])
-        gap = np.argmax(excess, axis=1)
-        is_gap = excess.max(axis=1) > _GAP * np.median(excess, axis=1)
-        for last in np.unique(gap[is_gap]).tolist():
-            here = np.flatnonzero(is_gap & (gap == last))
-            some = scores[here]
-            self.gaps[at[here]] = some[:, last]
-            self.widths[at[here]] = some[:, last] - some[:, last + 1]
-            self.above[at[here]] = _rates(some[:, : last + 1]) if last + 1 >= _FEWEST_RANKS else 0.0
-            if some.shape[1] - last > _FEWEST_BELOW:
-                self.below[at[here]] = _rates(some[:, last + 1 : last + 1 + _MOST_RANKS])
-
-    def rates_of(self, scores: F64, errors: F64) -> F64:
-        """Return lambda of results with some scores and errors, all of shape (nq, k).
-
-        A gap divides them only if it is wider than errors are.
-        """
-        rate, gap, width, above, below = (column[:, None] for column in self)
-        divided = np.where(scores >= gap, above, below)
-        return np.where(width > _GAP_ERRORS * errors, divided, rate)
-
-
-@lru_cache(maxsize=256)
-def _ranks_of(count: int) -> tuple[int, float]:
-    """Return the first rank of a tail, counted from 0, and its expected mean excess times n / (n - 1)."""
-    first, last = count // _SKIPPED, count - 1
-    harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, count))])
-    excess = harmonic[last] - harmonic[first:last]
-    # The inverse of a mean of n excesses is too large by n / (n - 1) on average.
-    return first, float(excess.mean()) * (1.0 - 1.0 / excess.size)
-
-
-def _rates(scores: F64) -> F64:
-    """Return lambda of each query from scores (nq, m), best first."""
-    first, expected = _ranks_of(scores.shape[1])
-    excess = scores[:, first:-1].mean(axis=1) - scores[:, -1]
-    with np.errstate(divide="ignore", over="ignore"):
-        return np.where(excess > 0, expected / excess, np.inf)
-
-
 @ignoring_underflow
 def estimates_of(encoder: Encoder, queries: Queries, found: TopK, segments: Sequence[Segment]) -> Estimates:
     """Return what is known about the scores of results.
@@ -362,7 +267,7 @@ def estimates_of(encoder: Encoder, queries: Queries, found: TopK, segments: Sequ
         norms[(norms == centering.zero_norm) | (query_norms == centering.zero_norm)] = np.nan
     slope = norms * query_norms * times
     offset = -(norms**2 + query_norms**2) if backend.ascending else np.zeros(rows.size)
-    products = _signed(found.scores, backend.ascending)[is_present] - offset
+    products = signed(found.scores, backend.ascending)[is_present] - offset
     columns = {
         "cosine": np.divide(products, slope, out=np.zeros_like(slope), where=slope != 0),
         "sigma": np.divide(errors, norms * times, out=np.zeros_like(slope), where=norms != 0),

@@ -26,9 +26,10 @@ from ..rows.contents import Contents
 from ..rows.filters import Filter
 from ..rows.request import SearchRequest
 from ..underflow import ignoring_underflow
-from .intervals import Estimates, Tails, estimates_of, fewest_ranks
+from .intervals import Estimates, estimates_of
 from .rerank import as_reader, rerank
 from .router import Effort, as_effort
+from .tails import Tails, fewest_ranks
 from .walker import Walker
 
 __all__ = ["Searcher"]
