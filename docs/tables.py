@@ -333,6 +333,76 @@ def graph() -> str:
     return markdown(head, rows)
 
 
+SETS = {"glove-100-sample": "GloVe sample", "gcide-minilm-384-angular": "MiniLM", "heavy-tailed": "heavy-tailed"}
+LEVELS = ("0.68", "0.95", "0.99")
+
+
+def _honesty(experiment: str) -> list[dict[str, Any]]:
+    return [line for line in lines("honesty") if line["experiment"] == experiment]
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def coverage() -> str:
+    """How often intervals hold the exact scores of results, before and after the correction, over all metrics."""
+    rows = []
+    for data, label in SETS.items():
+        for bits in (1, 2, 3, 4):
+            for codec in ("turboquant-prod", "trellis"):
+                found = [x for x in _honesty("coverage") if (x["data"], x["bits"], x["codec"]) == (data, bits, codec)]
+                cells = [_range([x[when][level] for x in found]) for when in ("before", "after") for level in LEVELS]
+                rows.append([label, bits, codec, *cells, _range([x["known"] for x in found])])
+    head = [f"{when}: {100 * float(level):.0f} %" for when in ("uncorrected", "interval") for level in LEVELS]
+    return markdown(["data", "bits", "codec", *head, "known"], rows)
+
+
+def coverage_short() -> str:
+    """Coverage at 95 % in short, for the default codec."""
+    rows = []
+    for data, label in SETS.items():
+        for bits in (1, 2, 4):
+            found = [x for x in _honesty("coverage") if (x["data"], x["bits"]) == (data, bits)]
+            row = [_range([x[when]["0.95"] for x in found]) for when in ("before", "after")]
+            lucky = max(x["luck_in_standard_errors"] for x in found)
+            rows.append([label, bits, f"{lucky:.1f}", *row])
+    return markdown(["data", "bits", "scores too good by at most, in errors", "score ± 1.96 errors", "interval"], rows)
+
+
+def complete() -> str:
+    """How often results are complete, and the vectors read for it."""
+    rows = []
+    for line in _honesty("complete"):
+        if (line["complete"], line["strict"]) == (0.99, True):
+            continue
+        rows.append(
+            [
+                SETS[line["data"]],
+                line["bits"],
+                line["codec"] + (", center" if line["center"] else ""),
+                f"{line['complete']:g}",
+                f"{line['share']:.3f} ± {line['error']:.3f}",
+                f"{line['reads']:.0f}",
+                f"{line['reads_95']:.0f}",
+                f"{line['fixed']:,}" if line["fixed"] < 5000 else "5,000 or more",
+            ]
+        )
+    head = ["data", "bits", "codec", "asked", "complete", "reads", "reads, 95 % of queries", "fixed shortlist"]
+    return markdown(head, rows)
+
+
+def expected_recall() -> str:
+    """Estimated recall beside the recall."""
+    rows: list[list[object]] = []
+    for line in _honesty("recall"):
+        codec = line["codec"] + (", center" if line["center"] else "")
+        ends = f"{line['low']:.3f} to {line['high']:.3f}"
+        rows.append([SETS[line["data"]], line["bits"], codec, ends, f"{line['recall']:.3f}"])
+    return markdown(["data", "bits", "codec", "estimate", "recall@10"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "graph": graph,
     "readme": readme,
@@ -350,6 +420,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "encoding": encoding,
     "filters": filters,
     "store": store,
+    "coverage": coverage,
+    "coverage-short": coverage_short,
+    "complete": complete,
+    "expected-recall": expected_recall,
 }
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

@@ -149,14 +149,11 @@ def test_estimates_are_unbiased_with_the_stated_error_whatever_the_center(metric
         # values the slope on the residuals would be at most 0.9.
         assert abs(np.mean(slopes) - 1) < 4 * width
         assert width < 0.01
-        # The formula is for a query orthogonal to the vector. Only that component of a query contributes to the error.
-        a, b = (unit(x), unit(q)) if metric == "cosine" else (x, q)
-        a = a - index.center
-        b = b - index.center
-        across = np.sqrt(np.maximum(1 - exact(a.astype(np.float32), b.astype(np.float32), "cosine") ** 2, 0))
-        ratio = np.std(errors, axis=0) / (np.sqrt(np.mean(np.square(stated), axis=0)) * across)
-        # 300 rotations determine a spread to 4 % (1 / sqrt(600)), and the median of 240 pairs much better.
-        assert abs(np.median(ratio) - 1) < 0.05
+        ratio = np.std(errors, axis=0) / np.sqrt(np.mean(np.square(stated), axis=0))
+        # 300 rotations determine a spread to 4 % (1 / sqrt(600)), and the median of 240 pairs much better. Standard
+        # errors are those at a lower cosine, one sigma of its angle lower: for pairs as close as those of the distant
+        # center, whose sigma is 0.2, that is a fifth too much.
+        assert 0.8 < np.median(ratio) < 1.02
 
 
 @every_metric

@@ -21,6 +21,7 @@ __all__ = [
     "as_confidence",
     "as_count",
     "as_file_path",
+    "as_level",
     "as_path",
     "as_shortlist",
     "as_threads",
@@ -84,6 +85,13 @@ def as_confidence(value: object) -> float:
     ):
         raise InvalidInputError(f"confidence is {value!r}; expected a number above 0.5 and at most 1")
     return float(confidence)
+
+
+def as_level(name: str, value: object) -> float:
+    """Return a probability above 0 and below 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.floating) or not 0 < value < 1:
+        raise InvalidInputError(f"{name} is {value!r}; expected a probability above 0 and below 1, such as 0.95")
+    return float(value)
 
 
 def as_shortlist(k: int, oversample: object, total: int) -> int:

@@ -201,6 +201,11 @@ class Centering:
     # ---- from the engine to scores
 
     @property
+    def zero_norm(self) -> np.float32 | None:
+        """The norm that stands for zero vectors, whose scores have unknown errors; None if theirs are exact."""
+        return self.norm_of_zero if self._is_angular else None
+
+    @property
     def _is_angular(self) -> bool:
         return self.on and self.spec.metric == "cosine"
 

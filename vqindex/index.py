@@ -30,6 +30,8 @@ from .rows.graph import Curve, Graph
 from .rows.ids import IdBatch, IdMap
 from .rows.originals import Kind, Originals, as_kind
 from .rows.row_store import RowStore
+from .search.completeness import complete_search
+from .search.expected import expected_recall
 from .search.searcher import Searcher
 from .search.tuning import measure
 from .spec import CodecName, IndexSpec, Metric, RotationName, SketchName
@@ -648,8 +650,11 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         filter: Any = None,
         rerank: Any = None,
         oversample: float | None = None,
+        complete: float | None = None,
+        strict: bool = False,
         threads: int | None = None,
         return_stderr: bool = False,
+        return_interval: float | None = None,
         confidence: float | None = None,
         effort: int | None = None,
         recall: float | None = None,
@@ -680,11 +685,23 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             i, or a function of ids (m,) that returns vectors (m, dim). Only vectors of shortlists are read.
         oversample : float, optional
             Length of the shortlist in multiples of k, by default 4; only with `rerank`.
+        complete : float, optional
+            A probability of at least 0.9, such as 0.99: each query reads as many vectors of `rerank` as it takes until
+            its results are all of the k best with this probability (docs/intervals.md). The result's ``complete`` and
+            ``reads`` are the probability that was reached and the number of vectors read. All rows are scanned, and not
+            by a graph. Not with `oversample`.
+        strict : bool, default False
+            With `complete`: read by uncorrected errors, which is safe whatever the vectors are like, and takes more
+            reads.
         threads : int, optional
             Most threads to use, 1 or more; by default as many as processors. Results do not depend on it.
         return_stderr : bool, default False
-            Also return the standard error of every score over the random rotation. The result then unpacks as
-            ``scores, ids, stderr``. Not with `rerank`.
+            Also return the standard error of every result's score over the random rotation. The result then unpacks as
+            ``scores, ids, stderr``. It does not count that results were chosen for their scores. Not with `rerank`.
+        return_interval : float, optional
+            A probability, such as 0.95: the result's ``low`` and ``high`` are intervals that hold each result's exact
+            score with this probability. They are corrected for selection: the best of many estimates are too good on
+            average. NaN where that probability can't be promised (docs/intervals.md). Not with `rerank`.
         confidence : float, optional
             The scan computes an upper bound of every score from the row's sign bits, and reads the other bits only of
             rows whose bound could be among the k best. `confidence` is the one-sided confidence of the bound, above
@@ -714,12 +731,33 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         Raises
         ------
         InvalidInputError
-            Wrong shape, a NaN or infinity, k or threads < 1, a confidence that is not above 0.5 and at most 1, a filter
-            that does not fit the index, `rerank` without the vectors it needs, or `effort` or `recall` without a graph.
+            Wrong shape, a NaN or infinity, k or threads < 1, a confidence that is not above 0.5 and at most 1, a
+            `return_interval` that is not between 0 and 1, a filter that does not fit the index, `rerank` without the
+            vectors it needs, or `effort` or `recall` without a graph.
         """
+        if complete is not None or strict is not False:
+            return complete_search(
+                self._state.searcher,
+                queries,
+                k,
+                complete,
+                strict=strict,
+                filter=filter,
+                rerank_from=rerank,
+                threads=threads,
+                confidence=confidence,
+                others={
+                    "oversample": oversample,
+                    "return_stderr": return_stderr,
+                    "return_interval": return_interval,
+                    "effort": effort,
+                    "recall": recall,
+                    "explain": explain,
+                },
+            )
         arguments = k, oversample, threads, confidence, effort, exact, recall
         searcher = self._state.searcher
-        return searcher.search(queries, filter, rerank, arguments, return_stderr, explain)
+        return searcher.search(queries, filter, rerank, arguments, return_stderr, return_interval, explain)
 
     def range_search(
         self,
@@ -757,6 +795,34 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         return self._state.searcher.range_search(
             queries, threshold, filter=filter, threads=threads, confidence=confidence
         )
+
+    def estimate_recall(
+        self, queries: Any, k: int = 10, *, filter: Any = None, threads: int | None = None
+    ) -> tuple[float, float]:
+        """Estimate the recall of scans for queries, from the codes alone: no exact neighbors are needed.
+
+        Parameters
+        ----------
+        queries : array-like of shape (nq, dim) or (dim,)
+            Queries like those to come; some hundred of them give a narrow range. Vectors of the index are no substitute
+            for them: their recall differs by up to 0.03.
+        k : int, default 10
+            Number of results.
+        filter, threads : as for search, optional
+            As for `search`.
+
+        Returns
+        -------
+        low, high : float
+            The mean share of the k best vectors of a query that a search without `rerank` finds lies between them with
+            about 95 % (docs/intervals.md). The walk of a graph finds less (`tune`).
+
+        Raises
+        ------
+        InvalidInputError
+            As for `search`, for no queries, or for the codec "turboquant-mse", whose scores are biased.
+        """
+        return expected_recall(self._state.searcher, queries, k, filter=filter, threads=threads)
 
     def estimate(self, queries: Any, ids: Any) -> NDArray[np.float32]:
         """Return the score of every query with every id of a list.

@@ -47,10 +47,21 @@ class SearchResult(tuple[Any, ...]):
         Ids; -1, or None, in columns without a result.
     stderr : ndarray of float32, shape (nq, k) or (k,), or None
         Standard error of each score, with ``return_stderr=True``.
+    low, high : ndarray of float32, shape (nq, k) or (k,), or None
+        With ``return_interval=``: intervals that hold the exact scores, corrected for selection. NaN where the
+        probability can't be promised, and in columns without a result.
+    complete : ndarray of float64, shape (nq,), or float, or None
+        With ``complete=``: the probability that each query's results are complete.
+    reads : ndarray of int64, shape (nq,), or int, or None
+        With ``complete=``: how many vectors each query read.
     explanation : Explanation or None
         How the search found the results, with ``explain=True``.
     """
 
+    low: NDArray[np.float32] | None = None
+    high: NDArray[np.float32] | None = None
+    complete: Any = None
+    reads: Any = None
     explanation: Explanation | None = None
 
     def __new__(  # noqa: D102 - the class says it
@@ -77,7 +88,8 @@ class SearchResult(tuple[Any, ...]):
         return self[2] if len(self) > 2 else None
 
     def __repr__(self) -> str:
-        named = zip(("scores", "ids", "stderr"), self, strict=False)
+        named = [*zip(("scores", "ids", "stderr"), self, strict=False)]
+        named += [(name, vars(self)[name]) for name in ("low", "high", "complete", "reads") if name in vars(self)]
         return f"SearchResult({', '.join(f'{name}={array!r}' for name, array in named)})"
 
 

@@ -13,8 +13,9 @@ from vqindex.center import engine_spec
 from vqindex.rows.originals import KINDS
 from vqindex.store import verify_store
 from vqindex.store.manifest import STORE_VERSION, read_manifest
+from vqindex_datasets import is_annbench, open_vectors
 
-from .opening import check_index
+from .opening import check_index, open_index
 from .output import json_option, show_fields, show_json, show_table
 from .paths import InputPath
 
@@ -66,11 +67,23 @@ def _spec_fields(spec: vqindex.IndexSpec, centered: bool, records: list[int] | N
 
 @click.command()
 @click.argument("index", type=InputPath())
+@click.option("--recall", "queries", type=InputPath(), help="A file of queries: also estimate the recall for them.")
+@click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Results per query, for --recall.")
+@click.option("--dataset", help="Which dataset of the queries to use. Default: test, if it is an ann-benchmarks file.")
 @json_option
-def info(index: Path, as_json: bool) -> None:
-    """Show the parameters and sizes of INDEX. Reads only its header or manifest."""
+def info(index: Path, queries: Path | None, k: int, dataset: str | None, as_json: bool) -> None:
+    """Show the parameters and sizes of INDEX. Reads only its header or manifest.
+
+    With --recall, loads the index and estimates from its codes which share of the k best vectors a search finds.
+    """
     check_index(index)
     fields = {"index": str(index), **(_store_fields(index) if index.is_dir() else _file_fields(index))}
+    if queries is not None:
+        if dataset is None and is_annbench(queries):
+            dataset = "test"
+        with open_vectors(queries, dataset) as source:
+            low, high = open_index(index, mmap=True).estimate_recall(source.read(), k)
+        fields |= {"recall_k": k, "recall_low": round(low, 4), "recall_high": round(high, 4)}
     if as_json:
         show_json(fields)
     else:

@@ -38,6 +38,7 @@ from .stream import streamed
 __all__ = ["CudaBackend"]
 
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 _SCRATCH_BYTES = 2**30  # device memory that the mirror leaves to searches, but at most half of what is free
@@ -197,9 +198,9 @@ class CudaBackend:
         """Return all scores, shape (nq, n); on the host."""
         return self._host.scores(self._on_host(queries), rows)
 
-    def stderr(self, queries: Queries, rows: Encoded) -> F32:
-        """Return the standard error of all scores, shape (nq, n); on the host, where the norms are."""
-        return self._host.stderr(queries, rows)
+    def row_errors(self, segments: Sequence[Segment], rows: I64) -> tuple[F64, F64]:
+        """Return the standard errors of some rows for unit queries, and their norms; on the host, where they are."""
+        return self._host.row_errors(segments, rows)
 
     def decode(self, rows: Encoded) -> F32:
         """Return the vectors xhat with <q, xhat> = estimate, shape (n, d); on the host."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .._native import Scanner, ScanRows, Tables, WalkRows, encode, prepare, split_rows, trellis_encode
 from ..center import Centering
-from ..codes.bitplanes import StoredRows, has_whole_codes, put_scalars
+from ..codes.bitplanes import BLOCK_ROWS, StoredRows, has_whole_codes, put_scalars
 from ..codes.codec import Codec
 from ..codes.encoded import Encoded, Queries
 from ..codes.graph import LinkRule, entry_rows
@@ -32,7 +32,7 @@ from ..rows.graph import Graph
 from ..rows.request import SearchRequest, Selection
 from ..rows.segment import Segment
 from .native_finder import NativeFinder, query_rules
-from .reference import ReferenceBackend
+from .reference import ReferenceBackend, squares_of
 
 __all__ = ["NativeBackend", "chosen_isa", "cpu_count"]
 
@@ -45,6 +45,8 @@ _FEW_VALUES = 2**16
 _FEW_TRELLIS_VALUES = 2**12
 
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 U64 = NDArray[np.uint64]
 
@@ -347,6 +349,18 @@ class NativeBackend(ReferenceBackend):
         if selection is None:
             return None
         return [None if words is None else np.atleast_2d(words) for words in selection.words]
+
+    def _row_variance(self, stored: StoredRows, at: I64) -> tuple[F64, F32 | None]:
+        scanner = self._scanner_of(stored)
+        if scanner is None or not self.codec.renormalized or self.codec.codebook.levels.dtype != np.int8:
+            return super()._row_variance(stored, at)
+        signs = None
+        if stored.signs is not None and scanner is self._scanner:
+            signs = np.ascontiguousarray(stored.signs[at // BLOCK_ROWS, :, at % BLOCK_ROWS])
+        codes = np.ascontiguousarray(stored.codes[at])
+        levels = call_native(scanner.decode, codes, signs)[:, : self.spec.dim]
+        rows = Encoded(codes, stored.rescale[at], None if stored.norm is None else stored.norm[at])
+        return self._variance(rows, squares_of(levels)), rows.norm
 
     def _levels(self, codes: NDArray[np.uint8]) -> NDArray[Any]:
         if self._decoder is None or self.codec.codebook.levels.dtype != np.int8:

@@ -22,6 +22,7 @@ from ..rows.segment import Segment
 __all__ = ["Backend", "Finder"]
 
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 U64 = NDArray[np.uint64]
@@ -146,8 +147,11 @@ class Backend(Protocol):
     def scores(self, queries: Queries, rows: Encoded) -> F32:
         """Return all scores, shape (nq, n)."""
 
-    def stderr(self, queries: Queries, rows: Encoded) -> F32:
-        """Return the standard error of all scores, shape (nq, n)."""
+    def row_errors(self, segments: Sequence[Segment], rows: I64) -> tuple[F64, F64]:
+        """Return the standard errors of some rows' scores for unit queries at right angles to them, and the norms.
+
+        Both are float64 of shape (m,), for row numbers that continue from segment to segment; norms are 1 for cosine.
+        """
 
     def decode(self, rows: Encoded) -> F32:
         """Return the vectors xhat with <q, xhat> = estimate, shape (n, d)."""

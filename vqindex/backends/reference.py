@@ -33,7 +33,7 @@ from ..underflow import ignoring_underflow
 from .protocol import Finder
 from .reference_graph import GraphRows, walk
 
-__all__ = ["ReferenceBackend"]
+__all__ = ["ReferenceBackend", "squares_of"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -48,6 +48,13 @@ _SCORES = 2**23  # most scores in memory during a search
 def _ldexp(values: F64, shift: NDArray[np.int32]) -> F64:
     result: F64 = np.ldexp(values, shift)
     return result
+
+
+def squares_of(levels: NDArray[Any]) -> F64:
+    """Return the sums of squares of integer levels (n, d), exact."""
+    wide: NDArray[np.int64] = levels.astype(np.int32 if levels.dtype == np.int8 else np.int64)
+    sums: F64 = np.einsum("ij,ij->i", wide, wide).astype(np.float64)
+    return sums
 
 
 class ReferenceBackend:
@@ -250,20 +257,46 @@ class ReferenceBackend:
         return ip
 
     def stderr(self, queries: Queries, rows: Encoded) -> F32:
-        """Return the standard error of all scores, shape (nq, n)."""
+        """Return the standard error of all scores, shape (nq, n), for queries at right angles to the rows."""
+        error = stderr(queries.norm[:, None], self._variance(rows)[None, :])
+        return error * np.float32(2) if self.ascending else error
+
+    def _variance(self, rows: Encoded, squares: F64 | None = None) -> F64:
+        """Return the variance of estimates for a unit query; `squares` are sums of squared levels if they are known."""
         codec, d = self.codec, self.spec.dim
         norm = np.ones(rows.rows) if rows.norm is None else rows.norm.astype(np.float64)
         if codec.renormalized:
-            wide = self._rotated(rows).astype(np.float64)
-            variance = renormalized_variance(d, sum64(wide * wide), norm)
-        elif codec.spec.codec == "turboquant-mse":
+            if codec.has_sketch:
+                wide = self._rotated(rows).astype(np.float64)
+                return renormalized_variance(d, sum64(wide * wide), norm)
+            squares = squares_of(self._levels(rows.codes)) if squares is None else squares
+            return renormalized_variance(d, rows.rescale.astype(np.float64) ** 2 * squares, norm)
+        if codec.spec.codec == "turboquant-mse":
             # The variance around the bias: the error has energy D = mse, and D^2 of it is parallel to x.
             mse = codec.codebook.mse
-            variance = norm**2 * mse * (1.0 - mse) / max(d - 1, 1)
-        else:  # variance pi/2 / m |r|^2, and rescale = sqrt(pi/2) / m |r|
-            variance = rows.rescale.astype(np.float64) ** 2 * codec.signs
-        error = stderr(queries.norm[:, None], variance[None, :])
-        return error * np.float32(2) if self.ascending else error
+            return np.where(rows.rescale > 0, norm**2 * mse * (1.0 - mse) / max(d - 1, 1), 0.0)
+        # variance pi/2 / m |r|^2, and rescale = sqrt(pi/2) / m |r|
+        return rows.rescale.astype(np.float64) ** 2 * codec.signs
+
+    @ignoring_underflow
+    def row_errors(self, segments: Sequence[Segment], rows: I64) -> tuple[F64, F64]:
+        """Return the standard errors of some rows' scores for unit queries at right angles to them, and the norms."""
+        errors, norms = np.empty(rows.size), np.ones(rows.size)
+        step, first_row = max(1, _SCORES // self.spec.dim), 0
+        for segment in segments:
+            here = np.flatnonzero((rows >= first_row) & (rows < first_row + segment.rows))
+            for start in range(0, here.size, step):
+                at = here[start : start + step]
+                variance, norm = self._row_variance(segment.stored, rows[at] - first_row)
+                errors[at] = np.sqrt(np.maximum(variance, 0.0)) * (2.0 if self.ascending else 1.0)
+                norms[at] = 1.0 if norm is None else norm
+            first_row += segment.rows
+        return errors, norms
+
+    def _row_variance(self, stored: StoredRows, at: I64) -> tuple[F64, F32 | None]:
+        """Return the variance of some stored rows' estimates, and their norms."""
+        rows = join_rows(self.spec, stored, at)
+        return self._variance(rows), rows.norm
 
     @ignoring_underflow
     def search(self, request: SearchRequest, segments: Sequence[Segment]) -> TopK:

@@ -61,7 +61,9 @@ def exact_scores(metric: str, queries: F32, vectors: F32) -> F32:
     return flush(products)
 
 
-def as_reader(source: Any, oversample: object, return_stderr: bool, contents: Contents) -> Originals | Reader | None:
+def as_reader(
+    source: Any, oversample: object, contents: Contents, return_stderr: bool = False, return_interval: bool = False
+) -> Originals | Reader | None:
     """Check the argument rerank= of a search, and the arguments that depend on it.
 
     Parameters
@@ -69,10 +71,12 @@ def as_reader(source: Any, oversample: object, return_stderr: bool, contents: Co
     source : None, bool, array-like of shape (n, dim), or callable
         None or False: no re-ranking. True: the index's originals. An array's row i is the vector with id i; a callable
         gets ids (m,), int64 or str, and returns vectors (m, dim).
-    oversample, return_stderr
-        The other arguments of the search.
+    oversample : object
+        The argument of the search.
     contents : Contents
         Contents of the index.
+    return_stderr, return_interval : bool
+        What else the search is to return.
 
     Returns
     -------
@@ -87,6 +91,8 @@ def as_reader(source: Any, oversample: object, return_stderr: bool, contents: Co
         return None
     if return_stderr:
         raise InvalidInputError("return_stderr is True, but re-ranked scores are exact; expected one of the two")
+    if return_interval:
+        raise InvalidInputError("return_interval is given, but re-ranked scores are exact; expected one of the two")
     if source is True:
         if contents.originals is None:
             raise InvalidInputError(

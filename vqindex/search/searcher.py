@@ -10,21 +10,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arguments import DEFAULT_CONFIDENCE, as_confidence, as_shortlist, as_threads, as_thresholds
+from ..arguments import DEFAULT_CONFIDENCE, as_confidence, as_level, as_shortlist, as_threads, as_thresholds
 from ..arrays import OnDevice, as_queries, on_host
 from ..backends.protocol import Finder
 from ..codes.encoded import Encoded, Queries
-from ..codes.top_k import RangeHits, TopK, Walked
+from ..codes.top_k import RangeHits, TopK, Walked, merge_top_k
 from ..encoder import Encoder
 from ..result import Delivery, Explanation, RangeResult, SearchResult
 from ..rows.contents import Contents
 from ..rows.filters import Filter
 from ..rows.request import SearchRequest
-from ..rows.row_store import RowStore
 from ..underflow import ignoring_underflow
+from .intervals import Estimates, estimates_of
 from .plan import Facts, Plan, make_plan
 from .rerank import as_reader, rerank
 from .router import Effort
+from .tails import Tails, fewest_ranks
 from .walker import Walker
 
 __all__ = ["Searcher"]
@@ -62,17 +63,18 @@ class Searcher:
         rerank_from: Any,
         arguments: Arguments,
         return_stderr: bool,
+        return_interval: float | None,
         explain: bool,
     ) -> SearchResult:
         """Return the k best results; arguments as of `VQIndex.search`.
 
         They are passed by position, and few functions are called: each takes a part of the time of a short search.
         """
-        if filter is None and not return_stderr and not explain:
+        if filter is None and not return_stderr and return_interval is None and not explain:
             found = self._find(queries, rerank_from, arguments)
             if found is not None:
                 return SearchResult(found[0], self.contents.ids.ids(found[1]))
-        return self._search(queries, filter, rerank_from, arguments, return_stderr, explain)
+        return self._search(queries, filter, rerank_from, arguments, return_stderr, return_interval, explain)
 
     def _find(self, queries: Any, rerank_from: Any, arguments: Arguments) -> tuple[F32, I64] | None:
         """Return scores and rows of a few queries by one call of the backend, with no other pass over them.
@@ -104,26 +106,43 @@ class Searcher:
         rerank_from: Any,
         arguments: Arguments,
         return_stderr: bool,
+        return_interval: float | None,
         explain: bool,
     ) -> SearchResult:
         """Return the results of any search, step by step."""
-        vectors_of = as_reader(rerank_from, arguments[_OVERSAMPLE], return_stderr, self.contents)
+        level = None if return_interval is None else as_level("return_interval", return_interval)
+        vectors_of = as_reader(rerank_from, arguments[_OVERSAMPLE], self.contents, return_stderr, level is not None)
         matrix, deliver = self._checked(queries)
         plan = self._plan(matrix.shape[0], arguments, vectors_of is not None)
         prepared = self.encoder.prepare(matrix)
-        request = SearchRequest(prepared, plan.shortlist, None, plan.confidence, plan.threads)
+        shortlist = plan.shortlist
+        if level is not None:
+            shortlist = max(plan.k, fewest_ranks(self.encoder.centering.spec.bits))
+        request = SearchRequest(prepared, shortlist, None, plan.confidence, plan.threads)
         scored: I64 | None = None
         if plan.walking is None:
             found = self._scan(request, filter)
         else:
+            if level is not None:  # a walk finds no more rows than its effort
+                request.k = min(request.k, max(plan.k, plan.walking.effort))
             found, scored = self._walk(request, filter, plan.walking)
+        tails = None
+        if level is not None:
+            found, tails = self._learned(found, plan.k)
         if vectors_of is None:
             scores, rows = self.encoder.centering.scores(found.scores), found.rows
         else:
             metric = self.encoder.centering.spec.metric
             scores, rows = rerank(metric, on_host(matrix), found.rows, vectors_of, plan.k, plan.threads)
-        errors = self._stderr(prepared, rows, self.contents.rows) if return_stderr else None
-        result = deliver(SearchResult, scores, self.contents.ids.ids(rows), errors)
+        if not return_stderr and tails is None:
+            result = deliver(SearchResult, scores, self.contents.ids.ids(rows))
+        else:
+            errors = estimates_of(self.encoder, prepared, found, self.contents.rows.segments())
+            result = deliver(
+                SearchResult, scores, self.contents.ids.ids(rows), self._stderr(errors) if return_stderr else None
+            )
+            if level is not None and tails is not None:
+                result.low, result.high = map(deliver.array, self._bounds(errors, tails, level))
         if explain:
             scored = np.zeros(prepared.count, np.int64) if scored is None else scored
             result.explanation = Explanation(None if plan.walking is None else plan.walking.effort, scored)
@@ -219,7 +238,7 @@ class Searcher:
             found = self._scan(request, None)
         else:
             found, scored = self._walker(Effort(effort)).walk(request, self.contents.ids.live)
-        rows, vectors_of = found.rows, as_reader(oversample is not None, oversample, False, self.contents)
+        rows, vectors_of = found.rows, as_reader(oversample is not None, oversample, self.contents)
         if vectors_of is not None:
             metric = self.encoder.centering.spec.metric
             rows = rerank(metric, on_host(vectors), rows, vectors_of, k, threads)[1]
@@ -281,12 +300,23 @@ class Searcher:
         batches = Filter(filter, self.contents.ids, request.count).requests(request, segments)
         return RangeHits.of_queries([self.encoder.backend.range_search(batch, segments) for batch in batches])
 
-    @ignoring_underflow
-    def _stderr(self, queries: Queries, rows: I64, store: RowStore) -> F32:
-        """Return the standard errors of rows; nan in empty places."""
-        errors = np.full(rows.shape, np.nan, np.float32)
-        for i, found in enumerate(rows):
-            mask = found >= 0
-            codes = store.gather(found[mask])
-            errors[i, mask] = self.encoder.backend.stderr(queries.select(slice(i, i + 1)), codes)[0]
-        return self.encoder.centering.stderr(errors)
+    def _learned(self, found: TopK, k: int) -> tuple[TopK, Tails]:
+        """Return the k best of a longer list, and how its scores decay (``intervals.py``)."""
+        ascending = self.encoder.backend.ascending
+        tails = Tails.of(found, ascending=ascending)
+        return (found if found.rows.shape[1] == k else merge_top_k([found], k, ascending=ascending)), tails
+
+    def _stderr(self, errors: Estimates) -> F32:
+        """Return the standard errors of results; nan in empty places."""
+        with np.errstate(over="ignore", under="ignore"):
+            return self.encoder.centering.stderr(errors.stderr().astype(np.float32))
+
+    def _bounds(self, errors: Estimates, tails: Tails, level: float) -> tuple[F32, F32]:
+        """Return the lower and the upper ends of intervals, as scores of the index."""
+        with np.errstate(over="ignore", under="ignore"):
+            worse, better = (bound.astype(np.float32) for bound in errors.bounds(tails, level))
+        if not self.encoder.backend.ascending:
+            return worse, better
+        scores, ends = self.encoder.centering.scores, (np.maximum(-better, 0), np.maximum(-worse, 0))
+        low, high = scores(ends[0]), scores(ends[1])
+        return (low, high) if self.encoder.centering.spec.metric == "l2" else (high, low)
