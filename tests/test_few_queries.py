@@ -53,9 +53,9 @@ def at_once(monkeypatch):
     """Refuse searches step by step, but for those that explain themselves."""
     steps = Searcher._search
 
-    def refuse(self, queries, filter, rerank_from, arguments, return_stderr, explain):
+    def refuse(self, queries, filter, rerank_from, arguments, return_stderr, return_interval, explain):
         assert explain, "the search was made step by step"
-        return steps(self, queries, filter, rerank_from, arguments, return_stderr, explain)
+        return steps(self, queries, filter, rerank_from, arguments, return_stderr, return_interval, explain)
 
     monkeypatch.setattr(Searcher, "_search", refuse)
 

@@ -60,7 +60,8 @@ class _Closed:
 # Members of VQIndex that are passed on as they are: copies are indexes in memory. What changes it is a method below.
 _READS = (
     "spec", "dim", "ntotal", "changes", "keep_vectors", "center", "curve", "is_trained", "meta", "ids", "train",
-    "__len__", "__contains__", "search", "range_search", "estimate", "reconstruct", "save", "__copy__", "__deepcopy__",
+    "__len__", "__contains__", "search", "range_search", "estimate", "estimate_recall", "reconstruct", "save",
+    "__copy__", "__deepcopy__",
 )  # fmt: skip
 
 if TYPE_CHECKING:
