@@ -13,7 +13,7 @@ import time
 import weakref
 from pathlib import Path
 
-from ..errors import StoreError
+from ..errors import StoreBusyError, StoreError
 from .system import system_error
 
 __all__ = ["LOCK", "FolderLock", "OpenFolder", "lock_folder"]
@@ -118,8 +118,10 @@ class FolderLock:
 
     Raises
     ------
+    StoreBusyError
+        If another writer has it; the message names its process.
     StoreError
-        If another writer has it (the message names its process), or if the lock is a link or no regular file.
+        If the lock is a link or no regular file.
     OSError
         If the lock can't be opened, or the file system has no locks.
     """
@@ -153,7 +155,7 @@ class FolderLock:
             holder = os.read(file.fileno(), 200).decode(errors="replace").strip() or "another process"
             file.close()
             if error.errno in _HELD:
-                raise StoreError(f"{name} is open for writing by {holder}; expected one writer at a time") from None
+                raise StoreBusyError(f"{name} is open for writing by {holder}; expected one writer at a time") from None
             text = f"this file system can't lock files ({os.strerror(error.errno or 0)}); a store needs one that can"
             raise OSError(error.errno, text, where) from None
         except BaseException:
