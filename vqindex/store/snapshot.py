@@ -29,7 +29,7 @@ from ..rows.string_ids import StringIds
 from .manifest import MANIFEST, Manifest, SegmentEntry, load_manifest
 from .removed import read_removed
 
-__all__ = ["join_segments", "read_snapshot", "verify_store"]
+__all__ = ["join_segments", "read_snapshot", "verify_files", "verify_store"]
 
 I64 = NDArray[np.int64]
 Answer = TypeVar("Answer")
@@ -169,7 +169,19 @@ def verify_store(folder: Path) -> list[tuple[str, int]]:
     FileFormatError
         At the first file that does not check.
     """
-    directory = LocalDirectory(folder)
+    return verify_files(LocalDirectory(folder), str(folder))
+
+
+def verify_files(directory: Directory, where: str) -> list[tuple[str, int]]:
+    """Check every byte of every file of the last commit in a directory, as `verify_store` in a folder.
+
+    Parameters
+    ----------
+    directory : Directory
+        Where they lie.
+    where : str
+        What messages call it.
+    """
 
     def work(manifest: Manifest) -> list[tuple[str, int]]:
         names, segments = [], []
@@ -183,7 +195,7 @@ def verify_store(folder: Path) -> list[tuple[str, int]]:
                 names.append((entry.removed.name, directory.size(entry.removed.name)))
             all_ids = _ids_of(entry, segment)
             ids.append(all_ids if segment.removed is None else np.delete(all_ids, segment.removed))
-        _string_ids_of(str(folder), segments)
+        _string_ids_of(where, segments)
         check_ids(directory.describe(MANIFEST), np.concatenate(ids), manifest.next_id)
         return names
 
