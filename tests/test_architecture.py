@@ -26,6 +26,7 @@ LAYERS = (
     ("search/*",),
     ("index",),
     ("store/*",),
+    ("documents/*",),
     ("integrations/*",),
     ("__main__",),
 )

@@ -1,0 +1,122 @@
+"""Making a store of documents: in memory, in a folder, and as a copy of another one."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import FileFormatError
+from .copying import fill
+from .database import about, check_schema, connect, create_tables, set_about
+from .folder import DATABASE, DocumentsFolder, foreign_names
+from .session import Session, path_of
+
+__all__ = ["copy_into", "create", "make_in", "stored_parameters"]
+
+
+def create(database: sqlite3.Connection, parameters: Mapping[str, Any], writer: str | None) -> None:
+    """Make the tables of an empty store, in the open transaction."""
+    create_tables(database)
+    values = dict(parameters)
+    if "center" in values and not isinstance(values["center"], str):
+        values["center"] = base64.b64encode(np.asarray(values["center"], "<f4").tobytes()).decode()
+    set_about(database, "parameters", json.dumps(values))
+    if writer is not None:
+        set_about(database, "writer", writer)
+
+
+def stored_parameters(database: sqlite3.Connection) -> dict[str, Any]:
+    """Return the parameters of a store's index."""
+    values: dict[str, Any] = json.loads(str(about(database, "parameters")))
+    center = values.get("center")
+    if center is not None and center != "mean":
+        values["center"] = np.frombuffer(base64.b64decode(center), "<f4").astype(np.float32)
+    return values
+
+
+def make_in(files: DocumentsFolder, timeout: float, write: Callable[[sqlite3.Connection], set[str]]) -> None:
+    """Make a store in a folder, unless there is one: it appears with all that `write` writes, or not at all.
+
+    Parameters
+    ----------
+    files : DocumentsFolder
+        The folder; it need not exist.
+    timeout : float
+        Seconds to wait for another process.
+    write : callable
+        Writes the tables into the open transaction of a connection, and returns the names of the files that it made.
+
+    Raises
+    ------
+    FileFormatError
+        If the folder holds files of another kind.
+    """
+    if files.path.is_dir():
+        others = foreign_names(files.path)
+        if others:
+            raise FileFormatError(
+                f"{files.folder} holds no documents, but {others[0]!r}; expected an empty or a new folder"
+            )
+    else:
+        files.path.mkdir(parents=True, exist_ok=True)
+    lock = files.lock(timeout)
+    try:
+        with closing(sqlite3.connect(files.path / DATABASE, isolation_level=None)) as database:
+            database.execute("PRAGMA journal_mode = WAL")
+            _write(files, database, write, only_new=True)
+        files.sync_names()
+    finally:
+        lock.release()
+
+
+def _write(
+    files: DocumentsFolder,
+    database: sqlite3.Connection,
+    write: Callable[[sqlite3.Connection], set[str]],
+    only_new: bool,
+) -> None:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        if only_new and database.execute("SELECT 1 FROM sqlite_master").fetchone():
+            database.execute("ROLLBACK")
+            return
+        names = write(database)
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
+    if names:
+        files.sweep(names)
+
+
+def copy_into(session: Session, folder: Path) -> None:
+    """Write a copy of what a session sees to another folder; documents that were there are replaced in one commit."""
+    files = DocumentsFolder(folder, path_of(folder))
+    with session.reading():
+
+        def write(database: sqlite3.Connection) -> set[str]:
+            if not database.execute("SELECT 1 FROM sqlite_master").fetchone():
+                create_tables(database)
+            return fill(session, files, database)
+
+        if not os.path.exists(files.path / DATABASE):
+            make_in(files, session.timeout, write)
+            return
+        files.remember()
+        lock = files.lock(session.timeout)
+        try:
+            with closing(connect(files.path / DATABASE, write=True, timeout=session.timeout)) as database:
+                if check_schema(database, files.describe("manifest")) == 1:
+                    raise FileFormatError(f"{folder} holds a store of an older version; expected a new folder")
+                _write(files, database, write, only_new=False)
+        finally:
+            lock.release()

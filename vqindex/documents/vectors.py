@@ -1,0 +1,316 @@
+"""The vectors of documents: an index whose ids are the rows of ``docs``, and how its changes reach the disk.
+
+The last commit of a store's vectors is the segments that the manifest names, changed by the table ``pending``. A commit
+of few vectors writes only rows of that table, in the transaction of their documents: one sync of the disk makes it
+durable. Once there are many, a commit writes them as segments (``store/commit.py``) and empties the table.
+
+The state of an index never changes, so a savepoint is a reference to it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from contextlib import suppress
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backends.registry import Device
+from ..center import Centering
+from ..errors import FileFormatError, InvalidInputError, StoreError
+from ..index import IndexState, VQIndex
+from ..rows.contents import FEW_ROWS
+from ..rows.originals import as_kind
+from ..rows.row_store import RowStore
+from ..spec import IndexSpec
+from ..store.commit import CommitWriter, State
+from ..store.manifest import MANIFEST, Manifest
+from ..store.snapshot import join_segments, read_snapshot
+from .database import about, set_about
+from .folder import DocumentsFolder
+
+__all__ = ["Savepoint", "Vectors", "check_parameters", "write_copy"]
+
+I64 = NDArray[np.int64]
+F32 = NDArray[np.float32]
+
+MAX_PENDING = 512  # changes of vectors that wait in the database for a segment
+# Rows that only memory holds are mapped from their files once there are so many, as in ``store/durable.py``.
+REMAP_ROWS, REMAP_MAX_ROWS = 2**16, 2**22
+
+
+class Savepoint(NamedTuple):
+    """The vectors at one moment."""
+
+    vectors: VQIndex | None
+    state: IndexState | None
+    pending: int
+    fold: bool
+
+
+class Vectors:
+    """The index of a store of documents.
+
+    Parameters
+    ----------
+    parameters : mapping
+        Parameters of a new index, as for `VQIndex`, without `dim` perhaps.
+    device : str
+        Where it searches.
+    mmap : bool
+        Whether files are mapped.
+    folder : DocumentsFolder or None
+        Where the files lie; None keeps all in memory.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, Any], device: Device, mmap: bool, folder: DocumentsFolder | None
+    ) -> None:
+        self.parameters = dict(parameters)
+        self.index: VQIndex | None = None
+        self._device, self._mmap, self._folder = device, mmap, folder
+        self._pending = 0
+        self._fold = False  # the next commit writes segments
+        self._mapped_rows = 0
+        self._base: tuple[Manifest, VQIndex, IndexState] | None = None  # what the segments of a manifest hold
+        self._order: tuple[object, I64] | None = None
+
+    # ---- reading
+
+    def load(self, database: sqlite3.Connection) -> None:
+        """Read the last commit that a connection sees.
+
+        Raises
+        ------
+        FileFormatError
+            If a file is missing, damaged, or not the one that the manifest names.
+        """
+        if self._folder is None:
+            return
+        found = database.execute("SELECT manifest FROM vectors").fetchone()
+        if found is None:
+            self.restore(Savepoint(None, None, 0, False))
+            return
+        self._folder.database = database
+        if self._base is None or self._base[0].to_bytes() != bytes(found[0]):
+            self._base = self._load_segments()
+        manifest, index, state = self._base
+        fresh = VQIndex._empty(Centering.from_text(manifest.spec, manifest.center), index._backend.name)
+        fresh._meta = deepcopy(dict(manifest.meta))
+        fresh._state = state
+        pending = self._apply(fresh, database)
+        self.restore(Savepoint(fresh, fresh._state, pending, False))
+        self._mapped_rows = state.contents.ids.rows_ever
+
+    def _load_segments(self) -> tuple[Manifest, VQIndex, IndexState]:
+        assert self._folder is not None
+        manifest, segments = read_snapshot(self._folder, self._mmap, not self._mmap)
+        index = VQIndex._empty(Centering.from_text(manifest.spec, manifest.center), self._device)
+        rows = RowStore(index._codec.spec, index._backend.put)
+        contents = join_segments(rows, manifest, segments, str(self._folder.folder))
+        commits = CommitWriter(self._folder, manifest, None)
+        count = contents.ids.rows_ever
+        return manifest, index, index._state._replace(contents=contents, filed_rows=count, files=commits)
+
+    def _apply(self, index: VQIndex, database: sqlite3.Connection) -> int:
+        """Make the changes of the table ``pending``, and return their number."""
+        found = database.execute("SELECT row, vector FROM pending ORDER BY row").fetchall()
+        if not found:
+            return 0
+        index.remove(np.array([row for row, vector in found if vector is None], np.int64))
+        rows = np.array([row for row, vector in found if vector is not None], np.int64)
+        data = [vector for _, vector in found if vector is not None]
+        size = 4 * index.dim
+        if any(len(vector) != size for vector in data):
+            raise FileFormatError(f"{self._where}: a vector of the table 'pending' has not {index.dim} coordinates")
+        if data:
+            matrix = np.frombuffer(b"".join(data), "<f4").reshape(-1, index.dim).astype(np.float32, copy=False)
+            index.upsert(rows, matrix)
+        return len(found)
+
+    @property
+    def _where(self) -> str:
+        return "the database" if self._folder is None else self._folder.describe(MANIFEST)
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """How the index was opened."""
+        device = self._device if self.index is None else self.index._backend.name
+        return {"device": device, "mmap": self._mmap}
+
+    @property
+    def dim(self) -> int | None:
+        """Number of coordinates; None until the first vector, unless it was given."""
+        return self.parameters.get("dim") if self.index is None else self.index.dim
+
+    @property
+    def order(self) -> I64:
+        """The rows of ``docs`` in the order of the index; the same array while the index is the same."""
+        index = self.index
+        if index is None:
+            return np.empty(0, np.int64)
+        ids = index._state.contents.ids
+        if self._order is None or self._order[0] is not ids:
+            self._order = ids, index.ids
+        return self._order[1]
+
+    def kept(self, rows: I64) -> F32:
+        """Return the vectors of rows, float32 (n, dim): those that are kept, or reconstructions."""
+        if self.index is None or not rows.size:
+            return np.empty((0, self.dim or 0), np.float32)
+        contents = self.index._contents
+        if contents.originals is None:
+            return self.index.reconstruct(rows)
+        return contents.originals.gather(contents.ids.rows(contents.ids.parse_ids(rows)))
+
+    # ---- savepoints
+
+    def savepoint(self) -> Savepoint:
+        """Return what `restore` comes back to."""
+        index = self.index
+        return Savepoint(index, None if index is None else index._state, self._pending, self._fold)
+
+    def restore(self, savepoint: Savepoint) -> None:
+        """Undo all changes since a savepoint."""
+        if savepoint.vectors is not None and savepoint.state is not None:
+            savepoint.vectors._state = savepoint.state
+        self.index, self._pending, self._fold = savepoint.vectors, savepoint.pending, savepoint.fold
+
+    # ---- changes, in the open transaction
+
+    def write(self, database: sqlite3.Connection, rows: I64, vectors: F32) -> None:
+        """Add or replace the vectors of rows, shape (n,), distinct."""
+        if not rows.size:
+            return
+        index = self.index
+        if index is None:
+            if self.parameters.get("dim", vectors.shape[1]) != vectors.shape[1]:
+                raise InvalidInputError(f"vectors have {vectors.shape[1]} coordinates; expected {self.dim}")
+            index = VQIndex(**{**self.parameters, "dim": vectors.shape[1]}, device=self._device)
+            if self._folder is not None:
+                first = _first_manifest(index, _next_file(database))
+                index._state = index._state._replace(files=CommitWriter(self._folder, first, None))
+                self._fold = True  # `pending` needs a manifest, which says what index it belongs to
+        index.upsert(rows, vectors)
+        self.index = index
+        self._note(database, rows, vectors)
+
+    def remove(self, database: sqlite3.Connection, rows: I64) -> None:
+        """Remove the vectors of rows; rows without one are ignored."""
+        if self.index is not None and rows.size:
+            self.index.remove(rows)
+            self._note(database, rows, None)
+
+    def clear(self, database: sqlite3.Connection) -> None:
+        """Remove all vectors; the next ones may have another dimension."""
+        if self.index is not None and self._folder is not None:
+            manifest = self.index._state.files.manifest
+            set_about(database, "next_file", max(manifest.next_file, _next_file(database)))
+        database.execute("DELETE FROM pending")
+        database.execute("DELETE FROM vectors")
+        self.index, self._pending, self._fold = None, 0, False
+
+    def _note(self, database: sqlite3.Connection, rows: I64, vectors: F32 | None) -> None:
+        """Write a change to the table ``pending``, unless the next commit writes segments."""
+        if self._folder is None or self._fold:
+            return
+        self._pending += rows.size
+        self._fold = self._pending > MAX_PENDING
+        if self._fold:
+            return
+        data = [None] * rows.size if vectors is None else [each.tobytes() for each in vectors.astype("<f4")]
+        database.executemany(
+            "INSERT OR REPLACE INTO pending (row, vector) VALUES (?, ?)", zip(rows.tolist(), data, strict=True)
+        )
+
+    # ---- commits
+
+    def prepare(self, database: sqlite3.Connection) -> CommitWriter | None:
+        """Write what the next COMMIT needs; return what `take` then takes, None if there is nothing to take."""
+        index, folder = self.index, self._folder
+        if index is None or folder is None or not self._fold:
+            return None
+        folder.database = database
+        with index._changes.lock:
+            index._state = state = index._state._replace(filed_rows=index._state.contents.ids.rows_ever)
+        commits: CommitWriter = state.files
+        following = commits.commit(
+            State(index._codec, state.encoder.centering, state.contents, index._meta), merge=True
+        )
+        if following.manifest.commit == 0:  # a new index whose vectors are all gone again
+            return None
+        database.execute("DELETE FROM pending")
+        return following
+
+    def take(self, database: sqlite3.Connection, following: CommitWriter | None) -> None:
+        """Take the writer of the next commit after a COMMIT."""
+        index = self.index
+        if index is None or following is None or self._folder is None:
+            return
+        is_new = following is not index._state.files
+        index._state = index._state._replace(files=following)
+        self._pending, self._fold = 0, False
+        if is_new:
+            self._base = None
+            self._folder.sweep(following.manifest.names)
+            if self._is_worth_remapping():
+                with suppress(OSError, MemoryError, StoreError):  # what is in memory is as good
+                    self.load(database)
+
+    def _is_worth_remapping(self) -> bool:
+        """Whether mapping the last commit from its files frees enough memory."""
+        index = self.index
+        assert index is not None
+        ids = index._state.contents.ids
+        added = ids.rows_ever - self._mapped_rows
+        if self._mmap and added >= max(REMAP_ROWS, min(self._mapped_rows // 8, REMAP_MAX_ROWS)):
+            return True
+        in_files = sum(entry.rows - entry.live for entry in index._state.files.manifest.segments)
+        return bool(ids.rows_ever - len(ids) - in_files > max(FEW_ROWS, len(ids)))
+
+
+def _first_manifest(index: VQIndex, next_file: int) -> Manifest:
+    """Return the manifest of a new index, which was never published."""
+    return Manifest(index.spec, as_kind(index.keep_vectors), next_file=next_file, center=index._centering.text)
+
+
+def _next_file(database: sqlite3.Connection) -> int:
+    """Return the least number that no file of the store ever had."""
+    number = about(database, "next_file")
+    return number if isinstance(number, int) else 0
+
+
+def write_copy(index: VQIndex | None, folder: DocumentsFolder, database: sqlite3.Connection) -> set[str]:
+    """Write all vectors of an index as those of a database whose vectors were cleared; return the names of files.
+
+    Parameters
+    ----------
+    index : VQIndex or None
+        The index.
+    folder : DocumentsFolder
+        The folder of the database.
+    database : sqlite3.Connection
+        Its connection, in a transaction.
+    """
+    if index is None or not len(index):
+        return set()
+    folder.database = database
+    encoder, contents, *_ = index._state
+    state = State(index._codec, encoder.centering, contents, index._meta)
+    following = CommitWriter(folder, _first_manifest(index, _next_file(database)), None).compact(state)
+    return following.manifest.names
+
+
+def check_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a new index, all but `dim` and `center` with their defaults, checked."""
+    given = {name: value for name, value in parameters.items() if value is not None}
+    spec = IndexSpec(given.get("dim", 1), **{
+        name: given[name] for name in ("bits", "metric", "codec", "sketch", "rotation", "seed") if name in given
+    })  # fmt: skip
+    Centering.of(spec, given.get("center")) if "dim" in given or isinstance(given.get("center"), str) else None
+    as_kind(given.get("keep_vectors"))
+    fields = spec.as_dict()
+    return {**{name: value for name, value in fields.items() if name != "dim"}, **given}
