@@ -29,6 +29,8 @@ from .tree import (
 
 __all__ = ["MISSING", "equal", "like", "matches", "test_of", "value_at", "words_of_text"]
 
+_WORD_CATEGORIES = frozenset(("Lu", "Ll", "Lt", "Lm", "Lo", "Nd", "Nl", "No", "Co", "Mn"))
+
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING"})()
 
 
@@ -69,8 +71,8 @@ def matches(filter: Filter, document: _Document) -> bool:
     if isinstance(filter, Ids):
         return document.id in filter.ids
     if isinstance(filter, TextMatch):
-        requested = set(words_of_text(filter.text))
-        return bool(requested) and requested <= set(words_of_text(document.text or ""))
+        requested = _folded_words(filter.text)
+        return bool(requested) and requested <= _folded_words(document.text or "")
     if isinstance(filter, Custom):
         return bool(filter.function(document))
     assert isinstance(filter, Field)
@@ -179,14 +181,12 @@ def like(pattern: str, ignore_case: bool) -> Callable[[str], bool]:
 
 
 def words_of_text(text: str) -> list[str]:
-    """Return the words of a text as FTS5's tokenizer ``unicode61`` does: letters and digits, no case, no accents."""
-    plain = unicodedata.normalize("NFD", text).lower()
-    kept = (
-        c
-        if unicodedata.category(c)[0] in "LN" or unicodedata.category(c) == "Co"
-        else ""
-        if unicodedata.category(c) == "Mn"
-        else " "
-        for c in plain
-    )
-    return "".join(kept).split()
+    """Return the words of a text, as written: runs of letters, digits, and the marks on them."""
+    kept = (each if unicodedata.category(each) in _WORD_CATEGORIES else " " for each in text)
+    return [word for word in "".join(kept).split(" ") if word]
+
+
+def _folded_words(text: str) -> set[str]:
+    """Return the words of a text without case and accents, about as FTS5's tokenizer ``unicode61`` does."""
+    plain = (each for each in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(each) != "Mn")
+    return set(words_of_text("".join(plain)))
