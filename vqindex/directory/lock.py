@@ -11,12 +11,14 @@ import stat
 import sys
 import time
 import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import StoreBusyError, StoreError
 from .system import system_error
 
-__all__ = ["LOCK", "FolderLock", "OpenFolder", "lock_folder"]
+__all__ = ["LOCK", "FolderLock", "OpenFolder", "lock_folder", "share_folder", "without_writer"]
 
 LOCK = "lock"
 # What the system says if somebody else has the lock; every other error says that there are no locks.
@@ -38,12 +40,18 @@ if sys.platform == "win32":
         os.lseek(descriptor, _FAR, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         os.lseek(descriptor, 0, os.SEEK_SET)
+
+    def _lock_shared(descriptor: int) -> None:
+        raise OSError(errno.ENOTSUP, "folders and read-only files can't be locked here")
 else:
     import fcntl
 
     def _lock_exclusively(descriptor: int) -> None:
         # flock belongs to the open file, so it also refuses a second lock in this process.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _lock_shared(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 class OpenFolder:
@@ -70,18 +78,69 @@ class OpenFolder:
         self.close()
 
 
-def lock_folder(folder: Path) -> OpenFolder | None:
+def lock_folder(folder: Path, patience: float | None = None) -> OpenFolder | None:
     """Lock a folder itself, and return it open: `close` frees the lock. None if it can't be locked soon.
 
     Windows does not open folders, so it never locks them.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    patience : float, optional
+        Seconds to wait for whoever has locked it.
     """
+    return _locked(folder, _lock_exclusively, _PATIENCE if patience is None else patience)
+
+
+def share_folder(folder: Path) -> OpenFolder | None:
+    """Lock a folder as `lock_folder`, together with others that share it: `lock_folder` fails until all have left."""
+    return _locked(folder, _lock_shared, _PATIENCE)
+
+
+@contextmanager
+def without_writer(folder: Path, patience: float = 0.0) -> Iterator[bool]:
+    """Keep writers from locking a folder for a moment; False if one has it. It makes nothing.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    patience : float
+        Seconds to wait for a writer.
+    """
+    flags = os.O_RDONLY | _LOCK_FLAGS & ~os.O_CREAT
+    try:
+        file = io.FileIO(folder / LOCK, opener=lambda path, _: os.open(path, flags))
+    except OSError:  # nobody ever locked it, or it can't be asked
+        yield True
+        return
+    with file:
+        yield _is_shared(file.fileno(), time.monotonic() + patience)
+
+
+def _is_shared(descriptor: int, until: float) -> bool:
+    while True:
+        try:
+            _lock_shared(descriptor)
+        except OSError as error:  # noqa: PERF203
+            if error.errno not in _HELD:  # this file system has no locks
+                return True
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.001)
+        else:
+            return True
+
+
+def _locked(folder: Path, take: Callable[[int], None], patience: float) -> OpenFolder | None:
     try:
         opened = OpenFolder(folder)
     except OSError:  # a folder may be writable and not readable
         return None
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + patience
     try:
-        while not _is_locked(opened):
+        while not _is_taken(opened, take):
             if time.monotonic() >= until:
                 opened.close()
                 return None
@@ -95,10 +154,10 @@ def lock_folder(folder: Path) -> OpenFolder | None:
     return opened
 
 
-def _is_locked(opened: OpenFolder) -> bool:
+def _is_taken(opened: OpenFolder, take: Callable[[int], None]) -> bool:
     """Lock an open folder; False if somebody else has locked it."""
     try:
-        _lock_exclusively(opened.descriptor)
+        take(opened.descriptor)
     except BlockingIOError:
         return False
     return True
