@@ -8,12 +8,12 @@ import numpy as np
 
 from ..errors import FileFormatError
 from ..store.snapshot import verify_files
-from .database import about
+from .database import MEMORY, about
 from .encoding import digest_of
-from .session import Session
+from .folder import DocumentsFolder
 from .table import DIGESTS
 
-__all__ = ["check_rows", "verify_session"]
+__all__ = ["check_all", "check_rows"]
 
 
 def check_rows(database: sqlite3.Connection, where: str) -> np.typing.NDArray[np.int64]:
@@ -53,16 +53,31 @@ def check_rows(database: sqlite3.Connection, where: str) -> np.typing.NDArray[np
     return np.array(embedded, np.int64)
 
 
-def verify_session(session: Session) -> list[tuple[str, int]]:
-    """Check all of a session's store, within `Session.reading`; return name and size of its files of vectors."""
-    where = session.where
-    embedded = check_rows(session.database, where)
-    found = np.sort(session.vectors.order)
+def check_all(
+    database: sqlite3.Connection, folder: DocumentsFolder | None, order: np.typing.NDArray[np.int64]
+) -> list[tuple[str, int]]:
+    """Check all of a store, in the open transaction of a connection; return name and size of its files of vectors.
+
+    Parameters
+    ----------
+    database : sqlite3.Connection
+        The connection.
+    folder : DocumentsFolder or None
+        The folder; None for a store in memory.
+    order : ndarray of int64
+        The rows that have vectors, in any order.
+
+    Raises
+    ------
+    FileFormatError
+        At the first thing that does not check.
+    """
+    where = MEMORY if folder is None else str(folder.folder)
+    embedded, found = check_rows(database, where), np.sort(order)
     if not np.array_equal(found, embedded):
         odd = np.setxor1d(found, embedded)[0]
         raise FileFormatError(f"{where}: row {odd} has a vector or says that it has one, not both")
-    folder = session.folder
-    if folder is None or session.database.execute("SELECT 1 FROM vectors").fetchone() is None:
+    if folder is None or database.execute("SELECT 1 FROM vectors").fetchone() is None:
         return []
-    folder.database = session.database
-    return verify_files(folder, str(folder.folder))
+    folder.database = database
+    return verify_files(folder, where)

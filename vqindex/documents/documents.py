@@ -18,7 +18,6 @@ from ..errors import InvalidInputError, StoreError, outside_of_package
 from ..index import VQIndex
 from . import copying, table
 from .batch import Batch, Embed, as_ids, parse_batch
-from .checking import verify_session
 from .encoding import decode_text, encode_json, encode_text
 from .filters import And, parse
 from .making import copy_into
@@ -372,8 +371,7 @@ class Documents(Queries):
         FileFormatError
             At the first thing that does not check.
         """
-        with self._session.reading():
-            return verify_session(self._session)
+        return self._session.verify()
 
     def __reduce__(self) -> Any:
         """Pickle as the folder, which is opened again, or as all documents and vectors of a store in memory."""
@@ -407,11 +405,11 @@ class Documents(Queries):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         session = self._session
-        session.group -= 1
         try:
-            if not session.closed and session.mode != "r" and not session.group:
+            if not session.closed and session.mode != "r" and session.group == 1:
                 session.commit() if kind is None else session.rollback()
         finally:
+            session.group -= 1
             if not session.group:
                 self.close()
 

@@ -7,7 +7,6 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ import numpy as np
 
 from ..errors import FileFormatError
 from .copying import fill
-from .database import about, check_schema, connect, create_tables, set_about
+from .database import about, check_schema, create_tables, set_about
 from .folder import DATABASE, DocumentsFolder, foreign_names
+from .log import begin_session, close_connection, close_writer, connect_writer, new_epoch, note_session
 from .session import Session, path_of
 
 __all__ = ["copy_into", "create", "make_in", "stored_parameters"]
@@ -25,6 +25,7 @@ __all__ = ["copy_into", "create", "make_in", "stored_parameters"]
 def create(database: sqlite3.Connection, parameters: Mapping[str, Any], writer: str | None) -> None:
     """Make the tables of an empty store, in the open transaction."""
     create_tables(database)
+    new_epoch(database, is_clean=True)
     values = dict(parameters)
     if "center" in values and not isinstance(values["center"], str):
         values["center"] = base64.b64encode(np.asarray(values["center"], "<f4").tobytes()).decode()
@@ -69,9 +70,12 @@ def make_in(files: DocumentsFolder, timeout: float, write: Callable[[sqlite3.Con
         files.path.mkdir(parents=True, exist_ok=True)
     lock = files.lock(timeout)
     try:
-        with closing(sqlite3.connect(files.path / DATABASE, isolation_level=None)) as database:
+        database = sqlite3.connect(files.path / DATABASE, isolation_level=None)
+        try:
             database.execute("PRAGMA journal_mode = WAL")
             _write(files, database, write, only_new=True)
+        finally:
+            close_connection(files, database)
         files.sync_names()
     finally:
         lock.release()
@@ -89,6 +93,8 @@ def _write(
             database.execute("ROLLBACK")
             return
         names = write(database)
+        if not only_new:
+            note_session(files, database)
         database.execute("COMMIT")
     except BaseException:
         if database.in_transaction:
@@ -106,17 +112,22 @@ def copy_into(session: Session, folder: Path) -> None:
         def write(database: sqlite3.Connection) -> set[str]:
             if not database.execute("SELECT 1 FROM sqlite_master").fetchone():
                 create_tables(database)
+                new_epoch(database, is_clean=True)
             return fill(session, files, database)
 
         if not os.path.exists(files.path / DATABASE):
             make_in(files, session.timeout, write)
             return
         files.remember()
-        lock = files.lock(session.timeout)
+        database = connect_writer(files, session.timeout)
         try:
-            with closing(connect(files.path / DATABASE, write=True, timeout=session.timeout)) as database:
+            lock = files.lock(session.timeout)
+            try:
                 if check_schema(database, files.describe("manifest")) == 1:
                     raise FileFormatError(f"{folder} holds a store of an older version; expected a new folder")
+                begin_session(files, database)
                 _write(files, database, write, only_new=False)
+            finally:
+                lock.release()
         finally:
-            lock.release()
+            close_writer(files, database)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
+from operator import methodcaller
 from typing import Any, Protocol
 
 from .tree import (
@@ -27,7 +28,7 @@ from .tree import (
     TextMatch,
 )
 
-__all__ = ["MISSING", "equal", "like", "matches", "test_of", "value_at", "words_of_text"]
+__all__ = ["MISSING", "equal", "has_substring", "is_ordered", "like", "matches", "test_of", "value_at", "words_of_text"]
 
 _WORD_CATEGORIES = frozenset(("Lu", "Ll", "Lt", "Lm", "Lo", "Nd", "Nl", "No", "Co", "Mn"))
 
@@ -99,20 +100,20 @@ def test_of(filter: Field) -> Callable[[Any], bool]:
             return lambda value: equal(value, operand)
         if operator == "!=":
             return lambda value: not equal(value, operand)
-        return lambda value: _ordered(value, operator, operand)
+        return lambda value: is_ordered(value, operator, operand)
     if isinstance(filter, In):
         values = filter.values
         return lambda value: any(equal(value, each) for each in values)
     if isinstance(filter, Between):
         low, high = filter.low, filter.high
-        return lambda value: _ordered(value, ">=", low) and _ordered(value, "<=", high)
+        return lambda value: is_ordered(value, ">=", low) and is_ordered(value, "<=", high)
     if isinstance(filter, Contains):
         return _contains(filter.value, filter.ignore_case)
     if isinstance(filter, Empty):
         return lambda value: isinstance(value, str | list) and not value
     assert isinstance(filter, Like)
     test = like(filter.pattern, filter.ignore_case)
-    return lambda value: isinstance(value, str) and test(value)
+    return lambda value: isinstance(value, str) and bool(test(value))
 
 
 def equal(value: Any, operand: Scalar) -> bool:
@@ -128,7 +129,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _ordered(value: Any, operator: str, operand: Scalar) -> bool:
+def is_ordered(value: Any, operator: str, operand: Scalar) -> bool:
+    """Whether two values have an order, and it is that of <, <=, > or >=."""
     both_strings = isinstance(value, str) and isinstance(operand, str)
     if not both_strings and not (_is_number(value) and _is_number(operand)):
         return False
@@ -140,36 +142,44 @@ def _ordered(value: Any, operator: str, operand: Scalar) -> bool:
 
 
 def _contains(operand: Scalar, ignore_case: bool) -> Callable[[Any], bool]:
-    substring = operand.lower() if ignore_case and isinstance(operand, str) else operand
+    test = has_substring(operand, ignore_case) if isinstance(operand, str) else None
 
-    def test(value: Any) -> bool:
+    def contains(value: Any) -> bool:
         if isinstance(value, str):
-            return isinstance(substring, str) and substring in (value.lower() if ignore_case else value)
+            return test is not None and bool(test(value))
         return isinstance(value, list) and any(equal(each, operand) for each in value)
 
-    return test
+    return contains
 
 
-def like(pattern: str, ignore_case: bool) -> Callable[[str], bool]:
+def has_substring(substring: str, ignore_case: bool) -> Callable[[str], object]:
+    """Return the test whether a string has a substring; without regard to case, both in lower case."""
+    if not ignore_case:
+        return methodcaller("__contains__", substring)
+    lower = substring.lower()
+    return lambda text: lower in text.lower()
+
+
+def like(pattern: str, ignore_case: bool) -> Callable[[str], object]:
     """Return the test of a pattern where % stands for any text and _ for any one character.
 
     Each text between two % is searched for from the left, behind the one before. This finds a match whenever there is
     one, in time proportional to the length of the text times that of the pattern, whatever the pattern.
     """
+    texts = pattern.split("%")
+    simple = None if ignore_case or "_" in pattern else _simple_pattern(texts)
+    if simple is not None:
+        return simple
     flags = re.DOTALL | (re.IGNORECASE if ignore_case else 0)
-    parts = [
-        re.compile("".join("." if character == "_" else re.escape(character) for character in part), flags)
-        for part in pattern.split("%")
-    ]
-    lengths = [len(part) for part in pattern.split("%")]
+    parts = [re.compile("".join("." if c == "_" else re.escape(c) for c in text), flags) for text in texts]
     if len(parts) == 1:
-        return lambda text: parts[0].fullmatch(text) is not None
+        return parts[0].fullmatch
+    first, last = len(texts[0]), len(texts[-1])
 
     def test(text: str) -> bool:
-        end = len(text) - lengths[-1]
-        if end < lengths[0] or not parts[0].match(text) or not parts[-1].match(text, end):
+        at, end = first, len(text) - last
+        if end < first or not parts[0].match(text) or not parts[-1].match(text, end):
             return False
-        at = lengths[0]
         for part in parts[1:-1]:
             found = part.search(text, at, end)
             if found is None:
@@ -178,6 +188,15 @@ def like(pattern: str, ignore_case: bool) -> Callable[[str], bool]:
         return True
 
     return test
+
+
+def _simple_pattern(texts: list[str]) -> Callable[[str], object] | None:
+    """Return the test of text%, %text or %text%, by a method of strings; None for other patterns."""
+    if len(texts) == 2 and not (texts[0] and texts[1]):
+        return methodcaller("startswith", texts[0]) if texts[0] else methodcaller("endswith", texts[1])
+    if len(texts) == 3 and not texts[0] and not texts[2]:
+        return methodcaller("__contains__", texts[1])
+    return None
 
 
 def words_of_text(text: str) -> list[str]:

@@ -18,8 +18,9 @@ from ..errors import FileFormatError, InvalidInputError
 from ..index import VQIndex
 from ..spec import IndexSpec
 from .copying import Rows, insert
-from .database import MEMORY, about, check_schema, connect, connect_memory, create_tables
+from .database import MEMORY, about, check_schema, connect_memory, create_tables
 from .folder import DATABASE, DocumentsFolder
+from .log import close_connection, connect_reader, connect_writer, must_be_checked
 from .making import create, make_in, stored_parameters
 from .session import Session, path_of
 from .vectors import Vectors
@@ -86,7 +87,7 @@ def _open(
             raise FileNotFoundError(errno.ENOENT, f"{found}; mode 'a' makes a store there", str(folder))
         _make(files, new, timeout, writer)
     files.remember()
-    database = connect(files.path / DATABASE, write=mode == "a", timeout=timeout)
+    database, shared = connect_reader(files, timeout) if mode == "r" else (connect_writer(files, timeout), None)
     try:
         version = check_schema(database, files.describe("manifest"))
         if version == 0 and mode == "a":  # a process was killed before it had made the tables
@@ -96,9 +97,16 @@ def _open(
         stored = stored_parameters(database)
         _check_equal(folder, stored, given)
         _check_writer(folder, about(database, "writer"), writer)
-        return Session(files, database, Vectors(stored, device, mmap, files), mode, timeout)
+        session = Session(files, database, Vectors(stored, device, mmap, files), mode, timeout, shared)
+        if must_be_checked(files, database):
+            session.verify()
+        return session
     except BaseException:
+        if mode == "a":
+            close_connection(files, database)
         database.close()
+        if shared is not None:
+            shared.close()
         raise
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .meaning import value_at
+from .meaning import MISSING, value_at
 from .tree import Path, Source
-from .values import MISSING_CODE, Values, parse_texts
+from .values import Values, parse_texts
 
 __all__ = ["FieldName", "encode", "read_all", "read_some", "rows_of_namespace"]
 
@@ -93,12 +93,8 @@ def encode(texts: Sequence[str | None], path: Path, values: Values) -> NDArray[n
     number_of = numbers.setdefault
     numbered = np.fromiter((number_of(text, len(numbers)) for text in texts), np.int32, len(texts))
     parsed = iter(parse_texts([text for text in numbers if text is not None and text[0] != "!"]))
-    codes = np.empty(len(numbers), np.int32)
-    for number, text in enumerate(numbers):
-        if text is None:
-            codes[number] = MISSING_CODE
-        elif text[0] == "!":
-            codes[number] = values.code(value_at(json.loads(text[1:]), path))
-        else:
-            codes[number] = values.code(next(parsed))
-    return codes.take(numbered)
+    distinct = (
+        MISSING if text is None else value_at(json.loads(text[1:]), path) if text[0] == "!" else next(parsed)
+        for text in numbers
+    )
+    return np.array(values.codes_of(distinct), np.int32).take(numbered)

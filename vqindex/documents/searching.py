@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from ..errors import InvalidInputError, StoreError
 from ..rows.filters import bitmap
-from .columns import Columns
 from .document import Document, Hit
 from .found import Found
 from .meaning import words_of_text
 from .table import document_of, has_words, rows_of_ids, select_rows
 from .vectors import Vectors
 
-__all__ = ["Lookups", "Ranked", "as_weights", "by_vector", "by_words", "columns_of", "fused", "hits_of"]
+__all__ = ["Lookups", "Ranked", "as_weights", "by_vector", "by_words", "fused", "hits_of"]
 
 I64 = NDArray[np.int64]
 
@@ -131,8 +130,3 @@ def hits_of(database: sqlite3.Connection, ranked: Ranked) -> list[Hit]:
         hit.score, hit.stderr = score, None if ranked.stderr is None else ranked.stderr[at]
         hits.append(hit)
     return hits
-
-
-def columns_of(database: sqlite3.Connection) -> Columns:
-    """Return the columns of filters for a connection."""
-    return Columns(Lookups(database))

@@ -15,27 +15,40 @@ An interrupt may come at any line. What is in progress is therefore noted before
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sqlite3
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..changes import ChangeLock
-from ..directory.lock import FolderLock
+from ..directory.lock import FolderLock, OpenFolder
 from ..errors import FileFormatError, StoreError
 from ..store.commit import CommitWriter
 from . import changed
-from .database import connect
-from .folder import DATABASE, DocumentsFolder
-from .log import checkpoint, release_log
-from .searching import columns_of
+from .checking import check_all
+from .columns import Columns
+from .folder import DocumentsFolder
+from .log import (
+    begin_session,
+    checkpoint,
+    close_writer,
+    connect_reader,
+    connect_writer,
+    note_change,
+    note_session,
+)
+from .searching import Lookups
 from .vectors import Savepoint, Vectors
 
-__all__ = ["Session"]
+__all__ = ["Session", "path_of"]
+
+_TRIES = 100  # to open the files of a commit before a writer removes them
 
 
 class _Prepared(NamedTuple):
@@ -61,17 +74,28 @@ class Session:
         "r" or "a".
     timeout : float
         Seconds to wait for another writer.
+    shared : OpenFolder, optional
+        What is to be closed after the connection.
     """
 
     def __init__(
-        self, folder: DocumentsFolder | None, database: sqlite3.Connection, vectors: Vectors, mode: str, timeout: float
+        self,
+        folder: DocumentsFolder | None,
+        database: sqlite3.Connection,
+        vectors: Vectors,
+        mode: str,
+        timeout: float,
+        shared: OpenFolder | None = None,
     ) -> None:
         self.folder, self.database, self.vectors, self.mode, self.timeout = folder, database, vectors, mode, timeout
         self.generation = -1
         self.changed: set[int] = set()  # rows of docs that the transaction changed
         self.changes = 0  # calls that changed something since the last commit
         self.closed = False
-        self.columns = columns_of(database)
+        self._shared = shared  # of a connection that reads the file without its log
+        self._lookups = Lookups(database)
+        self.columns = Columns(self._lookups)
+        self._has_begun = False  # a commit of this session may have reached the disk
         self._lock = ChangeLock()
         self._pid = os.getpid()
         self._hold: FolderLock | None = None
@@ -80,6 +104,7 @@ class Session:
         self._prepared: _Prepared | None = None
         self.group = 0  # open `with` blocks: they commit at their end
         self.autocommit = True
+        _sessions.add(self)
         with self._lock.lock:
             self._pin()
 
@@ -93,22 +118,36 @@ class Session:
 
         A writer may remove a file between the look at the manifest and its opening. Then a newer commit names others.
         """
-        tries = 0
-        while True:
+        for last in (*[False] * _TRIES, True):
             self.database.execute("BEGIN")
+            generation = -1
             try:
                 generation = self._stored_generation()
                 self._catch_up()
                 if self.mode != "r":
-                    self.database.execute("COMMIT")
+                    self._rollback()
                 return
             except BaseException as error:
                 self._rollback()
                 if not isinstance(error, FileFormatError | FileNotFoundError):
                     raise
-                tries += 1
-                if self._stored_generation() == generation or tries > 100:
+                if last or self._stored_generation() == generation:
                     raise
+
+    def _reconnect(self) -> None:
+        """Connect again, for reading at the last commit."""
+        folder, database, shared = self.folder, self.database, self._shared
+        assert folder is not None
+        if self.mode == "r":
+            self.database, self._shared = connect_reader(folder, self.timeout)
+        else:
+            self.database = connect_writer(folder, self.timeout)
+        self._lookups.database = self.database
+        if self._pid == os.getpid():
+            database.close()
+            if shared is not None:
+                shared.close()
+        self._pin()
 
     def _rollback(self) -> None:
         if self.database.in_transaction:
@@ -120,7 +159,7 @@ class Session:
         """Finish or undo what an interrupt left. The caller holds the lock."""
         self.check_open()
         if self._pid != os.getpid():
-            self._reconnect()
+            self._begin_anew()
         if self._undo is not None:
             self._undo_change()
         if not self.database.in_transaction and self.mode != "r":
@@ -134,6 +173,8 @@ class Session:
             elif self._hold is not None:
                 self._forget()
         self._prepared = None
+        if self.database.in_transaction and self.mode != "r" and self.autocommit and not self.group:
+            self._abandon()  # an interrupt came before the commit of a call
 
     def _forget(self) -> None:
         """Take the transaction as ended, and let the next writer in."""
@@ -142,18 +183,14 @@ class Session:
         if hold is not None:
             hold.release()
 
-    def _reconnect(self) -> None:
-        """Begin anew in the child of a fork: connections and locks belong to the parent, and so do its changes."""
-        self._pid = os.getpid()
-        _inherited.append(self.database)  # closing it here would free the parent's locks
+    def _begin_anew(self) -> None:
+        """Connect in the child of a fork: connections and locks belong to the parent, and so do its changes."""
         self._undo = self._prepared = self._start = None
         self._forget()
-        if self.folder is None:
-            _inherited.pop()
-            return
-        self.database = connect(self.folder.path / DATABASE, write=self.mode != "r", timeout=self.timeout)
-        self.columns = columns_of(self.database)
-        self._pin()
+        self._has_begun = False
+        if self.folder is not None:
+            self._reconnect()
+        self._pid = os.getpid()
 
     @property
     def where(self) -> str:
@@ -170,13 +207,14 @@ class Session:
                 with suppress(sqlite3.Error, OSError, StoreError):
                     self._settle()
                 lost = self.changes
-                if self.folder is None:
-                    self.database.close()
-                else:
-                    with suppress(sqlite3.Error):
-                        self._rollback()
-                    self._forget()
-                    release_log(self.folder, self.database, self.mode)
+                with suppress(sqlite3.Error):
+                    self._rollback()
+                self._forget()
+                if self.folder is not None and self.mode != "r":
+                    close_writer(self.folder, self.database)
+                self.database.close()
+                if self._shared is not None:
+                    self._shared.close()
             self.closed = True
             self.vectors.index = None
             return lost
@@ -186,14 +224,32 @@ class Session:
         if self.closed:
             raise StoreError(f"{self.where} was closed; expected open documents")
 
+    @contextmanager
+    def _held(self) -> Iterator[bool]:
+        """Hold the session's lock; True if this thread has it already, as a filter's function that reads has."""
+        lock: Any = self._lock.lock
+        is_nested = lock._is_owned()
+        with lock:
+            if is_nested:
+                self.check_open()
+            else:
+                self._settle()
+            yield is_nested
+
+    def verify(self) -> list[tuple[str, int]]:
+        """Check every byte of the last commit; return name and size of its files of vectors."""
+        with self.reading() as database:
+            return check_all(database, self.folder, self.vectors.order)
+
     # ---- reading
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Hold documents and vectors of one moment."""
-        with self._lock.lock:
-            self._settle()
-            if self.database.in_transaction or self.folder is None:
+        with self._held():
+            if self.folder is not None and self.mode == "r" and not self.database.in_transaction:
+                self._pin()  # an interrupt came before the last one was complete
+            if self.database.in_transaction:
                 yield self.database
                 return
             self._follow()
@@ -216,12 +272,11 @@ class Session:
 
     def refresh(self) -> int:
         """Take the last commit, and return its generation."""
-        with self._lock.lock:
-            self._settle()
-            if self.folder is None or (self.mode != "r" and self.database.in_transaction):
-                return self.generation
-            self._rollback()
-            self._pin()
+        with self._held():
+            if self.folder is not None and self.mode == "r":
+                self._reconnect()
+            elif self.folder is not None and not self.database.in_transaction:
+                self._pin()
             return self.generation
 
     # ---- changing
@@ -229,9 +284,10 @@ class Session:
     @contextmanager
     def changing(self) -> Iterator[sqlite3.Connection]:
         """Hold the right to write during a change. An error undoes it; without one it is committed, unless grouped."""
-        with self._lock.lock:
-            self._settle()
+        with self._held() as is_nested:
             self.check_writable()
+            if is_nested:
+                raise StoreError(f"{self.where} was changed in the middle of another call; expected one at a time")
             self._begin()
             try:
                 self._undo = (self.vectors.savepoint(), set(self.changed), self.changes)
@@ -259,12 +315,17 @@ class Session:
         """Begin a transaction that writes, unless one is open."""
         if self.database.in_transaction:
             return
+        folder = self.folder
         try:
-            if self.folder is not None:
-                self._hold = self.folder.lock(self.timeout)
+            if folder is not None:
+                self._hold = folder.lock(self.timeout)
+                if not self._has_begun:
+                    begin_session(folder, self.database)
             self.database.execute("BEGIN IMMEDIATE")
             if self._stored_generation() != self.generation:  # another process has written since
                 self._catch_up()
+            if folder is not None:
+                note_change(self.database) if self._has_begun else note_session(folder, self.database)
             self._start = self.vectors.savepoint()
         except BaseException:
             self._rollback()
@@ -313,8 +374,7 @@ class Session:
 
     def commit(self) -> int:
         """Put all changes on disk, and return the generation."""
-        with self._lock.lock:
-            self._settle()
+        with self._held():
             self.check_writable()
             if self.database.in_transaction:
                 self._commit()
@@ -322,8 +382,7 @@ class Session:
 
     def rollback(self) -> None:
         """Undo all changes since the last commit."""
-        with self._lock.lock:
-            self._settle()
+        with self._held():
             self.check_writable()
             self._abandon()
 
@@ -340,13 +399,29 @@ class Session:
         """Take a commit that is on disk. It can be repeated if it is interrupted."""
         self.vectors.restore(prepared.vectors)
         self.generation = prepared.generation
+        self._has_begun = True
         self.vectors.take(self.database, prepared.following)
         if self.folder is not None:
             checkpoint(self.folder, self.database)
         self._forget()
 
 
-_inherited: list[sqlite3.Connection] = []  # of the parents of forks; never closed
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _keep_in_child() -> None:
+    """Keep the connections of the parent from ever being closed in the child of a fork.
+
+    Closing one would free locks or move a log into a file, on behalf of the parent. So nothing may collect it, not even
+    the end of the interpreter.
+    """
+    for session in list(_sessions):
+        if session.folder is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(session.database))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_in_child)
 
 
 def _array(rows: set[int]) -> np.typing.NDArray[np.int64]:

@@ -202,7 +202,10 @@ class Vectors:
         """Remove the vectors of rows; rows without one are ignored."""
         if self.index is not None and rows.size:
             self.index.remove(rows)
-            self._note(database, rows, None)
+            if len(self.index) or "dim" in self.parameters:
+                self._note(database, rows, None)
+            else:
+                self.clear(database)
 
     def clear(self, database: sqlite3.Connection) -> None:
         """Remove all vectors; the next ones may have another dimension."""
