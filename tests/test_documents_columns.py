@@ -184,7 +184,7 @@ def test_a_failed_update_of_columns_leaves_filters_right(monkeypatch):
     library.update(1, Item("0", metadata={"x": 3}))
     columns.touch(np.array([1]))
     with monkeypatch.context() as patch:
-        patch.setattr(values.Values, "code", lambda self, value: 1 / 0)
+        patch.setattr(values.Values, "codes_of", lambda self, values: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             found_in(library, Compare(("x",), ">", 1), columns)
     assert found_in(library, Compare(("x",), ">", 1), columns) == [1, 2]

@@ -318,7 +318,7 @@ def test_one_of_less_equal_and_greater_holds_or_the_values_have_no_order(value, 
 def test_patterns_match_as_the_regular_expression_they_stand_for(pattern, text, ignore_case):
     expression = "".join({"%": ".*", "_": "."}.get(each) or re.escape(each) for each in pattern)
     flags = re.DOTALL | (re.IGNORECASE if ignore_case else 0)
-    assert like(pattern, ignore_case)(text) == (re.fullmatch(expression, text, flags) is not None)
+    assert bool(like(pattern, ignore_case)(text)) == (re.fullmatch(expression, text, flags) is not None)
 
 
 def test_a_pattern_of_many_wildcards_takes_little_time():
