@@ -139,6 +139,26 @@ def test_a_field_is_read_once_and_an_answer_is_kept_until_documents_change():
     assert find({"y": {"$exists": True}}).rows.tolist() == [1]
 
 
+def test_many_small_changes_are_followed_and_too_many_read_again():
+    library = library_of(*({"x": number % 5} for number in range(200)))
+    recorder, columns = Recorder(library.db), Columns(library)
+    filter = Compare(("x",), ">", 2)
+    assert columns.find(recorder, 0, filter).count == 80
+    for number in range(600):  # more than are kept apart, of few rows
+        row = 1 + number % 100
+        library.update(row, Item(str(row), metadata={"x": number % 7}))
+        columns.touch(np.array([row]))
+    before = len(recorder.statements)
+    assert columns.find(recorder, 0, filter).rows.tolist() == library.matching(filter)
+    assert all("BETWEEN" in each for each in recorder.statements[before:])
+    for row in range(201, 2001):  # more than there are documents
+        library.insert(Item(str(row), metadata={"x": row % 7}))
+        columns.touch(np.array([row]))
+    before = len(recorder.statements)
+    assert columns.find(recorder, 0, filter).rows.tolist() == library.matching(filter)
+    assert not any("BETWEEN" in each for each in recorder.statements[before:])
+
+
 def test_changes_of_other_namespaces_keep_the_answers():
     library = library_of({"x": 1})
     columns = Columns(library)

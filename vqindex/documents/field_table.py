@@ -55,7 +55,8 @@ class FieldTable:
         self._count = len(self._rows.array)
         self._live = Growing(np.ones(self._count, np.bool_))
         self._columns: OrderedDict[FieldName, _Column] = OrderedDict()
-        self._pending: list[I64] = []
+        self._pending: list[I64] = []  # ranges of changed rows
+        self._pending_rows = self._pending_ranges = 0  # how many they are at most
         self._answers: OrderedDict[Filter, Found] = OrderedDict()
         self._show()
 
@@ -78,13 +79,20 @@ class FieldTable:
 
     def touch(self, ranges: I64) -> bool:
         """Remember ranges of changed rows; False if reading everything again will take less time."""
-        if len(ranges):
-            self._pending.append(ranges)
-        if len(self._pending) > _MOST_PENDING:
-            self._pending = [union_of(self._pending)]
-        count = sum(map(len, self._pending))
-        rows = sum(int((each[:, 1] - each[:, 0] + 1).sum()) for each in self._pending)
-        return count <= self._count // 4 + 64 and rows <= self._count + 1024
+        if not len(ranges):
+            return True
+        self._pending.append(ranges)
+        self._pending_rows += int((ranges[:, 1] - ranges[:, 0] + 1).sum())
+        self._pending_ranges += len(ranges)
+        if len(self._pending) <= _MOST_PENDING and self._is_worth_following():
+            return True
+        union = union_of(self._pending)
+        self._pending = [union]
+        self._pending_rows, self._pending_ranges = int((union[:, 1] - union[:, 0] + 1).sum()), len(union)
+        return self._is_worth_following()
+
+    def _is_worth_following(self) -> bool:
+        return self._pending_ranges <= self._count // 4 + 64 and self._pending_rows <= self._count + 1024
 
     def follow(self, db: sqlite3.Connection) -> bool:
         """Read changed rows again; False if the table has to be made anew."""
@@ -98,7 +106,7 @@ class FieldTable:
         at = np.searchsorted(self.rows, rows[:old])
         if not np.array_equal(self.rows[at], rows[:old]):
             return False  # a row between the known ones is new
-        self._pending = []
+        self._pending, self._pending_rows, self._pending_ranges = [], 0, 0
         bounds = np.stack([np.searchsorted(self.rows, ranges[:, 0]), np.searchsorted(self.rows, ranges[:, 1] + 1)])
         if not rows.size and not (bounds[0] < bounds[1]).any():
             return True  # the changes are of other namespaces
