@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .changed import ranges_of
+from .changed import ranges_of, union_of
 from .document import Document
 from .field_table import FieldTable
 from .found import Alignment, Found
@@ -25,6 +25,7 @@ from .tree import And, Custom, Field, Filter, Ids, Not, Or, TextMatch
 
 __all__ = ["Columns", "Lookups"]
 
+_MOST_LOGGED = 256  # changes
 _TABLES = 256  # namespaces whose fields are kept
 _CELLS = 1 << 27  # codes kept in all namespaces together, 4 bytes each
 
@@ -57,14 +58,37 @@ class Columns:
     def __init__(self, lookups: Lookups) -> None:
         self._lookups = lookups
         self._tables: OrderedDict[Any, FieldTable] = OrderedDict()
+        self._log: list[I64] = []  # ranges of changed rows; `FieldTable.seen` says how many a table knows
         self._alignment = Alignment()
 
     def touch(self, rows: I64 | None) -> None:
         """Say which rows of ``docs`` were inserted, updated or deleted, or all this undone; None: any of them."""
-        ranges = None if rows is None else ranges_of(rows)
+        if rows is None:
+            self._tables.clear()
+            self._log.clear()
+            return
+        self._log.append(ranges_of(rows))
+        if len(self._log) > _MOST_LOGGED:
+            self._deliver()
+
+    def _deliver(self) -> None:
+        """Tell every table the changes that it has not seen, and drop those that it is faster to make anew."""
+        unions: dict[int, I64] = {}
         for namespace, table in list(self._tables.items()):
-            if ranges is None or not table.touch(ranges):
+            if table.seen not in unions:
+                unions[table.seen] = union_of(self._log[table.seen :])
+            if not table.touch(unions[table.seen]):
                 del self._tables[namespace]
+            table.seen = 0
+        self._log.clear()
+
+    def _table(self, db: sqlite3.Connection, namespace: Any) -> FieldTable | None:
+        """Take out the table of a namespace, with all changes; None if it has to be made anew."""
+        table = self._tables.pop(namespace, None)  # an error on the way leaves no half-changed table behind
+        if table is None or not table.touch(union_of(self._log[table.seen :])):
+            return None
+        table.seen = len(self._log)
+        return table if table.follow(db) else None
 
     def find(self, db: sqlite3.Connection, namespace: Any, filter: Filter | None) -> Found:
         """Find the documents that satisfy a filter.
@@ -90,10 +114,11 @@ class Columns:
         """
         if not db.in_transaction:
             raise RuntimeError("the connection has no transaction; expected one, for a single view of all rows")
-        table = self._tables.pop(namespace, None)  # an error on the way leaves no half-changed table behind
-        is_new = table is None or not table.follow(db)
-        if table is None or is_new:
+        table = self._table(db, namespace)
+        is_new = table is None
+        if table is None:
             table = FieldTable(db, namespace)
+            table.seen = len(self._log)
         wanted = And(()) if filter is None else filter
         found = table.answer(wanted)
         has_more = found is None and table.load(db, dict.fromkeys(_fields_of(wanted)))

@@ -51,6 +51,7 @@ class FieldTable:
 
     def __init__(self, db: sqlite3.Connection, namespace: Any) -> None:
         self.namespace = namespace
+        self.seen = 0  # for the caller: how many of its changes the table knows
         self._rows = Growing(rows_of_namespace(db, namespace))
         self._count = len(self._rows.array)
         self._live = Growing(np.ones(self._count, np.bool_))
