@@ -240,6 +240,21 @@ def test_many_values_that_come_one_by_one_compare_rightly():
                 assert found_in(library, filter, columns) == library.matching(filter)
 
 
+@given(
+    st.lists(st.text("abAB\u0130\u03a3", max_size=5), max_size=90),
+    st.text("abAB\u0130\u03a3", max_size=3),
+    st.booleans(),
+)
+@settings(deadline=None)
+def test_substrings_are_found_in_strings_and_not_across_them(texts, substring, ignore_case):
+    library = library_of(*({"x": text} for text in texts))
+    columns = Columns(library)
+    for filter in (Contains(("x",), substring, ignore_case), Like(("x",), f"%{substring}%", ignore_case)):
+        assert found_in(library, filter, columns) == library.matching(filter)
+        columns.touch(np.array([library.insert(Item("new", metadata={"x": f"new{substring}"}))]))
+        assert found_in(library, filter, columns) == library.matching(filter)
+
+
 def test_columns_used_longest_ago_are_dropped_when_memory_is_short(monkeypatch):
     monkeypatch.setattr("vqindex.documents.columns._CELLS", 400)
     library = library_of(*({"a": number % 3, "b": number, "c": str(number)} for number in range(30)))

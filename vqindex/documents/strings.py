@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..rows.growing import Growing
-from .meaning import is_ordered
+from .meaning import has_substring, is_ordered
 
 __all__ = ["Strings"]
 
 Mask = NDArray[np.bool_]
 
-_UNSORTED = 64  # one of so many values may be new, and is compared alone, before all are sorted again
+_UNSORTED = 64  # one of so many values may be new, and is compared alone, before all are sorted or joined again
 
 
 class Strings:
@@ -33,6 +34,7 @@ class Strings:
         self._seen = 0  # how many values `_codes` and `_texts` are of
         self._codes = Growing(np.empty(0, np.intp))
         self._texts: list[str] = []
+        self._joined: dict[bool, _Joined] = {}  # by whether case is ignored
         self._sorted: list[int] = []  # codes of strings in the order of code points
         self._order: list[str] = []  # these strings
         self._ranks = np.empty(0, np.int32)  # by code: the place in `_order`; -1 of other values
@@ -42,6 +44,18 @@ class Strings:
         self._extend()
         mask = np.zeros(len(self._values), np.bool_)
         mask[self._codes.array[: len(self._texts)]] = np.fromiter(map(test, self._texts), np.bool_, len(self._texts))
+        return mask
+
+    def containing(self, substring: str, ignore_case: bool) -> Mask:
+        """Return the mask, over all codes, of the strings that have a substring."""
+        self._extend()
+        joined = self._joined.get(ignore_case)
+        if joined is None or len(self._texts) - joined.count > joined.count // _UNSORTED:
+            joined = self._joined[ignore_case] = _Joined(self._texts, ignore_case)
+        new = map(has_substring(substring, ignore_case), self._texts[joined.count :])
+        found = np.concatenate([joined.containing(substring), np.fromiter(new, np.bool_)])
+        mask = np.zeros(len(self._values), np.bool_)
+        mask[self._codes.array[: len(self._texts)]] = found
         return mask
 
     def _extend(self) -> None:
@@ -85,3 +99,35 @@ class Strings:
         self._order = [self._values[code] for code in self._sorted]
         self._ranks = np.full(len(self._values), -1, np.int32)
         self._ranks[self._sorted] = np.arange(len(self._sorted), dtype=np.int32)
+
+
+class _Joined:
+    """Strings one behind the other, so that one search finds a substring in all of them.
+
+    Parameters
+    ----------
+    texts : list of str
+        The strings.
+    ignore_case : bool
+        Whether to search in lower case.
+    """
+
+    def __init__(self, texts: list[str], ignore_case: bool) -> None:
+        parts = [text.lower() for text in texts] if ignore_case else texts
+        self.count = len(parts)
+        self._ignore_case = ignore_case
+        self._text = "".join(parts)
+        self._starts = [0, *itertools.accumulate(map(len, parts))]
+
+    def containing(self, substring: str) -> Mask:
+        """Return which of the strings have a substring."""
+        sought = substring.lower() if self._ignore_case else substring
+        found = np.full(self.count, not sought)
+        at = self._text.find(sought) if sought else -1
+        while at >= 0:
+            number = bisect.bisect_right(self._starts, at) - 1
+            end = self._starts[number + 1]
+            is_inside = at + len(sought) <= end
+            found[number] |= is_inside
+            at = self._text.find(sought, end if is_inside else at + 1)
+        return found

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..rows.growing import Growing
-from .meaning import MISSING, has_substring, is_ordered, like
+from .meaning import MISSING, is_ordered, like
 from .strings import Strings
 from .tree import Between, Compare, Contains, Empty, Exists, Field, In, Like, Scalar
 
@@ -82,14 +82,20 @@ class Values:
         if isinstance(condition, Exists):
             return np.logical_not(self._mask([MISSING_CODE]))
         if isinstance(condition, Like):
-            prefix, rest = condition.pattern[:-1], condition.pattern[-1:]
-            if rest == "%" and not condition.ignore_case and "%" not in prefix and "_" not in prefix:
-                return self._strings.starting_with(prefix)
-            return self._strings.satisfying(like(condition.pattern, condition.ignore_case))
+            return self._like(condition)
         if isinstance(condition, Contains):
             return self._containing(condition)
         assert isinstance(condition, Empty)
         return self._mask([code for key in ("", ("JSON", "[]")) if (code := self._code_of.get(key, -1)) >= 0])
+
+    def _like(self, condition: Like) -> Mask:
+        text = condition.pattern.strip("%")
+        if not condition.ignore_case and "%" not in text and "_" not in text:
+            if condition.pattern == f"{text}%":
+                return self._strings.starting_with(text)
+            if condition.pattern == f"%{text}%":
+                return self._strings.containing(text, False)
+        return self._strings.satisfying(like(condition.pattern, condition.ignore_case))
 
     def _mask(self, codes: Sequence[int]) -> Mask:
         mask = np.zeros(len(self), np.bool_)
@@ -101,7 +107,7 @@ class Values:
             self._members = Members(self._values, Values())
         mask = self._members.having(condition.value)
         if isinstance(condition.value, str):
-            mask |= self._strings.satisfying(has_substring(condition.value, condition.ignore_case))
+            mask |= self._strings.containing(condition.value, condition.ignore_case)
         return mask
 
     def find(self, value: Scalar) -> int:
