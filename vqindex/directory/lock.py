@@ -28,6 +28,7 @@ _HELD = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK}
 _LOCK_FLAGS = os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 # What a lock may hold: what a writer wrote, nothing, or zeros after a power cut.
 _OURS = re.compile(rb"process \d+ on [^\n]*\n|\0*")
+_LOOKS = 50  # for the name of a holder, a millisecond apart
 _PATIENCE = 1.0  # seconds; a saver holds the lock of a folder for milliseconds
 _held: weakref.WeakSet[FolderLock] = weakref.WeakSet()
 
@@ -211,7 +212,7 @@ class FolderLock:
                 raise StoreError(wrong_kind)
             _lock_exclusively(file.fileno())
         except OSError as error:
-            holder = os.read(file.fileno(), 200).decode(errors="replace").strip() or "another process"
+            holder = _holder(file.fileno()) if error.errno in _HELD else ""
             file.close()
             if error.errno in _HELD:
                 raise StoreBusyError(f"{name} is open for writing by {holder}; expected one writer at a time") from None
@@ -235,6 +236,17 @@ class FolderLock:
     def held(self) -> bool:
         """Whether this process holds the lock; a child of a fork does not."""
         return self.release.alive and self._pid == os.getpid()
+
+
+def _holder(descriptor: int) -> str:
+    """Return who holds a lock that is taken: he writes his name just after he has taken it."""
+    for _ in range(_LOOKS):
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        found = os.read(descriptor, 200).decode(errors="replace").strip("\0 \n")
+        if found:
+            return found
+        time.sleep(0.001)
+    return "another process"
 
 
 def _sign(descriptor: int, where: str, pid: int) -> None:
