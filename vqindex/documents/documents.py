@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 import warnings
 import weakref
@@ -20,6 +21,7 @@ from . import copying, table
 from .batch import Batch, Embed, as_ids, parse_batch
 from .encoding import decode_text, encode_json, encode_text
 from .filters import And, parse
+from .folder import DATABASE
 from .making import copy_into
 from .opening import open_session, session_of
 from .queries import Queries, as_namespace
@@ -426,7 +428,9 @@ def _close(session: Session) -> None:
 
 
 def _reopen(path: str, mode: str, how: Mapping[str, Any]) -> Documents:
-    """Return the documents of a pickle that holds their folder."""
+    """Return the documents of a pickle that holds their folder; it must be there."""
+    if not os.path.exists(os.path.join(path, DATABASE)):
+        raise FileNotFoundError(errno.ENOENT, "the documents of this pickle are not here", path)
     session = open_session(path, mode, {}, {"metric": "cosine"}, how["timeout"], None, how["device"], how["mmap"])
     session.autocommit = how["autocommit"]
     return Documents(session)

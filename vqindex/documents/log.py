@@ -19,6 +19,7 @@ import os
 import secrets
 import sqlite3
 import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import NamedTuple
@@ -38,8 +39,8 @@ __all__ = [
     "close_writer",
     "connect_reader",
     "connect_writer",
+    "first_epoch",
     "must_be_checked",
-    "new_epoch",
     "note_change",
     "note_session",
 ]
@@ -111,7 +112,19 @@ def _belongs(folder: DocumentsFolder) -> bool:
     with closing(connect(folder.path / DATABASE, write=False, timeout=0, immutable=True)) as database:
         generation = int(database.execute("PRAGMA user_version").fetchone()[0])
         epoch = int(database.execute("PRAGMA application_id").fetchone()[0]) >> 1
-    return epoch == first.epoch and first.generation - 1 <= generation <= last.generation
+    if first.epoch == epoch:
+        return first.generation - 1 <= generation <= last.generation
+    return _follows(first.epoch, epoch) and first.generation == generation  # killed just after it drew an epoch
+
+
+def _epoch_after(epoch: int) -> int:
+    """Return a random epoch that can be told to follow another one: half of its bits are a checksum."""
+    drawn = secrets.randbits(15)
+    return drawn << 15 | zlib.crc32(struct.pack(">II", epoch, drawn)) & 0x7FFF
+
+
+def _follows(epoch: int, before: int) -> bool:
+    return zlib.crc32(struct.pack(">II", before, epoch >> 15)) & 0x7FFF == epoch & 0x7FFF
 
 
 def _check_alone(folder: DocumentsFolder) -> None:
@@ -187,7 +200,7 @@ def connect_writer(folder: DocumentsFolder, timeout: float) -> sqlite3.Connectio
     if _is_foreign(folder):
         lock = folder.lock(timeout)
         try:
-            with _alone(folder) as is_alone:
+            with _alone(folder, timeout) as is_alone:
                 if not is_alone:
                     raise StoreError(f"{folder.folder} is being read; expected nobody while a backup is restored")
                 if not _belongs(folder):
@@ -200,9 +213,9 @@ def connect_writer(folder: DocumentsFolder, timeout: float) -> sqlite3.Connectio
 
 
 @contextmanager
-def _alone(folder: DocumentsFolder) -> Iterator[bool]:
+def _alone(folder: DocumentsFolder, patience: float = 0.0) -> Iterator[bool]:
     """Keep readers from sharing the folder for a moment; False if there are some."""
-    opened = lock_folder(folder.path, 0)
+    opened = lock_folder(folder.path, patience)
     try:
         yield opened is not None or os.name != "posix"
     finally:
@@ -258,16 +271,16 @@ def _epoch(database: sqlite3.Connection) -> int:
     return int(database.execute("PRAGMA application_id").fetchone()[0])
 
 
-def new_epoch(database: sqlite3.Connection, *, is_clean: bool) -> None:
-    """Draw an epoch, in the open transaction or in one of its own."""
-    database.execute(f"PRAGMA application_id = {secrets.randbits(30) << 1 | is_clean:d}")
+def first_epoch(database: sqlite3.Connection) -> None:
+    """Draw the epoch of a new store, in the open transaction."""
+    database.execute(f"PRAGMA application_id = {secrets.randbits(30) << 1 | 1:d}")
 
 
 def begin_session(folder: DocumentsFolder, database: sqlite3.Connection) -> None:
     """Draw a new epoch before the first commit of a session, if nobody needs the log of the old one."""
     with _alone(folder) as is_alone, suppress(sqlite3.OperationalError):
         if is_alone and _emptied(database):
-            new_epoch(database, is_clean=False)
+            database.execute(f"PRAGMA application_id = {_epoch_after(_epoch(database) >> 1) << 1:d}")
             _emptied(database)
 
 

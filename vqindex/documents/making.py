@@ -16,7 +16,7 @@ from ..errors import FileFormatError
 from .copying import fill
 from .database import about, check_schema, create_tables, set_about
 from .folder import DATABASE, DocumentsFolder, foreign_names
-from .log import begin_session, close_connection, close_writer, connect_writer, new_epoch, note_session
+from .log import begin_session, close_connection, close_writer, connect_writer, first_epoch, note_session
 from .session import Session, path_of
 
 __all__ = ["copy_into", "create", "make_in", "stored_parameters"]
@@ -25,7 +25,7 @@ __all__ = ["copy_into", "create", "make_in", "stored_parameters"]
 def create(database: sqlite3.Connection, parameters: Mapping[str, Any], writer: str | None) -> None:
     """Make the tables of an empty store, in the open transaction."""
     create_tables(database)
-    new_epoch(database, is_clean=True)
+    first_epoch(database)
     values = dict(parameters)
     if "center" in values and not isinstance(values["center"], str):
         values["center"] = base64.b64encode(np.asarray(values["center"], "<f4").tobytes()).decode()
@@ -112,7 +112,7 @@ def copy_into(session: Session, folder: Path) -> None:
         def write(database: sqlite3.Connection) -> set[str]:
             if not database.execute("SELECT 1 FROM sqlite_master").fetchone():
                 create_tables(database)
-                new_epoch(database, is_clean=True)
+                first_epoch(database)
             return fill(session, files, database)
 
         if not os.path.exists(files.path / DATABASE):

@@ -97,7 +97,12 @@ def _open(
         stored = stored_parameters(database)
         _check_equal(folder, stored, given)
         _check_writer(folder, about(database, "writer"), writer)
+        if "dim" in given:
+            stored["dim"] = given["dim"]  # of the first vector, too
         session = Session(files, database, Vectors(stored, device, mmap, files), mode, timeout, shared)
+        index = session.vectors.index
+        if index is not None:
+            _check_equal(folder, {**stored, "dim": index.dim}, given)
         if must_be_checked(files, database):
             session.verify()
         return session

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import FileFormatError
 from .meaning import MISSING, value_at
 from .tree import Path, Source
 from .values import Values, parse_texts
@@ -88,13 +89,30 @@ def encode(texts: Sequence[str | None], path: Path, values: Values) -> NDArray[n
         The field.
     values : Values
         The field's values; new ones are added.
+
+    Returns
+    -------
+    ndarray of int32
+        A code for each text.
+
+    Raises
+    ------
+    FileFormatError
+        If an object is no JSON.
     """
     numbers: dict[str | None, int] = {}
     number_of = numbers.setdefault
     numbered = np.fromiter((number_of(text, len(numbers)) for text in texts), np.int32, len(texts))
     parsed = iter(parse_texts([text for text in numbers if text is not None and text[0] != "!"]))
     distinct = (
-        MISSING if text is None else value_at(json.loads(text[1:]), path) if text[0] == "!" else next(parsed)
+        MISSING if text is None else value_at(_parsed(text[1:]), path) if text[0] == "!" else next(parsed)
         for text in numbers
     )
     return np.array(values.codes_of(distinct), np.int32).take(numbered)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise FileFormatError(f"a document has {text[:60]!r}; expected JSON: the database is damaged") from None

@@ -100,7 +100,7 @@ class Vectors:
         manifest, index, state = self._base
         fresh = VQIndex._empty(Centering.from_text(manifest.spec, manifest.center), index._backend.name)
         fresh._meta = deepcopy(dict(manifest.meta))
-        fresh._state = state
+        fresh._state = _apart(state)
         pending = self._apply(fresh, database)
         self.restore(Savepoint(fresh, fresh._state, pending, False))
         self._mapped_rows = state.contents.ids.rows_ever
@@ -175,8 +175,9 @@ class Vectors:
 
     def restore(self, savepoint: Savepoint) -> None:
         """Undo all changes since a savepoint."""
-        if savepoint.vectors is not None and savepoint.state is not None:
-            savepoint.vectors._state = savepoint.state
+        index = savepoint.vectors
+        if index is not None and savepoint.state is not None and index._state is not savepoint.state:
+            index._state = _apart(savepoint.state)
         self.index, self._pending, self._fold = savepoint.vectors, savepoint.pending, savepoint.fold
 
     # ---- changes, in the open transaction
@@ -273,6 +274,11 @@ class Vectors:
             return True
         in_files = sum(entry.rows - entry.live for entry in index._state.files.manifest.segments)
         return bool(ids.rows_ever - len(ids) - in_files > max(FEW_ROWS, len(ids)))
+
+
+def _apart(state: IndexState) -> IndexState:
+    """Return a state from which the index may grow otherwise than it did before."""
+    return state._replace(contents=state.contents._replace(ids=state.contents.ids.apart()))
 
 
 def _first_manifest(index: VQIndex, next_file: int) -> Manifest:
