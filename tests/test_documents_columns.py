@@ -13,6 +13,7 @@ from vqindex.documents import changed, reading, values
 from vqindex.documents.columns import Columns
 from vqindex.documents.filters import And, Compare, Contains, Custom, Exists, Ids, In, Like, Not, Or, parse
 from vqindex.documents.found import Alignment
+from vqindex.errors import FileFormatError
 from vqindex.rows.bitmap import bits_of
 
 from .support.filter_cases import KEYS, NUMBERS, Item, Library, filters, items, scalars
@@ -208,6 +209,17 @@ def test_a_failed_update_of_columns_leaves_filters_right(monkeypatch):
         with pytest.raises(ZeroDivisionError):
             found_in(library, Compare(("x",), ">", 1), columns)
     assert found_in(library, Compare(("x",), ">", 1), columns) == [1, 2]
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"x": 1', "{'x': 1}"])
+def test_filters_refuse_metadata_that_are_no_json(text):
+    library = library_of({"x": 1}, {"x": 2})
+    library.db.execute("UPDATE docs SET metadata = ? WHERE row = 1", (text,))
+    columns = Columns(library)
+    for _ in range(2):
+        with pytest.raises(FileFormatError, match="damaged"):
+            found_in(library, Exists(("x",)), columns)
+    assert found_in(library, Exists(("x",), "more"), columns) == []
 
 
 def test_filters_refuse_a_connection_without_a_transaction():

@@ -70,4 +70,6 @@ def since(db: sqlite3.Connection, before: int, after: int) -> I64 | None:
     if len(blobs) != after - before or any(blob is None for (blob,) in blobs):
         return None
     ranges = np.frombuffer(b"".join(blob for (blob,) in blobs), "<i8").reshape(-1, 2).tolist()
-    return np.concatenate([np.empty(0, np.int64), *(np.arange(first, last + 1) for first, last in ranges)])
+    return np.concatenate(
+        [np.empty(0, np.int64), *(np.arange(first, last + 1, dtype=np.int64) for first, last in ranges)]
+    )

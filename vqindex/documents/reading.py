@@ -34,7 +34,7 @@ def rows_of_namespace(db: sqlite3.Connection, namespace: Any) -> I64:
         "SELECT min(row), max(row), count(*) FROM docs WHERE namespace = ?", (namespace,)
     ).fetchone()
     if count and last - first + 1 == count:
-        return np.arange(first, last + 1)
+        return np.arange(first, last + 1, dtype=np.int64)
     found = db.execute("SELECT row FROM docs WHERE namespace = ? ORDER BY row", (namespace,))
     return np.fromiter((row for (row,) in found), np.int64, count)
 
