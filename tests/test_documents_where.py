@@ -32,7 +32,7 @@ several = st.lists(items, max_size=5, unique_by=lambda each: each.id)
 
 
 @given(several, several, st.lists(filters, min_size=1, max_size=3))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_all_methods_find_the_documents_that_match(given, others, asked):
     with documents.open(":memory:", dim=8) as store:
         add(store, given)
@@ -50,7 +50,7 @@ def test_all_methods_find_the_documents_that_match(given, others, asked):
 
 
 @given(several, st.lists(st.tuples(st.integers(0, 5), items), max_size=4), filters)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_filters_follow_changes_and_their_undoing(given, changes, filter):
     with documents.open(":memory:", dim=8) as store:
         add(store, given)

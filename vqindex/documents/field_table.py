@@ -23,6 +23,7 @@ I64 = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 _VALUE_CELLS = 40  # memory of a distinct value, in codes
+_UNUSED = 1024  # distinct values of a column that may be more than twice its rows
 _MOST_PENDING = 256  # changes kept apart
 _ANSWER_BYTES = 1 << 24  # answers kept
 _MOST_ANSWERS = 64
@@ -120,6 +121,8 @@ class FieldTable:
             codes = encode([line[number] for line in found], name[1], column.values)
             column.codes.array[at] = codes[:old]
             column.codes = column.codes.extended(self._count, codes[old:])
+            if len(column.values) > 2 * self._count + _UNUSED:  # values that no document has any more are kept
+                del self._columns[name]
         self._append(rows[old:])
         return 2 * int(np.count_nonzero(self.live)) >= self._count
 
