@@ -59,8 +59,8 @@ class Documents(Queries):
     @property
     def path(self) -> Path | None:
         """The folder; None in memory."""
-        folder = self._session.folder
-        return None if folder is None else folder.folder
+        home = self._session.home
+        return None if home is None else home.folder
 
     @property
     def mode(self) -> str:

@@ -19,19 +19,24 @@ from .folder import DATABASE, DocumentsFolder, foreign_names
 from .log import begin_session, close_connection, close_writer, connect_writer, first_epoch, note_session
 from .session import Session, path_of
 
-__all__ = ["copy_into", "create", "make_in", "stored_parameters"]
+__all__ = ["copy_into", "create", "make_in", "store_parameters", "stored_parameters"]
 
 
 def create(database: sqlite3.Connection, parameters: Mapping[str, Any], writer: str | None) -> None:
     """Make the tables of an empty store, in the open transaction."""
     create_tables(database)
     first_epoch(database)
+    store_parameters(database, parameters)
+    if writer is not None:
+        set_about(database, "writer", writer)
+
+
+def store_parameters(database: sqlite3.Connection, parameters: Mapping[str, Any]) -> None:
+    """Write the parameters of a store's index."""
     values = dict(parameters)
     if "center" in values and not isinstance(values["center"], str):
         values["center"] = base64.b64encode(np.asarray(values["center"], "<f4").tobytes()).decode()
     set_about(database, "parameters", json.dumps(values))
-    if writer is not None:
-        set_about(database, "writer", writer)
 
 
 def stored_parameters(database: sqlite3.Connection) -> dict[str, Any]:

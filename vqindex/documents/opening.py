@@ -14,6 +14,7 @@ import numpy as np
 from ..arguments import as_path
 from ..backends.registry import Device
 from ..center import Centering
+from ..directory.lock import OpenFolder
 from ..errors import FileFormatError, InvalidInputError
 from ..index import VQIndex
 from ..spec import IndexSpec
@@ -22,6 +23,7 @@ from .database import MEMORY, about, check_schema, connect_memory, create_tables
 from .folder import DATABASE, DocumentsFolder
 from .log import close_connection, connect_reader, connect_writer, must_be_checked
 from .making import create, make_in, stored_parameters
+from .migration import OldStore
 from .session import Session, path_of
 from .vectors import Vectors
 
@@ -88,31 +90,54 @@ def _open(
         _make(files, new, timeout, writer)
     files.remember()
     database, shared = connect_reader(files, timeout) if mode == "r" else (connect_writer(files, timeout), None)
+
+    def close() -> None:
+        if mode == "a":
+            close_connection(files, database)
+        database.close()
+        if shared is not None:
+            shared.close()
+
     try:
         version = check_schema(database, files.describe("manifest"))
         if version == 0 and mode == "a":  # a process was killed before it had made the tables
             _make(files, new, timeout, writer)
         elif version == 0:
             raise FileNotFoundError(errno.ENOENT, "holds no documents; mode 'a' makes a store there", str(folder))
-        stored = stored_parameters(database)
-        _check_equal(folder, stored, given)
+        if version == 1:
+            close()
+            session = OldStore(files, new, timeout, device, mmap).session(mode)
+            _check_equal(folder, session.vectors.parameters, given)
+            return session
         _check_writer(folder, about(database, "writer"), writer)
-        if "dim" in given:
-            stored["dim"] = given["dim"]  # of the first vector, too
-        session = Session(files, database, Vectors(stored, device, mmap, files), mode, timeout, shared)
-        index = session.vectors.index
-        if index is not None:
-            _check_equal(folder, {**stored, "dim": index.dim}, given)
-        if must_be_checked(files, database):
-            session.verify()
-        return session
+        return _session(files, database, shared, mode, given, timeout, device, mmap)
     except BaseException:
-        if mode == "a":
-            close_connection(files, database)
-        database.close()
-        if shared is not None:
-            shared.close()
+        close()
         raise
+
+
+def _session(
+    files: DocumentsFolder,
+    database: sqlite3.Connection,
+    shared: OpenFolder | None,
+    mode: str,
+    given: Mapping[str, Any],
+    timeout: float,
+    device: Device,
+    mmap: bool,
+) -> Session:
+    """Return the session of a connection, if parameters agree and the store is whole."""
+    stored = stored_parameters(database)
+    _check_equal(files.folder, stored, given)
+    if "dim" in given:
+        stored["dim"] = given["dim"]  # of the first vector, too
+    session = Session(files, database, Vectors(stored, device, mmap, files), mode, timeout, shared)
+    index = session.vectors.index
+    if index is not None:
+        _check_equal(files.folder, {**stored, "dim": index.dim}, given)
+    if must_be_checked(files, database):
+        session.verify()
+    return session
 
 
 def _make(files: DocumentsFolder, new: Mapping[str, Any], timeout: float, writer: str | None) -> None:

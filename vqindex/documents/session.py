@@ -22,17 +22,18 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ..changes import ChangeLock
 from ..directory.lock import FolderLock, OpenFolder
-from ..errors import FileFormatError, StoreError
+from ..errors import FileFormatError, StoreBusyError, StoreError
 from ..store.commit import CommitWriter
 from . import changed
 from .checking import check_all
 from .columns import Columns
+from .database import MEMORY
 from .folder import DocumentsFolder
 from .log import (
     begin_session,
@@ -49,6 +50,19 @@ from .vectors import Savepoint, Vectors
 __all__ = ["Session", "path_of"]
 
 _TRIES = 100  # to open the files of a commit before a writer removes them
+
+
+class Old(Protocol):
+    """A store of version 1 (``migration.py``)."""
+
+    def convert(self, session: Session) -> None:
+        """Convert it, and let a session use it; the session holds the lock of its folder."""
+
+    def is_converted(self) -> bool:
+        """Whether another process has converted it."""
+
+    def give(self, session: Session, database: sqlite3.Connection) -> None:
+        """Let a session use the converted store through a connection."""
 
 
 class _Prepared(NamedTuple):
@@ -76,6 +90,8 @@ class Session:
         Seconds to wait for another writer.
     shared : OpenFolder, optional
         What is to be closed after the connection.
+    home : DocumentsFolder, optional
+        The folder of a store of version 1, which was read into memory.
     """
 
     def __init__(
@@ -86,8 +102,11 @@ class Session:
         mode: str,
         timeout: float,
         shared: OpenFolder | None = None,
+        home: DocumentsFolder | None = None,
     ) -> None:
         self.folder, self.database, self.vectors, self.mode, self.timeout = folder, database, vectors, mode, timeout
+        self.home = folder if home is None else home
+        self.old: Old | None = None  # the store in `home`, if it is of version 1
         self.generation = -1
         self.changed: set[int] = set()  # rows of docs that the transaction changed
         self.changes = 0  # calls that changed something since the last commit
@@ -195,7 +214,7 @@ class Session:
     @property
     def where(self) -> str:
         """What messages call the store."""
-        return ":memory:" if self.folder is None else str(self.folder.folder)
+        return MEMORY if self.home is None else str(self.home.folder)
 
     def close(self) -> int:
         """Close the session; return how many changes were lost."""
@@ -273,7 +292,10 @@ class Session:
     def refresh(self) -> int:
         """Take the last commit, and return its generation."""
         with self._held():
-            if self.folder is not None and self.mode == "r":
+            if self.old is not None and self.home is not None and self.old.is_converted():
+                database, self._shared = connect_reader(self.home, self.timeout)
+                self.old.give(self, database)
+            elif self.folder is not None and self.mode == "r":
                 self._reconnect()
             elif self.folder is not None and not self.database.in_transaction:
                 self._pin()
@@ -315,13 +337,15 @@ class Session:
         """Begin a transaction that writes, unless one is open."""
         if self.database.in_transaction:
             return
-        folder = self.folder
         try:
-            if folder is not None:
-                self._hold = folder.lock(self.timeout)
-                if not self._has_begun:
-                    begin_session(folder, self.database)
-            self.database.execute("BEGIN IMMEDIATE")
+            if self.home is not None:
+                self._hold = self.home.lock(self.timeout)
+            if self.old is not None:
+                self.old.convert(self)
+            folder = self.folder
+            if folder is not None and not self._has_begun:
+                begin_session(folder, self.database)
+            self._begin_immediate()
             if self._stored_generation() != self.generation:  # another process has written since
                 self._catch_up()
             if folder is not None:
@@ -331,6 +355,21 @@ class Session:
             self._rollback()
             self._forget()
             raise
+
+    def _begin_immediate(self) -> None:
+        try:
+            self.database.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            raise StoreBusyError(f"{self.where} is open for writing by another program ({error})") from None
+
+    def use(self, database: sqlite3.Connection, vectors: Vectors) -> None:
+        """Use a store in `home` from now on, instead of one in memory with the same documents."""
+        self.database, self._lookups.database = database, database
+        self.vectors = vectors
+        self.folder = self.home
+        self._pin()
+        self._touch(None)
+        self.old = None
 
     def _catch_up(self) -> None:
         """Take the last commit, in the transaction that sees it."""
