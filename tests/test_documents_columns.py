@@ -11,12 +11,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from vqindex.documents import changed, reading, values
 from vqindex.documents.columns import Columns
-from vqindex.documents.filters import And, Compare, Contains, Custom, Exists, Ids, In, Like, Not, Or, parse
+from vqindex.documents.filters import And, Between, Compare, Contains, Custom, Exists, Ids, In, Like, Not, Or, parse
 from vqindex.documents.found import Alignment
 from vqindex.errors import FileFormatError
 from vqindex.rows.bitmap import bits_of
 
-from .support.filter_cases import KEYS, NUMBERS, Item, Library, filters, items, scalars
+from .support.filter_cases import KEYS, NUMBERS, STRINGS, Item, Library, filters, items, scalars
 
 
 class Recorder:
@@ -79,6 +79,17 @@ def test_every_number_compares_exactly_with_every_other(operator):
     for number in NUMBERS:
         filter = Compare(("x",), operator, number)
         assert found_in(library, filter, columns) == library.matching(filter), number
+
+
+@pytest.mark.parametrize("operator", ["==", "!=", "<", "<=", ">", ">="])
+def test_every_string_compares_with_every_other_by_code_points(operator):
+    library = library_of(*({"x": text} for text in STRINGS))
+    columns = Columns(library)
+    for text in STRINGS:
+        filter = Compare(("x",), operator, text)
+        assert found_in(library, filter, columns) == library.matching(filter), text
+        bounds = Between(("x",), text, "ab")
+        assert found_in(library, bounds, columns) == library.matching(bounds), text
 
 
 @pytest.mark.parametrize("key", KEYS)
