@@ -127,7 +127,6 @@ class _Joined:
         while at >= 0:
             number = bisect.bisect_right(self._starts, at) - 1
             end = self._starts[number + 1]
-            is_inside = at + len(sought) <= end
-            found[number] |= is_inside
-            at = self._text.find(sought, end if is_inside else at + 1)
+            found[number] = at + len(sought) <= end
+            at = self._text.find(sought, end)  # what begins later in this string ends later, too
         return found
