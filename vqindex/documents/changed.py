@@ -58,7 +58,7 @@ def record(db: sqlite3.Connection, generation: int, rows: I64 | None) -> None:
     """
     ranges = None if rows is None else ranges_of(rows)
     blob = None if ranges is None or len(ranges) > _MOST_RANGES else ranges.astype("<i8").tobytes()
-    db.execute("INSERT INTO changes VALUES (?, ?)", (generation, blob))
+    db.execute("INSERT OR REPLACE INTO changes VALUES (?, ?)", (generation, blob))
     db.execute("DELETE FROM changes WHERE generation <= ?", (generation - _KEPT,))
 
 

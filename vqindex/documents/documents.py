@@ -395,8 +395,8 @@ class Documents(Queries):
             If there are changes without a commit, which are lost.
         """
         if self._finish.alive:
-            self._finish.detach()
             _close(self._session)
+            self._finish.detach()
 
     def __enter__(self) -> Documents:
         self._session.check_open()

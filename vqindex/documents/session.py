@@ -110,7 +110,7 @@ class Session:
         self.generation = -1
         self.changed: set[int] = set()  # rows of docs that the transaction changed
         self.changes = 0  # calls that changed something since the last commit
-        self.closed = False
+        self.closed = self._is_released = False
         self._shared = shared  # of a connection that reads the file without its log
         self._lookups = Lookups(database)
         self.columns = Columns(self._lookups)
@@ -217,15 +217,16 @@ class Session:
         return MEMORY if self.home is None else str(self.home.folder)
 
     def close(self) -> int:
-        """Close the session; return how many changes were lost."""
+        """Close the session; return how many changes were lost. It can be repeated if it is interrupted."""
         with self._lock.lock:
-            if self.closed:
-                return 0
             lost = 0
-            if self._pid == os.getpid():
-                with suppress(sqlite3.Error, OSError, StoreError):
-                    self._settle()
-                lost = self.changes
+            if not self.closed:
+                if self._pid == os.getpid():
+                    with suppress(sqlite3.Error, OSError, StoreError):
+                        self._settle()
+                    lost = self.changes
+                self.closed = True
+            if not self._is_released and self._pid == os.getpid():
                 with suppress(sqlite3.Error):
                     self._rollback()
                 self._forget()
@@ -234,7 +235,7 @@ class Session:
                 self.database.close()
                 if self._shared is not None:
                     self._shared.close()
-            self.closed = True
+            self._is_released = True
             self.vectors.index = None
             return lost
 
@@ -310,8 +311,8 @@ class Session:
             self.check_writable()
             if is_nested:
                 raise StoreError(f"{self.where} was changed in the middle of another call; expected one at a time")
-            self._begin()
             try:
+                self._begin()
                 self._undo = (self.vectors.savepoint(), set(self.changed), self.changes)
                 self.database.execute("SAVEPOINT change")
                 yield self.database
