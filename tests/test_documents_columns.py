@@ -172,6 +172,32 @@ def test_many_small_changes_are_followed_and_too_many_read_again():
     assert not any("BETWEEN" in each for each in recorder.statements[before:])
 
 
+def test_a_deletion_that_is_undone_brings_a_row_back_between_others():
+    library = library_of({"x": 1}, {"x": 2}, {"x": 3})
+    library.db.execute("COMMIT")
+    library.db.execute("BEGIN")
+    columns, filter = Columns(library), Compare(("x",), ">", 1)
+    item = library.items[0, 2]
+    library.delete(2)
+    assert found_in(library, filter, columns) == [3]
+    library.db.execute("ROLLBACK")
+    library.db.execute("BEGIN")
+    library.items[0, 2] = item
+    columns.touch(np.array([2]))
+    assert found_in(library, filter, columns) == [2, 3]
+
+
+def test_deleted_rows_are_dropped_once_they_are_the_majority():
+    library = library_of(*({"x": number} for number in range(20)))
+    columns, filter = Columns(library), Compare(("x",), ">", 5)
+    for row in range(1, 18):
+        assert found_in(library, filter, columns) == library.matching(filter)
+        library.delete(row)
+        columns.touch(np.array([row]))
+        assert found_in(library, filter, columns) == library.matching(filter)
+        assert columns._tables[0].rows.size <= 2 * len(library.items)
+
+
 def test_values_of_the_past_do_not_pile_up():
     library = library_of(*({"x": number, "y": number % 2} for number in range(100)))
     recorder, columns = Recorder(library.db), Columns(library)
@@ -451,6 +477,17 @@ def test_bitmaps_stand_for_the_rows_in_the_order_of_the_index(data):
             found = columns.find(library.db, 0, wanted)
             is_found = bits_of(found.words(order), order.size)
             assert is_found.tolist() == np.isin(order, library.matching(wanted)).tolist()
+
+
+def test_an_order_of_as_many_rows_as_there_are_documents_may_be_of_others():
+    library = library_of(*({"x": number} for number in range(4)))
+    columns, filter = Columns(library), Compare(("x",), ">", 1)
+    columns.find(library.db, 0, filter)
+    library.delete(2)
+    columns.touch(np.array([2]))
+    for order in ([1, 3, 4], [4, 3, 1], [2, 3, 9]):
+        words = columns.find(library.db, 0, filter).words(np.array(order, np.int64))
+        assert bits_of(words, 3).tolist() == [row in (3, 4) for row in order]
 
 
 def test_alignments_of_two_namespaces_do_not_mix():

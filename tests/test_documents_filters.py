@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import enum
+import itertools
 import re
 import sqlite3
 import time
@@ -319,6 +320,15 @@ def test_patterns_match_as_the_regular_expression_they_stand_for(pattern, text, 
     expression = "".join({"%": ".*", "_": "."}.get(each) or re.escape(each) for each in pattern)
     flags = re.DOTALL | (re.IGNORECASE if ignore_case else 0)
     assert bool(like(pattern, ignore_case)(text)) == (re.fullmatch(expression, text, flags) is not None)
+
+
+def test_all_short_patterns_match_as_their_regular_expressions():
+    texts = ["".join(each) for length in range(5) for each in itertools.product("ab", repeat=length)]
+    patterns = ["".join(each) for length in range(6) for each in itertools.product("ab%_", repeat=length)]
+    for pattern in patterns:
+        expression = re.compile(pattern.replace("%", ".*").replace("_", "."))
+        test = like(pattern, False)
+        assert [bool(test(text)) for text in texts] == [bool(expression.fullmatch(text)) for text in texts], pattern
 
 
 def test_a_pattern_of_many_wildcards_takes_little_time():
