@@ -625,3 +625,72 @@ def test_nothing_is_written_to_a_folder_that_took_the_place(tmp_path):
     os.rename(tmp_path / "b", tmp_path / "a")
     store.add(["x"])
     assert len(store) == 11
+
+
+def refuse(*args):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_a_full_disk_leaves_the_last_commit_and_the_call_can_be_repeated(tmp_path, monkeypatch, autocommit):
+    store = documents.open(tmp_path / "a", autocommit=autocommit, keep_vectors="f32")
+    fill(store)
+    store.commit()
+    before = seen(store)
+    many = {"vectors": VECTORS[:550], "ids": [f"many{i}" for i in range(550)]}  # more than wait in the database
+
+    def write():
+        store.add(["text"] * 550, **many)
+        store.commit()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vqindex.documents.folder.DocumentsFolder.create", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            write()
+        assert seen(documents.open(tmp_path / "a", "r")) == before
+        assert (seen(store) == before) == autocommit
+    database = store._session.database
+    if autocommit:
+        pages = database.execute("PRAGMA page_count").fetchone()[0]
+        database.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(OSError, match="full"):
+            write()
+        assert seen(store) == seen(documents.open(tmp_path / "a", "r")) == before
+        database.execute("PRAGMA max_page_count = 1000000")
+        write()
+    else:
+        store.commit()
+    assert len(store) == len(documents.open(tmp_path / "a", "r")) == 560
+    store.verify()
+    named = {name for name, _ in store.verify()} - {"manifest"}
+    assert {name for name in os.listdir(tmp_path / "a") if name.endswith((".vqi", ".removed"))} == named
+    store.close()
+
+
+@pytest.mark.parametrize("damage", ["a page", "no database", "another schema", "a segment", "no segment"])
+def test_damage_is_refused_by_name(tmp_path, damage):
+    path = tmp_path / "a"
+    with documents.open(path) as store:
+        fill(store)
+        store.add(["text " + "word " * 400] * 100)
+    file, segment = path / "docs.sqlite", path / "0000000000.vqi"
+    if damage == "a page":
+        data = bytearray(file.read_bytes())
+        data[3 * 4096 : 20 * 4096] = bytes(17 * 4096)
+        file.write_bytes(data)
+    elif damage == "no database":
+        file.write_bytes(b"text" * 1000)
+    elif damage == "another schema":
+        import sqlite3
+
+        with sqlite3.connect(file) as database:
+            database.execute("CREATE TRIGGER t AFTER INSERT ON docs BEGIN DELETE FROM docs; END")
+        database.close()
+    elif damage == "a segment":
+        data = bytearray(segment.read_bytes())
+        data[-1] ^= 1
+        segment.write_bytes(data)
+    else:
+        segment.unlink()
+    with pytest.raises(vqindex.FileFormatError, match=r"docs\.sqlite|0000000000\.vqi|/a: "):
+        documents.open(path, "r").verify()

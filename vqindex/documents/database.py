@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from ..errors import FileFormatError
+from ..errors import FileFormatError, StoreError
 from . import changed
 
-__all__ = ["MEMORY", "VERSION", "about", "check_schema", "connect", "connect_memory", "create_tables", "set_about"]
+__all__ = [
+    "MEMORY",
+    "VERSION",
+    "about",
+    "check_schema",
+    "connect",
+    "connect_memory",
+    "create_tables",
+    "set_about",
+    "sqlite_errors",
+]
 
 MEMORY = ":memory:"
 VERSION = 2
@@ -36,6 +49,24 @@ _TABLES = {
 _INDEXES = {"docs_namespace": "CREATE INDEX docs_namespace ON docs (namespace)"}
 # Only the words: the texts are in docs.
 _WORDS = "CREATE VIRTUAL TABLE words USING fts5 (text, content='', tokenize='unicode61 remove_diacritics 2')"
+
+
+_FULL, _FAILED, _DAMAGED = "disk is full", "disk I/O error", ("malformed", "not a database")
+
+
+@contextmanager
+def sqlite_errors(where: str) -> Iterator[None]:
+    """Raise errors of SQLite as OSError for the disk's, FileFormatError for damage, and StoreError for others."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        text = str(error)
+        if _FULL in text or _FAILED in text:
+            number = errno.ENOSPC if _FULL in text else errno.EIO
+            raise OSError(number, f"{os.strerror(number)} ({text})", where) from error
+        if any(word in text for word in _DAMAGED):
+            raise FileFormatError(f"{where}: damaged ({text})") from error
+        raise StoreError(f"{where}: SQLite refused a statement ({text})") from error
 
 
 def connect(path: Path, *, write: bool, timeout: float, immutable: bool = False) -> sqlite3.Connection:

@@ -19,7 +19,7 @@ from ..errors import FileFormatError, InvalidInputError
 from ..index import VQIndex
 from ..spec import IndexSpec
 from .copying import Rows, insert
-from .database import MEMORY, about, check_schema, connect_memory, create_tables
+from .database import MEMORY, about, check_schema, connect_memory, create_tables, sqlite_errors
 from .folder import DATABASE, DocumentsFolder
 from .log import close_connection, connect_reader, connect_writer, must_be_checked
 from .making import create, make_in, stored_parameters
@@ -60,7 +60,8 @@ def open_session(
         As for `vqindex.open`.
     """
     if path != MEMORY:
-        return _open(as_path(path), mode, given, new, timeout, writer, device, mmap)
+        with sqlite_errors(str(path)):
+            return _open(as_path(path), mode, given, new, timeout, writer, device, mmap)
     if mode == "r":
         raise InvalidInputError("mode is 'r' for ':memory:'; expected 'a', since a new store in memory is empty")
     database = connect_memory()

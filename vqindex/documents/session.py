@@ -33,7 +33,7 @@ from ..store.commit import CommitWriter
 from . import changed
 from .checking import check_all
 from .columns import Columns
-from .database import MEMORY
+from .database import MEMORY, sqlite_errors
 from .folder import DocumentsFolder
 from .log import (
     begin_session,
@@ -249,7 +249,7 @@ class Session:
         """Hold the session's lock; True if this thread has it already, as a filter's function that reads has."""
         lock: Any = self._lock.lock
         is_nested = lock._is_owned()
-        with lock:
+        with lock, sqlite_errors(self.where):
             if is_nested:
                 self.check_open()
             else:
