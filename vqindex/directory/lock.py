@@ -26,8 +26,8 @@ _HELD = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK}
 # Without following a link that someone made since: opening it would empty the file it leads to. And without waiting for
 # the other end of a pipe.
 _LOCK_FLAGS = os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-# What a lock may hold: what a writer wrote, nothing, or zeros after a power cut.
-_OURS = re.compile(rb"process \d+ on [^\n]*\n|\0*")
+# What a lock may hold: what a writer wrote, perhaps over a longer line, nothing, or zeros after a power cut.
+_OURS = re.compile(rb"process \d+ on [^\n]*\n(?:[^\n]*\n)?|\0*")
 _LOOKS = 50  # for the name of a holder, a millisecond apart
 _PATIENCE = 1.0  # seconds; a saver holds the lock of a folder for milliseconds
 _held: weakref.WeakSet[FolderLock] = weakref.WeakSet()
@@ -242,7 +242,7 @@ def _holder(descriptor: int) -> str:
     """Return who holds a lock that is taken: he writes his name just after he has taken it."""
     for _ in range(_LOOKS):
         os.lseek(descriptor, 0, os.SEEK_SET)
-        found = os.read(descriptor, 200).decode(errors="replace").strip("\0 \n")
+        found = os.read(descriptor, 200).decode(errors="replace").strip("\0 \n").partition("\n")[0]
         if found:
             return found
         time.sleep(0.001)
@@ -251,11 +251,13 @@ def _holder(descriptor: int) -> str:
 
 def _sign(descriptor: int, where: str, pid: int) -> None:
     """Write into a lock who holds it. StoreError if it is a file of another kind, perhaps by a hard link."""
-    if _OURS.fullmatch(os.read(descriptor, 400)) is None:
+    found, text = os.read(descriptor, 400), f"process {pid} on {socket.gethostname()}\n".encode()
+    if _OURS.fullmatch(found) is None:
         raise StoreError(f"{where} holds something else than the lock of a store; it was left as it is")
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"process {pid} on {socket.gethostname()}\n".encode())
+    if found != text:  # a writer of short changes takes the lock again and again
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, text)  # at once: a process that is refused meanwhile finds a name
+        os.ftruncate(descriptor, len(text))
 
 
 def _close(file: io.FileIO, opened: OpenFolder | None) -> None:
