@@ -27,13 +27,15 @@ __all__ = [
 
 MEMORY = ":memory:"
 VERSION = 2
+_LOG_BYTES = 2**24  # a longer log is cut once its pages are in the file
 _PAGES_KIB = 16384  # memory for pages of the database, for each connection
 
 _TABLES = {
     "about": "CREATE TABLE about (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
     "vectors": "CREATE TABLE vectors (one INTEGER PRIMARY KEY CHECK (one = 1), manifest BLOB NOT NULL)",
-    # Changes of vectors that no file has yet: a vector (float32, little-endian), or NULL for one that was removed.
-    "pending": "CREATE TABLE pending (row INTEGER PRIMARY KEY, vector BLOB)",
+    # Changes of vectors that no file has yet, by `place` in the order in which they were made: a vector (float32,
+    # little-endian), or NULL for one that was removed.
+    "pending": "CREATE TABLE pending (row INTEGER PRIMARY KEY, place INTEGER NOT NULL, vector BLOB)",
     "namespaces": (
         "CREATE TABLE namespaces (number INTEGER PRIMARY KEY AUTOINCREMENT, name NOT NULL UNIQUE, "
         "documents INTEGER NOT NULL)"
@@ -92,6 +94,7 @@ def connect(path: Path, *, write: bool, timeout: float, immutable: bool = False)
         if write:
             database.execute("PRAGMA synchronous = FULL")
             database.execute("PRAGMA wal_autocheckpoint = 0")  # `log.py` says when
+            database.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
     except BaseException:
         database.close()
         raise

@@ -207,12 +207,11 @@ class Documents(Queries):
             new = [table.NewRow(*values) for values in zip(
                 rows, ids, batch.metadata, batch.more, batch.embedded, texts, strict=True)]  # fmt: skip
             table.write_rows(database, number, new, list(known.values()))
-            is_in = np.array(batch.embedded, np.bool_)
-            numbers = np.array(rows, np.int64)
-            replaced = np.isin(numbers, np.array(list(known.values()), np.int64)) & ~is_in
-            self._session.vectors.remove(database, numbers[replaced])
+            is_in, numbers = np.array(batch.embedded, np.bool_), np.array(rows, np.int64)
+            is_known = np.isin(numbers, np.array(list(known.values()), np.int64))
+            self._session.vectors.remove(database, numbers[is_known & ~is_in])
             if batch.vectors is not None:
-                self._session.vectors.write(database, numbers[is_in], batch.vectors)
+                self._session.vectors.write(database, numbers[is_in], batch.vectors, numbers[is_known & is_in])
         return batch.ids
 
     def delete(self, ids: Iterable[str] | None = None, *, where: Any = None, namespace: str | None = None) -> int:

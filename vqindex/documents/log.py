@@ -307,10 +307,25 @@ def _end_session(folder: DocumentsFolder, database: sqlite3.Connection) -> None:
         _emptied(database)
 
 
-def checkpoint(folder: DocumentsFolder, database: sqlite3.Connection) -> None:
-    """Move the log into the file if it is long. A failure is harmless."""
+def checkpoint(folder: DocumentsFolder, database: sqlite3.Connection, before: int) -> int:
+    """Move the log into the file if it has grown; return the length from which on it grows. A failure is harmless.
+
+    Parameters
+    ----------
+    folder : DocumentsFolder
+        The folder.
+    database : sqlite3.Connection
+        A connection that writes.
+    before : int
+        What the last call returned, 0 at first. While readers need the log it can't be emptied, and begins again from
+        its start later. So it is long, and only its growth says that there is something to move.
+    """
+    size = before
     with suppress(OSError, sqlite3.Error):
-        if _log_size(folder) >= LOG_BYTES:
-            with _alone(folder) as is_alone:
-                if is_alone:
-                    database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        if _log_size(folder) < before + LOG_BYTES:
+            return before
+        with _alone(folder) as is_alone:
+            if is_alone:
+                _emptied(database)
+        size = _log_size(folder)
+    return size

@@ -114,6 +114,7 @@ class Session:
         self._shared = shared  # of a connection that reads the file without its log
         self._lookups = Lookups(database)
         self.columns = Columns(self._lookups)
+        self._log_size = 0  # bytes, from which on the log is to grow before it is moved into the file
         self._has_begun = False  # a commit of this session may have reached the disk
         self._lock = ChangeLock()
         self._pid = os.getpid()
@@ -442,7 +443,7 @@ class Session:
         self._has_begun = True
         self.vectors.take(self.database, prepared.following)
         if self.folder is not None:
-            checkpoint(self.folder, self.database)
+            self._log_size = checkpoint(self.folder, self.database, self._log_size)
         self._forget()
 
 

@@ -23,6 +23,7 @@ from ..center import Centering
 from ..errors import FileFormatError, InvalidInputError, StoreError
 from ..index import IndexState, VQIndex
 from ..rows.contents import FEW_ROWS
+from ..rows.ids import IdBatch
 from ..rows.originals import as_kind
 from ..rows.row_store import RowStore
 from ..spec import IndexSpec
@@ -117,18 +118,18 @@ class Vectors:
 
     def _apply(self, index: VQIndex, database: sqlite3.Connection) -> int:
         """Make the changes of the table ``pending``, and return their number."""
-        found = database.execute("SELECT row, vector FROM pending ORDER BY row").fetchall()
+        found = database.execute("SELECT row, vector FROM pending ORDER BY place").fetchall()
         if not found:
             return 0
-        index.remove(np.array([row for row, vector in found if vector is None], np.int64))
+        ids = index._state.contents.ids.explicit
+        newest = index._state.contents.ids.rows_ever - 1 if ids is None else int(ids.max(initial=-1))
+        index.remove(np.array([row for row, _ in found if row <= newest], np.int64))
         rows = np.array([row for row, vector in found if vector is not None], np.int64)
         data = [vector for _, vector in found if vector is not None]
         size = 4 * index.dim
         if any(len(vector) != size for vector in data):
             raise FileFormatError(f"{self._where}: a vector of the table 'pending' has not {index.dim} coordinates")
-        if data:
-            matrix = np.frombuffer(b"".join(data), "<f4").reshape(-1, index.dim).astype(np.float32, copy=False)
-            index.upsert(rows, matrix)
+        _append(index, rows, np.frombuffer(b"".join(data), "<f4").reshape(-1, index.dim))
         return len(found)
 
     @property
@@ -182,8 +183,20 @@ class Vectors:
 
     # ---- changes, in the open transaction
 
-    def write(self, database: sqlite3.Connection, rows: I64, vectors: F32) -> None:
-        """Add or replace the vectors of rows, shape (n,), distinct."""
+    def write(self, database: sqlite3.Connection, rows: I64, vectors: F32, known: I64) -> None:
+        """Add or replace the vectors of rows, shape (n,), distinct.
+
+        Parameters
+        ----------
+        database : sqlite3.Connection
+            The connection.
+        rows : ndarray of int64, shape (n,)
+            The rows.
+        vectors : ndarray of float32, shape (n, dim)
+            Their vectors.
+        known : ndarray of int64
+            Those of the rows that were there before, and may have a vector.
+        """
         if not rows.size:
             return
         index = self.index
@@ -195,7 +208,9 @@ class Vectors:
                 first = _first_manifest(index, _next_file(database))
                 index._state = index._state._replace(files=CommitWriter(self._folder, first, None))
                 self._fold = True  # `pending` needs a manifest, which says what index it belongs to
-        index.upsert(rows, vectors)
+        if known.size:
+            index.remove(known)
+        _append(index, rows, vectors)
         self.index = index
         self._note(database, rows, vectors)
 
@@ -226,8 +241,11 @@ class Vectors:
         if self._fold:
             return
         data = [None] * rows.size if vectors is None else [each.tobytes() for each in vectors.astype("<f4")]
+        last = database.execute("SELECT max(place) FROM pending").fetchone()[0] or 0
+        places = range(last + 1, last + 1 + rows.size)
         database.executemany(
-            "INSERT OR REPLACE INTO pending (row, vector) VALUES (?, ?)", zip(rows.tolist(), data, strict=True)
+            "INSERT OR REPLACE INTO pending (row, place, vector) VALUES (?, ?, ?)",
+            list(zip(rows.tolist(), places, data, strict=True)),
         )
 
     # ---- commits
@@ -274,6 +292,13 @@ class Vectors:
             return True
         in_files = sum(entry.rows - entry.live for entry in index._state.files.manifest.segments)
         return bool(ids.rows_ever - len(ids) - in_files > max(FEW_ROWS, len(ids)))
+
+
+def _append(index: VQIndex, rows: I64, vectors: F32) -> None:
+    """Add the vectors of rows that are not in the index, without looking for them there."""
+    if rows.size:
+        with index._changes.lock:
+            index._append(index._state, index._state.encoder.source(vectors), IdBatch(rows))
 
 
 def _apart(state: IndexState) -> IndexState:
