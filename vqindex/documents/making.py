@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import FileFormatError
+from .connection import path_of
 from .copying import fill
 from .database import about, check_schema, create_tables, set_about
 from .folder import DATABASE, DocumentsFolder, foreign_names
 from .log import begin_session, close_connection, close_writer, connect_writer, first_epoch, note_session
-from .session import Session, path_of
+from .session import Session
 
 __all__ = ["copy_into", "create", "make_in", "store_parameters", "stored_parameters"]
 

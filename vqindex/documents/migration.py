@@ -180,6 +180,7 @@ class OldStore:
         """Let a session use the converted store from now on, through a connection."""
         vectors = Vectors(stored_parameters(database), self._device, self._mmap, self.folder)
         session.use(database, vectors)
+        session.old = None
 
     def is_converted(self) -> bool:
         """Whether another process has converted the store."""

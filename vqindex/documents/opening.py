@@ -18,13 +18,14 @@ from ..directory.lock import OpenFolder
 from ..errors import FileFormatError, InvalidInputError
 from ..index import VQIndex
 from ..spec import IndexSpec
+from .connection import path_of
 from .copying import Rows, insert
 from .database import MEMORY, about, check_schema, connect_memory, create_tables, sqlite_errors
 from .folder import DATABASE, DocumentsFolder
 from .log import close_connection, connect_reader, connect_writer, must_be_checked
 from .making import create, make_in, stored_parameters
 from .migration import OldStore
-from .session import Session, path_of
+from .session import Session
 from .vectors import Vectors
 
 __all__ = ["open_session", "session_of"]

@@ -15,41 +15,26 @@ An interrupt may come at any line. What is in progress is therefore noted before
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sqlite3
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ..changes import ChangeLock
-from ..directory.lock import FolderLock, OpenFolder
-from ..errors import FileFormatError, StoreBusyError, StoreError
+from ..directory.lock import FolderLock
+from ..errors import StoreBusyError, StoreError
 from ..store.commit import CommitWriter
 from . import changed
 from .checking import check_all
-from .columns import Columns
-from .database import MEMORY, sqlite_errors
-from .folder import DocumentsFolder
-from .log import (
-    begin_session,
-    checkpoint,
-    close_writer,
-    connect_reader,
-    connect_writer,
-    note_change,
-    note_session,
-)
-from .searching import Lookups
-from .vectors import Savepoint, Vectors
+from .connection import Connection
+from .database import sqlite_errors
+from .log import begin_session, checkpoint, close_writer, connect_reader, note_change, note_session
+from .vectors import Savepoint
 
-__all__ = ["Session", "path_of"]
-
-_TRIES = 100  # to open the files of a commit before a writer removes them
+__all__ = ["Session"]
 
 
 class Old(Protocol):
@@ -73,105 +58,26 @@ class _Prepared(NamedTuple):
     vectors: Savepoint  # as they are after it
 
 
-class Session:
-    """See above.
+class Session(Connection):
+    """See above; the parameters are those of `Connection`."""
 
-    Parameters
-    ----------
-    folder : DocumentsFolder or None
-        Where the store lies; None for one in memory.
-    database : sqlite3.Connection
-        A connection to its database.
-    vectors : Vectors
-        Its vectors, not loaded yet.
-    mode : str
-        "r" or "a".
-    timeout : float
-        Seconds to wait for another writer.
-    shared : OpenFolder, optional
-        What is to be closed after the connection.
-    home : DocumentsFolder, optional
-        The folder of a store of version 1, which was read into memory.
-    """
-
-    def __init__(
-        self,
-        folder: DocumentsFolder | None,
-        database: sqlite3.Connection,
-        vectors: Vectors,
-        mode: str,
-        timeout: float,
-        shared: OpenFolder | None = None,
-        home: DocumentsFolder | None = None,
-    ) -> None:
-        self.folder, self.database, self.vectors, self.mode, self.timeout = folder, database, vectors, mode, timeout
-        self.home = folder if home is None else home
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.old: Old | None = None  # the store in `home`, if it is of version 1
-        self.generation = -1
         self.changed: set[int] = set()  # rows of docs that the transaction changed
         self.changes = 0  # calls that changed something since the last commit
-        self.closed = self._is_released = False
-        self._shared = shared  # of a connection that reads the file without its log
-        self._lookups = Lookups(database)
-        self.columns = Columns(self._lookups)
+        self._is_released = False
         self._log_size = 0  # bytes, from which on the log is to grow before it is moved into the file
         self._has_begun = False  # a commit of this session may have reached the disk
         self._lock = ChangeLock()
-        self._pid = os.getpid()
         self._hold: FolderLock | None = None
         self._start: Savepoint | None = None
         self._undo: tuple[Savepoint, set[int], int] | None = None
         self._prepared: _Prepared | None = None
         self.group = 0  # open `with` blocks: they commit at their end
         self.autocommit = True
-        _sessions.add(self)
         with self._lock.lock:
             self._pin()
-
-    # ---- what the database says
-
-    def _stored_generation(self) -> int:
-        return int(self.database.execute("PRAGMA user_version").fetchone()[0])
-
-    def _pin(self) -> None:
-        """Load the vectors of the last commit. A session that reads keeps its transaction open, and so the documents.
-
-        A writer may remove a file between the look at the manifest and its opening. Then a newer commit names others.
-        """
-        for last in (*[False] * _TRIES, True):
-            self.database.execute("BEGIN")
-            generation = -1
-            try:
-                generation = self._stored_generation()
-                self._catch_up()
-                if self.mode != "r":
-                    self._rollback()
-                return
-            except BaseException as error:
-                self._rollback()
-                if not isinstance(error, FileFormatError | FileNotFoundError):
-                    raise
-                if last or self._stored_generation() == generation:
-                    raise
-
-    def _reconnect(self) -> None:
-        """Connect again, for reading at the last commit."""
-        folder, database, shared = self.folder, self.database, self._shared
-        assert folder is not None
-        if self.mode == "r":
-            self.database, self._shared = connect_reader(folder, self.timeout)
-        else:
-            self.database = connect_writer(folder, self.timeout)
-        self._lookups.database = self.database
-        if self._pid == os.getpid():
-            database.close()
-            if shared is not None:
-                shared.close()
-        self._pin()
-
-    def _rollback(self) -> None:
-        if self.database.in_transaction:
-            self.database.execute("ROLLBACK")
 
     # ---- interrupted calls, forks, closing
 
@@ -212,11 +118,6 @@ class Session:
             self._reconnect()
         self._pid = os.getpid()
 
-    @property
-    def where(self) -> str:
-        """What messages call the store."""
-        return MEMORY if self.home is None else str(self.home.folder)
-
     def close(self) -> int:
         """Close the session; return how many changes were lost. It can be repeated if it is interrupted."""
         with self._lock.lock:
@@ -239,11 +140,6 @@ class Session:
             self._is_released = True
             self.vectors.index = None
             return lost
-
-    def check_open(self) -> None:
-        """Raise StoreError if the session was closed."""
-        if self.closed:
-            raise StoreError(f"{self.where} was closed; expected open documents")
 
     @contextmanager
     def _held(self) -> Iterator[bool]:
@@ -364,25 +260,6 @@ class Session:
         except sqlite3.OperationalError as error:
             raise StoreBusyError(f"{self.where} is open for writing by another program ({error})") from None
 
-    def use(self, database: sqlite3.Connection, vectors: Vectors) -> None:
-        """Use a store in `home` from now on, instead of one in memory with the same documents."""
-        self.database, self._lookups.database = database, database
-        self.vectors = vectors
-        self.folder = self.home
-        self._pin()
-        self._touch(None)
-        self.old = None
-
-    def _catch_up(self) -> None:
-        """Take the last commit, in the transaction that sees it."""
-        generation = self._stored_generation()
-        self.vectors.load(self.database)
-        self._touch(changed.since(self.database, self.generation, generation))
-        self.generation = generation
-
-    def _touch(self, rows: np.typing.NDArray[np.int64] | None) -> None:
-        self.columns.touch(rows)
-
     def _undo_change(self) -> None:
         """Undo the change in progress. It can be repeated if it is interrupted itself."""
         undo = self._undo
@@ -447,28 +324,5 @@ class Session:
         self._forget()
 
 
-_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-
-
-def _keep_in_child() -> None:
-    """Keep the connections of the parent from ever being closed in the child of a fork.
-
-    Closing one would free locks or move a log into a file, on behalf of the parent. So nothing may collect it, not even
-    the end of the interpreter.
-    """
-    for session in list(_sessions):
-        if session.folder is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(session.database))
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_keep_in_child)
-
-
 def _array(rows: set[int]) -> np.typing.NDArray[np.int64]:
     return np.array(sorted(rows), np.int64)
-
-
-def path_of(folder: Path) -> Path:
-    """Return the absolute path of a folder; not `abspath`, which takes "link/.." for the folder of the link."""
-    return folder if folder.is_absolute() else Path.cwd() / folder
