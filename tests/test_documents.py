@@ -432,6 +432,11 @@ def test_parameters_are_kept_and_different_ones_are_refused(tmp_path):
             documents.open(path, **wrong)
     with pytest.raises(InvalidInputError, match="was written by 'one'; expected a store of 'two'"):
         documents.open(path, writer="two")
+    plain = documents.open(tmp_path / "plain")
+    documents.open(tmp_path / "plain", writer="two").add(["a"])
+    plain.add(["b"])
+    with pytest.raises(InvalidInputError, match="was written by 'two'; expected a store of 'one'"):
+        documents.open(tmp_path / "plain", writer="one")
     with pytest.raises(InvalidInputError, match="bits"):
         documents.open(tmp_path / "b", bits=99)
     assert not (tmp_path / "b").exists()

@@ -66,9 +66,11 @@ def test_an_old_folder_opens_as_it_is(folder):
 
 def test_the_first_change_converts_an_old_folder(folder):
     reader = documents.open(folder, "r")
-    with documents.open(folder) as store:
+    with documents.open(folder, writer="one") as store:
         store.update_metadata({"none": {}})
         check(store)
+    with pytest.raises(InvalidInputError, match="was written by 'one'"):
+        documents.open(folder, writer="two")
     assert names_in(folder) == ["0000000000.vqi", "docs.sqlite", "lock"]
     for mode in ("r", "a"):
         with documents.open(folder, mode, bits=3, metric="l2") as store:

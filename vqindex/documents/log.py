@@ -284,9 +284,11 @@ def begin_session(folder: DocumentsFolder, database: sqlite3.Connection) -> None
             _emptied(database)
 
 
-def note_session(folder: DocumentsFolder, database: sqlite3.Connection) -> None:
-    """Say in the open transaction that a session is in progress, and where."""
+def note_session(folder: DocumentsFolder, database: sqlite3.Connection, writer: str | None = None) -> None:
+    """Say in the open transaction that a session is in progress, where, and which adapter writes first."""
     note_change(database)
+    if writer is not None and about(database, "writer") is None:
+        set_about(database, "writer", writer)
     if about(database, "place") != _place(folder):
         set_about(database, "place", _place(folder))
 

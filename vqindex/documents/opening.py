@@ -110,9 +110,12 @@ def _open(
             close()
             session = OldStore(files, new, timeout, device, mmap).session(mode)
             _check_equal(folder, session.vectors.parameters, given)
+            session.writer = writer
             return session
         _check_writer(folder, about(database, "writer"), writer)
-        return _session(files, database, shared, mode, given, timeout, device, mmap)
+        session = _session(files, database, shared, mode, given, timeout, device, mmap)
+        session.writer = writer
+        return session
     except BaseException:
         close()
         raise

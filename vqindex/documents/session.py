@@ -76,6 +76,7 @@ class Session(Connection):
         self._prepared: _Prepared | None = None
         self.group = 0  # open `with` blocks: they commit at their end
         self.autocommit = True
+        self.writer: str | None = None  # the adapter that writes here
         with self._lock.lock:
             self._pin()
 
@@ -247,7 +248,10 @@ class Session(Connection):
             if self._stored_generation() != self.generation:  # another process has written since
                 self._catch_up()
             if folder is not None:
-                note_change(self.database) if self._has_begun else note_session(folder, self.database)
+                if self._has_begun:
+                    note_change(self.database)
+                else:
+                    note_session(folder, self.database, self.writer)
             self._start = self.vectors.savepoint()
         except BaseException:
             self._rollback()
