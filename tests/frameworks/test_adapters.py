@@ -204,6 +204,16 @@ def test_a_folder_remembers_which_adapter_wrote_it(adapter, tmp_path):
     assert ids_on_disk(tmp_path / "s") == ["a"]
 
 
+def test_documents_that_no_adapter_wrote_can_be_read_by_all(adapter, tmp_path):
+    with documents.open(tmp_path / "s") as plain:
+        plain.add(["a", "b"], [vector_of("a"), vector_of("b")], metadata=[{"x": 1}, None], ids=["a", "b"])
+    for mode in ("r", "a"):
+        store = adapter.open(tmp_path / "s", mode=mode)
+        assert adapter.nearest(store, "b") == ["b"]
+        store.close()
+    assert [node.text for node in llama_index.VQIndexVectorStore(tmp_path / "s").get_nodes()] == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("bits", 3), ("metric", "l2"), ("codec", "turboquant-mse"), ("seed", 7), ("keep_vectors", "f16"),
@@ -291,7 +301,7 @@ def test_two_processes_write_into_one_folder(adapter, tmp_path):
     arguments = (ADAPTERS.index(adapter), tmp_path / "s", "b")
     process = multiprocessing.get_context("spawn").Process(target=write_in_another_process, args=arguments)
     process.start()
-    process.join(120)
+    process.join(600)
     assert process.exitcode == 0
     assert adapter.nearest(store, "b") == ["b"]  # what is open for writing follows the others
     adapter.write(store, "c")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..documents import Document as StoredDocument
@@ -19,7 +20,8 @@ _STORED = ("id", "content", "meta", "embedding", "score")
 
 def other_values(document: Document) -> dict[str, Any]:
     """Return the values of a document that have no place of their own in a store."""
-    values: dict[str, Any] = document.to_dict(flatten=False)
+    bare = replace(document, content=None, meta={}, embedding=None)  # `to_dict` copies an embedding number by number
+    values: dict[str, Any] = bare.to_dict(flatten=False)
     return {name: value for name, value in values.items() if name not in _STORED and value is not None}
 
 

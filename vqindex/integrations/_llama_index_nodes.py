@@ -26,8 +26,7 @@ def stored_parts(node: BaseNode) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """
     if node.embedding is None:
         raise InvalidInputError(f"node {node.node_id!r} has no embedding; expected one")
-    values = node.model_dump(mode="json")
-    values.pop("embedding", None)
+    values = node.model_dump(mode="json", exclude={"embedding"})
     metadata = values.pop("metadata", {})
     if isinstance(node, TextNode):
         values.pop("text", None)
@@ -40,5 +39,6 @@ def to_node(document: Document) -> BaseNode:
     more = document.more
     if "_node_content" in more:  # stored by an earlier version
         return metadata_dict_to_node(more)
-    values = {"text": document.text or "", **more["node"], "metadata": document.metadata}
-    return metadata_dict_to_node({"_node_content": json.dumps(values), "_node_type": more["_node_type"]})
+    plain = {"id_": document.id}  # of a document that `vqindex.documents` wrote without this adapter
+    values = {"text": document.text or "", **more.get("node", plain), "metadata": document.metadata}
+    return metadata_dict_to_node({"_node_content": json.dumps(values), "_node_type": more.get("_node_type")})
