@@ -512,6 +512,17 @@ def test_a_new_store_is_made_in_no_folder_with_other_files(tmp_path):
     assert len(documents.open(tmp_path / "parent" / "a")) == 10
 
 
+def test_segments_without_their_database_are_left_alone(tmp_path):
+    with documents.open(tmp_path / "a") as store:
+        fill(store)
+    (tmp_path / "a" / "docs.sqlite").unlink()
+    with pytest.raises(vqindex.FileFormatError, match="docs.sqlite is missing, but .* holds files of documents"):
+        documents.open(tmp_path / "a")
+    with pytest.raises(FileNotFoundError):
+        documents.open(tmp_path / "a", "r")
+    assert sorted(os.listdir(tmp_path / "a")) == ["0000000000.vqi", "lock"]
+
+
 def test_a_copy_has_everything_and_replaces_what_was_there(store, tmp_path):
     fill(store)
     fill(store, 3, namespace="other")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import FileFormatError
+from ..store.manifest import is_ours
 from .connection import path_of
 from .copying import fill
 from .database import about, check_schema, create_tables, set_about
@@ -68,6 +69,12 @@ def make_in(files: DocumentsFolder, timeout: float, write: Callable[[sqlite3.Con
     """
     if files.path.is_dir():
         others = foreign_names(files.path)
+        segments = [name for name in os.listdir(files.path) if is_ours(name)]
+        if segments and not os.path.exists(files.path / DATABASE):
+            raise FileFormatError(
+                f"{files.describe(DATABASE)} is missing, but {files.folder} holds files of documents ({min(segments)}); "
+                "expected the database with them"
+            )
         if others:
             raise FileFormatError(
                 f"{files.folder} holds no documents, but {others[0]!r}; expected an empty or a new folder"
