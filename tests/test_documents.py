@@ -516,7 +516,7 @@ def test_segments_without_their_database_are_left_alone(tmp_path):
     with documents.open(tmp_path / "a") as store:
         fill(store)
     (tmp_path / "a" / "docs.sqlite").unlink()
-    with pytest.raises(vqindex.FileFormatError, match="docs.sqlite is missing, but .* holds files of documents"):
+    with pytest.raises(vqindex.FileFormatError, match=r"docs\.sqlite is missing, but .* holds files of documents"):
         documents.open(tmp_path / "a")
     with pytest.raises(FileNotFoundError):
         documents.open(tmp_path / "a", "r")

@@ -72,8 +72,8 @@ def make_in(files: DocumentsFolder, timeout: float, write: Callable[[sqlite3.Con
         segments = [name for name in os.listdir(files.path) if is_ours(name)]
         if segments and not os.path.exists(files.path / DATABASE):
             raise FileFormatError(
-                f"{files.describe(DATABASE)} is missing, but {files.folder} holds files of documents ({min(segments)}); "
-                "expected the database with them"
+                f"{files.describe(DATABASE)} is missing, but {files.folder} holds files of documents "
+                f"({min(segments)}); expected the database with them"
             )
         if others:
             raise FileFormatError(
