@@ -643,6 +643,39 @@ def test_nothing_is_written_to_a_folder_that_took_the_place(tmp_path):
     assert len(store) == 11
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="asks /proc which file is synced")
+def test_files_and_their_names_are_on_disk_before_the_commit_that_names_them(tmp_path, monkeypatch):
+    events, sync = [], os.fsync
+
+    def fsync(descriptor):
+        events.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        sync(descriptor)
+
+    def traced(statement):
+        if statement == "COMMIT":
+            events.append([name for name in os.listdir(tmp_path / "a") if name.endswith((".vqi", ".removed"))])
+
+    store = documents.open(tmp_path / "a")
+    fill(store)
+    monkeypatch.setattr("os.fsync", fsync)
+    store._session.database.set_trace_callback(traced)
+    store.add(["text"] * 590, VECTORS[:590])
+    store.delete(where={"y": {"$exists": False}})
+    store._session.database.set_trace_callback(None)
+    at = 0
+    synced = {"0000000000.vqi"}
+    for number, event in enumerate(events):
+        if isinstance(event, list):
+            between = events[at:number]
+            new = set(event) - synced
+            assert new <= set(between), (new, between)
+            assert not new or between[-1] == "a", "the folder's names come last"
+            synced |= new
+            at = number + 1
+    assert len(synced) > 2
+    store.close()
+
+
 def refuse(*args):
     raise OSError(28, "No space left on device")
 

@@ -280,3 +280,41 @@ def test_memory_after_many_rewrites_is_near_that_of_a_new_store(tmp_path):
     with documents.open(tmp_path / "new") as new:
         new.add([f"text {i}" for i in ids], rng.standard_normal((count, dim)), ids=ids)
     assert sizes < 4 * os.path.getsize(tmp_path / "new" / "0000000000.vqi")
+
+
+READ_ONLY = """
+import os, sys
+import numpy as np
+from vqindex import StoreError, documents
+folder = sys.argv[1]
+before = sorted(os.listdir(folder))
+with documents.open(folder, "r") as store:
+    found = len(store), len(store.search(np.ones(12), 3)), store.count({"n": {"$gt": 0}})
+assert sorted(os.listdir(folder)) == before
+try:
+    documents.open(folder).add(["x"])
+except (StoreError, OSError) as error:
+    print(*found, type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_folder_that_is_read_only_can_be_read(tmp_path, is_killed):
+    inside = ["unshare", "--user", "--map-root-user", "--mount"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*inside, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("no file system can be mounted here")
+    folder = tmp_path / "store"
+    if is_killed:
+        killed_writer(folder, 3)
+    else:
+        written(folder, 3)
+    count = len(expected_after(looked_at(folder) if is_killed else 3))
+    mounts = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && exec "$0" -c "$2" "$1"'
+    command = [*inside, "sh", "-c", mounts, sys.executable, str(folder), READ_ONLY]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[:3] == [str(count), "3", str(count)]
+    assert done.stdout.split()[3] in ("StoreError", "OSError")

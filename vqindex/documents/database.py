@@ -54,6 +54,7 @@ _WORDS = "CREATE VIRTUAL TABLE words USING fts5 (text, content='', tokenize='uni
 
 
 _FULL, _FAILED, _DAMAGED = "disk is full", "disk I/O error", ("malformed", "not a database")
+_UNWRITABLE = ("unable to open", "readonly")
 
 
 @contextmanager
@@ -68,6 +69,8 @@ def sqlite_errors(where: str) -> Iterator[None]:
             raise OSError(number, f"{os.strerror(number)} ({text})", where) from error
         if any(word in text for word in _DAMAGED):
             raise FileFormatError(f"{where}: damaged ({text})") from error
+        if any(word in text for word in _UNWRITABLE):
+            raise StoreError(f"{where}: {text}; expected a folder that can be written, or mode 'r'") from error
         raise StoreError(f"{where}: SQLite refused a statement ({text})") from error
 
 

@@ -167,11 +167,10 @@ def connect_reader(folder: DocumentsFolder, timeout: float) -> tuple[sqlite3.Con
         _free(shared)
         raise
     _free(shared)
-    database = connect(folder.path / DATABASE, write=False, timeout=timeout)
     try:
+        database = connect(folder.path / DATABASE, write=False, timeout=timeout)
         database.execute("SELECT 1 FROM sqlite_master").fetchone()
     except sqlite3.OperationalError as error:
-        database.close()
         raise StoreError(
             f"{folder.describe(DATABASE)} can't be opened for reading ({error}): a process that wrote to it has not "
             "closed it; expected one that opens it for writing first"
