@@ -659,8 +659,8 @@ def test_files_and_their_names_are_on_disk_before_the_commit_that_names_them(tmp
     fill(store)
     monkeypatch.setattr("os.fsync", fsync)
     store._session.database.set_trace_callback(traced)
-    store.add(["text"] * 590, VECTORS[:590])
-    store.delete(where={"y": {"$exists": False}})
+    store.add(["text"] * 590, VECTORS[:590], metadata=[{"z": i} for i in range(590)])
+    store.delete(where={"z": {"$lt": 560}})
     store._session.database.set_trace_callback(None)
     at = 0
     synced = {"0000000000.vqi"}
