@@ -112,7 +112,7 @@ def test_an_interrupt_at_any_line_leaves_documents_before_or_after_it(tmp_path, 
         store.close()
     assert len(moments) > 50
     outcomes = []
-    for moment in moments[:: int(os.environ.get("VQINDEX_TEST_EVERY", 23))]:
+    for moment in moments[:: int(os.environ.get("VQINDEX_TEST_EVERY", 41))]:
         store = opened()
         is_interrupted = interrupt(moment, lambda: CHANGES[change](store))  # noqa: B023
         found = seen(store)
@@ -155,7 +155,7 @@ def test_an_interrupt_at_any_line_of_a_commit_loses_nothing(tmp_path, monkeypatc
     with opened() as store:
         wanted = seen(store)
         moments = moments_of(store.commit, only_first=True)
-    for moment in moments[:: int(os.environ.get("VQINDEX_TEST_EVERY", 9))]:
+    for moment in moments[:: int(os.environ.get("VQINDEX_TEST_EVERY", 15))]:
         store = opened()
         interrupt(moment, store.commit)
         assert seen(store) == wanted, moment
@@ -191,7 +191,7 @@ def test_an_interrupted_opening_closing_or_refresh_leaves_the_store_free(tmp_pat
     shutil.copytree(tmp_path / "kept", tmp_path / "0")
     moments = moments_of(work, only_first=True)
     held.pop().close()
-    for moment in moments[:: int(os.environ.get("VQINDEX_TEST_EVERY", 17))]:
+    for moment in moments[:: int(os.environ.get("VQINDEX_TEST_EVERY", 31))]:
         number += 1
         shutil.copytree(tmp_path / "kept", tmp_path / str(number))
         interrupt(moment, work)

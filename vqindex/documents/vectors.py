@@ -22,7 +22,7 @@ from ..backends.registry import Device
 from ..center import Centering
 from ..errors import FileFormatError, InvalidInputError, StoreError
 from ..index import IndexState, VQIndex
-from ..rows.contents import FEW_ROWS
+from ..rows.contents import FEW_ROWS, Contents
 from ..rows.ids import IdBatch
 from ..rows.originals import as_kind
 from ..rows.row_store import RowStore
@@ -38,6 +38,7 @@ __all__ = ["Savepoint", "Vectors", "check_parameters", "write_copy"]
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
 
+_HEAD = 64  # bytes of a manifest; its first line has the checksum of all others
 MAX_PENDING = 512  # changes of vectors that wait in the database for a segment
 # Rows that only memory holds are mapped from their files once there are so many, as in ``store/durable.py``.
 REMAP_ROWS, REMAP_MAX_ROWS = 2**16, 2**22
@@ -50,6 +51,14 @@ class Savepoint(NamedTuple):
     state: IndexState | None
     pending: int
     fold: bool
+
+
+class _Followed(NamedTuple):
+    """A commit whose vectors are in memory, so that the next one needs only what came after it."""
+
+    key: tuple[bytes, object]  # of the segments, and how often `pending` was emptied
+    place: int  # the last one in `pending`
+    contents: Contents
 
 
 class Vectors:
@@ -78,6 +87,7 @@ class Vectors:
         self._mapped_rows = 0
         self._base: tuple[Manifest, VQIndex, IndexState] | None = None  # what the segments of a manifest hold
         self._order: tuple[object, I64] | None = None
+        self._followed: _Followed | None = None
 
     # ---- reading
 
@@ -91,19 +101,47 @@ class Vectors:
         """
         if self._folder is None:
             return
-        found = database.execute("SELECT manifest FROM vectors").fetchone()
-        if found is None:
+        key = self._key(database)
+        if key is None:
             self.restore(Savepoint(None, None, 0, False))
             return
+        if not self._follow(database, key):
+            self._load_all(database)
+        self._pending = int(database.execute("SELECT count(*) FROM pending").fetchone()[0])
+        self._remember(database)
+
+    def _key(self, database: sqlite3.Connection) -> tuple[bytes, object] | None:
+        """Return what is the same as long as commits only add to ``pending``; None without vectors."""
+        found = database.execute("SELECT substr(manifest, 1, ?) FROM vectors", (_HEAD,)).fetchone()
+        return None if found is None else (bytes(found[0]), about(database, "folds"))
+
+    def _remember(self, database: sqlite3.Connection) -> None:
+        """Remember that the index has what the last commit of a connection holds."""
+        key, index = self._key(database), self.index
+        last = database.execute("SELECT max(place) FROM pending").fetchone()[0]
+        self._followed = None if key is None or index is None else _Followed(key, last or 0, index._state.contents)
+
+    def _follow(self, database: sqlite3.Connection, key: tuple[bytes, object]) -> bool:
+        """Apply what commits have added since the one in memory; False if that is not known."""
+        followed, index = self._followed, self.index
+        if followed is None or index is None or followed.key != key or index._state.contents is not followed.contents:
+            return False
+        self._apply(index, database, followed.place)
+        return True
+
+    def _load_all(self, database: sqlite3.Connection) -> None:
+        """Open the segments, unless they are open, and apply all changes since."""
+        assert self._folder is not None
         self._folder.database = database
-        if self._base is None or self._base[0].to_bytes() != bytes(found[0]):
+        (found,) = database.execute("SELECT manifest FROM vectors").fetchone()
+        if self._base is None or self._base[0].to_bytes() != bytes(found):
             self._base = self._load_segments()
         manifest, index, state = self._base
         fresh = VQIndex._empty(Centering.from_text(manifest.spec, manifest.center), index._backend.name)
         fresh._meta = deepcopy(dict(manifest.meta))
         fresh._state = _apart(state)
-        pending = self._apply(fresh, database)
-        self.restore(Savepoint(fresh, fresh._state, pending, False))
+        self._apply(fresh, database, 0)
+        self.restore(Savepoint(fresh, fresh._state, 0, False))
         self._mapped_rows = state.contents.ids.rows_ever
 
     def _load_segments(self) -> tuple[Manifest, VQIndex, IndexState]:
@@ -116,11 +154,12 @@ class Vectors:
         count = contents.ids.rows_ever
         return manifest, index, index._state._replace(contents=contents, filed_rows=count, files=commits)
 
-    def _apply(self, index: VQIndex, database: sqlite3.Connection) -> int:
-        """Make the changes of the table ``pending``, and return their number."""
-        found = database.execute("SELECT row, vector FROM pending ORDER BY place").fetchall()
+    def _apply(self, index: VQIndex, database: sqlite3.Connection, place: int) -> None:
+        """Make the changes of the table ``pending`` after a place."""
+        statement = "SELECT row, vector FROM pending WHERE place > ? ORDER BY place"
+        found = database.execute(statement, (place,)).fetchall()
         if not found:
-            return 0
+            return
         ids = index._state.contents.ids.explicit
         newest = index._state.contents.ids.rows_ever - 1 if ids is None else int(ids.max(initial=-1))
         index.remove(np.array([row for row, _ in found if row <= newest], np.int64))
@@ -130,7 +169,6 @@ class Vectors:
         if any(len(vector) != size for vector in data):
             raise FileFormatError(f"{self._where}: a vector of the table 'pending' has not {index.dim} coordinates")
         _append(index, rows, np.frombuffer(b"".join(data), "<f4").reshape(-1, index.dim))
-        return len(found)
 
     @property
     def _where(self) -> str:
@@ -228,7 +266,7 @@ class Vectors:
         if self.index is not None and self._folder is not None:
             manifest = self.index._state.files.manifest
             set_about(database, "next_file", max(manifest.next_file, _next_file(database)))
-        database.execute("DELETE FROM pending")
+        _empty_pending(database)
         database.execute("DELETE FROM vectors")
         self.index, self._pending, self._fold = None, 0, False
 
@@ -242,7 +280,9 @@ class Vectors:
             return
         data = [None] * rows.size if vectors is None else [each.tobytes() for each in vectors.astype("<f4")]
         last = database.execute("SELECT max(place) FROM pending").fetchone()[0] or 0
-        places = range(last + 1, last + 1 + rows.size)
+        generation = int(database.execute("PRAGMA user_version").fetchone()[0])
+        first = 1 + max(last, generation << 20)  # no place comes again after the table was emptied
+        places = range(first, first + rows.size)
         database.executemany(
             "INSERT OR REPLACE INTO pending (row, place, vector) VALUES (?, ?, ?)",
             list(zip(rows.tolist(), places, data, strict=True)),
@@ -264,14 +304,19 @@ class Vectors:
         )
         if following.manifest.commit == 0:  # a new index whose vectors are all gone again
             return None
-        database.execute("DELETE FROM pending")
+        _empty_pending(database)
         return following
 
     def take(self, database: sqlite3.Connection, following: CommitWriter | None) -> None:
         """Take the writer of the next commit after a COMMIT."""
-        index = self.index
-        if index is None or following is None or self._folder is None:
+        if self._folder is None:
             return
+        if self.index is not None and following is not None:
+            self._take(database, self.index, following)
+        self._remember(database)
+
+    def _take(self, database: sqlite3.Connection, index: VQIndex, following: CommitWriter) -> None:
+        assert self._folder is not None
         is_new = following is not index._state.files
         index._state = index._state._replace(files=following)
         self._pending, self._fold = 0, False
@@ -280,7 +325,7 @@ class Vectors:
             self._folder.sweep(following.manifest.names)
             if self._is_worth_remapping():
                 with suppress(OSError, MemoryError, StoreError):  # what is in memory is as good
-                    self.load(database)
+                    self._load_all(database)
 
     def _is_worth_remapping(self) -> bool:
         """Whether mapping the last commit from its files frees enough memory."""
@@ -292,6 +337,12 @@ class Vectors:
             return True
         in_files = sum(entry.rows - entry.live for entry in index._state.files.manifest.segments)
         return bool(ids.rows_ever - len(ids) - in_files > max(FEW_ROWS, len(ids)))
+
+
+def _empty_pending(database: sqlite3.Connection) -> None:
+    database.execute("DELETE FROM pending")
+    folds = about(database, "folds")
+    set_about(database, "folds", 1 + (folds if isinstance(folds, int) else 0))
 
 
 def _append(index: VQIndex, rows: I64, vectors: F32) -> None:
