@@ -87,8 +87,10 @@ class VQIndexVectorStore(SearchMethods):
         device: str | None = None,
         mmap: bool | None = None,
     ) -> None:
-        if not isinstance(embedding, Embeddings):
-            raise InvalidInputError(f"embedding is a {type(embedding).__name__}; expected an Embeddings of LangChain")
+        for method in ("embed_documents", "embed_query"):
+            if not callable(getattr(embedding, method, None)):
+                kind = type(embedding).__name__
+                raise InvalidInputError(f"embedding is a {kind} without {method}(); expected a model of LangChain")
         self._embedding = embedding
         self._namespace = namespace
         parameters = {

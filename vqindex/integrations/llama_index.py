@@ -222,7 +222,7 @@ class VQIndexVectorStore(BasePydanticVectorStore):  # type: ignore[misc]
         query : VectorStoreQuery
             Query with filters, node_ids, doc_ids, and a mode: DEFAULT, or MMR with mmr_threshold, for query_embedding;
             TEXT_SEARCH or SPARSE for the words of query_str; HYBRID for both, with alpha (0: only words, 1: only the
-            embedding, default 0.5) and hybrid_top_k.
+            embedding, default 0.5) and hybrid_top_k. SPARSE and TEXT_SEARCH return sparse_top_k nodes if it is given.
         **kwargs
             ``mmr_prefetch_factor=``, and options of `vqindex.documents.Documents.search` such as ``rerank=`` and
             ``confidence=``. A retriever passes them on from ``vector_store_kwargs``.
