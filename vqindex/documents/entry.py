@@ -12,7 +12,7 @@ from ..rows.originals import Kind
 from ..spec import CodecName, Metric, RotationName, SketchName
 from .documents import Documents
 from .opening import open_session
-from .vectors import check_parameters
+from .parameters import check_parameters
 
 __all__ = ["open_documents"]
 

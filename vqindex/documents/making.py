@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import FileFormatError
 from ..store.manifest import is_ours
 from .connection import path_of
 from .copying import fill
-from .database import about, check_schema, create_tables, set_about
+from .database import check_schema, create_tables, set_about
 from .folder import DATABASE, DocumentsFolder, foreign_names
 from .log import begin_session, close_connection, close_writer, connect_writer, first_epoch, note_session
+from .parameters import store_parameters
 from .session import Session
 
-__all__ = ["copy_into", "create", "make_in", "store_parameters", "stored_parameters"]
+__all__ = ["copy_into", "create", "make_in"]
 
 
 def create(database: sqlite3.Connection, parameters: Mapping[str, Any], writer: str | None) -> None:
@@ -31,23 +28,6 @@ def create(database: sqlite3.Connection, parameters: Mapping[str, Any], writer: 
     store_parameters(database, parameters)
     if writer is not None:
         set_about(database, "writer", writer)
-
-
-def store_parameters(database: sqlite3.Connection, parameters: Mapping[str, Any]) -> None:
-    """Write the parameters of a store's index."""
-    values = dict(parameters)
-    if "center" in values and not isinstance(values["center"], str):
-        values["center"] = base64.b64encode(np.asarray(values["center"], "<f4").tobytes()).decode()
-    set_about(database, "parameters", json.dumps(values))
-
-
-def stored_parameters(database: sqlite3.Connection) -> dict[str, Any]:
-    """Return the parameters of a store's index."""
-    values: dict[str, Any] = json.loads(str(about(database, "parameters")))
-    center = values.get("center")
-    if center is not None and center != "mean":
-        values["center"] = np.frombuffer(base64.b64decode(center), "<f4").astype(np.float32)
-    return values
 
 
 def make_in(files: DocumentsFolder, timeout: float, write: Callable[[sqlite3.Connection], set[str]]) -> None:

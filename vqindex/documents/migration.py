@@ -25,7 +25,7 @@ from .database import about, check_schema, connect_memory, create_tables, set_ab
 from .encoding import encode_json, encode_text
 from .folder import DATABASE, DocumentsFolder
 from .log import close_connection, connect_reader, connect_writer, note_session
-from .making import store_parameters, stored_parameters
+from .parameters import store_parameters, stored_parameters
 from .session import Session
 from .table import NewRow, namespace_number, write_rows
 from .vectors import Vectors, write_copy

@@ -23,8 +23,9 @@ from .copying import Rows, insert
 from .database import MEMORY, about, check_schema, connect_memory, create_tables, sqlite_errors
 from .folder import DATABASE, DocumentsFolder
 from .log import close_connection, connect_reader, connect_writer, must_be_checked
-from .making import create, make_in, stored_parameters
+from .making import create, make_in
 from .migration import OldStore
+from .parameters import stored_parameters
 from .session import Session
 from .vectors import Vectors
 

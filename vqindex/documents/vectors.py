@@ -26,14 +26,13 @@ from ..rows.contents import FEW_ROWS, Contents
 from ..rows.ids import IdBatch
 from ..rows.originals import as_kind
 from ..rows.row_store import RowStore
-from ..spec import IndexSpec
 from ..store.commit import CommitWriter, State
 from ..store.manifest import MANIFEST, Manifest
 from ..store.snapshot import join_segments, read_snapshot
 from .database import about, set_about
 from .folder import DocumentsFolder
 
-__all__ = ["Savepoint", "Vectors", "check_parameters", "write_copy"]
+__all__ = ["Savepoint", "Vectors", "write_copy"]
 
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
@@ -387,15 +386,3 @@ def write_copy(index: VQIndex | None, folder: DocumentsFolder, database: sqlite3
     state = State(index._codec, encoder.centering, contents, index._meta)
     following = CommitWriter(folder, _first_manifest(index, _next_file(database)), None).compact(state)
     return following.manifest.names
-
-
-def check_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a new index, all but `dim` and `center` with their defaults, checked."""
-    given = {name: value for name, value in parameters.items() if value is not None}
-    spec = IndexSpec(given.get("dim", 1), **{
-        name: given[name] for name in ("bits", "metric", "codec", "sketch", "rotation", "seed") if name in given
-    })  # fmt: skip
-    Centering.of(spec, given.get("center")) if "dim" in given or isinstance(given.get("center"), str) else None
-    as_kind(given.get("keep_vectors"))
-    fields = spec.as_dict()
-    return {**{name: value for name, value in fields.items() if name != "dim"}, **given}
