@@ -70,6 +70,8 @@ def test_a_langchain_store_takes_changes(copy_of):
     assert len(store.similarity_search("text 1", k=9)) == 6
     assert len(store.similarity_search("text 1", k=9, filter={"number": 9})) == 2
     store.close()
+    with pytest.raises(ValueError, match="written by 'langchain'"):
+        haystack.VQIndexDocumentStore(folder)
 
 
 def test_a_llama_index_store_opens_as_it_was(copy_of, mode):
