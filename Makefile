@@ -18,11 +18,12 @@ demo: $(STAMPS)/demo
 test: $(STAMPS)/test
 	$(BIN)/pytest -m "not gpu"
 
-# Writes and reads files and stores in many processes, kills and disturbs them, and looks for losses (tests/soak/).
+# Writes and reads files, stores and documents in many processes, kills and disturbs them, and looks for losses (tests/soak/).
 # `SEED=` repeats the choices of a run.
 SOAK_SECONDS ?= 600
 soak: $(STAMPS)/test
 	PYTHONPATH=tests $(BIN)/python -m soak --seconds $(SOAK_SECONDS) $(if $(SEED),--seed $(SEED),)
+	PYTHONPATH=tests $(BIN)/python -m soak.documents --seconds $(SOAK_SECONDS) $(if $(SEED),--seed $(SEED),)
 
 # Whether the tests notice small mistakes in the library; tests/mutations.py has the list and what may go unnoticed.
 mutations: $(STAMPS)/test

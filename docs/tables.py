@@ -317,6 +317,35 @@ def filters() -> str:
     return markdown(["index", "data", *(f"{100 * share:g} %" for share in shares)], rows)
 
 
+def documents() -> str:
+    """Milliseconds of processor time of a search with a new filter, by store and kind of filter."""
+    found = {(line["n"], line["store"], line["question"]): line for line in lines("documents") if "question" in line}
+    questions = list(dict.fromkeys(question for _, _, question in found))
+    rows = []
+    for n, store in dict.fromkeys((n, store) for n, store, _ in found):
+        measured = [found[n, store, question] for question in questions]
+        recall = sum(line["recall_at_10"] for line in measured) / len(measured)
+        rows.append([f"{n:,}", store, *(three(line["new_cpu_ms"]["median"]) for line in measured), f"{recall:.3f}"])
+    return markdown(["documents", "store", *questions, "recall@10"], rows)
+
+
+def documents_changes() -> str:
+    """Adding all documents, adding one, opening, and the size of a store of documents."""
+    found = {(line["n"], line["store"]): line for line in lines("documents") if "add_s" in line}
+    rows = [
+        [
+            f"{n:,}",
+            store,
+            three(line["add_s"]),
+            three(line["add_one_ms"]["median"]),
+            three(line["open_and_search_ms"]["median"]),
+            three(line["bytes"] / 1e6),
+        ]
+        for (n, store), line in found.items()
+    ]
+    return markdown(["documents", "store", "add all, s", "add one, ms", "open and search once, ms", "MB"], rows)
+
+
 def graph() -> str:
     """Speed of the graph and of other indexes relative to hnswlib at equal recall, and bytes."""
     latest = {(line["data"], line["engine"]): line for line in lines("graph") if line["contest"] == "peers"}
@@ -419,6 +448,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "peers-mixture": peers_mixture,
     "encoding": encoding,
     "filters": filters,
+    "documents": documents,
+    "documents-changes": documents_changes,
     "store": store,
     "coverage": coverage,
     "coverage-short": coverage_short,

@@ -27,6 +27,7 @@ LAYERS = (
     ("search/*",),
     ("index",),
     ("store/*",),
+    ("documents/*",),
     ("integrations/*",),
     ("__main__",),
 )

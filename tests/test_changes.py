@@ -468,3 +468,14 @@ def test_replacing_the_same_vectors_for_ever_takes_the_memory_of_twice_as_many(k
         assert index.stats()["removed"] <= len(index)
     assert index.stats()["memory_bytes"] < 4 * once
     same(index, built(x, ids=ids, keep_vectors=keep))
+
+
+def test_a_map_apart_grows_otherwise_than_the_map_it_came_from():
+    first = IdMap(20, np.arange(100, 120))
+    older = first.apart()
+    longer = first.extended(40, IdBatch(np.arange(500, 540)))
+    assert (longer.find(IdBatch(np.arange(500, 540))) == np.arange(20, 60)).all()
+    other = older.extended(40, IdBatch(np.arange(700, 740)))
+    assert (other.find(IdBatch(np.arange(700, 740))) == np.arange(20, 60)).all()
+    assert (other.find(IdBatch(np.arange(500, 540))) == -1).all()
+    assert (other.find(IdBatch(np.arange(100, 120))) == np.arange(20)).all()

@@ -30,7 +30,7 @@ def test_a_missing_package_is_reported_with_the_command_that_installs_it(name):
 def test_the_library_loads_no_optional_package():
     names = [blocked for blocked, _, _ in PACKAGES.values()]
     done = python(
-        "import sys, vqindex, vqindex.integrations.docstore, vqindex_cli.main;"
+        "import sys, vqindex, vqindex.documents, vqindex.integrations, vqindex_cli.main;"
         f"print([name for name in {[*names, 'matplotlib', 'faiss']} if name in sys.modules])"
     )
     assert done.stdout == "[]\n"

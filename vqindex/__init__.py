@@ -4,6 +4,7 @@
 >>> index = vqindex.VQIndex(dim=768, bits=4, metric="cosine")
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import (
@@ -12,6 +13,7 @@ from .errors import (
     InvalidInputError,
     OffsetWarning,
     SlowCodecWarning,
+    StoreBusyError,
     StoreError,
     UnknownIdError,
     VQIndexError,
@@ -24,6 +26,7 @@ from .spec import IndexSpec
 from .version import __version__
 
 if TYPE_CHECKING:
+    from . import documents
     from .store import DurableIndex
     from .store import open_store as open
 
@@ -39,12 +42,14 @@ __all__ = [
     "RangeResult",
     "SearchResult",
     "SlowCodecWarning",
+    "StoreBusyError",
     "StoreError",
     "UnknownIdError",
     "VQIndex",
     "VQIndexError",
     "__version__",
     "bitmap",
+    "documents",
     "exclude",
     "open",
 ]
@@ -54,6 +59,8 @@ _ON_DISK = {"DurableIndex": "DurableIndex", "open": "open_store"}
 
 def __getattr__(name: str) -> Any:
     """Import the modules that need HDF5 at their first use, so that importing vqindex stays quick."""
+    if name == "documents":
+        return import_module(".documents", __name__)
     if name not in _ON_DISK:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import store

@@ -10,6 +10,7 @@ __all__ = [
     "InvalidInputError",
     "OffsetWarning",
     "SlowCodecWarning",
+    "StoreBusyError",
     "StoreError",
     "UnknownIdError",
     "VQIndexError",
@@ -43,6 +44,10 @@ class BackendError(VQIndexError, RuntimeError):
 
 class StoreError(VQIndexError, RuntimeError):
     """A store or file can't be changed or read: another writer has it or changed it, or it is read-only or closed."""
+
+
+class StoreBusyError(StoreError):
+    """Another writer has a store open; the message names its process. Later the call may succeed."""
 
 
 class OffsetWarning(UserWarning):

@@ -18,6 +18,7 @@ from .build import build
 from .change import add, compact, delete
 from .data import datasets
 from .demo import demo
+from .docs import docs
 from .doctor import doctor
 from .evaluate import evaluate
 from .graph import graph
@@ -79,7 +80,11 @@ def cli() -> None:
     """
 
 
-for command in (build, add, delete, compact, graph, search, evaluate, bench, info, verify, datasets, demo, doctor):
+_COMMANDS = (
+    build, add, delete, compact, graph, search, evaluate, bench, info, verify, docs, datasets, demo, doctor,
+)  # fmt: skip
+
+for command in _COMMANDS:
     cli.add_command(command)
 
 

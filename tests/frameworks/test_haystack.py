@@ -7,13 +7,19 @@ from frameworks import needs
 needs("haystack", "haystack-ai")
 
 from haystack import Document, Pipeline
+from haystack.components.joiners import DocumentJoiner
 from haystack.dataclasses import ByteStream
 from haystack.document_stores.errors import DuplicateDocumentError
 from haystack.document_stores.types import DuplicatePolicy, FilterPolicy
 from haystack.testing import document_store as sync_tests
 from haystack.testing import document_store_async as async_tests
 
-from vqindex.integrations.haystack import VQIndexDocumentStore, VQIndexEmbeddingRetriever
+from vqindex.integrations.haystack import (
+    VQIndexBM25Retriever,
+    VQIndexDocumentStore,
+    VQIndexEmbeddingRetriever,
+    VQIndexHybridRetriever,
+)
 
 
 def as_float32(document):
@@ -176,9 +182,6 @@ def test_documents_come_back_whole():
 def test_a_store_on_disk_opens_as_it_was_saved(tmp_path):
     store = VQIndexDocumentStore(tmp_path / "s", metric="ip", bits=2)
     store.write_documents(documents())
-    store.save()
-    store.delete_all_documents()
-    assert store.count_documents() == 0
     store.close()
     again = VQIndexDocumentStore.from_dict(store.to_dict())
     assert again.count_documents() == 30
@@ -228,3 +231,104 @@ async def test_retriever_in_a_pipeline_merges_its_filters(store):
     assert (await retriever.run_async(query))["documents"] == found
     again = Pipeline.loads(pipeline.dumps(), allowed_modules=["vqindex.integrations.haystack"])
     assert again.get_component("retriever").to_dict() == retriever.to_dict()
+
+
+def test_embeddings_are_kept_unless_the_store_is_told_otherwise(tmp_path):
+    for name, parameters, kept in (
+        ("default", {}, True),
+        ("asked", {"keep_embeddings": True}, True),
+        ("without", {"keep_embeddings": False}, False),
+        ("rounded", {"keep_vectors": "f16"}, True),
+    ):
+        for place in (None, tmp_path / name):
+            store = VQIndexDocumentStore(place, **parameters)
+            store.write_documents(documents())
+            query = documents()[7].embedding
+            assert all((document.embedding is not None) == kept for document in store.filter_documents())
+            (found,) = store.embedding_retrieval(query, top_k=1, return_embedding=True)
+            assert (found.embedding is not None) == kept
+            if kept:
+                assert found.embedding == pytest.approx(query, abs=1e-2 if name == "rounded" else 0)
+            store.close()
+        VQIndexDocumentStore(tmp_path / name).close()
+    with pytest.raises(ValueError, match="keep_vectors is 'f32'"):
+        VQIndexDocumentStore(tmp_path / "without", keep_embeddings=True)
+    with pytest.raises(ValueError, match="keep_embeddings is False and keep_vectors 'f16'"):
+        VQIndexDocumentStore(keep_embeddings=False, keep_vectors="f16")
+
+
+async def test_words_are_retrieved_alone_or_with_the_embedding(store):
+    found = store.bm25_retrieval("TEXT 12", top_k=3)
+    assert found[0].id == "d12"
+    assert [document.score for document in found] == sorted((document.score for document in found), reverse=True)
+    scaled = store.bm25_retrieval("TEXT 12", top_k=3, scale_score=True)
+    assert all(0 < document.score < 1 for document in scaled)
+    odd = {"field": "meta.odd", "operator": "==", "value": True}
+    assert [document.id for document in store.bm25_retrieval("12 13", odd)] == ["d13"]
+    query = documents()[7].embedding
+    fused = store.hybrid_retrieval("12", query, top_k=2)
+    assert {document.id for document in fused} == {"d7", "d12"}
+    assert store.hybrid_retrieval("12", query, top_k=1, weights=(0, 1))[0].id == "d12"
+    assert await store.hybrid_retrieval_async("12", query, top_k=2) == fused
+    assert await store.bm25_retrieval_async("TEXT 12", top_k=3) == found
+    for wrong in ("", None, 3):
+        with pytest.raises(ValueError, match="query is"):
+            store.bm25_retrieval(wrong)
+
+
+async def test_all_retrievers_run_in_pipelines_and_meet_in_a_joiner(store):
+    pipeline = Pipeline()
+    pipeline.add_component("words", VQIndexBM25Retriever(store, top_k=5))
+    pipeline.add_component("vectors", VQIndexEmbeddingRetriever(store, top_k=5, search_options={"confidence": 1}))
+    pipeline.add_component("both", VQIndexHybridRetriever(store, top_k=5, search_options={"weights": [1, 1]}))
+    pipeline.add_component("joiner", DocumentJoiner(join_mode="reciprocal_rank_fusion", top_k=2))
+    pipeline.connect("words", "joiner")
+    pipeline.connect("vectors", "joiner")
+    query = documents()[7].embedding
+    inputs = {
+        "words": {"query": "12"},
+        "vectors": {"query_embedding": query},
+        "both": {"query": "12", "query_embedding": query},
+    }
+    again = Pipeline.loads(pipeline.dumps(), allowed_modules=["vqindex.integrations.haystack", "haystack"])
+    for name in ("words", "vectors", "both"):
+        assert again.get_component(name).to_dict() == pipeline.get_component(name).to_dict()
+    found = pipeline.run(inputs)
+    assert {document.id for document in found["joiner"]["documents"]} == {"d7", "d12"}
+    assert {document.id for document in found["both"]["documents"][:2]} == {"d7", "d12"}
+    both = pipeline.get_component("both")
+    assert (await both.run_async("12", query))["documents"] == found["both"]["documents"]
+    words = VQIndexBM25Retriever(store)
+    assert (await words.run_async("12"))["documents"] == words.run("12")["documents"]
+
+
+def test_rerank_gives_exact_scores(store):
+    query = documents()[7].embedding
+    (found,) = store.embedding_retrieval(query, top_k=1, rerank=True)
+    assert found.score == pytest.approx(1, abs=1e-6)
+    for wrong in ({"reranc": True}, {"mode": "text"}, {"namespace": "x"}):
+        with pytest.raises(TypeError, match=r"reranc|mode|namespace"):
+            store.embedding_retrieval(query, **wrong)
+
+
+def test_a_document_that_another_thread_writes_first_is_a_duplicate(store, monkeypatch):
+    add = store.store.add
+
+    def late(*args, **kwargs):
+        monkeypatch.undo()
+        store.write_documents([Document(id="new", content="theirs")])
+        return add(*args, **kwargs)
+
+    monkeypatch.setattr(store.store, "add", late)
+    with pytest.raises(DuplicateDocumentError):
+        store.write_documents([Document(id="new", content="mine")])
+    monkeypatch.setattr(store.store, "add", late)
+    store.delete_documents(["new"])
+    mine = [Document(id="new", content="mine"), Document(id="newer", content="mine")]
+    assert store.write_documents(mine, DuplicatePolicy.SKIP) == 1
+    assert [document.content for document in store.filter_documents() if "new" in document.id] == ["theirs", "mine"]
+
+
+def test_an_empty_filter_is_all_documents(store):
+    assert store.delete_by_filter({}) == 31
+    assert store.count_documents() == 0

@@ -1,4 +1,4 @@
-"""The blocks of docs/integrations.md and the examples of the stores' docstrings."""
+"""The blocks of the frameworks' pages and the examples of the stores' docstrings."""
 
 import doctest
 import importlib
@@ -13,9 +13,17 @@ for module, package in (
     needs(module, package)
 
 
-@pytest.mark.parametrize("name", ["langchain", "llama_index", "haystack"])
-def test_blocks_of_the_integrations_page_run(name, tmp_path, monkeypatch):
-    pages.run("docs/integrations.md", name, tmp_path, monkeypatch)
+PAGES = {"langchain": "docs/langchain.md", "llama_index": "docs/llama-index.md", "haystack": "docs/haystack.md"}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_blocks_of_a_page_run(name, tmp_path, monkeypatch):
+    pages.run(PAGES[name], name, tmp_path, monkeypatch)
+
+
+def test_the_pages_run_one_after_another_in_one_folder(tmp_path, monkeypatch):
+    for name, page in PAGES.items():
+        pages.run(page, name, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["langchain", "llama_index", "haystack"])

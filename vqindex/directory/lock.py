@@ -11,12 +11,14 @@ import stat
 import sys
 import time
 import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import StoreError
+from ..errors import StoreBusyError, StoreError
 from .system import system_error
 
-__all__ = ["LOCK", "FolderLock", "OpenFolder", "lock_folder"]
+__all__ = ["LOCK", "FolderLock", "OpenFolder", "lock_folder", "share_folder", "without_writer"]
 
 LOCK = "lock"
 # What the system says if somebody else has the lock; every other error says that there are no locks.
@@ -24,8 +26,9 @@ _HELD = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK}
 # Without following a link that someone made since: opening it would empty the file it leads to. And without waiting for
 # the other end of a pipe.
 _LOCK_FLAGS = os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-# What a lock may hold: what a writer wrote, nothing, or zeros after a power cut.
-_OURS = re.compile(rb"process \d+ on [^\n]*\n|\0*")
+# What a lock may hold: what a writer wrote, perhaps over a longer line, nothing, or zeros after a power cut.
+_OURS = re.compile(rb"process \d+ on [^\n]*\n(?:[^\n]*\n)?|\0*")
+_LOOKS = 50  # for the name of a holder, a millisecond apart
 _PATIENCE = 1.0  # seconds; a saver holds the lock of a folder for milliseconds
 _held: weakref.WeakSet[FolderLock] = weakref.WeakSet()
 
@@ -38,12 +41,18 @@ if sys.platform == "win32":
         os.lseek(descriptor, _FAR, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         os.lseek(descriptor, 0, os.SEEK_SET)
+
+    def _lock_shared(descriptor: int) -> None:
+        raise OSError(errno.ENOTSUP, "folders and read-only files can't be locked here")
 else:
     import fcntl
 
     def _lock_exclusively(descriptor: int) -> None:
         # flock belongs to the open file, so it also refuses a second lock in this process.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _lock_shared(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 class OpenFolder:
@@ -70,18 +79,69 @@ class OpenFolder:
         self.close()
 
 
-def lock_folder(folder: Path) -> OpenFolder | None:
+def lock_folder(folder: Path, patience: float | None = None) -> OpenFolder | None:
     """Lock a folder itself, and return it open: `close` frees the lock. None if it can't be locked soon.
 
     Windows does not open folders, so it never locks them.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    patience : float, optional
+        Seconds to wait for whoever has locked it.
     """
+    return _locked(folder, _lock_exclusively, _PATIENCE if patience is None else patience)
+
+
+def share_folder(folder: Path) -> OpenFolder | None:
+    """Lock a folder as `lock_folder`, together with others that share it: `lock_folder` fails until all have left."""
+    return _locked(folder, _lock_shared, _PATIENCE)
+
+
+@contextmanager
+def without_writer(folder: Path, patience: float = 0.0) -> Iterator[bool]:
+    """Keep writers from locking a folder for a moment; False if one has it. It makes nothing.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    patience : float
+        Seconds to wait for a writer.
+    """
+    flags = os.O_RDONLY | _LOCK_FLAGS & ~os.O_CREAT
+    try:
+        file = io.FileIO(folder / LOCK, opener=lambda path, _: os.open(path, flags))
+    except OSError:  # nobody ever locked it, or it can't be asked
+        yield True
+        return
+    with file:
+        yield _is_shared(file.fileno(), time.monotonic() + patience)
+
+
+def _is_shared(descriptor: int, until: float) -> bool:
+    while True:
+        try:
+            _lock_shared(descriptor)
+        except OSError as error:  # noqa: PERF203
+            if error.errno not in _HELD:  # this file system has no locks
+                return True
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.001)
+        else:
+            return True
+
+
+def _locked(folder: Path, take: Callable[[int], None], patience: float) -> OpenFolder | None:
     try:
         opened = OpenFolder(folder)
     except OSError:  # a folder may be writable and not readable
         return None
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + patience
     try:
-        while not _is_locked(opened):
+        while not _is_taken(opened, take):
             if time.monotonic() >= until:
                 opened.close()
                 return None
@@ -95,10 +155,10 @@ def lock_folder(folder: Path) -> OpenFolder | None:
     return opened
 
 
-def _is_locked(opened: OpenFolder) -> bool:
+def _is_taken(opened: OpenFolder, take: Callable[[int], None]) -> bool:
     """Lock an open folder; False if somebody else has locked it."""
     try:
-        _lock_exclusively(opened.descriptor)
+        take(opened.descriptor)
     except BlockingIOError:
         return False
     return True
@@ -118,8 +178,10 @@ class FolderLock:
 
     Raises
     ------
+    StoreBusyError
+        If another writer has it; the message names its process.
     StoreError
-        If another writer has it (the message names its process), or if the lock is a link or no regular file.
+        If the lock is a link or no regular file.
     OSError
         If the lock can't be opened, or the file system has no locks.
     """
@@ -150,10 +212,10 @@ class FolderLock:
                 raise StoreError(wrong_kind)
             _lock_exclusively(file.fileno())
         except OSError as error:
-            holder = os.read(file.fileno(), 200).decode(errors="replace").strip() or "another process"
+            holder = _holder(file.fileno()) if error.errno in _HELD else ""
             file.close()
             if error.errno in _HELD:
-                raise StoreError(f"{name} is open for writing by {holder}; expected one writer at a time") from None
+                raise StoreBusyError(f"{name} is open for writing by {holder}; expected one writer at a time") from None
             text = f"this file system can't lock files ({os.strerror(error.errno or 0)}); a store needs one that can"
             raise OSError(error.errno, text, where) from None
         except BaseException:
@@ -176,13 +238,26 @@ class FolderLock:
         return self.release.alive and self._pid == os.getpid()
 
 
+def _holder(descriptor: int) -> str:
+    """Return who holds a lock that is taken: he writes his name just after he has taken it."""
+    for _ in range(_LOOKS):
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        found = os.read(descriptor, 200).decode(errors="replace").strip("\0 \n").partition("\n")[0]
+        if found:
+            return found
+        time.sleep(0.001)
+    return "another process"
+
+
 def _sign(descriptor: int, where: str, pid: int) -> None:
     """Write into a lock who holds it. StoreError if it is a file of another kind, perhaps by a hard link."""
-    if _OURS.fullmatch(os.read(descriptor, 400)) is None:
+    found, text = os.read(descriptor, 400), f"process {pid} on {socket.gethostname()}\n".encode()
+    if _OURS.fullmatch(found) is None:
         raise StoreError(f"{where} holds something else than the lock of a store; it was left as it is")
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"process {pid} on {socket.gethostname()}\n".encode())
+    if found != text:  # a writer of short changes takes the lock again and again
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, text)  # at once: a process that is refused meanwhile finds a name
+        os.ftruncate(descriptor, len(text))
 
 
 def _close(file: io.FileIO, opened: OpenFolder | None) -> None:

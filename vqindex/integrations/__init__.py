@@ -1,5 +1,5 @@
 """Integrations of vqindex with other libraries. Each module needs its own extra; importing this one needs none.
 
-The modules are ``sklearn`` (scikit-learn), ``langchain``, ``llama_index`` and ``haystack``. The last three share
-``docstore``.
+The modules are ``sklearn`` (scikit-learn), ``langchain``, ``llama_index`` and ``haystack``. The last three are adapters
+of `vqindex.documents`.
 """

@@ -1,46 +1,28 @@
-"""A LangChain vector store: texts and metadata in SQLite, their vectors in a vqindex (`docstore.py`)."""
+"""A LangChain vector store over `vqindex.documents`."""
 
 from __future__ import annotations
 
 import asyncio
-import operator
 import os
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from ..errors import InvalidInputError
+from ._adapters import as_ids, no_more, open_documents, save
 from ._extras import missing
-from .docstore import DocStore
-from .records import Narrow, Record
 
 try:
-    from langchain_core.documents import Document
     from langchain_core.embeddings import Embeddings
-    from langchain_core.vectorstores import VectorStore
-    from langchain_core.vectorstores.utils import maximal_marginal_relevance
 except ImportError as error:
     raise missing("langchain-core", "langchain", error) from error
 
+from ._langchain_search import SearchMethods
+
 __all__ = ["VQIndexVectorStore"]
 
-Filter = Mapping[str, Any] | Callable[[Document], bool]
 
-_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
-    "$eq": operator.eq,
-    "$ne": operator.ne,
-    "$gt": operator.gt,
-    "$gte": operator.ge,
-    "$lt": operator.lt,
-    "$lte": operator.le,
-    "$in": lambda value, operand: value in operand,
-    "$nin": lambda value, operand: value not in operand,
-}
-
-
-class VQIndexVectorStore(VectorStore):  # type: ignore[misc]
+class VQIndexVectorStore(SearchMethods):
     """Documents in a vqindex.
 
     Parameters
@@ -48,15 +30,32 @@ class VQIndexVectorStore(VectorStore):  # type: ignore[misc]
     embedding : Embeddings
         Embedding model for texts.
     folder : path, optional
-        Folder of the store, new or existing. `save` writes changes to disk. None: in memory.
-    bits, metric, codec, seed
-        Parameters of a new index, see `vqindex.VQIndex`; metric is "cosine" by default.
+        Folder of the store, new or existing. None: in memory.
+    namespace : str, optional
+        The part of the store that this object reads and writes.
+    mode : one of {"a", "r"}, default "a"
+        "r" only reads, and needs an existing store.
+    bits, metric, codec, sketch, rotation, seed, keep_vectors, center, graph
+        Parameters of a new index, see `vqindex.VQIndex`; metric is "cosine" by default. Those of an existing index must
+        be equal.
+    autocommit : bool, default True
+        Every change is on disk when its method returns. With False, and in a ``with`` block, `save` writes the changes
+        to disk; so does the end of the block, unless it ends with an error, which undoes them.
+    timeout : float, default 10.0
+        Seconds to wait for another process that is writing.
+    device, mmap
+        As for `vqindex.open`.
 
     Notes
     -----
-    ``filter`` of the search methods is a function of a Document, or a dict: ``{"year": 2024}``,
-    ``{"year": {"$gte": 2020}}``, with the operators $eq $ne $gt $gte $lt $lte $in $nin, and $and, $or, $not around
-    dicts. A comparison with a missing field, or a field of another type, is false; its negation is true.
+    ``filter`` of the search methods is a function of a Document, or a dict as for `vqindex.documents.Documents.search`:
+    ``{"year": 2024}``, ``{"year": {"$gte": 2020}}``, with the operators $eq $ne $gt $gte $lt $lte $in $nin $exists
+    $between $contains $like $ilike, and $and, $or, $not around dicts. None equals a stored None only; $exists finds
+    missing fields.
+
+    The search methods take the options of `vqindex.documents.Documents.search` as well: ``mode="hybrid"`` (or "text")
+    with ``weights``, ``rerank``, ``confidence`` and others. A retriever passes them on:
+    ``store.as_retriever(search_kwargs={"k": 5, "mode": "hybrid"})``.
 
     Examples
     --------
@@ -73,13 +72,34 @@ class VQIndexVectorStore(VectorStore):  # type: ignore[misc]
         embedding: Embeddings,
         folder: str | os.PathLike[str] | None = None,
         *,
-        bits: int = 4,
-        metric: str = "cosine",
-        codec: str = "turboquant-prod",
-        seed: int = 0,
+        namespace: str | None = None,
+        mode: str = "a",
+        bits: int | None = None,
+        metric: str | None = None,
+        codec: str | None = None,
+        sketch: str | None = None,
+        rotation: str | None = None,
+        seed: int | None = None,
+        keep_vectors: str | None = None,
+        center: Any = None,
+        graph: int | None = None,
+        autocommit: bool = True,
+        timeout: float = 10.0,
+        device: str | None = None,
+        mmap: bool | None = None,
     ) -> None:
+        for method in ("embed_documents", "embed_query"):
+            if not callable(getattr(embedding, method, None)):
+                kind = type(embedding).__name__
+                raise InvalidInputError(f"embedding is a {kind} without {method}(); expected a model of LangChain")
         self._embedding = embedding
-        self.store = DocStore(folder, bits=bits, metric=metric, codec=codec, seed=seed)
+        self._namespace = namespace
+        parameters = {
+            "bits": bits, "metric": metric, "codec": codec, "sketch": sketch, "rotation": rotation, "seed": seed,
+            "keep_vectors": keep_vectors, "center": center, "graph": graph, "mode": mode, "autocommit": autocommit,
+            "timeout": timeout, "device": device, "mmap": mmap,
+        }  # fmt: skip
+        self.store = open_documents(folder, "langchain", parameters)
 
     @property
     def embeddings(self) -> Embeddings:
@@ -87,12 +107,30 @@ class VQIndexVectorStore(VectorStore):  # type: ignore[misc]
         return self._embedding
 
     def save(self, folder: str | os.PathLike[str] | None = None) -> None:
-        """Write all changes to the store's folder atomically, or a copy of the store to another folder."""
-        self.store.save(folder)
+        """Write changes that are not on disk yet to the store's folder, or write a copy of the store to another folder.
+
+        Parameters
+        ----------
+        folder : path, optional
+            Folder of the copy.
+
+        Raises
+        ------
+        InvalidInputError
+            If the store is in memory and no folder is given.
+        """
+        save(self.store, folder)
 
     def close(self) -> None:
-        """Close the store; changes that were not saved are lost."""
+        """Close the store. Changes made with ``autocommit=False`` and not saved are lost, with a warning."""
         self.store.close()
+
+    def __enter__(self) -> VQIndexVectorStore:
+        self.store.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.store.__exit__(*error)
 
     # ---- change
 
@@ -125,7 +163,7 @@ class VQIndexVectorStore(VectorStore):  # type: ignore[misc]
         InvalidInputError
             If the lists differ in length, or a vector does not fit the index. The store is then unchanged.
         """
-        texts = list(texts)
+        texts = _checked(texts, metadatas, ids, kwargs)
         return self._write(texts, self._embedding.embed_documents(texts), metadatas, ids)
 
     async def aadd_texts(
@@ -137,7 +175,7 @@ class VQIndexVectorStore(VectorStore):  # type: ignore[misc]
         **kwargs: Any,
     ) -> list[str]:
         """Do as `add_texts`, with the model's asynchronous method."""
-        texts = list(texts)
+        texts = _checked(texts, metadatas, ids, kwargs)
         vectors = await self._embedding.aembed_documents(texts)
         return await asyncio.to_thread(self._write, texts, vectors, metadatas, ids)
 
@@ -148,140 +186,30 @@ class VQIndexVectorStore(VectorStore):  # type: ignore[misc]
         metadatas: list[dict[str, Any]] | None,
         ids: Sequence[str | None] | None,
     ) -> list[str]:
-        for name, values in (("metadatas", metadatas), ("ids", ids), ("vectors", vectors)):
-            if values is not None and len(values) != len(texts):
-                raise InvalidInputError(f"{len(values)} {name} were given for {len(texts)} texts")
+        if len(vectors) != len(texts):
+            raise InvalidInputError(f"{len(vectors)} vectors were given for {len(texts)} texts")
         all_ids = [id_ or str(uuid.uuid4()) for id_ in ids or [None] * len(texts)]
-        self.store.write(
-            [
-                Record(id_, text, dict(metadata or {}), embedding=np.asarray(vector, np.float32))
-                for id_, text, metadata, vector in zip(
-                    all_ids, texts, metadatas or [{}] * len(texts), vectors, strict=True
-                )
-            ]
-        )
-        return all_ids
+        return self.store.upsert(texts, vectors, metadata=metadatas, ids=all_ids, namespace=self._namespace)
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
-        """Delete documents by id, or all documents if `ids` is None; unknown ids are ignored."""
-        if ids is None:
-            self.store.clear()
+        """Delete documents by id; without ids all documents (of the namespace), as LangChain defines it.
+
+        Parameters
+        ----------
+        ids : list of str, optional
+            Ids; unknown ones are ignored. An empty list deletes nothing.
+
+        Returns
+        -------
+        bool
+            True.
+        """
+        no_more("delete", kwargs)
+        if ids is not None:
+            self.store.delete(as_ids(ids), namespace=self._namespace)
         else:
-            self.store.delete(ids)
+            self.store.drop_namespace(self._namespace or "")
         return True
-
-    async def adelete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
-        """Do as `delete`."""
-        return await asyncio.to_thread(self.delete, ids)
-
-    # ---- read
-
-    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """Return the documents with these ids, in that order; unknown ids are skipped."""
-        return [_document(record) for record in self.store.get(ids)]
-
-    async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """Do as `get_by_ids`."""
-        return await asyncio.to_thread(self.get_by_ids, ids)
-
-    def similarity_search_with_score_by_vector(
-        self, embedding: Sequence[float], k: int = 4, filter: Filter | None = None, **kwargs: Any
-    ) -> list[tuple[Document, float]]:
-        """Return the best documents for a vector with their scores; `vqindex.VQIndex` explains scores."""
-        return [(_document(record), score) for record, score in self._search(embedding, k, filter)]
-
-    def similarity_search_by_vector(
-        self, embedding: Sequence[float], k: int = 4, filter: Filter | None = None, **kwargs: Any
-    ) -> list[Document]:
-        """Return the best documents for a vector."""
-        return [_document(record) for record, _ in self._search(embedding, k, filter)]
-
-    async def asimilarity_search_by_vector(
-        self, embedding: Sequence[float], k: int = 4, filter: Filter | None = None, **kwargs: Any
-    ) -> list[Document]:
-        """Do as `similarity_search_by_vector`."""
-        return await asyncio.to_thread(self.similarity_search_by_vector, embedding, k, filter)
-
-    def similarity_search_with_score(
-        self, query: str, k: int = 4, filter: Filter | None = None, **kwargs: Any
-    ) -> list[tuple[Document, float]]:
-        """Return the best documents for a text with their scores."""
-        return self.similarity_search_with_score_by_vector(self._embedding.embed_query(query), k, filter)
-
-    async def asimilarity_search_with_score(
-        self, query: str, k: int = 4, filter: Filter | None = None, **kwargs: Any
-    ) -> list[tuple[Document, float]]:
-        """Do as `similarity_search_with_score`, with the model's asynchronous method."""
-        vector = await self._embedding.aembed_query(query)
-        return await asyncio.to_thread(self.similarity_search_with_score_by_vector, vector, k, filter)
-
-    def similarity_search(self, query: str, k: int = 4, filter: Filter | None = None, **kwargs: Any) -> list[Document]:
-        """Return the best documents for a text."""
-        return [document for document, _ in self.similarity_search_with_score(query, k, filter)]
-
-    async def asimilarity_search(
-        self, query: str, k: int = 4, filter: Filter | None = None, **kwargs: Any
-    ) -> list[Document]:
-        """Do as `similarity_search`, with the model's asynchronous method."""
-        return [document for document, _ in await self.asimilarity_search_with_score(query, k, filter)]
-
-    def max_marginal_relevance_search_by_vector(
-        self,
-        embedding: Sequence[float],
-        k: int = 4,
-        fetch_k: int = 20,
-        lambda_mult: float = 0.5,
-        filter: Filter | None = None,
-        **kwargs: Any,
-    ) -> list[Document]:
-        """Return documents near a vector and unlike each other, compared by their reconstructed vectors."""
-        records = [record for record, _ in self._search(embedding, fetch_k, filter)]
-        if not records:
-            return []
-        vectors = list(self.store.vectors(records))
-        selected = maximal_marginal_relevance(np.asarray(embedding, np.float32), vectors, lambda_mult, k)
-        return [_document(records[i]) for i in selected]
-
-    def max_marginal_relevance_search(
-        self,
-        query: str,
-        k: int = 4,
-        fetch_k: int = 20,
-        lambda_mult: float = 0.5,
-        filter: Filter | None = None,
-        **kwargs: Any,
-    ) -> list[Document]:
-        """Return documents that are near a text and unlike each other."""
-        vector = self._embedding.embed_query(query)
-        return self.max_marginal_relevance_search_by_vector(vector, k, fetch_k, lambda_mult, filter)
-
-    async def amax_marginal_relevance_search(
-        self,
-        query: str,
-        k: int = 4,
-        fetch_k: int = 20,
-        lambda_mult: float = 0.5,
-        filter: Filter | None = None,
-        **kwargs: Any,
-    ) -> list[Document]:
-        """Do as `max_marginal_relevance_search`, with the model's asynchronous method."""
-        vector = await self._embedding.aembed_query(query)
-        return await asyncio.to_thread(
-            self.max_marginal_relevance_search_by_vector, vector, k, fetch_k, lambda_mult, filter
-        )
-
-    def _search(self, vector: Sequence[float], k: int, filter: Filter | None) -> list[tuple[Record, float]]:
-        if filter is None:
-            return self.store.search(vector, k)
-        if callable(filter):
-            return self.store.search(vector, k, lambda record: bool(filter(_document(record))))
-        return self.store.search(vector, k, lambda record: _matches(filter, record.metadata), _narrow(filter))
-
-    def _select_relevance_score_fn(self) -> Callable[[float], float]:
-        """Return the function that maps the index's scores to relevance, from 0 to 1."""
-        if self.store.metric == "l2":
-            return lambda distance: 1 / (1 + max(distance, 0.0))
-        return lambda score: min(max(score, 0.0), 1.0)
 
     @classmethod
     def from_texts(
@@ -293,10 +221,23 @@ class VQIndexVectorStore(VectorStore):  # type: ignore[misc]
         ids: list[str] | None = None,
         **kwargs: Any,
     ) -> VQIndexVectorStore:
-        """Return a new store of texts; the other arguments are the constructor's."""
-        store = cls(embedding, **kwargs)
-        store.add_texts(texts, metadatas, ids=ids)
-        return store
+        """Add texts to the store in a folder, which is made if it is not there; return the store.
+
+        Parameters
+        ----------
+        texts, metadatas, ids
+            As for `add_texts`. They are embedded before a folder is made.
+        embedding : Embeddings
+            Embedding model for texts.
+        **kwargs
+            The other arguments of the constructor, such as ``folder=``.
+
+        Returns
+        -------
+        VQIndexVectorStore
+        """
+        texts = _checked(texts, metadatas, ids, {})
+        return cls._made(embedding, texts, embedding.embed_documents(texts), metadatas, ids, kwargs)
 
     @classmethod
     async def afrom_texts(
@@ -309,54 +250,42 @@ class VQIndexVectorStore(VectorStore):  # type: ignore[misc]
         **kwargs: Any,
     ) -> VQIndexVectorStore:
         """Do as `from_texts`, with the model's asynchronous method."""
+        texts = _checked(texts, metadatas, ids, {})
+        vectors = await embedding.aembed_documents(texts)
+        return await asyncio.to_thread(cls._made, embedding, texts, vectors, metadatas, ids, kwargs)
+
+    @classmethod
+    def _made(
+        cls,
+        embedding: Embeddings,
+        texts: list[str],
+        vectors: list[list[float]],
+        metadatas: list[dict[str, Any]] | None,
+        ids: list[str] | None,
+        kwargs: dict[str, Any],
+    ) -> VQIndexVectorStore:
         store = cls(embedding, **kwargs)
-        await store.aadd_texts(texts, metadatas, ids=ids)
+        try:
+            store._write(texts, vectors, metadatas, ids)
+        except BaseException:
+            store.close()
+            raise
         return store
 
 
-def _document(record: Record) -> Document:
-    return Document(id=record.id, page_content=record.text or "", metadata=record.metadata)
-
-
-def _matches(filter: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
-    """Whether metadata match a filter that is a dict."""
-    return all(_satisfies(name, condition, metadata) for name, condition in filter.items())
-
-
-def _satisfies(name: str, condition: Any, metadata: Mapping[str, Any]) -> bool:
-    if name == "$and":
-        return all(_matches(each, metadata) for each in condition)
-    if name == "$or":
-        return any(_matches(each, metadata) for each in condition)
-    if name == "$not":
-        return not _matches(condition, metadata)
-    if name.startswith("$"):
-        raise InvalidInputError(f"filter has {name!r}; expected a field, or one of $and, $or, $not")
-    comparisons = condition if _has_operators(condition) else {"$eq": condition}
-    return all(_compare(symbol, metadata.get(name), operand) for symbol, operand in comparisons.items())
-
-
-def _has_operators(condition: Any) -> bool:
-    return isinstance(condition, Mapping) and any(str(symbol).startswith("$") for symbol in condition)
-
-
-def _compare(symbol: str, value: Any, operand: Any) -> bool:
-    if symbol not in _COMPARE:
-        raise InvalidInputError(f"filter has {symbol!r}; expected one of {', '.join(_COMPARE)}")
-    try:
-        return bool(_COMPARE[symbol](value, operand))
-    except TypeError:  # values of these types have no order
-        return False
-
-
-def _narrow(filter: Mapping[str, Any]) -> list[Narrow]:
-    """Return the conditions that SQLite may check first: fields that must have one of some values."""
-    out = []
-    for name, condition in filter.items():
-        if name.startswith("$"):
+def _checked(texts: Iterable[str], metadatas: Any, ids: Any, kwargs: Mapping[str, Any]) -> list[str]:
+    """Return texts as a list, if the other arguments of `add_texts` fit them."""
+    # LangChain's indexing API passes the size of its batches to every store.
+    no_more("add_texts", {name: value for name, value in kwargs.items() if name != "batch_size"})
+    found = as_ids(texts, "texts")
+    for name, values in (("metadatas", metadatas), ("ids", ids)):
+        if values is None:
             continue
-        values = [condition]
-        if _has_operators(condition):
-            values = list(condition["$in"]) if "$in" in condition else [condition.get("$eq")]
-        out.append(Narrow("metadata", (name,), tuple(values)))
-    return out
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            raise InvalidInputError(f"{name} is {values!r}; expected a list")
+        if len(values) != len(found):
+            raise InvalidInputError(f"{len(values)} {name} were given for {len(found)} texts")
+    for each in metadatas or ():
+        if each is not None and not isinstance(each, Mapping):
+            raise InvalidInputError(f"metadatas has {each!r}; expected dicts")
+    return found

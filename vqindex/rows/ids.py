@@ -301,6 +301,13 @@ class IdMap:
         compact = IdMap(rows.size, self.numbers(rows), self.next_id, strings)
         return compact.without(np.flatnonzero(~bits_of(self._live, first))) if first else compact
 
+    def apart(self) -> IdMap:
+        """Return the same map with a hash table of its own: for a map that grows again from where others grew on.
+
+        The table of maps that share it holds the rows of the longest one, and never those of two that differ.
+        """
+        return self._replace(table=IdTable())
+
     def copied(self) -> IdMap:
         """Return a map of the live rows that shares no array with this one."""
         if self._live is not None:

@@ -31,7 +31,7 @@ from .links import read_graph
 from .manifest import MANIFEST, Manifest, SegmentEntry, load_manifest
 from .removed import read_removed
 
-__all__ = ["Snapshot", "join_segments", "read_snapshot", "verify_store"]
+__all__ = ["Snapshot", "join_segments", "read_snapshot", "verify_files", "verify_store"]
 
 I64 = NDArray[np.int64]
 Answer = TypeVar("Answer")
@@ -192,7 +192,19 @@ def verify_store(folder: Path) -> list[tuple[str, int]]:
     FileFormatError
         At the first file that does not check.
     """
-    directory = LocalDirectory(folder)
+    return verify_files(LocalDirectory(folder), str(folder))
+
+
+def verify_files(directory: Directory, where: str) -> list[tuple[str, int]]:
+    """Check every byte of every file of the last commit in a directory, as `verify_store` in a folder.
+
+    Parameters
+    ----------
+    directory : Directory
+        Where they lie.
+    where : str
+        What messages call it.
+    """
 
     def work(manifest: Manifest) -> list[tuple[str, int]]:
         names, segments = [], []
@@ -209,7 +221,7 @@ def verify_store(folder: Path) -> list[tuple[str, int]]:
         if manifest.graph is not None:
             read_graph(directory, manifest.graph, mmap=True, verify=True)
             names += [(links.name, links.size) for links in manifest.links]
-        _string_ids_of(str(folder), segments)
+        _string_ids_of(where, segments)
         check_ids(directory.describe(MANIFEST), np.concatenate(ids), manifest.next_id)
         return names
 
