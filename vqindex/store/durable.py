@@ -61,7 +61,8 @@ class _Closed:
 # Members of VQIndex that are passed on as they are: copies are indexes in memory. What changes it is a method below.
 _READS = (
     "spec", "dim", "ntotal", "changes", "keep_vectors", "center", "curve", "is_trained", "meta", "ids", "train",
-    "__len__", "__contains__", "search", "range_search", "estimate", "reconstruct", "save", "__copy__", "__deepcopy__",
+    "__len__", "__contains__", "search", "range_search", "estimate", "estimate_recall", "reconstruct", "save",
+    "__copy__", "__deepcopy__",
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ _NO_GRAPH = "a store has no graph; expected a VQIndex, such as copy.copy of this
 class DurableIndex(_Promised):
     """A VQIndex in a folder, made by `vqindex.open`. Changes are in memory until `commit` puts them on disk.
 
-    All of `VQIndex` works: add, upsert, remove, search, range_search, estimate, reconstruct, save (to a single file).
+    All of `VQIndex` works: add, upsert, remove, search, range_search, estimate, estimate_recall, reconstruct, save (to a
+    single file).
     Used as a context manager it commits at the end, unless an exception ends it.
 
     Examples
