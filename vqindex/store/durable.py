@@ -73,7 +73,8 @@ else:
 class DurableIndex(_Promised):
     """A VQIndex in a folder, made by `vqindex.open`. Changes are in memory until `commit` puts them on disk.
 
-    All of `VQIndex` works: add, upsert, remove, search, range_search, estimate, reconstruct, save (to a single file).
+    All of `VQIndex` works: add, upsert, remove, search, range_search, estimate, estimate_recall, reconstruct, save (to
+    a single file).
     Used as a context manager it commits at the end, unless an exception ends it.
 
     Examples
