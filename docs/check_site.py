@@ -99,9 +99,11 @@ def default_fault(name: str, parameter: str, shown: str) -> str | None:
     """Return what is wrong with the default that a page shows, or None."""
     thing: Any = pkgutil.resolve_name(name)
     try:
-        default = inspect.signature(thing).parameters[parameter].default
+        default = inspect.signature(thing).parameters[parameter.lstrip("*")].default
     except KeyError:
         return f"{name} has no parameter {parameter!r}"
+    if parameter.startswith("*"):  # shown with an empty dict or tuple
+        return None
     if default is inspect.Parameter.empty:
         return None if shown == "required" else f"{parameter!r} of {name} with default {shown}; it has none"
     if isinstance(default, type) and shown == default.__name__:

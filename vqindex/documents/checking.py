@@ -9,9 +9,9 @@ import numpy as np
 from ..errors import FileFormatError
 from ..store.snapshot import verify_files
 from .database import MEMORY, about
-from .encoding import digest_of
+from .encoding import digest_of, digest_of_vector
 from .folder import DocumentsFolder
-from .table import DIGESTS
+from .table import DIGESTS, vectors_sum
 
 __all__ = ["check_all", "check_rows"]
 
@@ -42,7 +42,12 @@ def check_rows(database: sqlite3.Connection, where: str) -> np.typing.NDArray[np
             counts[namespace] = counts.get(namespace, 0) + 1
             if is_in:
                 embedded.append(row)
-        stored = about(database, "digest") or 0
+        for row, digest, vector in database.execute("SELECT row, digest, vector FROM pending"):
+            if digest_of_vector(row, vector) != digest:
+                raise FileFormatError(f"{where}: damaged (row {row} of pending has not the content of its digest)")
+        stored, sealed = about(database, "digest") or 0, about(database, "vectors")
+        if sealed is not None and sealed != vectors_sum(database):
+            raise FileFormatError(f"{where}: damaged (vectors and documents are of different commits)")
         named = dict(database.execute("SELECT number, documents FROM namespaces WHERE documents > 0"))
     except sqlite3.DatabaseError as error:
         raise FileFormatError(f"{where}: damaged ({error})") from None

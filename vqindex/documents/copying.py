@@ -11,7 +11,7 @@ from . import changed
 from .database import about, set_about
 from .folder import DocumentsFolder
 from .session import Session
-from .table import add_words, has_words
+from .table import add_words, has_words, seal_vectors
 from .vectors import write_copy
 
 __all__ = ["Rows", "fill", "insert", "rows_of"]
@@ -77,6 +77,7 @@ def fill(session: Session, folder: DocumentsFolder, target: sqlite3.Connection) 
         set_about(target, name, about(source, name))
     add_words(target)
     names = write_copy(session.vectors.index, folder, target)
+    seal_vectors(target)
     generation = 1 + int(target.execute("PRAGMA user_version").fetchone()[0])
     changed.record(target, generation, None)
     target.execute(f"PRAGMA user_version = {generation:d}")

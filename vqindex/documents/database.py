@@ -35,7 +35,9 @@ _TABLES = {
     "vectors": "CREATE TABLE vectors (one INTEGER PRIMARY KEY CHECK (one = 1), manifest BLOB NOT NULL)",
     # Changes of vectors that no file has yet, by `place` in the order in which they were made: a vector (float32,
     # little-endian), or NULL for one that was removed.
-    "pending": "CREATE TABLE pending (row INTEGER PRIMARY KEY, place INTEGER NOT NULL, vector BLOB)",
+    "pending": (
+        "CREATE TABLE pending (row INTEGER PRIMARY KEY, place INTEGER NOT NULL, digest INTEGER NOT NULL, vector BLOB)"
+    ),
     "namespaces": (
         "CREATE TABLE namespaces (number INTEGER PRIMARY KEY AUTOINCREMENT, name NOT NULL UNIQUE, "
         "documents INTEGER NOT NULL)"

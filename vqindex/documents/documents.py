@@ -163,12 +163,24 @@ class Documents(Queries):
     ) -> IdList:
         """Add documents, and replace those whose ids are there; of equal ids in one call the last one is written.
 
-        Parameters are those of `add`. A replaced document keeps its place in `list`.
+        A replaced document keeps its place in `list`.
 
         Parameters
         ----------
-        texts, vectors, embed, metadata, ids, more, namespace
-            As for `add`.
+        texts : iterable of str or None
+            As for `add`, and so are the others.
+        vectors : array-like of shape (n, dim), or sequence of n arrays or None, optional
+            Their vectors.
+        embed : callable, optional
+            A function of a list of texts that returns their vectors.
+        metadata : sequence of mapping, optional
+            Values in JSON types, which filters read.
+        ids : sequence of str, optional
+            Ids, of documents that are there or new.
+        more : sequence of mapping, optional
+            Other values in JSON types.
+        namespace : str, optional
+            The namespace.
 
         Returns
         -------

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import InvalidInputError
 
-__all__ = ["decode_json", "decode_text", "digest_of", "encode_json", "encode_text"]
+__all__ = ["decode_json", "decode_text", "digest_of", "digest_of_vector", "encode_json", "encode_text"]
 
 _SURROGATES = "surrogatepass"
 _PLAIN = (str, int, float, bool, type(None))
@@ -76,6 +76,12 @@ def decode_json(text: str) -> dict[str, Any]:
     """Undo `encode_json`."""
     found: dict[str, Any] = json.loads(text)
     return found
+
+
+def digest_of_vector(row: int, vector: bytes | None) -> int:
+    """Return 50 bits that tell a row of ``pending`` from any other content; few enough to add thousands of them."""
+    head = f"{row} {'-' if vector is None else 'v'}".encode()
+    return int.from_bytes(blake2b(head + (vector or b""), digest_size=8).digest(), "big") >> 14
 
 
 def digest_of(row: int, namespace: int, embedded: bool, *columns: Any) -> int:

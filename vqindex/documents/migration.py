@@ -27,7 +27,7 @@ from .folder import DATABASE, DocumentsFolder
 from .log import close_connection, connect_reader, connect_writer, note_session
 from .parameters import store_parameters, stored_parameters
 from .session import Session
-from .table import NewRow, namespace_number, write_rows
+from .table import NewRow, namespace_number, seal_vectors, write_rows
 from .vectors import Vectors, write_copy
 
 __all__ = ["OldStore"]
@@ -166,6 +166,7 @@ class OldStore:
         self._write(database, "old_docs", database, index)
         database.execute("DROP TABLE old_docs")
         write_copy(index, self.folder, database)
+        seal_vectors(database)
         note_session(self.folder, database)
         database.execute("PRAGMA user_version = 1")
 

@@ -32,6 +32,7 @@ from .checking import check_all
 from .connection import Connection
 from .database import sqlite_errors
 from .log import begin_session, checkpoint, close_writer, connect_reader, note_change, note_session
+from .table import seal_vectors
 from .vectors import Savepoint
 
 __all__ = ["Session"]
@@ -311,6 +312,8 @@ class Session(Connection):
     def _commit(self) -> None:
         database, generation = self.database, self.generation + 1
         following = self.vectors.prepare(database)
+        if self.folder is not None:
+            seal_vectors(database)
         changed.record(database, generation, _array(self.changed))
         database.execute(f"PRAGMA user_version = {generation:d}")
         self._prepared = _Prepared(generation, following, self.vectors.savepoint())

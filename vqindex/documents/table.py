@@ -7,6 +7,7 @@ digests. All functions work in the open transaction of a connection.
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -31,7 +32,9 @@ __all__ = [
     "next_row",
     "replace_metadata",
     "rows_of_ids",
+    "seal_vectors",
     "select_rows",
+    "vectors_sum",
     "write_rows",
 ]
 
@@ -190,6 +193,18 @@ def add_digests(database: sqlite3.Connection, difference: int) -> None:
     """Add to the sum of the digests of all rows."""
     total = about(database, "digest")
     set_about(database, "digest", ((total if isinstance(total, int) else 0) + difference) % DIGESTS)
+
+
+def vectors_sum(database: sqlite3.Connection) -> str:
+    """Return what tells the manifest and the rows of ``pending`` from those of any other commit."""
+    found = database.execute("SELECT manifest FROM vectors").fetchone()
+    total = database.execute("SELECT sum(digest) FROM pending").fetchone()[0] or 0
+    return f"{0 if found is None else zlib.crc32(found[0]):08x} {total}"
+
+
+def seal_vectors(database: sqlite3.Connection) -> None:
+    """Note `vectors_sum` beside the sum of all digests, at the end of a transaction: a check compares both."""
+    set_about(database, "vectors", vectors_sum(database))
 
 
 # ---- words

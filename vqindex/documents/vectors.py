@@ -30,6 +30,7 @@ from ..store.commit import CommitWriter, State
 from ..store.manifest import MANIFEST, GraphEntry, Manifest
 from ..store.snapshot import join_segments, read_snapshot
 from .database import about, set_about
+from .encoding import digest_of_vector
 from .folder import DocumentsFolder
 
 __all__ = ["Savepoint", "Vectors", "write_copy"]
@@ -284,8 +285,11 @@ class Vectors:
         first = 1 + max(last, generation << 20)  # no place comes again after the table was emptied
         places = range(first, first + rows.size)
         database.executemany(
-            "INSERT OR REPLACE INTO pending (row, place, vector) VALUES (?, ?, ?)",
-            list(zip(rows.tolist(), places, data, strict=True)),
+            "INSERT OR REPLACE INTO pending (row, place, digest, vector) VALUES (?, ?, ?, ?)",
+            [
+                (row, place, digest_of_vector(row, vector), vector)
+                for row, place, vector in zip(rows.tolist(), places, data, strict=True)
+            ],
         )
 
     # ---- commits
