@@ -15,8 +15,10 @@ SOURCES := pyproject.toml $(wildcard vqindex/native/*)
 demo: $(STAMPS)/demo
 	$(BIN)/vqindex demo --output demo
 
+# So many processes share the tests; 0 runs them in one.
+JOBS ?= 2
 test: $(STAMPS)/test
-	$(BIN)/pytest -m "not gpu"
+	$(BIN)/pytest -m "not gpu" -n $(JOBS)
 
 # Writes and reads files, stores and documents in many processes, kills and disturbs them, and looks for losses (tests/soak/).
 # `SEED=` repeats the choices of a run.
@@ -70,10 +72,10 @@ wheel: $(STAMPS)/test
 SANITIZERS = $(shell g++ -print-file-name=libasan.so) $(shell g++ -print-file-name=libstdc++.so.6)
 sanitize:
 	rm -rf build/sanitize && $(PYTHON) -m venv build/sanitize
-	build/sanitize/bin/pip install --quiet --disable-pip-version-check "pytest>=8.2" "hypothesis>=6.100"
+	build/sanitize/bin/pip install --quiet --disable-pip-version-check "pytest>=8.2" "pytest-xdist>=3.6" "hypothesis>=6.100"
 	CXX=g++ build/sanitize/bin/pip install --quiet --disable-pip-version-check . -C cmake.define.VQ_SANITIZE=ON \
 	    -C install.strip=false -C build-dir=build/sanitize/cmake
-	LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0 VQINDEX_TEST_FUZZ=100 build/sanitize/bin/pytest -q \
+	LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0 VQINDEX_TEST_FUZZ=100 build/sanitize/bin/pytest -q -n $(JOBS) \
 	    tests/test_scan.py tests/test_scan_records.py tests/test_bitplanes.py tests/test_records.py \
 	    tests/test_native_encode.py tests/test_trellis.py tests/test_fuzz.py tests/test_range.py tests/test_selection.py \
 	    tests/test_graph_native.py
