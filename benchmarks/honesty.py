@@ -89,7 +89,7 @@ def exact_scores(metric: str, data: Data, queries: F32, ids: NDArray[np.int64]) 
 
 def stated_before(index: vqindex.VQIndex, queries: F32) -> NDArray[np.float64]:
     """Return the standard errors of results as for pairs at right angles, (nq, K)."""
-    searcher = index._searcher()
+    searcher = index._state.searcher
     _, prepared, _ = searcher._prepare(queries)
     request = vqindex.rows.request.SearchRequest(prepared, K, None, 0.995, None)
     found = searcher._scan(request, None)

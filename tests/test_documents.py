@@ -743,3 +743,18 @@ def test_damage_is_refused_by_name(tmp_path, damage):
         segment.unlink()
     with pytest.raises(vqindex.FileFormatError, match=r"docs\.sqlite|0000000000\.vqi|/a: "):
         documents.open(path, "r").verify()
+
+
+def test_changes_that_are_not_committed_yet_can_be_verified(tmp_path):
+    store = documents.open(tmp_path / "s", dim=DIM, autocommit=False)
+    fill(store, 10)
+    store.verify()
+    store.commit()
+    store.delete(["id3"])
+    store.verify()
+    with documents.open(tmp_path / "s", "r") as reader:
+        assert len(reader) == 10
+        reader.verify()
+    store.rollback()
+    store.verify()
+    store.close()

@@ -158,6 +158,8 @@ class Session(Connection):
     def verify(self) -> list[tuple[str, int]]:
         """Check every byte of the last commit; return name and size of its files of vectors."""
         with self.reading() as database:
+            if self._start is not None:  # the open transaction's changes are checked, too, and are sealed at its end
+                seal_vectors(database)
             return check_all(database, self.folder, self.vectors.order)
 
     # ---- reading
