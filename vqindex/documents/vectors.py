@@ -303,10 +303,7 @@ class Vectors:
         with index._changes.lock:
             index._state = state = index._state._replace(filed_rows=index._state.contents.ids.rows_ever)
         commits: CommitWriter = state.files
-        following = commits.commit(
-            State(index._codec, state.encoder.centering, state.contents, index._meta, state.encoder.backend),
-            merge=True,
-        )
+        following = commits.commit(_state_of(index, state), merge=True)
         if following.manifest.commit == 0:  # a new index whose vectors are all gone again
             return None
         _empty_pending(database)
@@ -364,6 +361,12 @@ def _apart(state: IndexState) -> IndexState:
     return state._replace(contents=state.contents._replace(ids=state.contents.ids.apart()))
 
 
+def _state_of(index: VQIndex, state: IndexState) -> State:
+    """Return what a commit is to put on disk."""
+    backend, centering = state.encoder
+    return State(index._codec, centering, state.contents, index._meta, backend)
+
+
 def _first_manifest(index: VQIndex, next_file: int) -> Manifest:
     """Return the manifest of a new index, which was never published."""
     graph = index._contents.graph
@@ -397,7 +400,6 @@ def write_copy(index: VQIndex | None, folder: DocumentsFolder, database: sqlite3
     if index is None or not len(index):
         return set()
     folder.database = database
-    encoder, contents, *_ = index._state
-    state = State(index._codec, encoder.centering, contents, index._meta, encoder.backend)
-    following = CommitWriter(folder, _first_manifest(index, _next_file(database)), None).compact(state)
+    first = CommitWriter(folder, _first_manifest(index, _next_file(database)), None)
+    following = first.compact(_state_of(index, index._state))
     return following.manifest.names

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..directory.protocol import Directory, OutputFile
 from ..errors import FileFormatError
+from ..file_format.layout import PAGE
 from ..file_format.source import FileSource, bytes_of
 from ..rows.graph import Graph, check_links, link_bytes
 from .manifest import GraphEntry, LinksEntry
@@ -29,7 +30,6 @@ __all__ = ["read_graph", "write_links"]
 U8 = NDArray[np.uint8]
 U32 = NDArray[np.uint32]
 
-PAGE = 4096
 _HEAD = struct.Struct("<8sQQQQQ")  # magic, first row, rows linked, changed rows, slots, bytes of a link
 _MAGIC = b"VQILINK1"
 _AT_ONCE = 2**24  # bytes that are written, or checked, at a time

@@ -292,7 +292,7 @@ def _graph(entry: dict[str, Any], rows: int) -> GraphEntry:
     )
     before = 0
     for file in graph.files:
-        if not file.first <= min(before, file.linked) or not file.linked <= MAX_COUNTED or file.changed > file.first:
+        if not file.first <= min(before, file.linked) or file.changed > file.first:
             raise ValueError(f"{file.name} links rows {file.first} to {file.linked} after the first {before} rows")
         before = file.linked
     if not before == entry["linked"] <= rows or len({link_bytes(file.linked) for file in graph.files}) > 1:
