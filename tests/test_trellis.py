@@ -140,6 +140,21 @@ def test_every_instruction_set_gives_the_reference_fields(isa, bits, rows, dim):
     np.testing.assert_array_equal(starts, first)
 
 
+@pytest.mark.parametrize("isa", supported_isas())
+@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize("reach", [0, 1, 127])
+def test_the_largest_costs_at_every_coordinate_fit_the_search(isa, bits, reach):
+    """Values far from all levels: each coordinate adds the largest cost to some path, or to all of them."""
+    t = Trellis.of(bits)
+    rng = np.random.default_rng(reach)
+    t = t._replace(table=rng.integers(-reach, reach + 1, t.table.size).astype(np.int8))
+    values = rng.choice(np.array([-PEAK, 0, PEAK], np.int16), (61, 40), p=[0.45, 0.1, 0.45])
+    levels = t.table.astype(np.int16) * np.int16(FRACTION)
+    limits = t.limit, t.gain, t.start_mask
+    fields, _ = trellis_encode(np.ascontiguousarray(values.T), levels, bits, t.window, *limits, isa)
+    np.testing.assert_array_equal(fields, viterbi(values, t)[:, t.warmup_fields :])
+
+
 def test_ties_take_the_lowest_dropped_bits_and_the_lowest_state():
     flat = Trellis(2, 8, np.zeros(256, np.int8), 0.03, 0.0, *cost_limits(2, 8))
     fields = viterbi(np.zeros((6, 3), np.int16), flat)
@@ -217,6 +232,10 @@ def test_unknown_instruction_set_is_refused(monkeypatch):
 def test_wrong_shapes_are_refused_by_the_extension():
     with pytest.raises(ValueError, match=r"2\^window levels"):
         trellis_encode(np.zeros((1, 4), np.int16), np.zeros(255, np.int16), 2, 8, 100, 0)
+    with pytest.raises(ValueError, match="window of whole fields"):
+        trellis_encode(np.zeros((1, 4), np.int16), np.zeros(128, np.int16), 2, 7, 100, 0)
+    with pytest.raises(ValueError, match=r"gain 0\.\.3"):
+        trellis_encode(np.zeros((1, 4), np.int16), np.zeros(256, np.int16), 2, 8, 100, 4)
 
 
 def test_saved_trellis_index_loads_as_it_was(tmp_path):

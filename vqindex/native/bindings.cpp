@@ -174,17 +174,17 @@ nb::tuple rerank(const KeptVectors& kept, const std::string& metric, FloatRows q
 
 nb::tuple trellis_encode(CodeQueries values, Array<const std::int16_t, nb::ndim<1>> table, int bits, int window,
                          int limit, int gain, int start_mask, const std::string& isa) {
-  if (bits < 1 || bits > 4 || window <= bits || window > 12 || table.shape(0) != std::size_t{1} << window)
-    throw std::invalid_argument("expected bits 1..4, bits < window <= 12 and a table of 2^window levels");
-  const vqindex::TrellisSpec spec{table.data(), bits, window, limit, gain, start_mask};
+  if (!vqindex::is_trellis(bits, window, gain) || table.shape(0) != std::size_t{1} << window)
+    throw std::invalid_argument(vqindex::kTrellisExpected);
+  const vqindex::TrellisLevels levels(copied(table));
+  const vqindex::TrellisSpec spec = levels.spec(bits, window, limit, gain, start_mask);
   const std::size_t n = values.shape(0), d = values.shape(1);
   const std::string chosen = vqindex::checked_isa(isa);
   auto fields = make_array<std::uint8_t>({n, d});
   auto starts = make_array<std::uint16_t>({n});
-  std::vector<std::int16_t> scratch(vqindex::trellis_scratch(d, spec));
   {
     nb::gil_scoped_release unlocked;
-    vqindex::trellis_encode(values.data(), n, d, spec, scratch.data(), fields.data(), starts.data(), chosen);
+    vqindex::trellis_fields(values.data(), n, d, spec, fields.data(), starts.data(), chosen);
   }
   return nb::make_tuple(fields, starts);
 }

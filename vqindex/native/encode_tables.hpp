@@ -55,12 +55,13 @@ class CodecTables {
   // works on levels times `fraction`.
   void set_trellis(std::vector<std::int8_t> levels, int fraction, int window, int limit, int gain, int start_mask,
                    float grid) {
-    if (views_.bits > 4 || window <= views_.bits || window > 12 || levels.size() != std::size_t{1} << window)
-      throw std::invalid_argument("expected bits 1..4, bits < window <= 12 and a table of 2^window levels");
+    if (!is_trellis(views_.bits, window, gain) || levels.size() != std::size_t{1} << window)
+      throw std::invalid_argument(kTrellisExpected);
     trellis_levels_ = std::move(levels);
-    search_levels_.clear();
-    for (std::int8_t level : trellis_levels_) search_levels_.push_back(static_cast<std::int16_t>(level * fraction));
-    trellis_ = {{search_levels_.data(), views_.bits, window, limit, gain, start_mask}, trellis_levels_.data(), grid};
+    std::vector<std::int16_t> scaled;
+    for (std::int8_t level : trellis_levels_) scaled.push_back(static_cast<std::int16_t>(level * fraction));
+    search_levels_ = TrellisLevels(scaled);
+    trellis_ = {search_levels_.spec(views_.bits, window, limit, gain, start_mask), trellis_levels_.data(), grid};
     views_.trellis = &trellis_;
   }
 
@@ -76,7 +77,7 @@ class CodecTables {
   std::vector<std::uint32_t> source_;
   std::vector<std::int32_t> levels_;
   std::vector<std::int8_t> trellis_levels_;
-  std::vector<std::int16_t> search_levels_;
+  TrellisLevels search_levels_;
   TrellisCode trellis_{};
   EncodeTables views_{};
 };
