@@ -23,10 +23,19 @@ LAYERS = (
     ("directory/*",),
     ("file_format/*",),
     # They know no index.
-    ("store/manifest", "store/removed", "store/links", "store/merge", "store/snapshot", "store/commit"),
+    (
+        "store/manifest",
+        "store/removed",
+        "store/links",
+        "store/merge",
+        "store/snapshot",
+        "store/segments",
+        "store/commit",
+    ),
     ("search/*",),
     ("index",),
     ("store/*",),
+    ("sharding/*",),
     ("documents/*",),
     ("integrations/*",),
     ("__main__",),
@@ -49,6 +58,7 @@ FORBIDDEN = {
 }
 EXCEPTIONS = {
     ("vqindex.backends.registry", "vqindex_gpu"),  # loads the CUDA backend if it is installed
+    ("vqindex.sharding.source", "vqindex_datasets"),  # opens the data of a plan, whatever their format
     ("vqindex.__main__", "vqindex_cli"),  # python -m vqindex; nothing imports it
 }
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,13 +21,21 @@ from typing import ParamSpec, TypeVar
 from ._native import supported_isas
 from .errors import BackendError
 
-__all__ = ["call_native", "chosen_isa", "cpu_count"]
+__all__ = ["call_native", "chosen_isa", "cpu_count", "limit_processors"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _ISAS = supported_isas()
 _LONGEST = 10.0  # seconds; a call that takes longer is not worth waiting for
+
+
+class _Limit:
+    """The most processors that this process uses."""
+
+    processors = sys.maxsize
+
+
 _running: set[object] = set()
 _ending = threading.Event()
 _main = threading.main_thread().ident
@@ -64,9 +73,13 @@ def chosen_isa() -> str:
 
 def cpu_count() -> int:
     """Return the number of processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(found, _Limit.processors)
+
+
+def limit_processors(count: int) -> None:
+    """Use at most so many processors in this process from now on: one of several that share a machine."""
+    _Limit.processors = count
 
 
 def _end() -> None:

@@ -42,16 +42,12 @@ from ..center import Centering
 from ..codes.codec import Codec
 from ..directory.protocol import Directory, OutputFile
 from ..errors import StoreError
-from ..file_format.contents import FileContents
-from ..file_format.writer import write_file
 from ..linking import renumbered
 from ..rows.bitmap import bits_of
 from ..rows.contents import Contents
 from ..rows.graph import Graph
-from ..rows.ids import IdMap
 from .links import write_links
 from .manifest import (
-    MAX_COUNTED,
     NEXT,
     GraphEntry,
     LinksEntry,
@@ -64,6 +60,7 @@ from .manifest import (
 )
 from .merge import MERGE_BYTES, merge_runs
 from .removed import write_removed
+from .segments import write_segment
 
 __all__ = ["CommitWriter", "State"]
 
@@ -350,20 +347,14 @@ class CommitWriter:
 
     def _write_segment(self, state: State, rows: I64, created: list[str]) -> _SegmentRows:
         """Write some rows, ascending, as a segment."""
-        ids = state.contents.ids.numbers(rows)
-        string_ids = None if state.contents.ids.string_ids is None else state.contents.ids.string_ids.select(rows)
-        originals = None if state.contents.originals is None else state.contents.originals.select(rows)
-        is_counted = string_ids is None and ids[-1] < MAX_COUNTED and bool((np.diff(ids) == 1).all())
-        id_map = IdMap(rows.size, None if is_counted else ids, None, string_ids)
         number, name, file = self._create("vqi", created)
         try:
-            selected = Contents(state.contents.rows.select(rows), id_map, originals)
-            crc = write_file(file, state.codec, FileContents(state.centering, selected.segments(), {}))
+            entry = write_segment(
+                self.directory, file, name, number, state.codec, state.centering, state.contents, rows
+            )
         finally:
             file.close()
-        size, first_id = self.directory.size(name), int(ids[0]) if is_counted else None
         first, last = int(rows[0]), int(rows[-1]) + 1
-        entry = SegmentEntry(number, rows.size, size, crc, first_id)
         return _SegmentRows(first, last, None if last - first == rows.size else rows, entry)
 
     def _write_removed(self, segment: _SegmentRows, live: Bits, created: list[str]) -> list[_SegmentRows]:
