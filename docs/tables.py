@@ -279,11 +279,11 @@ def roofline() -> str:
 def encoding() -> str:
     """Speed of encoding."""
     rows = [
-        [line["codec"], line["bits"], line["bytes_per_vector"], three(line["seconds"]["median"])]
-        for line in lines("encode")
+        [line["codec"], line["bits"], line["bytes_per_vector"], three(line["seconds"]["median"]), line["cpu"]]
+        for line in sorted(lines("encode"), key=lambda line: (line["codec"], line["bits"]))
     ]
     first = lines("encode")[0]
-    return markdown(["codec", "bits", "bytes", f"seconds for {first['n']:,} x {first['dim']}"], rows)
+    return markdown(["codec", "bits", "bytes", f"seconds for {first['n']:,} x {first['dim']}", "processor"], rows)
 
 
 def store() -> str:

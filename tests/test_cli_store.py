@@ -221,3 +221,54 @@ def test_string_ids_serve_files_and_stores_alike(ok, run, folder):
             assert (found["ids"][:, 63] == "").all()
     lines = [json.loads(line) for line in same_answers(ok).splitlines()]
     assert all(len(line["ids"]) == len(line["scores"]) == 63 for line in lines)
+
+
+def test_workers_build_the_same_index(ok, run, folder):
+    ok("build", "base.npy", "-o", "one.vqi", "--metric", "l2", "--keep-vectors", "f16")
+    printed = one_object(
+        ok(
+            "build",
+            "base.npy",
+            "-o",
+            "s",
+            "--metric",
+            "l2",
+            "--keep-vectors",
+            "f16",
+            "--store",
+            "--workers",
+            2,
+            "--json",
+        )
+    )
+    assert printed["workers"] == 2
+    assert not (folder / "s" / "building.json").exists()
+    single, sharded = vqindex.VQIndex.load("one.vqi"), vqindex.open("s")
+    for got, want in zip(sharded.search(vectors(9), 7), single.search(vectors(9), 7), strict=True):
+        np.testing.assert_array_equal(got, want)
+    code, _, err = run("build", "base.npy", "-o", "s", "--metric", "l2", "--store", "--workers", 2)
+    assert code == 1
+    assert "s exists; choose another name or give --force" in err
+    ok("build", "base.npy", "-o", "s", "--metric", "l2", "--store", "--workers", 1, "--force")
+
+
+def test_workers_go_on_with_a_build_that_was_stopped(run, folder):
+    from vqindex.sharding import encode_shard, plan_build
+
+    plan = plan_build("base.npy", "s", metric="l2", shard_rows=64)
+    encode_shard(plan, 0)
+    code, _, err = run("search", "s", "base.npy")
+    assert code == 1
+    assert "unfinished build (building.json)" in err
+    code, _, err = run("build", "base.npy", "-o", "s", "--store", "--workers", 1)
+    assert code == 0, err
+    assert f"going on after 1 of {plan.shards} shards" in err
+    assert vqindex.open("s").ntotal == plan.rows
+    assert vqindex.open("s").spec.metric == "l2"
+
+
+def test_workers_need_a_store(run, folder):
+    for options in ((), ("--store", "--commit-every", 5)):
+        code, _, err = run("build", "base.npy", "-o", "b", "--workers", 2, *options)
+        assert code == 2
+        assert "--workers needs --store" in err

@@ -19,6 +19,7 @@ from vqindex.spec import CODECS, METRICS, ROTATIONS, SKETCHES
 from vqindex_datasets import VectorSource, open_vectors
 
 from .arrays import ids_file, read_array, read_ids
+from .build_shards import build_shards, metric_of_plan, shards_done
 from .build_store import BEGUN, build_store, metric_of_store, rows_done
 from .graph import build_graph
 from .options import ids_options
@@ -69,6 +70,9 @@ def _left_of(data: Path, output: Path, store: bool, force: bool) -> Callable[[],
 
     def left() -> str:
         if store:
+            shards = shards_done(output)
+            if shards is not None:
+                return f"{output} holds {shards}; the same command without --force goes on after them"
             done, rows = rows_done(output)
             if done == rows:
                 return f"{output} is complete" if rows else f"{output} was not begun"
@@ -133,6 +137,7 @@ def _summary(index: vqindex.VQIndex, output: Path, save_seconds: float) -> dict[
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, or a backend's name.")
 @click.option("--force", is_flag=True, help="Replace OUTPUT if it exists.")
 @click.option("--store", is_flag=True, help="Make a store, which is a folder. Default if OUTPUT is a folder.")
+@click.option("--workers", type=click.IntRange(1), help="Processes that encode a store in shards.")
 @click.option("--commit-every", type=click.IntRange(1), help="Rows between commits to a store.  [default: 256 MiB]")
 @json_option
 def build(
@@ -153,6 +158,7 @@ def build(
     device: Device,
     force: bool,
     store: bool,
+    workers: int | None,
     commit_every: int | None,
     as_json: bool,
 ) -> None:
@@ -163,10 +169,15 @@ def build(
     A store is built in bounded memory, with a commit after every batch. If a build is stopped, the same command resumes
     it after the last commit. With --center mean, the center of a store is the mean of the vectors of the first commit,
     and that of a file the mean of all vectors.
+
+    With --workers, that many processes encode shards of the vectors, and the store appears when all are finished. The
+    same command resumes a stopped build. The center is then the mean of all vectors.
     """
     store = store or output.is_dir()
     if commit_every is not None and not store:
         raise click.UsageError("--commit-every needs --store")
+    if workers is not None and (not store or commit_every is not None):
+        raise click.UsageError("--workers needs --store, and takes no --commit-every: there is one commit at the end")
     _check_output(output, store, force, data, ids, None if center in (None, "mean") else Path(center))
     parameters: dict[str, Any] = {
         "bits": bits,
@@ -182,7 +193,7 @@ def build(
         sample = sample_of(source)
         meta: dict[str, Any] = {}
         note_origin(meta, data, source, sample)
-        known = metric_of_store(output) if store and not force else None
+        known = metric_of_plan(output) or metric_of_store(output) if store and not force else None
         if metric == "auto" and known is not None:
             metric = known
         elif metric == "auto":
@@ -191,8 +202,12 @@ def build(
             if is_terminal(sys.stderr):  # the summary says it too, but a long build ends late
                 click.echo(f"metric {metric}: {why}", err=True)
         parameters["metric"] = metric
-        explicit = read_ids(ids_file(ids, ids_column, data), ids_column, source.shape[0])
-        if store:
+        file_of_ids = ids_file(ids, ids_column, data)
+        explicit = read_ids(file_of_ids, ids_column, source.shape[0])
+        if workers is not None:
+            place_of_ids = (file_of_ids, ids_column)
+            index, seconds = build_shards(output, data, dataset, place_of_ids, parameters, workers, force, meta)
+        elif store:
             index, seconds = build_store(output, source, data, parameters, explicit, device, commit_every, force, meta)
         else:
             index = vqindex.VQIndex(source.shape[1], device=device, **{**parameters, "graph": None})

@@ -11,7 +11,7 @@ import click
 
 import vqindex
 from vqindex.backends.registry import Device
-from vqindex.store.manifest import MANIFEST, is_ours
+from vqindex.store.manifest import BUILD_PLAN, MANIFEST, is_ours
 from vqindex_datasets import DatasetError
 from vqindex_datasets.files import check_content, check_file
 
@@ -28,6 +28,8 @@ def check_index(path: Path) -> None:
         names = os.listdir(path)
         if MANIFEST not in names:
             found = "holds files of an index, but not its manifest" if any(map(is_ours, names)) else "holds no index"
+            if BUILD_PLAN in names:
+                found = f"holds an unfinished build ({BUILD_PLAN}), which the same command goes on with"
             raise click.ClickException(f"{path}: a folder that {found}; expected {_EXPECTED}")
         return
     try:

@@ -14,10 +14,18 @@ from .. import file_format
 from ..directory.leftovers import sweep
 from ..directory.local import LocalDirectory
 from ..errors import InvalidInputError, StoreError
-from ..store.manifest import MANIFEST, Manifest, SegmentEntry, load_manifest, prepare_manifest, publish_manifest
+from ..store.manifest import (
+    BUILD_PLAN,
+    MANIFEST,
+    Manifest,
+    SegmentEntry,
+    load_manifest,
+    prepare_manifest,
+    publish_manifest,
+)
 from ..store.segments import name_of
 from .encode import finished_shard
-from .plan import PLAN, BuildPlan
+from .plan import BuildPlan
 
 __all__ = ["commit_build", "missing_shards"]
 
@@ -163,9 +171,9 @@ def _with_ids(entries: list[SegmentEntry]) -> Iterator[SegmentEntry]:
 
 def _tidy(directory: LocalDirectory) -> None:
     """Remove the plan, and temporary files of workers that were killed."""
-    if directory.version(PLAN) is not None:
-        directory.remove(PLAN)
+    if directory.version(BUILD_PLAN) is not None:
+        directory.remove(BUILD_PLAN)
     for target in {found[1] for name in directory.names() if (found := _TEMPORARY.fullmatch(name))}:
         sweep(directory.path, target)
-    sweep(directory.path, PLAN)
+    sweep(directory.path, BUILD_PLAN)
     directory.sync()

@@ -23,14 +23,13 @@ from ..residuals import OffsetWatch
 from ..rows.originals import Kind, Originals, as_kind
 from ..spec import CodecName, IndexSpec, Metric, RotationName, SketchName
 from ..store import discard_store
-from ..store.manifest import MANIFEST, is_ours
+from ..store.manifest import BUILD_PLAN, MANIFEST, is_ours
 from ..store.merge import MERGE_BYTES
 from ..version import __version__
 from .source import Rows, identity_of, open_ids, open_rows
 
-__all__ = ["PLAN", "BuildPlan", "discard_build", "load_plan", "plan_build"]
+__all__ = ["BuildPlan", "discard_build", "load_plan", "plan_build"]
 
-PLAN = "building.json"
 _BLOCK = 64  # rows of a block of sign bits; a shard has whole ones
 _FEWEST_SHARDS, _FEWEST_ROWS = 16, 2**16  # by default: so many shards, unless they get fewer rows than this
 
@@ -283,12 +282,12 @@ def _begin(folder: Path, plan: BuildPlan) -> BuildPlan:
     """Write a plan to the folder of its store; return it, or the same one that another process wrote first."""
     directory = LocalDirectory(folder)
     directory.make_folder()
-    name, file = directory.create_temporary(PLAN)
+    name, file = directory.create_temporary(BUILD_PLAN)
     try:
         try:
             file.write(plan.to_json().encode())
             file.sync()
-            os.link(directory.fetch(name), directory.path / PLAN)  # fails if there is one, as a rename does not
+            os.link(directory.fetch(name), directory.path / BUILD_PLAN)  # fails if there is one, as a rename does not
         finally:
             file.close()
             directory.remove(name)
@@ -308,19 +307,19 @@ def load_plan(output: str | os.PathLike[str]) -> BuildPlan | None:
         If the file is no plan.
     """
     directory = LocalDirectory(as_path(output))
-    if directory.version(PLAN) is None:
+    if directory.version(BUILD_PLAN) is None:
         return None
     try:
-        text = directory.read(PLAN, 0, directory.size(PLAN)).decode()
+        text = directory.read(BUILD_PLAN, 0, directory.size(BUILD_PLAN)).decode()
         return BuildPlan.from_json(text)
     except (InvalidInputError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{directory.describe(PLAN)}: {error}") from None
+        raise InvalidInputError(f"{directory.describe(BUILD_PLAN)}: {error}") from None
 
 
 def discard_build(output: str | os.PathLike[str]) -> None:
     """Remove an unfinished build in a folder, or the index there. The folder stays."""
     directory = LocalDirectory(as_path(output))
-    if directory.path.is_dir() and directory.version(PLAN) is not None:
-        directory.remove(PLAN)
+    if directory.path.is_dir() and directory.version(BUILD_PLAN) is not None:
+        directory.remove(BUILD_PLAN)
         directory.sync()
     discard_store(directory.folder)

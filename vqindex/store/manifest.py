@@ -27,6 +27,7 @@ from ..rows.originals import as_kind
 from ..spec import IndexSpec
 
 __all__ = [
+    "BUILD_PLAN",
     "MANIFEST",
     "GraphEntry",
     "LinksEntry",
@@ -42,6 +43,7 @@ __all__ = [
 
 MANIFEST = "manifest"
 NEXT = "manifest.tmp"
+BUILD_PLAN = "building.json"  # of a build in shards, until its manifest is there
 STORE_VERSION = 1
 MAX_BYTES = 2**26  # a manifest that says it is larger is not read
 _FIRST_READ = 2**16  # bytes

@@ -17,7 +17,17 @@ from ..linking import as_rule
 from ..rows.originals import Kind, as_kind
 from ..spec import CodecName, IndexSpec, Metric, RotationName, SketchName
 from .durable import DurableIndex
-from .manifest import MANIFEST, NEXT, GraphEntry, Manifest, is_ours, load_manifest, prepare_manifest, publish_manifest
+from .manifest import (
+    BUILD_PLAN,
+    MANIFEST,
+    NEXT,
+    GraphEntry,
+    Manifest,
+    is_ours,
+    load_manifest,
+    prepare_manifest,
+    publish_manifest,
+)
 
 __all__ = ["discard_store", "open_store"]
 
@@ -136,6 +146,11 @@ def _check_absent(directory: LocalDirectory, may_create: bool) -> None:
         if directory.version(MANIFEST) is not None:  # another process has made an index since
             return
         if segments:
+            if directory.version(BUILD_PLAN) is not None:
+                text = (
+                    f"is missing: {folder} holds an unfinished build ({BUILD_PLAN}), which the same call goes on with"
+                )
+                raise FileNotFoundError(errno.ENOENT, text, directory.describe(MANIFEST))
             text = f"is missing, but {folder} holds files of an index ({segments[0]}); expected the manifest with them"
             raise FileNotFoundError(errno.ENOENT, text, directory.describe(MANIFEST))
         found = "holds no index"
