@@ -19,7 +19,7 @@ LAYERS = (
     ("arrays", "spec", "arguments", "codes/*"),
     ("rows/*", "center", "residuals", "result"),
     ("backends/*",),
-    ("encoder", "linking"),
+    ("encoder", "linking", "lost_walks"),
     ("directory/*",),
     ("file_format/*",),
     # They know no index.

@@ -443,6 +443,38 @@ def test_sorted_rows_are_found_as_well_as_shuffled_ones():
     assert recalls[0] > recalls[1] - 0.02
 
 
+def test_sorted_groups_far_from_each_other_are_found():
+    """Walks from few entries stay in the groups that they start in."""
+    vectors = far_clusters(32 * BATCH, clusters=256)
+    queries = far_clusters(512, clusters=256, seed=1)
+    index = vqindex.VQIndex(DIM, metric="l2", graph=16)
+    index.add(vectors)
+    assert index._contents.graph.many_entries
+    expected = index.search(queries, exact=True)
+    assert overlap(index.search(queries, effort=40), expected) > 0.95
+    assert overlap(index.search(queries, effort=40, explain=True), expected) > 0.95
+    few = index._contents.graph._replace(many_entries=False)
+    index._contents = index._contents._replace(graph=few)
+    assert overlap(index.search(queries, effort=40), expected) < 0.8
+
+
+@pytest.mark.parametrize("vectors", [clustered(8 * BATCH), with_copies(), np.zeros((4 * BATCH, DIM), np.float32)])
+def test_walks_of_other_rows_start_from_few_entries(vectors):
+    index = vqindex.VQIndex(DIM, metric="l2", graph=16)
+    index.add(vectors)
+    assert not index._contents.graph.many_entries
+
+
+def test_walks_start_from_few_entries_again_once_other_rows_outnumber_the_far_groups():
+    index = vqindex.VQIndex(DIM, metric="l2", graph=16)
+    index.add(far_clusters(8 * BATCH, clusters=256))
+    assert index._contents.graph.many_entries
+    index.remove(np.arange(8 * BATCH))
+    index.compact()
+    index.add(clustered(8 * BATCH))
+    assert not index._contents.graph.many_entries
+
+
 def test_a_repaired_graph_is_as_good_as_a_new_one():
     vectors = clustered(6 * BATCH)
     gone = np.random.default_rng(1).random(len(vectors)) < 0.3

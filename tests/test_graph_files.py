@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 import vqindex
 from vqindex.codes.graph import BATCH
+from vqindex.file_format.graph_header import has_many_entries
 from vqindex_cli.main import cli
 
 DIM = 24
@@ -49,6 +50,23 @@ def same(first, second):
 def test_a_file_gives_the_same_answers(index, tmp_path, mmap):
     index.save(tmp_path / "a.vqi")
     same(index, vqindex.VQIndex.load(tmp_path / "a.vqi", mmap=mmap))
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_a_file_says_that_walks_start_from_many_entries(tmp_path, mmap):
+    index = with_graph(keep_vectors="f16")
+    index.save(tmp_path / "few.vqi")
+    index._contents = index._contents._replace(graph=index._contents.graph._replace(many_entries=True))
+    index.save(tmp_path / "many.vqi")
+    assert not vqindex.VQIndex.load(tmp_path / "few.vqi", mmap=mmap)._contents.graph.many_entries
+    loaded = vqindex.VQIndex.load(tmp_path / "many.vqi", mmap=mmap)
+    assert loaded._contents.graph.many_entries
+    same(index, loaded)
+
+
+def test_an_entry_that_does_not_say_yes_or_no_to_many_entries_is_refused():
+    with pytest.raises(vqindex.FileFormatError, match="many_entries of its graph is 1; expected true or false"):
+        has_many_entries("a.vqi", {"many_entries": 1})
 
 
 def test_the_same_index_gives_the_same_bytes(index, tmp_path):

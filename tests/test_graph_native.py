@@ -41,7 +41,7 @@ def some_links(rows, slots, seed, least=0):
 class Case:
     """Rows of one spec with links, and what the definition finds."""
 
-    def __init__(self, spec, n, *, slots=8, seed=1, kind="plain", queries=5, linked=None):
+    def __init__(self, spec, n, *, slots=8, seed=1, kind="plain", queries=5, linked=None, many=False):
         self.spec, self.n, self.slots = spec, n, slots
         self.reference, self.compiled = backends(spec)
         plain = make_rows(kind, n, spec.dim, seed)
@@ -50,6 +50,7 @@ class Case:
         self.narrow = narrow_rows(self.reference, self.rows)
         self.records = pack_records(spec, self.rows)
         self.linked = n if linked is None else linked
+        self.entries = entry_rows(self.linked, many=many)
         self.links = some_links(make_rows("plain", self.linked, min(spec.dim, 8), seed + 2), slots, seed)
 
     def expected(self, k, effort, *, bits=None, budget=0, hidden=None):
@@ -67,7 +68,16 @@ class Case:
 
             selected = None if bits is None else bits[q if len(bits) > 1 else 0]
             out = -1 if hidden is None else int(hidden[q])
-            found = walk(score, self.links, effort, rows=self.n, selected=selected, budget=budget, hidden=out)
+            found = walk(
+                score,
+                self.links,
+                effort,
+                entries=self.entries,
+                rows=self.n,
+                selected=selected,
+                budget=budget,
+                hidden=out,
+            )
             own = exact[q, found.rows]
             best = np.lexsort((found.rows, own if ascending else -own))[:k]
             scores[q, : best.size], rows[q, : best.size], counts[q] = own[best], found.rows[best], found.scored
@@ -77,8 +87,7 @@ class Case:
         """Return what the compiled walk finds."""
         queries = self.queries
         packed = pack_links(self.links if links is None else links, width)
-        entries, blocks = entry_rows(self.linked), blocks_of(self.records, cuts)
-        args = blocks, record_layout(self.spec), packed, self.slots, entries
+        args = blocks_of(self.records, cuts), record_layout(self.spec), packed, self.slots, self.entries
         prepared = queries.code_query, queries.code_scale, queries.norm
         scanner = graph_scanner(self.compiled[isa])
         return scanner.walk(*args, *prepared, k, effort, budget, threads, words, hidden)
@@ -170,6 +179,19 @@ def test_rows_after_the_linked_ones_are_found(linked, effort):
         assert_equal(case.found(isa, 400, effort), case.expected(400, effort))
         found = case.found(isa, 400, effort, words=packed_bits(bits))
         assert_equal(found, case.expected(400, effort, bits=bits))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(("codec", "bits"), [("turboquant-prod", 4), ("turboquant-mse", 8), ("trellis", 2)])
+def test_walks_from_many_entries_find_what_the_definition_finds(codec, bits, metric):
+    case = Case(IndexSpec(20, bits, metric, codec), 4400, kind="ties", linked=4300, many=True)
+    assert case.entries.size > 128
+    hidden = np.array([-1, *case.entries[[0, 7, -1]], 4399])
+    selected = np.random.default_rng(3).random((1, case.n)) < 0.3
+    want, filtered = case.expected(10, 20, hidden=hidden), case.expected(10, 20, bits=selected)
+    for isa in case.compiled:
+        assert_equal(case.found(isa, 10, 20, hidden=hidden, cuts=(1, 5)), want)
+        assert_equal(case.found(isa, 10, 20, words=packed_bits(selected)), filtered)
 
 
 def test_a_hidden_row_is_left_out():

@@ -183,6 +183,15 @@ def test_a_curve_is_kept_by_a_commit_and_measured_by_readers(folder):
         reader.drop_graph()
 
 
+def test_a_commit_keeps_that_walks_start_from_many_entries(folder):
+    with vqindex.open(folder, "a") as store:
+        contents = store._index._contents
+        store._index._contents = contents._replace(graph=contents.graph._replace(many_entries=True))
+        store.commit()
+    assert links_of(vqindex.open(folder)).size
+    assert vqindex.open(folder)._index._contents.graph.many_entries
+
+
 def test_another_graph_than_the_stored_one_is_refused(folder, tmp_path):
     for links in (8, 32):
         with pytest.raises(InvalidInputError, match=f"graph is {links}; the index in .* has 12"):

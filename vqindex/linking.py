@@ -2,7 +2,7 @@
 
 Rows are linked in whole batches, in row order. So the links depend on the order of the rows and not on how they were
 added. The rows after the last linked one are the tail, which every walk scores. `linked` links a tail that is long
-enough.
+enough, and then looks whether walks need many entries.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from .backends.protocol import Backend
 from .codes.codec import Codec
 from .codes.graph import BATCH, NO_ROW, LinkRule
 from .errors import InvalidInputError
+from .lost_walks import needs_many_entries
 from .rows.bitmap import bits_of, words_of
 from .rows.contents import Contents
 from .rows.graph import Graph
@@ -75,7 +76,9 @@ def linked(contents: Contents, backend: Backend, least: int = TAIL_ROWS, progres
         backend.link(segments, links, start, stop, graph.rule)
         if progress is not None:
             progress(stop, last)
-    return contents._replace(graph=graph._replace(links=links))
+    graph = graph._replace(links=links)
+    many = needs_many_entries(graph, contents.rows, backend)
+    return contents._replace(graph=graph._replace(many_entries=many))
 
 
 def compacted(contents: Contents, backend: Backend) -> Contents:

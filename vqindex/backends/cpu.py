@@ -21,7 +21,7 @@ from ..center import Centering
 from ..codes.bitplanes import BLOCK_ROWS, StoredRows, has_whole_codes, put_scalars
 from ..codes.codec import Codec
 from ..codes.encoded import Encoded, Queries
-from ..codes.graph import LinkRule, entry_rows
+from ..codes.graph import LinkRule
 from ..codes.records import RecordLayout
 from ..codes.rotation import Hadamard
 from ..codes.sign_bound import SignBoundTerms, quantile
@@ -198,7 +198,7 @@ class NativeBackend(ReferenceBackend):
         scanner, records = self._graph_scanner, self._records(segments)
         if scanner is None or records is None:
             return super().walk(request, segments, graph)
-        threads, entries, found = request.threads or cpu_count(), entry_rows(graph.linked), []
+        threads, entries, found = request.threads or cpu_count(), graph.entries(), []
         at_once = max(1, min(_QUERIES, _HITS // max(1, request.k)))
         for start in range(0, max(1, request.count), at_once):
             batch = request.select(slice(start, start + at_once))
@@ -236,7 +236,7 @@ class NativeBackend(ReferenceBackend):
         scan = None if scanner is None else partial(ScanRows, scanner, stored, terms, selection)
         walk = None
         if graph is not None and walker is not None and records is not None:
-            links = graph.links, graph.slots, entry_rows(graph.linked)
+            links = graph.links, graph.slots, graph.entries()
             walk = partial(WalkRows, walker, records, self._layout, *links, live)
         return NativeFinder(query_rules(self._tables, centering, self.isa), scan, walk)
 

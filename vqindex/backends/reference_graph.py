@@ -105,6 +105,7 @@ def walk(
             score,
             links,
             request.effort,
+            entries=graph.entries(),
             rows=rows.encoded.rows,
             selected=mask,
             budget=request.budget,

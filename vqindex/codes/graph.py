@@ -25,8 +25,9 @@ Link score of a row r for a row x. T = fl(fl(S_xr) rescale_r). The score is T, a
     fl(fl(c T) - fl(norm_r^2)) with c = fl(2 m^2 rescale_x), less fl(fl(h_r - h_x)^2) for the metric ip. The order is
     that of navigation scores.
 Entries of a graph of n rows. E = floor(sqrt(n) / 8) + 1 rows, but 16 to 128, and n at most: floor(i n / E) for i = 0 to
-    E - 1.
-Walk of effort e. All entries are scored; the 4 best are visited. Then the best visited row that was not opened yet is
+    E - 1. A graph with many entries has E = floor(n / 32), but 8,192 at most, if that is more. Linking uses few.
+Walk of effort e. All entries are scored; the 4 best are visited. (Of more than 128 entries each eighth one beyond
+    the 128th counts as scored, because their levels lie together.) Then the best visited row that was not opened yet is
     opened, again and again: all its links that were not visited are visited. The found rows are the e best visited rows
     that the search may return. A row that does not come before the last of e found rows is not opened. The walk ends
     when no row is left to open, or, with a budget, when at least so many rows were scored. Then all rows after the
@@ -92,6 +93,8 @@ BATCH = 512  # rows that are linked at a time
 STARTS = 4  # entries that a walk starts from
 NO_ROW = 2**32 - 1  # fills the slots that have no link
 _LEAST_ENTRIES, _MOST_ENTRIES = 16, 128
+_MANY_ENTRIES, _ROWS_OF_ENTRY = 8192, 32  # of graphs with many entries: how many at most, and rows for each
+_CHEAPER = 8  # entries beyond the first 128 that count as one row scored
 _REPAIRED = 128  # candidates of a row that gets new links
 _NORMS = 4096  # rows whose norms tell M
 _SEEN = 32  # nearest rows of the batch among a row's candidates
@@ -248,9 +251,11 @@ def navigation_scores(rows: NarrowRows, at: I64, query: I8, code_scale: np.float
 
 
 @lru_cache(maxsize=64)
-def entry_rows(linked: int) -> I64:
-    """Return the entries of a graph of `linked` rows, ascending; read-only."""
+def entry_rows(linked: int, *, many: bool = False) -> I64:
+    """Return the entries of a graph of `linked` rows, few or many, ascending; read-only."""
     count = min(max(_LEAST_ENTRIES, math.isqrt(linked) // 8 + 1), _MOST_ENTRIES, linked)
+    if many:
+        count = max(count, min(linked // _ROWS_OF_ENTRY, _MANY_ENTRIES))
     entries: I64 = np.arange(count, dtype=np.int64) * linked // max(1, count)
     entries.flags.writeable = False
     return entries
@@ -276,6 +281,7 @@ def walk(
     links: U32,
     effort: int,
     *,
+    entries: I64 | None = None,
     rows: int | None = None,
     selected: NDArray[np.bool_] | None = None,
     budget: int = 0,
@@ -291,6 +297,8 @@ def walk(
         Links of each row.
     effort : int
         Most rows to find.
+    entries : ndarray of int64, optional
+        The entries; by default few.
     rows : int, optional
         Number of rows with the tail; by default there is none.
     selected : ndarray of bool, shape (rows,), optional
@@ -300,13 +308,14 @@ def walk(
     hidden : int
         A row that the walk leaves out; -1 is none.
     """
-    entries = entry_rows(len(links))
+    entries = entry_rows(len(links)) if entries is None else entries
     entries = entries[entries != hidden]
     tail = np.arange(len(links), len(links) if rows is None else rows)
     tail = tail[tail != hidden]
     starts = sorted(zip(-score(entries), entries.tolist(), strict=True))[:STARTS]
     visited = {hidden, *(row for _, row in starts)}
-    scored = len(entries) + len(tail)
+    beyond = max(0, len(entries) - _MOST_ENTRIES)
+    scored = len(entries) - beyond + beyond // _CHEAPER + len(tail)
     to_open: list[tuple[float, int]] = []  # heaps of (-score, row)
     found: list[tuple[float, int]] = []  # of (score, -row), the worst first
 

@@ -11,14 +11,16 @@ from ..codes.graph import BATCH, LinkRule
 from ..errors import FileFormatError
 from ..rows.graph import MAX_SLOTS, Curve
 
-__all__ = ["check_sizes", "curve_of", "header_of", "rule_of"]
+__all__ = ["check_sizes", "curve_of", "has_many_entries", "header_of", "rule_of"]
 
 _MOST = 2**31 - 1
 
 
-def header_of(rule: LinkRule, linked: int, curve: Curve | None) -> dict[str, Any]:
+def header_of(rule: LinkRule, linked: int, curve: Curve | None, many_entries: bool) -> dict[str, Any]:
     """Return the entry of a graph of so many linked rows, in JSON types."""
     entry: dict[str, Any] = {"linked": linked, "batch": BATCH, **rule._asdict()}
+    if many_entries:
+        entry["many_entries"] = True
     if curve is not None:
         entry["curve"] = {
             name: list(value) if isinstance(value, tuple) else value for name, value in curve._asdict().items()
@@ -54,6 +56,20 @@ def rule_of(path: object, entry: dict[str, Any]) -> LinkRule:
     if type(alpha) is not float or not 1 <= alpha <= 100 or float(np.float32(alpha)) != alpha:
         raise FileFormatError(f"{path}: alpha of its graph is {alpha!r}; expected a float32 number from 1 to 100")
     return LinkRule(slots, kept, alpha, _integer(path, entry, "effort", 1, _MOST), children)
+
+
+def has_many_entries(path: object, entry: dict[str, Any]) -> bool:
+    """Return whether walks start from many entries.
+
+    Raises
+    ------
+    FileFormatError
+        If the entry says neither.
+    """
+    many = entry.get("many_entries", False)
+    if type(many) is not bool:
+        raise FileFormatError(f"{path}: many_entries of its graph is {many!r}; expected true or false")
+    return many
 
 
 def curve_of(path: object, entry: dict[str, Any]) -> Curve | None:

@@ -28,7 +28,7 @@ from ..rows.segment import Segment
 from ..rows.string_ids import StringIds
 from ..spec import IndexSpec
 from .contents import FileContents, Identity
-from .graph_header import check_sizes, curve_of, rule_of
+from .graph_header import check_sizes, curve_of, has_many_entries, rule_of
 from .hardened import Blocks, Structure, format_errors, parse_header, read_structure
 from .layout import PAGE
 from .seal import Seal, check_bytes, read_seal
@@ -211,7 +211,8 @@ def _graph(blocks: Blocks, entry: dict[str, Any], mmap: bool, verify: bool) -> G
         rows = max(1, _LINK_BYTES // links.shape[1])
         parts = blocks.parts("links", rows) if mmap else (links[at : at + rows] for at in range(0, linked, rows))
         check_links(blocks.path, parts, linked, slots)
-    return Graph(links, rule_of(blocks.path, entry), curve_of(blocks.path, entry))
+    curve, many = curve_of(blocks.path, entry), has_many_entries(blocks.path, entry)
+    return Graph(links, rule_of(blocks.path, entry), curve, many)
 
 
 def _spec(path: object, header: dict[str, Any]) -> IndexSpec:

@@ -83,7 +83,9 @@ def _fill(file: h5py.File, codec: Codec, contents: FileContents, check: Check) -
             "blocks": entries,
             "meta": contents.meta,
             **({"tables": TABLE_VERSION} if codec.spec.codec == "trellis" else {}),
-            **({} if graph is None else {"graph": header_of(graph.rule, graph.linked, graph.curve)}),
+            **(
+                {} if graph is None else {"graph": header_of(graph.rule, graph.linked, graph.curve, graph.many_entries)}
+            ),
             **({"next_id": contents.next_id} if "ids" in entries and contents.next_id is not None else {}),
         }
     )

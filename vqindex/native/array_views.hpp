@@ -135,15 +135,15 @@ inline LinkView link_view(const ByteRows& links, std::size_t slots, const Record
   return {links.data(), n, slots, width};
 }
 
-inline std::vector<std::uint32_t> entries_of(const Entries& entries, std::size_t rows) {
-  if (entries.size() > kMaxEntries) throw std::invalid_argument("expected at most 128 entries");
+inline EntryRows entries_of(const Entries& entries, std::size_t rows, const Scanner& scanner, const Records& records) {
+  if (entries.size() > kMaxEntries) throw std::invalid_argument("expected at most 8192 entries");
   std::vector<std::uint32_t> found;
   for (std::size_t i = 0; i < entries.size(); ++i) {
     if (entries.data()[i] < 0 || static_cast<std::size_t>(entries.data()[i]) >= rows)
       throw std::invalid_argument("expected entries that are linked rows");
     found.push_back(static_cast<std::uint32_t>(entries.data()[i]));
   }
-  return found;
+  return EntryRows(std::move(found), scanner.code().fields, records, scanner.kernels());
 }
 
 }  // namespace vqindex::python

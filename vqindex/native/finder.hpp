@@ -82,7 +82,7 @@ struct WalkRows {
   const Kernels& kernels;
   Records records;
   LinkView links;
-  std::vector<std::uint32_t> entries;
+  EntryRows entries;
   const std::uint64_t* selection;  // of the rows that may be found; null for all
 };
 

@@ -118,11 +118,12 @@ void init_walk(HeldWalk* held, nb::object scanner, nb::sequence blocks, const La
   const std::size_t count = records.count();
   std::vector<nb::object> holders{scanner, blocks, nb::cast(links)};
   if (selection) holders.push_back(nb::cast(*selection));
-  new (held) HeldWalk{{of.code(), of.kernels(), std::move(records), view, entries_of(entries, view.rows),
-                       selection ? selection->data() : nullptr},
-                      count,
-                      of.dim(),
-                      std::move(holders)};
+  EntryRows starts = entries_of(entries, view.rows, of, records);
+  new (held) HeldWalk{
+      {of.code(), of.kernels(), std::move(records), view, std::move(starts), selection ? selection->data() : nullptr},
+      count,
+      of.dim(),
+      std::move(holders)};
 }
 
 bool walk(const HeldWalk& held, const HeldRules& rules, nb::handle queries, Array<float> scores,

@@ -28,7 +28,7 @@ nb::tuple walk(const Scanner& scanner, nb::sequence blocks, const LayoutTuple& l
   if (code_query.shape(1) != scanner.dim() || code_scale.shape(0) != nq || norm.shape(0) != nq || k < 1 || effort < 1)
     throw std::invalid_argument(
         "expected queries of the scanner's dimension, with a scale and a norm each, k and effort");
-  const std::vector<std::uint32_t> starts = entries_of(entries, view.rows);
+  const EntryRows starts = entries_of(entries, view.rows, scanner, records);
   const std::uint64_t* words = nullptr;
   std::size_t stride = 0;
   if (!selection.is_none()) {

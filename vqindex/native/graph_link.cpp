@@ -24,15 +24,15 @@ constexpr std::size_t kSeen = 32;       // nearest rows of the batch among a row
 constexpr std::size_t kRepaired = 128;  // candidates of a row that gets new links
 constexpr std::size_t kTargets = 16;    // rows that a thread claims at a time
 
-// entry_rows of codes/graph.py
-std::vector<std::uint32_t> entry_rows(std::size_t rows) {
+// The few of entry_rows of codes/graph.py.
+EntryRows entry_rows(std::size_t rows) {
   std::size_t root = static_cast<std::size_t>(std::sqrt(static_cast<double>(rows)));
   while (root * root > rows) --root;
   while ((root + 1) * (root + 1) <= rows) ++root;
-  const std::size_t count = std::min({std::max(kMinEntries, root / 8 + 1), kMaxEntries, rows});
+  const std::size_t count = std::min({std::max(kMinEntries, root / 8 + 1), kFewEntries, rows});
   std::vector<std::uint32_t> entries;
   for (std::size_t i = 0; i < count; ++i) entries.push_back(static_cast<std::uint32_t>(i * rows / count));
-  return entries;
+  return EntryRows(std::move(entries));
 }
 
 // The decoded rows of a batch.
@@ -388,7 +388,7 @@ class LinkThreads {
   std::atomic<bool> stop_{false};
   Family family_;
   RowDecoder decoder_;
-  std::vector<std::uint32_t> entries_;
+  EntryRows entries_;
   WalkGraph graph_;
   Batch batch_;
   std::vector<std::unique_ptr<LinkWorker>> workers_;

@@ -10,7 +10,7 @@ struct GraphRequest {
   Code code;
   const Records& records;  // of all rows; those after the rows of `links` are not linked, and each walk scores them
   LinkView links;
-  const std::vector<std::uint32_t>& entries;  // rows that walks start from
+  const EntryRows& entries;  // rows that walks start from
   QueryBatch queries;
   std::size_t k, effort, budget;
   const std::uint64_t* selection;  // as in SegmentView

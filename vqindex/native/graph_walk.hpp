@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "buffer.hpp"
+#include "graph_entries.hpp"
 #include "graph_records.hpp"
 #include "kernels.hpp"
 #include "lanes.hpp"
@@ -18,7 +20,6 @@ namespace vqindex {
 
 // A row and its score in one number: of two keys the smaller one is of the better row. The lowest bit is free.
 using Key = std::uint64_t;
-constexpr std::size_t kMaxEntries = 128;  // rows that walks start from
 constexpr std::size_t kMaxGraphRows = std::size_t{1} << 31;
 
 VQ_INLINE Key key_of(float score, std::uint32_t row) {
@@ -132,7 +133,7 @@ struct WalkGraph {
   Fields fields;
   const Records& records;
   LinkView links;
-  const std::vector<std::uint32_t>& entries;
+  const EntryRows& entries;
   std::size_t rows;  // with those that are not linked yet
 };
 
@@ -149,7 +150,7 @@ class Walk {
  public:
   // The graph may grow between two walks.
   explicit Walk(const WalkGraph& graph)
-      : graph_(graph), room_(std::max(graph.links.slots, kMaxEntries)), levels_(padded(graph.fields.dim, 64)) {
+      : graph_(graph), room_(std::max(graph.links.slots, kFewEntries)), levels_(padded(graph.fields.dim, 64)) {
     rows_.resize(room_ + 1);  // an entry is written before it is known to be new
     records_.resize(room_ + 1);
     sums_.resize(room_);
@@ -166,13 +167,7 @@ class Walk {
     scored_ = tail_count();
     visited_.reserve(kStarts + 1);
     if (query.hidden < graph_.links.rows) visited_.insert(query.hidden);
-    for (const std::uint32_t row : graph_.entries)
-      if (row != query.hidden) rows_[count_++] = row;
-    prefetch_records();
-    compute_keys();
-    const std::size_t starts = std::min(kStarts, count_);
-    std::partial_sort(keys_.begin(), keys_.begin() + static_cast<std::ptrdiff_t>(starts),
-                      keys_.begin() + static_cast<std::ptrdiff_t>(count_));
+    const std::size_t starts = graph_.entries.are_many() ? best_of_many() : best_of_few();
     for (std::size_t i = 0; i < starts; ++i) visited_.insert(row_of(keys_[i]));
     take_keys(starts);
     count_ = 0;
@@ -199,6 +194,43 @@ class Walk {
 
  private:
   static constexpr std::size_t kStarts = 4;
+  static constexpr std::size_t kCheaper = 8;  // entries beyond the first 128 that count as one row scored
+
+  // Write the keys of the best entries, and return how many there are: kStarts, or all.
+  std::size_t best_of_few() {
+    for (const std::uint32_t row : graph_.entries.rows())
+      if (row != query_->hidden) rows_[count_++] = row;
+    prefetch_records();
+    compute_keys();
+    const std::size_t starts = std::min(kStarts, count_);
+    std::partial_sort(keys_.begin(), keys_.begin() + static_cast<std::ptrdiff_t>(starts),
+                      keys_.begin() + static_cast<std::ptrdiff_t>(count_));
+    return starts;
+  }
+
+  std::size_t best_of_many() {
+    const EntryRows& entries = graph_.entries;
+    std::array<Key, kStarts> best;  // ascending
+    best.fill(~Key{0});
+    std::size_t scored = 0;
+    for (std::size_t at = 0; at < entries.rows().size(); at += room_) {
+      const std::size_t count = std::min(room_, entries.rows().size() - at);
+      graph_.kernels.dot_many_s8s8(entries.levels() + at, entries.stride(), count, query_->narrow, sums_.data());
+      for (std::size_t i = 0; i < count; ++i) {
+        const std::uint32_t row = entries.rows()[at + i];
+        if (row == query_->hidden) continue;
+        ++scored;
+        const Key key = key_of(query_->score(sums_[i], entries.rescale(at + i), entries.norm(at + i)), row);
+        if (key > best.back()) continue;
+        best.back() = key;
+        for (std::size_t j = kStarts - 1; j > 0 && best[j] < best[j - 1]; --j) std::swap(best[j], best[j - 1]);
+      }
+    }
+    const std::size_t beyond = scored - std::min(scored, kFewEntries);
+    scored_ += scored - beyond + beyond / kCheaper;
+    std::copy(best.begin(), best.end(), keys_.begin());
+    return kStarts;  // of more than 128
+  }
   static constexpr Key kOpened = 1;
 
   bool is_full() const { return found_count_ == query_->effort; }

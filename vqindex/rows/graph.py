@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..codes.graph import NO_ROW, LinkRule
+from ..codes.graph import NO_ROW, LinkRule, entry_rows
 from ..errors import FileFormatError
 
 __all__ = ["MAX_SLOTS", "Curve", "Graph", "check_links", "link_bytes", "pack_links", "unpack_links"]
 
+I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 U32 = NDArray[np.uint32]
 
@@ -119,11 +120,14 @@ class Graph(NamedTuple):
         The constants by which they were made.
     curve : Curve or None
         Agreement against effort, if it was measured.
+    many_entries : bool
+        Whether walks start from many entries, because from few they miss groups of rows.
     """
 
     links: U8
     rule: LinkRule
     curve: Curve | None = None
+    many_entries: bool = False
 
     @classmethod
     def empty(cls, rule: LinkRule) -> Graph:
@@ -156,6 +160,10 @@ class Graph(NamedTuple):
         """Bytes of the links."""
         return self.links.nbytes
 
+    def entries(self) -> I64:
+        """Return the rows that walks start from, ascending."""
+        return entry_rows(self.linked, many=self.many_entries)
+
     def unpack(self, start: int = 0, stop: int | None = None) -> U32:
         """Undo `pack`, for rows `start` to before `stop`."""
         return unpack_links(self.links[start:stop], self.slots)
@@ -174,7 +182,7 @@ class Graph(NamedTuple):
 
     def of_rows(self, links: U32) -> Graph:
         """Return a graph with other links, (n, slots)."""
-        return self.pack(links, self.rule)._replace(curve=self.curve)
+        return self.pack(links, self.rule)._replace(curve=self.curve, many_entries=self.many_entries)
 
     def with_room(self, linked: int) -> U8:
         """Return a copy of the links with more rows, whose places are free."""

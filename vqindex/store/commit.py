@@ -258,11 +258,12 @@ class CommitWriter:
         return (state.contents.graph is None) != (self.manifest.graph is None)
 
     def _has_other_graph(self, graph: Graph | None) -> bool:
-        """Return whether a graph has other links than that of the last commit, or another curve."""
+        """Return whether a graph has other links than that of the last commit, or another curve, or other entries."""
         last = self.manifest.graph
         if graph is None or last is None:
             return graph is not None or last is not None
-        return graph.links is not self._links or (graph.rule, graph.curve) != (last.rule, last.curve)
+        known = last.rule, last.curve, last.many_entries
+        return graph.links is not self._links or (graph.rule, graph.curve, graph.many_entries) != known
 
     def _write(self, state: State, segments: Sequence[_SegmentRows], runs: Sequence[slice], live: Bits) -> CommitWriter:
         """Write a commit in which each run of segments is rewritten; return the next writer."""
@@ -406,7 +407,7 @@ class CommitWriter:
                 file.close()
             size = self.directory.size(name)
             files = (*files, LinksEntry(number, first, graph.linked, changed.size, size, crc))
-        return GraphEntry(graph.rule, graph.curve, files), graph
+        return GraphEntry(graph.rule, graph.curve, files, graph.many_entries), graph
 
     def _same_rows(self, numbers: I64 | None) -> int:
         """Return how many of the first rows in files are the same as in the last commit, given those of the next."""

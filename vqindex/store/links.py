@@ -79,7 +79,7 @@ def read_graph(directory: Directory, entry: GraphEntry, mmap: bool, verify: bool
         If a file is damaged, or not the one that the manifest names.
     """
     if not entry.files:
-        return Graph.empty(entry.rule)._replace(curve=entry.curve)
+        return Graph.empty(entry.rule)._replace(curve=entry.curve, many_entries=entry.many_entries)
     slots, last = entry.rule.slots, entry.files[-1]
     width = slots * link_bytes(last.linked)
     if mmap and len(entry.files) == 1:
@@ -93,7 +93,7 @@ def read_graph(directory: Directory, entry: GraphEntry, mmap: bool, verify: bool
         rows = max(1, _AT_ONCE // width)
         parts = (links[at : at + rows] for at in range(0, len(links), rows))
         check_links(directory.describe(last.name), parts, len(links), slots)
-    return Graph(links, entry.rule, entry.curve)
+    return Graph(links, entry.rule, entry.curve, entry.many_entries)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from ..codes.graph import LinkRule
 from ..directory.local import LocalDirectory
 from ..directory.protocol import Directory
 from ..errors import FileFormatError, InvalidInputError
-from ..file_format.graph_header import curve_of, header_of, rule_of
+from ..file_format.graph_header import curve_of, has_many_entries, header_of, rule_of
 from ..file_format.layout import canonical_json
 from ..rows.graph import Curve, link_bytes
 from ..rows.originals import as_kind
@@ -167,11 +167,14 @@ class GraphEntry:
         What `VQIndex.tune` measured.
     files : tuple of LinksEntry
         In the order in which they are put together; none if no rows are linked.
+    many_entries : bool
+        Whether walks start from many entries.
     """
 
     rule: LinkRule
     curve: Curve | None = None
     files: tuple[LinksEntry, ...] = ()
+    many_entries: bool = False
 
     @property
     def linked(self) -> int:
@@ -258,7 +261,7 @@ def _entry(segment: SegmentEntry) -> dict[str, Any]:
 
 def _graph_entry(graph: GraphEntry) -> dict[str, Any]:
     files = [{key: getattr(file, key) for key in _LINKS_KEYS} for file in graph.files]
-    return header_of(graph.rule, graph.linked, graph.curve) | {"files": files}
+    return header_of(graph.rule, graph.linked, graph.curve, graph.many_entries) | {"files": files}
 
 
 _LINKS_KEYS = ("file", "first", "linked", "changed", "size", "crc32")
@@ -291,6 +294,7 @@ def _graph(entry: dict[str, Any], rows: int) -> GraphEntry:
         rule_of(MANIFEST, entry),
         curve_of(MANIFEST, entry),
         tuple(LinksEntry(**{key: _whole(file, key) for key in _LINKS_KEYS}) for file in entry["files"]),
+        has_many_entries(MANIFEST, entry),
     )
     before = 0
     for file in graph.files:
