@@ -28,6 +28,7 @@ I64 = NDArray[np.int64]
 _ROWS = 256  # that walks are made for, spread over the graph
 _EFFORT = 32
 _LINKS = 8  # of each row
+_AT_ONCE = 16  # rows whose links are scored together, each row with the links of all
 _FEW_LOST = 3  # rows: walks from few entries will do if fewer are lost
 
 
@@ -69,10 +70,18 @@ def needs_many_entries(graph: Graph, rows: RowStore, backend: Backend) -> bool:
 def _worst_links(graph: Graph, rows: RowStore, backend: Backend, queries: Queries, chosen: I64) -> F32:
     """Return the worst score of each row's first links."""
     links = np.concatenate([graph.unpack(row, row + 1)[:, :_LINKS] for row in chosen.tolist()])
-    worst = np.full(len(chosen), -np.inf if backend.ascending else np.inf, np.float32)
-    for place in links.T:
-        is_used = place != NO_ROW
-        scores = backend.scores(queries, rows.gather(np.where(is_used, place, 0).astype(np.int64))).diagonal()
-        both = np.maximum(worst, scores) if backend.ascending else np.minimum(worst, scores)
-        worst = np.where(is_used, both, worst)
+    is_used = links != NO_ROW
+    worst = np.empty(len(chosen), np.float32)
+    for start in range(0, len(chosen), _AT_ONCE):
+        at = slice(start, start + _AT_ONCE)
+        places = np.where(is_used[at], links[at], 0).astype(np.int64)
+        scores = backend.scores(queries.select(at), rows.gather(places.reshape(-1)))
+        own = np.take_along_axis(scores.reshape(len(places), len(places), -1), _diagonal(len(places)), 1)[:, 0]
+        none = -np.inf if backend.ascending else np.inf
+        own = np.where(is_used[at], own, np.float32(none))
+        worst[at] = own.max(axis=1) if backend.ascending else own.min(axis=1)
     return worst
+
+
+def _diagonal(count: int) -> I64:
+    return np.arange(count)[:, None, None]
