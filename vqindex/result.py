@@ -33,16 +33,16 @@ class Explanation(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Pairs of vectors with scores better than a threshold, each pair once. Arrays have shape (m,).
+    """Pairs of vectors with scores better than a threshold, each pair once.
 
     Attributes
     ----------
-    first, second : ndarray of int64, or of objects (str)
+    first, second : ndarray of int64, or of objects (str), shape (m,)
         Ids; the first of a pair was added before the second.
-    scores : ndarray of float32
+    scores : ndarray of float32, shape (m,)
         Scores of the pairs, in the index's metric: exact with kept vectors, otherwise estimates that are corrected for
         selection.
-    bounds : ndarray of float32
+    bounds : ndarray of float32, shape (m,)
         The exact score is at least as good as this, with the confidence that was asked for. With kept vectors it is
         the exact score.
     """
