@@ -12,6 +12,9 @@ complete: how often `complete=` has found all of the ten best, and with how many
 
 recall: what `estimate_recall` says, and the recall@10 of the same queries.
 
+pairs: precision and recall of `near_pairs` against all pairs above a threshold of the cosine, and how often the bound
+    of a pair holds. Also the processor time, and the memory that the call added to that of the process (on Linux).
+
 Every setting is measured with several rotations (`--seeds`), and a JSON line for each is appended to
 results/honesty.jsonl. The shipped sample of GloVe and the synthetic set are always measured; --data adds files.
 """
@@ -44,6 +47,8 @@ TURNS = 5
 _PLACES = 5000  # a true neighbor behind so many estimates counts as this far
 SETTINGS = (("cosine", None), ("cosine", "mean"), ("ip", None), ("l2", None), ("l2", "mean"))
 CODECS = ("turboquant-prod", "trellis")
+PAIRS = {"glove-100-sample": 0.8, "gcide-minilm-384-angular": 0.8, "heavy-tailed": 0.9}  # thresholds of cosines
+ROUNDING = 1e-4  # of exact cosines in float32, and of kept vectors in float16
 
 
 class Data(NamedTuple):
@@ -207,7 +212,50 @@ def recall(data: Data, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 }  # fmt: skip
 
 
-EXPERIMENTS = {"coverage": coverage, "complete": complete, "recall": recall}
+def memory_kb(*, reset: bool) -> int:
+    """Return the most memory of the process since the last reset, in KiB; `reset` begins again with what it has now."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
+
+
+def true_pairs(rows: F32, threshold: float) -> int:
+    """Return the number of pairs of unit vectors with cosines above a threshold."""
+    found = sum(int(np.count_nonzero(part @ rows.T > threshold)) for part in np.array_split(rows, len(rows) // 500 + 1))
+    return (found - len(rows)) // 2
+
+
+def pairs(data: Data, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield a line for each setting."""
+    rows = data.rows / np.linalg.norm(data.rows, axis=1, keepdims=True)
+    threshold = PAIRS[data.name]
+    total = true_pairs(rows, threshold)
+    for codec, kept in (*((codec, None) for codec in CODECS), ("turboquant-prod", "f16")):
+        for bits in args.bits:
+            right, held, returned, seconds, memory = [], [], [], [], []
+            for seed in range(args.seeds):
+                index = vqindex.VQIndex(rows.shape[1], bits, "cosine", codec=codec, seed=seed, keep_vectors=kept)
+                index.add(data.rows)
+                before = memory_kb(reset=True)
+                start = time.process_time()
+                found = vqindex.Pairs.joined(index.near_pairs(threshold))
+                seconds.append(time.process_time() - start)
+                memory.append(memory_kb(reset=False) - before)
+                true = np.einsum("pd,pd->p", rows[found.first], rows[found.second])
+                right.append(np.count_nonzero(true > threshold))
+                held.append(np.count_nonzero(true >= found.bounds - ROUNDING))
+                returned.append(true.size)
+            yield {
+                "metric": "cosine", "codec": codec, "keep_vectors": kept, "bits": bits, "threshold": threshold,
+                "confidence": 0.95, "true_pairs": total, "returned": float(np.mean(returned)),
+                "precision": sum(right) / max(sum(returned), 1), "recall": float(np.mean(right)) / total,
+                "bound_holds": sum(held) / max(sum(returned), 1), "cpu_seconds": float(np.median(seconds)),
+                "more_memory_mb": max(memory) / 1024,
+            }  # fmt: skip
+
+
+EXPERIMENTS = {"coverage": coverage, "complete": complete, "recall": recall, "pairs": pairs}
 
 
 def main() -> None:

@@ -432,8 +432,34 @@ def expected_recall() -> str:
     return markdown(["data", "bits", "codec", "estimate", "recall@10"], rows)
 
 
+def pairs() -> str:
+    """Precision and recall of pairs above a threshold."""
+    rows: list[list[object]] = []
+    for line in _honesty("pairs"):
+        how = line["codec"] if line["keep_vectors"] is None else "kept vectors"
+        shares = [f"{line[name]:.3f}" for name in ("precision", "recall", "bound_holds")]
+        cost = [f"{line['cpu_seconds']:.1f}", f"{line['more_memory_mb']:.0f}"]
+        rows.append(
+            [SETS[line["data"]], line["threshold"], line["bits"], how, f"{line['true_pairs']:,}", *shares, *cost]
+        )
+    head = [
+        "data",
+        "threshold",
+        "bits",
+        "by",
+        "true pairs",
+        "precision",
+        "recall",
+        "bound holds",
+        "CPU, s",
+        "memory, MB",
+    ]
+    return markdown(head, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "graph": graph,
+    "pairs": pairs,
     "readme": readme,
     "sizes": sizes,
     "noise": noise,

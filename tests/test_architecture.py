@@ -33,7 +33,7 @@ LAYERS = (
         "store/commit",
     ),
     ("search/*",),
-    ("index",),
+    ("index", "row_queries"),
     ("store/*",),
     ("sharding/*",),
     ("documents/*",),

@@ -19,7 +19,7 @@ from .errors import (
     VQIndexError,
 )
 from .index import VQIndex
-from .result import Explanation, RangeResult, SearchResult
+from .result import Explanation, NeighborsGraph, Pairs, RangeResult, SearchResult
 from .rows.filters import bitmap, exclude
 from .rows.graph import Curve
 from .spec import IndexSpec
@@ -38,7 +38,9 @@ __all__ = [
     "FileFormatError",
     "IndexSpec",
     "InvalidInputError",
+    "NeighborsGraph",
     "OffsetWarning",
+    "Pairs",
     "RangeResult",
     "SearchResult",
     "SlowCodecWarning",

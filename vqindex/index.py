@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from abc import ABCMeta
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cached_property
@@ -25,6 +24,7 @@ from .errors import BackendError, InvalidInputError
 from .linking import as_rule, compacted, copied, linked, trimmed
 from .residuals import OffsetWatch
 from .result import RangeResult, SearchResult
+from .row_queries import RowQueries
 from .rows.contents import Contents
 from .rows.graph import Curve, Graph
 from .rows.ids import IdBatch, IdMap
@@ -75,7 +75,7 @@ class IndexState(_State):
         return Searcher(self.encoder, self.contents)
 
 
-class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be registered as one
+class VQIndex(RowQueries):
     """An approximate nearest-neighbor index of quantized vectors that trains nothing.
 
     Parameters
@@ -167,7 +167,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
         backend = make_backend(self._codec, device)
         rows = RowStore(self._codec.spec, backend.put, records=graph is not None)
         contents = Contents(rows, IdMap(), originals, graph)
-        self._state = IndexState(Encoder(backend, centering), contents)
+        self._state: IndexState = IndexState(Encoder(backend, centering), contents)
         warn_of_numpy_steps(backend, self._spec)
         self._changes = ChangeLock()
         self._saves = ChangeLock()  # held for a whole save, so that the last of several saves has the last word
@@ -313,7 +313,7 @@ class VQIndex(metaclass=ABCMeta):  # noqa: B024 - so that an opened store can be
             before.changes + is_change,
         )
 
-    def train(self, vectors: Any = None) -> None:  # noqa: B027
+    def train(self, vectors: Any = None) -> None:
         """Do nothing; the method exists so that code written for faiss runs unchanged.
 
         Parameters

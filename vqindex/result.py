@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from .arrays import OnDevice
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Delivery", "Explanation", "RangeResult", "SearchResult"]
+__all__ = ["Delivery", "Explanation", "NeighborsGraph", "Pairs", "RangeResult", "SearchResult"]
 
 
 class Explanation(NamedTuple):
@@ -30,6 +30,77 @@ class Explanation(NamedTuple):
 
     effort: int | None
     scored: NDArray[np.int64]
+
+
+class Pairs(NamedTuple):
+    """Pairs of vectors with scores better than a threshold, each pair once.
+
+    Attributes
+    ----------
+    first, second : ndarray of int64, or of objects (str), shape (m,)
+        Ids; the first of a pair was added before the second.
+    scores : ndarray of float32, shape (m,)
+        Scores of the pairs, in the index's metric: exact with kept vectors, otherwise estimates that are corrected for
+        selection.
+    bounds : ndarray of float32, shape (m,)
+        The exact score is at least as good as this, with the confidence that was asked for. With kept vectors it is
+        the exact score.
+    """
+
+    first: NDArray[Any]
+    second: NDArray[Any]
+    scores: NDArray[np.float32]
+    bounds: NDArray[np.float32]
+
+    @classmethod
+    def joined(cls, blocks: Iterable[Pairs]) -> Pairs:
+        """Return all pairs of several blocks as one.
+
+        Parameters
+        ----------
+        blocks : iterable of Pairs
+            Such as what `VQIndex.near_pairs` returns.
+
+        Returns
+        -------
+        Pairs
+            Empty for no blocks.
+
+        Raises
+        ------
+        ValueError
+            If `blocks` are not of one index, so that their ids have different types.
+        """
+        found = list(blocks)
+        if not found:
+            nothing = np.zeros(0, np.float32)
+            return cls(np.zeros(0, np.int64), np.zeros(0, np.int64), nothing, nothing)
+        if len({block.first.dtype for block in found}) > 1:
+            raise ValueError("blocks have ids of different types; expected blocks of one index")
+        return cls(*map(np.concatenate, zip(*found, strict=True)))
+
+
+class NeighborsGraph(NamedTuple):
+    """The nearest neighbors of all vectors, as a sparse matrix by rows (CSR).
+
+    ``scipy.sparse.csr_array((graph.data, graph.indices, graph.indptr))`` is the matrix.
+
+    Attributes
+    ----------
+    indptr : ndarray of int64, shape (n + 1,)
+        The neighbors of vector i are ``[indptr[i]:indptr[i + 1]]``, best first.
+    indices : ndarray of int64, shape (indptr[-1],)
+        Positions of neighbors in `ids`.
+    data : ndarray of float32, shape (indptr[-1],)
+        Their scores, in the index's metric.
+    ids : ndarray of int64, or of objects (str), shape (n,)
+        Ids of the vectors, in the order in which they were added.
+    """
+
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int64]
+    data: NDArray[np.float32]
+    ids: NDArray[Any]
 
 
 class SearchResult(tuple[Any, ...]):

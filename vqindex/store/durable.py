@@ -20,6 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
 from functools import wraps
+from inspect import getattr_static
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -60,8 +61,8 @@ class _Closed:
 # Members of VQIndex that are passed on as they are: copies are indexes in memory. What changes it is a method below.
 _READS = (
     "spec", "dim", "ntotal", "changes", "keep_vectors", "center", "curve", "is_trained", "meta", "ids", "train",
-    "__len__", "__contains__", "search", "range_search", "estimate", "estimate_recall", "reconstruct", "save",
-    "__copy__", "__deepcopy__",
+    "__len__", "__contains__", "search", "range_search", "estimate", "estimate_recall", "reconstruct",
+    "near_pairs", "neighbors_graph", "save", "__copy__", "__deepcopy__",
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -73,8 +74,8 @@ else:
 class DurableIndex(_Promised):
     """A VQIndex in a folder, made by `vqindex.open`. Changes are in memory until `commit` puts them on disk.
 
-    All of `VQIndex` works: add, upsert, remove, search, range_search, estimate, estimate_recall, reconstruct, save (to
-    a single file).
+    All of `VQIndex` works: add, upsert, remove, search, range_search, estimate, estimate_recall, reconstruct,
+    near_pairs, neighbors_graph, save (to a single file).
     Used as a context manager it commits at the end, unless an exception ends it.
 
     Examples
@@ -336,7 +337,7 @@ class DurableIndex(_Promised):
 
 def _passed_on(name: str) -> Any:
     """Return a property or method that asks the index that a store has."""
-    member: Any = vars(VQIndex)[name]
+    member: Any = getattr_static(VQIndex, name)
     if isinstance(member, property):
         return property(lambda self: getattr(self._index, name), doc=member.__doc__)
 
