@@ -25,7 +25,7 @@ LAYERS = (
     # They know no index.
     ("store/manifest", "store/removed", "store/links", "store/merge", "store/snapshot", "store/commit"),
     ("search/*",),
-    ("index",),
+    ("index", "planning"),
     ("store/*",),
     ("documents/*",),
     ("integrations/*",),

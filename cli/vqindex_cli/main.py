@@ -23,6 +23,7 @@ from .doctor import doctor
 from .evaluate import evaluate
 from .graph import graph
 from .inspect import info, verify
+from .plan import plan
 from .search import search
 from .stopping import STOPPED_CODE, Stopped, checkpoint, interruptible
 
@@ -81,7 +82,7 @@ def cli() -> None:
 
 
 _COMMANDS = (
-    build, add, delete, compact, graph, search, evaluate, bench, info, verify, docs, datasets, demo, doctor,
+    plan, build, add, delete, compact, graph, search, evaluate, bench, info, verify, docs, datasets, demo, doctor,
 )  # fmt: skip
 
 for command in _COMMANDS:
