@@ -107,10 +107,10 @@ def plan(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Say which codec and width reach a recall for vectors like those of DATA, before an index is built.
+    """Choose codec and width for a recall, from a sample of DATA.
 
-    Takes a sample of DATA and encodes nothing. A star marks the smallest choice that reaches the recall, one without
-    and one with re-ranking.
+    Encodes nothing. The index may have more vectors of the kind (--n). A star marks the smallest choice that reaches
+    the recall, one without and one with re-ranking.
     """  # fmt: skip
     if plot is not None:
         check_output(plot, data, queries)
