@@ -14,6 +14,10 @@ recall: what `estimate_recall` says, and the recall@10 of the same queries.
 
 pairs: precision and recall of `near_pairs` against all pairs above a threshold of the cosine, and how often the bound
     of a pair holds. Also the processor time, and the memory that the call added to that of the process (on Linux).
+plan: what `vqindex.plan` chooses for some targets from a sample of the vectors, for cosine. "recall" is the recall@10
+    of that choice on all vectors, "best" the smallest choice that reaches the target, and "widths" by how many bits
+    per coordinate the chosen vectors are longer than the best ones. Each range of the plan is compared with the
+    recall, too.
 
 Every setting is measured with several rotations (`--seeds`), and a JSON line for each is appended to
 results/honesty.jsonl. The shipped sample of GloVe and the synthetic set are always measured; --data adds files.
@@ -49,6 +53,8 @@ SETTINGS = (("cosine", None), ("cosine", "mean"), ("ip", None), ("l2", None), ("
 CODECS = ("turboquant-prod", "trellis")
 PAIRS = {"glove-100-sample": 0.8, "gcide-minilm-384-angular": 0.8, "heavy-tailed": 0.9}  # thresholds of cosines
 ROUNDING = 1e-4  # of exact cosines in float32, and of kept vectors in float16
+TARGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97)
+SAMPLES = (4, 16)  # all vectors over those of the samples that plans are made from
 
 
 class Data(NamedTuple):
@@ -255,7 +261,57 @@ def pairs(data: Data, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             }  # fmt: skip
 
 
-EXPERIMENTS = {"coverage": coverage, "complete": complete, "recall": recall, "pairs": pairs}
+def measured(data: Data, truth: NDArray[np.int64], choice: vqindex.Choice, args: argparse.Namespace) -> float:
+    """Return the recall of a choice of a plan over all vectors."""
+    queries, recalls = data.queries[: args.queries], []
+    for seed in range(args.seeds):
+        index = vqindex.VQIndex(data.rows.shape[1], metric="cosine", seed=seed, **choice.parameters)
+        index.add(data.rows)
+        found = index.search(queries, K).ids
+        recalls.append(np.mean([np.isin(one, want).mean() for one, want in zip(found, truth, strict=True)]))
+    return float(np.mean(recalls))
+
+
+def plan(data: Data, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield a line for each target, from samples of two sizes, with real queries and without."""
+    truth, known = true_neighbors(data, data.queries[: args.queries]), {}
+    for share in SAMPLES:
+        sample = data.rows[np.random.default_rng(share).permutation(len(data.rows))[: len(data.rows) // share]]
+        for queries in (data.queries[: args.queries], None):
+            how = {"n": len(data.rows), "k": K, "queries": queries, "metric": "cosine"}
+            start = time.process_time()
+            found = vqindex.plan(sample, target_recall=0.5, **how)
+            seconds = time.process_time() - start
+            table = [one for one in found.table if not one.rerank and one.bits <= max(args.bits)]
+            for one in table:
+                if (one.codec, one.bits, one.center) not in known:
+                    known[one.codec, one.bits, one.center] = measured(data, truth, one, args)
+            recalls = [known[one.codec, one.bits, one.center] for one in table]
+            errors = [(one.recall[0] - it, one.recall[1] - it) for one, it in zip(table, recalls, strict=True)]
+            for target in TARGETS:
+                best = next((one for one, it in zip(table, recalls, strict=True) if it >= target), None)
+                chosen = next((one for one in table if one.recall[0] >= target), None)
+                if best is None:
+                    continue  # no choice among the measured ones reaches it
+                line: dict[str, Any] = {
+                    "metric": "cosine", "sample": len(sample), "real_queries": queries is not None, "target": target,
+                    "best": f"{best.codec} {best.bits} {best.center}", "best_bytes": best.bytes_per_vector,
+                    "chosen": None, "bytes": None, "recall": None, "widths": None,
+                    "low_minus_recall": [min(e[0] for e in errors), float(np.mean([e[0] for e in errors]))],
+                    "high_minus_recall": [min(e[1] for e in errors), float(np.mean([e[1] for e in errors]))],
+                    "largest_low_minus_recall": max(e[0] for e in errors), "seconds": seconds,
+                }  # fmt: skip
+                if chosen is not None:
+                    longer = chosen.bytes_per_vector - best.bytes_per_vector
+                    line |= {
+                        "chosen": f"{chosen.codec} {chosen.bits} {chosen.center}", "bytes": chosen.bytes_per_vector,
+                        "recall": known[chosen.codec, chosen.bits, chosen.center],
+                        "widths": 8 * longer / data.rows.shape[1],
+                    }  # fmt: skip
+                yield line
+
+
+EXPERIMENTS = {"coverage": coverage, "complete": complete, "recall": recall, "pairs": pairs, "plan": plan}
 
 
 def main() -> None:

@@ -457,6 +457,36 @@ def pairs() -> str:
     return markdown(head, rows)
 
 
+def plan() -> str:
+    """Choices of plans beside the smallest ones that reach the targets."""
+    rows: list[list[object]] = []
+    found = _honesty("plan")
+    for data, sample, real in dict.fromkeys((x["data"], x["sample"], x["real_queries"]) for x in found):
+        some = [x for x in found if (x["data"], x["sample"], x["real_queries"]) == (data, sample, real)]
+        chosen = [x for x in some if x["chosen"] is not None]
+        missed = sum(x["recall"] < x["target"] for x in chosen)
+        close = sum(x["bytes"] - x["best_bytes"] <= math.ceil(x["dim"] / 8) + 1 for x in chosen)
+        extra = sum(x["widths"] for x in chosen) / len(chosen)
+        low, high, most = some[0]["low_minus_recall"][1], some[0]["high_minus_recall"][1], "largest_low_minus_recall"
+        rows.append(
+            [
+                SETS[data],
+                f"{some[0]['n']:,}",
+                f"{sample:,}",
+                "real" if real else "sample",
+                len(some),
+                missed,
+                close,
+                f"{extra:.2f}",
+                f"{low:+.3f}",
+                f"{high:+.3f}",
+                f"{some[0][most]:+.3f}",
+            ]
+        )
+    head = ["data", "n", "sample", "queries", "targets", "missed", "within a bit", "bits too many", "low", "high"]
+    return markdown([*head, "highest low"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "graph": graph,
     "pairs": pairs,
@@ -481,6 +511,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "coverage-short": coverage_short,
     "complete": complete,
     "expected-recall": expected_recall,
+    "plan": plan,
 }
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

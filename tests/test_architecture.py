@@ -33,7 +33,7 @@ LAYERS = (
         "store/commit",
     ),
     ("search/*",),
-    ("index", "row_queries"),
+    ("index", "row_queries", "planning"),
     ("store/*",),
     ("sharding/*",),
     ("documents/*",),

@@ -48,3 +48,15 @@ def test_the_heavy_tailed_set_is_reproducible(honesty):
     one, two = (honesty.heavy_tailed(50, 5, 8) for _ in range(2))
     np.testing.assert_array_equal(one.rows, two.rows)
     assert one.queries.shape == (5, 8)
+
+
+def test_plan_compares_choices_with_the_recall(honesty, monkeypatch):
+    rng = np.random.default_rng(0)
+    data = honesty.Data("small", *(rng.standard_normal((n, 24)).astype(np.float32) for n in (4000, 20)))
+    monkeypatch.setattr(honesty, "SAMPLES", (4,))
+    lines = list(honesty.plan(data, ARGS))
+    assert {line["sample"] for line in lines} == {1000}
+    assert {line["real_queries"] for line in lines} == {True, False}
+    assert all(
+        line["bytes"] >= line["best_bytes"] for line in lines if line["bytes"] and line["recall"] >= line["target"]
+    )

@@ -19,6 +19,7 @@ from .errors import (
     VQIndexError,
 )
 from .index import VQIndex
+from .planning import Choice, Plan, plan
 from .result import Explanation, NeighborsGraph, Pairs, RangeResult, SearchResult
 from .rows.filters import bitmap, exclude
 from .rows.graph import Curve
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BackendError",
+    "Choice",
     "Curve",
     "DurableIndex",
     "Explanation",
@@ -41,6 +43,7 @@ __all__ = [
     "NeighborsGraph",
     "OffsetWarning",
     "Pairs",
+    "Plan",
     "RangeResult",
     "SearchResult",
     "SlowCodecWarning",
@@ -54,6 +57,7 @@ __all__ = [
     "documents",
     "exclude",
     "open",
+    "plan",
 ]
 
 _ON_DISK = {"DurableIndex": "DurableIndex", "open": "open_store"}

@@ -12,6 +12,7 @@ from .errors import InvalidInputError
 
 __all__ = [
     "CODECS",
+    "MAX_BITS",
     "MAX_DIM",
     "METRICS",
     "ROTATIONS",

@@ -24,6 +24,7 @@ from .evaluate import evaluate
 from .graph import graph
 from .inspect import info, verify
 from .pairs import neighbors, pairs
+from .plan import plan
 from .search import search
 from .stopping import STOPPED_CODE, Stopped, checkpoint, interruptible
 
@@ -82,8 +83,8 @@ def cli() -> None:
 
 
 _COMMANDS = (
-    build, add, delete, compact, graph, search, pairs, neighbors, evaluate, bench, info, verify, docs, datasets, demo,
-    doctor,
+    plan, build, add, delete, compact, graph, search, pairs, neighbors, evaluate, bench, info, verify, docs, datasets,
+    demo, doctor,
 )  # fmt: skip
 
 for command in _COMMANDS:
