@@ -29,6 +29,7 @@ F64 = NDArray[np.float64]
 
 _STEPS = 48  # cosines that are measured
 _VALUES, _FEWEST, _MOST = 2**18, 64, 512  # coordinates and numbers of pairs for each cosine
+_DIGITS = 9  # of measured curves
 _RISE = 1e-12  # makes curves strictly ascending, so that they have an inverse
 
 
@@ -65,7 +66,9 @@ class CodeAngles(NamedTuple):
         for i, angle in enumerate(angles[:-1].tolist()):
             found = (decoded * _decoded(backend, np.cos(angle) * first + np.sin(angle) * other)).sum(axis=1)
             means[i], deviations[i] = found.mean(), found.std()
-        cosines, means[0] = np.cos(angles), 0.0
+        # NumPy's sums and functions differ in the last digits between processors. The curves must not.
+        cosines, means, deviations = (np.round(curve, _DIGITS) for curve in (np.cos(angles), means, deviations))
+        means[0] = 0.0
         cosines[0] = 0.0  # the cosine of the float next to a right angle is not
         # Opposite vectors decode to opposite ones, but for ties.
         cosines, means = (np.concatenate([-half[:0:-1], half]) for half in (cosines, means))
