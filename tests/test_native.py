@@ -1,5 +1,6 @@
 """The compiled extension and the imports around it."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -23,15 +24,54 @@ FLAGS = {
 }
 
 
-def test_the_scalar_kernels_are_always_supported():
-    assert _native.supported_isas()[0] == "scalar"
+TILES = {"avx512_vnni", "avx512vbmi", "amx_tile", "amx_int8"}  # flags of a processor with "amx"
+
+# Gives the thread an alternate signal stack with no room for the tiles. Linux then refuses them to the process.
+REFUSED = """
+import ctypes
+class Stack(ctypes.Structure):
+    _fields_ = [("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+memory = ctypes.create_string_buffer(6144)
+assert ctypes.CDLL(None).sigaltstack(ctypes.byref(Stack(ctypes.addressof(memory), 0, len(memory))), None) == 0
+"""
+
+
+def flags_of_processor():
+    line = next(s for s in Path("/proc/cpuinfo").read_text().splitlines() if s.startswith(("flags", "Features")))
+    return set(line.split(":")[1].split())
+
+
+def has_tiles():
+    return Path("/proc/cpuinfo").exists() and flags_of_processor() >= TILES
+
+
+def test_the_plain_kernels_are_always_supported_and_the_emulation_is_no_default():
+    ours = _native.supported_isas()
+    assert {"scalar", "tiles-emulated"} <= set(ours)
+    assert ours[-1] != "tiles-emulated"
+    assert _native.Scanner(4, 1, 1, 0, np.array([-1, 1], np.int16), "ip").isa == ours[-1]
+
+
+@pytest.mark.skipif(not has_tiles(), reason="needs a processor with AMX")
+def test_amx_is_found_where_linux_permits_it_and_refused_by_name_where_it_does_not():
+    def run(code, **variables):
+        return subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **variables}
+        )
+
+    show = "import vqindex._native as n; print(n.supported_isas()[-1])"
+    assert run(show).stdout.strip() == "amx"
+    done = run(REFUSED + show)
+    assert (done.returncode, done.stdout.strip()) == (0, "avx512vbmi"), done.stderr
+    search = "import vqindex, numpy as np; vqindex.VQIndex(8).add(np.ones((1, 8), np.float32))"
+    done = run(REFUSED + search, VQINDEX_ISA="amx")
+    assert "VQINDEX_ISA is 'amx'; this machine has: " in done.stderr
+    assert run(search, VQINDEX_ISA="amx").returncode == 0
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="needs Linux's list of processor flags")
 def test_detected_instruction_sets_agree_with_proc_cpuinfo():
-    line = next(s for s in Path("/proc/cpuinfo").read_text().splitlines() if s.startswith(("flags", "Features")))
-    flags = set(line.split(":")[1].split())
-    ours = _native.supported_isas()
+    flags, ours = flags_of_processor(), _native.supported_isas()
     for name, needed in FLAGS.items():
         assert (name in ours) == (needed <= flags), name
     assert ("neon" in ours) == (platform.machine() == "aarch64")
@@ -95,5 +135,7 @@ def test_search_returns_rank_scores_and_counts_of_dropped_rows(isa, metric, conf
         assert (dropped <= is_selected.sum(axis=1) - is_present.sum(axis=1)).all()
         if confidence == 1:
             assert not dropped.any()
+        elif nq > 1 and isa == "tiles-emulated":
+            assert not dropped.any()  # it scans five queries by tiles
         elif selected is None:
             assert (dropped > n // 4).all()

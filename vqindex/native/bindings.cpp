@@ -344,7 +344,7 @@ NB_MODULE(_native, m) {
   m.doc() = "Compiled part of vqindex.";
   nb::set_leak_warnings(false);  // an index that is alive at exit is no leak
   m.def("supported_isas", &vqindex::supported_isas,
-        "Return the names of the instruction sets that kernels can use on this machine, the plainest first.");
+        "Return the names of the instruction sets that kernels can use on this machine, the slowest first.");
   m.def("trellis_encode", &trellis_encode, nb::arg("values"), nb::arg("table"), nb::arg("bits"), nb::arg("window"),
         nb::arg("limit"), nb::arg("gain"), nb::arg("start_mask") = 0, nb::arg("isa") = "",
         "Viterbi search for int16 values (n, d); returns fields (n, d) uint8 and each first window's older bits (n,).");

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "dispatch.hpp"
 #include "encode_avx512.hpp"
 #include "encode_cells.hpp"
 #include "encode_trellis.hpp"
@@ -112,8 +113,8 @@ std::size_t prepare_scratch(const EncodeTables& tables, std::size_t n) {
 void encode_rows(const EncodeTables& tables, const float* rows, std::size_t n, void* scratch, std::uint8_t* codes,
                  float* rescale, float* norm, const std::string& isa) {
 #ifdef VQ_X86
-  if (isa.rfind("avx512", 0) == 0) return encode_avx512(tables, rows, n, scratch, codes, rescale, norm, isa);
-  if (isa == "avx2") return encode_avx2(tables, rows, n, scratch, codes, rescale, norm, isa);
+  if (width_of(isa) == Width::avx512) return encode_avx512(tables, rows, n, scratch, codes, rescale, norm, isa);
+  if (width_of(isa) == Width::avx2) return encode_avx2(tables, rows, n, scratch, codes, rescale, norm, isa);
 #endif
   encode_scalar(tables, rows, n, scratch, codes, rescale, norm, isa);
 }
@@ -122,8 +123,8 @@ void prepare_queries(const EncodeTables& tables, const float* rows, std::size_t 
                      std::int16_t* code_query, float* code_scale, float* norm,
                      [[maybe_unused]] const std::string& isa) {
 #ifdef VQ_X86
-  if (isa.rfind("avx512", 0) == 0) return prepare_avx512(tables, rows, n, scratch, code_query, code_scale, norm);
-  if (isa == "avx2") return prepare_avx2(tables, rows, n, scratch, code_query, code_scale, norm);
+  if (width_of(isa) == Width::avx512) return prepare_avx512(tables, rows, n, scratch, code_query, code_scale, norm);
+  if (width_of(isa) == Width::avx2) return prepare_avx2(tables, rows, n, scratch, code_query, code_scale, norm);
 #endif
   prepare_scalar(tables, rows, n, scratch, code_query, code_scale, norm);
 }

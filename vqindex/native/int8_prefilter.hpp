@@ -2,8 +2,8 @@
 //
 // A score is (sum of level * code query) * scale * rescale. With
 //   level = m * narrow level + s      (m is the multiplier; s = 0 if m is 1)
-//   code query = 512 * narrow query + r
-// the int8 sum less its offset gives 512 m <narrow levels, narrow query>. It leaves out m <narrow levels, r> + <s, code
+//   code query = n * narrow query + r      (n is PreparedQueries::narrow_step, 512 or 256)
+// the int8 sum less its offset gives n m <narrow levels, narrow query>. It leaves out m <narrow levels, r> + <s, code
 // query>. By the Cauchy-Schwarz inequality this is at most m |narrow levels| |r| + |s| |code query|. Each |s| of a
 // level is at most 255. The query's slack is at least |code query| / 128 where m > 1, so that one product, slack *
 // error, covers both terms.
@@ -34,7 +34,7 @@ class Int8Prefilter {
     const float rest = m > 1 ? 128.0f * 255.0f * std::sqrt(static_cast<float>(request_.code.fields.dim)) : 0.0f;
     const float length = std::sqrt(static_cast<float>(kernels_.square_s8(levels, queries_.stride)));
     const float norm = request_.code.distance ? rows_.segment().norm[row] : 0.0f;
-    return {512.0f * m * rescale, (m * length + rest) * rescale, norm * norm};
+    return {static_cast<float>(queries_.narrow_step) * m * rescale, (m * length + rest) * rescale, norm * norm};
   }
 
   // The test for a query's threshold. kRoom and FLT_MIN leave room for the float32 roundings of scores and of the test.

@@ -20,6 +20,10 @@
 #endif
 #define VQ_TARGET_AVX2 __attribute__((target("avx2")))
 #define VQ_TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq" VQ_WIDE)))
+// Compilers that know AMX have a header of this name. Only Linux is asked for the permission to use it.
+#if defined(__linux__) && __has_include(<amxint8intrin.h>)
+#define VQ_AMX 1
+#endif
 #define VQ_TARGET_AVX512VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni" VQ_WIDE)))
 #endif
 

@@ -26,6 +26,8 @@ constexpr std::size_t kUnitTable = 256;           // bytes of a query's look-up 
 constexpr std::size_t kUnitIndex = 4 * 64;        // bytes of look-up indices for one unit of one block
 constexpr std::size_t kSignTileQueries = 8;       // most queries in one call of sign_tile_u8u16
 constexpr std::size_t kDotTileQueries = 2;        // most queries in one call of dot_tile_s8s8
+constexpr std::size_t kTileQueries = 32;          // queries in one call of TileKernels::find_hits
+constexpr std::size_t kTileRows = 32;             // rows whose sums are in the tile registers at once
 constexpr int kSignLimit = 5;                     // largest magnitude of a query's coordinates for the sign bits
 constexpr std::size_t kSignDim = 6144;            // most coordinates that have a sign bound (sign_bound.py)
 
@@ -130,6 +132,43 @@ struct NarrowQuery {
   std::int32_t offset;  // 128 * their sum: what levels that are read as unsigned, 128 too large, add to a sum
 };
 
+// A (row, query) pair whose sum passed its limit: numbers within a call, and the sum.
+struct TileHit {
+  std::uint16_t row, query;
+  std::int32_t sum;
+};
+
+// One call of TileKernels::find_hits: 32 queries and some rows, both as its tiles.
+struct TileCall {
+  const std::int8_t* queries;
+  const std::int8_t* rows;
+  std::size_t stride;     // coordinates, a multiple of 64
+  std::size_t row_count;  // a multiple of 32
+  bool distance;          // norm2_weight and norm2 count
+  // The limit of a sum is threshold * per_weight + norm2_weight * norm2 - slack * error; see TileScan.
+  const float *threshold, *slack, *norm2_weight;  // of each query
+  const float *per_weight, *error, *norm2;        // of each row
+};
+
+// Kernels for a matrix unit: registers of tiles, 16 rows of 64 bytes each, and an instruction that multiplies two of
+// them. Every thread configures its own unit before it uses it.
+struct TileKernels {
+  // Batches of at least so many queries are scanned by tiles, with a sign bound and without.
+  std::size_t least_queries_with_bound, least_queries;
+
+  // Makes the unit ready for this thread.
+  void (*configure)();
+  // Releases it, so that a switch to another thread need not save its registers.
+  void (*release)();
+  // Reorders 16 rows of levels, `stride` bytes apart, to [four coordinates][row][coordinate]. 64 coordinates are a
+  // tile.
+  void (*arrange_rows_s8)(const std::int8_t* levels, std::size_t stride, std::int8_t* tiles);
+  // Multiplies 32 queries and all rows of the call. Queries are tiles of [16 queries][64 coordinates]; those of 16
+  // queries follow each other. Writes all pairs whose sums are above their limits, or whose limits are NaN, and returns
+  // how many. There must be room for all pairs.
+  std::size_t (*find_hits)(const TileCall& call, TileHit* hits);
+};
+
 struct Kernels {
   // One call of sign_tile_u8u16 takes at most so many units. With AVX-512 the indices of more would leave the
   // first-level cache; elsewhere one call takes all units.
@@ -220,14 +259,20 @@ struct Kernels {
   // Bit r of the result: the sign bound of a row of agreement sums[r] and norm norms[r] is above the threshold, r < 64.
   std::uint64_t (*mask_sign_bound_gt)(const std::uint16_t* sums, const SignBoundTerms& terms, const float* norms,
                                       float threshold);
+
+  // ---- the matrix unit
+
+  const TileKernels* tiles = nullptr;  // null if there is none
 };
 
 const Kernels& scalar_kernels();
+const TileKernels& emulated_tile_kernels();
 #ifdef VQ_X86
 const Kernels& avx2_kernels();
-const Kernels& avx512_kernels();      // no VNNI, no VBMI
-const Kernels& avx512vnni_kernels();  // no VBMI
-const Kernels& avx512vbmi_kernels();  // with VNNI
+const Kernels& avx512_kernels();        // no VNNI, no VBMI
+const Kernels& avx512vnni_kernels();    // no VBMI
+const Kernels& avx512vbmi_kernels();    // with VNNI
+const TileKernels* amx_tile_kernels();  // null if the compiler knows no AMX
 #elif defined(VQ_ARM)
 const Kernels& neon_kernels();
 const Kernels& neondot_kernels();

@@ -123,48 +123,16 @@ VQ_T std::size_t dot_rows_s8s8(const std::int8_t* levels, std::size_t stride, co
   return dot_rows_s8s8_of<0>(levels, stride, candidates, queries, limits, survivors, sums);
 }
 
+#include "kernels_avx512_arrange.inl"
+
 constexpr std::size_t kDotTileRegisters = kDotTileRows / 16;
 
 // Order of a tile: [16 rows][four coordinates][row]. A register then holds four coordinates of each of 16 rows, and
 // sums need no horizontal reduction.
 VQ_T void arrange_tile_s8(const std::int8_t* levels, std::size_t stride, std::uint8_t* tile) {
   const __m512i flip = _mm512_set1_epi8(static_cast<char>(0x80));
-  for (std::size_t g = 0; g < kDotTileRegisters; ++g)
-    for (std::size_t at = 0; at < stride; at += 64) {
-      const std::int8_t* rows = levels + g * 16 * stride + at;
-      __m512i a[16], b[16];
-      VQ_UNROLL
-      for (std::size_t r = 0; r < 16; ++r) a[r] = _mm512_xor_si512(_mm512_loadu_si512(rows + r * stride), flip);
-      // Transposes 16 x 16 words of 32 bits: in pairs, in fours, then by 128-bit lanes.
-      VQ_UNROLL
-      for (int i = 0; i < 16; i += 2) {
-        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
-        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
-      }
-      VQ_UNROLL
-      for (int i = 0; i < 16; i += 4) {
-        a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
-        a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
-        a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
-        a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
-      }
-      VQ_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        b[i] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88);
-        b[i + 4] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xDD);
-        b[i + 8] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
-        b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xDD);
-      }
-      VQ_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        a[i] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88);
-        a[i + 8] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0xDD);
-        a[i + 4] = _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0x88);
-        a[i + 12] = _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0xDD);
-      }
-      VQ_UNROLL
-      for (int i = 0; i < 16; ++i) _mm512_storeu_si512(tile + g * 16 * stride + at * 16 + i * 64, a[i]);
-    }
+  for (std::size_t r = 0; r < kDotTileRows; r += 16)
+    arrange_16_rows(levels + r * stride, stride, flip, tile + r * stride);
 }
 
 // A query takes eight registers of sums. Two queries leave room for eight registers of rows, so that each is loaded

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "dispatch.hpp"
 #include "lanes.hpp"
 #include "parallel_rows.hpp"
 #include "row_sum.hpp"
@@ -200,8 +201,8 @@ VQ_TARGET_AVX512 void score_avx512(const Scoring& scoring, std::size_t begin, st
 
 Score score_for([[maybe_unused]] const std::string& isa) {
 #ifdef VQ_X86
-  if (isa.rfind("avx512", 0) == 0) return score_avx512;
-  if (isa == "avx2") return score_avx2;
+  if (width_of(isa) == Width::avx512) return score_avx512;
+  if (width_of(isa) == Width::avx2) return score_avx2;
 #endif
   return score_scalar;
 }

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "dispatch.hpp"
 #include "row_sum.hpp"
 
 namespace vqindex {
@@ -53,8 +54,8 @@ VQ_TARGET_AVX512 void subtract_avx512(const Centering& centering, const float* r
 void subtract_point(const Centering& centering, const float* rows, std::size_t n, float* out, std::uint8_t* zero,
                     [[maybe_unused]] const std::string& isa) {
 #ifdef VQ_X86
-  if (isa.rfind("avx512", 0) == 0) return subtract_avx512(centering, rows, n, out, zero);
-  if (isa == "avx2") return subtract_avx2(centering, rows, n, out, zero);
+  if (width_of(isa) == Width::avx512) return subtract_avx512(centering, rows, n, out, zero);
+  if (width_of(isa) == Width::avx2) return subtract_avx2(centering, rows, n, out, zero);
 #endif
   subtract_scalar(centering, rows, n, out, zero);
 }

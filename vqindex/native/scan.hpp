@@ -6,8 +6,10 @@
 //   rows, batch scan        segment > RowRange (of a thread) > row tile > group of blocks > block
 //   rows, single query      segment > RowRange > row tile > slice > block
 //   rows, all levels        segment > RowRange > dot tile (or block, with one or two queries)
+//   rows, tiles             segment > RowRange > slab > 32 rows > tile of 16 rows
 //   queries, batch scan     all > QueryGroup (of some threads) > chunk > subset > call of sign_tile_u8u16
 //   queries, all levels     all > QueryGroup > call of dot_tile_s8s8
+//   queries, tiles          all > QueryGroup > call of find_hits > tile of 16 queries
 //   coordinates             row > call of sign_tile_u8u16 > unit > byte of sign bits
 //
 // clang-format off
@@ -27,8 +29,7 @@
 //     last byte   |       |       |       |     |        |
 //                 +-------+-------+-------+-----+--------+
 //
-//   Sizes, one constant a line. "Batch", "single" and "levels" name the one scan that uses a size: the batch scan does
-//   not use those of the scans for a single query and over all levels.
+//   Sizes, one constant a line. "Batch", "single", "levels" and "tiles" name the one scan that uses a size.
 //
 //   what              constant             value                why
 //   ----------------  -------------------  -------------------  ------------------------------------------------------
@@ -48,6 +49,10 @@
 //   slice, single     kSliceMaxRows        1024 rows at most    bounds the candidates that wait for their scores
 //   dot tile, levels  kDotTileRows         128 rows             8 registers of 16 rows; 16 more hold two queries' sums
 //   dot tile, levels  kDotTileQueries      2 queries            one more would need more than 32 registers
+//   slab, tiles       kSlabBytes           768 KB of levels     as tiles they stay in 2 MB of second-level cache
+//   slab, tiles       kSlabRows            1024 rows at most    bounds the rows that one value of a threshold serves
+//   call, tiles       kTileQueries         32 queries           two tiles of them; four tiles hold the sums of
+//   call, tiles       kTileRows            32 rows              32 queries and 32 rows
 //   RowRange, batch   partition_rows       an even share        a batch scan starts anew with each range or gathering
 //   RowRange, others  partition_rows       1/4 to 1 row tile    shorter towards the end: threads finish together
 //   sweep, batch      kSweeps              8 sweeps             strided: thresholds see rows from all over early
@@ -145,7 +150,7 @@ struct SearchOutput {
   float* scores;          // [query][k]
   std::int64_t* rows;     // [query][k]
   float* rank_scores;     // [query][k]: min(score, sign bound); distances are negated, so larger is better
-  std::int64_t* dropped;  // [query]: selected rows that the sign bound dropped unscored; 0 without a sign bound
+  std::int64_t* dropped;  // [query]: selected rows that the sign bound dropped unscored; 0 without one, or by tiles
 };
 
 // Finds the k best rows of every query. Returns false if `poll` stopped it. Only `dropped` depends on the order of the

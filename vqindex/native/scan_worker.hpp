@@ -9,6 +9,7 @@
 #include "scan_context.hpp"
 #include "scan_levels.hpp"
 #include "scan_signs.hpp"
+#include "scan_tiles.hpp"
 
 namespace vqindex {
 
@@ -23,7 +24,11 @@ class ScanWorker {
  public:
   ScanWorker(const SearchRequest& request, const Kernels& kernels, const PreparedQueries& queries,
              const std::atomic<bool>& stop, SharedThresholds* shared)
-      : context_(request, kernels, queries, stop, shared), levels_(context_), signs_(context_), batch_(context_) {}
+      : context_(request, kernels, queries, stop, shared),
+        levels_(context_),
+        signs_(context_),
+        batch_(context_),
+        tiles_(context_) {}
   ScanWorker(const ScanWorker&) = delete;
   ScanWorker& operator=(const ScanWorker&) = delete;
 
@@ -50,7 +55,9 @@ class ScanWorker {
  private:
   void scan(const SegmentView& rows, std::int64_t first_row, std::size_t first, std::size_t last, const Poll& poll) {
     context_.rows.set(rows, first_row);
-    if (!context_.request.sign_bound.enabled)
+    if (context_.queries.tiled)
+      tiles_.scan(first, last, poll);
+    else if (!context_.request.sign_bound.enabled)
       levels_.scan(first, last, poll);
     else if (context_.request.queries.count < 2)
       signs_.scan(first, last, poll);
@@ -62,6 +69,7 @@ class ScanWorker {
   LevelScan levels_;
   SignScan signs_;
   BatchScan batch_;
+  TileScan tiles_;
 };
 
 }  // namespace vqindex

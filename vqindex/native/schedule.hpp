@@ -33,7 +33,7 @@ class QueryGroup {
              const std::atomic<bool>& stop)
       : first_query(from),
         request_(select_queries(whole, from, to)),
-        queries_(prepare_queries(request_)),
+        queries_(prepare_queries(request_, scans_by_tiles(request_, kernels))),
         thresholds_(to - from),
         stop_(stop) {
     for (auto& threshold : thresholds_) threshold = -std::numeric_limits<float>::infinity();

@@ -17,6 +17,7 @@
 #include <utility>
 
 #include "buffer.hpp"
+#include "dispatch.hpp"
 #include "trellis_plain.hpp"
 #include "trellis_x86.hpp"
 
@@ -140,8 +141,8 @@ std::size_t trellis_scratch(std::size_t d, const TrellisSpec& spec) {
 void trellis_search(const std::int16_t* values, std::size_t d, const TrellisSpec& spec, void* scratch,
                     std::uint16_t* windows, std::uint16_t* starts, [[maybe_unused]] const std::string& isa) {
 #ifdef VQ_X86
-  if (isa.rfind("avx512", 0) == 0) return search_avx512(values, d, spec, scratch, windows, starts);
-  if (isa == "avx2") return search_avx2(values, d, spec, scratch, windows, starts);
+  if (width_of(isa) == Width::avx512) return search_avx512(values, d, spec, scratch, windows, starts);
+  if (width_of(isa) == Width::avx2) return search_avx2(values, d, spec, scratch, windows, starts);
 #endif
   search_plain(values, d, spec, scratch, windows, starts);
 }
