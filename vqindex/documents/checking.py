@@ -11,6 +11,7 @@ from ..store.snapshot import verify_files
 from .database import MEMORY, about
 from .encoding import digest_of, digest_of_vector
 from .folder import DocumentsFolder
+from .stored_columns import check as check_columns
 from .table import DIGESTS, vectors_sum
 
 __all__ = ["check_all", "check_rows"]
@@ -48,6 +49,7 @@ def check_rows(database: sqlite3.Connection, where: str) -> np.typing.NDArray[np
         stored, sealed = about(database, "digest") or 0, about(database, "vectors")
         if sealed is not None and sealed != vectors_sum(database):
             raise FileFormatError(f"{where}: damaged (vectors and documents are of different commits)")
+        check_columns(database)
         named = dict(database.execute("SELECT number, documents FROM namespaces WHERE documents > 0"))
     except sqlite3.DatabaseError as error:
         raise FileFormatError(f"{where}: damaged ({error})") from None

@@ -1,15 +1,16 @@
 """Filters over all documents of a namespace: fields as arrays in memory, conditions as masks.
 
-The first filter on a field reads it from the database in one statement, into an array with a code per document
-(``values.py``). Later filters compare arrays. The array follows the changes of documents by their row numbers: whoever
-changes rows says so by `Columns.touch`, and the next filter reads only those again. The answers are those of `matches`.
+The first filter on a field reads it from the database, into an array with a code per document (``values.py``): from
+the columns there (``stored_columns.py``), or from the documents in one statement. Later filters compare arrays. The
+array follows the changes of documents by their row numbers: whoever changes rows says so by `Columns.touch`, and the
+next filter reads only those again. The answers are those of `matches`.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -53,10 +54,12 @@ class Columns:
     ----------
     lookups : Lookups
         Finds documents by id and by words, and reads them for functions of users.
+    unsaved : callable, optional
+        Returns the rows that the open transaction has changed. Without it, columns in the database are not used.
     """
 
-    def __init__(self, lookups: Lookups) -> None:
-        self._lookups = lookups
+    def __init__(self, lookups: Lookups, unsaved: Callable[[], I64] | None = None) -> None:
+        self._lookups, self._unsaved = lookups, unsaved
         self._tables: OrderedDict[Any, FieldTable] = OrderedDict()
         self._log: list[I64] = []  # ranges of changed rows; `FieldTable.seen` says how many a table knows
         self._alignment = Alignment()
@@ -117,7 +120,7 @@ class Columns:
         table = self._table(db, namespace)
         is_new = table is None
         if table is None:
-            table = FieldTable(db, namespace)
+            table = FieldTable(db, namespace, self._unsaved)
             table.seen = len(self._log)
         wanted = And(()) if filter is None else filter
         found = table.answer(wanted)

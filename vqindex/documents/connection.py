@@ -63,7 +63,7 @@ class Connection:
         self.closed = False
         self._shared = shared  # of a connection that reads the file without its log
         self._lookups = Lookups(database)
-        self.columns = Columns(self._lookups)
+        self.columns = Columns(self._lookups, self._unsaved)
         self._pid = os.getpid()
         _connections.add(self)
 
@@ -129,6 +129,10 @@ class Connection:
 
     def _touch(self, rows: NDArray[np.int64] | None) -> None:
         self.columns.touch(rows)
+
+    def _unsaved(self) -> NDArray[np.int64]:
+        """Return the rows of docs that the open transaction has changed."""
+        return np.empty(0, np.int64)
 
     def use(self, database: sqlite3.Connection, vectors: Vectors) -> None:
         """Use a store in `home` from now on, instead of one in memory with the same documents."""

@@ -11,6 +11,7 @@ from . import changed
 from .database import about, set_about
 from .folder import DocumentsFolder
 from .session import Session
+from .stored_columns import write_changed
 from .table import add_words, has_words, seal_vectors
 from .vectors import write_copy
 
@@ -80,5 +81,6 @@ def fill(session: Session, folder: DocumentsFolder, target: sqlite3.Connection) 
     seal_vectors(target)
     generation = 1 + int(target.execute("PRAGMA user_version").fetchone()[0])
     changed.record(target, generation, None)
+    write_changed(target, generation, None)
     target.execute(f"PRAGMA user_version = {generation:d}")
     return names

@@ -14,6 +14,7 @@ from ..errors import FileFormatError, StoreError
 from . import changed
 
 __all__ = [
+    "COLUMN_TABLES",
     "MEMORY",
     "VERSION",
     "about",
@@ -49,6 +50,17 @@ _TABLES = {
         "UNIQUE (id, namespace))"
     ),
     "changes": changed.SCHEMA.rstrip(";"),
+}
+# Made by the first commit that has something to write there (``stored_columns.py``).
+COLUMN_TABLES = {
+    "chunks": (
+        "CREATE TABLE chunks (chunk INTEGER PRIMARY KEY, stale BLOB NOT NULL, rows BLOB NOT NULL, "
+        "namespaces BLOB NOT NULL, keys TEXT, crc INTEGER NOT NULL)"
+    ),
+    "fields": (
+        "CREATE TABLE fields (chunk INTEGER NOT NULL, name NOT NULL, codes BLOB NOT NULL, vals TEXT NOT NULL, "
+        "crc INTEGER NOT NULL, PRIMARY KEY (name, chunk))"
+    ),
 }
 _INDEXES = {"docs_namespace": "CREATE INDEX docs_namespace ON docs (namespace)"}
 # Only the words: the texts are in docs.
@@ -145,7 +157,7 @@ def check_schema(database: sqlite3.Connection, where: str) -> int:
         return 1
     if version != VERSION:
         raise FileFormatError(f"{where}: version is {version!r}; this vqindex reads: 1, {VERSION}")
-    expected = {**_TABLES, **_INDEXES, "words": _WORDS}
+    expected = {**_TABLES, **COLUMN_TABLES, **_INDEXES, "words": _WORDS}
     for kind, name, text in found:
         if kind in ("trigger", "view") or (text is not None and expected.get(name, text) != text):
             raise FileFormatError(f"{where}: holds a {kind} {name!r} that no store of documents has")

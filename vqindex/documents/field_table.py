@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from ..rows.growing import Growing
 from .changed import union_of
 from .found import Found
 from .reading import FieldName, encode, read_all, read_some, rows_of_namespace
+from .stored_columns import StoredColumns, open_columns
 from .tree import Field, Filter
 from .values import Values
 
@@ -48,12 +49,16 @@ class FieldTable:
         A connection in a transaction.
     namespace : int
         Number of the namespace.
+    unsaved : callable, optional
+        Returns the rows that the open transaction has changed. Without it, columns in the database are not used.
     """
 
-    def __init__(self, db: sqlite3.Connection, namespace: Any) -> None:
+    def __init__(self, db: sqlite3.Connection, namespace: Any, unsaved: Callable[[], I64] | None = None) -> None:
         self.namespace = namespace
         self.seen = 0  # for the caller: how many of its changes the table knows
-        self._rows = Growing(rows_of_namespace(db, namespace))
+        self._unsaved = unsaved
+        self._stored = None if unsaved is None else open_columns(db, namespace, unsaved)  # until the first `load`
+        self._rows = Growing(self._rows_now(db, self._stored))
         self._count = len(self._rows.array)
         self._live = Growing(np.ones(self._count, np.bool_))
         self._columns: OrderedDict[FieldName, _Column] = OrderedDict()
@@ -61,6 +66,12 @@ class FieldTable:
         self._pending_rows = self._pending_ranges = 0  # how many they are at most
         self._answers: OrderedDict[Filter, Found] = OrderedDict()
         self._show()
+
+    def _rows_now(self, db: sqlite3.Connection, stored: StoredColumns | None) -> I64:
+        if stored is None:
+            return rows_of_namespace(db, self.namespace)
+        found = read_some(db, self.namespace, stored.changed.tolist(), [])
+        return stored.rows(np.array([row for (row,) in found], np.int64))
 
     def _show(self) -> None:
         """Set the arrays that others see. A new object means that rows were added."""
@@ -140,17 +151,63 @@ class FieldTable:
         wanted = list(fields)
         new = [name for name in wanted if name not in self._columns]
         if new:
-            columns = [_Column(np.zeros(self._count, np.int32), Values()) for _ in new]
-            at, done = np.flatnonzero(self.live), 0
-            for lines in read_all(db, self.namespace, new):
-                for name, column, texts in zip(new, columns, zip(*lines, strict=True), strict=True):
-                    codes = encode(texts, name[1], column.values)
-                    column.codes.array[at[done : done + len(lines)]] = codes
-                done += len(lines)
-            self._columns.update(zip(new, columns, strict=True))
+            columns = {name: _Column(np.zeros(self._count, np.int32), Values()) for name in new}
+            stored, self._stored = self._stored, None
+            if stored is None and self._unsaved is not None:
+                stored = open_columns(db, self.namespace, self._unsaved)
+            taken = [] if stored is None else self._take(db, stored, columns)
+            self._read(db, {name: column for name, column in columns.items() if name not in taken})
+            self._columns.update(columns)
         for name in wanted:
             self._columns.move_to_end(name)
         return bool(new)
+
+    def _read(self, db: sqlite3.Connection, columns: Mapping[FieldName, _Column]) -> None:
+        """Fill columns from the rows of the documents."""
+        if not columns:
+            return
+        at, done = np.flatnonzero(self.live), 0
+        for lines in read_all(db, self.namespace, list(columns)):
+            for (name, column), texts in zip(columns.items(), zip(*lines, strict=True), strict=True):
+                codes = encode(texts, name[1], column.values)
+                column.codes.array[at[done : done + len(lines)]] = codes
+            done += len(lines)
+
+    def _take(
+        self, db: sqlite3.Connection, stored: StoredColumns, columns: Mapping[FieldName, _Column]
+    ) -> list[FieldName]:
+        """Fill columns from those of the database, where it has them, and from rows changed since; say which."""
+        taken: list[FieldName] = []
+        for name, column in columns.items():
+            if not stored.has(name):
+                continue
+            try:
+                for rows, codes in stored.codes(db, name, column.values):
+                    self._place(column, rows, codes)
+            except KeyError:  # some documents have the field, and no column has it
+                column.values = Values()
+                column.codes.array[:] = 0
+                continue
+            taken.append(name)
+        lines = read_some(db, self.namespace, stored.changed.tolist(), taken)
+        rows = np.array([line[0] for line in lines], np.int64)
+        for number, name in enumerate(taken, 1):
+            column = columns[name]
+            self._place(column, rows, encode([line[number] for line in lines], name[1], column.values))
+        return taken
+
+    def _place(self, column: _Column, rows: I64, codes: NDArray[np.int32]) -> None:
+        """Write the codes of rows; those of rows that are not there any more may be anything."""
+        if not rows.size:
+            return
+        first = int(np.searchsorted(self.rows, rows[0]))
+        if np.array_equal(self.rows[first : first + rows.size], rows):
+            column.codes.array[first : first + rows.size] = codes
+            return
+        at = np.searchsorted(self.rows, rows)
+        at[at == self._count] = 0
+        is_known = self.rows[at] == rows if self._count else np.zeros(rows.size, np.bool_)
+        column.codes.array[at[is_known]] = codes[is_known]
 
     def satisfying(self, condition: Field) -> Mask:
         """Return a new mask of the rows whose field satisfies a condition; the field is loaded."""

@@ -32,6 +32,7 @@ from .checking import check_all
 from .connection import Connection
 from .database import sqlite_errors
 from .log import begin_session, checkpoint, close_writer, connect_reader, note_change, note_session
+from .stored_columns import write_changed
 from .table import seal_vectors
 from .vectors import Savepoint
 
@@ -297,6 +298,9 @@ class Session(Connection):
         self.changed.update(rows)
         self._touch(np.array(rows, np.int64))
 
+    def _unsaved(self) -> np.typing.NDArray[np.int64]:
+        return _array(self.changed)
+
     def commit(self) -> int:
         """Put all changes on disk, and return the generation."""
         with self._held():
@@ -316,7 +320,10 @@ class Session(Connection):
         following = self.vectors.prepare(database)
         if self.folder is not None:
             seal_vectors(database)
-        changed.record(database, generation, _array(self.changed))
+        rows = self._unsaved()
+        changed.record(database, generation, rows)
+        if self.folder is not None:
+            write_changed(database, generation, rows)
         database.execute(f"PRAGMA user_version = {generation:d}")
         self._prepared = _Prepared(generation, following, self.vectors.savepoint())
         database.execute("COMMIT")
