@@ -166,6 +166,36 @@ def test_update_metadata_changes_neither_text_nor_vector(store):
     store.verify()
 
 
+def test_set_metadata_keeps_other_fields_and_takes_ids_a_filter_or_both(store):
+    store.add(["a", "b", "c"], ids=["a", "b", "c"], metadata=[{"x": 1, "y": {"z": 1}}, {"x": 2}, {}])
+    store.add(["a"], ids=["a"], metadata=[{"x": 1}], namespace="other")
+    assert store.set_metadata({"y": 5}, where={"x": 1}) == 1
+    assert store.set_metadata({"w": None}, ["b", "c", "none"]) == 2
+    assert store.set_metadata({"v": 1}, ["a", "b"], where={"w": None}) == 1
+    assert store.set_metadata({"x": 9}, namespace="nowhere") == 0
+    assert store.set_metadata({"u": [1]}) == 3
+    assert [each.metadata for each in store.get(["a", "b", "c"])] == [
+        {"x": 1, "y": 5, "u": [1]},
+        {"x": 2, "w": None, "v": 1, "u": [1]},
+        {"w": None, "u": [1]},
+    ]
+    assert store.count({"u": {"$exists": True}}) == 3
+    assert store.get(["a"], namespace="other")[0].metadata == {"x": 1}
+    store.verify()
+
+
+def nested(depth):
+    value = {}
+    for _ in range(depth - 1):
+        value = {"a": value}
+    return value
+
+
+def test_metadata_may_be_a_hundred_deep(store):
+    store.add(["a"], metadata=[nested(100)], ids=["a"])
+    assert store.get(["a"])[0].metadata == nested(100)
+
+
 def test_clear_and_the_last_delete_free_the_dimension(store):
     fill(store)
     store.clear()
@@ -271,6 +301,14 @@ WRONG = {
     "metadata of another type": (lambda s: s.add(["a"], metadata=[3]), r"metadata\[0\] is 3"),
     "a key that is no string": (lambda s: s.add(["a"], metadata=[{"b": [{1: 2}]}]), "has the key 1"),
     "a value that is not JSON": (lambda s: s.add(["a"], metadata=[{"b": {1, 2}}]), "expected values in JSON types"),
+    "metadata too deep": (
+        lambda s: s.add(["a"], metadata=[nested(101)]),
+        r"metadata\[0\] has values inside more than 100",
+    ),
+    "metadata far too deep": (lambda s: s.update_metadata({"id1": nested(100_000)}), "expected at most 100"),
+    "fields too deep": (lambda s: s.set_metadata({"a": nested(100)}), "fields has values inside more than 100"),
+    "fields that are not JSON": (lambda s: s.set_metadata({"a": {1}}, ["id1"]), "expected values in JSON types"),
+    "fields of another type": (lambda s: s.set_metadata(["a"]), "fields is"),
     "another dimension": (lambda s: s.add(["a"], np.ones((1, 3))), "3 columns"),
     "vectors of different lengths": (lambda s: s.add(["a", "b"], [[1, 2], [1]]), "coordinates"),
     "too few vectors": (lambda s: s.add(["a", "b"], VECTORS[:1]), "1 vectors are given for 2"),

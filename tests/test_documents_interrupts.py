@@ -66,6 +66,7 @@ CHANGES = {
     "delete by a filter": lambda store: store.delete(where={"y": {"$lte": 3}}),
     "delete of all": lambda store: store.delete(where={"y": {"$exists": True}}),
     "update of metadata": lambda store: store.update_metadata({"id3": {"y": 100}, "id8": {}}),
+    "fields of metadata": lambda store: store.set_metadata({"z": 1}, where={"y": {"$lt": 4}}),
     "clear": lambda store: store.clear(),
 }
 

@@ -19,8 +19,8 @@ from ..errors import InvalidInputError, StoreError, outside_of_package
 from ..index import VQIndex
 from . import copying, table
 from .batch import Batch, Embed, as_ids, parse_batch
-from .encoding import decode_text, encode_json, encode_text
-from .filters import And, parse
+from .encoding import decode_json, decode_text, encode_json, encode_text
+from .filters import And, Filter, parse
 from .folder import DATABASE
 from .making import copy_into
 from .opening import open_session, session_of
@@ -256,15 +256,20 @@ class Documents(Queries):
             number = table.namespace_number(database, name)
             if number is None:
                 return 0
-            found = None
-            if ids is None or condition is not None:
-                found = self._session.columns.find(database, number, And(()) if condition is None else condition).rows
-            if given is not None:
-                by_id = np.array(list(table.rows_of_ids(database, number, given).values()), np.int64)
-                found = by_id if found is None else np.intersect1d(by_id, found)
-            rows = [] if found is None else found.tolist()
+            rows = self._rows_of(number, given, condition)
             self._delete_rows(number, rows)
             return len(rows)
+
+    def _rows_of(self, number: int, ids: IdList | None, condition: Filter | None) -> Rows:
+        """Return the rows of a namespace that have one of the ids, or match a filter, or both if both are given."""
+        database = self._session.database
+        found = None
+        if ids is None or condition is not None:
+            found = self._session.columns.find(database, number, And(()) if condition is None else condition).rows
+        if ids is not None:
+            by_id = np.array(list(table.rows_of_ids(database, number, ids).values()), np.int64)
+            found = by_id if found is None else np.intersect1d(by_id, found)
+        return [] if found is None else found.tolist()
 
     def _delete_rows(self, number: int, rows: Rows) -> None:
         self._session.note(rows)
@@ -298,6 +303,45 @@ class Documents(Queries):
             self._session.note(list(rows.values()))
             if number is not None:
                 table.replace_metadata(database, number, {row: new[id_] for id_, row in rows.items()})
+            return len(rows)
+
+    def set_metadata(
+        self,
+        fields: Mapping[str, Any],
+        ids: Iterable[str] | None = None,
+        *,
+        where: Any = None,
+        namespace: str | None = None,
+    ) -> int:
+        """Set fields of the metadata of documents; their other fields, texts and vectors stay.
+
+        Parameters
+        ----------
+        fields : mapping
+            Fields and values in JSON types.
+        ids : iterable of str, optional
+            Ids; unknown ones are ignored. By default all documents that match.
+        where : mapping, Filter or callable, optional
+            A filter, as for `search`. With `ids` both must hold.
+        namespace : str, optional
+            The namespace.
+
+        Returns
+        -------
+        int
+            How many documents have got the fields.
+        """
+        encode_json(fields, "fields")  # refuses what it can't hold, before anything is looked for
+        given, condition, name = None if ids is None else as_ids(ids), parse(where), as_namespace(namespace)
+        self._session.check_writable()
+        with self._session.changing() as database:
+            number = table.namespace_number(database, name)
+            rows = [] if number is None else self._rows_of(number, given, condition)
+            self._session.note(rows)
+            if number is not None:
+                before = table.metadata_of_rows(database, rows)
+                new = {row: encode_json({**decode_json(text), **fields}, "metadata") for row, text in before.items()}
+                table.replace_metadata(database, number, new)
             return len(rows)
 
     def clear(self) -> None:

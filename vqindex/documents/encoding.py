@@ -17,6 +17,7 @@ __all__ = ["decode_json", "decode_text", "digest_of", "digest_of_vector", "encod
 
 _SURROGATES = "surrogatepass"
 _PLAIN = (str, int, float, bool, type(None))
+_DEEPEST = 100  # mappings and lists inside each other; Python reads some hundred wherever its stack may be
 
 
 def encode_text(text: str) -> str | bytes:
@@ -33,7 +34,7 @@ def decode_text(value: Any) -> Any:
     return value.decode("utf-8", _SURROGATES) if isinstance(value, bytes) else value
 
 
-def encode_json(value: Any, name: str) -> str:
+def encode_json(value: Any, name: str, deepest: int = _DEEPEST) -> str:
     """Return a mapping as ASCII JSON. NaN and infinities are written as Python does.
 
     Parameters
@@ -42,16 +43,18 @@ def encode_json(value: Any, name: str) -> str:
         Keys are strings, also in nested mappings.
     name : str
         What messages call it.
+    deepest : int
+        Most mappings and lists inside each other.
 
     Raises
     ------
     InvalidInputError
-        If it is no mapping, if a key is no string, or if a value is of another type than those of JSON.
+        If it is no mapping or too deep, if a key is no string, or if a value is of another type than those of JSON.
     """
     if not isinstance(value, Mapping):
         raise InvalidInputError(f"{name} is {value!r}; expected a mapping")
     try:
-        _check_keys(value, name)
+        _check_keys(value, name, deepest, deepest)
         return json.dumps(value if isinstance(value, dict) else dict(value))
     except (TypeError, ValueError, RecursionError) as error:
         if isinstance(error, InvalidInputError):
@@ -59,17 +62,20 @@ def encode_json(value: Any, name: str) -> str:
         raise InvalidInputError(f"{name} is {value!r}; expected values in JSON types ({error})") from None
 
 
-def _check_keys(value: Any, name: str) -> None:
-    if isinstance(value, Mapping):
-        for key, each in value.items():
+def _check_keys(value: Any, name: str, room: int, deepest: int) -> None:
+    """Check the keys of a value and of those in it, which may be `room` deep."""
+    is_mapping = isinstance(value, Mapping)
+    if not is_mapping and not isinstance(value, list | tuple):
+        return
+    if room == 0:
+        raise InvalidInputError(f"{name} has values inside more than {deepest} others; expected at most {deepest}")
+    if is_mapping:
+        for key in value:
             if not isinstance(key, str):
                 raise InvalidInputError(f"{name} has the key {key!r}; expected strings")
-            if not isinstance(each, _PLAIN):
-                _check_keys(each, name)
-    elif isinstance(value, list | tuple):
-        for each in value:
-            if not isinstance(each, _PLAIN):
-                _check_keys(each, name)
+    for each in value.values() if is_mapping else value:
+        if not isinstance(each, _PLAIN):
+            _check_keys(each, name, room - 1, deepest)
 
 
 def decode_json(text: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -196,4 +197,4 @@ class OldStore:
 
 def _again(text: str) -> str:
     """Return a JSON object as it is written now."""
-    return encode_json(json.loads(text), "metadata")
+    return encode_json(json.loads(text), "metadata", sys.maxsize)  # what was stored stays, however deep

@@ -31,6 +31,8 @@ from .vectors import Vectors
 
 __all__ = ["open_session", "session_of"]
 
+_EXPECTED = "expected a folder of documents (mode 'a', or `vqindex docs add`, makes one)"
+
 
 def open_session(
     path: str | os.PathLike[str],
@@ -89,7 +91,7 @@ def _open(
     if not (files.path / DATABASE).exists():
         if mode == "r":
             found = "holds no documents" if files.path.is_dir() else "does not exist"
-            raise FileNotFoundError(errno.ENOENT, f"{found}; mode 'a' makes a store there", str(folder))
+            raise FileNotFoundError(errno.ENOENT, f"{found}; {_EXPECTED}", str(folder))
         _make(files, new, timeout, writer)
     files.remember()
     database, shared = connect_reader(files, timeout) if mode == "r" else (connect_writer(files, timeout), None)
@@ -106,7 +108,7 @@ def _open(
         if version == 0 and mode == "a":  # a process was killed before it had made the tables
             _make(files, new, timeout, writer)
         elif version == 0:
-            raise FileNotFoundError(errno.ENOENT, "holds no documents; mode 'a' makes a store there", str(folder))
+            raise FileNotFoundError(errno.ENOENT, f"holds no documents; {_EXPECTED}", str(folder))
         if version == 1:
             close()
             session = OldStore(files, new, timeout, device, mmap).session(mode)

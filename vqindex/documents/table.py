@@ -176,6 +176,14 @@ def delete_rows(database: sqlite3.Connection, namespace: int, rows: Sequence[int
     add_digests(database, -sum(each.digest for each in old))
 
 
+def metadata_of_rows(database: sqlite3.Connection, rows: list[int]) -> dict[int, str]:
+    """Return the metadata of rows as JSON."""
+    found: dict[int, str] = {}
+    for part in _parts(rows):
+        found.update(database.execute(f"SELECT row, metadata FROM docs WHERE row IN ({_marks(len(part))})", part))
+    return found
+
+
 def replace_metadata(database: sqlite3.Connection, namespace: int, metadata: dict[int, str]) -> None:
     """Replace the metadata of rows, given as JSON."""
     difference, changes = 0, []

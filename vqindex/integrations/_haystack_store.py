@@ -125,10 +125,7 @@ class StoreMethods(MetadataMethods):
 
     def update_by_filter(self, filters: Filters, meta: dict[str, Any]) -> int:
         """Set metadata fields of the documents that match filters; return their number."""
-        found = self._listed(filters)
-        changes = {each.id: {**each.metadata, **meta} for each in found}
-        self.store.update_metadata(changes, namespace=self._namespace)
-        return len(found)
+        return self.store.set_metadata(meta, where=to_filter(filters) or EVERYTHING, namespace=self._namespace)
 
     # ---- search
 
