@@ -234,3 +234,19 @@ def test_the_command_refuses_wrong_numbers(run, tmp_path, monkeypatch):
         assert f"{n!r} is no number of vectors; expected one such as 1e7" in wrong[2]
     small = run("plan", "x.npy", "--recall", "0.9", "--n", "100")
     assert "n is 100; expected at least 2000" in small[2]
+
+
+def test_more_bits_and_a_longer_shortlist_promise_no_less():
+    rows = np.random.default_rng(3).standard_normal((2000, 24)).astype(np.float32)
+    table = vqindex.plan(rows, n=10**7, target_recall=0.9, metric="l2").table
+    for codec, center in {(one.codec, one.center) for one in table}:
+        for part in (0, 1):
+            plain, reranked = (
+                [one.recall[part] for one in sorted(table, key=lambda one: one.bits)
+                 if (one.codec, one.center, one.rerank) == (codec, center, rerank)]
+                for rerank in (False, True)
+            )  # fmt: skip
+            assert plain == sorted(plain)
+            assert reranked == sorted(reranked)
+            assert all(a <= b for a, b in zip(plain, reranked, strict=True))
+    assert all(one.recall[0] <= one.recall[1] for one in table)

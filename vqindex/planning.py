@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -197,8 +197,9 @@ def plan(
     for center in (None,) if metric == "ip" else (None, "mean"):
         sampled = Sampled.of(rows, asked, picked, metric, centered=center is not None, best=depths.best)
         for codec, widest in _WIDTHS.items():
-            for bits in range(1, widest + 1):
-                choices += _choices(sampled, depths, IndexSpec(rows.shape[1], bits, metric, codec), center)
+            specs = (IndexSpec(rows.shape[1], bits, metric, codec) for bits in range(1, widest + 1))
+            plain, reranked = zip(*(_choices(sampled, depths, spec, center) for spec in specs), strict=True)
+            choices += _rising(plain, reranked)
     table = tuple(sorted(choices, key=lambda one: (one.bytes_per_vector, one.recall)))
     return Plan(n, rows.shape[1], k, metric, target, len(rows), len(picked), asked is not None, table)
 
@@ -212,6 +213,24 @@ def _choices(sampled: Sampled, depths: Depths, spec: IndexSpec, center: str | No
         low, high = ends[TIMES.index(times)].tolist()
         reads = _reads(ends[:, 0], depths.k) if rerank else None
         yield Choice(spec.codec, spec.bits, center, rerank, size, (round(low, 4), round(high, 4)), reads)
+
+
+def _rising(plain: Sequence[Choice], reranked: Sequence[Choice]) -> Iterator[Choice]:
+    """Yield the lines of one codec and center, ascending by bits, with what they say of each other.
+
+    More bits have no lower recall, nor has a longer shortlist. So the recall of a line is at least the lower end of any
+    line before it, and at most the upper end of any line after it.
+    """
+    lows = np.maximum.accumulate([[one.recall[0] for one in line] for line in (plain, reranked)], axis=1)
+    highs = np.array([[one.recall[1] for one in line] for line in (plain, reranked)])
+    lows[1], highs = np.maximum(*lows), np.minimum.accumulate(highs[:, ::-1], axis=1)[:, ::-1]
+    highs[0] = np.minimum(*highs)
+    highs = np.maximum(lows, highs)  # where lines contradict each other
+    reads: int | None = None
+    for at, (one, other) in enumerate(zip(plain, reranked, strict=True)):
+        yield replace(one, recall=(float(lows[0, at]), float(highs[0, at])))
+        reads = min((each for each in (reads, other.reads) if each is not None), default=None)
+        yield replace(other, recall=(float(lows[1, at]), float(highs[1, at])), reads=reads)
 
 
 def _reads(lows: F64, k: int) -> int | None:
