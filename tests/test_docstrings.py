@@ -14,13 +14,15 @@ SECTIONS = ("Parameters", "Attributes", "Returns", "Yields", "Raises", "Examples
 
 
 def public(package):
-    """Yield name and object of every public function, class, method and property."""
+    """Yield name and object of every public function, class, method and property, inherited ones of ours too."""
     for name in package.__all__:
         thing = getattr(package, name)
         if inspect.isfunction(thing) or inspect.isclass(thing):
             yield f"{package.__name__}.{name}", thing
         if inspect.isclass(thing):
-            for inner, member in vars(thing).items():
+            ours = [base for base in reversed(thing.__mro__) if base.__module__.partition(".")[0] == package.__name__]
+            members = {inner: member for base in ours for inner, member in vars(base).items()}
+            for inner, member in members.items():
                 member = member.__func__ if isinstance(member, classmethod | staticmethod) else member
                 if not inner.startswith("_") and (inspect.isfunction(member) or isinstance(member, property)):
                     yield f"{package.__name__}.{name}.{inner}", member
