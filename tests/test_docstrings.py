@@ -7,9 +7,12 @@ import re
 import pytest
 
 import vqindex
+import vqindex.documents
+import vqindex.sharding
 import vqindex_datasets
 
 ARRAYS = ("NDArray", "array-like", "ndarray")
+OURS = ("vqindex", "vqindex_datasets")
 SECTIONS = ("Parameters", "Attributes", "Returns", "Yields", "Raises", "Examples", "Notes")
 
 
@@ -20,7 +23,7 @@ def public(package):
         if inspect.isfunction(thing) or inspect.isclass(thing):
             yield f"{package.__name__}.{name}", thing
         if inspect.isclass(thing):
-            ours = [base for base in reversed(thing.__mro__) if base.__module__.partition(".")[0] == package.__name__]
+            ours = [base for base in reversed(thing.__mro__) if base.__module__.partition(".")[0] in OURS]
             members = {inner: member for base in ours for inner, member in vars(base).items()}
             for inner, member in members.items():
                 member = member.__func__ if isinstance(member, classmethod | staticmethod) else member
@@ -28,7 +31,8 @@ def public(package):
                     yield f"{package.__name__}.{name}.{inner}", member
 
 
-THINGS = dict([*public(vqindex), *public(vqindex_datasets)])
+PACKAGES = (vqindex, vqindex.documents, vqindex.sharding, vqindex_datasets)
+THINGS = dict(each for package in PACKAGES for each in public(package))
 # A method that overrides another may refer to it: "as `VQIndex.add`".
 FUNCTIONS = {
     name: thing
@@ -57,7 +61,8 @@ def test_every_public_name_has_a_docstring(name):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_parameters_are_described_in_order(name):
-    parameters = [each for each in inspect.signature(FUNCTIONS[name]).parameters if each not in ("self", "cls")]
+    found = inspect.signature(FUNCTIONS[name]).parameters.values()  # "**options" stands in the text without a type
+    parameters = [each.name for each in found if each.name not in ("self", "cls") and each.kind is not each.VAR_KEYWORD]
     if parameters:
         assert [each for each, _ in described(sections(FUNCTIONS[name]).get("Parameters", ""))] == parameters
 

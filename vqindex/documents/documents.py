@@ -233,7 +233,7 @@ class Documents(Queries):
         ----------
         ids : iterable of str, optional
             Ids; unknown ones are ignored.
-        where : mapping, Filter or callable, optional
+        where : a mapping, a Filter or a callable, optional
             A filter, as for `search`. With `ids` both must hold.
         namespace : str, optional
             The namespace.
@@ -290,6 +290,11 @@ class Documents(Queries):
         -------
         int
             How many documents have got new metadata.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is no mapping, or a value is not JSON.
         """
         if not isinstance(changes, Mapping):
             raise InvalidInputError(f"changes is {changes!r}; expected a mapping of ids to metadata")
@@ -321,7 +326,7 @@ class Documents(Queries):
             Fields and values in JSON types.
         ids : iterable of str, optional
             Ids; unknown ones are ignored. By default all documents that match.
-        where : mapping, Filter or callable, optional
+        where : a mapping, a Filter or a callable, optional
             A filter, as for `search`. With `ids` both must hold.
         namespace : str, optional
             The namespace.
@@ -330,6 +335,11 @@ class Documents(Queries):
         -------
         int
             How many documents have got the fields.
+
+        Raises
+        ------
+        InvalidInputError
+            If a value is not JSON, or the filter can't be understood.
         """
         encode_json(fields, "fields")  # refuses what it can't hold, before anything is looked for
         given, condition, name = None if ids is None else as_ids(ids), parse(where), as_namespace(namespace)
@@ -365,7 +375,23 @@ class Documents(Queries):
         return sorted(decode_text(name) for (name,) in found)
 
     def drop_namespace(self, name: str) -> int:
-        """Delete all documents of a namespace, and return how many they were."""
+        """Delete all documents of a namespace.
+
+        Parameters
+        ----------
+        name : str
+            The namespace; "" is the one without a name.
+
+        Returns
+        -------
+        int
+            How many documents it had.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is no string.
+        """
         name = as_namespace(name)
         self._session.check_writable()
         with self._session.changing() as database:
@@ -380,7 +406,13 @@ class Documents(Queries):
     # ---- commits
 
     def commit(self) -> int:
-        """Put all changes on disk, and return the number of commits so far. If it fails, it can be called again."""
+        """Put all changes on disk. If it fails, it can be called again.
+
+        Returns
+        -------
+        int
+            Number of commits so far.
+        """
         return self._session.commit()
 
     def rollback(self) -> None:
@@ -388,9 +420,14 @@ class Documents(Queries):
         self._session.rollback()
 
     def refresh(self) -> int:
-        """Go to the last commit of any process, and return its number.
+        """Go to the last commit of any process.
 
         What is open for reading stays at one commit until then. What is open for writing follows by itself.
+
+        Returns
+        -------
+        int
+            Number of commits so far.
         """
         return self._session.refresh()
 

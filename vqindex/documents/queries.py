@@ -60,6 +60,11 @@ class Queries:
         -------
         list of Document
             The documents that were found.
+
+        Raises
+        ------
+        InvalidInputError
+            If the ids are no list of strings.
         """
         given, name = as_ids(ids), as_namespace(namespace)
         with self._session.reading() as database:
@@ -95,7 +100,7 @@ class Queries:
 
         Parameters
         ----------
-        where : mapping, Filter or callable, optional
+        where : a mapping, a Filter or a callable, optional
             A filter, as for `search`; by default all documents.
         limit : int, optional
             Most documents to return.
@@ -110,6 +115,11 @@ class Queries:
         -------
         list of Document
             The documents.
+
+        Raises
+        ------
+        InvalidInputError
+            If the filter can't be understood, or a number is negative.
         """
         limit, offset = None if limit is None else _as_count(limit, "limit"), _as_count(offset, "offset")
         condition, name = parse(where), as_namespace(namespace)
@@ -127,7 +137,25 @@ class Queries:
             return self._documents(rows, vectors)
 
     def count(self, where: Any = None, *, namespace: str | None = None) -> int:
-        """Return how many documents match a filter; without one, all of the namespace."""
+        """Return how many documents match a filter.
+
+        Parameters
+        ----------
+        where : a mapping, a Filter or a callable, optional
+            A filter, as for `search`; by default all documents of the namespace.
+        namespace : str, optional
+            The namespace.
+
+        Returns
+        -------
+        int
+            Their number.
+
+        Raises
+        ------
+        InvalidInputError
+            If the filter can't be understood.
+        """
         condition, name = parse(where), as_namespace(namespace)
         with self._session.reading() as database:
             number = table.namespace_number(database, name)
@@ -198,13 +226,13 @@ class Queries:
             Most documents to return.
         text : str, optional
             Words to look for in the texts.
-        where : mapping, Filter or callable, optional
+        where : a mapping, a Filter or a callable, optional
             Only documents that match: ``{"year": {"$gt": 2020}, "lang": "en"}``. A callable is a function of a
             Document, which is called for every one.
         mode : one of {"vector", "text", "hybrid"}, optional
             "vector" ranks by the index's scores, "text" by BM25, and "hybrid" by the reciprocal ranks in both. By
             default what is given: "vector" for a vector, "text" for a text, "hybrid" for both.
-        weights : (float, float), default (1, 1)
+        weights : pair of float, default (1, 1)
             Weights of the two rankings of a hybrid search, by vector and by text.
         namespace : str, optional
             The namespace to search; by default the one without a name. No search crosses namespaces.
@@ -243,7 +271,7 @@ class Queries:
             Queries.
         k : int, default 10
             Most documents for each.
-        where : mapping, Filter or callable, optional
+        where : a mapping, a Filter or a callable, optional
             As for `search`.
         namespace : str, optional
             As for `search`.
@@ -254,6 +282,11 @@ class Queries:
         -------
         list of list of Hit
             A list for each query.
+
+        Raises
+        ------
+        InvalidInputError
+            As for `search`.
         """
         queries = as_rows(vectors)
         return self._search(queries, [None] * len(queries), k, where, "vector", (1, 1), namespace, False, options)

@@ -35,7 +35,23 @@ _TEMPORARY = re.compile(r"\.([0-9]{10}\.vqi)\..*\.tmp")
 
 
 def missing_shards(plan: BuildPlan) -> list[int]:
-    """Return the shards whose files are not finished."""
+    """Return the shards whose files are not finished.
+
+    Parameters
+    ----------
+    plan : BuildPlan
+        The plan.
+
+    Returns
+    -------
+    list of int
+        Their numbers, ascending.
+
+    Raises
+    ------
+    OSError
+        If a file can't be read.
+    """
     return [shard for shard in range(plan.shards) if finished_shard(plan, shard) is None]
 
 

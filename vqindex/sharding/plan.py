@@ -101,7 +101,17 @@ class BuildPlan:
         return Centering.from_text(self.index_spec, self.center)
 
     def range_of(self, shard: int) -> tuple[int, int]:
-        """Return the first row of a shard, and the row after its last.
+        """Return the rows of a shard.
+
+        Parameters
+        ----------
+        shard : int
+            Its number, from 0 on.
+
+        Returns
+        -------
+        tuple of int
+            The first row, and the row after the last.
 
         Raises
         ------
@@ -119,6 +129,16 @@ class BuildPlan:
     @classmethod
     def from_json(cls, text: str) -> BuildPlan:
         """Undo `to_json`.
+
+        Parameters
+        ----------
+        text : str
+            The plan as JSON.
+
+        Returns
+        -------
+        BuildPlan
+            The plan.
 
         Raises
         ------
@@ -178,7 +198,17 @@ def plan_build(
         .npy .npz .hdf5/.h5 .fvecs .bvecs .fbin .u8bin .i8bin or .parquet; all workers read it by this path.
     output : str or path
         The folder of the store; it is made if it is missing.
-    bits, metric, codec, sketch, rotation, seed : optional
+    bits : int, default 4
+        As for `VQIndex`.
+    metric : str, default "ip"
+        As for `VQIndex`.
+    codec : str, default "turboquant-prod"
+        As for `VQIndex`.
+    sketch : str, optional
+        As for `VQIndex`.
+    rotation : str, default "hadamard"
+        As for `VQIndex`.
+    seed : int, default 0
         As for `VQIndex`.
     keep_vectors : str, optional
         As for `VQIndex`.
@@ -299,7 +329,17 @@ def _begin(folder: Path, plan: BuildPlan) -> BuildPlan:
 
 
 def load_plan(output: str | os.PathLike[str]) -> BuildPlan | None:
-    """Return the plan of the unfinished build in a folder; None if there is none.
+    """Return the plan of the unfinished build in a folder.
+
+    Parameters
+    ----------
+    output : str or path
+        The folder.
+
+    Returns
+    -------
+    BuildPlan or None
+        None if there is no unfinished build.
 
     Raises
     ------
@@ -317,7 +357,18 @@ def load_plan(output: str | os.PathLike[str]) -> BuildPlan | None:
 
 
 def discard_build(output: str | os.PathLike[str]) -> None:
-    """Remove an unfinished build in a folder, or the index there. The folder stays."""
+    """Remove an unfinished build in a folder, or the index there. The folder stays.
+
+    Parameters
+    ----------
+    output : str or path
+        The folder; nothing happens if there is none.
+
+    Raises
+    ------
+    StoreError
+        If another process has the index open for writing.
+    """
     directory = LocalDirectory(as_path(output))
     if directory.path.is_dir() and directory.version(BUILD_PLAN) is not None:
         directory.remove(BUILD_PLAN)
