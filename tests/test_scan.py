@@ -355,7 +355,7 @@ def test_one_hot_queries_against_constant_rows_equal_the_reference(isa):
 
 def test_an_unknown_instruction_set_is_refused(monkeypatch):
     monkeypatch.setenv("VQINDEX_ISA", "mmx")
-    with pytest.raises(BackendError, match="VQINDEX_ISA is 'mmx'; this machine has: scalar"):
+    with pytest.raises(BackendError, match=r"VQINDEX_ISA is 'mmx'; this machine has: .*scalar"):
         NativeBackend(Codec(IndexSpec(4)))
     with pytest.raises(ValueError, match="isa is 'mmx'"):
         scanner_of(4, "mmx")

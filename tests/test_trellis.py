@@ -223,7 +223,7 @@ def test_wider_codes_are_refused_by_name(bits):
 
 def test_unknown_instruction_set_is_refused(monkeypatch):
     monkeypatch.setenv("VQINDEX_ISA", "sse9")
-    with pytest.raises(BackendError, match=r"VQINDEX_ISA is .sse9.; this machine has: scalar"):
+    with pytest.raises(BackendError, match=r"VQINDEX_ISA is .sse9.; this machine has: .*scalar"):
         vqindex.VQIndex(16, 2, codec="trellis")
     with pytest.raises(ValueError, match="isa is 'sse9'"):
         trellis_encode(np.zeros((1, 4), np.int16), np.zeros(256, np.int16), 2, 8, 100, 0, 0, "sse9")
