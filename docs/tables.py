@@ -212,6 +212,22 @@ def speed() -> str:
     return _speed(1)
 
 
+def speed_amx() -> str:
+    """Batches beside turbovec on a processor with AMX."""
+    rows: list[list[object]] = []
+    for line in lines("peers-amx"):
+        if line["index"] == "turbovec":
+            continue
+        ratio, data = line["batch_ratio_to_turbovec"], f"{line['n']:,} x {line['dim']}"
+        confidence = line.get("search_args", {}).get("confidence", "default")
+        ends = f"{ratio['q1']:.2f} to {ratio['q3']:.2f}"
+        name = NAMES[line["index"]]
+        rows.append(
+            [f"{DATA.get(line['data'], 'mixture')}, {data}", line["bits"], name, confidence, _ratio(ratio), ends]
+        )
+    return markdown(["data", "bits", "index", "confidence", "batch, to turbovec", "quartiles"], rows)
+
+
 def speed_two() -> str:
     """Speed beside turbovec on two threads."""
     return _speed(2)
@@ -502,6 +518,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "peers-glove": peers_glove,
     "peers-minilm": peers_minilm,
     "peers-mixture": peers_mixture,
+    "speed-amx": speed_amx,
     "encoding": encoding,
     "filters": filters,
     "documents": documents,
