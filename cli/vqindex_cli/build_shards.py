@@ -55,9 +55,9 @@ def build_shards(
         plan = plan_build(data, output, dataset=dataset, ids=ids[0], ids_column=ids[1], meta=meta, **explicit)
     except FileExistsError:
         raise click.ClickException(f"{output} exists; choose another name or give --force") from None
-    left = len(missing_shards(plan))
-    if left < plan.shards:
-        click.echo(f"going on after {shards_done(output)}", err=True)
+    done = plan.shards - len(missing_shards(plan))
+    if done:
+        click.echo(f"going on after {done} of {plan.shards} shards", err=True)
     start = time.perf_counter()
     with progress_bar(f"encoding {data.name}") as report:
 

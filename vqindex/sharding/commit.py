@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from .. import file_format
 from ..directory.leftovers import sweep
 from ..directory.local import LocalDirectory
 from ..errors import InvalidInputError, StoreError
+from ..rows.segment import Segment
 from ..store.manifest import (
     BUILD_PLAN,
     MANIFEST,
@@ -140,11 +141,16 @@ def _entries(plan: BuildPlan, shards: Iterable[SegmentEntry] | None, verify: boo
     return found
 
 
+def _segment(directory: LocalDirectory, entry: SegmentEntry) -> Segment:
+    """Return the rows of a file, mapped."""
+    return file_format.read(directory.fetch(entry.name), mmap=True, verify=False, follow_links=False).segment
+
+
 def _id_numbers(directory: LocalDirectory, entry: SegmentEntry) -> I64:
     """Return the ids of a segment: integers, or the numbers of strings."""
     if entry.first_id is not None:
         return np.arange(entry.first_id, entry.first_id + entry.rows)
-    ids = file_format.read(directory.fetch(entry.name), mmap=True, verify=False, follow_links=False).segment.ids
+    ids = _segment(directory, entry).ids
     if ids is None:
         raise InvalidInputError(f"{directory.describe(entry.name)} has no ids")
     return ids
@@ -170,19 +176,14 @@ def _class_of(ids: I64, remainder: int, classes: int) -> I64:
 
 def _shown(directory: LocalDirectory, entries: list[SegmentEntry], number: int) -> str:
     """Return an id as the user wrote it."""
-    for entry in _with_ids(entries):
-        path = directory.fetch(entry.name)
-        segment = file_format.read(path, mmap=True, verify=False, follow_links=False).segment
+    for entry in entries:
+        segment = _segment(directory, entry)
         if segment.string_ids is None or segment.ids is None:
             continue
         rows = np.flatnonzero(segment.ids == number)
         if rows.size:
             return repr(segment.string_ids.of(rows[:1])[0])
     return str(number)
-
-
-def _with_ids(entries: list[SegmentEntry]) -> Iterator[SegmentEntry]:
-    return (entry for entry in entries if entry.first_id is None)
 
 
 def _tidy(directory: LocalDirectory) -> None:
