@@ -173,6 +173,8 @@ struct Kernels {
   // One call of sign_tile_u8u16 takes at most so many units. With AVX-512 the indices of more would leave the
   // first-level cache; elsewhere one call takes all units.
   std::size_t call_units;
+  // Up to so many queries are faster scanned one after another by sign_blocks_u8u16 than together by sign_tile_u8u16.
+  std::size_t few_queries;
 
   // ---- levels of packed rows
 

@@ -382,7 +382,8 @@ VQ_INLINE std::size_t collect_ge_u16(const std::uint16_t* sums, std::size_t bloc
     for (std::size_t q = 0; q < call.queries; ++q, tables += call.table_stride, sums += call.blocks * kBlockRows)     \
       sign_blocks_u8u16(index, call.units * kUnitBytes, call.blocks, tables, call.units_per_byte_sum, sums);          \
   }                                                                                                                   \
-  constexpr std::size_t kCallUnits = kSignDim; /* more than there are: one call does all */
+  constexpr std::size_t kCallUnits = kSignDim; /* more than there are: one call does all */                           \
+  constexpr std::size_t kFewQueries = 24;      /* measured with AVX2 (docs/scan.md) */
 // Calls the kernel mask_gt_u16 of the including file.
 #define VQ_PLAIN_COLLECT(TARGET)                                                                                  \
   TARGET std::size_t collect_ge_u16(const std::uint16_t* sums, std::size_t blocks,                                \
@@ -393,7 +394,7 @@ VQ_INLINE std::size_t collect_ge_u16(const std::uint16_t* sums, std::size_t bloc
                                  counts, mask_gt_u16);                                                            \
   }
 #define VQ_TABLE_OF_KERNELS                                                                                  \
-  {kCallUnits,     decode_s8,       decode_dot_s8s16,  dot_s8s16,     dot_rows_s8s8,       decode_dot_s8s8,  \
-   dot_many_s8s8,  square_s8,       arrange_tile_s8,   dot_tile_s8s8, mask_upper_bound_gt, sign_tables_s8u8, \
-   sign_expand_u8, sign_tile_u8u16, sign_blocks_u8u16, dot_signs_s8,  sign_rows_u8,        mask_gt_u16,      \
-   block_max_u16,  collect_ge_u16,  mask_sign_bound_gt}
+  {kCallUnits,       kFewQueries,    decode_s8,       decode_dot_s8s16,  dot_s8s16,     dot_rows_s8s8,       \
+   decode_dot_s8s8,  dot_many_s8s8,  square_s8,       arrange_tile_s8,   dot_tile_s8s8, mask_upper_bound_gt, \
+   sign_tables_s8u8, sign_expand_u8, sign_tile_u8u16, sign_blocks_u8u16, dot_signs_s8,  sign_rows_u8,        \
+   mask_gt_u16,      block_max_u16,  collect_ge_u16,  mask_sign_bound_gt}

@@ -1,4 +1,4 @@
-// The scan for two queries or more, with a sign bound.
+// The scan for many queries, with a sign bound.
 //
 //   level         the integer that a row's code stands for at one coordinate; as int8 here, see int8_prefilter.hpp
 //   code query    a query as int16 coordinates, from which exact scores come

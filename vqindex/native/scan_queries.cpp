@@ -17,14 +17,14 @@ void copy_code_queries(const SearchRequest& request, PreparedQueries& out) {
 
 // Where coordinate i of query q is in a buffer of narrow queries.
 std::size_t narrow_place(const PreparedQueries& out, std::size_t q, std::size_t i) {
-  return out.tiled ? q / 16 * 16 * out.stride + i / 64 * 1024 + q % 16 * 64 + i % 64 : q * out.stride + i;
+  return out.is_tiled() ? q / 16 * 16 * out.stride + i / 64 * 1024 + q % 16 * 64 + i % 64 : q * out.stride + i;
 }
 
 // Magnitudes are at most 64, or 127 for tiles, which need no room for sums of products in 16 bits.
 void make_narrow_queries(const SearchRequest& request, PreparedQueries& out) {
   const std::size_t d = request.code.fields.dim;
   const int step = out.narrow_step;
-  out.narrow_query.assign(padded(request.queries.count, out.tiled ? kTileQueries : 1) * out.stride, 0);
+  out.narrow_query.assign(padded(request.queries.count, out.is_tiled() ? kTileQueries : 1) * out.stride, 0);
   for (std::size_t q = 0; q < request.queries.count; ++q) {
     std::int64_t error2 = 0, norm2 = 0;
     std::int32_t total = 0;
@@ -37,7 +37,7 @@ void make_narrow_queries(const SearchRequest& request, PreparedQueries& out) {
       norm2 += std::int64_t{x} * x;
     }
     const float error = std::sqrt(static_cast<float>(error2)), norm = std::sqrt(static_cast<float>(norm2));
-    out.offset.push_back(out.tiled ? 0 : 128 * total);
+    out.offset.push_back(out.is_tiled() ? 0 : 128 * total);
     // Codes with levels of more than 8 bits also leave out the low part of each level: see int8_prefilter.hpp.
     out.slack.push_back((request.code.multiplier > 1 ? std::max(error, norm / 128) : error) + kRoom * (norm + error));
   }
@@ -87,14 +87,14 @@ void make_sign_queries(const SearchRequest& request, PreparedQueries& out) {
 
 }  // namespace
 
-PreparedQueries prepare_queries(const SearchRequest& request, bool tiled) {
+PreparedQueries prepare_queries(const SearchRequest& request, ScanKind kind) {
   PreparedQueries prepared;
-  prepared.tiled = tiled;
-  prepared.narrow_step = tiled ? 256 : 512;
+  prepared.kind = kind;
+  prepared.narrow_step = prepared.is_tiled() ? 256 : 512;
   prepared.stride = padded(request.code.fields.dim, 64);
   copy_code_queries(request, prepared);
   if (request.sign_bound.enabled) make_sign_queries(request, prepared);
-  if (request.queries.count > 1) make_narrow_queries(request, prepared);
+  if (request.queries.count > 1 && kind != ScanKind::one_by_one) make_narrow_queries(request, prepared);
   return prepared;
 }
 

@@ -17,11 +17,31 @@ constexpr float kRoom = 2e-6f;  // relative; a score is at most five float32 rou
 constexpr std::size_t kMaxUnitsPerByteSum = 8;
 static_assert(2 * kUnitDim * kSignLimit <= 255);
 
+// Which scan a search takes. The choice changes its time and nothing else.
+enum class ScanKind {
+  levels,      // scan_levels.hpp
+  one_by_one,  // scan_signs.hpp
+  batch,       // scan_batch.hpp
+  tiles,       // scan_tiles.hpp
+};
+
+// A scan by tiles costs the same for few queries as for many per row, which is decoded as a whole; with a sign bound
+// other scans decode few rows. A batch scan shares what each group of rows needs among the queries, and needs more of
+// it than a scan of one query after another.
+inline ScanKind choose_scan(const SearchRequest& request, const Kernels& kernels) {
+  const std::size_t nq = request.queries.count;
+  const bool has_bound = request.sign_bound.enabled;
+  if (const TileKernels* tiles = kernels.tiles)
+    if (nq >= (has_bound ? tiles->least_queries_with_bound : tiles->least_queries)) return ScanKind::tiles;
+  if (!has_bound) return ScanKind::levels;
+  return nq <= kernels.few_queries ? ScanKind::one_by_one : ScanKind::batch;
+}
+
 // The queries of a search and their int8 versions, the same for all threads. `code_query` and `narrow_query` are padded
 // with zeros to `stride`, `sign_query` to `sign_stride`.
 struct PreparedQueries {
+  ScanKind kind;
   std::size_t stride;
-  bool tiled;       // whether the queries are for a scan by tiles
   int narrow_step;  // what 1 in a narrow query stands for: 512, or 256 for tiles
   Buffer<std::int16_t> code_query;
   // rint(code query / narrow_step), for the int8 prefilter. For tiles [16 queries][64 coordinates][query][coordinate],
@@ -34,20 +54,13 @@ struct PreparedQueries {
   std::vector<SignBoundTerms> sign_bound;
   std::vector<std::size_t> units_per_byte_sum;  // so many units' entries add up to 255 at most
 
+  bool is_tiled() const { return kind == ScanKind::tiles; }
   const std::int16_t* code_query_of(std::size_t q) const { return code_query.data() + q * stride; }
   const std::int8_t* sign_query_of(std::size_t q) const { return sign_query.data() + q * sign_stride; }
 };
 
-// Whether the batch is scanned by tiles (scan_tiles.hpp). That costs the same for few queries as for many per row,
-// which is decoded as a whole; with a sign bound other scans decode few rows.
-inline bool scans_by_tiles(const SearchRequest& request, const Kernels& kernels) {
-  if (!kernels.tiles) return false;
-  const TileKernels& tiles = *kernels.tiles;
-  return request.queries.count >= (request.sign_bound.enabled ? tiles.least_queries_with_bound : tiles.least_queries);
-}
-
-// Leaves out what the search doesn't use: sign queries without a sign bound, and narrow queries if there is only one
-// query, which is scored exactly at once.
-PreparedQueries prepare_queries(const SearchRequest& request, bool tiled);
+// Leaves out what the scan doesn't use: sign queries without a sign bound, and narrow queries where rows are scored
+// exactly at once.
+PreparedQueries prepare_queries(const SearchRequest& request, ScanKind kind);
 
 }  // namespace vqindex

@@ -51,15 +51,15 @@ class SignScan {
     slice_rows_ = std::clamp(kSliceBytes / c_.rows.sign_bytes / kGroupRows * kGroupRows, kGroupRows, kSliceMaxRows);
     signs_.resize((kPendingCandidates + 2 * slice_rows_) * c_.rows.sign_row_bytes);
     for (std::size_t q = 0; q < c_.request.queries.count; ++q) {
-      make_tables(q);
+      const std::uint8_t* const tables = tables_of(q);
       c_.top_k.pull_threshold(q);
       const std::size_t deferred_end = c_.top_k.has_threshold(q) ? first : first + count_deferred(last - first);
-      if (!sum_signs(q, first, deferred_end, deferred_sums_, poll)) return;
+      if (!sum_signs(q, tables, first, deferred_end, deferred_sums_, poll)) return;
       if (deferred_end > first && deferred_end - first >= kRowsPerSeed * 2 * c_.request.k)
         seeder_.seed_threshold(q, {{first, deferred_end, deferred_sums_.data()}});
       for (std::size_t at = deferred_end, stop; at < last; at = stop) {
         stop = std::min(last, at + tile_rows_);
-        if (!sum_signs(q, at, stop, sums_, poll)) return;
+        if (!sum_signs(q, tables, at, stop, sums_, poll)) return;
         c_.top_k.pull_threshold(q);
         collect(q, at, stop, sums_, false);
       }
@@ -72,12 +72,13 @@ class SignScan {
  private:
   static constexpr std::size_t kMaxCandidates = kPendingCandidates + 2 * kSliceMaxRows;
 
-  // The tables of the last query are kept, because a query's rows may come in many row ranges.
-  void make_tables(std::size_t q) {
-    if (tables_.size() && q == table_query_) return;
-    tables_.resize(c_.units * kUnitTable);
-    c_.kernels.sign_tables_s8u8(c_.queries.sign_query_of(q), c_.units, tables_.data());
-    table_query_ = q;
+  // The tables of all queries are kept, because their rows may come in many row ranges.
+  const std::uint8_t* tables_of(std::size_t q) {
+    const std::size_t bytes = c_.units * kUnitTable;
+    tables_.resize(c_.request.queries.count * bytes);
+    std::uint8_t* const tables = tables_.data() + q * bytes;
+    if (q == made_) c_.kernels.sign_tables_s8u8(c_.queries.sign_query_of(made_++), c_.units, tables);
+    return tables;
   }
 
   std::size_t count_deferred(std::size_t rows) const {
@@ -87,13 +88,14 @@ class SignScan {
   }
 
   // Sums the agreement of the rows from `first` to `last`. Returns false if the search is to stop.
-  bool sum_signs(std::size_t q, std::size_t first, std::size_t last, Buffer<std::uint16_t>& sums, const Poll& poll) {
+  bool sum_signs(std::size_t q, const std::uint8_t* tables, std::size_t first, std::size_t last,
+                 Buffer<std::uint16_t>& sums, const Poll& poll) {
     sums.resize(std::max(sums.size(), padded(last - first, kBlockRows)));
     for (std::size_t at = first, stop; at < last; at = stop) {
       stop = std::min(last, at + tile_rows_);
       if (!c_.keep_going(poll, (stop - at) * c_.dim)) return false;
       if (c_.rows.any_selected(q, 1, at, stop))
-        c_.kernels.sign_blocks_u8u16(c_.rows.sign_block(at), c_.rows.sign_bytes, blocks_of(at, stop), tables_.data(),
+        c_.kernels.sign_blocks_u8u16(c_.rows.sign_block(at), c_.rows.sign_bytes, blocks_of(at, stop), tables,
                                      c_.queries.units_per_byte_sum[q], sums.data() + (at - first));
     }
     return true;
@@ -154,7 +156,7 @@ class SignScan {
   ScanContext& c_;
   ThresholdSeeder seeder_;
   Buffer<std::uint8_t> tables_;
-  std::size_t table_query_ = 0;
+  std::size_t made_ = 0;  // the tables of so many queries are made
   std::size_t tile_rows_ = 0, slice_rows_ = 0;
   Buffer<std::uint16_t> sums_, deferred_sums_;  // agreement of a row tile, and of the deferred rows
   // Candidates: fewer than kPendingCandidates of earlier slices, and those of two slices.

@@ -55,14 +55,16 @@ class ScanWorker {
  private:
   void scan(const SegmentView& rows, std::int64_t first_row, std::size_t first, std::size_t last, const Poll& poll) {
     context_.rows.set(rows, first_row);
-    if (context_.queries.tiled)
-      tiles_.scan(first, last, poll);
-    else if (!context_.request.sign_bound.enabled)
-      levels_.scan(first, last, poll);
-    else if (context_.request.queries.count < 2)
-      signs_.scan(first, last, poll);
-    else
-      batch_.scan(first, last, poll);
+    switch (context_.queries.kind) {
+      case ScanKind::levels:
+        return levels_.scan(first, last, poll);
+      case ScanKind::one_by_one:
+        return signs_.scan(first, last, poll);
+      case ScanKind::batch:
+        return batch_.scan(first, last, poll);
+      case ScanKind::tiles:
+        return tiles_.scan(first, last, poll);
+    }
   }
 
   ScanContext context_;

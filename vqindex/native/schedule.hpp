@@ -33,7 +33,7 @@ class QueryGroup {
              const std::atomic<bool>& stop)
       : first_query(from),
         request_(select_queries(whole, from, to)),
-        queries_(prepare_queries(request_, scans_by_tiles(request_, kernels))),
+        queries_(prepare_queries(request_, choose_scan(request_, kernels))),
         thresholds_(to - from),
         stop_(stop) {
     for (auto& threshold : thresholds_) threshold = -std::numeric_limits<float>::infinity();
@@ -72,11 +72,15 @@ class QueryGroup {
  private:
   // Divides the rows into ranges. A batch scan starts anew with each range, so it gets one even share of each segment
   // per worker. Other scans get row tiles, and shorter ranges towards the end: a worker that starts late finds some
-  // left, and all workers finish at about the same time. Ranges are longer where a selection leaves few rows.
+  // left, and all workers finish at about the same time. Ranges are longer where a selection leaves few rows. A worker
+  // alone gets whole segments, but row tiles if it scans for several queries one after another: the sign bits of a row
+  // tile stay in the second-level cache for all of them.
   void partition_rows() {
     const std::size_t count = workers_.size();
     const std::size_t tile_rows = row_tile_rows((request_.code.fields.dim + 7) / 8);
-    const bool even_shares = count == 1 || (request_.sign_bound.enabled && request_.queries.count > 1);
+    const bool is_shared = queries_.kind == ScanKind::one_by_one && request_.queries.count > 1;
+    const bool even_shares =
+        count == 1 ? !is_shared : request_.sign_bound.enabled && queries_.kind != ScanKind::one_by_one;
     std::int64_t first_row = 0;
     for (const SegmentView& segment : request_.segments) {
       const std::size_t even = (segment.count + count - 1) / count;
