@@ -10,6 +10,7 @@ from vqindex.codes.graph import (
     BATCH,
     NO_ROW,
     LinkRule,
+    WalkLimit,
     entry_rows,
     link_batch,
     navigation_query,
@@ -53,12 +54,12 @@ class Case:
         self.entries = entry_rows(self.linked, many=many)
         self.links = some_links(make_rows("plain", self.linked, min(spec.dim, 8), seed + 2), slots, seed)
 
-    def expected(self, k, effort, *, bits=None, budget=0, hidden=None):
-        """Return scores, rows and counts by the definition."""
+    def expected(self, k, effort, *, bits=None, budget=0, need=0, hidden=None):
+        """Return scores, rows, counts and which walks gave up, by the definition."""
         nq, ascending = self.queries.count, self.spec.metric == "l2"
         narrow = navigation_query(self.queries.code_query)
         scores = np.full((nq, k), np.inf if ascending else -np.inf, np.float32)
-        rows, counts = np.full((nq, k), -1, np.int64), np.empty(nq, np.int64)
+        rows, counts, gave_up = np.full((nq, k), -1, np.int64), np.empty(nq, np.int64), np.empty(nq, np.bool_)
         exact = self.reference.scores(self.queries, self.rows)
         for q in range(nq):
 
@@ -75,22 +76,25 @@ class Case:
                 entries=self.entries,
                 rows=self.n,
                 selected=selected,
-                budget=budget,
+                limit=WalkLimit(budget, need),
                 hidden=out,
             )
             own = exact[q, found.rows]
             best = np.lexsort((found.rows, own if ascending else -own))[:k]
-            scores[q, : best.size], rows[q, : best.size], counts[q] = own[best], found.rows[best], found.scored
-        return scores, rows, counts
+            scores[q, : best.size], rows[q, : best.size] = own[best], found.rows[best]
+            counts[q], gave_up[q] = found.scored, found.gave_up
+        return scores, rows, counts, gave_up
 
-    def found(self, isa, k, effort, *, width=4, cuts=(), threads=1, words=None, budget=0, links=None, hidden=None):
+    def found(
+        self, isa, k, effort, *, width=4, cuts=(), threads=1, words=None, budget=0, need=0, links=None, hidden=None
+    ):
         """Return what the compiled walk finds."""
         queries = self.queries
         packed = pack_links(self.links if links is None else links, width)
         args = blocks_of(self.records, cuts), record_layout(self.spec), packed, self.slots, self.entries
         prepared = queries.code_query, queries.code_scale, queries.norm
         scanner = graph_scanner(self.compiled[isa])
-        return scanner.walk(*args, *prepared, k, effort, budget, threads, words, hidden)
+        return scanner.walk(*args, *prepared, k, effort, budget, need, threads, words, hidden)
 
 
 def assert_equal(got, want):
@@ -164,10 +168,27 @@ def test_a_budget_ends_walks_once_so_many_rows_are_scored():
         want = case.expected(10, 50, budget=budget)
         assert_equal(case.found(isa, 10, 50, budget=budget), want)
         assert (want[2] < free).all() == (budget < 200)
+        assert (want[3] == (want[2] < free)).all()
         assert_equal(
             case.found(isa, 10, 50, budget=budget, words=packed_bits(bits)),
             case.expected(10, 50, budget=budget, bits=bits),
         )
+
+
+def test_walks_that_meet_too_few_selected_rows_give_up_early():
+    case = Case(IndexSpec(40, 4, "l2"), 900, slots=16, queries=12, linked=880)
+    isa = next(iter(case.compiled))
+    away = case.reference.scores(case.queries, case.rows)  # distances
+    gave_up = set()
+    for share, need in ((0.5, 100), (0.5, 300), (0.2, 60), (0.8, 0)):
+        bits = away >= np.quantile(away, 1 - share, axis=1, keepdims=True)  # rows far from each query
+        for budget in (150, 400):
+            want = case.expected(10, 30, bits=bits, budget=budget, need=need)
+            assert_equal(case.found(isa, 10, 30, words=packed_bits(bits), budget=budget, need=need), want)
+            early = want[3] & (want[2] < budget)
+            assert not early.any() or need
+            gave_up.add(bool(early.any()))
+    assert gave_up == {True, False}
 
 
 @pytest.mark.parametrize("linked", [0, 1, 300, 499])
@@ -246,7 +267,7 @@ def test_links_from_a_file_to_no_row_are_not_followed(width):
     for isa in case.compiled:
         assert_equal(case.found(isa, 10, 40, width=width, links=hostile), want)
     noise = rng.integers(0, 2**32, case.links.shape, dtype=np.uint32)
-    _, rows, _ = case.found(isa, 10, 40, width=width, links=noise)
+    rows = case.found(isa, 10, 40, width=width, links=noise)[1]
     assert rows.max() < case.n
 
 
@@ -285,6 +306,7 @@ def test_arguments_that_do_not_agree_are_refused(change, message):
         "k": 3,
         "effort": 5,
         "budget": 0,
+        "need": 0,
         "threads": 1,
         "selection": None,
     }

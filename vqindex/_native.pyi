@@ -58,10 +58,11 @@ class Scanner:
         k: int,
         effort: int,
         budget: int,
+        need: int,
         threads: int,
         selection: NDArray[np.uint64] | None = None,
         hidden: NDArray[np.int64] | None = None,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]: ...
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]: ...
     def link(
         self,
         records: Sequence[NDArray[np.uint8]],

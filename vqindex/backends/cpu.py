@@ -204,8 +204,8 @@ class NativeBackend(ReferenceBackend):
             batch = request.select(slice(start, start + at_once))
             queries, selection = batch.queries, self._words(batch.selection)
             words = None if selection is None else selection[0]
-            args = queries.code_query, queries.code_scale, queries.norm, batch.k, batch.effort, batch.budget
-            scores, rows, scored = call_native(
+            args = queries.code_query, queries.code_scale, queries.norm, batch.k, batch.effort
+            scores, rows, scored, gave_up = call_native(
                 scanner.walk,
                 records,
                 self._layout,
@@ -213,11 +213,14 @@ class NativeBackend(ReferenceBackend):
                 graph.slots,
                 entries,
                 *args,
+                batch.budget,
+                batch.need,
                 threads,
                 words,
                 batch.hidden,
             )
-            found.append(Walked(TopK(scores, rows, self._signed(scores), np.zeros(len(rows), np.int64)), scored))
+            top_k = TopK(scores, rows, self._signed(scores), np.zeros(len(rows), np.int64))
+            found.append(Walked(top_k, scored, gave_up))
         return Walked.of_queries(found)
 
     def finder(

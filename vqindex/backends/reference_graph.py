@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 
 from ..codes.bitplanes import join_rows
 from ..codes.encoded import Encoded
-from ..codes.graph import Found, LinkRule, NarrowRows, link_batch, narrow_levels, navigation_query, navigation_scores
+from ..codes.graph import (
+    Found,
+    LinkRule,
+    NarrowRows,
+    WalkLimit,
+    link_batch,
+    narrow_levels,
+    navigation_query,
+    navigation_scores,
+)
 from ..codes.graph import relink as relink_rows
 from ..codes.graph import walk as walk_links
 from ..codes.top_k import TopK
@@ -70,8 +79,8 @@ def walk(
     graph: Graph,
     exact: Callable[[SearchRequest, Encoded], F32],
     ascending: bool,
-) -> tuple[TopK, I64]:
-    """Return the k best rows that walks find, and how many rows each query scored.
+) -> tuple[TopK, I64, NDArray[np.bool_]]:
+    """Return the k best rows that walks find, how many rows each query scored, and which walks gave up.
 
     Parameters
     ----------
@@ -88,7 +97,7 @@ def walk(
     """
     links = graph.rows()
     found = TopK.empty(request.count, request.k, ascending=ascending)
-    scored = np.zeros(request.count, np.int64)
+    scored, gave_up = np.zeros(request.count, np.int64), np.zeros(request.count, np.bool_)
     words = None if request.selection is None else request.selection.words[0]
     selected = None if words is None else np.atleast_2d(bits_of(words, rows.encoded.rows))
     queries = navigation_query(request.queries.code_query)
@@ -108,12 +117,12 @@ def walk(
             entries=graph.entries(),
             rows=rows.encoded.rows,
             selected=mask,
-            budget=request.budget,
+            limit=WalkLimit(request.budget, request.need),
             hidden=hidden,
         )
         scores = exact(one, rows.encoded.select(hit.rows))[0]
         order = np.lexsort((hit.rows, scores if ascending else -scores))[: request.k]
         found.scores[i, : order.size], found.rows[i, : order.size] = scores[order], hit.rows[order]
         found.rank_scores[i, : order.size] = -scores[order] if ascending else scores[order]
-        scored[i] = hit.scored
-    return found, scored
+        scored[i], gave_up[i] = hit.scored, hit.gave_up
+    return found, scored, gave_up

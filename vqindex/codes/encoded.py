@@ -69,7 +69,7 @@ class Queries:
         """Number of queries nq."""
         return len(self.norm)
 
-    def select(self, at: slice) -> Queries:
+    def select(self, at: slice | NDArray[np.int64]) -> Queries:
         """Return some of the queries."""
         sketch = None if self.sketch_query is None else self.sketch_query[at]
         sketch_scale = None if self.sketch_scale is None else self.sketch_scale[at]

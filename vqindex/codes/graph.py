@@ -30,10 +30,13 @@ Walk of effort e. All entries are scored; the 4 best are visited. (Of more than 
     the 128th counts as scored, because their levels lie together.) Then the best visited row that was not opened yet is
     opened, again and again: all its links that were not visited are visited. The found rows are the e best visited rows
     that the search may return. A row that does not come before the last of e found rows is not opened. The walk ends
-    when no row is left to open, or, with a budget, when at least so many rows were scored. Then all rows after the
-    linked ones, the tail, are visited, and the e best found rows remain. (Tail rows that are found first would end
-    walks before they come near the query.) The tail counts as scored from the beginning. A hidden row is treated as if
-    it were not there.
+    when no row is left to open. Then all rows after the linked ones, the tail, are visited, and the e best found rows
+    remain. (Tail rows that are found first would end walks before they come near the query.) The tail counts as scored
+    from the beginning. A hidden row is treated as if it were not there.
+Giving up. A walk may have a budget b > 0 of rows, of which entries and tail leave b'. Let s be the number of rows
+    scored since the entries, and u the number of those that the search may return. Before it opens a row, the walk
+    gives up if s >= b'. With a need w, about how many rows that the search may return are scored in a whole walk, it
+    also gives up if 8 s >= b' and s w > b' u: at this rate it would go beyond its budget.
 Result of a search. The found rows with their exact scores (``estimator.py``), best first.
 Linking. Rows get links in batches of 512, in row order. Each row x of a batch has these candidates: the rows that a
     walk of `LinkRule.effort` by link scores for x finds in the graph before the batch, and the 32 nearest other rows of
@@ -74,6 +77,7 @@ __all__ = [
     "Found",
     "LinkRule",
     "NarrowRows",
+    "WalkLimit",
     "entry_rows",
     "link_batch",
     "narrow_levels",
@@ -270,10 +274,35 @@ class Found(NamedTuple):
         Rows, best first.
     scored : int
         How many rows were scored.
+    gave_up : bool
+        Whether the walk gave up.
     """
 
     rows: I64
     scored: int
+    gave_up: bool
+
+
+class WalkLimit(NamedTuple):
+    """When a walk gives up.
+
+    Attributes
+    ----------
+    budget : int
+        The walk gives up once so many rows are scored; 0 for never.
+    need : int
+        About how many rows that may be found a whole walk scores. A walk with a budget gives up early if it meets too
+        few of them; 0 for never.
+    """
+
+    budget: int = 0
+    need: int = 0
+
+    def is_over(self, at_start: int, scored: int, useful: int) -> bool:
+        """Return whether a walk gives up that has scored `at_start` rows first, and `useful` ones since then."""
+        left, spent = self.budget - at_start, scored - at_start
+        is_too_slow = 8 * spent >= left and spent * self.need > left * useful
+        return self.budget > 0 and (spent >= left or is_too_slow)
 
 
 def walk(
@@ -284,7 +313,7 @@ def walk(
     entries: I64 | None = None,
     rows: int | None = None,
     selected: NDArray[np.bool_] | None = None,
-    budget: int = 0,
+    limit: WalkLimit = WalkLimit(),  # noqa: B008 - it is immutable
     hidden: int = -1,
 ) -> Found:
     """Walk the graph.
@@ -303,19 +332,21 @@ def walk(
         Number of rows with the tail; by default there is none.
     selected : ndarray of bool, shape (rows,), optional
         The rows that may be found; the walk goes through all rows.
-    budget : int
-        The walk opens no row once so many rows are scored; 0 for no limit.
+    limit : WalkLimit
+        When the walk gives up; by default never.
     hidden : int
         A row that the walk leaves out; -1 is none.
     """
     entries = entry_rows(len(links)) if entries is None else entries
     entries = entries[entries != hidden]
     tail = np.arange(len(links), len(links) if rows is None else rows)
+    may_find = np.ones(len(links) + len(tail), np.bool_) if selected is None else selected
     tail = tail[tail != hidden]
     starts = sorted(zip(-score(entries), entries.tolist(), strict=True))[:STARTS]
     visited = {hidden, *(row for _, row in starts)}
     beyond = max(0, len(entries) - _MOST_ENTRIES)
-    scored = len(entries) - beyond + beyond // _CHEAPER + len(tail)
+    scored = at_start = len(entries) - beyond + beyond // _CHEAPER + len(tail)
+    useful = 0  # rows scored since then that may be found
     to_open: list[tuple[float, int]] = []  # heaps of (-score, row)
     found: list[tuple[float, int]] = []  # of (score, -row), the worst first
 
@@ -323,7 +354,7 @@ def walk(
         return len(found) == effort and (loss, row) > (-found[0][0], -found[0][1])
 
     def find(loss: float, row: int) -> None:
-        if not is_worse(loss, row) and (selected is None or selected[row]):
+        if not is_worse(loss, row) and may_find[row]:
             heappush(found, (-loss, -row))
             if len(found) > effort:
                 heappop(found)
@@ -335,19 +366,21 @@ def walk(
 
     for loss, row in starts:
         visit(float(loss), row)
+    gave_up = False
     while to_open:
         loss, row = heappop(to_open)
-        if is_worse(loss, row) or (budget and scored >= budget):
+        if is_worse(loss, row) or (gave_up := limit.is_over(at_start, scored, useful)):
             break
         new = [other for other in links[row].tolist() if other != NO_ROW and other not in visited]
         visited.update(new)
         scored += len(new)
+        useful += int(may_find[new].sum())
         for other, its_score in zip(new, score(np.array(new, np.int64)).tolist(), strict=True):
             visit(-its_score, other)
     for loss, row in zip((-score(tail)).tolist(), tail.tolist(), strict=True):
         find(loss, row)
     best = sorted((-each, -row) for each, row in found)
-    return Found(np.array([row for _, row in best], np.int64), scored)
+    return Found(np.array([row for _, row in best], np.int64), scored, gave_up)
 
 
 def select(rows: NarrowRows, row: int, candidates: I64, keep: Collection[int], rule: LinkRule) -> I64:

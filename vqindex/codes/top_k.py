@@ -72,18 +72,21 @@ class Walked(NamedTuple):
         The best rows.
     scored : ndarray of int64, shape (nq,)
         How many rows each walk scored.
+    gave_up : ndarray of bool, shape (nq,)
+        Whether each walk gave up, so that better rows are likely (``graph.py``).
     """
 
     top_k: TopK
     scored: I64
+    gave_up: NDArray[np.bool_]
 
     @classmethod
     def of_queries(cls, batches: Sequence[Walked]) -> Walked:
         """Concatenate the results of at least one batch of queries."""
         if len(batches) == 1:
             return batches[0]
-        top_k, scored = zip(*batches, strict=True)
-        return cls(TopK.of_queries(top_k), np.concatenate(scored))
+        top_k, scored, gave_up = zip(*batches, strict=True)
+        return cls(TopK.of_queries(top_k), np.concatenate(scored), np.concatenate(gave_up))
 
 
 def merge_top_k(lists: Sequence[TopK], k: int, *, ascending: bool) -> TopK:

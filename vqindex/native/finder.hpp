@@ -145,8 +145,8 @@ inline Outcome walk_few(const QueryRules& rules, const WalkRows& graph, std::siz
   const auto find = [&](const QueryBatch& batch, std::size_t threads, float* best, std::int64_t* best_rows) {
     const GraphRequest walk{
         graph.code, graph.records,   graph.links, graph.entries, batch, request.rows_wanted(), effort,
-        0,          graph.selection, 0,           nullptr};
-    return graph_search(walk, graph.kernels, threads, poll, {best, best_rows, scored.data()});
+        {},         graph.selection, 0,           nullptr};
+    return graph_search(walk, graph.kernels, threads, poll, {best, best_rows, scored.data(), nullptr});
   };
   return find_few(rules, request, poll, find, scores, rows);
 }

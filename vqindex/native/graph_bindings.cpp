@@ -20,8 +20,8 @@ using Selection = nb::ndarray<const std::uint64_t, nb::ndim<2>, nb::device::cpu>
 
 nb::tuple walk(const Scanner& scanner, nb::sequence blocks, const LayoutTuple& layout, ByteRows links,
                std::size_t slots, Entries entries, CodeQueries code_query, Floats code_scale, Floats norm,
-               std::size_t k, std::size_t effort, std::size_t budget, std::size_t threads, nb::object selection,
-               std::optional<Hidden> hidden) {
+               std::size_t k, std::size_t effort, std::size_t budget, std::size_t need, std::size_t threads,
+               nb::object selection, std::optional<Hidden> hidden) {
   const Records records = records_of(record_layout(scanner, layout), blocks);
   const LinkView view = link_view(links, slots, records);
   const std::size_t nq = code_query.shape(0);
@@ -42,7 +42,8 @@ nb::tuple walk(const Scanner& scanner, nb::sequence blocks, const LayoutTuple& l
   }
   auto scores = make_array<float>({nq, k});
   auto rows = make_array<std::int64_t>({nq, k}), scored = make_array<std::int64_t>({nq});
-  const GraphOutput out{scores.data(), rows.data(), scored.data()};
+  auto gave_up = make_array<bool>({nq});
+  const GraphOutput out{scores.data(), rows.data(), scored.data(), gave_up.data()};
   const GraphRequest request{scanner.code(),
                              records,
                              view,
@@ -50,7 +51,7 @@ nb::tuple walk(const Scanner& scanner, nb::sequence blocks, const LayoutTuple& l
                              {nq, code_query.data(), code_scale.data(), norm.data()},
                              k,
                              effort,
-                             budget,
+                             WalkLimit(budget, need),
                              words,
                              stride,
                              hidden ? hidden->data() : nullptr};
@@ -59,7 +60,7 @@ nb::tuple walk(const Scanner& scanner, nb::sequence blocks, const LayoutTuple& l
     if (hidden->data()[i] >= static_cast<std::int64_t>(records.count()))
       throw std::invalid_argument("expected hidden rows that are rows");
   interruptible([&](const Poll& poll) { return graph_search(request, scanner.kernels(), threads, poll, out); });
-  return nb::make_tuple(scores, rows, scored);
+  return nb::make_tuple(scores, rows, scored, gave_up);
 }
 
 using Links = nb::ndarray<std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
@@ -99,8 +100,8 @@ void relink(const Scanner& scanner, nb::sequence blocks, const LayoutTuple& layo
 void bind_graph(nb::class_<Scanner>& scanner) {
   scanner.def("walk", &walk, nb::arg("records"), nb::arg("layout"), nb::arg("links").noconvert(), nb::arg("slots"),
               nb::arg("entries"), nb::arg("code_query"), nb::arg("code_scale"), nb::arg("norm"), nb::arg("k"),
-              nb::arg("effort"), nb::arg("budget"), nb::arg("threads"), nb::arg("selection").none() = nb::none(),
-              nb::arg("hidden").none() = nb::none(),
+              nb::arg("effort"), nb::arg("budget"), nb::arg("need"), nb::arg("threads"),
+              nb::arg("selection").none() = nb::none(), nb::arg("hidden").none() = nb::none(),
               "Walk a graph over records for each query; return the k best scores and rows, (nq, k), and how many rows "
               "were scored (nq,).");
   scanner.def(

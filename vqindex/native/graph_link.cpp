@@ -70,8 +70,11 @@ class LinkLane {
   void start(std::size_t number) {
     number_ = number;
     const std::size_t effort = std::clamp<std::size_t>(graph_.links.rows, 1, request_.rule.effort);
-    query_ = {batch_.queries[number], decoder_.link_scores_for(static_cast<std::uint32_t>(batch_.first + number)),
-              effort, nullptr, 0};
+    query_ = {batch_.queries[number],
+              decoder_.link_scores_for(static_cast<std::uint32_t>(batch_.first + number)),
+              effort,
+              nullptr,
+              {}};
     walk_.start(query_);
   }
 

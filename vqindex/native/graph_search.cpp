@@ -45,7 +45,7 @@ class Lane {
     if (selection) selection += q * request_.selection_stride;
     // No walk finds more rows than there are.
     const std::size_t effort = std::min(request_.effort, request_.records.count());
-    walk_query_ = {{narrow_.data(), 128 * total}, score, effort, selection, request_.budget};
+    walk_query_ = {{narrow_.data(), 128 * total}, score, effort, selection, request_.limit};
     if (request_.hidden && request_.hidden[q] >= 0) walk_query_.hidden = static_cast<std::uint32_t>(request_.hidden[q]);
     walk_.start(walk_query_);
   }
@@ -83,6 +83,7 @@ class Finisher {
       out_.rows[q * request_.k + i] = hit.row;
     }
     out_.scored[q] = static_cast<std::int64_t>(walk.scored());
+    if (out_.gave_up) out_.gave_up[q] = walk.gave_up();
   }
 
  private:

@@ -12,7 +12,8 @@ struct GraphRequest {
   LinkView links;
   const EntryRows& entries;  // rows that walks start from
   QueryBatch queries;
-  std::size_t k, effort, budget;
+  std::size_t k, effort;
+  WalkLimit limit;
   const std::uint64_t* selection;  // as in SegmentView
   std::size_t selection_stride;
   const std::int64_t* hidden;  // [query]: a row that its walk leaves out, or a negative number; null for none
@@ -22,6 +23,7 @@ struct GraphOutput {
   float* scores;         // [query][k]
   std::int64_t* rows;    // [query][k]; places without a row get row -1 and the worst score
   std::int64_t* scored;  // [query]: how many rows the walk scored
+  bool* gave_up;         // [query]: whether the walk gave up; null for none
 };
 
 // Returns false if `poll` stopped it. Results do not depend on the threads or on the other queries.

@@ -137,13 +137,36 @@ struct WalkGraph {
   std::size_t rows;  // with those that are not linked yet
 };
 
+// When a walk gives up (codes/graph.py).
+struct WalkLimit {
+  // No index has more rows than the largest limits, and products of two fit 64 bits.
+  static constexpr std::size_t kMost = std::size_t{1} << 32;
+
+  WalkLimit() = default;
+  WalkLimit(std::size_t all, std::size_t useful_rows)
+      : budget(std::min(all, kMost)), need(std::min(useful_rows, kMost)) {}
+
+  std::size_t budget = 0;  // of rows that the walk scores; 0 for no limit
+  std::size_t need = 0;    // about how many rows that may be found a whole walk scores
+
+  bool is_over(std::size_t at_start, std::size_t scored, std::size_t useful) const {
+    if (!budget) return false;
+    if (scored >= budget) return true;
+    const std::size_t left = budget - at_start, spent = scored - at_start;
+    return kEarliest * spent >= left && spent * need > left * useful;
+  }
+
+ private:
+  static constexpr std::size_t kEarliest = 8;  // in this part of the budget no rate is known yet
+};
+
 struct WalkQuery {
   NarrowQuery narrow;
   WalkScore score;
   std::size_t effort;
   const std::uint64_t* selection;  // bits of the rows that may be found; null for all
-  std::size_t budget;              // the walk opens no row once so many rows are scored; 0 for no limit
-  std::uint32_t hidden = kNoRow;   // the walk leaves this row out
+  WalkLimit limit;
+  std::uint32_t hidden = kNoRow;  // the walk leaves this row out
 };
 
 class Walk {
@@ -170,8 +193,9 @@ class Walk {
     const std::size_t starts = graph_.entries.are_many() ? best_of_many() : best_of_few();
     for (std::size_t i = 0; i < starts; ++i) visited_.insert(row_of(keys_[i]));
     take_keys(starts);
-    count_ = 0;
-    is_waiting_ = false;
+    scored_at_start_ = scored_;
+    useful_ = count_ = 0;
+    gave_up_ = is_waiting_ = false;
   }
 
   // Takes one step: opens a row, or scores the links of the row that it opened before. Returns false at the end, once
@@ -191,6 +215,7 @@ class Walk {
   std::size_t found_count() const { return found_count_; }
   Key found_key(std::size_t i) const { return found_[i] & ~kOpened; }
   std::size_t scored() const { return scored_; }
+  bool gave_up() const { return gave_up_; }
 
  private:
   static constexpr std::size_t kStarts = 4;
@@ -240,17 +265,16 @@ class Walk {
   // Opens the best row that is not opened yet: finds its links to new rows, and prefetches these rows. Returns false if
   // there is none, or none that comes before the last row found.
   bool open_next() {
-    if (query_->budget && scored_ >= query_->budget) return false;
     std::uint32_t row;
     if (query_->selection) {
-      if (open_.empty() || open_.front() > last_key()) return false;
+      if (open_.empty() || open_.front() > last_key() || gives_up()) return false;
       row = row_of(open_.front());
       std::pop_heap(open_.begin(), open_.end(), std::greater<Key>());
       open_.pop_back();
     } else {
       // Without a selection, rows to be opened are found rows. A mark tells those that are open.
       while (next_ < found_count_ && found_[next_] & kOpened) ++next_;
-      if (next_ == found_count_) return false;
+      if (next_ == found_count_ || gives_up()) return false;
       found_[next_] |= kOpened;
       row = row_of(found_[next_++]);
     }
@@ -272,6 +296,8 @@ class Walk {
     prefetch_next_links();
     return true;
   }
+
+  bool gives_up() { return gave_up_ = query_->limit.is_over(scored_at_start_, scored_, useful_); }
 
   // How many rows come after the linked ones. They count as scored from the beginning.
   std::size_t tail_count() const {
@@ -328,6 +354,8 @@ class Walk {
       const Key best = *std::min_element(keys_.begin(), keys_.begin() + static_cast<std::ptrdiff_t>(count_));
       graph_.links.prefetch_row(row_of(best));  // it often comes next
     }
+    if (query_->limit.budget)
+      for (std::size_t i = 0; i < count_; ++i) useful_ += may_find(rows_[i]);
     take_keys(count_);
     prefetch_next_links();
   }
@@ -396,6 +424,9 @@ class Walk {
   RowSet visited_;
   std::vector<Key> found_;  // best first
   std::size_t found_count_ = 0, next_ = 0, scored_ = 0;
+  std::size_t scored_at_start_ = 0,
+              useful_ = 0;  // rows scored with the entries, and those since then that may be found
+  bool gave_up_ = false;
   std::vector<Key> open_;  // a heap of rows to be opened, the best on top; only with a selection
   // The rows to be scored next.
   std::vector<std::uint32_t> rows_;

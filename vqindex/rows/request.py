@@ -42,7 +42,7 @@ class Selection:
         """Whether some segment has words for each query."""
         return any(words is not None and words.ndim == 2 for words in self.words)
 
-    def select(self, at: slice) -> Selection:
+    def select(self, at: slice | NDArray[np.int64]) -> Selection:
         """Return the selection for some of the queries."""
         if not self.is_per_query:
             return self
@@ -80,7 +80,10 @@ class SearchRequest:
     effort : int
         For a walk of the graph: how many rows it finds (``codes/graph.py``); a scan ignores it.
     budget : int
-        For a walk: it ends when at least so many rows were scored; 0 for no limit.
+        For a walk: it gives up when at least so many rows were scored; 0 for no limit.
+    need : int
+        For a walk with a budget: about how many selected rows a whole walk scores; it gives up early if it meets too
+        few of them. 0 for never.
     hidden : ndarray of int64, shape (nq,), or None
         For a walk: a row that each query's walk leaves out; -1 is none.
     """
@@ -93,6 +96,7 @@ class SearchRequest:
     selection: Selection | None = None
     effort: int = 0
     budget: int = 0
+    need: int = 0
     hidden: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
@@ -121,9 +125,9 @@ class SearchRequest:
                 words.append(live if of_segment is None else of_segment & live)
         return replace(self, selection=Selection(tuple(words)))
 
-    def select(self, at: slice) -> SearchRequest:
+    def select(self, at: slice | NDArray[np.int64]) -> SearchRequest:
         """Return the request for some of the queries."""
-        if at.start == 0 and at.stop >= self.count:
+        if isinstance(at, slice) and at.start == 0 and at.stop >= self.count:
             return self
         return replace(
             self,

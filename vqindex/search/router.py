@@ -24,6 +24,7 @@ _ONE = 0.09  # of a scan for one query
 _MANY = 0.025  # for each of many queries
 _FILTERED = 0.045  # between the two, because a filter's choice does not depend on the number of queries
 _GATHERED = 0.17  # of a selected row that a sparse filter leaves
+_SELECTED = 0.8  # selected rows that a filtered walk scores, for each row that a walk without a filter scores
 # Rows that a walk scores, where no curve tells: so many, and for each unit of its effort.
 _SCORED_LEAST, _SCORED = 400.0, 17.0
 
@@ -45,6 +46,10 @@ class Effort(NamedTuple):
     def scored(self) -> float:
         """Return about how many rows a walk without a filter scores."""
         return _SCORED_LEAST + _SCORED * self.effort if self.curve is None else self.curve.scored_of(self.effort)
+
+    def need(self) -> int:
+        """Return about how many selected rows a walk with a filter scores beyond the entries."""
+        return round(_SELECTED * self.scored())
 
 
 def as_effort(

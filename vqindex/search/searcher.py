@@ -125,7 +125,7 @@ class Searcher:
         else:
             if level is not None:  # a walk finds no more rows than its effort
                 request.k = min(request.k, max(plan.k, plan.walking.effort))
-            found, scored = self._walk(request, filter, plan.walking)
+            found, scored, _ = self._walk(request, filter, plan.walking)
         tails = None
         if level is not None:
             found, tails = self._learned(found, plan.k)
@@ -237,7 +237,7 @@ class Searcher:
         if effort is None:
             found = self._scan(request, None)
         else:
-            found, scored = self._walker(Effort(effort)).walk(request, self.contents.ids.live)
+            found, scored, _ = self._walker(Effort(effort)).walk(request, self.contents.ids.live)
         rows, vectors_of = found.rows, as_reader(oversample is not None, oversample, self.contents)
         if vectors_of is not None:
             metric = self.encoder.centering.spec.metric

@@ -1,7 +1,7 @@
 """Walker: searches an index with a graph.
 
-A query whose filter leaves so few rows that a scan of them costs less is scanned, and so is one whose walk has scored
-more rows than such a scan would cost.
+A query whose filter leaves so few rows that a scan of them costs less is scanned, and so is one whose walk would go on
+to cost more than such a scan, as it does if the filter leaves few rows near the query.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from .router import Effort, budget_of, walks
 __all__ = ["Walker"]
 
 U64 = NDArray[np.uint64]
-
-_PATIENCE = 2  # a walk gives up once it has cost so many times what a scan is estimated to
 
 
 class Walker(NamedTuple):
@@ -81,23 +79,22 @@ class Walker(NamedTuple):
         total, selected = len(self.rows), count(words & full(len(self.rows)))
         budget = budget_of(selected, total)
         if request.count and walks(self.effort, selected, total, self.graph.linked):
-            return self._walk_within(request, words, _PATIENCE * budget)
+            return self._walk_within(request, words, budget)
         return self._scan(request, words)
 
     def _scan(self, request: SearchRequest, words: U64) -> Walked:
         segments = self.rows.segments()
         selection = Selection.of(words, [segment.rows for segment in segments])
         found = self.backend.search(replace(request, selection=selection), segments)
-        return Walked(found, np.zeros(request.count, np.int64))
+        return Walked(found, np.zeros(request.count, np.int64), np.zeros(request.count, np.bool_))
 
     def _walk_within(self, request: SearchRequest, words: U64, budget: int) -> Walked:
-        """Walk for selected rows with a budget, and scan for the queries that used it up."""
-        walked = self.walk(replace(request, budget=budget), words)
-        spent = np.flatnonzero(walked.scored >= budget)
-        for i in spent.tolist():
-            again = self._scan(request.select(slice(i, i + 1)), words)
-            arrays: Any = zip(walked.top_k, again.top_k, strict=True)
+        """Walk for selected rows with a budget, and scan for the queries whose walks give up."""
+        walked = self.walk(replace(request, budget=budget, need=self.effort.need()), words)
+        again = np.flatnonzero(walked.gave_up)
+        if again.size:
+            scanned = self._scan(request.select(again), words)
+            arrays: Any = zip((*walked.top_k, walked.scored), (*scanned.top_k, scanned.scored), strict=True)
             for target, source in arrays:
-                target[i] = source[0]
-            walked.scored[i] = 0
+                target[again] = source
         return walked
