@@ -63,3 +63,14 @@ def test_another_graph_than_the_stored_one_is_refused(tmp_path):
     with pytest.raises(InvalidInputError, match="graph is 3; expected an integer from 8 to 128"):
         documents.open(tmp_path / "new", graph=3)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_reopened_store_with_a_graph_can_grow(tmp_path):
+    with documents.open(tmp_path / "s", graph=12) as store:
+        add(store, 0, 2 * TAIL_ROWS)
+    with documents.open(tmp_path / "s") as store:
+        add(store, 2 * TAIL_ROWS, COUNT)
+        expected = found(store, exact=True)
+    with documents.open(tmp_path / "s", "r") as store:
+        assert found(store, exact=True) == expected
+        store.verify()

@@ -149,7 +149,7 @@ class Vectors:
         snapshot = read_snapshot(self._folder, self._mmap, not self._mmap)
         manifest = snapshot.manifest
         index = VQIndex._empty(Centering.from_text(manifest.spec, manifest.center), self._device)
-        rows = RowStore(index._codec.spec, index._backend.put)
+        rows = RowStore(index._codec.spec, index._backend.put, records=snapshot.graph is not None)
         contents = join_segments(rows, snapshot, str(self._folder.folder))
         commits = CommitWriter(self._folder, manifest, None, snapshot.graph)
         count = contents.ids.rows_ever
