@@ -152,9 +152,37 @@ def test_info_describes_a_store(ok, folder):
     assert facts.pop("center").startswith("vector of norm 0.8")
     assert facts == {
         "documents": 3, "commits": 1, "namespaces": 1, "metric": "l2", "dim": 2, "vectors": 3, "bits": 3,
-        "codec": "turboquant-mse", "keep_vectors": "f16",
+        "codec": "turboquant-mse", "keep_vectors": "f16", "links": None, "linked": 0, "tuned": None,
     }  # fmt: skip
     assert "documents" in ok("docs", "info", "notes")
+
+
+def test_graph_links_and_tunes_and_drops(run, ok, folder):
+    vectors = np.random.default_rng(0).standard_normal((600, 8)).round(3)
+    np.save("queries.npy", vectors[:5].astype(np.float32))
+    write_json(rows=[{"id": str(i), "text": f"text {i}", "embedding": row.tolist()} for i, row in enumerate(vectors)])
+    ok("docs", "add", "notes", "data.jsonl")
+    before = one_object(ok("docs", "info", "notes", "--json"))
+    assert (before["links"], before["linked"], before["tuned"]) == (None, 0, None)
+    code, _, message = run("docs", "graph", "notes", "--links", "7")
+    assert code == 2, message
+    code, _, message = run("docs", "graph", "nowhere")
+    assert code != 0
+    assert not (folder / "nowhere").exists()
+    code, _, message = run("docs", "search", "notes", "--vector", json.dumps(vectors[0].tolist()), "--effort", "50")
+    assert code == 1
+    assert "has no graph" in message
+    made = one_object(ok("docs", "graph", "notes", "--links", "12", "--queries", "queries.npy", "-k", "3", "--json"))
+    assert (made["links"], made["linked"]) == (12, 512)
+    assert (made["curve"]["queries"], made["curve"]["k"]) == (5, 3)
+    after = one_object(ok("docs", "info", "notes", "--json"))
+    assert (after["links"], after["linked"], after["commits"]) == (12, 512, before["commits"] + 1)
+    assert after["tuned"] == round(max(made["curve"]["agreement"]), 4)
+    query = json.dumps(vectors[0].tolist())
+    assert lines(ok("docs", "search", "notes", "--vector", query, "--recall", "0.5", "--json"))[0]["id"] == "0"
+    assert "agreement" in ok("docs", "graph", "notes")
+    assert one_object(ok("docs", "graph", "notes", "--drop", "--json"))["links"] is None
+    assert one_object(ok("docs", "info", "notes", "--json"))["tuned"] is None
 
 
 def test_a_model_embeds_texts_and_queries(ok, folder, monkeypatch):

@@ -16,7 +16,8 @@ from vqindex.rows.originals import KINDS
 from vqindex.spec import CODECS, METRICS
 
 from .embedders import EMBEDDERS, load_embedder
-from .options import confidence_option
+from .graph import read_queries, show_graph
+from .options import confidence_option, graph_options, walking
 from .output import CommaList, json_option, progress_bar, show_fields, show_json, show_table
 from .paths import InputPath
 from .stopping import checkpoint, in_blocks
@@ -141,6 +142,7 @@ def _report(summary: dict[str, Any], title: str, as_json: bool) -> None:
 @_namespace
 @click.option("--rerank", is_flag=True, help="Re-rank with the vectors kept in FOLDER.")
 @confidence_option
+@graph_options
 @json_option
 def search(
     folder: Path,
@@ -153,6 +155,9 @@ def search(
     namespace: str | None,
     rerank: bool,
     confidence: float,
+    effort: int | None,
+    recall: float | None,
+    scan: bool,
     as_json: bool,
 ) -> None:
     """Search the documents in FOLDER for the words of TEXT, for a vector, or for both.
@@ -167,7 +172,9 @@ def search(
     with _open(folder) as store:
         if embedder is not None:
             query = load_embedder(embedder)([text or ""])[0]
-        how: dict[str, Any] = {} if query is None else {"confidence": confidence, "rerank": rerank or None}
+        how: dict[str, Any] = {"confidence": confidence, "rerank": rerank or None, **walking(effort, recall, scan)}
+        if query is None:
+            how = {}
         if mode == "vector":
             text = None
         hits = store.search(query, k, text=text, where=condition, mode=mode, namespace=namespace, **how)
@@ -255,6 +262,38 @@ def _check_there(folder: Path) -> None:
 
 @docs.command()
 @_folder
+@click.option("--links", type=click.IntRange(MIN_LINKS, MAX_LINKS), default=32, show_default=True,
+    help="Most links of a vector.",
+)  # fmt: skip
+@click.option("--drop", is_flag=True, help="Remove the graph.")
+@click.option("--queries", type=InputPath(), help="Measure agreement with these queries instead of vectors of FOLDER.")
+@click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Results to compare.")
+@json_option
+def graph(folder: Path, links: int, drop: bool, queries: Path | None, k: int, as_json: bool) -> None:
+    """Link the vectors of the documents in FOLDER, so that searches need not scan all of them.
+
+    Prints how much of the scan's results walks find, against their effort. All is one commit.
+    """
+    given = None if queries is None else read_queries(queries)
+    _check_there(folder)
+    with _open(folder, "a") as store:
+        if drop:
+            store.drop_graph()
+        else:
+            with progress_bar("linking") as report:
+                store.build_graph(links, progress=report)
+            checkpoint()
+            index = store.index
+            if index is not None and index.stats()["linked"]:
+                store.tune(given, k)
+        index, curve = store.index, store.curve
+        stats = {"links": None if drop else links, "linked": 0} if index is None else index.stats()
+    summary = {"documents": str(folder), "links": stats["links"], "linked": stats["linked"]}
+    show_graph(f"changed {folder}", summary, curve, as_json)
+
+
+@docs.command()
+@_folder
 @json_option
 def info(folder: Path, as_json: bool) -> None:
     """Describe the documents in FOLDER."""
@@ -265,6 +304,8 @@ def info(folder: Path, as_json: bool) -> None:
         if index is not None:
             spec = index.spec
             fields |= {"bits": spec.bits, "codec": spec.codec, "keep_vectors": index.keep_vectors}
-            fields |= {"center": index.stats()["center"]}
+            stats, curve = index.stats(), store.curve
+            fields |= {name: stats[name] for name in ("center", "links", "linked")}
+            fields |= {"tuned": None if curve is None else float(f"{max(curve.agreement):.4f}")}
     fields["file_bytes"] = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     _report(fields, str(folder), as_json)

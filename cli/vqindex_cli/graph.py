@@ -18,7 +18,7 @@ from .output import json_option, progress_bar, show_fields, show_json, show_tabl
 from .paths import InputPath
 from .stopping import checkpoint
 
-__all__ = ["build_graph", "graph"]
+__all__ = ["build_graph", "graph", "read_queries", "show_graph"]
 
 
 def build_graph(index: vqindex.VQIndex, links: int) -> None:
@@ -53,7 +53,7 @@ def graph(index: Path, links: int, drop: bool, queries: Path | None, k: int, as_
         else:
             build_graph(loaded, links)
             if loaded.stats()["linked"] and (queries is not None or k != 10):
-                loaded.tune(None if queries is None else _read(queries), k)
+                loaded.tune(None if queries is None else read_queries(queries), k)
         stats = loaded.stats()
         curve = loaded.curve
     summary: dict[str, Any] = {
@@ -61,10 +61,15 @@ def graph(index: Path, links: int, drop: bool, queries: Path | None, k: int, as_
         **{name: stats[name] for name in ("ntotal", "links", "linked", "link_bytes")},
         "link_seconds": None if drop else loaded.meta["link_seconds"],
     }
+    show_graph(f"changed {index}", summary, curve, as_json)
+
+
+def show_graph(title: str, summary: dict[str, Any], curve: Any, as_json: bool) -> None:
+    """Print what was done to a graph, and its curve, a Curve or None."""
     if as_json:
         show_json({**summary, "curve": None if curve is None else curve._asdict()})
         return
-    show_fields(f"changed {index}", summary)
+    show_fields(title, summary)
     if curve is not None:
         rows = zip(curve.efforts, curve.agreement, curve.error, curve.scored, strict=True)
         show_table(
@@ -73,6 +78,7 @@ def graph(index: Path, links: int, drop: bool, queries: Path | None, k: int, as_
         )
 
 
-def _read(queries: Path) -> Any:
+def read_queries(queries: Path) -> Any:
+    """Return the vectors of a file of queries, float32 (nq, dim)."""
     with open_vectors(queries, "test" if is_annbench(queries) else None) as source:
         return np.asarray(source.read(), np.float32)

@@ -20,13 +20,23 @@ from pathlib import Path
 import numpy as np
 
 from vqindex import StoreBusyError, documents
+from vqindex.documents import stored_columns
 
-__all__ = ["changes_of", "check", "expected_after", "soak", "write_once"]
+__all__ = ["changes_of", "check", "expected_after", "lower_columns", "soak", "write_once"]
 
 IDS, DIM = 120, 12
 COMMIT = "commit"  # the document that holds the number of the last commit
 ROLES = ("writer", "would-be writer", "would-be writer", *["reader"] * 6)
 _NUMBER = struct.Struct("<q")
+# Limits of stored columns at which this few documents have columns, in several chunks, that commits often write.
+_LOW_LIMITS = {"CHUNK": 64, "_FEWEST": 16, "_MOST_STALE": 24, "_MOST_RANGES": 12, "_MOST_BEHIND": 16, "_SHARE": 1000}
+
+
+def lower_columns():
+    """Let this process, and those that it forks, store columns of few documents."""
+    for name, value in _LOW_LIMITS.items():
+        assert hasattr(stored_columns, name), name
+        setattr(stored_columns, name, value)
 
 
 def vector_of(name, number):
@@ -229,10 +239,13 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="soak.documents", description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=600, help="how long, about (default 600)")
     parser.add_argument("--seed", type=int, help="of all choices; moments differ from run to run")
+    parser.add_argument("--columns", action="store_true", help="store columns, as for many documents")
     options = parser.parse_args(arguments)
+    if options.columns:
+        lower_columns()
     seed = int(time.time()) if options.seed is None else options.seed
     until, number = time.monotonic() + options.seconds, 0
-    print(f"soak of documents: seed {seed}, {options.seconds:g} s", flush=True)
+    print(f"soak of documents: seed {seed}, {options.seconds:g} s{', with columns' * options.columns}", flush=True)
     while time.monotonic() < until:
         base = Path(tempfile.mkdtemp(prefix="vqindex-soak-"))
         try:

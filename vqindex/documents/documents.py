@@ -22,6 +22,7 @@ from .batch import Batch, Embed, as_ids, parse_batch
 from .encoding import decode_json, decode_text, encode_json, encode_text
 from .filters import And, Filter, parse
 from .folder import DATABASE
+from .graphs import Graphs
 from .making import copy_into
 from .opening import open_session, session_of
 from .queries import Queries, as_namespace
@@ -35,7 +36,7 @@ ItemList = list[tuple[str, int]]
 Rows = list[int]
 
 
-class Documents(Queries):
+class Documents(Graphs, Queries):
     """Documents in a folder or in memory, made by `vqindex.documents.open`.
 
     Every call that changes something is durable when it returns, unless it is in a ``with`` block, which commits once

@@ -10,7 +10,7 @@ The state of an index never changes, so a savepoint is a reference to it.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from typing import Any, NamedTuple
@@ -22,7 +22,9 @@ from ..backends.registry import Device
 from ..center import Centering
 from ..errors import FileFormatError, InvalidInputError, StoreError
 from ..index import IndexState, VQIndex
+from ..linking import as_rule
 from ..rows.contents import FEW_ROWS, Contents
+from ..rows.graph import Curve, Graph
 from ..rows.ids import IdBatch
 from ..rows.originals import as_kind
 from ..rows.row_store import RowStore
@@ -32,11 +34,13 @@ from ..store.snapshot import join_segments, read_snapshot
 from .database import about, set_about
 from .encoding import digest_of_vector
 from .folder import DocumentsFolder
+from .parameters import set_graph, spec_of, stored_graph
 
 __all__ = ["Savepoint", "Vectors", "write_copy"]
 
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
+Progress = Callable[[int, int], object]
 
 _HEAD = 64  # bytes of a manifest; its first line has the checksum of all others
 MAX_PENDING = 512  # changes of vectors that wait in the database for a segment
@@ -51,6 +55,7 @@ class Savepoint(NamedTuple):
     state: IndexState | None
     pending: int
     fold: bool
+    parameters: Mapping[str, Any]
 
 
 class _Followed(NamedTuple):
@@ -79,7 +84,7 @@ class Vectors:
     def __init__(
         self, parameters: Mapping[str, Any], device: Device, mmap: bool, folder: DocumentsFolder | None
     ) -> None:
-        self.parameters = dict(parameters)
+        self.parameters: Mapping[str, Any] = dict(parameters)  # replaced as a whole, since savepoints share it
         self.index: VQIndex | None = None
         self._device, self._mmap, self._folder = device, mmap, folder
         self._pending = 0
@@ -101,9 +106,10 @@ class Vectors:
         """
         if self._folder is None:
             return
+        self.parameters = _with_graph(self.parameters, stored_graph(database))
         key = self._key(database)
         if key is None:
-            self.restore(Savepoint(None, None, 0, False))
+            self.restore(Savepoint(None, None, 0, False, self.parameters))
             return
         if not self._follow(database, key):
             self._load_all(database)
@@ -141,7 +147,7 @@ class Vectors:
         fresh._meta = deepcopy(dict(manifest.meta))
         fresh._state = _apart(state)
         self._apply(fresh, database, 0)
-        self.restore(Savepoint(fresh, fresh._state, 0, False))
+        self.restore(Savepoint(fresh, fresh._state, 0, False, self.parameters))
         self._mapped_rows = state.contents.ids.rows_ever
 
     def _load_segments(self) -> tuple[Manifest, VQIndex, IndexState]:
@@ -149,7 +155,7 @@ class Vectors:
         snapshot = read_snapshot(self._folder, self._mmap, not self._mmap)
         manifest = snapshot.manifest
         index = VQIndex._empty(Centering.from_text(manifest.spec, manifest.center), self._device)
-        rows = RowStore(index._codec.spec, index._backend.put)
+        rows = RowStore(index._codec.spec, index._backend.put, records=snapshot.graph is not None)
         contents = join_segments(rows, snapshot, str(self._folder.folder))
         commits = CommitWriter(self._folder, manifest, None, snapshot.graph)
         count = contents.ids.rows_ever
@@ -211,7 +217,7 @@ class Vectors:
     def savepoint(self) -> Savepoint:
         """Return what `restore` comes back to."""
         index = self.index
-        return Savepoint(index, None if index is None else index._state, self._pending, self._fold)
+        return Savepoint(index, None if index is None else index._state, self._pending, self._fold, self.parameters)
 
     def restore(self, savepoint: Savepoint) -> None:
         """Undo all changes since a savepoint."""
@@ -219,6 +225,7 @@ class Vectors:
         if index is not None and savepoint.state is not None and index._state is not savepoint.state:
             index._state = _apart(savepoint.state)
         self.index, self._pending, self._fold = savepoint.vectors, savepoint.pending, savepoint.fold
+        self.parameters = savepoint.parameters
 
     # ---- changes, in the open transaction
 
@@ -270,6 +277,43 @@ class Vectors:
         _empty_pending(database)
         database.execute("DELETE FROM vectors")
         self.index, self._pending, self._fold = None, 0, False
+
+    # ---- graph
+
+    def build_graph(self, database: sqlite3.Connection, links: int, progress: Progress | None) -> None:
+        """Link the vectors, and those to come; the next commit writes all of them again."""
+        as_rule("links", links, spec_of(self.parameters))
+        if self.index is not None:
+            self.index.build_graph(links, progress=progress)
+        self._note_graph(database, int(links))
+
+    def drop_graph(self, database: sqlite3.Connection) -> None:
+        """Remove the links; the next commit writes all vectors again."""
+        if self.index is not None:
+            self.index.drop_graph()
+        self._note_graph(database, None)
+
+    def _note_graph(self, database: sqlite3.Connection, links: int | None) -> None:
+        set_graph(database, links)
+        self.parameters = _with_graph(self.parameters, links)
+        self._fold = self.index is not None and self._folder is not None
+
+    def set_curve(self, measured: Graph, curve: Curve) -> None:
+        """Take what was measured with a graph; the next commit, if there is one, writes it.
+
+        Raises
+        ------
+        InvalidInputError
+            If the graph was replaced since.
+        """
+        index = self.index
+        graph = None if index is None else index._state.contents.graph
+        if index is None or graph is None or graph.rule != measured.rule:
+            raise InvalidInputError("the graph was replaced while it was measured; expected tune() again")
+        with index._changes.lock:
+            contents = index._state.contents
+            index._take(index._state, contents._replace(graph=graph._replace(curve=curve)))
+        self._fold = self._folder is not None
 
     def _note(self, database: sqlite3.Connection, rows: I64, vectors: F32 | None) -> None:
         """Write a change to the table ``pending``, unless the next commit writes segments."""
@@ -347,6 +391,12 @@ def _empty_pending(database: sqlite3.Connection) -> None:
     database.execute("DELETE FROM pending")
     folds = about(database, "folds")
     set_about(database, "folds", 1 + (folds if isinstance(folds, int) else 0))
+
+
+def _with_graph(parameters: Mapping[str, Any], links: int | None) -> dict[str, Any]:
+    """Return parameters with so many links of a row, or without a graph."""
+    others = {name: value for name, value in parameters.items() if name != "graph"}
+    return others if links is None else {**others, "graph": links}
 
 
 def _append(index: VQIndex, rows: I64, vectors: F32) -> None:
