@@ -33,7 +33,7 @@ LAYERS = (
         "store/commit",
     ),
     ("search/*",),
-    ("index", "row_queries", "planning"),
+    ("index", "row_queries", "model_checks", "planning"),
     ("store/*",),
     ("sharding/*",),
     ("documents/*",),

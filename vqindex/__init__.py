@@ -20,7 +20,7 @@ from .errors import (
 )
 from .index import VQIndex
 from .planning import Choice, Plan, plan
-from .result import Explanation, NeighborsGraph, Pairs, RangeResult, SearchResult
+from .result import Canaries, Explanation, ModelCheck, NeighborsGraph, Pairs, RangeResult, SearchResult
 from .rows.filters import bitmap, exclude
 from .rows.graph import Curve
 from .spec import IndexSpec
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BackendError",
+    "Canaries",
     "Choice",
     "Curve",
     "DurableIndex",
@@ -40,6 +41,7 @@ __all__ = [
     "FileFormatError",
     "IndexSpec",
     "InvalidInputError",
+    "ModelCheck",
     "NeighborsGraph",
     "OffsetWarning",
     "Pairs",

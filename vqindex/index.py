@@ -22,6 +22,7 @@ from .codes.codec import Codec
 from .encoder import Encoder
 from .errors import BackendError, InvalidInputError
 from .linking import as_rule, compacted, copied, linked, trimmed
+from .model_checks import ModelChecks
 from .residuals import OffsetWatch
 from .result import RangeResult, SearchResult
 from .row_queries import RowQueries
@@ -75,7 +76,7 @@ class IndexState(_State):
         return Searcher(self.encoder, self.contents)
 
 
-class VQIndex(RowQueries):
+class VQIndex(RowQueries, ModelChecks):
     """An approximate nearest-neighbor index of quantized vectors that trains nothing.
 
     Parameters
@@ -260,7 +261,7 @@ class VQIndex(RowQueries):
 
     @property
     def meta(self) -> dict[str, Any]:
-        """Notes in JSON types that are saved with the index (the CLI stores build times in them)."""
+        """Notes in JSON types that are saved with the index: build times of the CLI, and what `set_canaries` notes."""
         return self._meta
 
     def to(self, device: Device) -> VQIndex:

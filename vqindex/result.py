@@ -13,7 +13,16 @@ from .arrays import OnDevice
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Delivery", "Explanation", "NeighborsGraph", "Pairs", "RangeResult", "SearchResult"]
+__all__ = [
+    "Canaries",
+    "Delivery",
+    "Explanation",
+    "ModelCheck",
+    "NeighborsGraph",
+    "Pairs",
+    "RangeResult",
+    "SearchResult",
+]
 
 
 class Explanation(NamedTuple):
@@ -30,6 +39,63 @@ class Explanation(NamedTuple):
 
     effort: int | None
     scored: NDArray[np.int64]
+
+
+class Canaries(NamedTuple):
+    """The inputs that tell whether a model still is the one that built an index (`VQIndex.set_canaries`).
+
+    Attributes
+    ----------
+    ids : ndarray of int64, or of objects (str), shape (n,)
+        Ids of their vectors.
+    texts : list of str, or None
+        Their texts, if they were given.
+    model : str or None
+        Name of the model that built the index, if it was given.
+    """
+
+    ids: NDArray[Any]
+    texts: list[str] | None
+    model: str | None
+
+
+class ModelCheck(NamedTuple):
+    """Whether vectors come from the model that built an index. It is True in a condition if they do.
+
+    Attributes
+    ----------
+    same : bool
+        Whether the model is the same.
+    reason : str
+        Why, in a sentence.
+    similarity : float
+        Mean estimated cosine of the new vectors with the stored ones; exact with kept vectors.
+    expected_low : float
+        The mean of the same model is not below this, but for the false-alarm rate.
+    detectable : float
+        A model whose vectors have this mean cosine with the stored ones is noticed with a probability of 99 %.
+    scale : float
+        Median length of the new vectors over that of the stored ones. NaN where the index does not know lengths:
+        without kept vectors, for metric cosine or with a center.
+    ids : ndarray of int64, or of objects (str), shape (m,)
+        Ids of the canaries that were compared.
+    cosines, expected_lows : ndarray of float64, shape (m,)
+        The estimated cosine of each, and the lowest that is expected.
+    """
+
+    same: bool
+    reason: str
+    similarity: float
+    expected_low: float
+    detectable: float
+    scale: float
+    ids: NDArray[Any]
+    cosines: NDArray[np.float64]
+    expected_lows: NDArray[np.float64]
+
+    def __bool__(self) -> bool:
+        """Whether the model is the same."""
+        return self.same
 
 
 class Pairs(NamedTuple):

@@ -15,6 +15,7 @@ import vqindex
 
 from .bench import bench
 from .build import build
+from .canaries import check_model
 from .change import add, compact, delete
 from .data import datasets
 from .demo import demo
@@ -83,8 +84,8 @@ def cli() -> None:
 
 
 _COMMANDS = (
-    plan, build, add, delete, compact, graph, search, pairs, neighbors, evaluate, bench, info, verify, docs, datasets,
-    demo, doctor,
+    plan, build, add, delete, compact, graph, search, pairs, neighbors, evaluate, bench, info, verify, check_model,
+    docs, datasets, demo, doctor,
 )  # fmt: skip
 
 for command in _COMMANDS:

@@ -16,7 +16,7 @@ registered as a VQIndex: `isinstance` and type checkers accept it where they acc
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from copy import deepcopy
 from functools import wraps
@@ -62,7 +62,7 @@ class _Closed:
 _READS = (
     "spec", "dim", "ntotal", "changes", "keep_vectors", "center", "curve", "is_trained", "meta", "ids", "train",
     "__len__", "__contains__", "search", "range_search", "estimate", "estimate_recall", "reconstruct",
-    "near_pairs", "neighbors_graph", "save", "__copy__", "__deepcopy__",
+    "near_pairs", "neighbors_graph", "canaries", "check_model", "save", "__copy__", "__deepcopy__",
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class DurableIndex(_Promised):
     """A VQIndex in a folder, made by `vqindex.open`. Changes are in memory until `commit` puts them on disk.
 
     All of `VQIndex` works: add, upsert, remove, search, range_search, estimate, estimate_recall, reconstruct,
-    near_pairs, neighbors_graph, save (to a single file).
+    near_pairs, neighbors_graph, set_canaries, check_model, save (to a single file).
     Used as a context manager it commits at the end, unless an exception ends it.
 
     Examples
@@ -195,6 +195,11 @@ class DurableIndex(_Promised):
         """Remove vectors, in memory until `commit`; as `VQIndex.remove`."""
         self._check_writable()
         return self._index.remove(ids)
+
+    def set_canaries(self, ids: Any = None, texts: Iterable[str] | None = None, *, model: str | None = None) -> None:
+        """Remember which vectors `check_model` compares, in memory until `commit`; as `VQIndex.set_canaries`."""
+        self._check_writable()
+        self._index.set_canaries(ids, texts, model=model)
 
     def build_graph(self, links: int = 32, *, progress: Callable[[int, int], object] | None = None) -> None:
         """Link the rows, in memory until `commit`, which then writes all files again; as `VQIndex.build_graph`."""
