@@ -130,7 +130,7 @@ class SegmentView:
             Queries.
         k : int, default 10
             Number of results. For a re-ranked search: the length of the shortlist in the whole store.
-        filter, threads, confidence : optional
+        filter, threads, confidence : as for search, optional
             As for `VQIndex.search`. A mask or a bitmap has an entry for each vector of the whole store.
 
         Returns
@@ -384,12 +384,14 @@ def search_segments(
         Queries.
     k : int, default 10
         Number of results.
-    filter, threads, confidence : optional
+    filter : as for search, optional
         As for `VQIndex.search`. A mask or a bitmap has an entry for each vector of the whole store.
     rerank : bool, default False
         Compute exact scores of a shortlist by the vectors that the store keeps.
     oversample : float, optional
         Length of the shortlist in multiples of k, by default 4; only with `rerank`.
+    threads, confidence : as for search, optional
+        As for `VQIndex.search`.
 
     Returns
     -------
