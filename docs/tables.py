@@ -503,6 +503,18 @@ def plan() -> str:
     return markdown([*head, "highest low"], rows)
 
 
+def serve() -> str:
+    """Single queries by HTTP, beside the library."""
+    rows = []
+    for line in lines("serve"):
+        what = f"{line['n']:,} x {line['dim']}, {line['bits']} bits"
+        row = [what, "on" if line["batch"] > 1 else "off", line["clients"], three(line["qps"]["median"])]
+        row += [f"{line[f'share_of_library_{name}']['median']:.2f}" for name in ("batch", "single")]
+        rows.append([*row, three(line["p50_ms"]), three(line["p99_ms"])])
+    shares = ["of the library's batches", "of its single calls"]
+    return markdown(["vectors", "micro-batches", "clients", "queries/s", *shares, "p50, ms", "p99, ms"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "graph": graph,
     "pairs": pairs,
@@ -529,6 +541,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "complete": complete,
     "expected-recall": expected_recall,
     "plan": plan,
+    "serve": serve,
 }
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

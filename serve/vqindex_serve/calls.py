@@ -133,10 +133,10 @@ def _call(
         matrix, is_single = as_queries(queries, moment.index.dim)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise _refused(_short(error)) from None
+    assert isinstance(matrix, np.ndarray)
     if len(matrix) > limits.queries:
         raise _refused(f"{len(matrix)} queries are given; expected at most {limits.queries}", limits.queries)
     _check_limits(options, limits)
-    assert isinstance(matrix, np.ndarray)
     return SearchCall(moment, matrix, is_single, tuple(sorted(options.items())), _filter(lists))
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import vqindex
 from vqindex.backends.registry import Device
@@ -15,7 +15,8 @@ __all__ = ["Moment", "Source"]
 _Identity = tuple[int, int, int, int]
 
 
-class Moment(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Moment:
     """The index at one moment. Each request uses one from its start to its end.
 
     Attributes
