@@ -5,8 +5,9 @@
 The server runs in a process of its own, with the defaults of `vqindex serve` except for --batch. Clients are coroutines
 of this process; each sends one vector as raw bytes over its own connection, waits for the answer, and sends the next. A
 round has a turn of the library with batches of 64 queries, one of the library with a query per call, and one of each
-server; shares are ratios within a round, so that a disturbance of the machine affects all. The clients take processor
-time from the server, on the same machine. Appends a JSON line per server to results/serve.jsonl.
+server; shares are ratios within a round, so that a disturbance of the machine affects all. Scans have one thread. The
+processor time of a query tells what a server costs also on a machine that is busy: that of its process, without the
+clients'. Appends a JSON line per server to results/serve.jsonl.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 from peers import mixture
 
@@ -36,7 +38,19 @@ K, BATCH = 10, 64
 
 def start(path: Path, batch: int) -> tuple[subprocess.Popen[str], int]:
     """Start a server; return its process and port."""
-    command = [sys.executable, "-m", "vqindex", "serve", str(path), "--port", "0", "--batch", str(batch)]
+    command = [
+        sys.executable,
+        "-m",
+        "vqindex",
+        "serve",
+        str(path),
+        "--port",
+        "0",
+        "--batch",
+        str(batch),
+        "--threads",
+        "1",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     line = process.stderr.readline()
@@ -74,36 +88,54 @@ async def load(port: int, bodies: list[bytes], clients: int, seconds: float) -> 
     return len(delays) / (time.perf_counter() - begin), delays
 
 
+def used(process: psutil.Process) -> float:
+    """Return the processor time of a process, seconds."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def library(index: vqindex.VQIndex, blocks: list[F32], seconds: float) -> tuple[float, float]:
+    """Return queries per second of calls of the library, and the processor time of a query."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    rate = turn(lambda q: index.search(q, K, threads=1).ids, blocks, seconds)[0]
+    return rate, (time.process_time() - cpu) / (time.perf_counter() - wall) / rate
+
+
 def measure(args: argparse.Namespace, rows: F32, queries: F32, path: Path) -> list[dict[str, Any]]:
     index = vqindex.VQIndex.load(path, mmap=True)
     batches = [queries[i : i + BATCH] for i in range(0, len(queries), BATCH)]
     singles = [query[None] for query in queries[:200]]
     bodies = [query.astype("<f4").tobytes() for query in queries]
     servers = {batch: start(path, batch) for batch in (BATCH, 1)}
-    rates: dict[str, list[float]] = {"batch": [], "single": []}
-    found: dict[int, list[tuple[float, list[float]]]] = {batch: [] for batch in servers}
+    own: dict[str, list[tuple[float, float]]] = {"batch": [], "single": []}
+    found: dict[int, list[tuple[float, list[float], float]]] = {batch: [] for batch in servers}
     try:
-        for batch, (_, port) in servers.items():
+        for _, port in servers.values():
             asyncio.run(load(port, bodies, args.clients, 0.5))
-            del batch
         for _ in range(args.rounds):
-            rates["batch"].append(turn(lambda q: index.search(q, K).ids, batches, args.turn_seconds)[0])
-            rates["single"].append(turn(lambda q: index.search(q, K).ids, singles, args.turn_seconds)[0])
-            for batch, (_, port) in servers.items():
-                found[batch].append(asyncio.run(load(port, bodies, args.clients, args.turn_seconds)))
+            for name, blocks in (("batch", batches), ("single", singles)):
+                own[name].append(library(index, blocks, args.turn_seconds))
+            for batch, (process, port) in servers.items():
+                watched = psutil.Process(process.pid)
+                before = used(watched)
+                rate, delays = asyncio.run(load(port, bodies, args.clients, args.turn_seconds))
+                found[batch].append((rate, delays, (used(watched) - before) / len(delays)))
     finally:
         for process, _ in servers.values():
             process.terminate()
             process.wait(60)
     head = {"benchmark": "serve", "n": len(rows), "dim": rows.shape[1], "bits": index.spec.bits, "k": K}
-    head |= {"clients": args.clients, "rounds": args.rounds, "library_batch": BATCH}
+    head |= {"clients": args.clients, "rounds": args.rounds, "library_batch": BATCH, "threads": 1}
     lines = []
     for batch, turns in found.items():
-        served, delays = np.array([rate for rate, _ in turns]), np.concatenate([each for _, each in turns])
-        line = {**head, "batch": batch, "qps": quartiles(served)}
-        for name in ("batch", "single"):
-            line[f"library_{name}_qps"] = quartiles(np.array(rates[name]))
-            line[f"share_of_library_{name}"] = quartiles(served / np.array(rates[name]))
+        served, costs = np.array([rate for rate, _, _ in turns]), np.array([cost for _, _, cost in turns])
+        delays = np.concatenate([each for _, each, _ in turns])
+        line = {**head, "batch": batch, "qps": quartiles(served), "cpu_ms": quartiles(1000 * costs)}
+        for name, values in own.items():
+            rates, seconds = np.array(values).T
+            line[f"library_{name}_qps"] = quartiles(rates)
+            line[f"share_of_library_{name}"] = quartiles(served / rates)
+            line[f"library_{name}_cpu_ms"] = quartiles(1000 * seconds)
         for percent in (50, 99):
             line[f"p{percent}_ms"] = float(f"{1000 * np.percentile(delays, percent):.4g}")
         lines.append({**line, "versions": versions(), "date": time.strftime("%Y-%m-%d"), **machine()})
@@ -133,10 +165,11 @@ def main() -> None:
     with (args.out / "serve.jsonl").open("a") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
     show_table(
-        ("batch", "queries/s", "of library's batches", "of single calls", "p50, ms", "p99, ms"),
+        ("batch", "queries/s", "of library's batches", "of single calls", "CPU ms", "library's", "p50, ms", "p99, ms"),
         [
             (line["batch"], line["qps"]["median"], line["share_of_library_batch"]["median"],
-             line["share_of_library_single"]["median"], line["p50_ms"], line["p99_ms"])
+             line["share_of_library_single"]["median"], line["cpu_ms"]["median"],
+             line["library_batch_cpu_ms"]["median"], line["p50_ms"], line["p99_ms"])
             for line in lines
         ],
     )  # fmt: skip

@@ -510,9 +510,11 @@ def serve() -> str:
         what = f"{line['n']:,} x {line['dim']}, {line['bits']} bits"
         row = [what, "on" if line["batch"] > 1 else "off", line["clients"], three(line["qps"]["median"])]
         row += [f"{line[f'share_of_library_{name}']['median']:.2f}" for name in ("batch", "single")]
+        row += [three(line[name]["median"]) for name in ("cpu_ms", "library_batch_cpu_ms", "library_single_cpu_ms")]
         rows.append([*row, three(line["p50_ms"]), three(line["p99_ms"])])
     shares = ["of the library's batches", "of its single calls"]
-    return markdown(["vectors", "micro-batches", "clients", "queries/s", *shares, "p50, ms", "p99, ms"], rows)
+    costs = ["CPU of a query, ms", "library, batches", "library, single calls"]
+    return markdown(["vectors", "micro-batches", "clients", "queries/s", *shares, *costs, "p50, ms", "p99, ms"], rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {

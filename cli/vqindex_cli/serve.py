@@ -78,9 +78,10 @@ def serve(
         from vqindex_serve.server import bind, is_loopback, run
         from vqindex_serve.source import Source
     except ImportError as error:
-        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn", "anyio"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("starlette", "uvicorn", "anyio"):
             raise
-        raise ImportError(f"serve needs {error.name}: pip install vqindex[serve]") from None
+        raise ImportError(f"serve needs {missing}: pip install vqindex[serve]") from None
     token = _token(token_file)
     is_local = is_loopback(host)
     if token is None and not is_local and not insecure:
