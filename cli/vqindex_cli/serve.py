@@ -66,11 +66,11 @@ def serve(
     threads: int | None,
     device: Device,
 ) -> None:
-    """Answer searches of INDEX by HTTP: a .vqi file, or the folder of a store.
+    """Answer searches of an index by HTTP.
 
-    Only this machine can reach the server, unless --host says otherwise; it then needs a token. A new commit of the
-    store, or a file that replaces INDEX, is served as soon as it is noticed. SIGTERM and Ctrl-C end the server after
-    the requests that run. Needs the extra vqindex[serve].
+    INDEX is a .vqi file, or the folder of a store. Only this machine can reach the server, unless --host says
+    otherwise; it then needs a token. A new commit of the store, or a file that replaces INDEX, is served as soon as it
+    is noticed. SIGTERM and Ctrl-C end the server after the requests that run. Needs the extra vqindex[serve].
     """
     try:
         from vqindex_serve.app import create_app
