@@ -17,7 +17,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = {"vqindex", "vqindex_bench", "vqindex_cli", "vqindex_datasets", "vqindex_gpu"}
+PACKAGES = {"vqindex", "vqindex_bench", "vqindex_cli", "vqindex_datasets", "vqindex_gpu", "vqindex_serve"}
 # All that a package may hold. Sources of the extension stay in the sdist; kernels that are compiled at run time do not.
 SUFFIXES = {".py", ".pyi", ".typed", ".so", ".pyd", ".cu", ".cuh"}
 DATA = {
@@ -29,6 +29,7 @@ NEEDED = {
     "vqindex/py.typed",
     "vqindex/_native.pyi",
     "vqindex_bench/py.typed",
+    "vqindex_serve/py.typed",
     "vqindex_cli/py.typed",
     "vqindex_datasets/py.typed",
     *DATA,

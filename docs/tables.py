@@ -503,6 +503,20 @@ def plan() -> str:
     return markdown([*head, "highest low"], rows)
 
 
+def serve() -> str:
+    """Single queries by HTTP, beside the library."""
+    rows = []
+    for line in lines("serve"):
+        what = f"{line['n']:,} x {line['dim']}, {line['bits']} bits"
+        row = [what, "on" if line["batch"] > 1 else "off", line["clients"], three(line["qps"]["median"])]
+        row += [f"{line[f'share_of_library_{name}']['median']:.2f}" for name in ("batch", "single")]
+        row += [three(line[name]["median"]) for name in ("cpu_ms", "library_batch_cpu_ms", "library_single_cpu_ms")]
+        rows.append([*row, three(line["p50_ms"]), three(line["p99_ms"])])
+    shares = ["of the library's batches", "of its single calls"]
+    costs = ["CPU of a query, ms", "library, batches", "library, single calls"]
+    return markdown(["vectors", "micro-batches", "clients", "queries/s", *shares, *costs, "p50, ms", "p99, ms"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "graph": graph,
     "pairs": pairs,
@@ -529,6 +543,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "complete": complete,
     "expected-recall": expected_recall,
     "plan": plan,
+    "serve": serve,
 }
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

@@ -47,14 +47,16 @@ PACKAGES = {
     "vqindex_gpu": ROOT / "gpu" / "vqindex_gpu",
     "vqindex_datasets": ROOT / "datasets" / "vqindex_datasets",
     "vqindex_bench": ROOT / "bench" / "vqindex_bench",
+    "vqindex_serve": ROOT / "serve" / "vqindex_serve",
     "vqindex_cli": ROOT / "cli" / "vqindex_cli",
 }
 # Which of the other packages none of a package's modules may import.
 FORBIDDEN = {
-    "vqindex": {"vqindex_gpu", "vqindex_datasets", "vqindex_bench", "vqindex_cli"},
-    "vqindex_gpu": {"vqindex_bench", "vqindex_cli"},
-    "vqindex_datasets": {"vqindex_bench", "vqindex_cli"},
-    "vqindex_bench": {"vqindex_cli"},
+    "vqindex": {"vqindex_gpu", "vqindex_datasets", "vqindex_bench", "vqindex_serve", "vqindex_cli"},
+    "vqindex_gpu": {"vqindex_bench", "vqindex_serve", "vqindex_cli"},
+    "vqindex_datasets": {"vqindex_bench", "vqindex_serve", "vqindex_cli"},
+    "vqindex_bench": {"vqindex_serve", "vqindex_cli"},
+    "vqindex_serve": {"vqindex_datasets", "vqindex_bench", "vqindex_cli"},
 }
 EXCEPTIONS = {
     ("vqindex.backends.registry", "vqindex_gpu"),  # loads the CUDA backend if it is installed

@@ -27,6 +27,7 @@ from .inspect import info, verify
 from .pairs import neighbors, pairs
 from .plan import plan
 from .search import search
+from .serve import serve
 from .stopping import STOPPED_CODE, Stopped, checkpoint, interruptible
 
 __all__ = ["cli", "main"]
@@ -85,7 +86,7 @@ def cli() -> None:
 
 _COMMANDS = (
     plan, build, add, delete, compact, graph, search, pairs, neighbors, evaluate, bench, info, verify, check_model,
-    docs, datasets, demo, doctor,
+    docs, serve, datasets, demo, doctor,
 )  # fmt: skip
 
 for command in _COMMANDS:

@@ -16,6 +16,7 @@ from ..backends.protocol import Finder
 from ..codes.encoded import Encoded, Queries
 from ..codes.top_k import RangeHits, TopK, Walked, merge_top_k
 from ..encoder import Encoder
+from ..errors import InvalidInputError
 from ..result import Delivery, Explanation, RangeResult, SearchResult
 from ..rows.contents import Contents
 from ..rows.filters import Filter
@@ -147,6 +148,44 @@ class Searcher:
             scored = np.zeros(prepared.count, np.int64) if scored is None else scored
             result.explanation = Explanation(None if plan.walking is None else plan.walking.effort, scored)
         return result
+
+    @ignoring_underflow
+    def top_k(
+        self, queries: Any, length: int, *, filter: Any, threads: int | None, confidence: float | None
+    ) -> tuple[TopK, bool]:
+        """Scan for the best rows of each query; return them, and whether there is a single query.
+
+        Parameters
+        ----------
+        queries, filter, threads, confidence
+            As of `VQIndex.search`.
+        length : int
+            Number of rows.
+        """
+        threads, confidence = self._limits(threads, confidence)
+        _, prepared, deliver = self._prepare(queries)
+        return self._scan(SearchRequest(prepared, length, None, confidence, threads), filter), deliver.single
+
+    def exact(self, queries: Any, rows: I64, *, threads: int | None) -> tuple[F32, I64, bool]:
+        """Return exact scores of rows by the kept vectors, best first, and their rows; and whether the query is single.
+
+        Parameters
+        ----------
+        queries : array-like of shape (nq, dim) or (dim,)
+            Queries.
+        rows : ndarray of int64, shape (nq, m)
+            Rows; -1 is none.
+        threads : int or None
+            Most threads.
+        """
+        vectors_of = as_reader(True, None, self.contents)
+        assert vectors_of is not None
+        matrix, deliver = self._checked(queries)
+        if len(rows) != matrix.shape[0]:
+            raise InvalidInputError(f"there are rows for {len(rows)} queries; expected {matrix.shape[0]}")
+        metric = self.encoder.centering.spec.metric
+        scores, rows = rerank(metric, on_host(matrix), rows, vectors_of, rows.shape[1], as_threads(threads))
+        return scores, rows, deliver.single
 
     def _plan(self, queries: int, arguments: Arguments, is_reranked: bool) -> Plan:
         """Return the plan of a search for so many queries. Arguments are checked once for all searches of a moment."""

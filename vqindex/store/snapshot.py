@@ -8,6 +8,7 @@ with that. Files that are open or mapped stay readable after they are removed, s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from .. import file_format
 from ..directory.local import LocalDirectory
 from ..directory.protocol import Directory
-from ..errors import FileFormatError
+from ..errors import FileFormatError, InvalidInputError, StoreError
 from ..file_format.contents import FileContents
 from ..file_format.reader import check_ids, read_verified
 from ..rows.contents import Contents
@@ -31,7 +32,7 @@ from .links import read_graph
 from .manifest import MANIFEST, Manifest, SegmentEntry, load_manifest
 from .removed import read_removed
 
-__all__ = ["Snapshot", "join_segments", "read_snapshot", "verify_files", "verify_store"]
+__all__ = ["Snapshot", "join_segments", "read_segments", "read_snapshot", "verify_files", "verify_store"]
 
 I64 = NDArray[np.int64]
 Answer = TypeVar("Answer")
@@ -113,6 +114,63 @@ def read_snapshot(directory: Directory, mmap: bool, verify: bool) -> Snapshot:
         return Snapshot(manifest, segments, graph)
 
     return _with_steady_files(directory, work)[1]
+
+
+def read_segments(
+    directory: Directory, numbers: Sequence[int] | None, commit: int | None, mmap: bool, verify: bool
+) -> tuple[Manifest, list[int], Snapshot]:
+    """Read some segments of a commit.
+
+    Parameters
+    ----------
+    directory : Directory
+        Where they lie.
+    numbers : sequence of int, or None
+        Their positions in the manifest; None: all.
+    commit : int or None
+        The commit that it must be; None: the last.
+    mmap, verify : bool
+        As for `open_store`.
+
+    Returns
+    -------
+    manifest : Manifest
+        The whole commit.
+    numbers : list of int
+        The positions, ascending.
+    snapshot : Snapshot
+        These segments alone, without a graph.
+
+    Raises
+    ------
+    FileNotFoundError, FileFormatError
+        As `read_snapshot`.
+    InvalidInputError
+        If `numbers` are not distinct positions of segments.
+    StoreError
+        If the store is at another commit.
+    """
+
+    def work(manifest: Manifest) -> tuple[list[int], list[Segment]]:
+        if commit is not None and manifest.commit != commit:
+            raise StoreError(f"{directory.describe(MANIFEST)}: is commit {manifest.commit}; expected commit {commit}")
+        chosen = _positions(numbers, len(manifest.segments))
+        return chosen, [_read_segment(directory, manifest, manifest.segments[n], mmap, verify) for n in chosen]
+
+    manifest, (chosen, segments) = _with_steady_files(directory, work)
+    own = replace(manifest, segments=tuple(manifest.segments[number] for number in chosen), graph=None)
+    return manifest, chosen, Snapshot(own, segments, None)
+
+
+def _positions(numbers: Sequence[int] | None, count: int) -> list[int]:
+    if numbers is None:
+        return list(range(count))
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number < count:
+            raise InvalidInputError(f"segment {number!r} is asked for; expected positions from 0 to {count - 1}")
+    if len(set(numbers)) < len(numbers):
+        raise InvalidInputError(f"segments {list(numbers)} are asked for; expected distinct positions")
+    return sorted(int(number) for number in numbers)
 
 
 def join_segments(rows: RowStore, snapshot: Snapshot, where: str) -> Contents:
