@@ -5,9 +5,9 @@
 Each build runs in a process of its own, on one processor, and holds the same indexes. In each round every index takes
 a turn in one build and then in the other, so a disturbance of the machine falls on both; which build begins changes
 from round to round. A turn measures the processor time of the process: encoding rows, a batch of queries in one call,
-eight a call, and queries one at a time, each with one thread. Ratios are taken within a round, this build over the other, and given
-as median and quartiles. Scores and ids of both builds must be equal. Writes a JSON line per index and step to
-results/two_builds.jsonl, which replaces the line of the same step and pair of commits.
+eight queries a call, and queries one at a time, each with one thread. Ratios are taken within a round, this build over
+the other, and given as median and quartiles. Scores and ids of both builds must be equal. Writes a JSON line per index
+and step to results/two_builds.jsonl, which replaces the line of the same step and pair of commits.
 """
 
 from __future__ import annotations
@@ -63,9 +63,8 @@ for line in sys.stdin:
         parts = list(index.search(queries, 10, threads=1))
         seconds = time.process_time() - begin
     else:
-        each = 8 if step == "few" else 1
-        calls = range(0, min(32 * each, len(queries) - each + 1), each)
-        found = [index.search(queries[at : at + each], 10, threads=1) for at in calls]
+        calls = queries[:32] if step == "single" else queries[: len(queries) // 8 * 8].reshape(-1, 8, rows.shape[1])
+        found = [index.search(call, 10, threads=1) for call in calls]
         seconds = time.process_time() - begin
         parts = [array for result in found for array in result]
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()[:16]
