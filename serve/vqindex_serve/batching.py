@@ -48,6 +48,7 @@ class Batcher:
         self._most, self._seconds, self._threads, self._metrics = most, seconds, threads, metrics
         self._waiting: deque[_Job] = deque()
         self._is_running = False
+        self._task: asyncio.Task[None] | None = None  # the loop keeps no task alive
         self._pool = ThreadPoolExecutor(1, "vqindex-search")
 
     async def search(self, call: SearchCall) -> SearchResult:
@@ -84,7 +85,7 @@ class Batcher:
         jobs = self._next()
         if jobs:
             self._is_running = True
-            loop.create_task(self._run(loop, jobs))
+            self._task = loop.create_task(self._run(loop, jobs))
 
     def _next(self) -> list[_Job]:
         """Take the oldest search, and others that one scan answers with it."""
