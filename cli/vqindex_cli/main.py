@@ -14,6 +14,7 @@ import click
 import vqindex
 
 from .bench import bench
+from .buckets import pull, push
 from .build import build
 from .change import add, compact, delete
 from .data import datasets
@@ -83,8 +84,8 @@ def cli() -> None:
 
 
 _COMMANDS = (
-    plan, build, add, delete, compact, graph, search, pairs, neighbors, evaluate, bench, info, verify, docs, datasets,
-    demo, doctor,
+    plan, build, add, delete, compact, graph, search, pairs, neighbors, evaluate, bench, info, verify, push, pull, docs,
+    datasets, demo, doctor,
 )  # fmt: skip
 
 for command in _COMMANDS:

@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..errors import FileFormatError, StorageError, StoreConflictError, StoreError
 from .cache import Cache
@@ -184,13 +184,13 @@ class ObjectDirectory:
         where = self.describe(file.name)
         refused = None
         try:
-            return self.cache.path(file.name, file.size, file.check, lambda target: self._download(file, target))
+            return self.cache.path(file.name, file.size, file.check, lambda target: self.download(file, target))
         except FileFormatError as error:
             refused = str(error).removeprefix(f"{where}: ")
         raise FileFormatError(f"{where}: the object is not what the manifest names ({refused})")
 
-    def _download(self, file: NamedFile, target: BinaryIO) -> None:
-        """Write an object to a file, a few parts at a time."""
+    def download(self, file: NamedFile, target: Any) -> None:
+        """Write an object to an open file, a few parts at a time. The caller checks the bytes."""
         parts = [(at, min(at + _PART, file.size)) for at in range(0, file.size, _PART)]
         done = 0
         for first in range(0, len(parts), _PARTS):
