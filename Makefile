@@ -53,10 +53,10 @@ frameworks: $(STAMPS)/frameworks
 	VQINDEX_FRAMEWORKS=1 $(FRAMEWORKS)/bin/python -m pytest tests/frameworks \
 	    -o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function
 
-# Indexes in buckets: obstore, and a server on this machine that speaks the protocol of S3, in an environment of their own,
-# because obstore needs Python 3.11. It sees the library, and what its tests need, through the one of `make test`.
+# Indexes in buckets with obstore's store in memory, in an environment of their own, because obstore needs Python 3.11. It
+# sees the library, and what its tests need, through the one of `make test`.
 scale: $(STAMPS)/scale
-	$(SCALE)/bin/python -m pytest -m "scale or not gpu" -q tests/scale tests/test_objects.py
+	$(SCALE)/bin/python -m pytest -m "not gpu" -q tests/test_objects.py
 
 lint: $(STAMPS)/test
 	$(BIN)/ruff check .
@@ -129,7 +129,7 @@ $(STAMPS)/frameworks: $(STAMPS)/test
 $(STAMPS)/scale: $(STAMPS)/test
 	rm -rf $(SCALE) && $(PYTHON) -m venv $(SCALE)
 	$(SCALE)/bin/pip install --quiet --disable-pip-version-check --upgrade "pip>=23.1"
-	$(SCALE)/bin/pip install --quiet --disable-pip-version-check $$($(BIN)/python tests/support/extras.py s3 scale-test)
+	$(SCALE)/bin/pip install --quiet --disable-pip-version-check $$($(BIN)/python tests/support/extras.py s3)
 	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' > \
 	    $$($(SCALE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vqindex-dev.pth
 	touch $@

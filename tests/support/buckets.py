@@ -1,6 +1,7 @@
 """A bucket in memory with the conditional puts of object stores, and requests that fail or die on demand."""
 
 import threading
+from contextlib import nullcontext, suppress
 
 from vqindex import StorageError
 from vqindex.directory.cache import Cache
@@ -50,7 +51,7 @@ class FakeClient:
         chosen = len(self.calls) == self.at
         self.calls.append((what, name))
         answer = None
-        with self.bucket.lock:
+        with self.bucket.lock, suppress(Exception) if chosen else nullcontext():
             if not chosen or "after" in self.how:
                 answer = work(self.bucket.objects)
         if chosen and "die" in self.how:

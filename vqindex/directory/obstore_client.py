@@ -56,7 +56,8 @@ def _parsed(url: str) -> re.Match[str]:
             f"the URL of the index has a user, a query or a fragment; {_EXPECTED}, and credentials in storage_options "
             "or in the environment"
         )
-    if any(part in (".", "..") for part in url.split("/")) or "//" in (found[3] or "").strip("/"):
+    path = (found[3] or "").removesuffix("/")
+    if path and any(part in ("", ".", "..") for part in path.split("/")):
         raise InvalidInputError(f"{url} has an empty part, '.' or '..' in its path; {_EXPECTED}")
     return found
 

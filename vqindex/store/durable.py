@@ -222,6 +222,7 @@ class DurableIndex(_Promised):
 
     def stats(self) -> dict[str, Any]:
         """Return what `VQIndex.stats` does, and the number of commits and segments, and the bytes of their files."""
+        len(self)  # raises if closed
         state = self._read()._state
         manifest: Manifest = state.files.manifest
         segments = manifest.segments
