@@ -8,9 +8,10 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 STAMPS := $(VENV)/.stamps
 FRAMEWORKS := .venv-frameworks
+SCALE := .venv-scale
 SOURCES := pyproject.toml $(wildcard vqindex/native/*)
 
-.PHONY: demo test soak mutations frameworks docs example lint types wheel sanitize test-neon check clean
+.PHONY: demo test soak mutations frameworks scale docs example lint types wheel sanitize test-neon check clean
 
 demo: $(STAMPS)/demo
 	$(BIN)/vqindex demo --output demo
@@ -18,7 +19,7 @@ demo: $(STAMPS)/demo
 # So many processes share the tests; 0 runs them in one.
 JOBS ?= 2
 test: $(STAMPS)/test
-	$(BIN)/pytest -m "not gpu" -n $(JOBS)
+	$(BIN)/pytest -m "not gpu and not scale" -n $(JOBS)
 
 # Writes and reads files, stores and documents in many processes, kills and disturbs them, and looks for losses (tests/soak/).
 # `SEED=` repeats the choices of a run.
@@ -52,6 +53,11 @@ frameworks: $(STAMPS)/frameworks
 	VQINDEX_FRAMEWORKS=1 $(FRAMEWORKS)/bin/python -m pytest tests/frameworks \
 	    -o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function
 
+# Indexes in buckets with obstore's store in memory, in an environment of their own, because obstore needs Python 3.11. It
+# sees the library, and what its tests need, through the one of `make test`.
+scale: $(STAMPS)/scale
+	$(SCALE)/bin/python -m pytest -m "not gpu" -q tests/test_objects.py
+
 lint: $(STAMPS)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -84,10 +90,10 @@ sanitize:
 test-neon:
 	.ci/neon
 
-check: lint types test mutations frameworks docs example wheel sanitize
+check: lint types test mutations frameworks scale docs example wheel sanitize
 
 clean:
-	rm -rf $(VENV) $(FRAMEWORKS) build dist demo
+	rm -rf $(VENV) $(FRAMEWORKS) $(SCALE) build dist demo
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -118,4 +124,12 @@ $(STAMPS)/frameworks: $(STAMPS)/test
 	$(FRAMEWORKS)/bin/pip install --quiet --disable-pip-version-check $$($(BIN)/python tests/support/extras.py langchain llama-index haystack frameworks-test)
 	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' > \
 	    $$($(FRAMEWORKS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vqindex-dev.pth
+	touch $@
+
+$(STAMPS)/scale: $(STAMPS)/test
+	rm -rf $(SCALE) && $(PYTHON) -m venv $(SCALE)
+	$(SCALE)/bin/pip install --quiet --disable-pip-version-check --upgrade "pip>=23.1"
+	$(SCALE)/bin/pip install --quiet --disable-pip-version-check $$($(BIN)/python tests/support/extras.py s3)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' > \
+	    $$($(SCALE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vqindex-dev.pth
 	touch $@

@@ -24,7 +24,10 @@ LAYERS = (
     ("file_format/*",),
     # They know no index.
     (
+        "store/entries",
         "store/manifest",
+        "store/copies",
+        "store/sharing",
         "store/removed",
         "store/links",
         "store/merge",

@@ -10,7 +10,9 @@ __all__ = [
     "InvalidInputError",
     "OffsetWarning",
     "SlowCodecWarning",
+    "StorageError",
     "StoreBusyError",
+    "StoreConflictError",
     "StoreError",
     "UnknownIdError",
     "VQIndexError",
@@ -48,6 +50,14 @@ class StoreError(VQIndexError, RuntimeError):
 
 class StoreBusyError(StoreError):
     """Another writer has a store open; the message names its process. Later the call may succeed."""
+
+
+class StoreConflictError(StoreError):
+    """Another writer committed changes that exclude those of this one; nothing was published."""
+
+
+class StorageError(VQIndexError, OSError):
+    """An object store refused a request or did not answer; the message names the URL, and never credentials."""
 
 
 class OffsetWarning(UserWarning):

@@ -12,9 +12,10 @@ from vqindex import file_format
 from vqindex.center import engine_spec
 from vqindex.rows.originals import KINDS
 from vqindex.store import verify_store
-from vqindex.store.manifest import STORE_VERSION, read_manifest
+from vqindex.store.manifest import STORE_VERSION, Manifest, read_manifest
 from vqindex_datasets import is_annbench, open_vectors
 
+from .buckets import IndexPlace, manifest_at, open_at, storage_option
 from .opening import check_index, open_index
 from .output import json_option, show_fields, show_json, show_table
 from .paths import InputPath
@@ -40,8 +41,7 @@ def _file_fields(index: Path) -> dict[str, Any]:
     }
 
 
-def _store_fields(folder: Path) -> dict[str, Any]:
-    manifest = read_manifest(folder)
+def _store_fields(manifest: Manifest) -> dict[str, Any]:
     return {
         "store_version": STORE_VERSION,
         "commit": manifest.commit,
@@ -66,23 +66,31 @@ def _spec_fields(spec: vqindex.IndexSpec, centered: bool, records: list[int] | N
 
 
 @click.command()
-@click.argument("index", type=InputPath())
+@click.argument("index", type=IndexPlace())
 @click.option("--recall", "queries", type=InputPath(), help="A file of queries: also estimate the recall for them.")
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Results per query, for --recall.")
 @click.option("--dataset", help="Which dataset of the queries to use. Default: test, if it is an ann-benchmarks file.")
+@storage_option
 @json_option
-def info(index: Path, queries: Path | None, k: int, dataset: str | None, as_json: bool) -> None:
-    """Show the parameters and sizes of INDEX. Reads only its header or manifest.
+def info(
+    index: Path | str, queries: Path | None, k: int, dataset: str | None, options: dict[str, Any], as_json: bool
+) -> None:
+    """Show the parameters and sizes of INDEX, also of a URL. Reads only its header or manifest.
 
     With --recall, loads the index and estimates from its codes which share of the k best vectors a search finds.
     """
-    check_index(index)
-    fields = {"index": str(index), **(_store_fields(index) if index.is_dir() else _file_fields(index))}
+    if isinstance(index, str):
+        found = _store_fields(manifest_at(index, options))
+    else:
+        check_index(index)
+        found = _store_fields(read_manifest(index)) if index.is_dir() else _file_fields(index)
+    fields = {"index": str(index), **found}
     if queries is not None:
         if dataset is None and is_annbench(queries):
             dataset = "test"
         with open_vectors(queries, dataset) as source:
-            low, high = open_index(index, mmap=True).estimate_recall(source.read(), k)
+            opened = open_at(index, options) if isinstance(index, str) else open_index(index, mmap=True)
+            low, high = opened.estimate_recall(source.read(), k)
         fields |= {"recall_k": k, "recall_low": round(low, 4), "recall_high": round(high, 4)}
     if as_json:
         show_json(fields)

@@ -14,6 +14,7 @@ import click
 import vqindex
 
 from .bench import bench
+from .buckets import pull, push
 from .build import build
 from .canaries import check_model
 from .change import add, compact, delete
@@ -86,7 +87,7 @@ def cli() -> None:
 
 _COMMANDS = (
     plan, build, add, delete, compact, graph, search, pairs, neighbors, evaluate, bench, info, verify, check_model,
-    docs, serve, datasets, demo, doctor,
+    push, pull, docs, serve, datasets, demo, doctor,
 )  # fmt: skip
 
 for command in _COMMANDS:

@@ -18,6 +18,7 @@ from typing import Any
 from ..errors import FileFormatError, StoreError
 from .leftovers import hold, sweep, temporary_name
 from .lock import FolderLock, OpenFolder, lock_folder
+from .protocol import OneWriter
 from .system import naming, open_for_reading
 
 __all__ = ["LocalDirectory", "LocalFile"]
@@ -87,7 +88,7 @@ class LocalFile:
         return self._raw.truncate(size)
 
 
-class LocalDirectory:
+class LocalDirectory(OneWriter):
     """A folder as a `Directory`.
 
     A relative path is resolved once: a later `chdir` of the process changes nothing. The holder of the lock writes to

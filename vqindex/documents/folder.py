@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..directory.local import LocalDirectory
 from ..directory.lock import LOCK, FolderLock
-from ..directory.protocol import OutputFile
+from ..directory.protocol import OneWriter, OutputFile
 from ..errors import StoreBusyError, StoreError
 from ..store.manifest import MANIFEST, NEXT, is_ours
 
@@ -41,7 +41,7 @@ class _Prepared(io.BytesIO):
         super().close()
 
 
-class DocumentsFolder:
+class DocumentsFolder(OneWriter):
     """The files of a store of documents, for one connection to its database.
 
     Parameters

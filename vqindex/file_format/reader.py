@@ -35,7 +35,7 @@ from .seal import Seal, check_bytes, read_seal
 from .source import BytesSource, FileSource, Replaced, Source
 from .versions import VERSIONS, block_shapes, version_of
 
-__all__ = ["check_ids", "read", "read_bytes", "read_header", "read_identity", "read_verified", "verify"]
+__all__ = ["check_copy", "check_ids", "read", "read_bytes", "read_header", "read_identity", "read_verified", "verify"]
 
 Answer = TypeVar("Answer")
 
@@ -344,6 +344,38 @@ def read_verified(
         Whether the file may be a symbolic link.
     """
     return _of_one_file(path, lambda opened: _verified(opened, file_crc32)[0], follow_links=follow_links)
+
+
+def check_copy(path: str | os.PathLike[str], size: int, header_crc32: int, file_crc32: int | None = None) -> None:
+    """Check that a file has the bytes of another one, of which size and checksums are known. It needs little memory.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    size : int
+        Bytes of the other file.
+    header_crc32 : int
+        The CRC-32 of its header.
+    file_crc32 : int, optional
+        The CRC-32 of all its bytes, if it is a file without a seal.
+
+    Raises
+    ------
+    FileFormatError
+        If it is damaged or another file.
+    """
+
+    def work(opened: _Opened) -> None:
+        found = opened.source.size, parse_header(opened.source, opened.structure)[1]
+        if found != (size, header_crc32):
+            raise FileFormatError(f"{path}: not the file that was expected (its size or its header differs)")
+        if opened.seal is not None:
+            check_bytes(opened.source, PAGE, opened.seal.crc32)
+        elif file_crc32 is not None:
+            check_bytes(opened.source, 0, file_crc32)
+
+    _of_one_file(path, work, follow_links=False)
 
 
 def _verified(opened: _Opened, file_crc32: int | None = None) -> tuple[FileContents, list[tuple[str, int]]]:

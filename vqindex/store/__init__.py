@@ -8,6 +8,8 @@ manifest and take no lock. FORMAT.md describes the files.
 * ``durable.py``: `DurableIndex`, what users hold.
 * ``commit.py``: what a commit writes. ``merge.py`` chooses segments to merge.
 * ``snapshot.py``: reading a commit while a writer replaces files.
+* ``buckets.py``: `vqindex.open` for URLs. ``sharing.py``, ``rebase.py``: several writers of a bucket. ``transfer.py``:
+  an index is copied from a folder to a bucket and back. ``copies.py``: copies of files are checked.
 * ``manifest.py``, ``removed.py``: the two kinds of files that are not ``.vqi`` files.
 """
 

@@ -46,21 +46,14 @@ from ..linking import renumbered
 from ..rows.bitmap import bits_of
 from ..rows.contents import Contents
 from ..rows.graph import Graph
+from ..rows.ids import IdMap
+from .entries import GraphEntry, LinksEntry, RemovedEntry, SegmentEntry, file_name
 from .links import write_links
-from .manifest import (
-    NEXT,
-    GraphEntry,
-    LinksEntry,
-    Manifest,
-    RemovedEntry,
-    SegmentEntry,
-    is_ours,
-    prepare_manifest,
-    publish_manifest,
-)
+from .manifest import NEXT, Manifest, is_ours, prepare_manifest, publish_manifest
 from .merge import MERGE_BYTES, merge_runs
 from .removed import write_removed
 from .segments import write_segment
+from .sharing import next_sharing
 
 __all__ = ["CommitWriter", "State"]
 
@@ -163,13 +156,23 @@ class CommitWriter:
         The version of the manifest, from before it was read (`Directory.version`).
     graph : Graph or None
         The graph of that commit, as it was read.
+    ids : IdMap or None
+        The ids of that commit, as they were read. Only needed where there are several writers.
     """
 
     def __init__(
-        self, directory: Directory, manifest: Manifest, version: str | None, graph: Graph | None = None
+        self,
+        directory: Directory,
+        manifest: Manifest,
+        version: str | None,
+        graph: Graph | None = None,
+        ids: IdMap | None = None,
     ) -> None:
         self.directory = directory
         self.manifest = manifest
+        self.ids = ids
+        # Writers of commits of which nobody knows whether they were published, each with the token of its manifest.
+        self.unsure: list[tuple[str, CommitWriter]] = []
         self._version = version
         self._graph = graph  # of the last commit, whose numbers are those of rows in files
         self._links = None if graph is None else graph.links  # those in memory that it was made from
@@ -188,7 +191,9 @@ class CommitWriter:
 
     def reread(self, manifest: Manifest, graph: Graph | None) -> CommitWriter:
         """Return the writer of the same commit for rows in memory that were read from its files again."""
-        return self._next(manifest, self._version, graph)
+        following = self._next(manifest, self._version, graph)
+        following.unsure = self.unsure
+        return following
 
     @property
     def is_renumbered(self) -> bool:
@@ -228,10 +233,13 @@ class CommitWriter:
         return self._write(state, segments, [slice(0, len(segments))], live)
 
     def sweep(self) -> None:
-        """Remove the store's files that the manifest does not name. A failure is harmless: a later sweep repeats it."""
-        named = self.manifest.names
+        """Remove the store's files that nobody needs. A failure is harmless: a later sweep repeats it.
+
+        In a folder these are all that the manifest does not name. In a bucket others may need them (``sharing.py``).
+        """
+        named = self.manifest.names | (set() if self.manifest.sharing is None else set(self.manifest.sharing.retired))
         with suppress(OSError):
-            for name in self.directory.names():
+            for name in self.directory.removable():
                 if is_ours(name) and name not in named:
                     with suppress(OSError):
                         self.directory.remove(name)
@@ -274,17 +282,19 @@ class CommitWriter:
             entry, graph = self._write_graph(state, after, created)
             self._check_kept(after, entry, created)
             originals = state.contents.originals
+            entries = tuple(segment.entry for segment in after if segment.entry is not None)
             manifest = Manifest(
                 state.centering.spec,
                 None if originals is None else originals.kind,
                 self.manifest.commit + 1,
                 self._numbers.next,
                 state.contents.ids.next_id,
-                tuple(segment.entry for segment in after if segment.entry is not None),
+                entries,
                 deepcopy(dict(state.meta)),  # a later change inside of it must count as a change
                 state.centering.text,
                 entry,
             )
+            manifest = replace(manifest, sharing=next_sharing(self.directory, self.manifest, manifest))
             created.append(NEXT)
             prepare_manifest(self.directory, manifest)
             self.directory.sync()  # the names of the new files, before a manifest names them
@@ -295,14 +305,33 @@ class CommitWriter:
                 for name in created:
                     with suppress(OSError):
                         self.directory.remove(name)
+            elif manifest.sharing is not None:
+                self.unsure.append((manifest.sharing.tokens[-1], self._after(state, manifest, None, graph, after)))
             raise
+        return self._after(state, manifest, version, graph, after)
+
+    def _after(
+        self,
+        state: State,
+        manifest: Manifest,
+        version: str | None,
+        graph: Graph | None,
+        segments: list[_SegmentRows],
+    ) -> CommitWriter:
+        """Return the writer after a commit of a state."""
         following = self._next(manifest, version, graph)
-        following._segments = after
+        following._segments = segments
         following._links = None if state.contents.graph is None else state.contents.graph.links
+        following.ids = state.contents.ids
         return following
 
     def _check_kept(self, after: Sequence[_SegmentRows], graph: GraphEntry | None, created: Sequence[str]) -> None:
-        """Raise StoreError if a file that the next manifest names, and that is not new, is gone or another one."""
+        """Raise StoreError if a file that the next manifest names, and that is not new, is gone or another one.
+
+        Objects in a bucket are never replaced, and are removed only after no manifest has named them for long.
+        """
+        if self.directory.writer is not None:
+            return
         links = () if graph is None else graph.files
         for entry in (*(segment.entry for segment in after), *links):
             if entry is None or entry.name in created:
@@ -341,7 +370,7 @@ class CommitWriter:
     def _create(self, ending: str, created: list[str]) -> tuple[int, str, OutputFile]:
         """Create the next file, and return its number and name, too."""
         number = self._numbers.take()
-        name = f"{number:010d}.{ending}"
+        name = file_name(number, self.directory.writer, ending)
         file = self.directory.create(name)
         created.append(name)  # only now: a name that is taken belongs to another commit
         return number, name, file
@@ -351,7 +380,15 @@ class CommitWriter:
         number, name, file = self._create("vqi", created)
         try:
             entry = write_segment(
-                self.directory, file, name, number, state.codec, state.centering, state.contents, rows
+                self.directory,
+                file,
+                name,
+                number,
+                state.codec,
+                state.centering,
+                state.contents,
+                rows,
+                self.directory.writer,
             )
         finally:
             file.close()
@@ -371,7 +408,7 @@ class CommitWriter:
             crc = write_removed(file, ~bits)
         finally:
             file.close()
-        removed = RemovedEntry(number, entry.rows - live_rows, crc)
+        removed = RemovedEntry(number, entry.rows - live_rows, crc, self.directory.writer)
         return [replace(segment, entry=replace(entry, removed=removed))]
 
     def _write_graph(
@@ -406,7 +443,8 @@ class CommitWriter:
             finally:
                 file.close()
             size = self.directory.size(name)
-            files = (*files, LinksEntry(number, first, graph.linked, changed.size, size, crc))
+            writer = self.directory.writer
+            files = (*files, LinksEntry(number, first, graph.linked, changed.size, size, crc, writer))
         return GraphEntry(graph.rule, graph.curve, files, graph.many_entries), graph
 
     def _same_rows(self, numbers: I64 | None) -> int:

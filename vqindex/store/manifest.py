@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from ..center import Centering
-from ..codes.graph import LinkRule
 from ..directory.local import LocalDirectory
 from ..directory.protocol import Directory
 from ..errors import FileFormatError, InvalidInputError
 from ..file_format.graph_header import curve_of, has_many_entries, header_of, rule_of
 from ..file_format.layout import canonical_json
-from ..rows.graph import Curve, link_bytes
+from ..rows.graph import link_bytes
 from ..rows.originals import as_kind
 from ..spec import IndexSpec
+from .entries import GraphEntry, LinksEntry, RemovedEntry, SegmentEntry, Sharing, file_name
 
 __all__ = [
     "BUILD_PLAN",
@@ -34,8 +34,11 @@ __all__ = [
     "Manifest",
     "RemovedEntry",
     "SegmentEntry",
+    "Sharing",
+    "file_name",
     "is_ours",
     "load_manifest",
+    "load_with_version",
     "prepare_manifest",
     "publish_manifest",
     "read_manifest",
@@ -46,140 +49,15 @@ NEXT = "manifest.tmp"
 BUILD_PLAN = "building.json"  # of a build in shards, until its manifest is there
 STORE_VERSION = 1
 MAX_BYTES = 2**26  # a manifest that says it is larger is not read
-_FIRST_READ = 2**16  # bytes
 MAX_COUNTED = 2**62  # numbers in a manifest are below this; ids may be larger, in the files
 _FIRST_LINE = re.compile(rb"vqindex-store ([0-9]{1,9}) ([0-9a-f]{8}) ([0-9]{1,9})\n")
-_OURS = re.compile(r"[0-9]{10}\.(vqi|removed|links)|manifest\.tmp")
+_OURS = re.compile(r"[0-9]{10}(-[0-9a-f]{16})?\.(vqi|removed|links)|manifest\.tmp")
+_TOKEN = re.compile(r"[0-9a-f]{16}")
 
 
 def is_ours(name: str) -> bool:
     """Whether commits write and remove files of this name. Files of all other names are left alone."""
     return _OURS.fullmatch(name) is not None
-
-
-@dataclass(frozen=True)
-class RemovedEntry:
-    """The line of a manifest about a file of bits: which rows of a segment are removed.
-
-    Attributes
-    ----------
-    file : int
-        Number in the file's name.
-    rows : int
-        Number of removed rows.
-    crc32 : int
-        CRC-32 of the whole file.
-    """
-
-    file: int
-    rows: int
-    crc32: int
-
-    @property
-    def name(self) -> str:
-        """Name of the file."""
-        return f"{self.file:010d}.removed"
-
-
-@dataclass(frozen=True)
-class SegmentEntry:
-    """The line of a manifest about a segment: a ``.vqi`` file, and which of its rows are removed.
-
-    Attributes
-    ----------
-    file : int
-        Number in the file's name.
-    rows : int
-        Rows in the file, removed ones included.
-    size : int
-        Bytes of the file.
-    crc32 : int
-        CRC-32 of its header, which holds those of all its blocks.
-    first_id : int or None
-        Id of the first row, if row i has id `first_id` + i. The file then has no ids.
-    removed : RemovedEntry or None
-        Which rows are removed, if any.
-    file_crc32 : int or None
-        CRC-32 of the whole file, if it is of a format version without a seal.
-    """
-
-    file: int
-    rows: int
-    size: int
-    crc32: int
-    first_id: int | None = None
-    removed: RemovedEntry | None = None
-    file_crc32: int | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of the file."""
-        return f"{self.file:010d}.vqi"
-
-    @property
-    def live(self) -> int:
-        """Rows that are not removed."""
-        return self.rows - (self.removed.rows if self.removed else 0)
-
-
-@dataclass(frozen=True)
-class LinksEntry:
-    """The line of a manifest about a file of links.
-
-    Attributes
-    ----------
-    file : int
-        Number in the file's name.
-    first : int
-        The first of the rows whose links it has. Links that earlier files have from this row on do not count.
-    linked : int
-        The rows before this one have links after this file.
-    changed : int
-        How many rows before `first` it gives other links.
-    size : int
-        Bytes of the file.
-    crc32 : int
-        CRC-32 of the whole file.
-    """
-
-    file: int
-    first: int
-    linked: int
-    changed: int
-    size: int
-    crc32: int
-
-    @property
-    def name(self) -> str:
-        """Name of the file."""
-        return f"{self.file:010d}.links"
-
-
-@dataclass(frozen=True)
-class GraphEntry:
-    """What a manifest says of a graph: the links between the first rows of all segments together.
-
-    Attributes
-    ----------
-    rule : LinkRule
-        The constants by which links are made.
-    curve : Curve or None
-        What `VQIndex.tune` measured.
-    files : tuple of LinksEntry
-        In the order in which they are put together; none if no rows are linked.
-    many_entries : bool
-        Whether walks start from many entries.
-    """
-
-    rule: LinkRule
-    curve: Curve | None = None
-    files: tuple[LinksEntry, ...] = ()
-    many_entries: bool = False
-
-    @property
-    def linked(self) -> int:
-        """Number of linked rows."""
-        return self.files[-1].linked if self.files else 0
 
 
 @dataclass(frozen=True)
@@ -206,6 +84,8 @@ class Manifest:
         The center of all segments (`Centering.text`).
     graph : GraphEntry or None
         The graph, if the index has one; the rows of all segments are then records.
+    sharing : Sharing or None
+        What concerns several writers, in a bucket.
     """
 
     spec: IndexSpec
@@ -217,6 +97,7 @@ class Manifest:
     meta: Mapping[str, Any] = field(default_factory=dict)
     center: str | None = None
     graph: GraphEntry | None = None
+    sharing: Sharing | None = None
 
     @property
     def names(self) -> set[str]:
@@ -242,6 +123,7 @@ class Manifest:
                 # Inside the spec, so that a reader that does not know centers refuses the manifest.
                 "spec": self.spec.as_dict() | ({} if self.center is None else {"center": self.center}),
                 **({} if self.graph is None else {"graph": _graph_entry(self.graph)}),
+                **({} if self.sharing is None else {"sharing": _sharing_entry(self.sharing)}),
             }
         ).tobytes()
         if len(body) > MAX_BYTES:
@@ -249,18 +131,26 @@ class Manifest:
         return b"vqindex-store %d %08x %d\n" % (STORE_VERSION, zlib.crc32(body), len(body)) + body
 
 
+def _writer_of(entry: SegmentEntry | RemovedEntry | LinksEntry) -> dict[str, Any]:
+    return {} if entry.writer is None else {"writer": entry.writer}
+
+
+def _sharing_entry(sharing: Sharing) -> dict[str, Any]:
+    return {"tokens": list(sharing.tokens), "retired": dict(sharing.retired)}
+
+
 def _entry(segment: SegmentEntry) -> dict[str, Any]:
-    entry = {key: getattr(segment, key) for key in _SEGMENT_KEYS}
+    entry = {key: getattr(segment, key) for key in _SEGMENT_KEYS} | _writer_of(segment)
     for key in _OPTIONAL_KEYS:
         if getattr(segment, key) is not None:
             entry[key] = getattr(segment, key)
     if segment.removed is not None:
-        entry["removed"] = {key: getattr(segment.removed, key) for key in _REMOVED_KEYS}
+        entry["removed"] = {key: getattr(segment.removed, key) for key in _REMOVED_KEYS} | _writer_of(segment.removed)
     return entry
 
 
 def _graph_entry(graph: GraphEntry) -> dict[str, Any]:
-    files = [{key: getattr(file, key) for key in _LINKS_KEYS} for file in graph.files]
+    files = [{key: getattr(file, key) for key in _LINKS_KEYS} | _writer_of(file) for file in graph.files]
     return header_of(graph.rule, graph.linked, graph.curve, graph.many_entries) | {"files": files}
 
 
@@ -278,12 +168,34 @@ def _whole(entry: dict[str, Any], name: str) -> int:
     return value
 
 
+def _writer(entry: dict[str, Any]) -> str | None:
+    writer = entry.get("writer")
+    if writer is not None and (not isinstance(writer, str) or _TOKEN.fullmatch(writer) is None):
+        raise ValueError(f"writer is {writer!r}; expected 16 hexadecimal digits")
+    return writer
+
+
+def _sharing(entry: dict[str, Any]) -> Sharing:
+    tokens, retired = tuple(entry["tokens"]), dict(entry["retired"])
+    for token in tokens:
+        if not isinstance(token, str) or _TOKEN.fullmatch(token) is None:
+            raise ValueError(f"token is {token!r}; expected 16 hexadecimal digits")
+    for name, since in retired.items():
+        if not is_ours(name) or not (since is None or isinstance(since, int | float)):
+            raise ValueError(f"retired file {name!r} has the time {since!r}")
+    return Sharing(tokens, retired)
+
+
 def _segment(entry: dict[str, Any]) -> SegmentEntry:
-    optional = {key: _whole(entry, key) for key in _OPTIONAL_KEYS if key in entry}
+    optional: dict[str, Any] = {key: _whole(entry, key) for key in _OPTIONAL_KEYS if key in entry}
     bits = entry.get("removed")
-    removed = None if bits is None else RemovedEntry(**{key: _whole(bits, key) for key in _REMOVED_KEYS})
+    removed = (
+        None
+        if bits is None
+        else RemovedEntry(**{key: _whole(bits, key) for key in _REMOVED_KEYS}, writer=_writer(bits))
+    )
     sizes: dict[str, Any] = {key: _whole(entry, key) for key in _SEGMENT_KEYS}
-    segment = SegmentEntry(**sizes, **optional, removed=removed)
+    segment = SegmentEntry(**sizes, **optional, removed=removed, writer=_writer(entry))
     if segment.live < 0:
         raise ValueError(f"{segment.name} has {segment.rows} rows; {segment.rows - segment.live} are removed")
     return segment
@@ -293,7 +205,10 @@ def _graph(entry: dict[str, Any], rows: int) -> GraphEntry:
     graph = GraphEntry(
         rule_of(MANIFEST, entry),
         curve_of(MANIFEST, entry),
-        tuple(LinksEntry(**{key: _whole(file, key) for key in _LINKS_KEYS}) for file in entry["files"]),
+        tuple(
+            LinksEntry(**{key: _whole(file, key) for key in _LINKS_KEYS}, writer=_writer(file))
+            for file in entry["files"]
+        ),
         has_many_entries(MANIFEST, entry),
     )
     before = 0
@@ -324,6 +239,7 @@ def _parse(body: bytes) -> Manifest:
         meta=dict(content["meta"]),
         center=center,
         graph=None if content.get("graph") is None else _graph(content["graph"], sum(s.rows for s in segments)),
+        sharing=None if content.get("sharing") is None else _sharing(content["sharing"]),
     )
     if manifest.spec.as_dict() != fields:
         raise ValueError(f"spec is {content['spec']}; expected all of {', '.join(manifest.spec.as_dict())}")
@@ -352,6 +268,14 @@ def load_manifest(directory: Directory) -> Manifest:
         raise FileFormatError(f"{where}: can't be read by this version of vqindex ({error})") from None
 
 
+def load_with_version(directory: Directory) -> tuple[Manifest, str | None]:
+    """Return the manifest, as `load_manifest`, and the version that it had, or an earlier one."""
+    if directory.writer is None:
+        version = directory.version(MANIFEST)
+        return load_manifest(directory), version
+    return load_manifest(directory), directory.version_read
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read and check the manifest of a store in a folder, as `load_manifest`."""
     return load_manifest(LocalDirectory(folder))
@@ -363,7 +287,7 @@ def _body(where: str, directory: Directory) -> bytes:
     All bytes come from one read, because a writer may replace the file between two. A longer manifest than the first
     read returns is therefore read again from its start.
     """
-    size = _FIRST_READ
+    size = directory.read_ahead
     while True:
         data = directory.read(MANIFEST, 0, size)
         first = _FIRST_LINE.match(data)

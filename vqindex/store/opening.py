@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..arguments import as_path
 from ..backends.registry import Device
-from ..center import Centering
 from ..directory.local import LocalDirectory
 from ..directory.lock import LOCK
+from ..directory.obstore_client import is_url
 from ..errors import FileFormatError, InvalidInputError
-from ..linking import as_rule
-from ..rows.originals import Kind, as_kind
-from ..spec import CodecName, IndexSpec, Metric, RotationName, SketchName
+from ..rows.originals import Kind
+from ..spec import CodecName, Metric, RotationName, SketchName
+from .buckets import Place, open_bucket
 from .durable import DurableIndex
 from .manifest import (
     BUILD_PLAN,
     MANIFEST,
     NEXT,
-    GraphEntry,
     Manifest,
     is_ours,
     load_manifest,
     prepare_manifest,
     publish_manifest,
 )
+from .parameters import check_parameters, first_manifest
 
 __all__ = ["discard_store", "open_store"]
 
@@ -49,16 +50,21 @@ def open_store(
     device: Device = "auto",
     mmap: bool = True,
     verify: bool | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    cache_bytes: int | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> DurableIndex:
-    """Open the index in a folder, or create one there.
+    """Open the index in a folder or a bucket, or create one there.
 
     Parameters
     ----------
     path : str or path
-        The folder.
+        The folder, or the URL of a bucket and a prefix: ``s3://bucket/prefix``, ``gs://bucket/prefix``,
+        ``az://account/container/prefix``, or ``memory:name`` in this process. They need ``vqindex[s3]``, Python 3.11.
     mode : one of {"r", "a"}
         "r" reads the last commit and keeps it, whatever a writer does meanwhile. "a" reads and writes. It creates the
-        index if `dim` is given and the folder holds none. Only one writer can have an index open at a time.
+        index if `dim` is given and the folder holds none. Only one writer can have an index in a folder open at a time.
+        An index in a bucket may have any number of writers (`DurableIndex.commit`).
     dim, bits : int, optional
         As for `VQIndex`. A new index gets these parameters and the next ones; those of an existing index must be equal.
     metric, codec, sketch, rotation : str, optional
@@ -79,6 +85,15 @@ def open_store(
     verify : bool, optional
         Check every block against its checksum. Default: only without `mmap`. Headers and the manifest are always
         checked.
+    cache : str or path, optional
+        For a URL: the folder for copies of the files, which processes may share. Default: the user's folder for caches,
+        and a temporary folder for ``memory:``. Copies are checked before they are used.
+    cache_bytes : int, optional
+        For a URL: most bytes of all copies in the folder. Those that were not used for the longest time are removed
+        first. Default: no limit.
+    storage_options : dict, optional
+        For a URL: settings for obstore, such as ``region``, ``endpoint``, ``access_key_id`` and ``secret_access_key``,
+        and ``client_options`` and ``retry_config``. Default: the environment's.
 
     Returns
     -------
@@ -90,6 +105,8 @@ def open_store(
         If there is no index, and none is created.
     StoreError
         If another writer has it open.
+    StorageError
+        If the object store refuses a request or does not answer.
     FileFormatError
         If a file is missing, damaged or of an unknown version, or the folder holds other files.
     InvalidInputError
@@ -101,7 +118,14 @@ def open_store(
         "graph": graph,
     }  # fmt: skip
     parameters = {name: value for name, value in parameters.items() if value is not None}
-    return _open(LocalDirectory(as_path(path)), mode, parameters, device, mmap, not mmap if verify is None else verify)
+    verify = not mmap if verify is None else verify
+    if is_url(path):
+        place = Place(str(path), cache, cache_bytes, storage_options)
+        return open_bucket(place, mode, parameters, device, mmap, verify)
+    for name, value in (("cache", cache), ("cache_bytes", cache_bytes), ("storage_options", storage_options)):
+        if value is not None:
+            raise InvalidInputError(f"{name} is for an index in a bucket; {path!r} is a folder")
+    return _open(LocalDirectory(as_path(path)), mode, parameters, device, mmap, verify)
 
 
 def _open(
@@ -127,7 +151,7 @@ def _open(
         if lock is not None and is_new and directory.version(MANIFEST) is None:
             prepare_manifest(directory, first)
             publish_manifest(directory, expected=None)
-        _check_parameters(directory, parameters)
+        check_parameters(str(folder), load_manifest(directory), parameters)
         return DurableIndex(directory, lock, device, mmap, verify)
     except BaseException:
         if lock is not None:
@@ -158,19 +182,9 @@ def _check_absent(directory: LocalDirectory, may_create: bool) -> None:
         raise FileNotFoundError(errno.ENOENT, f"{found}; mode 'a' with dim= makes an index in a folder", str(folder))
 
 
-_OF_NO_SPEC = ("keep_vectors", "center", "graph")
-
-
 def _first_commit(folder: Path, parameters: dict[str, Any]) -> Manifest:
     """Return the manifest of a new store; FileFormatError if its folder holds files of another kind."""
-    spec = IndexSpec(**{name: value for name, value in parameters.items() if name not in _OF_NO_SPEC})
-    links = parameters.get("graph")
-    first = Manifest(
-        spec,
-        as_kind(parameters.get("keep_vectors")),
-        center=Centering.of(spec, parameters.get("center")).text,
-        graph=None if links is None else GraphEntry(as_rule("graph", links, spec)),
-    )
+    first = first_manifest(parameters)
     known = {LOCK, MANIFEST}
     others = (
         [p.name for p in folder.iterdir() if p.name not in known and not is_ours(p.name)] if folder.is_dir() else []
@@ -178,20 +192,6 @@ def _first_commit(folder: Path, parameters: dict[str, Any]) -> Manifest:
     if others:
         raise FileFormatError(f"{folder} is not an index and holds {min(others)!r}; expected an empty or a new folder")
     return first
-
-
-def _check_parameters(directory: LocalDirectory, parameters: dict[str, Any]) -> None:
-    """Raise InvalidInputError for parameters that differ from those of the store."""
-    folder, manifest = directory.folder, load_manifest(directory)
-    links = None if manifest.graph is None else manifest.graph.rule.slots
-    stored = {**manifest.spec.as_dict(), "keep_vectors": manifest.keep_vectors, "graph": links}
-    stored_center = Centering.from_text(manifest.spec, manifest.center)
-    center = Centering.of(manifest.spec, parameters.get("center"))
-    if center.on and center.text != stored_center.text and not (center.pending and stored_center.on):
-        raise InvalidInputError(f"center is {center.describe()}; the index in {folder} has {stored_center.describe()}")
-    for name, value in parameters.items():
-        if name != "center" and stored[name] != value:
-            raise InvalidInputError(f"{name} is {value!r}; the index in {folder} has {stored[name]!r}")
 
 
 def discard_store(path: str | os.PathLike[str]) -> None:

@@ -12,10 +12,15 @@ from ..directory.protocol import Directory, OutputFile
 from ..errors import FileFormatError
 from .manifest import RemovedEntry, SegmentEntry
 
-__all__ = ["read_removed", "write_removed"]
+__all__ = ["read_removed", "size_of_removed", "write_removed"]
 
 _HEAD = struct.Struct("<8sQQ")  # magic, rows of the segment, removed rows
 _MAGIC = b"VQIGONE1"
+
+
+def size_of_removed(rows: int) -> int:
+    """Return the bytes of the file of a segment with so many rows."""
+    return _HEAD.size + -(-rows // 8)
 
 
 def write_removed(file: OutputFile, bits: NDArray[np.bool_]) -> int:
@@ -36,12 +41,11 @@ def read_removed(directory: Directory, segment: SegmentEntry, removed: RemovedEn
         If the file does not say what the manifest says.
     """
     where = directory.describe(removed.name)
-    expected_size = _HEAD.size + -(-segment.rows // 8)
-    size = directory.size(removed.name)
-    if size != expected_size:  # checked before memory is allocated for it
-        raise FileFormatError(f"{where}: has {size} bytes; expected {expected_size}")
-    data = directory.read(removed.name, 0, size + 1)
-    if len(data) != size or zlib.crc32(data) != removed.crc32:
+    expected_size = size_of_removed(segment.rows)
+    data = directory.read(removed.name, 0, expected_size + 1)
+    if len(data) != expected_size:
+        raise FileFormatError(f"{where}: has {directory.size(removed.name)} bytes; expected {expected_size}")
+    if zlib.crc32(data) != removed.crc32:
         raise FileFormatError(f"{where}: damaged (its CRC-32 differs)")
     if _HEAD.unpack_from(data) != (_MAGIC, segment.rows, removed.rows):
         raise FileFormatError(f"{where}: not for the {segment.rows} rows of {segment.name}")

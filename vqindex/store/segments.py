@@ -33,6 +33,7 @@ def write_segment(
     centering: Centering,
     contents: Contents,
     rows: I64,
+    writer: str | None = None,
 ) -> SegmentEntry:
     """Write some rows of an index into an empty file and sync it; the caller closes the file.
 
@@ -52,6 +53,8 @@ def write_segment(
         Rows, ids and originals of the index.
     rows : ndarray of int64
         The rows to write, ascending.
+    writer : str, optional
+        What the name holds besides the number.
 
     Returns
     -------
@@ -64,4 +67,5 @@ def write_segment(
     id_map = IdMap(rows.size, None if is_counted else ids, None, string_ids)
     selected = Contents(contents.rows.select(rows), id_map, None if originals is None else originals.select(rows))
     crc = write_file(file, codec, FileContents(centering, selected.segments(), {}))
-    return SegmentEntry(number, rows.size, directory.size(name), crc, int(ids[0]) if is_counted else None)
+    first_id = int(ids[0]) if is_counted else None
+    return SegmentEntry(number, rows.size, directory.size(name), crc, first_id, writer=writer)

@@ -28,11 +28,14 @@ from ..rows.originals import Originals
 from ..rows.row_store import RowStore
 from ..rows.segment import Segment
 from ..rows.string_ids import StringIds
+from .copies import files_of
 from .links import read_graph
 from .manifest import MANIFEST, Manifest, SegmentEntry, load_manifest
 from .removed import read_removed
 
-__all__ = ["Snapshot", "join_segments", "read_segments", "read_snapshot", "verify_files", "verify_store"]
+__all__ = [
+    "Snapshot", "join_segments", "read_commit", "read_segments", "read_snapshot", "verify_files", "verify_store"
+]
 
 I64 = NDArray[np.int64]
 Answer = TypeVar("Answer")
@@ -100,6 +103,15 @@ class Snapshot(NamedTuple):
 def read_snapshot(directory: Directory, mmap: bool, verify: bool) -> Snapshot:
     """Read the last commit.
 
+    Parameters
+    ----------
+    directory : Directory
+        Where its files lie.
+    mmap : bool
+        Map codes and scalars instead of reading them.
+    verify : bool
+        Check every block.
+
     Raises
     ------
     FileNotFoundError
@@ -109,11 +121,17 @@ def read_snapshot(directory: Directory, mmap: bool, verify: bool) -> Snapshot:
     """
 
     def work(manifest: Manifest) -> Snapshot:
-        segments = [_read_segment(directory, manifest, entry, mmap, verify) for entry in manifest.segments]
-        graph = None if manifest.graph is None else read_graph(directory, manifest.graph, mmap, verify)
-        return Snapshot(manifest, segments, graph)
+        return read_commit(directory, manifest, mmap, verify)
 
     return _with_steady_files(directory, work)[1]
+
+
+def read_commit(directory: Directory, manifest: Manifest, mmap: bool, verify: bool) -> Snapshot:
+    """Read the commit of a manifest, which must be the last one, or one whose files are kept."""
+    directory.bring(files_of(manifest))
+    segments = [_read_segment(directory, manifest, entry, mmap, verify) for entry in manifest.segments]
+    graph = None if manifest.graph is None else read_graph(directory, manifest.graph, mmap, verify)
+    return Snapshot(manifest, segments, graph)
 
 
 def read_segments(
@@ -265,6 +283,7 @@ def verify_files(directory: Directory, where: str) -> list[tuple[str, int]]:
     """
 
     def work(manifest: Manifest) -> list[tuple[str, int]]:
+        directory.bring(files_of(manifest))
         names, segments = [], []
         ids = [np.empty(0, np.int64)]
         for entry in manifest.segments:
