@@ -549,7 +549,7 @@ SECRETS = ("AKIAEXAMPLE", "s3cr3t/key+")
 )
 def test_url_that_is_not_one_is_refused_without_repeating_secrets(url):
     assert is_url(url)
-    with pytest.raises(InvalidInputError, match="URL|path") as caught:
+    with pytest.raises(InvalidInputError, match=r"URL|path") as caught:
         vqindex.open(url)
     assert not any(secret in str(caught.value) for secret in SECRETS)
 

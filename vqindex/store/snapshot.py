@@ -33,9 +33,7 @@ from .links import read_graph
 from .manifest import MANIFEST, Manifest, SegmentEntry, load_manifest
 from .removed import read_removed
 
-__all__ = [
-    "Snapshot", "join_segments", "read_commit", "read_segments", "read_snapshot", "verify_files", "verify_store"
-]
+__all__ = ["Snapshot", "join_segments", "read_commit", "read_segments", "read_snapshot", "verify_files", "verify_store"]
 
 I64 = NDArray[np.int64]
 Answer = TypeVar("Answer")
