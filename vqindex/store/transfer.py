@@ -267,6 +267,8 @@ def pull_store(source: ObjectDirectory, folder: Path, *, progress: Progress | No
     target = LocalDirectory(folder)
     if not target.path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "there is no such folder to make a store in", str(folder.parent))
+    if target.path.is_dir() and target.version(MANIFEST) is None:
+        _check_folder(target, {file.name for file in files_of(manifest)})  # before a lock makes its file there
     target.make_folder()
     lock = target.lock()
     try:
