@@ -495,7 +495,8 @@ def test_dashes_urls_and_pipes_are_refused_by_every_path(index_file, run, args, 
         return err
 
     assert f"{name} is '-'" in refused("-")
-    assert "s3://bucket/x.npz is a URL; expected a path of the local file system" in refused("s3://bucket/x.npz")
+    if args != "info ?":  # which takes the URL of a bucket
+        assert "s3://bucket/x.npz is a URL; expected a path of the local file system" in refused("s3://bucket/x.npz")
     if hasattr(os, "mkfifo"):
         os.mkfifo("pipe.npz")
         before = sorted(os.listdir())
@@ -536,7 +537,7 @@ def test_bash_completes_a_command(tmp_path):
     code = "import sys; sys.argv[0] = 'vqindex'; from vqindex_cli.main import main; main()"
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{code}"\n')
     command.chmod(0o755)
-    pressed = f'COMP_WORDS=(vqindex se)\nCOMP_CWORD=1\n{name} vqindex\necho "${{COMPREPLY[@]}}"\n'
+    pressed = f'COMP_WORDS=(vqindex sea)\nCOMP_CWORD=1\n{name} vqindex\necho "${{COMPREPLY[@]}}"\n'
     (tmp_path / "session").write_text(script + "\n" + pressed)
     environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(

@@ -211,7 +211,7 @@ def test_urls_are_refused_as_urls(tmp_path):
     calls = (
         lambda: VQIndex.load("s3://bucket/a.vqi"),
         lambda: VQIndex(DIM).save("https://example.org/a.vqi"),
-        lambda: vqindex.open("gs://bucket/store", "a", dim=DIM),
+        lambda: vqindex.open("https://example.org/store", "a", dim=DIM),
         lambda: VQIndex(DIM).save(Path("https://example.org/a.vqi")),
     )
     for call in calls:

@@ -66,4 +66,7 @@ def test_vectors_are_encoded_where_no_more_threads_can_start(monkeypatch):
     monkeypatch.setattr(cpu, "cpu_count", lambda: 2)
     index = vqindex.VQIndex(32, rotation="haar")
     index.add(vectors)
-    assert np.array_equal(index.search(vectors[:9], 5).scores, expected.search(vectors[:9], 5).scores)
+    # The rotation is a product by BLAS, whose last digits depend on how many vectors it gets at a time.
+    np.testing.assert_allclose(
+        index.search(vectors[:9], 5).scores, expected.search(vectors[:9], 5).scores, rtol=1e-5, atol=0
+    )

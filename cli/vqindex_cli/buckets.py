@@ -130,9 +130,9 @@ def push(folder: Path, url: str, replace: bool, options: dict[str, Any], as_json
 @storage_option
 @json_option
 def pull(url: str, folder: Path, options: dict[str, Any], as_json: bool) -> None:
-    """Copy the index under URL in a bucket to FOLDER, which is new or empty.
+    """Copy the index under URL in a bucket to FOLDER.
 
-    Every file is checked. A pull that was stopped goes on.
+    FOLDER is new or empty. Every file is checked. A pull that was stopped goes on.
     """
     source = open_directory(Place(url, storage_options=options))
     with in_blocks(_stopped(folder)), progress_bar(f"pulling into {folder.name}") as report:

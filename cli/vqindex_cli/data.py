@@ -16,7 +16,7 @@ __all__ = ["datasets"]
 
 @click.group()
 def datasets() -> None:
-    """List, download and make data sets in the ann-benchmarks layout."""
+    """List, download and make ann-benchmarks data sets."""
 
 
 @datasets.command("list")
